@@ -1,0 +1,29 @@
+"""Fail when the committed protobuf code is not what proto/nodepool.proto generates."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as out:
+        subprocess.run(
+            [ROOT / "scripts/gen_proto.sh", out], check=True, env={**os.environ, "PYTHON": sys.executable}
+        )
+        generated = sorted(Path(out, "proto").iterdir())
+        stale = [g.name for g in generated if g.read_bytes() != (ROOT / "proto" / g.name).read_bytes()]
+    if stale:
+        print(f"stale: proto/{', proto/'.join(stale)}; run: make proto")
+        return 1
+    print(f"proto: {len(generated)} generated files are fresh")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
