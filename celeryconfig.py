@@ -1,0 +1,58 @@
+"""Celery's settings for the pool's own processes: settings only, nothing is imported but names.
+
+The reasons, with what was measured, stand in docs/adr/0002-celery-carries-hints.md.
+"""
+
+from __future__ import annotations
+
+import os
+
+from kombu import Exchange, Queue
+
+from nodepool.regions import TASK_REGIONS
+from nodepool.trust import TIERS
+
+broker_url = os.environ.get("CELERY_BROKER_URL", "")
+
+# One queue per trust tier and region, `high.asia` to `low.any`. The anonymous exchange needs no
+# binding keys in Redis, so a FLUSHALL cannot cut a queue off.
+_direct = Exchange("", type="direct")
+task_queues = [
+    Queue(f"{tier}.{region}", _direct, routing_key=f"{tier}.{region}")
+    for tier in TIERS
+    for region in TASK_REGIONS
+]
+task_default_queue = "low.any"
+task_default_exchange = ""
+task_default_routing_key = "low.any"
+task_create_missing_queues = False
+
+task_serializer = "json"
+result_serializer = "json"
+accept_content = ["json"]
+enable_utc = True
+
+# Hints only: what a message says can always be derived again from SQL, so nothing is kept.
+task_ignore_result = True
+result_backend = None
+task_acks_late = False
+worker_prefetch_multiplier = 1
+broker_transport_options = {
+    # A message is gone once popped. The sweep publishes again what was lost; the emulation's shared
+    # `unacked` hash loses and doubles messages when the broker restarts.
+    "ack_emulation": False,
+    "priority_steps": [0],
+    # -Q in tier order: high before normal before low.
+    "queue_order_strategy": "priority",
+    # Without it a frozen broker blocks a publisher for as long as it is frozen.
+    "socket_timeout": 3.0,
+    "socket_connect_timeout": 3.0,
+}
+broker_connection_retry_on_startup = True
+broker_connection_max_retries = None
+broker_channel_error_retry = True
+task_publish_retry = False
+worker_send_task_events = True
+task_send_sent_event = False
+worker_hijack_root_logger = False
+worker_cancel_long_running_tasks_on_connection_loss = False

@@ -1,0 +1,46 @@
+"""Which ids are allowed, and how derived names are spelled.
+
+Ids become file names, Redis keys, ACL patterns and queue names, so no separator, blank or glob
+character may be in them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from nodepool.errors import InvalidInputError
+
+_TASK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_NODE_PART = r"[\w](?:[\w.@+-]{0,63})"
+_NODE_ID = re.compile(rf"{_NODE_PART}(?:/{_NODE_PART})?")
+
+
+def check_task_id(task_id: str) -> str:
+    if not _TASK_ID.fullmatch(task_id):
+        raise InvalidInputError(
+            "task_id must be 1 to 128 letters, digits, '.', '_' or '-', and begin with a letter or digit"
+        )
+    return task_id
+
+
+def check_node_id(node_id: str) -> str:
+    if not _NODE_ID.fullmatch(node_id):
+        raise InvalidInputError(
+            "node_id must be NAME or USER/NAME, each of at most 64 letters, digits, '.', '_', '@', '+' or '-'"
+        )
+    return node_id
+
+
+def attempt_id(task_id: str, number: int) -> str:
+    """The fencing token of a task's attempt; the first attempt has number 1."""
+    return f"{task_id}:{number}"
+
+
+def task_of_attempt(attempt: str) -> str:
+    return attempt.rsplit(":", 1)[0]
+
+
+def broker_user(node_id: str) -> str:
+    """The agent's broker user: ACL names allow no blanks, and a hash has none whatever the node id is."""
+    return "agent-" + hashlib.sha256(node_id.encode()).hexdigest()[:24]

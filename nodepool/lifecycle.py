@@ -1,0 +1,92 @@
+"""What gateway and dispatcher both do to attempts: end them, and bring Redis in line with SQL.
+
+SQL first, in one transaction; then the present (Redis), then the hints. Whatever comes after the
+commit may fail: the sweep does it again from SQL.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row
+
+from nodepool.clock import Clock
+from nodepool.errors import UnavailableError
+from nodepool.queues import Publisher
+from nodepool.resources import Claim
+from nodepool.settings import Settings
+from nodepool.stores import node_store, task_store
+from nodepool.stores.database import Database
+from nodepool.stores.output_store import OutputStore
+from nodepool.stores.registry import Registry
+from nodepool.stores.task_store import End, Ended
+from nodepool.stores.waiting import WaitingTasks
+from nodepool.task import Outcome, TaskState
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Lifecycle:
+    settings: Settings
+    database: Database
+    registry: Registry
+    outputs: OutputStore
+    waiting: WaitingTasks
+    publisher: Publisher
+    clock: Clock
+
+    def end_attempt(self, attempt_id: str, node_id: str, owner_id: int, end: End) -> Ended:
+        """Close the attempt and move its task on. Raises StaleAttemptError when it is not current."""
+        now = self.clock()
+        ended = self.database.write(
+            lambda connection: task_store.end_attempt(
+                connection,
+                attempt_id,
+                node_id,
+                owner_id,
+                end,
+                max_attempts=self.settings.max_attempts,
+                now=now,
+            )
+        )
+        if ended.changed:
+            log.info("attempt %s ended: %s; its task is %s", attempt_id, end.outcome, ended.state)
+        self._after_end(attempt_id, ended)
+        return ended
+
+    def _after_end(self, attempt_id: str, ended: Ended) -> None:
+        try:
+            self.registry.release(ended.node_id, attempt_id, ended.claim)
+            self.outputs.announce(ended.task.id)
+            if ended.changed and ended.state is TaskState.QUEUED:
+                self.publisher.place(ended.task.id, ended.task.tier, ended.task.region)
+            self.wake()
+        except UnavailableError as error:
+            log.warning("the end of %s is kept; the sweep tells the rest: %s", attempt_id, error)
+
+    def lose_attempt(self, attempt_id: str, node_id: str, owner_id: int, reason: str) -> Ended:
+        end = End(outcome=Outcome.LOST, exit_code=None, reason=reason)
+        return self.end_attempt(attempt_id, node_id, owner_id, end)
+
+    def wake(self) -> None:
+        """Capacity came free: have the waiting tasks tried, once for many calls."""
+        if self.waiting.ask_to_wake():
+            self.publisher.wake()
+
+    def sync_node(self, node_id: str) -> None:
+        """Write what Redis should know of the node, from SQL as it is now."""
+        node, live = self.database.read(
+            lambda connection: (
+                node_store.find(connection, node_id),
+                task_store.live_attempts(connection, node_id),
+            )
+        )
+        self.registry.put_node(node_store.registered_node(node, self.settings.overcommit))
+        self.registry.rebuild(node_id, {row.id: _assignment(row) for row in live}, now=self.clock())
+
+
+def _assignment(row: Row[Any]) -> tuple[Claim, float, bool]:
+    return task_store.claim_of_row(row), row.created_at, row.stop_requested

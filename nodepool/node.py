@@ -1,0 +1,74 @@
+"""What the pool knows of a node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from nodepool.errors import InvalidInputError
+from nodepool.resources import Claim, Resources
+from nodepool.trust import Tier
+
+MAX_TASKS_LIMIT = 256
+_MAX_TEXT = 200
+_MAX_CORES = 4096
+
+
+class NodeKind(StrEnum):
+    AGENT = "agent"  # consumes its own queue
+    PUSHED = "pushed"  # serves WorkerNodeService and is called
+
+
+class NodeStatus(StrEnum):
+    ONLINE = "ONLINE"
+    DRAINING = "DRAINING"
+    OFFLINE = "OFFLINE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFacts:
+    """What a node says of itself when it registers."""
+
+    node_id: str
+    hostname: str
+    cpu_cores: int
+    total: Resources
+    location: str  # the word it registered with
+    region: str
+    port: int
+    gpu_name: str
+    docker_status: str
+    kind: NodeKind
+    max_tasks: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.cpu_cores <= _MAX_CORES:
+            raise InvalidInputError(f"cpu_cores must be 0 to {_MAX_CORES}, not {self.cpu_cores}")
+        if not 0 <= self.port <= 65535:
+            raise InvalidInputError(f"port must be 0 to 65535, not {self.port}")
+        if not 0 <= self.max_tasks <= MAX_TASKS_LIMIT:
+            raise InvalidInputError(f"max_tasks must be 0 to {MAX_TASKS_LIMIT}, not {self.max_tasks}")
+        for name in ("hostname", "location", "gpu_name", "docker_status"):
+            text = getattr(self, name)
+            if len(text) > _MAX_TEXT or not (text.isprintable()):
+                raise InvalidInputError(f"{name} must be at most {_MAX_TEXT} printable characters")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeView:
+    """A node as placement sees it: one row of the snapshot."""
+
+    node_id: str
+    tier: Tier
+    region: str
+    gpu_name: str
+    draining: bool
+    online: bool
+    kind: NodeKind = NodeKind.AGENT
+    capacity: Claim
+    reserved: Claim
+
+
+def default_max_tasks(cpu_cores: int) -> int:
+    """How many attempts a node runs at once when it does not say: two a core, at least four."""
+    return min(MAX_TASKS_LIMIT, max(4, 2 * cpu_cores))

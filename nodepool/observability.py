@@ -1,0 +1,100 @@
+"""Logs and metrics of the pool's own processes: one set-up of the logs, one catalogue of the metrics.
+
+Nothing here knows a request or a task; who logs binds what belongs to a line.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import secrets
+import sys
+from collections.abc import MutableMapping
+from contextvars import ContextVar
+from typing import Any
+
+import structlog
+from prometheus_client import Counter, Histogram
+
+# Set once per request; every log line under it carries it.
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+_SECRET_WORDS = ("password", "token", "secret", "authorization")
+HIDDEN = "(hidden)"
+
+_process_mark = secrets.token_hex(3)
+_numbers = itertools.count(1)
+
+rpc_seconds = Histogram(
+    "hivemind_gateway_rpc_seconds",
+    "Time from a call's arrival to its end, by method.",
+    ["method"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+rpcs_refused = Counter(
+    "hivemind_gateway_rpcs_refused_total", "Calls that ended in an error status.", ["method", "code"]
+)
+logins = Counter("hivemind_gateway_logins_total", "Logins, by how they ended.", ["outcome"])
+
+
+def new_request_id() -> str:
+    """Short, and unique among the gateways of a pool."""
+    return f"{_process_mark}{next(_numbers):x}"
+
+
+def _add_request_id(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    current = request_id.get()
+    if current:
+        event["request"] = current
+    return event
+
+
+def _hide_secrets(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for key in event:
+        if any(word in key.lower() for word in _SECRET_WORDS):
+            event[key] = HIDDEN
+    return event
+
+
+def set_up_logging(level: str, *, as_json: bool) -> None:
+    """All logs of this process, also of libraries, to stderr: text, or one JSON object a line."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        _add_request_id,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _hide_secrets,
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.processors.StackInfoRenderer(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    last: list[Any] = (
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        if as_json
+        # Plain tracebacks: the rich ones print the values of variables, and so of secrets.
+        else [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for noisy in ("alembic", "sqlalchemy.engine", "asyncio", "kombu"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

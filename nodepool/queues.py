@@ -1,0 +1,139 @@
+"""Names of queues and Celery tasks, and how hints are published.
+
+Every message is a hint: publishing that fails is logged and forgotten, because the sweep derives
+the hint again from SQL. No caller may depend on a hint's arrival.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any, cast
+
+from celery import Celery
+from kombu import Connection, Exchange, Producer, Queue
+from kombu.exceptions import OperationalError
+
+from nodepool.settings import Settings
+
+PLACE = "dispatcher.place"
+WAKE = "dispatcher.wake"
+EXECUTE = "worker_agent.execute"
+STOP = "worker_agent.stop"
+
+_DIRECT = Exchange("", type="direct")
+log = logging.getLogger(__name__)
+
+
+def partition_queue(tier: str, region: str) -> str:
+    return f"{tier}.{region}"
+
+
+def node_queue(node_id: str) -> str:
+    return f"node.{node_id}"
+
+
+def control_exchange(node_id: str) -> str:
+    return f"ctl.{node_id}"
+
+
+def event_exchange(node_id: str) -> str:
+    return f"celeryev/{node_id}"
+
+
+def make_app(settings: Settings, name: str = "nodepool") -> Celery:
+    app = Celery(name, set_as_current=False)
+    app.config_from_object("celeryconfig")
+    app.conf.update(broker_url=settings.effective_redis_url)
+    return app
+
+
+class Publisher:
+    """Publishes hints. Thread-safe: each thread holds its own connection until close().
+
+    For threads that last, such as a pool's.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._connections: list[Connection] = []
+
+    def place(self, task_id: str, tier: str, region: str) -> bool:
+        return self._send(PLACE, task_id, partition_queue(tier, region))
+
+    def wake(self, tier: str = "high") -> bool:
+        """Try the waiting tasks again."""
+        return self._send(WAKE, "", partition_queue(tier, "any"))
+
+    def execute(self, node_id: str, attempt_id: str) -> bool:
+        return self._send(EXECUTE, attempt_id, node_queue(node_id))
+
+    def stop(self, node_id: str, attempt_id: str) -> bool:
+        return self._send(STOP, attempt_id, node_queue(node_id))
+
+    def close(self) -> None:
+        """Close every thread's connection; called when none of them publishes any more."""
+        with self._lock:
+            connections, self._connections = self._connections, []
+        self._local = threading.local()
+        for connection in connections:
+            _close(connection)
+
+    def _send(self, name: str, argument: str, queue_name: str) -> bool:
+        queue = Queue(queue_name, _DIRECT, routing_key=queue_name, no_declare=True)
+        args = [argument] if argument else []
+        # A held connection may have died since its last use; the second try opens a new one.
+        for last in (False, True):
+            try:
+                self._app.send_task(
+                    name,
+                    args=args,
+                    queue=cast(Any, queue),  # Celery takes a Queue; its stubs know names only
+                    declare=[],
+                    producer=self._producer(),
+                    retry=False,
+                    ignore_result=True,
+                )
+            except self._publish_errors() as error:
+                self._forget()
+                if last:
+                    log.warning("hint %s %s was not published: %s", name, argument, error)
+                    return False
+            else:
+                return True
+        return False
+
+    def _producer(self) -> Producer:
+        producer: Producer | None = getattr(self._local, "producer", None)
+        if producer is None:
+            connection = self._app.connection_for_write()
+            self._local.connection = connection
+            # By itself it would pause for two seconds before each second look.
+            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, interval_max=0)
+            with self._lock:
+                self._connections.append(connection)
+            producer = self._app.amqp.Producer(connection.channel(), auto_declare=False)
+            self._local.producer = producer
+        return producer
+
+    def _publish_errors(self) -> tuple[type[BaseException], ...]:
+        connection: Any = getattr(self._local, "connection", None) or self._app.connection_for_write()
+        return (OperationalError, OSError, *connection.connection_errors, *connection.channel_errors)
+
+    def _forget(self) -> None:
+        connection = getattr(self._local, "connection", None)
+        self._local.producer = self._local.connection = None
+        if connection is not None:
+            with self._lock:
+                if connection in self._connections:
+                    self._connections.remove(connection)
+            _close(connection)
+
+
+def _close(connection: Connection) -> None:
+    try:
+        connection.close()
+    except Exception as error:  # noqa: BLE001 - it is broken already
+        log.debug("closing a broken connection: %s", error)

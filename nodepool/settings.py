@@ -1,0 +1,182 @@
+"""Settings of the pool's own processes, from the environment or `.env`; built once, in `__main__`.
+
+Names are the environment's names in lower case. `.env.example` and the README's table have one
+line for each, checked by a test.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy.engine import make_url
+
+from nodepool.packages import PackageLimits
+from nodepool.resources import Overcommit
+
+MIN_SECRET_LENGTH = 32
+_EXAMPLE_SECRETS = frozenset({"change-me", "secret", "your-secret-key", "your_secret_key_here"})
+
+
+class Settings(BaseSettings):
+    """Every setting of gateway and dispatcher. Sizes are bytes and times seconds unless the name says."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
+
+    grpc_server_host: str = Field("127.0.0.1", description="address the gateway listens on")
+    grpc_server_port: int = Field(
+        50051, ge=0, le=65535, description="port the gateway listens on; 0 picks one"
+    )
+    grpc_max_message_mb: int = Field(100, ge=1, le=1024, description="largest gRPC message, MiB")
+    grpc_threads: int = Field(20, ge=1, le=200, description="threads that run use cases")
+    grpc_keepalive_seconds: int = Field(30, ge=5, description="idle time before the gateway pings a client")
+    grpc_keepalive_timeout_seconds: int = Field(
+        10, ge=1, description="a ping unanswered for this long ends the connection"
+    )
+    grpc_tls_cert_file: Path | None = Field(
+        None, description="certificate chain (PEM); with the key turns TLS on"
+    )
+    grpc_tls_key_file: Path | None = Field(None, description="private key (PEM) of the certificate")
+    allow_insecure_plaintext: bool = Field(
+        False,
+        description="serve without TLS beyond loopback: tokens and code can be read on the way",
+    )
+    allow_anonymous_reads: bool = Field(
+        False, description="PollTaskStatus and GetNodeList without a token, for clients that send none"
+    )
+
+    redis_host: str = Field("127.0.0.1", description="Redis or Valkey server")
+    redis_port: int = Field(6379, ge=1, le=65535, description="its port")
+    redis_db: int = Field(0, ge=0, description="its database")
+    redis_url: str = Field("", description="redis:// or rediss:// URL; wins over host, port and db")
+    agent_redis_url: str = Field(
+        "",
+        description="redis:// URL, no user in it, under which agents reach the broker; empty: the pool's own",
+    )
+    redis_timeout_seconds: float = Field(3.0, gt=0, description="how long one Redis command may take")
+
+    db_path: Path = Field(Path("./users.db"), description="SQLite database file")
+    database_url: str = Field("", description="SQLAlchemy URL, postgresql+psycopg://…; wins over DB_PATH")
+
+    jwt_secret_key: str = Field(
+        "", description="secret that signs tokens, 32 characters or more; empty: made and kept"
+    )
+    token_expiration_hours: float = Field(24.0, gt=0, le=24 * 365, description="lifetime of a token")
+    storage_key: str = Field(
+        "", description="secret that encrypts packages and results at rest; empty: made and kept"
+    )
+    task_storage_path: Path = Field(
+        Path("./task_storage"), description="folder of packages, results and logs"
+    )
+
+    max_file_size: int = Field(10 * 1024 * 1024, ge=1024, description="largest package, bytes")
+    max_unpacked_bytes: int = Field(512 << 20, ge=1024, description="largest unpacked package, bytes")
+    max_package_entries: int = Field(10_000, ge=1, description="most entries of a package")
+    max_package_ratio: int = Field(200, ge=1, description="most that a package may grow when unpacked")
+    max_result_bytes: int = Field(95 << 20, ge=1024, description="largest result ZIP, bytes")
+    max_output_bytes: int = Field(10 << 20, ge=1024, description="most output kept of one attempt, bytes")
+    max_live_output_bytes: int = Field(
+        1 << 20, ge=1024, description="most output kept in Redis of a running attempt, bytes"
+    )
+    max_workdir_bytes: int = Field(
+        2 << 30, ge=1 << 20, description="largest working directory of a task, bytes"
+    )
+    tmpfs_bytes: int = Field(64 << 20, ge=1 << 20, description="size of a task's /tmp, bytes")
+    pids_limit: int = Field(256, ge=8, description="most processes and threads of a task")
+    default_task_memory_mb: int = Field(512, ge=32, description="memory of a task that names none, MiB")
+
+    default_image: str = Field("python:3.12-slim", description="image of a task that names none")
+    allowed_images: str = Field("", description="more images that tasks may name, comma separated")
+    allow_task_network: bool = Field(False, description="tasks may ask for the network")
+    default_max_minutes: int = Field(60, ge=1, description="longest run of a task that does not say, minutes")
+    max_minutes_limit: int = Field(1440, ge=1, description="longest run a task may ask for, minutes")
+    max_attempts: int = Field(5, ge=1, le=50, description="lost or refused attempts after which a task fails")
+    max_waiting_tasks_per_user: int = Field(10_000, ge=1, description="unfinished tasks a user may have")
+
+    report_period_seconds: float = Field(3.0, gt=0, description="how often an agent reports")
+    node_late_seconds: float = Field(
+        15.0, gt=0, le=60, description="a node without a report for this long has lost its attempts"
+    )
+    lease_seconds: float = Field(
+        12.0,
+        gt=0,
+        description="an agent without contact for this long ends its runs; below NODE_LATE_SECONDS",
+    )
+    sweep_period_seconds: float = Field(
+        2.0, gt=0, description="how often the dispatcher looks for what was left behind"
+    )
+    agent_events: bool = Field(True, description="agents send Celery events, so that Flower shows them")
+
+    cpu_overcommit: float = Field(1.5, ge=1, le=16, description="CPU reserved on a node over its total")
+    memory_overcommit: float = Field(
+        1.0, ge=0.5, le=4, description="memory reserved on a node over its total"
+    )
+    gpu_overcommit: float = Field(1.0, ge=1, le=16, description="GPU score reserved on a node over its total")
+    gpu_memory_overcommit: float = Field(
+        1.0, ge=0.5, le=4, description="GPU memory reserved on a node over its total"
+    )
+
+    newcomer_credit_score: int = Field(50, ge=0, le=1000, description="credit score of a new user")
+    newcomer_balance_cpt: int = Field(0, ge=0, description="CPT in the account of a new user")
+    bcrypt_rounds: int = Field(12, ge=4, le=16, description="work factor of password hashes")
+    login_attempts_per_minute: int = Field(
+        30, ge=1, description="logins and registrations a minute from one address, and for one name"
+    )
+
+    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+    log_json: bool = Field(False, description="one JSON object a line instead of text")
+
+    @field_validator("jwt_secret_key")
+    @classmethod
+    def _secret_is_not_guessable(cls, secret: str) -> str:
+        if secret and (len(secret) < MIN_SECRET_LENGTH or secret.casefold() in _EXAMPLE_SECRETS):
+            raise ValueError(
+                f"JWT_SECRET_KEY must have {MIN_SECRET_LENGTH} characters or more and not be an example's; "
+                "leave it empty and the pool makes and keeps one"
+            )
+        return secret
+
+    @model_validator(mode="after")
+    def _times_fit(self) -> Settings:
+        if self.lease_seconds >= self.node_late_seconds:
+            raise ValueError(
+                "LEASE_SECONDS must be below NODE_LATE_SECONDS: a node stops before its work is given away"
+            )
+        if self.report_period_seconds * 2 > self.lease_seconds:
+            raise ValueError("REPORT_PERIOD_SECONDS must be at most half of LEASE_SECONDS")
+        if bool(self.grpc_tls_cert_file) != bool(self.grpc_tls_key_file):
+            raise ValueError("GRPC_TLS_CERT_FILE and GRPC_TLS_KEY_FILE go together")
+        if self.default_max_minutes > self.max_minutes_limit:
+            raise ValueError("DEFAULT_MAX_MINUTES must be at most MAX_MINUTES_LIMIT")
+        return self
+
+    @cached_property
+    def effective_redis_url(self) -> str:
+        return self.redis_url or f"redis://{self.redis_host}:{self.redis_port}/{self.redis_db}"
+
+    @cached_property
+    def effective_database_url(self) -> str:
+        if self.database_url:
+            # A plain postgresql:// URL would ask SQLAlchemy for a driver that is not installed.
+            url = make_url(self.database_url)
+            return (
+                url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
+            ).render_as_string(hide_password=False)
+        return f"sqlite:///{self.db_path}"
+
+    @cached_property
+    def image_allow_list(self) -> tuple[str, ...]:
+        more = (image.strip() for image in self.allowed_images.split(","))
+        return tuple(dict.fromkeys([self.default_image, *(image for image in more if image)]))
+
+    @cached_property
+    def package_limits(self) -> PackageLimits:
+        return PackageLimits(self.max_unpacked_bytes, self.max_package_entries, self.max_package_ratio)
+
+    @cached_property
+    def overcommit(self) -> Overcommit:
+        return Overcommit(
+            self.cpu_overcommit, self.memory_overcommit, self.gpu_overcommit, self.gpu_memory_overcommit
+        )

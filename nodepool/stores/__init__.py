@@ -1,0 +1,1 @@
+"""The only room that opens SQL and Redis. Synchronous; it knows the rules and no transport."""

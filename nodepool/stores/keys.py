@@ -1,0 +1,50 @@
+"""Every Redis key and channel of the pool, in one place. docs/redis-keys.md explains them."""
+
+from __future__ import annotations
+
+NODES = "nodes"  # set of the ids of active nodes
+WAITING = "pool:waiting"  # set of tasks that found no node
+WAKE = "pool:wake"  # set while a wake-up of the waiting tasks is under way
+SWEEPER = "pool:sweeper"  # which dispatcher sweeps now
+EVENTS_CHANNEL = "task-events"  # a task's id, whenever something of it changed
+
+WAKE_TTL_SECONDS = 5
+OUTPUT_TTL_SECONDS = 24 * 3600
+REPORT_TTL_SECONDS = 60
+
+# Keys that live without a TTL. Everything else must have one; a test checks it.
+PERSISTENT_PATTERNS = (
+    "nodes",
+    "node:*:facts",
+    "node:*:assigned",
+    "node:*:reserved",
+    "pool:waiting",
+    # Celery's: queues as lists, and what its events and remote control leave behind.
+    "node.*",
+    "high.*",
+    "normal.*",
+    "low.*",
+    "_kombu.binding*",
+    "*.pidbox",
+    "unacked*",
+)
+
+
+def facts(node_id: str) -> str:
+    return f"node:{node_id}:facts"
+
+
+def report(node_id: str) -> str:
+    return f"node:{node_id}:report"
+
+
+def assigned(node_id: str) -> str:
+    return f"node:{node_id}:assigned"
+
+
+def reserved(node_id: str) -> str:
+    return f"node:{node_id}:reserved"
+
+
+def output(attempt_id: str) -> str:
+    return f"attempt:{attempt_id}:output"

@@ -1,0 +1,85 @@
+"""Nodes in SQL: who owns them and what they said of themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from nodepool.errors import NotFoundError, PermissionDeniedError
+from nodepool.node import NodeFacts
+from nodepool.resources import Overcommit, Resources, capacity_of
+from nodepool.stores.registry import RegisteredNode
+from nodepool.stores.tables import nodes, users
+from nodepool.trust import docker_works, node_tier
+
+_WITH_OWNER = select(nodes, users.c.username.label("owner"), users.c.credit_score).join(
+    users, users.c.id == nodes.c.owner_id
+)
+
+
+def register(connection: Connection, facts: NodeFacts, owner_id: int, now: float) -> None:
+    """Insert or renew. A node id belongs to whom it was first registered by."""
+    values = asdict(facts)
+    values |= values.pop("total")
+    node_id = values.pop("node_id")
+    values |= {"active": True, "registered_at": now, "draining": False}
+    renewed = connection.execute(
+        update(nodes).where(nodes.c.id == node_id, nodes.c.owner_id == owner_id).values(values)
+    )
+    if renewed.rowcount:
+        return
+    if connection.execute(select(nodes.c.id).where(nodes.c.id == node_id)).first():
+        raise PermissionDeniedError(f"node id {node_id!r} belongs to another user; choose another name")
+    owner = connection.execute(select(users.c.username).where(users.c.id == owner_id)).scalar_one()
+    prefix = node_id.split("/", 1)[0] if "/" in node_id else ""
+    other = connection.execute(select(users.c.id).where(users.c.username == (prefix or node_id))).scalar()
+    if other is not None and other != owner_id:
+        raise PermissionDeniedError(f"node id {node_id!r} begins with another user's name; use {owner}/NAME")
+    try:
+        connection.execute(insert(nodes).values(id=node_id, owner_id=owner_id, **values))
+    except IntegrityError as error:
+        raise PermissionDeniedError(f"node id {node_id!r} was taken at the same moment") from error
+
+
+def find(connection: Connection, node_id: str) -> Row[Any]:
+    row = connection.execute(_WITH_OWNER.where(nodes.c.id == node_id)).one_or_none()
+    if row is None:
+        raise NotFoundError(f"there is no node {node_id!r}")
+    return row
+
+
+def find_own(connection: Connection, node_id: str, owner_id: int) -> Row[Any]:
+    row = find(connection, node_id)
+    if row.owner_id != owner_id:
+        raise PermissionDeniedError(f"node {node_id!r} is not yours")
+    return row
+
+
+def active(connection: Connection) -> Sequence[Row[Any]]:
+    return connection.execute(_WITH_OWNER.where(nodes.c.active).order_by(nodes.c.id)).all()
+
+
+def set_draining(connection: Connection, node_id: str, *, draining: bool) -> None:
+    connection.execute(update(nodes).where(nodes.c.id == node_id).values(draining=draining))
+
+
+def deactivate(connection: Connection, node_id: str) -> None:
+    connection.execute(update(nodes).where(nodes.c.id == node_id).values(active=False))
+
+
+def registered_node(row: Row[Any], overcommit: Overcommit) -> RegisteredNode:
+    """The row as the registry keeps it: tier by its owner's present score, capacity with overcommit."""
+    total = Resources(row.cpu_score, row.memory_gb, row.gpu_score, row.gpu_memory_gb)
+    return RegisteredNode(
+        node_id=row.id,
+        tier=node_tier(row.credit_score, docker_works=docker_works(row.docker_status)),
+        region=row.region,
+        gpu_name=row.gpu_name,
+        kind=row.kind,
+        draining=row.draining,
+        capacity=capacity_of(total, max_tasks=row.max_tasks, overcommit=overcommit),
+    )

@@ -1,0 +1,213 @@
+"""The node registry: which nodes are there now, what is reserved on them, what they report.
+
+Redis knows the present and may forget it: sync_node() writes it again from SQL.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, cast
+
+import redis
+
+from nodepool.node import NodeKind, NodeView
+from nodepool.resources import RESOURCE_NAMES, Claim
+from nodepool.stores import keys, scripts
+from nodepool.stores.redis_client import translated_errors
+from nodepool.trust import Tier
+
+# A report is small; more than this is not one.
+MAX_REPORT_BYTES = 256 * 1024
+# A reservation that SQL does not know is left alone for this long: its placement may be about to commit.
+PENDING_SECONDS = 30.0
+_CLAIM_FIELDS = tuple(field.name for field in fields(Claim))
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a node last said. `age_seconds` by the pool's clock, from the key's TTL."""
+
+    cpu_percent: float
+    memory_percent: float
+    running: tuple[str, ...]
+    age_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredNode:
+    node_id: str
+    tier: Tier
+    region: str
+    gpu_name: str
+    kind: str
+    draining: bool
+    capacity: Claim
+
+
+class Registry:
+    """Thread-safe. Raises UnavailableError when Redis cannot be reached."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._redis = client
+        self._reserve = client.register_script(scripts.RESERVE)
+        self._release = client.register_script(scripts.RELEASE)
+        self._rebuild = client.register_script(scripts.REBUILD)
+        self._mark_stop = client.register_script(scripts.MARK_STOP)
+
+    def put_node(self, node: RegisteredNode) -> None:
+        facts: dict[str, str | int] = {
+            "tier": node.tier,
+            "region": node.region,
+            "gpu_name": node.gpu_name,
+            "kind": node.kind,
+            "draining": int(node.draining),
+            **{f"capacity_{name}": getattr(node.capacity, name) for name in _CLAIM_FIELDS},
+        }
+        with translated_errors(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.hset(keys.facts(node.node_id), mapping=cast(Any, facts))
+            pipe.sadd(keys.NODES, node.node_id)
+            pipe.execute()
+
+    def remove_node(self, node_id: str) -> None:
+        with translated_errors(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.srem(keys.NODES, node_id)
+            pipe.delete(
+                keys.facts(node_id), keys.report(node_id), keys.reserved(node_id), keys.assigned(node_id)
+            )
+            pipe.execute()
+
+    def node_ids(self) -> set[str]:
+        with translated_errors():
+            members = cast("set[bytes]", self._redis.smembers(keys.NODES))
+        return {member.decode() for member in members}
+
+    def snapshot(self, late_seconds: float) -> list[NodeView]:
+        """Every registered node as placement sees it."""
+        ids = sorted(self.node_ids())
+        with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
+            for node_id in ids:
+                pipe.hgetall(keys.facts(node_id))
+                pipe.hgetall(keys.reserved(node_id))
+                pipe.pttl(keys.report(node_id))
+            answers = pipe.execute() if ids else []
+        views = []
+        for index, node_id in enumerate(ids):
+            facts, reserved, pttl = answers[3 * index : 3 * index + 3]
+            if facts:
+                views.append(_view(node_id, facts, reserved, online=_age_of(pttl) <= late_seconds))
+        return views
+
+    def reports(self, node_ids: Iterable[str]) -> dict[str, Report | None]:
+        """The last report of each; None for none, or one that cannot be read."""
+        ids = list(node_ids)
+        with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
+            for node_id in ids:
+                pipe.strlen(keys.report(node_id))
+                pipe.getrange(keys.report(node_id), 0, MAX_REPORT_BYTES - 1)
+                pipe.pttl(keys.report(node_id))
+            answers = pipe.execute() if ids else []
+        return {node_id: _report(*answers[3 * index : 3 * index + 3]) for index, node_id in enumerate(ids)}
+
+    def write_report(self, node_id: str, *, at: float) -> None:
+        """On behalf of a node that is pushed to and says over gRPC that it is alive."""
+        body = json.dumps({"v": 1, "at": at, "cpu_percent": 0, "memory_percent": 0, "running": []})
+        with translated_errors():
+            self._redis.set(keys.report(node_id), body, ex=keys.REPORT_TTL_SECONDS)
+
+    def reserve(self, node_id: str, attempt_id: str, claim: Claim, *, at: float) -> str:
+        """Check and subtract under the attempt's id. "ok" and "again" mean that it is reserved."""
+        with translated_errors():
+            answer = self._reserve(
+                keys=[keys.facts(node_id), keys.reserved(node_id), keys.assigned(node_id)],
+                args=[attempt_id, _entry(claim, at=at, stop=False), *_pairs(claim)],
+            )
+        return cast(bytes, answer).decode()
+
+    def release(self, node_id: str, attempt_id: str, claim: Claim) -> bool:
+        with translated_errors():
+            return bool(
+                self._release(
+                    keys=[keys.reserved(node_id), keys.assigned(node_id)], args=[attempt_id, *_pairs(claim)]
+                )
+            )
+
+    def mark_stop(self, node_id: str, attempt_id: str) -> None:
+        with translated_errors():
+            self._mark_stop(keys=[keys.assigned(node_id)], args=[attempt_id])
+
+    def assigned_ids(self, node_id: str) -> set[str]:
+        with translated_errors():
+            names = cast("list[bytes]", self._redis.hkeys(keys.assigned(node_id)))
+        return {name.decode() for name in names}
+
+    def rebuild(self, node_id: str, live: Mapping[str, tuple[Claim, float, bool]], *, now: float) -> None:
+        """Set a node's reservations to what SQL says: attempt id -> claim, assigned at, stop.
+
+        Others stay for PENDING_SECONDS after they were made.
+        """
+        sums = dict.fromkeys(_CLAIM_FIELDS, 0)
+        for claim, _, _ in live.values():
+            for name in _CLAIM_FIELDS:
+                sums[name] += getattr(claim, name)
+        entries = [
+            part
+            for attempt, (claim, at, stop) in live.items()
+            for part in (attempt, _entry(claim, at=at, stop=stop))
+        ]
+        pairs = [part for pair in sums.items() for part in pair]
+        with translated_errors():
+            self._rebuild(
+                keys=[keys.reserved(node_id), keys.assigned(node_id)],
+                args=[len(sums), now - PENDING_SECONDS, *pairs, *entries],
+            )
+
+
+def _entry(claim: Claim, *, at: float, stop: bool) -> str:
+    return json.dumps({"at": round(at, 3), "stop": stop, "claim": asdict(claim)})
+
+
+def _pairs(claim: Claim) -> list[str | int]:
+    return [part for name in _CLAIM_FIELDS for part in (name, getattr(claim, name))]
+
+
+def _age_of(pttl: int) -> float:
+    """Seconds since the report was written. The agent cannot set a report's age, only its TTL."""
+    return (
+        keys.REPORT_TTL_SECONDS - pttl / 1000 if 0 <= pttl <= keys.REPORT_TTL_SECONDS * 1000 else float("inf")
+    )
+
+
+def _view(node_id: str, facts: dict[bytes, bytes], reserved: dict[bytes, bytes], *, online: bool) -> NodeView:
+    return NodeView(
+        node_id=node_id,
+        tier=Tier(facts[b"tier"].decode()),
+        region=facts[b"region"].decode(),
+        gpu_name=facts[b"gpu_name"].decode(),
+        draining=facts[b"draining"] == b"1",
+        kind=NodeKind(facts[b"kind"].decode()),
+        online=online,
+        capacity=Claim(**{name: int(facts[f"capacity_{name}".encode()]) for name in RESOURCE_NAMES}),
+        reserved=Claim(**{name: int(reserved.get(name.encode(), 0)) for name in RESOURCE_NAMES}),
+    )
+
+
+def _report(size: int, body: bytes, pttl: int) -> Report | None:
+    """Reports come from strangers: anything that is not as it should be is no report's content."""
+    if not body:
+        return None
+    age = _age_of(pttl)
+    try:
+        if size > MAX_REPORT_BYTES:
+            raise ValueError
+        parsed = json.loads(body)
+        running = tuple(str(run["attempt_id"])[:200] for run in parsed.get("running", [])[:512])
+        return Report(_percent(parsed["cpu_percent"]), _percent(parsed["memory_percent"]), running, age)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return Report(0.0, 0.0, (), age)
+
+
+def _percent(value: object) -> float:
+    number = float(cast(Any, value))
+    return min(100.0, max(0.0, number)) if number == number else 0.0  # noqa: PLR0124 - NaN

@@ -1,0 +1,353 @@
+"""Tasks and their attempts in SQL. Every change is guarded by state and attempt number.
+
+Functions of a connection: the use case that calls them owns the transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+
+from nodepool.errors import ConflictError, NotFoundError, StaleAttemptError
+from nodepool.ids import attempt_id as make_attempt_id
+from nodepool.resources import Claim
+from nodepool.stores.tables import attempts, nodes, tasks, users
+from nodepool.task import (
+    ATTEMPT_STATE_OF_OUTCOME,
+    FINAL_TASK_STATES,
+    LIVE_ATTEMPT_STATES,
+    AttemptState,
+    Outcome,
+    TaskState,
+    check_attempt_transition,
+    check_task_transition,
+    task_state_after,
+)
+
+_MAX_REASON = 500
+_WITH_OWNER = select(tasks, users.c.username.label("owner")).join(users, users.c.id == tasks.c.owner_id)
+# Made once: building a statement costs more than running it.
+_BY_ID = _WITH_OWNER.where(tasks.c.id == bindparam("task_id"))
+_INSERT_TASK = insert(tasks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """How an attempt ended, by its node's word."""
+
+    outcome: Outcome
+    exit_code: int | None
+    reason: str
+    result_bytes: int = 0
+    has_result: bool = False
+    cpu_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What the end of an attempt did to its task. `changed` is False when it was told before."""
+
+    task: Row[Any]
+    state: TaskState
+    claim: Claim
+    node_id: str
+    changed: bool
+
+
+def insert_task(connection: Connection, values: dict[str, Any]) -> None:
+    """Raises sqlalchemy's IntegrityError when the id is taken."""
+    connection.execute(_INSERT_TASK, values)
+
+
+def find(connection: Connection, task_id: str) -> Row[Any]:
+    row = connection.execute(_BY_ID, {"task_id": task_id}).one_or_none()
+    if row is None:
+        raise NotFoundError(f"there is no task {task_id!r}")
+    return row
+
+
+def find_or_none(connection: Connection, task_id: str) -> Row[Any] | None:
+    return connection.execute(_BY_ID, {"task_id": task_id}).one_or_none()
+
+
+def of_owner(connection: Connection, owner_id: int, limit: int) -> Sequence[Row[Any]]:
+    query = _WITH_OWNER.where(tasks.c.owner_id == owner_id)
+    return connection.execute(query.order_by(tasks.c.created_at.desc(), tasks.c.id).limit(limit)).all()
+
+
+def count_unfinished(connection: Connection, owner_id: int) -> int:
+    live = [state.value for state in TaskState if state not in FINAL_TASK_STATES]
+    query = select(func.count()).where(tasks.c.owner_id == owner_id, tasks.c.state.in_(live))
+    return connection.execute(query).scalar_one()
+
+
+def queued(connection: Connection, limit: int, *, hinted_before: float | None = None) -> Sequence[Row[Any]]:
+    """Waiting tasks, oldest first."""
+    query = select(tasks).where(tasks.c.state == TaskState.QUEUED, tasks.c.stop_requested.is_(False))
+    if hinted_before is not None:
+        query = query.where(tasks.c.hinted_at < hinted_before)
+    return connection.execute(query.order_by(tasks.c.created_at, tasks.c.id).limit(limit)).all()
+
+
+def mark_hinted(connection: Connection, task_ids: Sequence[str], now: float) -> None:
+    connection.execute(update(tasks).where(tasks.c.id.in_(task_ids)).values(hinted_at=now))
+
+
+def set_waiting_reason(connection: Connection, task_id: str, reason: str, now: float) -> bool:
+    """True when it is news."""
+    result = connection.execute(
+        update(tasks)
+        .where(
+            tasks.c.id == task_id, tasks.c.state == TaskState.QUEUED, tasks.c.reason != reason[:_MAX_REASON]
+        )
+        .values(reason=reason[:_MAX_REASON], updated_at=now)
+    )
+    return bool(result.rowcount)
+
+
+def place(connection: Connection, task: Row[Any], node_id: str, claim: Claim, now: float) -> bool:
+    """QUEUED -> PLACED with a new attempt. False when somebody was faster."""
+    number = task.attempt_number + 1
+    check_task_transition(TaskState.QUEUED, TaskState.PLACED)
+    moved = connection.execute(
+        update(tasks)
+        .where(
+            tasks.c.id == task.id,
+            tasks.c.state == TaskState.QUEUED,
+            tasks.c.attempt_number == task.attempt_number,
+            tasks.c.stop_requested.is_(False),
+        )
+        .values(state=TaskState.PLACED, attempt_number=number, node_id=node_id, reason="", updated_at=now)
+    )
+    if moved.rowcount == 0:
+        return False
+    amounts = asdict(claim)
+    amounts.pop("tasks")
+    connection.execute(
+        insert(attempts).values(
+            id=make_attempt_id(task.id, number),
+            task_id=task.id,
+            number=number,
+            node_id=node_id,
+            state=AttemptState.ASSIGNED,
+            created_at=now,
+            **{f"claim_{name}": amount for name, amount in amounts.items()},
+        )
+    )
+    return True
+
+
+def claim_of_row(row: Row[Any]) -> Claim:
+    return Claim(row.claim_cpu_score, row.claim_memory_mb, row.claim_gpu_score, row.claim_gpu_memory_gb)
+
+
+def live_attempt(
+    connection: Connection, attempt_id: str, node_id: str, owner_id: int, *, lock: bool = False
+) -> Row[Any]:
+    """A live attempt on that node of that owner, with its task. Raises StaleAttemptError else."""
+    row = _attempt_row(connection, attempt_id, node_id, owner_id, lock=lock)
+    if row.attempt_state not in LIVE_ATTEMPT_STATES or row.attempt_number != row.number:
+        raise StaleAttemptError
+    return row
+
+
+def _attempt_row(
+    connection: Connection, attempt_id: str, node_id: str, owner_id: int, *, lock: bool = False
+) -> Row[Any]:
+    """With `lock` nobody else changes task or attempt before the transaction ends."""
+    query = (
+        select(
+            tasks,
+            attempts.c.id.label("attempt_id"),
+            attempts.c.number,
+            attempts.c.state.label("attempt_state"),
+            attempts.c.node_id.label("attempt_node"),
+            attempts.c.claim_cpu_score,
+            attempts.c.claim_memory_mb,
+            attempts.c.claim_gpu_score,
+            attempts.c.claim_gpu_memory_gb,
+        )
+        .join(tasks, tasks.c.id == attempts.c.task_id)
+        .join(nodes, nodes.c.id == attempts.c.node_id)
+        .where(attempts.c.id == attempt_id, attempts.c.node_id == node_id, nodes.c.owner_id == owner_id)
+    )
+    if lock:
+        # SQLite has one writer anyway, and leaves this out.
+        query = query.with_for_update(of=[tasks, attempts])
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        raise NotFoundError(f"node {node_id!r} of yours has no attempt {attempt_id!r}")
+    return row
+
+
+def claim_attempt(
+    connection: Connection, attempt_id: str, node_id: str, owner_id: int, now: float
+) -> Row[Any]:
+    """assigned -> running, and the task with it. Asked again while it runs, it answers the same."""
+    row = live_attempt(connection, attempt_id, node_id, owner_id, lock=True)
+    if row.attempt_state == AttemptState.ASSIGNED:
+        check_attempt_transition(AttemptState.ASSIGNED, AttemptState.RUNNING)
+        connection.execute(
+            update(attempts)
+            .where(attempts.c.id == attempt_id, attempts.c.state == AttemptState.ASSIGNED)
+            .values(state=AttemptState.RUNNING, started_at=now)
+        )
+        moved = connection.execute(
+            update(tasks)
+            .where(
+                tasks.c.id == row.id,
+                tasks.c.attempt_number == row.number,
+                tasks.c.state == TaskState.PLACED,
+            )
+            .values(state=TaskState.RUNNING, started_at=now, updated_at=now)
+        )
+        if moved.rowcount == 0:
+            raise StaleAttemptError
+    return row
+
+
+def end_attempt(
+    connection: Connection,
+    attempt_id: str,
+    node_id: str,
+    owner_id: int,
+    end: End,
+    *,
+    max_attempts: int,
+    now: float,
+) -> Ended:
+    """Close the attempt and move its task on, in the caller's transaction.
+
+    Told again with the same outcome it changes nothing; a stale attempt raises StaleAttemptError.
+    """
+    row = _attempt_row(connection, attempt_id, node_id, owner_id, lock=True)
+    before, after = AttemptState(row.attempt_state), ATTEMPT_STATE_OF_OUTCOME[end.outcome]
+    claim = claim_of_row(row)
+    if before not in LIVE_ATTEMPT_STATES:
+        if row.attempt_number == row.number and _told_before(row, before, end.outcome):
+            return Ended(row, TaskState(row.state), claim, node_id, changed=False)
+        raise StaleAttemptError
+    if row.attempt_number != row.number:
+        raise StaleAttemptError
+    if before is AttemptState.ASSIGNED and after is AttemptState.FINISHED:
+        raise ConflictError("this attempt was never claimed")
+    check_attempt_transition(before, after)
+    _close(connection, attempt_id, before, after, end, now)
+    ended_badly = end.outcome in {Outcome.LOST, Outcome.REFUSED}
+    attempts_ended = row.attempts_ended + int(ended_badly)
+    state = task_state_after(
+        end.outcome,
+        attempts_ended=attempts_ended,
+        max_attempts=max_attempts,
+        stop_requested=row.stop_requested,
+    )
+    check_task_transition(TaskState(row.state), state)
+    moved = connection.execute(
+        update(tasks)
+        .where(tasks.c.id == row.id, tasks.c.attempt_number == row.number, tasks.c.state == row.state)
+        .values(_task_values(row, state, end, attempts_ended, now))
+    )
+    if moved.rowcount == 0:
+        raise StaleAttemptError
+    return Ended(row, state, claim, node_id, changed=True)
+
+
+def _told_before(row: Row[Any], state: AttemptState, outcome: Outcome) -> bool:
+    """Whether the closed attempt of this row ended with this very outcome."""
+    if outcome in {Outcome.SUCCEEDED, Outcome.FAILED}:
+        return state is AttemptState.FINISHED and row.state == outcome.name
+    # LOST is the pool's word too; a node that says it afterwards is told that it is late.
+    return state is ATTEMPT_STATE_OF_OUTCOME[outcome] and outcome is not Outcome.LOST
+
+
+def _close(
+    connection: Connection, attempt_id: str, before: AttemptState, after: AttemptState, end: End, now: float
+) -> None:
+    closed = connection.execute(
+        update(attempts)
+        .where(attempts.c.id == attempt_id, attempts.c.state == before)
+        .values(
+            state=after,
+            finished_at=now,
+            exit_code=end.exit_code,
+            reason=end.reason[:_MAX_REASON],
+            cpu_seconds=end.cpu_seconds,
+            peak_memory_bytes=end.peak_memory_bytes,
+        )
+    )
+    if closed.rowcount == 0:
+        raise StaleAttemptError
+
+
+def _task_values(
+    row: Row[Any], state: TaskState, end: End, attempts_ended: int, now: float
+) -> dict[str, Any]:
+    reason = end.reason
+    if state is TaskState.FAILED and end.outcome in {Outcome.LOST, Outcome.REFUSED}:
+        reason = f"given up after {attempts_ended} attempts were lost or refused; the last: {reason}"
+    values: dict[str, Any] = {
+        "state": state,
+        "reason": reason[:_MAX_REASON],
+        "attempts_ended": attempts_ended,
+        "updated_at": now,
+        "hinted_at": now,
+    }
+    if state is TaskState.QUEUED:
+        values["node_id"] = ""
+        values["started_at"] = None
+    else:
+        values["finished_at"] = now
+        values["exit_code"] = end.exit_code
+        if end.has_result:
+            values["result_bytes"] = end.result_bytes
+            values["result_attempt"] = row.attempt_id
+    return values
+
+
+def request_stop(connection: Connection, task_id: str, now: float) -> Row[Any]:
+    """Mark the task; one that waits is STOPPED at once. Returns the row as it was before."""
+    row = connection.execute(_WITH_OWNER.where(tasks.c.id == task_id).with_for_update(of=tasks)).one_or_none()
+    if row is None:
+        raise NotFoundError(f"there is no task {task_id!r}")
+    if TaskState(row.state) in FINAL_TASK_STATES:
+        return row
+    values: dict[str, Any] = {"stop_requested": True, "updated_at": now}
+    if row.state == TaskState.QUEUED:
+        check_task_transition(TaskState.QUEUED, TaskState.STOPPED)
+        values |= {
+            "state": TaskState.STOPPED,
+            "reason": "stopped by its owner before it ran",
+            "finished_at": now,
+        }
+    moved = connection.execute(
+        update(tasks).where(tasks.c.id == task_id, tasks.c.state == row.state).values(values)
+    )
+    if moved.rowcount == 0:
+        raise ConflictError("the task changed at the same moment; try again")
+    return row
+
+
+def live_attempts(connection: Connection, node_id: str | None = None) -> Sequence[Row[Any]]:
+    """Live attempts (of one node, or of all), with what their task says about stopping."""
+    live = [state.value for state in LIVE_ATTEMPT_STATES]
+    query = (
+        select(attempts, tasks.c.stop_requested, tasks.c.max_minutes, nodes.c.owner_id)
+        .join(tasks, tasks.c.id == attempts.c.task_id)
+        .join(nodes, nodes.c.id == attempts.c.node_id)
+        .where(attempts.c.state.in_(live))
+    )
+    if node_id is not None:
+        query = query.where(attempts.c.node_id == node_id)
+    return connection.execute(query.order_by(attempts.c.created_at)).all()
+
+
+def nodes_that_failed(connection: Connection, task_id: str) -> frozenset[str]:
+    """Nodes that lost or refused this task before."""
+    query = select(attempts.c.node_id).where(
+        attempts.c.task_id == task_id, attempts.c.state.in_([AttemptState.LOST, AttemptState.REFUSED])
+    )
+    return frozenset(connection.execute(query).scalars())

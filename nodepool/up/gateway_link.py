@@ -1,0 +1,78 @@
+"""What `hivemind up` asks of its gateway: whether it serves, a token of the operator, the nodes online.
+
+A client like any other: over gRPC, with no way around it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import grpc
+
+from proto import nodepool_pb2 as pb
+from proto import nodepool_pb2_grpc as rpc
+
+CALL_SECONDS = 3.0
+LOGIN_SECONDS = 10.0  # hashing a password is meant to be slow
+ONLINE = "ONLINE"
+_AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+class OperatorRefusedError(RuntimeError):
+    """The gateway does not let the operator in with the password that the data directory has."""
+
+
+class GatewayLink:
+    """One channel. Calls take at most a few seconds; a gateway that is away is an answer, not an error."""
+
+    def __init__(self, address: str, *, certificate: Path | None = None) -> None:
+        options = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)]
+        if certificate is None:
+            self._channel = grpc.insecure_channel(address, options=options)
+        else:
+            credentials = grpc.ssl_channel_credentials(certificate.read_bytes())
+            self._channel = grpc.secure_channel(address, credentials, options=options)
+        self._users = rpc.UserServiceStub(self._channel)
+        self._nodes = rpc.NodeManagerServiceStub(self._channel)
+        self._token = ""
+
+    def is_healthy(self) -> bool:
+        try:
+            return bool(self._nodes.HealthCheck(pb.HealthCheckRequest(), timeout=CALL_SECONDS).healthy)
+        except grpc.RpcError:
+            return False
+
+    def log_in(self, username: str, password: str) -> bool:
+        """Registers the user where it is new. False: try again. Raises OperatorRefusedError."""
+        try:
+            # The first start has nobody to log in; later ones have, and are told that the name is taken.
+            self._users.Register(
+                pb.RegisterRequest(username=username, password=password), timeout=LOGIN_SECONDS
+            )
+        except grpc.RpcError as error:
+            if error.code() in _AWAY:
+                return False
+        try:
+            answer = self._users.Login(
+                pb.LoginRequest(username=username, password=password), timeout=LOGIN_SECONDS
+            )
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                raise OperatorRefusedError(error.details()) from error
+            return False
+        if not answer.success:
+            raise OperatorRefusedError(answer.message)
+        self._token = answer.token
+        return True
+
+    def online_nodes(self) -> frozenset[str]:
+        """Ids of the nodes that are online; none while the gateway is away. Call log_in() first."""
+        metadata = (("authorization", f"Bearer {self._token}"),)
+        try:
+            answer = self._nodes.GetNodeList(pb.GetNodeListRequest(), metadata=metadata, timeout=CALL_SECONDS)
+        except grpc.RpcError:
+            return frozenset()
+        return frozenset(node.node_id for node in answer.nodes if node.status == ONLINE)
+
+    def close(self) -> None:
+        self._channel.close()

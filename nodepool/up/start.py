@@ -1,0 +1,125 @@
+"""From nothing to `ready`: the parts in their order, each waited for as far as the next one needs it.
+
+Knows the plan and the questions that tell whether a part serves; who asks for the pool, and how it
+is told, is `command.py`'s.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import psutil
+
+from nodepool.settings import Settings
+from nodepool.up import plan
+from nodepool.up.files import kept_secret, private_dir
+from nodepool.up.flower_window import FlowerWindow
+from nodepool.up.gateway_link import GatewayLink
+from nodepool.up.plan import LOOPBACK, Machine, Options, Secrets
+from nodepool.up.runner import choose
+from nodepool.up.supervisor import Supervisor
+from nodepool.up.valkey import prepare
+
+FLOWER_PATIENCE_SECONDS = 15.0
+
+
+class Start:
+    """The way from nothing to `ready`."""
+
+    def __init__(
+        self, supervisor: Supervisor, settings: Settings, options: Options, say: Callable[[str], None]
+    ) -> None:
+        self._supervisor = supervisor
+        self._settings = settings
+        self._options = options
+        self._say = say
+        folder = private_dir(options.data_dir / "secrets")
+        self._flower_file = folder / "flower"
+        self._secrets = Secrets(
+            jwt=kept_secret(folder / "jwt"),
+            storage=kept_secret(folder / "storage"),
+            operator=kept_secret(folder / "operator"),
+            flower=kept_secret(self._flower_file),
+        )
+        self._address = plan.gateway_address(settings, options)
+
+    def all(self) -> None:
+        """Raises StopRequestedError when a stop is asked for on the way."""
+        options, supervisor = self._options, self._supervisor
+        self._say(f"data directory {options.data_dir}")
+        if options.agents:
+            choice = choose(options.runner, self._settings.default_image)
+            self._options = options = replace(options, runner=choice.runner)
+            self._say(choice.reason)
+        environment = plan.pool_environment(
+            os.environ, self._settings, options, self._secrets, self._broker_url()
+        )
+        supervisor.start(plan.gateway_part(environment))
+        if options.flower:
+            supervisor.start(plan.flower_part(environment, options, self._secrets))
+        link = GatewayLink(self._address, certificate=self._settings.grpc_tls_cert_file)
+        try:
+            supervisor.wait_for(link.is_healthy, "for the gateway")
+            self._say(f"gateway serves on {self._address}")
+            # It reads the tables that the gateway has made or brought up to date by now.
+            supervisor.start(plan.dispatcher_part(environment))
+            self._agents(link)
+        finally:
+            link.close()
+        if options.flower:
+            self._flower(environment)
+        self._tell()
+
+    def _broker_url(self) -> str:
+        if not plan.wants_embedded_broker(self._settings):
+            self._say("broker: the Redis that the environment names")
+            return self._settings.effective_redis_url
+        valkey = prepare(self._options.data_dir, os.environ)
+        self._supervisor.start(valkey.part)
+        self._supervisor.wait_for(valkey.is_ready, "for Valkey")
+        self._say(f"embedded Valkey serves on {LOOPBACK}:{valkey.port}")
+        return valkey.url
+
+    def _agents(self, link: GatewayLink) -> None:
+        self._supervisor.wait_for(
+            lambda: link.log_in(plan.OPERATOR, self._secrets.operator), f"to log in as {plan.OPERATOR}"
+        )
+        environment = plan.agent_environment(os.environ, self._secrets)
+        machine = Machine(psutil.cpu_count() or 1, psutil.virtual_memory().total)
+        for number in self._numbers():
+            self._supervisor.start(
+                plan.agent_part(number, environment, self._settings, self._options, machine)
+            )
+        wanted = {plan.node_id(number) for number in self._numbers()}
+        if wanted:
+            self._say(f"waiting for {len(wanted)} agent{'s' if len(wanted) > 1 else ''}")
+            self._supervisor.wait_for(lambda: wanted <= link.online_nodes(), "for all agents to be online")
+
+    def _flower(self, environment: Mapping[str, str]) -> None:
+        """Until it shows the dispatcher and the agents; it is a window only, so not for ever."""
+        window = FlowerWindow(self._options.flower_port, plan.flower_login(environment, self._secrets))
+        names = {plan.worker_name(number) for number in self._numbers()}
+        patience = time.monotonic() + FLOWER_PATIENCE_SECONDS
+        self._supervisor.wait_for(
+            lambda: window.shows(names, plan.DISPATCHER_PREFIX) or time.monotonic() > patience, "for Flower"
+        )
+
+    def _numbers(self) -> range:
+        return range(1, self._options.agents + 1)
+
+    def _tell(self) -> None:
+        options = self._options
+        self._say("ready")
+        self._say(f"gateway         {self._address}")
+        if options.flower:
+            login = (
+                "as FLOWER_BASIC_AUTH says"
+                if os.environ.get(plan.FLOWER_LOGIN)
+                else f"user {plan.FLOWER_USER}, password in {self._flower_file}"
+            )
+            self._say(f"Flower          http://{LOOPBACK}:{options.flower_port}  ({login})")
+        self._say(f"data and logs   {options.data_dir}")
+        self._say("Ctrl-C stops the pool")

@@ -1,0 +1,88 @@
+"""Between the protocol's words and the rules'. The only file that knows the old wire words."""
+
+from __future__ import annotations
+
+from nodepool import regions
+from nodepool.errors import InvalidInputError
+from nodepool.ids import check_node_id
+from nodepool.node import NodeFacts, NodeKind, NodeStatus, default_max_tasks
+from nodepool.resources import Resources
+from nodepool.task import Outcome, TaskState
+from proto import nodepool_pb2 as pb
+
+TASK_STATUS_WORDS = {
+    TaskState.QUEUED: "PENDING",
+    TaskState.PLACED: "PENDING",
+    TaskState.RUNNING: "RUNNING",
+    TaskState.SUCCEEDED: "COMPLETED",
+    TaskState.FAILED: "FAILED",
+    TaskState.STOPPED: "STOPPED",
+}
+NODE_STATUS_WORDS = {
+    NodeStatus.ONLINE: "ONLINE",
+    NodeStatus.DRAINING: "DRAINING",
+    NodeStatus.OFFLINE: "OFFLINE",
+}
+_OUTCOMES: dict[Outcome, pb.AttemptOutcome.ValueType] = {
+    Outcome.SUCCEEDED: pb.ATTEMPT_OUTCOME_SUCCEEDED,
+    Outcome.FAILED: pb.ATTEMPT_OUTCOME_FAILED,
+    Outcome.STOPPED: pb.ATTEMPT_OUTCOME_STOPPED,
+    Outcome.REFUSED: pb.ATTEMPT_OUTCOME_REFUSED,
+    Outcome.LOST: pb.ATTEMPT_OUTCOME_LOST,
+}
+_OUTCOME_OF = {number: outcome for outcome, number in _OUTCOMES.items()}
+_MAX_GPU_NAME = 200
+
+
+def outcome_to_wire(outcome: Outcome) -> pb.AttemptOutcome.ValueType:
+    return _OUTCOMES[outcome]
+
+
+def outcome_from_wire(outcome: int) -> Outcome:
+    try:
+        return _OUTCOME_OF[outcome]  # type: ignore[index]
+    except KeyError:
+        raise InvalidInputError(f"outcome {outcome} is not one of the protocol's") from None
+
+
+def needs_from_wire(request: pb.UploadTaskRequest) -> Resources:
+    return Resources(
+        cpu_score=request.cpu_score,
+        memory_gb=request.memory_gb,
+        gpu_score=request.gpu_score,
+        gpu_memory_gb=request.gpu_memory_gb,
+    )
+
+
+def gpu_name_from_wire(word: str) -> str:
+    """Empty or `Any` is no wish."""
+    name = word.strip()
+    if len(name) > _MAX_GPU_NAME or not name.isprintable():
+        raise InvalidInputError(f"gpu_name must be at most {_MAX_GPU_NAME} printable characters")
+    return "" if name.casefold() == "any" else name
+
+
+def node_facts_from_wire(request: pb.RegisterWorkerNodeRequest) -> NodeFacts:
+    kind = NodeKind.AGENT if request.kind == NodeKind.AGENT else NodeKind.PUSHED
+    return NodeFacts(
+        node_id=check_node_id(request.node_id),
+        hostname=request.hostname,
+        cpu_cores=request.cpu_cores,
+        total=Resources(
+            cpu_score=request.cpu_score,
+            memory_gb=request.memory_gb,
+            gpu_score=request.gpu_score,
+            gpu_memory_gb=request.gpu_memory_gb,
+        ),
+        location=request.location.strip() or "Unknown",
+        region=regions.node_region(request.location),
+        port=request.port,
+        gpu_name=""
+        if request.gpu_name.strip().casefold() in {"none", "n/a", "unknown"}
+        else request.gpu_name.strip(),
+        docker_status=request.docker_status,
+        kind=kind,
+        max_tasks=(request.max_tasks or default_max_tasks(request.cpu_cores))
+        if kind is NodeKind.AGENT
+        else 1,
+    )
