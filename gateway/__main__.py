@@ -1,0 +1,51 @@
+"""`python -m gateway`: the gateway as a process, until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import structlog
+from pydantic import ValidationError
+
+from gateway import context
+from gateway.server import CannotServeError, check_exposure, serve
+from nodepool.errors import NodePoolError
+from nodepool.observability import set_up_logging
+from nodepool.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+def main() -> int:
+    try:
+        settings = Settings.model_validate({})
+    except ValidationError as error:
+        for problem in error.errors(include_input=False, include_url=False):
+            name = "_".join(str(part) for part in problem["loc"]).upper()
+            print(f"gateway: {name + ': ' if name else ''}{problem['msg']}", file=sys.stderr)
+        return 2
+    set_up_logging(settings.log_level, as_json=settings.log_json)
+    try:
+        check_exposure(settings)
+        return _run(settings)
+    except CannotServeError as error:
+        print(f"gateway: {error}", file=sys.stderr)
+        return error.exit_code
+    except (NodePoolError, ValueError, OSError) as error:
+        log.debug("gateway cannot start", action="gateway.failed", exc_info=error)
+        print(f"gateway: cannot start: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(settings: Settings) -> int:
+    gateway = context.build(settings)
+    try:
+        asyncio.run(serve(gateway))
+    finally:
+        gateway.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

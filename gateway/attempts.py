@@ -1,0 +1,187 @@
+"""The nodes' side of an attempt: claim it, stream its output, end it. Every effect names its attempt."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row
+
+from gateway.context import Gateway
+from gateway.tokens import Identity
+from nodepool import wire
+from nodepool.errors import (
+    ConflictError,
+    InvalidInputError,
+    NodePoolError,
+    StaleAttemptError,
+    TooLargeError,
+)
+from nodepool.ids import task_of_attempt
+from nodepool.stores import task_store
+from nodepool.stores.files import Writer
+from nodepool.stores.task_store import End
+from nodepool.task import Outcome
+from proto import nodepool_pb2 as pb
+
+MAX_OUTPUT_CHUNK_BYTES = 1 << 20
+# Far above any output; Redis' scripts count exactly only up to 2**53.
+MAX_OUTPUT_OFFSET = 1 << 40
+_SECONDS_PER_MINUTE = 60
+_CHECKED_FOR_SECONDS = 1.0
+_MAX_CHECKED = 10_000
+
+
+def claim(gateway: Gateway, identity: Identity, request: pb.ClaimAttemptRequest) -> pb.AttemptSpec:
+    """Move the attempt to running on this node and say what to run."""
+    now = gateway.clock()
+    row = gateway.database.write(
+        lambda connection: task_store.claim_attempt(
+            connection, request.attempt_id, request.node_id, identity.user_id, now
+        )
+    )
+    with suppress(NodePoolError):  # watchers look by themselves
+        gateway.outputs.announce(row.id)
+    return pb.AttemptSpec(
+        attempt_id=request.attempt_id,
+        task_id=row.id,
+        attempt_number=row.number,
+        package_sha256=row.package_sha256,
+        package_bytes=row.package_bytes,
+        cpu_score=row.cpu_score,
+        memory_gb=row.memory_gb,
+        gpu_score=row.gpu_score,
+        gpu_memory_gb=row.gpu_memory_gb,
+        image=row.image,
+        network=row.network,
+        max_run_seconds=row.max_minutes * _SECONDS_PER_MINUTE,
+        package_follows=row.package_sha256 not in request.cached_sha256,
+        stop_requested=row.stop_requested,
+    )
+
+
+def package_chunks(gateway: Gateway, spec: pb.AttemptSpec) -> Iterator[bytes]:
+    return gateway.files.open_package(spec.package_sha256)
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    until: float
+    stop_requested: bool
+
+
+class OutputDesk:
+    """Takes output of live attempts. What SQL said of an attempt is believed for a second.
+
+    Output of an attempt that went stale within that second lands under that attempt's own key, where
+    nobody looks any more.
+    """
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._checked: dict[tuple[str, str, int], _Checked] = {}
+
+    def append(self, identity: Identity, request: pb.AppendOutputRequest) -> pb.AppendOutputResponse:
+        if len(request.data) > MAX_OUTPUT_CHUNK_BYTES:
+            raise InvalidInputError(f"send at most {MAX_OUTPUT_CHUNK_BYTES} bytes of output at once")
+        _check_offset(request.offset)
+        checked = self._check(identity, request)
+        end = self._gateway.outputs.append(request.attempt_id, request.offset, request.data)
+        return pb.AppendOutputResponse(next_offset=end, stop_requested=checked.stop_requested)
+
+    def _check(self, identity: Identity, request: pb.AppendOutputRequest) -> _Checked:
+        key = (request.attempt_id, request.node_id, identity.user_id)
+        checked = self._checked.get(key)
+        now = time.monotonic()
+        if checked is None or checked.until < now:
+            row = self._gateway.database.read(
+                lambda connection: task_store.live_attempt(
+                    connection, request.attempt_id, request.node_id, identity.user_id
+                )
+            )
+            if len(self._checked) >= _MAX_CHECKED:
+                self._checked.clear()
+            checked = self._checked[key] = _Checked(now + _CHECKED_FOR_SECONDS, row.stop_requested)
+        return checked
+
+
+def _check_offset(offset: int) -> None:
+    if not 0 <= offset <= MAX_OUTPUT_OFFSET:
+        raise InvalidInputError(f"offset must be 0 to {MAX_OUTPUT_OFFSET}, not {offset}")
+
+
+def begin_result(gateway: Gateway, identity: Identity, end: pb.AttemptEnd) -> Writer | None:
+    """Check the outcome before its result is taken; a writer when there is a result to come."""
+    wire.outcome_from_wire(end.outcome)
+    if len(end.output_tail) > MAX_OUTPUT_CHUNK_BYTES:
+        raise InvalidInputError(f"output_tail must be at most {MAX_OUTPUT_CHUNK_BYTES} bytes")
+    _check_offset(end.output_offset)
+    if end.result_bytes > gateway.settings.max_result_bytes:
+        raise TooLargeError(
+            f"the result has {end.result_bytes} bytes, over this pool's limit of "
+            f"{gateway.settings.max_result_bytes}"
+        )
+    row = _current(gateway, identity, end)
+    return gateway.files.result_writer(end.attempt_id) if end.result_bytes and row is not None else None
+
+
+def _current(gateway: Gateway, identity: Identity, end: pb.AttemptEnd) -> Row[Any] | None:
+    """The live attempt; None when this end was told before, so that its result is not taken twice."""
+    try:
+        return gateway.database.read(
+            lambda connection: task_store.live_attempt(
+                connection, end.attempt_id, end.node_id, identity.user_id
+            )
+        )
+    except StaleAttemptError:
+        return None
+
+
+def finish(gateway: Gateway, identity: Identity, end: pb.AttemptEnd, writer: Writer | None) -> None:
+    """Commit the result, then end the attempt. A stale attempt's result is removed again."""
+    outcome = wire.outcome_from_wire(end.outcome)
+    if end.output_tail:
+        gateway.outputs.append(end.attempt_id, end.output_offset, end.output_tail)
+    size = 0
+    if writer is not None:
+        sha256, size = writer.commit()
+        if (sha256, size) != (end.result_sha256, end.result_bytes):
+            _forget_result(gateway, end.attempt_id)
+            raise InvalidInputError(
+                "the result is not what was announced: its size or SHA-256 differs; send it again"
+            )
+    has_exit_code = outcome in (Outcome.SUCCEEDED, Outcome.FAILED, Outcome.STOPPED)
+    try:
+        gateway.lifecycle.end_attempt(
+            end.attempt_id,
+            end.node_id,
+            identity.user_id,
+            End(
+                outcome=outcome,
+                exit_code=end.exit_code if has_exit_code else None,
+                reason=_printable(end.reason),
+                result_bytes=size,
+                has_result=writer is not None,
+                cpu_seconds=max(0.0, end.cpu_seconds),
+                peak_memory_bytes=max(0, end.peak_memory_bytes),
+            ),
+        )
+    except (StaleAttemptError, ConflictError):
+        if writer is not None:
+            _forget_result(gateway, end.attempt_id)
+        raise
+
+
+def _forget_result(gateway: Gateway, attempt_id: str) -> None:
+    """Unless it is the task's: the attempt may have ended in another call at the same moment."""
+    task = gateway.database.read(lambda c: task_store.find_or_none(c, task_of_attempt(attempt_id)))
+    if task is None or task.result_attempt != attempt_id:
+        gateway.files.delete_result(attempt_id)
+
+
+def _printable(reason: str) -> str:
+    """Reasons come from strangers' machines and are shown on people's terminals."""
+    return "".join(character if character.isprintable() else " " for character in reason[:500])

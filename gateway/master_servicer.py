@@ -1,0 +1,182 @@
+"""MasterNodeService: requests in, use cases called, replies out. No rules here."""
+
+# Names and arguments are the protocol's.
+# ruff: noqa: N802, ARG002
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator
+
+from gateway import spoken_for, submit, tasks, views, watching
+from gateway.context import Gateway
+from gateway.interceptors import Context, current_identity, current_identity_or_none
+from nodepool.errors import InvalidInputError, NotFoundError, TooLargeError
+from nodepool.stores.disk import disk_errors
+from nodepool.stores.output_store import OutputWindow
+from proto import nodepool_pb2 as pb
+from proto import nodepool_pb2_grpc as rpc
+
+_MAX_POLLED_LINES = 1000
+# Up to here an upload or a result is kept in memory.
+_SPOOL_BYTES = 1 << 20
+# What a reply needs around a result.
+_REPLY_ROOM_BYTES = 4096
+
+
+class MasterNodeServicer(rpc.MasterNodeServiceServicer):
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def UploadTask(self, request: pb.UploadTaskRequest, context: Context) -> pb.UploadTaskResponse:
+        gateway = self._gateway
+        columns = submit.wishes(gateway, request)
+        accepted = await gateway.run(
+            submit.submit_bytes, gateway, current_identity(), columns, request.task_zip
+        )
+        return _uploaded(accepted)
+
+    async def UploadTaskStream(
+        self, request_iterator: AsyncIterator[pb.UploadTaskStreamRequest], context: Context
+    ) -> pb.UploadTaskResponse:
+        gateway = self._gateway
+        first = await anext(aiter(request_iterator), None)
+        if first is None or first.WhichOneof("part") != "task":
+            raise InvalidInputError("the first message must be the task")
+        columns = submit.wishes(gateway, first.task)
+        folder = str(gateway.settings.task_storage_path)
+        with disk_errors(), tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=folder) as file:
+            size = 0
+            async for message in request_iterator:
+                if message.WhichOneof("part") != "zip_chunk":
+                    raise InvalidInputError("after the first message only pieces of the package may come")
+                size += len(message.zip_chunk)
+                submit.check_size(gateway, size)
+                await gateway.run(submit.collect, file, message.zip_chunk)
+            accepted = await gateway.run(submit.submit_file, gateway, current_identity(), columns, file)
+        return _uploaded(accepted)
+
+    async def PollTaskStatus(
+        self, request: pb.PollTaskStatusRequest, context: Context
+    ) -> pb.PollTaskStatusResponse:
+        gateway = self._gateway
+        row = await gateway.run(tasks.find_own, gateway, current_identity_or_none(), request.task_id)
+        window = await gateway.run(tasks.output_of, gateway, row)
+        return pb.PollTaskStatusResponse(
+            task_id=row.id,
+            status=views.status_word(row),
+            output=_text(window).splitlines()[-_MAX_POLLED_LINES:],
+            message=views.status_message(row),
+            detail=views.task_detail(row),
+        )
+
+    async def GetTaskLogs(self, request: pb.GetTaskLogsRequest, context: Context) -> pb.GetTaskLogsResponse:
+        gateway = self._gateway
+        row = await gateway.run(tasks.find_own, gateway, current_identity(), request.task_id)
+        # All of it, where all of it is kept: the live window may have moved on.
+        window = await gateway.run(tasks.output_of, gateway, row)
+        return pb.GetTaskLogsResponse(success=True, message=views.status_message(row), logs=_text(window))
+
+    async def GetTaskResult(
+        self, request: pb.GetTaskResultRequest, context: Context
+    ) -> pb.GetTaskResultResponse:
+        gateway = self._gateway
+        row = await gateway.run(tasks.find_own, gateway, current_identity(), request.task_id)
+        if not views.is_final(row):
+            return pb.GetTaskResultResponse(
+                success=False, message=f"not finished yet: {views.status_message(row)}"
+            )
+        if not row.result_attempt:
+            return pb.GetTaskResultResponse(
+                success=False, message=f"the task ended without a result: {views.status_message(row)}"
+            )
+        limit = gateway.settings.grpc_max_message_mb * (1 << 20) - _REPLY_ROOM_BYTES
+        if row.result_bytes > limit:
+            raise TooLargeError(f"the result has {row.result_bytes} bytes; fetch it with DownloadResult")
+        data = await gateway.run(gateway.files.result_bytes, row.result_attempt)
+        return pb.GetTaskResultResponse(success=True, message=views.status_message(row), result_zip=data)
+
+    async def DownloadResult(
+        self, request: pb.DownloadResultRequest, context: Context
+    ) -> AsyncIterator[pb.DownloadResultResponse]:
+        gateway = self._gateway
+        row = await gateway.run(tasks.find_own, gateway, current_identity(), request.task_id)
+        if not row.result_attempt:
+            raise NotFoundError(f"task {row.id!r} has no result: {views.status_message(row)}")
+        chunks = await gateway.run(gateway.files.open_result, row.result_attempt)
+        total = row.result_bytes
+        while chunk := await gateway.run(next, chunks, b""):
+            yield pb.DownloadResultResponse(total_bytes=total, chunk=chunk)
+            total = 0
+
+    async def WatchTask(
+        self, request: pb.WatchTaskRequest, context: Context
+    ) -> AsyncIterator[pb.WatchTaskResponse]:
+        async for event in watching.watch(self._gateway, current_identity(), request):
+            yield event
+
+    async def GetAllTasks(self, request: pb.GetAllTasksRequest, context: Context) -> pb.GetAllTasksResponse:
+        rows = await self._gateway.run(tasks.list_own, self._gateway, current_identity())
+        return pb.GetAllTasksResponse(
+            success=True, message=f"{len(rows)} tasks", tasks=[views.task_status(row) for row in rows]
+        )
+
+    async def StopTask(self, request: pb.StopTaskRequest, context: Context) -> pb.StopTaskResponse:
+        row = await self._gateway.run(tasks.stop, self._gateway, current_identity(), request.task_id)
+        if views.is_final(row):
+            return pb.StopTaskResponse(
+                success=False, message=f"the task has ended already: {views.status_message(row)}"
+            )
+        return pb.StopTaskResponse(success=True, message=f"task {row.id} is being stopped")
+
+    async def StoreOutput(self, request: pb.StoreOutputRequest, context: Context) -> pb.StatusResponse:
+        await self._gateway.run(
+            spoken_for.store_output, self._gateway, current_identity(), request.task_id, "", request.output
+        )
+        return pb.StatusResponse(success=True, message="kept")
+
+    async def StoreLogs(self, request: pb.StoreLogsRequest, context: Context) -> pb.StatusResponse:
+        await self._gateway.run(
+            spoken_for.store_output,
+            self._gateway,
+            current_identity(),
+            request.task_id,
+            request.node_id,
+            request.logs,
+        )
+        return pb.StatusResponse(success=True, message="kept")
+
+    async def StoreResult(self, request: pb.StoreResultRequest, context: Context) -> pb.StatusResponse:
+        await self._store_result(request.task_id, request.result_zip)
+        return pb.StatusResponse(success=True, message="kept")
+
+    async def ReturnTaskResult(
+        self, request: pb.ReturnTaskResultRequest, context: Context
+    ) -> pb.ReturnTaskResultResponse:
+        await self._store_result(request.task_id, request.result_zip)
+        return pb.ReturnTaskResultResponse(success=True, message="kept")
+
+    async def _store_result(self, task_id: str, result: bytes) -> None:
+        await self._gateway.run(spoken_for.store_result, self._gateway, current_identity(), task_id, result)
+
+    async def TaskCompleted(self, request: pb.TaskCompletedRequest, context: Context) -> pb.StatusResponse:
+        await self._gateway.run(
+            spoken_for.completed,
+            self._gateway,
+            current_identity(),
+            request.task_id,
+            request.node_id,
+            success=request.success,
+        )
+        return pb.StatusResponse(success=True, message="the end is kept")
+
+
+def _uploaded(accepted: submit.Accepted) -> pb.UploadTaskResponse:
+    word = "was accepted before; nothing was changed" if accepted.repeated else "is accepted"
+    return pb.UploadTaskResponse(
+        success=True, message=f"task {accepted.task_id} {word}", repeated_upload=accepted.repeated
+    )
+
+
+def _text(window: OutputWindow) -> str:
+    text = window.data.decode(errors="replace")
+    return f"[{window.base} earlier bytes are no longer kept live]\n{text}" if window.base else text

@@ -1,0 +1,124 @@
+"""Nodes come, say how they are, and go."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+from gateway import views
+from gateway.context import Gateway
+from gateway.tokens import Identity
+from nodepool import queues, wire
+from nodepool.errors import ConflictError, NodePoolError, StaleAttemptError, UnavailableError
+from nodepool.node import NodeKind
+from nodepool.stores import broker_users, keys, node_store, task_store
+from nodepool.stores.registry import Registry
+from nodepool.trust import docker_works, node_tier
+from proto import nodepool_pb2 as pb
+
+log = logging.getLogger(__name__)
+# The fleet's reports a second: with more nodes each reports less often.
+_MAX_REPORTS_PER_SECOND = 500
+
+
+def register(gateway: Gateway, identity: Identity, request: pb.RegisterWorkerNodeRequest) -> None:
+    facts = wire.node_facts_from_wire(request)
+    now = gateway.clock()
+    gateway.database.write(lambda connection: node_store.register(connection, facts, identity.user_id, now))
+    _sync(gateway, facts.node_id)
+    if facts.kind is NodeKind.PUSHED:
+        gateway.registry.write_report(facts.node_id, at=now)
+
+
+def _sync(gateway: Gateway, node_id: str) -> None:
+    gateway.lifecycle.sync_node(node_id)
+    gateway.lifecycle.wake()
+
+
+def report_status(gateway: Gateway, identity: Identity, node_id: str) -> None:
+    row = gateway.database.read(lambda c: node_store.find_own(c, node_id, identity.user_id))
+    if row.kind == NodeKind.AGENT:
+        return  # agents report through Redis; over gRPC they only show that they have contact
+    gateway.registry.write_report(node_id, at=gateway.clock())
+
+
+def listed(gateway: Gateway) -> list[pb.WorkerNodeInfo]:
+    """Every active node, with what Redis knows of it; without Redis all are shown offline."""
+    rows = gateway.database.read(node_store.active)
+    late = gateway.settings.node_late_seconds
+    try:
+        views_by_id = {view.node_id: view for view in gateway.registry.snapshot(late)}
+        reports = gateway.registry.reports(row.id for row in rows)
+    except UnavailableError as error:
+        log.warning("nodes are listed without their present: %s", error)
+        views_by_id, reports = {}, {}
+    now = gateway.clock()
+    return [
+        views.node_info(row, views_by_id.get(row.id), reports.get(row.id), now=now, late_seconds=late)
+        for row in rows
+    ]
+
+
+def enroll(gateway: Gateway, identity: Identity, node_id: str) -> pb.EnrollAgentResponse:
+    """A broker user of its own, and everything else that the agent needs to know."""
+    row = gateway.database.read(lambda c: node_store.find_own(c, node_id, identity.user_id))
+    if row.kind != NodeKind.AGENT or not row.active:
+        raise ConflictError(f"register {node_id!r} with kind 'agent' first")
+    settings = gateway.settings
+    url = broker_users.create(
+        gateway.redis, node_id, base_url=settings.agent_redis_url or settings.effective_redis_url
+    )
+    return pb.EnrollAgentResponse(
+        success=True,
+        message="enrolled",
+        broker_url=url,
+        queue=queues.node_queue(node_id),
+        report_key=keys.report(node_id),
+        assigned_key=keys.assigned(node_id),
+        control_exchange=queues.control_exchange(node_id),
+        event_exchange=queues.event_exchange(node_id),
+        events_enabled=settings.agent_events,
+        report_period_seconds=report_period(
+            gateway.registry, settings.report_period_seconds, settings.lease_seconds
+        ),
+        lease_seconds=settings.lease_seconds,
+        trust_tier=node_tier(row.credit_score, docker_works=docker_works(row.docker_status)),
+        default_image=settings.default_image,
+        allowed_images=settings.image_allow_list,
+        network_allowed=settings.allow_task_network,
+        max_output_bytes=settings.max_output_bytes,
+        max_result_bytes=settings.max_result_bytes,
+        max_workdir_bytes=settings.max_workdir_bytes,
+        max_unpacked_bytes=settings.max_unpacked_bytes,
+        max_package_entries=settings.max_package_entries,
+        pids_limit=settings.pids_limit,
+        tmpfs_bytes=settings.tmpfs_bytes,
+    )
+
+
+def report_period(registry: Registry, least_seconds: float, lease_seconds: float) -> float:
+    """Grows with the number of nodes, but never so far that a lease could pass between two reports."""
+    wanted = len(registry.node_ids()) / _MAX_REPORTS_PER_SECOND
+    return math.ceil(min(max(least_seconds, wanted), lease_seconds / 2) * 1000) / 1000
+
+
+def set_draining(gateway: Gateway, identity: Identity, node_id: str, *, draining: bool) -> None:
+    gateway.database.read(lambda c: node_store.find_own(c, node_id, identity.user_id))
+    gateway.database.write(lambda c: node_store.set_draining(c, node_id, draining=draining))
+    _sync(gateway, node_id)
+
+
+def deregister(gateway: Gateway, identity: Identity, node_id: str) -> None:
+    """The node leaves for good or until it registers again; what it still had goes elsewhere."""
+    gateway.database.read(lambda c: node_store.find_own(c, node_id, identity.user_id))
+    gateway.database.write(lambda c: node_store.deactivate(c, node_id))
+    for row in gateway.database.read(lambda c: task_store.live_attempts(c, node_id)):
+        try:
+            gateway.lifecycle.lose_attempt(row.id, node_id, row.owner_id, f"node {node_id} left the pool")
+        except StaleAttemptError:
+            continue
+    try:
+        broker_users.delete(gateway.redis, node_id)
+        gateway.registry.remove_node(node_id)
+    except NodePoolError as error:
+        log.warning("node %s left; the sweep tidies up: %s", node_id, error)

@@ -1,0 +1,152 @@
+"""The gateway's wiring: servicers, interceptors, health, reflection and the address, in one server."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import signal
+from contextlib import suppress
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from gateway.access import SERVICES
+from gateway.context import Gateway
+from gateway.interceptors import Gatekeeper
+from gateway.master_servicer import MasterNodeServicer
+from gateway.node_servicer import NodeManagerServicer
+from gateway.user_servicer import UserServicer
+from gateway.worker_servicer import WorkerNodeServicer
+from nodepool.settings import Settings
+from proto import nodepool_pb2_grpc as rpc
+
+log = structlog.get_logger(__name__)
+
+GRACE_SECONDS = 3.0
+MIN_CLIENT_PING_INTERVAL_MS = 5000
+MIB = 1 << 20
+
+
+class CannotServeError(Exception):
+    """The gateway cannot listen; the message is for the operator."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def check_exposure(settings: Settings) -> None:
+    """CannotServeError where tokens and code would travel readable and nobody has said that they may."""
+    host = settings.grpc_server_host
+    if settings.grpc_tls_cert_file or settings.allow_insecure_plaintext or is_loopback(host):
+        return
+    raise CannotServeError(
+        f"refusing to serve on {host} in plain text: tokens and code could be read on the way. "
+        "Set GRPC_TLS_CERT_FILE and GRPC_TLS_KEY_FILE, or, where the network is yours alone, "
+        "ALLOW_INSECURE_PLAINTEXT=true",
+        exit_code=2,
+    )
+
+
+def server_options(settings: Settings) -> list[tuple[str, Any]]:
+    message_bytes = settings.grpc_max_message_mb * MIB
+    return [
+        ("grpc.max_send_message_length", message_bytes),
+        ("grpc.max_receive_message_length", message_bytes),
+        ("grpc.keepalive_time_ms", settings.grpc_keepalive_seconds * 1000),
+        ("grpc.keepalive_timeout_ms", settings.grpc_keepalive_timeout_seconds * 1000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        # The name that gRPC Core gives min_recv_ping_interval_without_data.
+        ("grpc.http2.min_ping_interval_without_data_ms", MIN_CLIENT_PING_INTERVAL_MS),
+        # Two gateways on one port would each get half of the calls, and say nothing.
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+def make_server(gateway: Gateway) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
+    """A server with every service, bound to nothing yet."""
+    settings = gateway.settings
+    gatekeeper = Gatekeeper(gateway.tokens, allow_anonymous_reads=settings.allow_anonymous_reads)
+    server = grpc.aio.server(interceptors=(gatekeeper,), options=server_options(settings))
+    rpc.add_UserServiceServicer_to_server(UserServicer(gateway), server)
+    rpc.add_NodeManagerServiceServicer_to_server(NodeManagerServicer(gateway), server)
+    rpc.add_MasterNodeServiceServicer_to_server(MasterNodeServicer(gateway), server)
+    rpc.add_WorkerNodeServiceServicer_to_server(WorkerNodeServicer(gateway), server)
+    healthy = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    return server, healthy
+
+
+def bind(server: grpc.aio.Server, settings: Settings) -> int:
+    """The port that the server now has. CannotServeError where it cannot have it."""
+    check_exposure(settings)
+    host = settings.grpc_server_host
+    address = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    address = f"{address}:{settings.grpc_server_port}"
+    credentials = _credentials(settings)
+    try:
+        port = (
+            server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+        )
+    except RuntimeError:
+        port = 0
+    if not port:
+        raise CannotServeError(
+            f"cannot listen on {address}: the port is taken, or the address is not this machine's. "
+            "Stop the program that has it, or set GRPC_SERVER_PORT",
+            exit_code=1,
+        )
+    return port
+
+
+def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
+    if not (settings.grpc_tls_cert_file and settings.grpc_tls_key_file):
+        return None
+    try:
+        certificate = settings.grpc_tls_cert_file.read_bytes()
+        key = settings.grpc_tls_key_file.read_bytes()
+    except OSError as error:
+        raise CannotServeError(f"cannot read the TLS certificate or its key: {error}", exit_code=2) from error
+    return grpc.ssl_server_credentials([(key, certificate)])
+
+
+async def serve(gateway: Gateway) -> None:
+    """Serves until SIGTERM or SIGINT. CannotServeError where it cannot begin."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    server, healthy = make_server(gateway)
+    port = bind(server, gateway.settings)
+    gateway.events.start(loop)
+    await server.start()
+    for service in ("", *SERVICES):
+        await healthy.set(service, health_pb2.HealthCheckResponse.SERVING)
+    log.info(
+        "gateway is serving",
+        action="gateway.serving",
+        host=gateway.settings.grpc_server_host,
+        port=port,
+        tls=bool(gateway.settings.grpc_tls_cert_file),
+    )
+    try:
+        await stopping.wait()
+        log.info("gateway is stopping", action="gateway.stopping")
+        await healthy.enter_graceful_shutdown()
+    finally:
+        with suppress(asyncio.CancelledError):
+            await server.stop(GRACE_SECONDS)

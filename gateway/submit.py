@@ -1,0 +1,191 @@
+"""Accepting a task: everything is checked before anything is kept, and the hint goes out last."""
+
+from __future__ import annotations
+
+import io
+import logging
+from dataclasses import dataclass
+from typing import IO, Any
+
+from sqlalchemy import Connection, Row
+from sqlalchemy.exc import IntegrityError
+
+from gateway.context import Gateway
+from gateway.tokens import Identity
+from nodepool import regions, wire
+from nodepool.errors import (
+    AlreadyExistsError,
+    InvalidInputError,
+    NodePoolError,
+    RateLimitedError,
+    TooLargeError,
+)
+from nodepool.ids import check_task_id
+from nodepool.packages import check_package
+from nodepool.stores import node_store, task_store
+from nodepool.stores.accounts_read import credit_score
+from nodepool.stores.disk import disk_errors
+from nodepool.task import TaskState
+from nodepool.trust import task_tier
+from proto import nodepool_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+# What must be the same for a repeated upload to be the same upload.
+_SAME = (
+    "package_sha256", "cpu_score", "memory_gb", "gpu_score", "gpu_memory_gb", "gpu_name", "region",
+    "image", "network", "max_minutes", "pinned_node",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    task_id: str
+    repeated: bool
+
+
+def check_size(gateway: Gateway, size: int) -> None:
+    """Raises TooLargeError for a package over MAX_FILE_SIZE."""
+    if size > gateway.settings.max_file_size:
+        raise TooLargeError(
+            f"the package has {size} bytes or more, over this pool's MAX_FILE_SIZE of "
+            f"{gateway.settings.max_file_size} bytes; leave out what the task does not need"
+        )
+
+
+def wishes(gateway: Gateway, request: pb.UploadTaskRequest) -> dict[str, Any]:
+    """The task's columns that the request decides. Raises InvalidInputError for what cannot be."""
+    settings = gateway.settings
+    check_task_id(request.task_id)
+    needs = wire.needs_from_wire(request)
+    image = request.image.strip() or settings.default_image
+    if image not in settings.image_allow_list:
+        raise InvalidInputError(
+            f"image {image[:100]!r} is not allowed here; use one of: {', '.join(settings.image_allow_list)}"
+        )
+    if request.network and not settings.allow_task_network:
+        raise InvalidInputError("this pool gives tasks no network; its operator can set ALLOW_TASK_NETWORK")
+    minutes = request.max_minutes or settings.default_max_minutes
+    if not 1 <= minutes <= settings.max_minutes_limit:
+        raise InvalidInputError(f"max_minutes must be 1 to {settings.max_minutes_limit}, not {minutes}")
+    return {
+        "id": request.task_id,
+        "cpu_score": needs.cpu_score,
+        "memory_gb": needs.memory_gb,
+        "gpu_score": needs.gpu_score,
+        "gpu_memory_gb": needs.gpu_memory_gb,
+        "gpu_name": wire.gpu_name_from_wire(request.gpu_name),
+        "region": regions.task_region(request.location),
+        "image": image,
+        "network": request.network,
+        "max_minutes": minutes,
+        "pinned_node": "",
+    }
+
+
+def submit_bytes(gateway: Gateway, owner: Identity, columns: dict[str, Any], package: bytes) -> Accepted:
+    """A package that is in memory. Whole or not at all: the row is written after the package."""
+    check_size(gateway, len(package))
+    _check(gateway, io.BytesIO(package))
+
+    def keep() -> tuple[str, int]:
+        return gateway.files.put_package(package), len(package)
+
+    return _accept(gateway, owner, columns, keep)
+
+
+def collect(file: IO[bytes], piece: bytes) -> None:
+    """Add a piece of a streamed package. Raises StorageFullError."""
+    with disk_errors():
+        file.write(piece)
+
+
+def submit_file(gateway: Gateway, owner: Identity, columns: dict[str, Any], package: IO[bytes]) -> Accepted:
+    """A streamed package, collected in a temporary file."""
+    _check(gateway, package)
+
+    def keep() -> tuple[str, int]:
+        with disk_errors():
+            package.seek(0)
+        with gateway.files.package_writer() as writer:
+            while chunk := package.read(1 << 18):
+                writer.write(chunk)
+            return writer.commit()
+
+    return _accept(gateway, owner, columns, keep)
+
+
+def _check(gateway: Gateway, package: IO[bytes]) -> None:
+    check_package(package, gateway.settings.package_limits, read_all=True)
+
+
+def _accept(gateway: Gateway, owner: Identity, columns: dict[str, Any], keep: Any) -> Accepted:
+    now = gateway.clock()
+    existing, score = gateway.database.read(lambda connection: _before(connection, owner, columns))
+    if existing is None:
+        _check_room(gateway, owner)
+    # A repeated upload puts bytes that are there already, which costs a look and changes nothing.
+    if existing is not None and existing.owner_id != owner.user_id:
+        raise _taken(columns["id"])
+    sha256, size = keep()
+    row = {
+        **columns,
+        "owner_id": owner.user_id,
+        "state": TaskState.QUEUED,
+        "reason": "",
+        "tier": task_tier(score),
+        "package_sha256": sha256,
+        "package_bytes": size,
+        "created_at": now,
+        "updated_at": now,
+        "hinted_at": now,
+    }
+    if existing is not None:
+        return _repeated(existing, row, owner)
+    try:
+        gateway.database.write(lambda connection: task_store.insert_task(connection, row))
+    except IntegrityError:
+        found = gateway.database.read(lambda connection: task_store.find(connection, columns["id"]))
+        return _repeated(found, row, owner)
+    gateway.unfinished.accepted(owner.user_id)
+    _hint(gateway, row)
+    return Accepted(columns["id"], repeated=False)
+
+
+def _before(connection: Connection, owner: Identity, columns: dict[str, Any]) -> tuple[Row[Any] | None, int]:
+    if columns["pinned_node"]:
+        node_store.find_own(connection, columns["pinned_node"], owner.user_id)
+    return (
+        task_store.find_or_none(connection, columns["id"]),
+        credit_score(connection, owner.user_id),
+    )
+
+
+def _check_room(gateway: Gateway, owner: Identity) -> None:
+    limit = gateway.settings.max_waiting_tasks_per_user
+
+    def count() -> int:
+        return gateway.database.read(lambda c: task_store.count_unfinished(c, owner.user_id))
+
+    if gateway.unfinished.reaches(owner.user_id, limit, count):
+        raise RateLimitedError(
+            f"you have {limit} unfinished tasks, as many as this pool allows; wait until some have ended"
+        )
+
+
+def _repeated(existing: Row[Any], row: dict[str, Any], owner: Identity) -> Accepted:
+    same = existing.owner_id == owner.user_id and all(getattr(existing, name) == row[name] for name in _SAME)
+    if not same:
+        raise _taken(row["id"])
+    return Accepted(row["id"], repeated=True)
+
+
+def _taken(task_id: str) -> AlreadyExistsError:
+    return AlreadyExistsError(f"there is another task {task_id!r} already; choose a new task_id")
+
+
+def _hint(gateway: Gateway, row: dict[str, Any]) -> None:
+    try:
+        gateway.publisher.place(row["id"], row["tier"], row["region"])
+    except NodePoolError as error:
+        log.warning("task %s is accepted; the sweep will place it: %s", row["id"], error)

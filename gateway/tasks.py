@@ -1,0 +1,105 @@
+"""What owners ask of their tasks: how they are, what they said, what they made, and to stop."""
+
+from __future__ import annotations
+
+import io
+import logging
+import zipfile
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Row
+
+from gateway.context import Gateway
+from gateway.tokens import Identity
+from gateway.views import is_final
+from nodepool import ids
+from nodepool.errors import NodePoolError, NotFoundError, PermissionDeniedError, UnavailableError
+from nodepool.stores import task_store
+from nodepool.stores.output_store import OutputWindow
+from nodepool.task import TaskState
+
+log = logging.getLogger(__name__)
+_MAX_LISTED = 1000
+# The agent adds a notice after the output that it cut.
+_NOTICE_BYTES = 4096
+
+
+def find_own(gateway: Gateway, identity: Identity | None, task_id: str) -> Row[Any]:
+    """The task, when it is the caller's; without an identity (anonymous reads are on) any task."""
+    row = gateway.database.read(lambda connection: task_store.find(connection, task_id))
+    if identity is not None and row.owner_id != identity.user_id:
+        raise PermissionDeniedError(f"task {task_id!r} is not yours")
+    return row
+
+
+def list_own(gateway: Gateway, identity: Identity) -> Sequence[Row[Any]]:
+    return gateway.database.read(
+        lambda connection: task_store.of_owner(connection, identity.user_id, _MAX_LISTED)
+    )
+
+
+def attempt_of(row: Row[Any]) -> str:
+    """The attempt whose output is the task's: the one with the result, else the current one."""
+    if row.result_attempt:
+        return str(row.result_attempt)
+    return ids.attempt_id(row.id, row.attempt_number) if row.attempt_number else ""
+
+
+def output_of(gateway: Gateway, row: Row[Any], offset: int = 0) -> OutputWindow:
+    """The output kept: while it runs the live window, at the end all of it, from the result."""
+    attempt = attempt_of(row)
+    if not attempt:
+        return OutputWindow(0, b"")
+    window = OutputWindow(0, b"")
+    try:
+        window = gateway.outputs.window(attempt)
+    except UnavailableError:
+        if not row.result_attempt:
+            raise
+    covered = window.data and window.base <= offset <= window.end
+    if not is_final(row) or not row.result_attempt or covered:
+        return window
+    kept = OutputWindow(0, _output_in_result(gateway, attempt))
+    return kept if kept.data else window
+
+
+def _output_in_result(gateway: Gateway, attempt: str) -> bytes:
+    limit = gateway.settings.max_output_bytes + _NOTICE_BYTES
+    try:
+        package = gateway.files.result_bytes(attempt)
+        with zipfile.ZipFile(io.BytesIO(package)) as archive, archive.open("task_logs.txt") as file:
+            return file.read(limit)
+    except (
+        NotFoundError,
+        KeyError,
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        ValueError,
+        RuntimeError,
+    ) as error:
+        # Results are made on strangers' machines; one without logs is no reason to fail.
+        log.info("the result of %s has no output: %s", attempt, error)
+        return b""
+
+
+def stop(gateway: Gateway, identity: Identity, task_id: str) -> Row[Any]:
+    """Ask for the task's end; returns it as it was before. A stop is state; the hint only hurries it."""
+    find_own(gateway, identity, task_id)
+    now = gateway.clock()
+    row = gateway.database.write(lambda connection: task_store.request_stop(connection, task_id, now))
+    if is_final(row):
+        return row
+    try:
+        gateway.outputs.announce(task_id)
+        if row.state in (TaskState.PLACED, TaskState.RUNNING):
+            attempt = ids.attempt_id(row.id, row.attempt_number)
+            gateway.registry.mark_stop(row.node_id, attempt)
+            gateway.publisher.stop(row.node_id, attempt)
+        else:
+            gateway.lifecycle.waiting.remove(task_id)
+    except NodePoolError as error:
+        log.warning("the stop of %s is kept; the sweep tells its node: %s", task_id, error)
+    return row

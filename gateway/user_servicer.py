@@ -1,0 +1,59 @@
+"""UserService: requests in, use cases called, replies out. No rules here."""
+
+# Names and arguments are the protocol's.
+# ruff: noqa: N802, ARG002
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway import accounts
+from gateway.interceptors import Context, current_identity
+from gateway.rate_limit import RateLimit
+from proto import nodepool_pb2 as pb
+from proto import nodepool_pb2_grpc as rpc
+
+if TYPE_CHECKING:
+    from gateway.context import Gateway
+
+WRONG_LOGIN = "wrong username or password"
+
+
+class UserServicer(rpc.UserServiceServicer):
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._limit = RateLimit(gateway.redis, gateway.settings.login_attempts_per_minute)
+        # Made ahead, so that the first unknown name takes no longer than the others.
+        gateway.threads.submit(accounts.dummy_hash, gateway.settings.bcrypt_rounds)
+
+    async def Login(self, request: pb.LoginRequest, context: Context) -> pb.LoginResponse:
+        gateway = self._gateway
+        await gateway.run(self._limit.check, "login", context.peer(), request.username)
+        issued = await gateway.run(accounts.login, gateway, request.username, request.password)
+        if issued is None:
+            return pb.LoginResponse(success=False, message=WRONG_LOGIN)
+        return pb.LoginResponse(
+            success=True, message="logged in", token=issued.token, expires_at=issued.expires_at
+        )
+
+    async def Register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterResponse:
+        gateway = self._gateway
+        await gateway.run(self._limit.check, "register", context.peer(), request.username)
+        await gateway.run(accounts.register, gateway, request.username, request.password)
+        return pb.RegisterResponse(success=True, message=f"{request.username} is registered; log in now")
+
+    async def Transfer(self, request: pb.TransferRequest, context: Context) -> pb.TransferResponse:
+        receiver, amount_cpt = request.receiver_username, request.amount
+        await self._gateway.run(accounts.transfer, self._gateway, current_identity(), receiver, amount_cpt)
+        return pb.TransferResponse(success=True, message=f"{amount_cpt} CPT transferred to {receiver}")
+
+    async def GetBalance(self, request: pb.GetBalanceRequest, context: Context) -> pb.GetBalanceResponse:
+        cpt = await self._gateway.run(accounts.balance, self._gateway, current_identity(), request.username)
+        return pb.GetBalanceResponse(success=True, message=f"{cpt} CPT", balance=cpt)
+
+    async def RefreshToken(
+        self, request: pb.RefreshTokenRequest, context: Context
+    ) -> pb.RefreshTokenResponse:
+        issued = await self._gateway.run(accounts.refresh, self._gateway, current_identity())
+        return pb.RefreshTokenResponse(
+            success=True, message="a new token", token=issued.token, expires_at=issued.expires_at
+        )

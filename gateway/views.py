@@ -1,0 +1,110 @@
+"""Rows as the protocol shows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Row
+
+from nodepool import wire
+from nodepool.node import NodeStatus, NodeView
+from nodepool.queues import partition_queue
+from nodepool.stores.registry import Report
+from nodepool.task import FINAL_TASK_STATES, TaskState
+from nodepool.trust import docker_works, node_tier
+from proto import nodepool_pb2 as pb
+
+_MIB_PER_GIB = 1024
+
+
+def is_final(row: Row[Any]) -> bool:
+    return TaskState(row.state) in FINAL_TASK_STATES
+
+
+def task_detail(row: Row[Any]) -> pb.TaskDetail:
+    return pb.TaskDetail(
+        state=row.state,
+        reason=row.reason,
+        assigned_node=row.node_id,
+        attempt_number=row.attempt_number,
+        exit_code=row.exit_code or 0,
+        has_exit_code=row.exit_code is not None,
+        has_result=bool(row.result_attempt),
+        result_bytes=row.result_bytes,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        started_at=row.started_at or 0,
+        finished_at=row.finished_at or 0,
+        queue=partition_queue(row.tier, row.region),
+        owner=row.owner,
+        stop_requested=row.stop_requested,
+    )
+
+
+def task_status(row: Row[Any]) -> pb.TaskStatus:
+    return pb.TaskStatus(
+        task_id=row.id,
+        status=status_word(row),
+        created_at=str(int(row.created_at)),
+        updated_at=str(int(row.updated_at)),
+        assigned_node=row.node_id,
+        detail=task_detail(row),
+    )
+
+
+def status_word(row: Row[Any]) -> str:
+    return wire.TASK_STATUS_WORDS[TaskState(row.state)]
+
+
+def status_message(row: Row[Any]) -> str:
+    """One sentence for clients that show `message`."""
+    if row.reason:
+        return str(row.reason)
+    return {
+        TaskState.QUEUED: "waiting for a node",
+        TaskState.PLACED: f"given to node {row.node_id}",
+        TaskState.RUNNING: f"running on node {row.node_id}",
+        TaskState.SUCCEEDED: "completed",
+        TaskState.FAILED: "failed",
+        TaskState.STOPPED: "stopped",
+    }[TaskState(row.state)]
+
+
+def node_info(
+    row: Row[Any], view: NodeView | None, report: Report | None, *, now: float, late_seconds: float
+) -> pb.WorkerNodeInfo:
+    age = report.age_seconds if report else float("inf")
+    reserved = view.reserved if view else None
+    return pb.WorkerNodeInfo(
+        node_id=row.id,
+        hostname=row.hostname,
+        cpu_cores=row.cpu_cores,
+        memory_gb=row.memory_gb,
+        status=wire.NODE_STATUS_WORDS[_node_status(row, age, late_seconds)],
+        last_heartbeat=now - age if report else 0.0,
+        cpu_score=row.cpu_score,
+        gpu_score=row.gpu_score,
+        gpu_memory_gb=row.gpu_memory_gb,
+        location=row.location,
+        port=row.port,
+        gpu_name=row.gpu_name,
+        trust_tier=node_tier(row.credit_score, docker_works=docker_works(row.docker_status)),
+        region=row.region,
+        docker_status=row.docker_status,
+        draining=row.draining,
+        running_tasks=reserved.tasks if reserved else 0,
+        max_tasks=row.max_tasks,
+        reserved_cpu_score=reserved.cpu_score if reserved else 0,
+        reserved_memory_gb=-(-reserved.memory_mb // _MIB_PER_GIB) if reserved else 0,
+        reserved_gpu_score=reserved.gpu_score if reserved else 0,
+        reserved_gpu_memory_gb=reserved.gpu_memory_gb if reserved else 0,
+        cpu_percent=report.cpu_percent if report else 0.0,
+        memory_percent=report.memory_percent if report else 0.0,
+        owner=row.owner,
+    )
+
+
+def _node_status(row: Row[Any], age_seconds: float, late_seconds: float) -> NodeStatus:
+    if age_seconds > late_seconds:
+        return NodeStatus.OFFLINE
+    return NodeStatus.DRAINING if row.draining else NodeStatus.ONLINE

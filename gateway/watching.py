@@ -1,0 +1,95 @@
+"""WatchTask: state changes and output as they happen, from where the watcher left off."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row
+
+from gateway import tasks, views
+from gateway.context import Gateway
+from gateway.tokens import Identity
+from nodepool.errors import UnavailableError
+from nodepool.stores.output_store import OutputWindow
+from proto import nodepool_pb2 as pb
+
+# How long a lost wake-up can go unnoticed.
+_LOOK_AGAIN_SECONDS = 1.0
+_CHUNK_BYTES = 256 * 1024
+
+
+@dataclass(slots=True)
+class _Position:
+    attempt_number: int
+    offset: int
+
+
+async def watch(
+    gateway: Gateway, identity: Identity, request: pb.WatchTaskRequest
+) -> AsyncIterator[pb.WatchTaskResponse]:
+    """Ends after the final state, which comes after the last output."""
+    position = _Position(request.attempt_number, max(0, request.output_offset))
+    told: pb.TaskDetail | None = None
+    with gateway.events.watch(request.task_id) as changed:
+        while True:
+            changed.clear()
+            row, window = await gateway.run(_look, gateway, identity, request.task_id, position)
+            detail = views.task_detail(row)
+            final = views.is_final(row)
+            if not final and detail != told:
+                yield pb.WatchTaskResponse(state=detail)
+            for chunk in _news(row, window, position):
+                yield pb.WatchTaskResponse(output=chunk)
+            if final:
+                yield pb.WatchTaskResponse(state=detail)
+                return
+            told = detail
+            try:
+                await asyncio.wait_for(changed.wait(), _LOOK_AGAIN_SECONDS)
+            except TimeoutError:
+                continue
+
+
+def _look(
+    gateway: Gateway, identity: Identity, task_id: str, position: _Position
+) -> tuple[Row[Any], OutputWindow]:
+    row = tasks.find_own(gateway, identity, task_id)
+    offset = position.offset if position.attempt_number == _attempt_number(row) else 0
+    try:
+        return row, tasks.output_of(gateway, row, offset)
+    except UnavailableError:
+        # State is in SQL; output goes on when Redis is back.
+        return row, OutputWindow(0, b"")
+
+
+def _attempt_number(row: Row[Any]) -> int:
+    attempt = tasks.attempt_of(row)
+    return int(attempt.rsplit(":", 1)[1]) if attempt else 0
+
+
+def _news(row: Row[Any], window: OutputWindow, position: _Position) -> list[pb.OutputChunk]:
+    number = _attempt_number(row)
+    if number != position.attempt_number:
+        position.attempt_number, position.offset = number, 0
+    start = max(window.base, position.offset)
+    if start >= window.end:
+        return []
+    skipped = start - position.offset
+    chunks = []
+    for begin in range(start, window.end, _CHUNK_BYTES):
+        data = window.data[begin - window.base : begin - window.base + _CHUNK_BYTES]
+        chunks.append(
+            pb.OutputChunk(
+                attempt_number=number,
+                offset=begin,
+                data=data,
+                next_offset=begin + len(data),
+                skipped_bytes=skipped,
+            )
+        )
+        skipped = 0
+    position.offset = window.end
+    return chunks
