@@ -1,0 +1,160 @@
+"""`python -m worker_agent`: the agent's process. Settings are read, and signals caught, only here."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import signal
+import socket
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import grpc
+import structlog
+
+from nodepool.errors import NodePoolError
+from nodepool.node import default_max_tasks
+from proto import nodepool_pb2 as pb
+from worker_agent.agent import Agent, NodeSetup
+from worker_agent.capacity import Hardware, probe_hardware
+from worker_agent.link import GatewayLink, LinkOptions
+from worker_agent.logs import set_up_logging
+from worker_agent.options import PASSWORD_VARIABLE, Options, RunnerChoice, parse_options
+from worker_agent.runners.base import Runner, RunRefusedError
+from worker_agent.runners.docker import DockerRunner
+from worker_agent.runners.process import ProcessRunner
+from worker_agent.worker_service import LocalNode, WorkerService, read_or_make_secret, serve
+
+log = structlog.get_logger(__name__)
+
+EXIT_REFUSED = 1
+# Celery prefers these to what it is configured with, and the pool's broker user is not the agent's.
+_FOREIGN_VARIABLES = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")
+
+
+def main() -> int:
+    options = parse_options(sys.argv[1:], os.environ)
+    for name in (PASSWORD_VARIABLE, *_FOREIGN_VARIABLES):
+        os.environ.pop(name, None)
+    set_up_logging(options.log_level, options.node_id)
+    try:
+        return _run(options)
+    except (NodePoolError, OSError) as error:
+        log.error("the agent cannot run", action="agent.refused", reason=str(error))
+        return EXIT_REFUSED
+
+
+def _run(options: Options) -> int:
+    lock = _own_data_dir(options.data_dir)
+    link = GatewayLink(
+        LinkOptions(
+            address=options.gateway,
+            username=options.username,
+            password=options.password,
+            tls=options.tls,
+            ca_file=options.ca_file,
+            allow_insecure_plaintext=options.allow_insecure_plaintext,
+        )
+    )
+    runner = _choose_runner(options)
+    hardware = probe_hardware()
+    agent = Agent(_setup(options, hardware, runner), link, runner, lambda: _say_online(options.node_id))
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: agent.ask_to_stop())
+    service, server = _serve_owner(options, agent, runner) if options.port else (None, None)
+    try:
+        agent.run()
+    finally:
+        if service is not None and server is not None:
+            service.close()
+            server.stop(None)
+        agent.close()
+        os.close(lock)
+    log.info("the agent has ended", action="agent.ended")
+    return 0
+
+
+def _serve_owner(options: Options, agent: Agent, runner: Runner) -> tuple[WorkerService, grpc.Server]:
+    node = LocalNode(
+        node_id=options.node_id,
+        runner=runner,
+        runs_dir=options.data_dir / "runs",
+        terms=agent.terms,
+        find=agent.attempts_of,
+        stop=agent.stop_attempt,
+    )
+    service = WorkerService(node, read_or_make_secret(options.data_dir))
+    try:
+        server, _ = serve(service, options.port)
+    except RuntimeError as error:
+        raise NodePoolError(f"port {options.port} cannot be served: {error}") from error
+    return service, server
+
+
+def _own_data_dir(data_dir: Path) -> int:
+    """A lock on the folder: two agents on one journal would end each other's runs."""
+    # Tasks' users go through to their own folders; what is secret in it has its own mode.
+    data_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
+    descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise NodePoolError(f"another agent uses {data_dir}; give this one another --data-dir") from error
+    return descriptor
+
+
+def _choose_runner(options: Options) -> Runner:
+    if options.runner is not RunnerChoice.PROCESS:
+        try:
+            return DockerRunner(options.node_id)
+        except RunRefusedError as error:
+            if options.runner is RunnerChoice.DOCKER:
+                raise
+            log.warning(
+                "no containers here, tasks run as processes", action="runner.process", reason=str(error)
+            )
+    return ProcessRunner(options.data_dir / "runner")
+
+
+def _setup(options: Options, hardware: Hardware, runner: Runner) -> NodeSetup:
+    """Overrides only take away: a node does not promise what it does not have."""
+    score = min(options.cpu_score or hardware.cpu_score, hardware.cpu_score)
+    memory_gb = min(options.memory_gb or hardware.memory_gb, hardware.memory_gb)
+    max_tasks = options.max_tasks or default_max_tasks(hardware.cpu_cores)
+    # Containers are what the GPU is handed to.
+    with_gpu = runner.name == "docker"
+    return NodeSetup(
+        node_id=options.node_id,
+        registration=pb.RegisterWorkerNodeRequest(
+            node_id=options.node_id,
+            hostname=socket.gethostname(),
+            cpu_cores=hardware.cpu_cores,
+            memory_gb=memory_gb,
+            cpu_score=score,
+            gpu_score=hardware.gpu.score if with_gpu else 0,
+            gpu_memory_gb=hardware.gpu.memory_gb if with_gpu else 0,
+            gpu_name=hardware.gpu.name if with_gpu else "",
+            location=options.location,
+            port=options.port,
+            docker_status="running" if runner.name == "docker" else "unavailable",
+            kind="agent",
+            max_tasks=max_tasks,
+            agent_version=metadata.version("hivemind-nodepool"),
+        ),
+        data_dir=options.data_dir,
+        cores=hardware.cpu_cores,
+        score_per_core=max(1.0, hardware.cpu_score / hardware.cpu_cores),
+        max_tasks=max_tasks,
+        grace_seconds=max(0.0, options.grace_seconds) if math.isfinite(options.grace_seconds) else 0.0,
+    )
+
+
+def _say_online(node_id: str) -> None:
+    print(f"online {node_id}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,315 @@
+"""The agent's shell: performs what `state.py` decides, and holds the parts together.
+
+Decisions are made under one lock, and what they ask for is begun under it too; nothing that is begun
+there blocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import structlog
+
+from nodepool.errors import NodePoolError
+from nodepool.ids import task_of_attempt
+from nodepool.task import Outcome
+from proto import nodepool_pb2 as pb
+from worker_agent.attempt import Attempt, Terms, Workshop
+from worker_agent.celery_consumer import Consumer
+from worker_agent.enrolment import board_of, consumer_options_of, limits_of, terms_of
+from worker_agent.heartbeat import Board, Heartbeat
+from worker_agent.journal import End, Journal, end_of_earlier_life
+from worker_agent.link import GatewayLink, LinkGivenUpError
+from worker_agent.package import PackageCache, remove_tree
+from worker_agent.report import build_report
+from worker_agent.runners.base import Runner, RunRefusedError
+from worker_agent.state import (
+    AgentState,
+    AssignedRead,
+    Contact,
+    Delivered,
+    DrainBegan,
+    Event,
+    GraceOver,
+    Instruction,
+    Limits,
+    PickedUp,
+    RefuseAttempt,
+    RestartConsumer,
+    Settled,
+    StartAttempt,
+    StopAsked,
+    StopAttempt,
+    Tick,
+)
+from worker_agent.streaming import monotonic_seconds
+
+log = structlog.get_logger(__name__)
+
+_TICK_SECONDS = 0.5
+_CACHE_BYTES = 1 << 30
+# A consumer that still gets nothing after it was reconnected is built anew.
+_REBUILD_WITHIN_SECONDS = 60.0
+# Ending runs takes 1.5 s at most; the rest is for telling the gateway.
+_FAREWELL_SECONDS = 8.0
+_RPC_AT_END_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSetup:
+    """What is known before the gateway is asked."""
+
+    node_id: str
+    registration: pb.RegisterWorkerNodeRequest
+    data_dir: Path
+    cores: int
+    score_per_core: float
+    max_tasks: int
+    grace_seconds: float
+
+
+class Agent:
+    """`run` in the main thread; `ask_to_stop` from a signal handler, a second time for "at once"."""
+
+    def __init__(
+        self, setup: NodeSetup, link: GatewayLink, runner: Runner, on_online: Callable[[], None]
+    ) -> None:
+        self._setup = setup
+        self._link = link
+        self._runner = runner
+        self._on_online = on_online
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._attempts: dict[str, Attempt] = {}
+        # Not an Event: a signal handler may interrupt whoever holds an Event's lock.
+        self._requests: SimpleQueue[str] = SimpleQueue()
+        self._stop_asked = threading.Event()
+        self._hurry = threading.Event()
+        self._set_up = threading.Event()
+        self._ready = threading.Event()
+        self._closing = threading.Event()
+        self._drained = threading.Event()
+        self._last_reconnect = float("-inf")
+        # No lease before there is an enrolment.
+        no_limits = Limits(lease_seconds=float("inf"), report_period_seconds=1.0, max_held=0)
+        self._state = AgentState(no_limits, monotonic_seconds())
+        self._workshop = Workshop(
+            node_id=setup.node_id,
+            link=link,
+            runner=runner,
+            journal=Journal(setup.data_dir / "journal"),
+            cache=PackageCache(setup.data_dir / "packages", _CACHE_BYTES),
+            runs_dir=setup.data_dir / "runs",
+            cores=setup.cores,
+            score_per_core=setup.score_per_core,
+            terms=self.terms,
+            emit=self.handle,
+            closing=self._closing.is_set,
+        )
+        self._terms: Terms | None = None
+        self._consumer: Consumer
+        self._heartbeat: Heartbeat
+
+    # -- its life ------------------------------------------------------------------------------------
+    def run(self) -> None:
+        """Until it was asked to stop and has handed back its work.
+
+        Raises LinkRefusedError when the gateway does not want this node, RunRefusedError when what
+        earlier lives left running cannot be ended.
+        """
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+        leftovers = self._end_earlier_life()
+        try:
+            enrolment = self._enroll(self._stop_asked.is_set)
+        except LinkGivenUpError:
+            return
+        self._link.on_contact = self._contact
+        options = consumer_options_of(enrolment, self._setup.node_id, self._setup.max_tasks)
+        self._consumer = Consumer(options, self.execute, self.stop_attempt, self._ready.set)
+        self._heartbeat = Heartbeat(
+            board_of(enrolment), self._report, self._assigned_read, self._enroll_again
+        )
+        for attempt_id, end in leftovers:
+            self.handle(PickedUp(attempt_id, monotonic_seconds()))
+            self._begin(Attempt.ended(attempt_id, self._workshop, end))
+        self._set_up.set()
+        self._heartbeat.start()
+        threading.Thread(target=self._announce, name="announce", daemon=True).start()
+        self._consumer.run()
+        self._drained.wait()
+
+    def ask_to_stop(self) -> None:
+        """Safe in a signal handler."""
+        self._requests.put("stop")
+
+    def close(self) -> None:
+        self._closing.set()
+        self._link.close()
+        with self._lock:
+            for attempt in self._attempts.values():
+                attempt.done.set()  # Celery's threads wait for it, and the process for them
+        self._runner.close()
+
+    # -- what its parts tell it ----------------------------------------------------------------------
+    def execute(self, attempt_id: str) -> None:
+        """Returns when the attempt has ended here; at once when it is held already."""
+        with self._lock:
+            known = attempt_id in self._attempts
+            self.handle(Delivered(attempt_id, monotonic_seconds()))
+            attempt = self._attempts.get(attempt_id)
+        if attempt is not None and not known:
+            attempt.done.wait()
+
+    def stop_attempt(self, attempt_id: str) -> None:
+        self.handle(StopAsked(attempt_id))
+
+    def terms(self) -> Terms:
+        """Raises RunRefusedError before the pool has said them."""
+        if self._terms is None:
+            raise RunRefusedError("this node is not enrolled yet")
+        return self._terms
+
+    def attempts_of(self, task_id: str) -> list[str]:
+        with self._lock:
+            return [attempt_id for attempt_id in self._attempts if task_of_attempt(attempt_id) == task_id]
+
+    def handle(self, event: Event) -> None:
+        with self._lock:
+            for instruction in self._state.handle(event):
+                self._perform(instruction)
+            if isinstance(event, Settled):
+                self._attempts.pop(event.attempt_id, None)
+                self._changed.notify_all()
+
+    def _contact(self) -> None:
+        self.handle(Contact(monotonic_seconds()))
+
+    def _assigned_read(self, assigned: Mapping[str, bool]) -> None:
+        self.handle(AssignedRead(assigned, monotonic_seconds()))
+
+    def _report(self) -> dict[str, Any]:
+        with self._lock:
+            attempts = dict(self._attempts)
+        return build_report(attempts)
+
+    # -- what is decided -----------------------------------------------------------------------------
+    def _perform(self, instruction: Instruction) -> None:
+        match instruction:
+            case StartAttempt(attempt_id):
+                self._begin(Attempt.of_pool(attempt_id, self._workshop))
+            case RefuseAttempt(attempt_id, reason):
+                end = End(outcome=Outcome.REFUSED, reason=reason)
+                self._begin(Attempt.ended(attempt_id, self._workshop, end))
+            case StopAttempt(attempt_id, cause):
+                log.info(
+                    "an attempt is stopped", action="attempt.stop", attempt_id=attempt_id, cause=str(cause)
+                )
+                self._attempts[attempt_id].stop(cause)
+            case RestartConsumer():
+                self._restart_consumer()
+
+    def _begin(self, attempt: Attempt) -> None:
+        with self._lock:
+            self._attempts[attempt.attempt_id] = attempt
+            attempt.start()
+
+    def _restart_consumer(self) -> None:
+        now = time.monotonic()
+        again = now - self._last_reconnect < _REBUILD_WITHIN_SECONDS
+        self._last_reconnect = now
+        log.warning("assigned work was not delivered", action="consumer.stalled", rebuilt=again)
+        if again:
+            self._consumer.rebuild()
+        else:
+            self._consumer.reconnect()
+
+    # -- beginning -----------------------------------------------------------------------------------
+    def _end_earlier_life(self) -> list[tuple[str, End]]:
+        """Ends what still runs, and returns what is to be told of it."""
+        ended = self._runner.reap(())
+        with contextlib.suppress(OSError):
+            remove_tree(self._workshop.runs_dir)
+        self._workshop.runs_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+        journal = self._workshop.journal
+        found = [(e.attempt_id, end_of_earlier_life(e, journal.results)) for e in journal.entries()]
+        if ended or found:
+            log.warning("an earlier life left work", action="start.leftovers", ended=ended, told=len(found))
+        return found
+
+    def _enroll(self, give_up: Callable[[], bool]) -> pb.EnrollAgentResponse:
+        self._link.register(self._setup.registration, give_up)
+        enrolment = self._link.enroll(self._setup.node_id, give_up)
+        self._terms = terms_of(enrolment)
+        with self._lock:
+            self._state.limits = limits_of(enrolment, self._setup.max_tasks)
+            self._state.last_contact = max(self._state.last_contact, monotonic_seconds())
+        return enrolment
+
+    def _enroll_again(self) -> Board | None:
+        """The broker has forgotten this agent or its password. Blocks while the gateway is away."""
+        try:
+            enrolment = self._enroll(self._closing.is_set)
+        except NodePoolError as error:
+            log.error("the gateway does not enrol this node", action="enrol.refused", reason=str(error))
+            return None
+        self._consumer.rebuild(consumer_options_of(enrolment, self._setup.node_id, self._setup.max_tasks))
+        return board_of(enrolment)
+
+    def _announce(self) -> None:
+        self._ready.wait()
+        self._heartbeat.reported.wait()
+        log.info("the node is online", action="agent.online")
+        self._on_online()
+
+    # -- time and the end ----------------------------------------------------------------------------
+    def _watch(self) -> None:
+        """Keeps the lease, and takes what signal handlers ask for."""
+        while not self._closing.is_set():
+            with contextlib.suppress(Empty):
+                self._requests.get(timeout=_TICK_SECONDS)
+                self._stop_requested()
+            self.handle(Tick(monotonic_seconds()))
+
+    def _stop_requested(self) -> None:
+        if self._stop_asked.is_set():
+            log.warning("asked a second time: runs are ended now", action="drain.hurry")
+            with self._lock:
+                self._hurry.set()
+                self._changed.notify_all()
+            return
+        self._stop_asked.set()
+        threading.Thread(target=self._drain, name="drain", daemon=True).start()
+
+    def _drain(self) -> None:
+        self._set_up.wait()
+        log.info("the node leaves the pool", action="drain.began", held=len(self._attempts))
+        try:
+            self.handle(DrainBegan())
+            self._consumer.end()
+            self._say(lambda late: self._link.set_draining(self._setup.node_id, late))
+            self._wait_idle(self._setup.grace_seconds, hurry=True)
+            self.handle(GraceOver())
+            self._wait_idle(_FAREWELL_SECONDS, hurry=False)
+            self._heartbeat.close()
+            self._say(lambda late: self._link.deregister(self._setup.node_id, late))
+        finally:
+            self._drained.set()
+
+    def _wait_idle(self, seconds: float, *, hurry: bool) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._attempts or (hurry and self._hurry.is_set()), seconds)
+
+    def _say(self, call: Callable[[Callable[[], bool]], None]) -> None:
+        """Tell the gateway, if it is there; the pool finds out by itself otherwise."""
+        deadline = time.monotonic() + _RPC_AT_END_SECONDS
+        try:
+            call(lambda: time.monotonic() > deadline)
+        except NodePoolError as error:
+            log.warning("the gateway was not told", action="drain.untold", reason=str(error))

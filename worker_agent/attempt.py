@@ -1,0 +1,325 @@
+"""One attempt of the pool, from its claim to the acknowledged end, on a thread of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from nodepool.errors import InvalidPackageError
+from nodepool.task import Outcome
+from nodepool.wire import outcome_to_wire
+from proto import nodepool_pb2 as pb
+from worker_agent.execution import Done, Execution, Job, RunLimits, cores_for, judge, memory_bytes
+from worker_agent.journal import MAX_TAIL_BYTES, End, Entry, EntryPhase, Journal
+from worker_agent.link import GatewayLink, LinkGivenUpError, LinkRefusedError, LinkStaleError
+from worker_agent.package import PackageCache
+from worker_agent.runners.base import Runner, RunRefusedError, Usage
+from worker_agent.sandbox import attempt_slug
+from worker_agent.state import Ended, Event, Settled, Stale, Started, StopAsked, StopCause
+from worker_agent.streaming import OutputStream
+
+log = structlog.get_logger(__name__)
+
+_OFFERED_HASHES = 32
+# Causes for which the gateway is not asked any further; a stop by the owner still wants its result.
+_CUTTING = frozenset({StopCause.AWAY, StopCause.LEASE, StopCause.SHUTDOWN})
+_SHUTTING_DOWN = "the node is shutting down"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What the pool allows on this node; from the enrolment."""
+
+    limits: RunLimits
+    default_image: str
+    allowed_images: frozenset[str]
+    network_allowed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workshop:
+    """What every attempt of the node works with."""
+
+    node_id: str
+    link: GatewayLink
+    runner: Runner
+    journal: Journal
+    cache: PackageCache
+    runs_dir: Path
+    cores: int
+    score_per_core: float
+    terms: Callable[[], Terms]
+    emit: Callable[[Event], None]
+    closing: Callable[[], bool]  # nobody waits for acknowledgements any more
+
+
+class _CacheMissError(Exception):
+    """The package was offered from the cache and has gone since."""
+
+
+class Attempt:
+    """`start` once; `stop` and `usage` from any thread."""
+
+    def __init__(self, attempt_id: str, workshop: Workshop, work: Callable[[Attempt], End | None]) -> None:
+        self.attempt_id = attempt_id
+        self.done = threading.Event()
+        self._shop = workshop
+        self._work = work
+        self._lock = threading.Lock()
+        self._cause: StopCause | None = None
+        self._execution: Execution | None = None
+        self._thread = threading.Thread(target=self._main, name=f"attempt {attempt_id}", daemon=True)
+
+    @classmethod
+    def of_pool(cls, attempt_id: str, workshop: Workshop) -> Attempt:
+        return cls(attempt_id, workshop, Attempt._claim_and_run)
+
+    @classmethod
+    def ended(cls, attempt_id: str, workshop: Workshop, end: End) -> Attempt:
+        """One whose end is known already: refused, or left by an earlier life of the agent."""
+        return cls(attempt_id, workshop, lambda _: end)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self, timeout_seconds: float) -> None:
+        self._thread.join(timeout_seconds)
+
+    def stop(self, cause: StopCause) -> None:
+        """The first cause counts."""
+        with self._lock:
+            self._cause = self._cause or cause
+            execution = self._execution
+        if execution is not None:
+            execution.stop()
+
+    def usage(self) -> Usage:
+        with self._lock:
+            execution = self._execution
+        return Usage(0.0, 0) if execution is None else execution.usage()
+
+    # -- the thread ----------------------------------------------------------------------------------
+    def _main(self) -> None:
+        try:
+            with structlog.contextvars.bound_contextvars(attempt_id=self.attempt_id):
+                end = self._worked()
+                if end is None:
+                    self._shop.journal.remove(self.attempt_id)
+                else:
+                    self._tell(end)
+                self._clean()
+        except Exception:
+            # Its journal entry stays: the next start of the agent tells the gateway.
+            log.exception("an attempt's thread failed", action="attempt.broken", attempt_id=self.attempt_id)
+        finally:
+            self._shop.emit(Settled(self.attempt_id))
+            self.done.set()
+
+    def _worked(self) -> End | None:
+        try:
+            return self._work(self)
+        except Exception:
+            log.exception("the agent failed at an attempt", action="attempt.broken")
+            return End(outcome=Outcome.LOST, reason="the node's agent failed at this attempt")
+
+    def _claim_and_run(self) -> End | None:
+        try:
+            entry = Entry(self.attempt_id, EntryPhase.CLAIMED)
+            self._shop.journal.write(entry, durable=True)
+            spec, package = self._claim()
+            try:
+                return self._run(spec, package)
+            finally:
+                os.close(package)
+        except LinkStaleError as error:
+            log.info("the attempt is not ours any more", action="attempt.stale", reason=str(error))
+            return None
+        except LinkGivenUpError:
+            return self._cut_off()
+        except LinkRefusedError as error:
+            log.error("the gateway refuses the claim", action="attempt.claim_refused", reason=str(error))
+            return None
+        except RunRefusedError as error:
+            return End(outcome=Outcome.REFUSED, reason=str(error))
+        except InvalidPackageError as error:
+            return End(outcome=Outcome.FAILED, exit_code=1, reason=str(error))
+        except OSError as error:
+            log.exception("the node cannot run the attempt", action="attempt.node_failed")
+            return End(outcome=Outcome.REFUSED, reason=f"the node's disk or system failed: {error.strerror}")
+
+    def _claim(self) -> tuple[pb.AttemptSpec, int]:
+        hashes = self._shop.cache.hashes(_OFFERED_HASHES)
+        try:
+            return self._claim_with(hashes)
+        except _CacheMissError:
+            return self._claim_with([])
+
+    def _claim_with(self, hashes: list[str]) -> tuple[pb.AttemptSpec, int]:
+        request = pb.ClaimAttemptRequest(
+            node_id=self._shop.node_id, attempt_id=self.attempt_id, cached_sha256=hashes
+        )
+        return self._shop.link.claim(request, self._keep_package, self._is_cut)
+
+    def _keep_package(self, spec: pb.AttemptSpec, chunks: Iterator[bytes]) -> int:
+        try:
+            if spec.package_follows:
+                return self._shop.cache.store(spec.package_sha256, chunks, spec.package_bytes)
+            package = self._shop.cache.open(spec.package_sha256)
+        except InvalidPackageError as error:
+            raise RunRefusedError(f"the package did not arrive whole: {error}") from error
+        if package is None:
+            raise _CacheMissError
+        return package
+
+    def _run(self, spec: pb.AttemptSpec, package: int) -> End | None:
+        shop = self._shop
+        terms = shop.terms()
+        execution = Execution(
+            shop.runner,
+            self._job(spec, terms),
+            terms.limits,
+            shop.runs_dir / attempt_slug(self.attempt_id),
+        )
+        with self._lock:
+            self._execution = execution
+            stopped = self._cause is not None
+        if stopped:
+            execution.stop()
+        if spec.stop_requested:
+            shop.emit(StopAsked(self.attempt_id))
+        stream = self._stream(execution)
+        try:
+            done = execution.run(package, self._started)
+        finally:
+            execution.output.close()
+        if self._is_cut():
+            return self._cut_off()
+        return self._end(execution, done, stream)
+
+    def _job(self, spec: pb.AttemptSpec, terms: Terms) -> Job:
+        image = spec.image or terms.default_image
+        if image not in terms.allowed_images:
+            raise RunRefusedError(f"the image {image!r} is not one that this pool allows")
+        if spec.network and not terms.network_allowed:
+            raise RunRefusedError("this pool does not give tasks the network")
+        cores, per_core = self._shop.cores, self._shop.score_per_core
+        return Job(
+            attempt_id=self.attempt_id,
+            task_id=spec.task_id,
+            node_id=self._shop.node_id,
+            memory_bytes=memory_bytes(spec.memory_gb),
+            cpus=cores_for(spec.cpu_score, score_per_core=per_core, cores=cores),
+            gpu=spec.gpu_score > 0 or spec.gpu_memory_gb > 0,
+            image=image,
+            network=spec.network,
+            max_run_seconds=spec.max_run_seconds,
+        )
+
+    def _stream(self, execution: Execution) -> OutputStream:
+        stream = OutputStream(
+            self._shop.link,
+            self._shop.node_id,
+            self.attempt_id,
+            execution.output,
+            MAX_TAIL_BYTES,
+            on_stop_asked=lambda: self._shop.emit(StopAsked(self.attempt_id)),
+            on_stale=lambda: self._shop.emit(Stale(self.attempt_id)),
+        )
+        stream.start()
+        return stream
+
+    def _started(self) -> None:
+        self._shop.journal.write(Entry(self.attempt_id, EntryPhase.RUNNING), durable=False)
+        self._shop.emit(Started(self.attempt_id))
+
+    def _end(self, execution: Execution, done: Done, stream: OutputStream) -> End:
+        outcome, reason = judge(done.end)
+        path = self._shop.journal.result_path(self.attempt_id)
+        result = execution.pack(done, outcome, reason, path)
+        offset = stream.end(self._is_cut)
+        return End(
+            outcome=outcome,
+            exit_code=done.end.exit_code,
+            reason=reason,
+            output_offset=offset,
+            output_tail=execution.output.chunk(offset, MAX_TAIL_BYTES),
+            result_name=path.name,
+            result_sha256=result.sha256,
+            result_bytes=result.size_bytes,
+            started_at=done.started_at,
+            finished_at=done.finished_at,
+            cpu_seconds=done.end.cpu_seconds,
+            peak_memory_bytes=done.end.peak_memory_bytes,
+        )
+
+    def _is_cut(self) -> bool:
+        return self._cause in _CUTTING or self._shop.closing()
+
+    def _cut_off(self) -> End | None:
+        if self._cause is StopCause.SHUTDOWN or self._shop.closing():
+            return End(outcome=Outcome.REFUSED, reason=_SHUTTING_DOWN)
+        if self._cause is StopCause.LEASE:
+            return End(outcome=Outcome.LOST, reason="the node had no contact with the pool")
+        return None
+
+    # -- the end -------------------------------------------------------------------------------------
+    def _tell(self, end: End) -> None:
+        entry = Entry(self.attempt_id, EntryPhase.ENDED, end)
+        journal = self._shop.journal
+        with contextlib.suppress(OSError):  # a full disk must not keep the end from being told
+            journal.write(entry, durable=False)
+        self._shop.emit(Ended(self.attempt_id))
+        tries = 0
+
+        def give_up() -> bool:
+            nonlocal tries
+            tries += 1
+            if tries == 2:
+                # The gateway is away: from now on the result may have to last.
+                with contextlib.suppress(OSError):
+                    journal.make_durable(entry)
+            return self._shop.closing()
+
+        path = journal.results / end.result_name if end.result_name else None
+        message = end_to_wire(self._shop.node_id, self.attempt_id, end)
+        try:
+            self._shop.link.finish(message, path, give_up)
+        except LinkGivenUpError:
+            log.warning("the end is kept until the next start", action="attempt.end_kept")
+            return
+        except LinkStaleError as error:
+            log.info("the end came too late", action="attempt.stale", reason=str(error))
+        except LinkRefusedError as error:
+            log.error("the gateway refuses the end", action="attempt.end_refused", reason=str(error))
+        else:
+            log.info("an attempt has ended", action="attempt.ended", outcome=str(end.outcome), why=end.reason)
+        journal.remove(self.attempt_id)
+
+    def _clean(self) -> None:
+        if self._execution is not None:
+            with contextlib.suppress(OSError):
+                self._execution.clean()
+
+
+def end_to_wire(node_id: str, attempt_id: str, end: End) -> pb.AttemptEnd:
+    return pb.AttemptEnd(
+        node_id=node_id,
+        attempt_id=attempt_id,
+        outcome=outcome_to_wire(Outcome(end.outcome)),
+        exit_code=end.exit_code,
+        reason=end.reason,
+        output_offset=end.output_offset,
+        output_tail=end.output_tail,
+        result_sha256=end.result_sha256,
+        result_bytes=end.result_bytes,
+        started_at=end.started_at,
+        finished_at=end.finished_at,
+        cpu_seconds=end.cpu_seconds,
+        peak_memory_bytes=end.peak_memory_bytes,
+    )

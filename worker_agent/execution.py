@@ -1,0 +1,201 @@
+"""One run of a package by this node's runner: unpacked, prepared, started, waited for, packed up.
+
+Knows neither the gateway nor the journal, so that the pool's attempts and the owner's own runs on
+the node go the same way.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nodepool.packages import PackageLimits
+from nodepool.task import Outcome
+from worker_agent.output import OutputBuffer
+from worker_agent.package import remove_tree, unpack
+from worker_agent.result import BuiltResult, RunFacts, build_result
+from worker_agent.runners.base import Run, RunEnd, Runner, RunSpec, Usage
+
+DEFAULT_MEMORY_BYTES = 512 << 20
+_GIB = 1 << 30
+# The gateway has asked already; here only the absolute bounds count.
+_ANY_RATIO = 1 << 40
+_WIRE_STATUS = {Outcome.SUCCEEDED: "COMPLETED", Outcome.STOPPED: "STOPPED"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunLimits:
+    """The pool's bounds on every run."""
+
+    max_output_bytes: int
+    max_result_bytes: int
+    max_workdir_bytes: int
+    max_unpacked_bytes: int
+    max_package_entries: int
+    pids_limit: int
+    tmpfs_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    attempt_id: str
+    task_id: str
+    node_id: str
+    memory_bytes: int
+    cpus: float
+    gpu: bool
+    image: str
+    network: bool
+    max_run_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A run that is over. Times are Unix seconds."""
+
+    end: RunEnd
+    started_at: float
+    finished_at: float
+
+
+class Execution:
+    """`stop` and `usage` may be called from any thread at any time, `run` once."""
+
+    def __init__(self, runner: Runner, job: Job, limits: RunLimits, folder: Path) -> None:
+        self._runner = runner
+        self._job = job
+        self._limits = limits
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._run: Run | None = None
+        self._stopped = False
+        self.work_dir = folder / "work"
+        self.output = OutputBuffer(limits.max_output_bytes)
+
+    def run(self, package: int, on_started: Callable[[], None]) -> Done:
+        """Blocks until the run is over. A run that was stopped before it began has started all the same.
+
+        Raises InvalidPackageError, RunRefusedError, and OSError when the node's disk is full.
+        """
+        started_at = time.time()
+        try:
+            entry = self._unpack(package)
+            if self._stopped:
+                return Done(_not_begun(), started_at, time.time())
+            prepared = self._runner.prepare(self._spec(entry))
+            if self._stopped:
+                prepared.discard()
+                return Done(_not_begun(), started_at, time.time())
+            on_started()
+            run = prepared.start(self.output.append)
+            with self._lock:
+                self._run = run
+                stopped = self._stopped
+            if stopped:
+                run.stop()
+            end = run.wait()
+        finally:
+            with self._lock:
+                self._run = None
+            self.output.close()
+        return Done(end, started_at, time.time())
+
+    def stop(self) -> None:
+        with self._lock:
+            self._stopped = True
+            run = self._run
+        if run is not None:
+            run.stop()
+
+    def usage(self) -> Usage:
+        with self._lock:
+            run = self._run
+        return Usage(0.0, 0) if run is None else run.usage()
+
+    def pack(self, done: Done, outcome: Outcome, reason: str, destination: Path) -> BuiltResult:
+        """The result ZIP. Raises OSError when the node's disk is full."""
+        facts = RunFacts(
+            task_id=self._job.task_id,
+            attempt_id=self._job.attempt_id,
+            node_id=self._job.node_id,
+            status=_WIRE_STATUS.get(outcome, "FAILED"),
+            exit_code=done.end.exit_code,
+            reason=reason,
+            stopped=outcome is Outcome.STOPPED,
+            started_at=done.started_at,
+            finished_at=done.finished_at,
+            cpu_seconds=done.end.cpu_seconds,
+            peak_memory_bytes=done.end.peak_memory_bytes,
+            dropped_output_bytes=self.output.dropped_bytes,
+        )
+        output = self.output.chunk(0, self.output.size_bytes)
+        return build_result(self.work_dir, destination, facts, output, self._limits.max_result_bytes)
+
+    def clean(self) -> None:
+        """Raises OSError when something of the run's folder stays."""
+        remove_tree(self._folder)
+
+    def _unpack(self, package: int) -> str:
+        remove_tree(self._folder)
+        # The run's user goes through the folder, and sees nothing in it.
+        self._folder.mkdir(parents=True, mode=0o711)
+        self.work_dir.mkdir(mode=0o700)
+        limits = PackageLimits(self._limits.max_unpacked_bytes, self._limits.max_package_entries, _ANY_RATIO)
+        return unpack(package, self.work_dir, limits)
+
+    def _spec(self, entry: str) -> RunSpec:
+        job, limits = self._job, self._limits
+        return RunSpec(
+            attempt_id=job.attempt_id,
+            task_id=job.task_id,
+            node_id=job.node_id,
+            work_dir=self.work_dir,
+            entry=entry,
+            memory_bytes=job.memory_bytes,
+            cpus=job.cpus,
+            gpu=job.gpu,
+            image=job.image,
+            network=job.network,
+            max_run_seconds=job.max_run_seconds,
+            max_workdir_bytes=limits.max_workdir_bytes,
+            tmpfs_bytes=limits.tmpfs_bytes,
+            pids_limit=limits.pids_limit,
+        )
+
+
+def memory_bytes(memory_gb: int) -> int:
+    return memory_gb * _GIB or DEFAULT_MEMORY_BYTES
+
+
+def cores_for(cpu_score: int, *, score_per_core: float, cores: int) -> float:
+    """A task that asks for nothing gets one core; nobody gets more than there are."""
+    wanted = cpu_score / score_per_core if cpu_score else 1.0
+    return min(float(cores), wanted)
+
+
+def judge(end: RunEnd) -> tuple[Outcome, str]:
+    """Outcome and reason of a run that nobody but its owner stopped."""
+    if end.stopped:
+        return Outcome.STOPPED, "stopped by its owner"
+    if end.problem:
+        return Outcome.FAILED, end.problem
+    if end.exit_code == 0:
+        return Outcome.SUCCEEDED, ""
+    if end.exit_code > 0:
+        return Outcome.FAILED, f"the task ended with exit code {end.exit_code}"
+    return Outcome.FAILED, f"the task was ended by signal {_signal_name(-end.exit_code)}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f"{number} ({signal.Signals(number).name})"
+    except ValueError:
+        return str(number)
+
+
+def _not_begun() -> RunEnd:
+    return RunEnd(exit_code=-signal.SIGTERM, stopped=True, problem="", cpu_seconds=0.0, peak_memory_bytes=0)

@@ -1,0 +1,138 @@
+"""The agent's report to the pool, and its reading of what the pool has assigned to it.
+
+A thread of its own with a connection of its own, outside Celery: Celery's own parts stop before the
+last run has ended. One of the two files of the agent that know the broker.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+import structlog
+
+log = structlog.get_logger(__name__)
+
+REPORT_LIFE_SECONDS = 60
+_CALL_SECONDS = 3.0
+_JITTER = 0.1
+# More than a node can hold is not read.
+_MAX_ASSIGNED = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Board:
+    """Where on the broker the node reports and reads. `url` has the agent's own user in it."""
+
+    url: str
+    report_key: str
+    assigned_key: str
+    period_seconds: float
+
+
+class Heartbeat:
+    """`collect` gives the report, `on_assigned` gets attempt id -> whether it is to be stopped.
+
+    `on_rejected` is called when the broker does not know the agent's user any more; it may block,
+    and returns the board to go on with.
+    """
+
+    def __init__(
+        self,
+        board: Board,
+        collect: Callable[[], Mapping[str, Any]],
+        on_assigned: Callable[[Mapping[str, bool]], None],
+        on_rejected: Callable[[], Board | None],
+    ) -> None:
+        self._board = board
+        self._collect = collect
+        self._on_assigned = on_assigned
+        self._on_rejected = on_rejected
+        self._ending = threading.Event()
+        self._client = _connect(board)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._failing = False
+        self.reported = threading.Event()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """At most the time of one call to the broker."""
+        self._ending.set()
+        self._thread.join(2 * _CALL_SECONDS)
+        self._client.close()
+
+    def _run(self) -> None:
+        while not self._ending.is_set():
+            self._beat()
+            period = self._board.period_seconds * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
+            self._ending.wait(period)
+
+    def _beat(self) -> None:
+        try:
+            assigned = self._exchange()
+        except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+            log.warning(
+                "the broker does not know this agent any more", action="report.rejected", why=str(error)
+            )
+            self._reconnect()
+        except (redis.RedisError, OSError) as error:
+            if not self._failing:
+                log.warning("the report cannot be written", action="report.failed", why=str(error))
+            self._failing = True
+        except Exception:
+            # Whatever it is, a silent agent would lose all its runs.
+            log.exception("the report failed", action="report.broken")
+        else:
+            if self._failing:
+                log.info("reports are written again", action="report.recovered")
+            self._failing = False
+            self.reported.set()
+            self._on_assigned(assigned)
+
+    def _exchange(self) -> dict[str, bool]:
+        report = json.dumps(self._collect(), separators=(",", ":"))
+        # One round trip, no transaction: the two have nothing to do with each other.
+        with self._client.pipeline(transaction=False) as pipe:
+            pipe.set(self._board.report_key, report, ex=REPORT_LIFE_SECONDS)
+            pipe.hgetall(self._board.assigned_key)
+            _, raw = pipe.execute()
+        return _parse_assigned(raw)
+
+    def _reconnect(self) -> None:
+        board = self._on_rejected()
+        if board is not None:
+            self._client.close()
+            self._board = board
+            self._client = _connect(board)
+
+
+def _connect(board: Board) -> redis.Redis:
+    return redis.Redis.from_url(
+        board.url,
+        decode_responses=True,
+        protocol=2,
+        socket_timeout=_CALL_SECONDS,
+        socket_connect_timeout=_CALL_SECONDS,
+        single_connection_client=False,
+        max_connections=1,
+        lib_name=None,
+        lib_version=None,
+    )
+
+
+def _parse_assigned(raw: Mapping[str, str]) -> dict[str, bool]:
+    assigned = {}
+    for attempt_id, text in list(raw.items())[:_MAX_ASSIGNED]:
+        try:
+            assigned[attempt_id] = bool(json.loads(text).get("stop"))
+        except (ValueError, AttributeError):
+            # Listed all the same: not listed would end its run.
+            assigned[attempt_id] = False
+    return assigned

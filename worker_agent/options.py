@@ -1,0 +1,142 @@
+"""What the agent can be told on its command line, and in the environment where it is a secret."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from nodepool.errors import InvalidInputError
+from nodepool.ids import check_node_id
+from nodepool.node import MAX_TASKS_LIMIT
+from nodepool.regions import node_region
+
+PASSWORD_VARIABLE = "HIVEMIND_PASSWORD"  # noqa: S105  a name
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+class RunnerChoice(StrEnum):
+    AUTO = "auto"
+    DOCKER = "docker"
+    PROCESS = "process"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """0 in a number means: as the machine is, or the default."""
+
+    gateway: str
+    username: str
+    password: str
+    node_id: str
+    location: str
+    runner: RunnerChoice
+    data_dir: Path
+    max_tasks: int
+    memory_gb: int
+    cpu_score: int
+    grace_seconds: float
+    port: int
+    log_level: str
+    tls: bool
+    ca_file: Path | None
+    allow_insecure_plaintext: bool
+
+
+def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
+    """Raises SystemExit with argparse's message when they are not valid."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    try:
+        node_id = check_node_id(f"{given.username}/{given.node}")
+        node_region(given.location)
+        _check_address(given.gateway)
+        password = _password(given.password_file, environment)
+    except (InvalidInputError, OSError) as error:
+        parser.error(str(error))
+    return Options(
+        gateway=given.gateway,
+        username=given.username,
+        password=password,
+        node_id=node_id,
+        location=given.location,
+        runner=RunnerChoice(given.runner),
+        data_dir=(given.data_dir or Path.home() / ".hivemind" / "agent" / given.node).absolute(),
+        max_tasks=given.max_tasks,
+        memory_gb=given.memory_gb,
+        cpu_score=given.cpu_score,
+        grace_seconds=given.grace_seconds,
+        port=given.port,
+        log_level=given.log_level,
+        tls=given.tls or given.ca_file is not None,
+        ca_file=given.ca_file,
+        allow_insecure_plaintext=given.allow_insecure_plaintext,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m worker_agent",
+        description="Offers this machine to a HiveMind node pool and runs what the pool sends.",
+        epilog=f"The password comes from --password-file or from the environment's {PASSWORD_VARIABLE}.",
+    )
+    add = parser.add_argument
+    add("--gateway", required=True, metavar="HOST:PORT", help="the pool's gateway")
+    add("--username", required=True, help="the account that owns this node and is paid")
+    add("--password-file", type=Path, metavar="FILE", help="file with the account's password")
+    add("--node", default=_host_name(), metavar="NAME", help="name of this node (default: the host's)")
+    add("--location", default="Unknown", help="region of this node: asia, europe, ... (default: Unknown)")
+    add(
+        "--runner", choices=[str(choice) for choice in RunnerChoice], default="auto", help="how tasks are run"
+    )
+    add(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="the agent's own folder (default: ~/.hivemind/agent/NAME)",
+    )
+    add("--max-tasks", type=_number(0, MAX_TASKS_LIMIT), default=0, help="most tasks at once")
+    add("--memory-gb", type=_number(0, 1 << 20), default=0, help="offer no more memory than this, GiB")
+    add("--cpu-score", type=_number(0, 10_000_000), default=0, help="offer no more CPU than this, points")
+    add("--grace-seconds", type=float, default=20.0, help="time that running tasks get at a stop")
+    add("--port", type=_number(0, 65535), default=0, help="serve WorkerNodeService on this loopback port")
+    add("--log-level", choices=_LEVELS, default="INFO")
+    add("--tls", action="store_true", help="TLS to the gateway")
+    add("--ca-file", type=Path, metavar="FILE", help="certificates (PEM) that the gateway's is checked with")
+    add(
+        "--allow-insecure-plaintext",
+        action="store_true",
+        help="no TLS though the gateway is another machine: password and code can be read on the way",
+    )
+    return parser
+
+
+def _number(least: int, most: int) -> type[int]:
+    def parse(text: str) -> int:
+        number = int(text)
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"must be {least} to {most}")
+        return number
+
+    parse.__name__ = "number"
+    return parse  # type: ignore[return-value]  # argparse takes any callable
+
+
+def _password(file: Path | None, environment: Mapping[str, str]) -> str:
+    password = file.read_text(encoding="utf-8").rstrip("\r\n") if file else environment.get(PASSWORD_VARIABLE)
+    if not password:
+        raise InvalidInputError(f"no password: give --password-file or set {PASSWORD_VARIABLE}")
+    return password
+
+
+def _check_address(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise InvalidInputError(f"--gateway must be HOST:PORT, not {address!r}")
+
+
+def _host_name() -> str:
+    return socket.gethostname().split(".")[0][:64] or "node"

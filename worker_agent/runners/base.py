@@ -1,0 +1,119 @@
+"""What the agent asks of a runner: prepare an attempt, start it, watch it, end it.
+
+`prepare` and `start` are apart so that what takes long can be done ahead of the moment at which
+the task begins. This file knows neither containers nor processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from nodepool.errors import NodePoolError
+
+STOP_GRACE_SECONDS = 1.0
+# Shells, container engines and bubblewrap tell "ended by signal S" as exit code 128 + S.
+_SIGNAL_BASE = 128
+_LAST_SIGNAL = 64
+
+
+class RunRefusedError(NodePoolError):
+    """This node cannot run the attempt; another one may."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """One attempt, ready to run. `entry` is run.sh or a *.py at the root of `work_dir`."""
+
+    attempt_id: str
+    task_id: str
+    node_id: str
+    work_dir: Path
+    entry: str
+    memory_bytes: int
+    cpus: float
+    gpu: bool
+    image: str
+    network: bool
+    max_run_seconds: int
+    max_workdir_bytes: int
+    tmpfs_bytes: int
+    pids_limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Measured now. `cpu_percent`: 100 is one core."""
+
+    cpu_percent: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnd:
+    """How a run ended. CPU and memory are what was measured; a short run may have measured nothing."""
+
+    exit_code: int  # negative: ended by that signal
+    stopped: bool  # stop() ended it
+    problem: str  # empty, or one sentence for the task's owner: the run has failed whatever its exit code
+    cpu_seconds: float
+    peak_memory_bytes: int
+
+
+class Run(Protocol):
+    """A started attempt."""
+
+    def wait(self) -> RunEnd:
+        """Block until the run, with everything it started, is over and cleaned up. Called once.
+
+        Raises RunRefusedError when it turns out that the sandbox or the engine could not begin the task.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Begin to end the run: SIGTERM now, SIGKILL a second later. Returns at once; any thread, any times.
+
+        Within 1.5 s `wait` returns.
+        """
+        ...
+
+    def usage(self) -> Usage: ...
+
+
+class Prepared(Protocol):
+    """An attempt that needs nothing more than to be started. Either `start` or `discard` is called, once."""
+
+    def start(self, on_output: Callable[[bytes], None]) -> Run:
+        """`on_output` gets standard output and error, merged, on another thread, never after `wait` returned.
+
+        Raises RunRefusedError when the node turns out not to be able to run it.
+        """
+        ...
+
+    def discard(self) -> None: ...
+
+
+class Runner(Protocol):
+    @property
+    def name(self) -> str:
+        """`docker` or `process`."""
+        ...
+
+    def prepare(self, spec: RunSpec) -> Prepared:
+        """Raises RunRefusedError with one sentence when this node cannot run the attempt."""
+        ...
+
+    def reap(self, keep: Collection[str]) -> int:
+        """End what earlier lives of this node left behind, but for these attempt ids. Returns how many."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def exit_code_of_shell(code: int) -> int:
+    """Turns 128 + S, the way a wrapper tells that signal S ended the task, into -S."""
+    if _SIGNAL_BASE < code <= _SIGNAL_BASE + _LAST_SIGNAL:
+        return _SIGNAL_BASE - code
+    return code

@@ -1,0 +1,256 @@
+"""Runs attempts in containers of the Docker engine that DOCKER_HOST names, or the local one.
+
+What a container may do is decided in `worker_agent.sandbox`. Each engine call costs milliseconds,
+so there is one client with a pool of connections, and no call more than a run needs. Images are
+never pulled: what is on a node is its operator's choice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Collection
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker.constants import DEFAULT_UNIX_SOCKET
+from docker.errors import APIError, ImageNotFound, NotFound
+from docker.utils import kwargs_from_env
+
+from worker_agent.package import remove_tree
+from worker_agent.runners.base import RunRefusedError, RunSpec
+from worker_agent.runners.container_run import ENGINE_ERRORS, Attached, ContainerRun, close_stream, unlimited
+from worker_agent.runners.process import give_tree
+from worker_agent.runners.requirements import bootstrap_for
+from worker_agent.runners.watch import Watcher
+from worker_agent.sandbox import (
+    LABEL_ATTEMPT,
+    LABEL_NODE,
+    Bootstrap,
+    EngineFacts,
+    container_name,
+    container_options,
+)
+
+# Not nobody, who may own files on this machine; in the range that systemd leaves unused.
+CONTAINER_UID = 60_799
+_CALL_SECONDS = 60
+_CONNECTIONS = 64
+_HELPERS = 8
+_CONFLICT = 409
+_ATTACH = {"stdout": 1, "stderr": 1, "stream": 1, "stdin": 0}
+
+
+class DockerRunner:
+    name = "docker"
+
+    def __init__(self, node_id: str) -> None:
+        """Raises RunRefusedError when no engine answers, or when it cannot hold a task to its limits."""
+        self._node_id = node_id
+        self._user = (
+            f"{CONTAINER_UID}:{CONTAINER_UID}" if os.geteuid() == 0 else f"{os.geteuid()}:{os.getegid()}"
+        )
+        self._client, info = _connect()
+        problem = engine_problem(info)
+        if problem:
+            self._client.close()
+            raise RunRefusedError(problem)
+        self._engine = EngineFacts(
+            cpus=int(info["NCPU"]),
+            cpu_quota=bool(info.get("CpuCfsQuota", True)),
+            userns_remap=any("name=userns" in option for option in info.get("SecurityOptions") or ()),
+        )
+        self._watcher = Watcher("docker-watcher")
+        # For what no run waits for: measuring, and removing containers that have ended.
+        self._helpers = ThreadPoolExecutor(_HELPERS, "docker-helper")
+
+    def prepare(self, spec: RunSpec) -> PreparedContainer:
+        bootstrap = bootstrap_for(spec.work_dir)
+        for folder in (spec.work_dir, *([bootstrap.host_dir] if bootstrap else [])):
+            if os.geteuid() == 0:
+                give_tree(folder, CONTAINER_UID, CONTAINER_UID)
+            folder.chmod(0o700)
+        options = container_options(spec, user=self._user, engine=self._engine, bootstrap=bootstrap)
+        name = container_name(self._node_id, spec.attempt_id)
+        try:
+            try:
+                container = self._create(options, name)
+            except APIError as error:
+                if error.status_code != _CONFLICT:
+                    raise
+                self._remove_leftover(name)
+                container = self._create(options, name)
+        except ENGINE_ERRORS as error:
+            if bootstrap is not None:
+                remove_tree(bootstrap.host_dir)
+            raise _refusal(error, spec.image) from error
+        return PreparedContainer(self, spec, container, bootstrap)
+
+    def reap(self, keep: Collection[str]) -> int:
+        """Raises RunRefusedError when the engine does not answer."""
+        try:
+            found = self._client.containers(all=True, filters={"label": f"{LABEL_NODE}={self._node_id}"})
+            ended = 0
+            for container in found:
+                if container["Labels"].get(LABEL_ATTEMPT) not in keep:
+                    with contextlib.suppress(NotFound):
+                        self._client.remove_container(container["Id"], force=True, v=True)
+                        ended += 1
+        except ENGINE_ERRORS as error:
+            raise _refusal(error, "") from error
+        return ended
+
+    def close(self) -> None:
+        self._watcher.close()
+        self._helpers.shutdown()
+        self._client.close()
+
+    def _create(self, options: dict[str, Any], name: str) -> str:
+        created = self._client.create_container_from_config(options, name)  # type: ignore[no-untyped-call]
+        return str(created["Id"])
+
+    def _remove_leftover(self, name: str) -> None:
+        labels = self._client.inspect_container(name)["Config"]["Labels"] or {}
+        if labels.get(LABEL_NODE) == self._node_id:
+            self._client.remove_container(name, force=True, v=True)
+
+    def _start(self, prepared: PreparedContainer, on_output: Callable[[bytes], None]) -> ContainerRun:
+        try:
+            # Before the start, so that no output is lost.
+            stream = unlimited(self._client.attach_socket(prepared.container, _ATTACH))
+            try:
+                self._client.start(prepared.container)
+            except BaseException:
+                close_stream(stream)
+                raise
+        except ENGINE_ERRORS as error:
+            self._discard(prepared)
+            raise _refusal(error, prepared.spec.image) from error
+        return ContainerRun(
+            prepared.spec,
+            Attached(self._client, prepared.container, stream),
+            on_output,
+            self._watcher,
+            self._in_background,
+            prepared.bootstrap,
+            lambda: self._discard(prepared),
+        )
+
+    def _in_background(self, call: Callable[[], None]) -> Future[None]:
+        return self._helpers.submit(call)
+
+    def _discard(self, prepared: PreparedContainer) -> None:
+        if prepared.bootstrap is not None:
+            with contextlib.suppress(OSError):
+                remove_tree(prepared.bootstrap.host_dir)
+        self._helpers.submit(self._remove, prepared.container)
+
+    def _remove(self, container: str) -> None:
+        # What cannot be removed now is found again by reap().
+        with contextlib.suppress(*ENGINE_ERRORS):
+            self._client.remove_container(container, force=True, v=True)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedContainer:
+    _runner: DockerRunner
+    spec: RunSpec
+    container: str
+    bootstrap: Bootstrap | None
+
+    def start(self, on_output: Callable[[bytes], None]) -> ContainerRun:
+        return self._runner._start(self, on_output)
+
+    def discard(self) -> None:
+        self._runner._discard(self)
+
+
+def engine_problem(info: dict[str, Any]) -> str:
+    """Why an engine is not fit for other people's code, or nothing."""
+    if info.get("OSType", "linux") != "linux":
+        return f"the container engine runs {info['OSType']} containers, not Linux ones"
+    if any("name=rootless" in option for option in info.get("SecurityOptions") or ()):
+        return "the container engine is rootless: its tasks could not own their working directory"
+    missing = [
+        word for key, word in (("MemoryLimit", "memory"), ("PidsLimit", "processes")) if not info.get(key)
+    ]
+    if missing:
+        return f"the container engine cannot limit {' and '.join(missing)}: the kernel's cgroups lack it"
+    return ""
+
+
+def check_runs(runner: DockerRunner, image: str, scratch_dir: Path) -> str:
+    """Runs a container for real, which finds what an answering engine does not tell; why not, or nothing.
+
+    `scratch_dir` must be where working directories will be: an engine on another machine, or outside the
+    agent's own container, does not see it, and that shows here.
+    """
+    work_dir = scratch_dir / f"docker-check-{os.getpid()}"
+    work_dir.mkdir(parents=True)
+    try:
+        (work_dir / "run.sh").write_text("touch done && sleep 0 && echo ready\n")
+        spec = RunSpec(
+            attempt_id=f"docker-check-{os.getpid()}:0",
+            task_id="docker-check",
+            node_id=runner._node_id,
+            work_dir=work_dir,
+            entry="run.sh",
+            memory_bytes=64 << 20,
+            cpus=1.0,
+            gpu=False,
+            image=image,
+            network=False,
+            max_run_seconds=60,
+            max_workdir_bytes=1 << 20,
+            tmpfs_bytes=1 << 20,
+            pids_limit=32,
+        )
+        output: list[bytes] = []
+        end = runner.prepare(spec).start(output.append).wait()
+        if end.exit_code or end.problem or not (work_dir / "done").exists():
+            words = b"".join(output)[-300:].decode(errors="replace").strip()
+            return f"a container of {image} does not work here: {end.problem or words or end.exit_code}"
+    except RunRefusedError as error:
+        return str(error)
+    finally:
+        remove_tree(work_dir)
+    return ""
+
+
+def _connect() -> tuple[docker.APIClient, dict[str, Any]]:
+    client = None
+    try:
+        _knock((os.environ.get("DOCKER_HOST") or DEFAULT_UNIX_SOCKET).removeprefix("http+"))
+        client = docker.APIClient(
+            version="auto", timeout=_CALL_SECONDS, max_pool_size=_CONNECTIONS, **kwargs_from_env()
+        )
+        return client, client.info()
+    except ENGINE_ERRORS as error:
+        if client is not None:
+            client.close()
+        raise RunRefusedError(f"no container engine answers: {_words(error)}") from error
+
+
+def _knock(host: str) -> None:
+    """Raises OSError when nobody listens; the client would too, and leave its socket open."""
+    if host.startswith("unix:"):
+        with socket.socket(socket.AF_UNIX) as door:
+            door.settimeout(_CALL_SECONDS)
+            door.connect("/" + host.removeprefix("unix:").lstrip("/"))
+
+
+def _refusal(error: Exception, image: str) -> RunRefusedError:
+    if isinstance(error, ImageNotFound):
+        return RunRefusedError(f"the image {image} is not on this node, which never pulls images itself")
+    if isinstance(error, APIError):
+        return RunRefusedError(f"the container engine refused the task: {_words(error)}")
+    return RunRefusedError(f"the container engine does not answer: {_words(error)}")
+
+
+def _words(error: Exception) -> str:
+    text = error.explanation if isinstance(error, APIError) and error.explanation else str(error)
+    return " ".join(str(text).split())[:300]

@@ -1,0 +1,153 @@
+"""Reads the kernel's process table in /proc: trees, owners, start times, what a tree uses.
+
+psutil reads the whole table to find one process's children; a run is looked at several times a
+second, so only its own tree is read here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_PROC = Path("/proc")
+_MAX_TREE = 10_000
+_PR_SET_CHILD_SUBREAPER = 36
+_ENDED = frozenset("ZX")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class TreeUsage:
+    """CPU so far, with that of children already gone; memory now, shared pages counted in each process."""
+
+    cpu_seconds: float
+    memory_bytes: int
+
+
+def boot_id() -> str:
+    return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+
+
+def start_ticks(pid: int) -> int | None:
+    """When the process began, in ticks since boot: with the pid it names one process for good.
+
+    None when it is over, though nobody has asked how it ended.
+    """
+    fields = _stat_fields(pid)
+    return int(fields[19]) if fields and fields[0] not in _ENDED else None
+
+
+def descendants(pid: int) -> list[int]:
+    """Parents before their children; without `pid` itself."""
+    found: list[int] = []
+    waiting = [pid]
+    while waiting and len(found) < _MAX_TREE:
+        below = _children(waiting.pop())
+        found += below
+        waiting += below
+    return found
+
+
+def tree_usage(pid: int) -> TreeUsage:
+    ticks = pages = 0
+    for member in (pid, *descendants(pid)):
+        fields = _stat_fields(member)
+        if fields:
+            ticks += sum(int(field) for field in fields[11:15])
+            pages += int(fields[21])
+    return TreeUsage(ticks / _TICKS_PER_SECOND, pages * _PAGE_BYTES)
+
+
+def proportional_bytes(pid: int) -> int:
+    """Memory of the tree with shared pages counted once. Slow: the kernel walks the page tables."""
+    total = 0
+    for member in (pid, *descendants(pid)):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            for line in (_PROC / str(member) / "smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1]) << 10
+    return total
+
+
+def processes_of_user(uid: int) -> list[int]:
+    found = []
+    for pid in _all():
+        with contextlib.suppress(OSError):
+            if (_PROC / str(pid)).stat().st_uid == uid and not _is_zombie(pid):
+                found.append(pid)
+    return found
+
+
+def processes_with(variable: str, value: str) -> list[int]:
+    """Our own user's processes that were started with this in their environment."""
+    wanted = f"{variable}={value}".encode()
+    found = []
+    for pid in _all():
+        with contextlib.suppress(OSError):
+            if wanted in (_PROC / str(pid) / "environ").read_bytes().split(b"\0"):
+                found.append(pid)
+    return found
+
+
+def threads_of_user(uid: int) -> int:
+    """What RLIMIT_NPROC counts."""
+    count = 0
+    for pid in _all():
+        with contextlib.suppress(OSError):
+            if (_PROC / str(pid)).stat().st_uid == uid:
+                fields = _stat_fields(pid)
+                count += int(fields[17]) if fields else 0
+    return count
+
+
+def adopt_orphans() -> None:
+    """Processes whose parents below us are gone become our children, whom we can wait for."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def bury(pid: int) -> None:
+    """Take a zombie away if it is our child, and wait for nothing."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+def _all() -> Iterator[int]:
+    for name in os.listdir(_PROC):  # noqa: PTH208  names are all that is asked for
+        if name.isdigit():
+            yield int(name)
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(_PROC / str(pid) / "task"):  # noqa: PTH208
+            with contextlib.suppress(OSError):
+                text = (_PROC / str(pid) / "task" / thread / "children").read_text()
+                found += [int(child) for child in text.split()]
+    return found
+
+
+def _is_zombie(pid: int) -> bool:
+    fields = _stat_fields(pid)
+    return not fields or fields[0] in _ENDED
+
+
+def _stat_fields(pid: int) -> list[str]:
+    """The fields after the name, which may hold blanks and brackets; empty when the process is gone."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(errors="replace")
+    except OSError:
+        return []
+    return text[text.rfind(")") + 2 :].split()

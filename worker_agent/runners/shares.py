@@ -1,0 +1,104 @@
+"""Hands out what concurrent runs must not share: unprivileged users, and cores."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import pwd
+import threading
+from collections import Counter
+from pathlib import Path
+
+from worker_agent.runners import proc
+from worker_agent.runners.base import RunRefusedError
+
+
+class UserPool:
+    """One unprivileged user for each concurrent run.
+
+    A user is locked across processes for as long as this pool lives: several agents on a machine must
+    not share one, because everything that a user runs is killed when its run ends.
+    """
+
+    def __init__(self, first_uid: int, count: int, lock_dir: Path) -> None:
+        self._candidates = list(range(first_uid, first_uid + count))
+        self._lock_dir = lock_dir
+        self._locks: dict[int, int] = {}
+        self._free: list[int] = []
+        self._guard = threading.Lock()
+
+    def acquire(self) -> int:
+        """Raises RunRefusedError when all are taken."""
+        with self._guard:
+            if self._free:
+                return self._free.pop()
+            for uid in self._candidates:
+                if uid not in self._locks and self._try_lock(uid):
+                    if not _is_someone(uid) and not proc.processes_of_user(uid):
+                        return uid
+                    self._unlock(uid)
+        raise RunRefusedError("all unprivileged users of this machine are taken by other runs")
+
+    def release(self, uid: int) -> None:
+        with self._guard:
+            self._free.append(uid)
+
+    def owns_or_locks(self, uid: int) -> bool:
+        """Whether no other agent can be using this user. For leftovers, before this node runs any."""
+        with self._guard:
+            if uid in self._locks:
+                return True
+            if not self._try_lock(uid):
+                return False
+            self._free.append(uid)
+            return True
+
+    def close(self) -> None:
+        with self._guard:
+            for uid in list(self._locks):
+                self._unlock(uid)
+            self._free.clear()
+
+    def _try_lock(self, uid: int) -> bool:
+        self._lock_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(
+            self._lock_dir / str(uid), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        )
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return False
+        self._locks[uid] = lock
+        return True
+
+    def _unlock(self, uid: int) -> None:
+        os.close(self._locks.pop(uid))
+
+
+class CoreShares:
+    """Which cores a run may use, the least used first: a process has no CPU quota of its own."""
+
+    def __init__(self, cores: set[int]) -> None:
+        self._runs_on = Counter(dict.fromkeys(cores, 0))
+        self._guard = threading.Lock()
+
+    def take(self, cpus: float) -> frozenset[int]:
+        with self._guard:
+            count = min(len(self._runs_on), max(1, math.ceil(cpus)))
+            taken = frozenset(sorted(self._runs_on, key=lambda core: (self._runs_on[core], core))[:count])
+            self._runs_on.update(taken)
+            return taken
+
+    def give_back(self, taken: frozenset[int]) -> None:
+        with self._guard:
+            self._runs_on.subtract(taken)
+
+
+def _is_someone(uid: int) -> bool:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True

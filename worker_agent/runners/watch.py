@@ -1,0 +1,129 @@
+"""Watches runs while they run: their time, the size of their working directory, their memory.
+
+One thread for all runs of a runner. What is found goes to the run, which ends itself; nothing is
+ended here.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MAX_WORKDIR_ENTRIES = 200_000
+MAX_WORKDIR_DEPTH = 100
+_IDLE_SECONDS = 3600.0
+# A folder with many files takes long to add up: no more than this share of the time goes there.
+_WALK_SHARE = 0.1
+_WALK_SECONDS = 0.5
+
+
+class Watcher:
+    """Calls every tick again after the number of seconds that it returned, until it returns None.
+
+    Ticks must not block, nor raise.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._due: list[tuple[float, int, Callable[[], float | None]]] = []
+        self._order = itertools.count()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def add(self, tick: Callable[[], float | None], after_seconds: float) -> None:
+        with self._changed:
+            due = time.monotonic() + after_seconds
+            heapq.heappush(self._due, (due, next(self._order), tick))
+            if self._thread is None and not self._closed:
+                self._thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
+                self._thread.start()
+            elif self._due[0][0] == due:
+                self._changed.notify()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _loop(self) -> None:
+        while tick := self._next():
+            after_seconds = tick()
+            if after_seconds is not None:
+                self.add(tick, after_seconds)
+
+    def _next(self) -> Callable[[], float | None] | None:
+        with self._changed:
+            while not self._closed:
+                now = time.monotonic()
+                if self._due and self._due[0][0] <= now:
+                    return heapq.heappop(self._due)[2]
+                self._changed.wait(self._due[0][0] - now if self._due else _IDLE_SECONDS)
+            return None
+
+
+@dataclass(slots=True)
+class RunLimits:
+    """What every runner watches alike; `check` says what is wrong, or nothing."""
+
+    folders: tuple[Path, ...]  # the working directory, and what else the run can write to on disk
+    max_run_seconds: int
+    max_workdir_bytes: int
+    started: float = field(default_factory=time.monotonic)
+    _next_walk: float = 0.0
+
+    def check(self) -> str:
+        now = time.monotonic()
+        if now - self.started > self.max_run_seconds:
+            return f"the task ran longer than {self.max_run_seconds} seconds"
+        if now < self._next_walk:
+            return ""
+        problem = workdir_problem(self.folders, self.max_workdir_bytes)
+        took = time.monotonic() - now
+        self._next_walk = now + took + max(_WALK_SECONDS, took / _WALK_SHARE)
+        return problem
+
+    def seconds_left(self) -> float:
+        return self.started + self.max_run_seconds - time.monotonic()
+
+
+def workdir_problem(folders: tuple[Path, ...], max_bytes: int) -> str:
+    """Empty, or what is too much in the folders together. Holes in files count: packing them takes time."""
+    total = entries = 0
+    waiting = [(str(folder), 0) for folder in folders]
+    while waiting:
+        folder, depth = waiting.pop()
+        if depth > MAX_WORKDIR_DEPTH:
+            return f"the working directory has folders nested more than {MAX_WORKDIR_DEPTH} deep"
+        try:
+            with os.scandir(folder) as found:
+                for entry in found:
+                    entries += 1
+                    size = _size(entry, waiting, depth)
+                    total += size
+                    if total > max_bytes:
+                        return f"the working directory grew over {max_bytes} bytes"
+                    if entries > MAX_WORKDIR_ENTRIES:
+                        return f"the working directory has more than {MAX_WORKDIR_ENTRIES} files"
+        except OSError:
+            continue  # gone, or made unreadable: by the next look it may be there again
+    return ""
+
+
+def _size(entry: os.DirEntry[str], waiting: list[tuple[str, int]], depth: int) -> int:
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except OSError:
+        return 0
+    if stat.S_ISDIR(status.st_mode):
+        waiting.append((entry.path, depth + 1))
+    return max(status.st_size, status.st_blocks * 512)

@@ -1,0 +1,293 @@
+"""What the agent decides: events go in, instructions come out.
+
+No I/O, no clock, no threads: times are seconds of one monotonic clock and come in with the events.
+Messages of the queue are hints, the assigned list is the truth, and an attempt that was ever held
+here is never begun a second time.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+UNDELIVERED_SECONDS = 10.0
+_MAX_GONE = 4096
+_PERIODS_OF_PATIENCE = 2
+
+
+class Phase(StrEnum):
+    STARTING = "starting"  # claimed at the gateway, fetched, unpacked
+    RUNNING = "running"
+    FINISHING = "finishing"  # over; its end waits to be acknowledged
+
+
+class StopCause(StrEnum):
+    OWNER = "owner"  # the task's owner asked: ends as STOPPED
+    AWAY = "away"  # the pool gave the attempt away: dropped without a word
+    LEASE = "lease"  # no contact for the lease: ends as LOST
+    SHUTDOWN = "shutdown"  # this node leaves: ends as REFUSED
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The queue brought an attempt."""
+
+    attempt_id: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    """A message or an answer of the gateway says that the owner wants it stopped."""
+
+    attempt_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AssignedRead:
+    """A report was written and the assigned list read: attempt id -> whether it is to be stopped."""
+
+    assigned: Mapping[str, bool]
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """The gateway answered."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    attempt_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The run is over; its end is still to be acknowledged."""
+
+    attempt_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """The gateway says that the attempt is not this node's any more."""
+
+    attempt_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Nothing of the attempt is left to do."""
+
+    attempt_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PickedUp:
+    """An earlier life of the agent left this attempt behind; its end is being sent."""
+
+    attempt_id: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class DrainBegan:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class GraceOver:
+    pass
+
+
+Event = (
+    Delivered
+    | StopAsked
+    | AssignedRead
+    | Contact
+    | Tick
+    | Started
+    | Ended
+    | Stale
+    | Settled
+    | PickedUp
+    | DrainBegan
+    | GraceOver
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StartAttempt:
+    attempt_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefuseAttempt:
+    attempt_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopAttempt:
+    attempt_id: str
+    cause: StopCause
+
+
+@dataclass(frozen=True, slots=True)
+class RestartConsumer:
+    """Nothing was delivered while work was assigned."""
+
+
+Instruction = StartAttempt | RefuseAttempt | StopAttempt | RestartConsumer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    lease_seconds: float
+    report_period_seconds: float
+    max_held: int  # attempts; above it the node refuses what the pool sends
+
+
+@dataclass(slots=True)
+class _Held:
+    since: float
+    phase: Phase
+    stop: StopCause | None = None
+    unlisted_since: float | None = None
+
+
+@dataclass(slots=True)
+class AgentState:
+    limits: Limits
+    last_contact: float
+    draining: bool = False
+    _held: dict[str, _Held] = field(default_factory=dict)
+    _gone: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    _unknown_since: dict[str, float] = field(default_factory=dict)
+    _last_delivery: float = float("-inf")
+    _last_restart: float = float("-inf")
+
+    def handle(self, event: Event) -> list[Instruction]:  # noqa: C901  one line an event
+        match event:
+            case Delivered(attempt_id, at):
+                self._last_delivery = at
+                return self._begin(attempt_id, at)
+            case StopAsked(attempt_id):
+                return self._stop(attempt_id, StopCause.OWNER)
+            case AssignedRead(assigned, at):
+                return [*self._contact(at), *self._compare(assigned, at)]
+            case Contact(at):
+                return self._contact(at)
+            case Tick(at):
+                return self._check_lease(at)
+            case Started(attempt_id):
+                self._enter(attempt_id, Phase.RUNNING)
+            case Ended(attempt_id):
+                self._enter(attempt_id, Phase.FINISHING)
+            case Stale(attempt_id):
+                return self._stop(attempt_id, StopCause.AWAY)
+            case Settled(attempt_id):
+                self._settle(attempt_id)
+            case PickedUp(attempt_id, at):
+                self._held[attempt_id] = _Held(at, Phase.FINISHING)
+            case DrainBegan():
+                self.draining = True
+            case GraceOver():
+                return self._stop_all(StopCause.SHUTDOWN)
+        return []
+
+    def held(self) -> dict[str, Phase]:
+        return {attempt_id: held.phase for attempt_id, held in self._held.items()}
+
+    def _begin(self, attempt_id: str, at: float) -> list[Instruction]:
+        self._unknown_since.pop(attempt_id, None)
+        if attempt_id in self._held or attempt_id in self._gone:
+            return []
+        full = len(self._held) >= self.limits.max_held
+        if self.draining or full:
+            self._held[attempt_id] = _Held(at, Phase.FINISHING)
+            reason = "the node is shutting down" if self.draining else "the node has no room for more tasks"
+            return [RefuseAttempt(attempt_id, reason)]
+        self._held[attempt_id] = _Held(at, Phase.STARTING)
+        return [StartAttempt(attempt_id)]
+
+    def _contact(self, at: float) -> list[Instruction]:
+        # First: a frozen process may notice the contact before it notices how long there was none.
+        instructions = self._check_lease(at)
+        self.last_contact = max(self.last_contact, at)
+        return instructions
+
+    def _check_lease(self, at: float) -> list[Instruction]:
+        if at - self.last_contact <= self.limits.lease_seconds:
+            return []
+        return self._stop_all(StopCause.LEASE)
+
+    def _compare(self, assigned: Mapping[str, bool], at: float) -> list[Instruction]:
+        instructions: list[Instruction] = []
+        for attempt_id, stop in assigned.items():
+            held = self._held.get(attempt_id)
+            if held is not None:
+                held.unlisted_since = None
+                if stop:
+                    instructions += self._stop(attempt_id, StopCause.OWNER)
+            elif attempt_id not in self._gone:
+                instructions += self._consider(attempt_id, at)
+        for attempt_id in self._unknown_since.keys() - assigned.keys():
+            del self._unknown_since[attempt_id]
+        for attempt_id in self._held.keys() - assigned.keys():
+            instructions += self._unlisted(attempt_id, at)
+        return instructions
+
+    def _consider(self, attempt_id: str, at: float) -> list[Instruction]:
+        """Listed, and never delivered. The message is probably on its way, or it is lost."""
+        if self.draining:
+            return self._begin(attempt_id, at)
+        since = self._unknown_since.setdefault(attempt_id, at)
+        if at - since <= UNDELIVERED_SECONDS:
+            return []
+        instructions = self._begin(attempt_id, at)
+        if self._last_delivery < since and at - self._last_restart > UNDELIVERED_SECONDS:
+            self._last_restart = at
+            instructions.append(RestartConsumer())
+        return instructions
+
+    def _unlisted(self, attempt_id: str, at: float) -> list[Instruction]:
+        """Held, and not listed: given away, unless the list is just being written again."""
+        held = self._held[attempt_id]
+        if held.phase is Phase.FINISHING:
+            return []
+        if held.unlisted_since is None:
+            held.unlisted_since = at
+        patience = _PERIODS_OF_PATIENCE * self.limits.report_period_seconds
+        if at - max(held.unlisted_since, held.since) < patience:
+            return []
+        return self._stop(attempt_id, StopCause.AWAY)
+
+    def _stop(self, attempt_id: str, cause: StopCause) -> list[Instruction]:
+        held = self._held.get(attempt_id)
+        if held is None or held.stop is not None or held.phase is Phase.FINISHING:
+            return []
+        held.stop = cause
+        return [StopAttempt(attempt_id, cause)]
+
+    def _stop_all(self, cause: StopCause) -> list[Instruction]:
+        return [step for attempt_id in list(self._held) for step in self._stop(attempt_id, cause)]
+
+    def _enter(self, attempt_id: str, phase: Phase) -> None:
+        if attempt_id in self._held:
+            self._held[attempt_id].phase = phase
+
+    def _settle(self, attempt_id: str) -> None:
+        self._held.pop(attempt_id, None)
+        self._gone[attempt_id] = None
+        while len(self._gone) > _MAX_GONE:
+            self._gone.popitem(last=False)
