@@ -1,0 +1,24 @@
+"""From the profile and the command line to an open client."""
+
+from __future__ import annotations
+
+import os
+
+from client.channel import Endpoint
+from client.cli.app import App
+from client.config import Connection
+from client.sdk import NodePoolClient
+
+
+def connect(app: App, connection: Connection | None = None) -> NodePoolClient:
+    """A client for the chosen gateway, with the token that is kept for it. Use it in `with`."""
+    # gRPC's own log lines would stand between a script and the error it reads from stderr.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    chosen = connection or app.connection()
+    endpoint = Endpoint(
+        address=chosen.gateway,
+        tls=chosen.tls,
+        ca_file=chosen.ca_file,
+        allow_insecure_plaintext=chosen.allow_insecure_plaintext,
+    )
+    return NodePoolClient(endpoint, token=chosen.token)

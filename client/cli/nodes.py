@@ -1,0 +1,59 @@
+"""`hivemind nodes`, `hivemind node drain|resume`."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from client.cli.app import App, json_option, pass_app
+from client.cli.connect import connect
+from client.rendering import jsonable, nodes_table, show
+from client.terminal import one_line
+
+
+@click.command()
+@json_option
+@pass_app
+def nodes(app: App) -> None:
+    """The pool's nodes and their load."""
+    with connect(app) as pool:
+        found = pool.nodes()
+    if app.json:
+        app.answer([jsonable(node) for node in found])
+    elif found:
+        show(nodes_table(found, time.time()))
+    else:
+        app.notice("no node has joined the pool yet")
+
+
+@click.group()
+def node() -> None:
+    """Drain or resume a node of yours."""
+
+
+@node.command()
+@click.argument("node_id", metavar="NODE")
+@json_option
+@pass_app
+def drain(app: App, node_id: str) -> None:
+    """Give NODE no new work; what runs there goes on."""
+    _set_draining(app, node_id, draining=True)
+
+
+@node.command()
+@click.argument("node_id", metavar="NODE")
+@json_option
+@pass_app
+def resume(app: App, node_id: str) -> None:
+    """Give NODE work again."""
+    _set_draining(app, node_id, draining=False)
+
+
+def _set_draining(app: App, node_id: str, *, draining: bool) -> None:
+    with connect(app) as pool:
+        message = pool.drain(node_id, draining=draining)
+    if app.json:
+        app.answer({"node_id": node_id, "draining": draining, "message": message})
+    else:
+        app.notice(one_line(message) or f"{node_id} {'gets no new work' if draining else 'gets work again'}")

@@ -1,0 +1,125 @@
+"""`hivemind submit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from client.cli.app import App, json_option, pass_app
+from client.cli.connect import connect
+from client.cli.follow import follow
+from client.errors import ExitCode
+from client.models import ResultInfo, TaskNeeds, exit_code_of
+from client.rendering import bytes_text, count_text, jsonable, transfer_bar
+from client.sdk import NodePoolClient
+from client.unpacking import check_destination
+
+_NEEDS = ("memory_gb", "cpu_score", "gpu_score", "gpu_memory_gb", "location", "gpu_name", "image", "network")
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--memory-gb", type=int, default=0, help="Memory, GiB [default: the pool's].")
+@click.option("--cpu-score", type=int, default=0, help="CPU points; 1000 is one core of the reference.")
+@click.option("--gpu-score", type=int, default=0, help="GPU points.")
+@click.option("--gpu-memory-gb", type=int, default=0, help="GPU memory, GiB.")
+@click.option("--location", default="", help="Region, such as asia or europe [default: any].")
+@click.option("--gpu-name", default="", help="A GPU of this name only.")
+@click.option("--image", default="", help="Container image, one that the pool allows.")
+@click.option("--network", is_flag=True, help="The task needs the network, where the pool allows it.")
+@click.option("--max-minutes", type=int, default=0, help="Longest run [default: the pool's].")
+@click.option("--task-id", help="Your own id; a repeated upload with the same id changes nothing.")
+@click.option(
+    "-f", "--follow", "follows", is_flag=True, help="Show the output; exit with the task's exit code."
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="With --follow: unpack the result into this directory."
+)
+@click.option("--force", is_flag=True, help="With --output: overwrite files that are there.")
+@click.option(
+    "--stop-on-interrupt", is_flag=True, help="With --follow: Ctrl-C stops the task instead of leaving it."
+)
+@json_option
+@pass_app
+def submit(
+    app: App,
+    /,
+    path: Path,
+    *,
+    task_id: str | None,
+    max_minutes: int,
+    follows: bool,
+    output: Path | None,
+    force: bool,
+    stop_on_interrupt: bool,
+    **needs: Any,
+) -> int:
+    """Send PATH (a directory, a ZIP, or one .py file) as a task.
+
+    Of a directory everything is sent but what .hivemindignore names (gitignore's rules), .git,
+    virtual environments, caches, .env files and links. run.sh or main.py is what runs.
+    """
+    if not follows and (output or stop_on_interrupt):
+        raise click.UsageError(
+            "--output and --stop-on-interrupt go with --follow; see also `hivemind result`"
+        )
+    if output:
+        check_destination(output, overwrite=force)
+    wishes = TaskNeeds(max_minutes=max_minutes, **needs)
+    with connect(app) as pool:
+        with transfer_bar("upload", shown=not app.json) as progress:
+            sent = pool.submit(path, wishes, task_id=task_id, progress=progress)
+        for warning in sent.warnings:
+            app.notice(f"warning: {warning}")
+        if not follows:
+            if app.json:
+                app.answer(jsonable(sent))
+            else:
+                click.echo(sent.task_id)
+            return ExitCode.OK
+        if app.json:
+            app.answer({"event": "submitted", **jsonable(sent)})
+        else:
+            app.notice(f"· sent {bytes_text(sent.package_bytes)} as {sent.task_id}")
+        return _to_the_end(app, pool, sent.task_id, output, force=force, stops=stop_on_interrupt)
+
+
+def _to_the_end(
+    app: App, pool: NodePoolClient, task_id: str, output: Path | None, *, force: bool, stops: bool
+) -> int:
+    task = follow(app, pool, task_id, stop_on_interrupt=stops)
+    if task is None:
+        return ExitCode.INTERRUPTED
+    code = exit_code_of(task)
+    fetched: ResultInfo | None = None
+    if output and task.has_result:
+        fetched = fetch(app, pool, task_id, output, unpack=True, force=force)
+        app.notice(f"· {count_text(len(fetched.files), 'file')} in {output}")
+    elif output:
+        app.notice("· there is no result to fetch")
+    if app.json:
+        app.answer(
+            {
+                "event": "end",
+                "task": jsonable(task),
+                "exit_code": code,
+                "result": result_json(fetched) if fetched else None,
+            }
+        )
+    return code
+
+
+def fetch(
+    app: App, pool: NodePoolClient, task_id: str, destination: Path, *, unpack: bool, force: bool
+) -> ResultInfo:
+    with transfer_bar("download", shown=not app.json) as progress:
+        fetched = pool.result(task_id, destination, unpack=unpack, overwrite=force, progress=progress)
+    for warning in fetched.warnings:
+        app.notice(f"warning: {warning}")
+    return fetched
+
+
+def result_json(fetched: ResultInfo) -> dict[str, Any]:
+    return {**jsonable(fetched), "path": str(fetched.path)}

@@ -1,0 +1,207 @@
+"""How things look to people: tables on stdout, progress on stderr. And the JSON shape of values.
+
+Knows rich; knows neither the connection nor click.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from client.models import NodeInfo, TaskInfo
+from client.terminal import one_line
+
+# Wide enough that nothing is cut when the output is not for a screen.
+_PIPE_COLUMNS = 240
+_REASON_CHARACTERS = 60
+_MINUTE_SECONDS, _HOUR_SECONDS, _DAY_SECONDS = 60, 3600, 86400
+
+# Amounts are reserved/total, use is measured.
+_NODE_COLUMNS = (
+    *("NODE", "STATUS", "TIER", "REGION", "TASKS"),
+    *("CPU", "MEM GiB", "GPU", "CPU USE", "MEM USE", "SEEN"),
+)
+_WRAPPED_COLUMNS = frozenset({"NODE", "REGION", "GPU", "REASON"})
+_STATUS_STYLES = {
+    "PENDING": "yellow",
+    "RUNNING": "cyan",
+    "COMPLETED": "green",
+    "FAILED": "red",
+    "STOPPED": "magenta",
+    "ONLINE": "green",
+    "DRAINING": "yellow",
+    "OFFLINE": "red",
+}
+
+
+def jsonable(value: Any) -> Any:
+    """A value of `client.models` as what json.dumps takes; the field names are the interface."""
+    return asdict(value)
+
+
+def bytes_text(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def count_text(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def duration_text(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    if seconds < 10:
+        return f"{max(0.0, seconds):.1f} s"
+    if seconds < _MINUTE_SECONDS:
+        return f"{seconds:.0f} s"
+    if seconds < _HOUR_SECONDS:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    if seconds < _DAY_SECONDS:
+        return f"{seconds // _HOUR_SECONDS:.0f} h {seconds % _HOUR_SECONDS // 60:.0f} min"
+    return f"{seconds // _DAY_SECONDS:.0f} d {seconds % _DAY_SECONDS // _HOUR_SECONDS:.0f} h"
+
+
+def tasks_table(tasks: Sequence[TaskInfo], now: float) -> Table:
+    table = _table("TASK", "STATUS", "NODE", "AGE", "RUN TIME", "REASON")
+    for task in tasks:
+        reason = one_line(task.reason)
+        short = reason if len(reason) <= _REASON_CHARACTERS else reason[: _REASON_CHARACTERS - 1] + "…"
+        table.add_row(
+            one_line(task.task_id),
+            _status(task.status),
+            one_line(task.node),
+            duration_text(now - task.created_at) if task.created_at else "",
+            duration_text(task.run_seconds(now)),
+            Text(short),
+        )
+    return table
+
+
+def nodes_table(nodes: Sequence[NodeInfo], now: float) -> Table:
+    table = _table(*_NODE_COLUMNS)
+    for node in nodes:
+        gpu = f"{node.gpu_name} {node.reserved_gpu_score}/{node.gpu_score}" if node.gpu_score else ""
+        table.add_row(
+            one_line(node.node_id),
+            _status(node.status),
+            one_line(node.trust_tier),
+            one_line(node.region or node.location),
+            f"{node.running_tasks}/{node.max_tasks}",
+            f"{node.reserved_cpu_score}/{node.cpu_score}",
+            f"{node.reserved_memory_gb}/{node.memory_gb}",
+            one_line(gpu),
+            f"{node.cpu_percent:.0f} %",
+            f"{node.memory_percent:.0f} %",
+            f"{duration_text(now - node.last_heartbeat)} ago" if node.last_heartbeat else "never",
+        )
+    return table
+
+
+def task_details(task: TaskInfo, now: float) -> Table:
+    rows = {
+        "task": task.task_id,
+        "status": task.status + (f" ({task.state})" if task.state != task.status else ""),
+        "reason": task.reason,
+        "node": task.node,
+        "attempt": str(task.attempt_number) if task.attempt_number else "",
+        "queue": task.queue,
+        "exit code": "" if task.exit_code is None else str(task.exit_code),
+        "stop": "asked for" if task.stop_requested and not task.final else "",
+        "age": duration_text(now - task.created_at) if task.created_at else "",
+        "run time": duration_text(task.run_seconds(now)),
+        "result": bytes_text(task.result_bytes) if task.has_result else "",
+    }
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in rows.items():
+        if text:
+            table.add_row(name, Text(one_line(text)))
+    return table
+
+
+def show(renderable: Table) -> None:
+    """On stdout."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_PIPE_COLUMNS)
+    console.print(renderable)
+
+
+@contextmanager
+def transfer_bar(label: str, *, shown: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr for bytes done of bytes in all; none where stderr is not a terminal."""
+    if not (shown and sys.stderr.isatty()):
+        yield lambda _done, _total: None
+        return
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with bar:
+        job = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(job, completed=done, total=total)
+
+
+class Spinner:
+    """What is waited for and how long already, on stderr; silent where that is not a terminal."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+
+    def show(self, text: str) -> None:
+        if not sys.stderr.isatty():
+            return
+        shown = Text(one_line(text)).markup  # brackets in it are no markup
+        if self._progress is None:
+            self._progress = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                TimeElapsedColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._progress.add_task(shown, total=None)
+            self._progress.start()
+        else:
+            self._progress.update(self._progress.task_ids[0], description=shown)
+
+    def hide(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=column not in _WRAPPED_COLUMNS, overflow="fold")
+    return table
+
+
+def _status(word: str) -> Text:
+    return Text(one_line(word), style=_STATUS_STYLES.get(word, ""))

@@ -1,0 +1,242 @@
+"""The client of a pool for Python programs.
+
+    with NodePoolClient("localhost:50051") as pool:
+        pool.login("alice", password)
+        task = pool.submit("my_task/", TaskNeeds(memory_gb=2))
+        pool.wait(task.task_id)
+        pool.result(task.task_id, "out/", unpack=True)
+
+Every method raises `ClientError` or one of its kinds and nothing else for what the pool, the
+network or the input can do wrong. Knows no profile, no terminal and no environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from client import downloading, watching
+from client.channel import Endpoint, Gateway, RetryPolicy
+from client.errors import ClientError, ConflictError, NotLoggedInError, NotYetError, RefusedError
+from client.models import (
+    Identity,
+    NodeInfo,
+    ResultInfo,
+    Submission,
+    TaskEvent,
+    TaskInfo,
+    TaskNeeds,
+    node_from_wire,
+    task_from_list,
+    task_from_poll,
+)
+from client.tokens import read_token
+from client.uploading import Progress, new_task_id, silent, upload_task
+from client.watching import Position
+from proto import nodepool_pb2 as pb
+
+
+class NodePoolClient:
+    """A connection to one pool as one user. Safe to use from several threads; close it after use."""
+
+    def __init__(
+        self,
+        gateway: str | Endpoint,
+        *,
+        token: str = "",
+        retry: RetryPolicy | None = None,
+        deadline_seconds: float = 30.0,
+    ) -> None:
+        """`gateway` is HOST:PORT in plain text (loopback only), or an Endpoint that says more.
+
+        Nothing is sent yet. Raises PlainTextError or ConfigError.
+        """
+        endpoint = gateway if isinstance(gateway, Endpoint) else Endpoint(address=gateway)
+        self._gateway = Gateway(endpoint, token=token, retry=retry, deadline_seconds=deadline_seconds)
+
+    def close(self) -> None:
+        self._gateway.close()
+
+    def __enter__(self) -> NodePoolClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def token(self) -> str:
+        """The token in use, "" before a login. Keep it as you would the password."""
+        return self._gateway.token
+
+    # -- accounts ---------------------------------------------------------------------------
+
+    def register(self, username: str, password: str) -> None:
+        """Make an account. Not repeated by itself: a repeat would find the name taken."""
+        request = pb.RegisterRequest(username=username, password=password)
+        answer = self._gateway.call(self._gateway.users.Register, request, idempotent=False, with_token=False)
+        _expect(answer, RefusedError)
+
+    def login(self, username: str, password: str) -> Identity:
+        """Get a token and use it from here on. Raises NotLoggedInError for a wrong name or password."""
+        request = pb.LoginRequest(username=username, password=password)
+        # An old token that has expired must not keep anyone from getting a new one.
+        answer = self._gateway.call(self._gateway.users.Login, request, with_token=False)
+        if not answer.success:
+            raise NotLoggedInError(answer.message or "wrong username or password", hint="")
+        self._gateway.token = answer.token
+        return self.whoami()
+
+    def refresh(self) -> Identity:
+        """Change a token that is still valid for a new one with a full lifetime."""
+        request = pb.RefreshTokenRequest(token=self._need_token())
+        answer = self._gateway.call(self._gateway.users.RefreshToken, request)
+        _expect(answer, NotLoggedInError)
+        self._gateway.token = answer.token
+        return self.whoami()
+
+    def whoami(self) -> Identity:
+        """Who the token says you are. Asks nobody: the token's text is read and *not* verified."""
+        return read_token(self._need_token())
+
+    def balance(self, username: str = "") -> int:
+        """CPT in an account, your own by default."""
+        token = self._need_token()
+        request = pb.GetBalanceRequest(username=username or self.whoami().username, token=token)
+        answer = self._gateway.call(self._gateway.users.GetBalance, request)
+        _expect(answer, ClientError)
+        return answer.balance
+
+    def transfer(self, receiver: str, amount_cpt: int) -> str:
+        """Give CPT away; answers the pool's message. Never repeated by itself: it would be paid twice."""
+        if amount_cpt <= 0:
+            raise RefusedError(f"the amount must be 1 CPT or more, not {amount_cpt}")
+        request = pb.TransferRequest(token=self._need_token(), receiver_username=receiver, amount=amount_cpt)
+        answer = self._gateway.call(self._gateway.users.Transfer, request, idempotent=False)
+        _expect(answer, RefusedError)
+        return answer.message
+
+    # -- tasks ------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        source: str | Path,
+        needs: TaskNeeds | None = None,
+        *,
+        task_id: str | None = None,
+        progress: Progress | None = None,
+    ) -> Submission:
+        """Send a directory, a ZIP or one Python file as a task.
+
+        Without `task_id` one is made. A repeat with the same id and the same bytes changes nothing.
+        """
+        chosen = task_id or new_task_id()
+        self._need_token()
+        return upload_task(self._gateway, Path(source), chosen, needs or TaskNeeds(), progress or silent)
+
+    def status(self, task_id: str) -> TaskInfo:
+        request = pb.PollTaskStatusRequest(task_id=task_id)
+        return task_from_poll(self._gateway.call(self._gateway.tasks.PollTaskStatus, request))
+
+    def watch(
+        self, task_id: str, position: Position | None = None, *, timeout_seconds: float | None = None
+    ) -> Iterator[TaskEvent]:
+        """States and output as they come, until the task has ended; goes on by itself after cut connections.
+
+        Keep `position` to go on later from where this watch was left. Raises NotYetError after
+        `timeout_seconds`.
+        """
+        return watching.watch(self._gateway, task_id, position or Position(), timeout_seconds=timeout_seconds)
+
+    def wait(self, task_id: str, *, timeout_seconds: float | None = None) -> TaskInfo:
+        """The task when it has ended. Raises NotYetError after `timeout_seconds`."""
+        position = Position()
+        for _ in self.watch(task_id, position, timeout_seconds=timeout_seconds):
+            if position.last is not None and position.last.final:
+                return position.last
+        raise NotYetError(f"the task {task_id} has not ended")
+
+    def logs(self, task_id: str) -> str:
+        """All output that the pool keeps of the task's last attempt."""
+        request = pb.GetTaskLogsRequest(task_id=task_id, token=self._need_token())
+        answer = self._gateway.call(self._gateway.tasks.GetTaskLogs, request)
+        _expect(answer, NotYetError)
+        return answer.logs
+
+    def result(
+        self,
+        task_id: str,
+        destination: str | Path,
+        *,
+        unpack: bool = False,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> ResultInfo:
+        """Fetch the result ZIP to the file `destination`, or unpack it into that directory.
+
+        Nothing is at `destination` before all of it has arrived. Raises NotYetError while the task
+        runs, RefusedError when something is there already and `overwrite` is false.
+        """
+        return downloading.fetch_result(
+            self._gateway,
+            task_id,
+            Path(destination),
+            unpack_into=unpack,
+            overwrite=overwrite,
+            progress=progress or silent,
+            status=self.status,
+        )
+
+    def stop(self, task_id: str) -> str:
+        """Ask that the task be stopped; answers the pool's message."""
+        request = pb.StopTaskRequest(task_id=task_id, token=self._need_token())
+        answer = self._gateway.call(self._gateway.tasks.StopTask, request)
+        _expect(answer, ConflictError)
+        return answer.message
+
+    def list(self) -> list[TaskInfo]:
+        """Your tasks, newest first."""
+        request = pb.GetAllTasksRequest(token=self._need_token())
+        answer = self._gateway.call(self._gateway.tasks.GetAllTasks, request)
+        _expect(answer, ClientError)
+        tasks = (task_from_list(entry) for entry in answer.tasks)
+        return sorted(tasks, key=lambda task: (-task.created_at, task.task_id))
+
+    # -- nodes ------------------------------------------------------------------------------
+
+    def nodes(self) -> tuple[NodeInfo, ...]:
+        """The pool's nodes, by their ids."""
+        answer = self._gateway.call(self._gateway.nodes.GetNodeList, pb.GetNodeListRequest())
+        _expect(answer, ClientError)
+        return tuple(sorted(map(node_from_wire, answer.nodes), key=lambda node: node.node_id))
+
+    def drain(self, node_id: str, *, draining: bool = True) -> str:
+        """Give one of your nodes no new work (or work again); answers the pool's message."""
+        self._need_token()
+        request = pb.SetNodeDrainingRequest(node_id=node_id, draining=draining)
+        answer = self._gateway.call(self._gateway.nodes.SetNodeDraining, request)
+        _expect(answer, ConflictError)
+        return answer.message
+
+    # ---------------------------------------------------------------------------------------
+
+    def _need_token(self) -> str:
+        if not self._gateway.token:
+            raise NotLoggedInError
+        return self._gateway.token
+
+
+class _Answer(Protocol):
+    @property
+    def success(self) -> bool: ...
+    @property
+    def message(self) -> str: ...
+
+
+def _expect(answer: _Answer, kind: type[ClientError]) -> None:
+    """For the answers that say no with an OK status."""
+    if not answer.success:
+        raise kind(answer.message or None)
