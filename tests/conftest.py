@@ -1,0 +1,140 @@
+"""Fixtures that every test may ask for: real services, started once a run, and the checks that end it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from tests.support import engine, postgres
+from tests.support.environment import scrub
+from tests.support.pool import PoolOptions, TestPool
+from tests.support.processes import MARK, end_all, open_folder, strays
+from tests.support.valkey import TestValkey
+from worker_agent.package import remove_tree
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    scrub(os.environ)
+    os.environ[MARK] = secrets.token_hex(8)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_outlives_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fails the run when a process that the tests started is still there at its end."""
+    yield
+    left = strays(os.environ[MARK], tmp_path_factory.getbasetemp())
+    names = [f"{process.pid} {' '.join(process.cmdline()[:4])}" for process in left if process.is_running()]
+    end_all(left)
+    assert not names, f"processes that outlived their tests: {names}"
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestValkey]:
+    server = TestValkey(tmp_path_factory.mktemp("valkey"))
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def valkey(valkey_server: TestValkey) -> TestValkey:
+    """A running, empty Valkey with no users but the admin."""
+    if not valkey_server.process.is_running:
+        valkey_server.start()
+    admin = valkey_server.admin
+    admin.flushall()
+    for user in admin.acl_users():
+        if user not in ("default", valkey_server.user):
+            admin.acl_deluser(str(user))
+    return valkey_server
+
+
+@pytest.fixture
+def postgres_url() -> Iterator[str]:
+    with postgres.fresh_database() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database, SQLite and then PostgreSQL."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'users.db'}"
+    else:
+        with postgres.fresh_database() as url:
+            yield url
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> Iterator[docker.DockerClient]:
+    """The engine; fails the run when containers of the product are left on it that were not there before."""
+    with engine.engine() as client:
+        before = {container.id for container in engine.our_containers(client)}
+        yield client
+        left = [container for container in engine.our_containers(client) if container.id not in before]
+        names = [container.name for container in left]
+        engine.remove_all(left)
+        assert not names, f"containers that outlived their tests: {names}"
+
+
+@pytest.fixture(scope="session")
+def test_image(docker_engine: docker.DockerClient) -> str:
+    return engine.image_name(docker_engine)
+
+
+PoolFactory = Callable[..., TestPool]
+
+
+@pytest.fixture(scope="module")
+def pool_factory(request: pytest.FixtureRequest) -> Iterator[PoolFactory]:
+    """pool_factory(agents=…, runner=…, …): a started pool with these PoolOptions, closed with the module."""
+    pools: list[TestPool] = []
+
+    def make(**options: Any) -> TestPool:
+        if options.get("runner") == "docker":
+            options.setdefault("image", request.getfixturevalue("test_image"))
+        pool = TestPool(open_folder(), PoolOptions(**options))
+        pools.append(pool)
+        pool.start()
+        return pool
+
+    yield make
+    problems = []
+    for pool in pools:
+        try:
+            pool.close()
+        except AssertionError as error:
+            problems.append(f"{error}\n{pool.logs()}")
+        finally:
+            pool.kill_everything()
+            remove_tree(pool.folder)
+    assert not problems, "\n".join(problems)
+
+
+@pytest.fixture(scope="module")
+def pool(pool_factory: PoolFactory) -> TestPool:
+    """A pool with one agent on the process runner."""
+    return pool_factory(agents=1)
+
+
+@pytest.fixture(scope="module")
+def docker_pool(pool_factory: PoolFactory) -> TestPool:
+    """A pool with one agent on the Docker runner."""
+    return pool_factory(agents=1, runner="docker")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failing test shows the ends of its pool's logs."""
+    report = yield
+    if report.when == "call" and report.failed:
+        for value in getattr(item, "funcargs", {}).values():
+            if isinstance(value, TestPool):
+                report.sections.append(("the pool's logs", value.logs()))
+    return report

@@ -1,0 +1,62 @@
+"""The agent's process with the Docker runner: real containers, one attempt each."""
+
+from __future__ import annotations
+
+import docker
+import pytest
+
+from tests.support.agent_stage import HELLO, WAITING, Stage, StageMaker
+
+pytestmark = pytest.mark.docker
+
+
+@pytest.fixture
+def docker_stage(make_stage: StageMaker, docker_engine: docker.DockerClient, test_image: str) -> Stage:
+    return make_stage(default_image=test_image).start("--runner", "docker")
+
+
+def containers(engine: docker.DockerClient, stage: Stage) -> list[str]:
+    found = engine.containers.list(
+        all=True, ignore_removed=True, filters={"label": f"hivemind.node={stage.node_id}"}
+    )
+    return [container.labels["hivemind.attempt"] for container in found]
+
+
+def test_a_message_becomes_a_container_and_a_result(
+    docker_stage: Stage, docker_engine: docker.DockerClient
+) -> None:
+    attempt = docker_stage.send("t:1", HELLO)
+    assert docker_stage.outcome(attempt) == "SUCCEEDED"
+    assert bytes(attempt.output) == b"hello\n"
+    assert attempt.result_text("made.txt") == "here"
+    docker_stage.wait(lambda: not containers(docker_engine, docker_stage), "the container is gone")
+    assert docker_stage.gateway.registrations[0].docker_status == "running"
+
+
+def test_a_stop_ends_the_container(docker_stage: Stage, docker_engine: docker.DockerClient) -> None:
+    attempt = docker_stage.running("t:1", WAITING)
+    assert containers(docker_engine, docker_stage) == ["t:1"]
+    docker_stage.gateway.hint(docker_stage.node_id, "t:1", "worker_agent.stop")
+    assert docker_stage.outcome(attempt) == "STOPPED"
+    docker_stage.wait(lambda: not containers(docker_engine, docker_stage), "the container is gone")
+
+
+def test_an_image_that_is_not_there_is_refused(
+    make_stage: StageMaker, docker_engine: docker.DockerClient
+) -> None:
+    stage = make_stage(default_image="nowhere/nothing:none").start("--runner", "docker")
+    attempt = stage.send("t:1", HELLO)
+    assert stage.outcome(attempt) == "REFUSED"
+    assert attempt.end is not None
+    assert "nowhere/nothing:none" in attempt.end.reason
+
+
+def test_a_killed_agent_ends_the_containers_of_its_earlier_life(
+    docker_stage: Stage, docker_engine: docker.DockerClient
+) -> None:
+    attempt = docker_stage.running("t:1", WAITING)
+    docker_stage.agent.kill()
+    assert containers(docker_engine, docker_stage) == ["t:1"]
+    docker_stage.start()
+    assert docker_stage.outcome(attempt) == "LOST"
+    assert containers(docker_engine, docker_stage) == []

@@ -1,0 +1,659 @@
+"""The `hivemind` command as scripts and people meet it, against a server that answers to order."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from client.cli import main
+from proto import nodepool_pb2 as pb
+from tests.support.environment import free_port
+from tests.support.scripted_server import Scripted, in_chunks, output, state, token_of
+from tests.support.tasks import package
+from tests.support.waiting import wait_until
+
+COMMAND = [sys.executable, "-m", "client.cli"]
+# A session of its own has no terminal until it takes one.
+WITH_A_TERMINAL = (
+    "import fcntl, runpy, termios\n"
+    "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+    "runpy.run_module('client.cli', run_name='__main__')\n"
+)
+TOKEN = token_of("alice", exp=4_000_000_000)
+RESULT = package({"answer.txt": "42"})
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def answer(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[Any]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def error(self) -> dict[str, Any]:
+        assert self.out == ""
+        assert self.err.count("\n") == 1
+        error: dict[str, Any] = json.loads(self.err)["error"]
+        assert error["exit_code"] == self.code
+        assert set(error) == {"code", "message", "hint", "exit_code"}
+        return error
+
+
+def run(
+    environment: dict[str, str], *arguments: str, path: tuple[str, ...] = (), **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        env=environment | {"PYTHONPATH": os.pathsep.join([*path, *sys.path])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **options,
+    )
+
+
+class Shell:
+    """Runs the command in this process, with a home of its own."""
+
+    def __init__(self, capfd: pytest.CaptureFixture[str], home: Path) -> None:
+        self._capfd = capfd
+        self.profile = home / ".config" / "hivemind" / "profile.json"
+
+    def __call__(self, *arguments: str | Path) -> Ended:
+        self._capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        captured = self._capfd.readouterr()
+        return Ended(code, captured.out, captured.err)
+
+
+@pytest.fixture
+def server() -> Iterator[Scripted]:
+    scripted = Scripted()
+    scripted.start()
+    yield scripted
+    scripted.stop()
+
+
+@pytest.fixture
+def environment(server: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A home without a login, and the address of the server."""
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in [name for name in os.environ if name.startswith(("HIVEMIND_", "XDG_"))]:
+        if not name.startswith("HIVEMIND_TEST_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("HIVEMIND_GATEWAY", server.address)
+    monkeypatch.chdir(home)
+    return dict(os.environ)
+
+
+@pytest.fixture
+def stranger(capfd: pytest.CaptureFixture[str], environment: dict[str, str]) -> Shell:
+    return Shell(capfd, Path(environment["HOME"]))
+
+
+@pytest.fixture
+def alice(stranger: Shell, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    monkeypatch.setenv("HIVEMIND_TOKEN", TOKEN)
+    return stranger
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Path:
+    folder = tmp_path / "task"
+    folder.mkdir()
+    (folder / "main.py").write_text("print('hello')")
+    return folder
+
+
+def runs(server: Scripted, *events: pb.WatchTaskResponse) -> None:
+    server.answers("UploadTask", pb.UploadTaskResponse(success=True, message="accepted"))
+    server.on("WatchTask", lambda *_: iter(events))
+    server.on("DownloadResult", lambda *_: in_chunks(RESULT))
+
+
+# -- accounts ---------------------------------------------------------------------------------------
+
+
+def test_a_login_is_kept_for_its_user_only_and_forgotten_by_logout(
+    server: Scripted, stranger: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HIVEMIND_PASSWORD", "correct horse")
+    server.answers("Login", pb.LoginResponse(success=True, token=TOKEN))
+    kept = stranger("login", "alice", "--json")
+    assert kept.code == 0
+    assert kept.answer == {"username": "alice", "expires_at": 4e9, "gateway": server.address}
+    assert server.asked["Login"][0].password == "correct horse"
+    assert stranger.profile.stat().st_mode & 0o777 == 0o600
+    assert "correct horse" not in stranger.profile.read_text()
+
+    monkeypatch.delenv("HIVEMIND_GATEWAY")
+    monkeypatch.delenv("HIVEMIND_PASSWORD")
+    assert stranger("whoami", "--json").answer["username"] == "alice"
+    assert stranger("whoami").out.startswith(f"alice at {server.address}, until ")
+    assert stranger("logout", "--json").answer == {"gateway": server.address, "logged_out": True}
+    assert TOKEN not in stranger.profile.read_text()
+    assert stranger("whoami").code == 3
+    assert stranger("logout", "--json").answer["logged_out"] is False
+
+
+def test_a_new_account_is_logged_in(
+    server: Scripted, stranger: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HIVEMIND_PASSWORD", "correct horse")
+    server.answers("Register", pb.RegisterResponse(success=True))
+    server.answers("Login", pb.LoginResponse(success=True, token=TOKEN))
+    assert stranger("register", "alice").code == 0
+    assert stranger("whoami").code == 0
+
+
+def test_a_password_comes_from_stdin(environment: dict[str, str], server: Scripted) -> None:
+    server.answers("Login", pb.LoginResponse(success=True, token=TOKEN))
+    done = run(environment, "login", "alice", "--password-stdin", input="correct horse\nmore\n")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert "logged in" in done.stderr
+    assert server.asked["Login"][0].password == "correct horse"
+
+
+def test_a_password_is_asked_for_without_showing_it(environment: dict[str, str], server: Scripted) -> None:
+    server.answers("Login", pb.LoginResponse(success=True, token=TOKEN))
+    control, terminal = pty.openpty()
+
+    process = subprocess.Popen(
+        [sys.executable, "-c", WITH_A_TERMINAL, "login", "alice"],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        start_new_session=True,
+    )
+    os.close(terminal)
+    screen = b""
+    try:
+        while b"Password" not in screen:
+            screen += os.read(control, 1000)
+        # Not before the echo is off, and the prompt alone does not say so.
+        wait_until(
+            lambda: not termios.tcgetattr(control)[3] & termios.ECHO,
+            "the echo is off",
+        )
+        os.write(control, b"correct horse\n")
+        assert process.wait(60) == 0
+        screen += os.read(control, 1000)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(control)
+    assert server.asked["Login"][0].password == "correct horse"
+    assert b"horse" not in screen
+
+
+def test_without_a_terminal_nobody_is_asked(environment: dict[str, str]) -> None:
+    done = run(environment, "--json", "login", "alice", stdin=subprocess.DEVNULL)
+    assert done.returncode == 2
+    assert "--password-stdin" in json.loads(done.stderr)["error"]["hint"]
+
+
+def test_an_expired_login_says_so(stranger: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIVEMIND_TOKEN", token_of("alice", exp=1_000_000_000))
+    ended = stranger("whoami", "--json")
+    assert ended.code == 3
+    assert "has expired" in ended.error["message"]
+    assert "hivemind login" in ended.error["hint"]
+
+
+def test_a_token_is_not_sent_to_another_gateway(
+    server: Scripted, stranger: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HIVEMIND_PASSWORD", "correct horse")
+    server.answers("Login", pb.LoginResponse(success=True, token=TOKEN))
+    stranger("login", "alice")
+    other = Scripted()
+    other.start()
+    try:
+        other.answers("GetNodeList", pb.GetNodeListResponse(success=True))
+        assert stranger("--gateway", other.address, "nodes").code == 0
+        assert "authorization" not in other.metadata["GetNodeList"][0]
+    finally:
+        other.stop()
+
+
+def test_no_token_leaves_in_plain_text(alice: Shell) -> None:
+    ended = alice("--gateway", "192.0.2.1:50051", "--json", "ls")
+    assert ended.code == 6
+    assert ended.error["code"] == "plain_text"
+    assert "--tls" in ended.error["hint"]
+
+
+# -- errors and exit codes --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "name"),
+    [
+        (grpc.StatusCode.UNAUTHENTICATED, 3, "not_logged_in"),
+        (grpc.StatusCode.PERMISSION_DENIED, 3, "not_allowed"),
+        (grpc.StatusCode.NOT_FOUND, 4, "not_found"),
+        (grpc.StatusCode.INVALID_ARGUMENT, 6, "refused"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, 6, "limit"),
+        (grpc.StatusCode.INTERNAL, 1, "failure"),
+    ],
+)
+def test_errors_have_an_exit_code_and_one_line(
+    server: Scripted, alice: Shell, status: grpc.StatusCode, code: int, name: str
+) -> None:
+    server.answers("PollTaskStatus", status)
+    machine = alice("status", "t", "--json")
+    assert machine.code == code
+    assert machine.error["code"] == name
+    human = alice("status", "t")
+    assert (human.code, human.out) == (code, "")
+    assert human.err.startswith("error: ")
+    assert human.err.count("\n") == 1
+
+
+def test_a_pool_that_is_not_there_is_exit_code_5(alice: Shell) -> None:
+    ended = alice("--gateway", f"127.0.0.1:{free_port()}", "ls", "--json")
+    assert ended.code == 5
+    assert ended.error["code"] == "unreachable"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("submit",),
+        ("ls", "--limit", "-1"),
+        ("--gateway", "no-port", "ls"),
+        ("transfer", "bob", "0"),
+    ],
+)
+def test_a_wrong_command_line_is_exit_code_2(alice: Shell, arguments: tuple[str, ...]) -> None:
+    assert alice(*arguments).code == 2
+    assert alice("--json", *arguments).error["exit_code"] == 2
+
+
+def test_a_pools_words_cannot_steer_the_terminal(server: Scripted, alice: Shell) -> None:
+    def hostile(_request: Any, context: grpc.ServicerContext) -> None:
+        context.abort(grpc.StatusCode.NOT_FOUND, "no\nsuch \x1b]0;title\x07 task")
+
+    server.on("PollTaskStatus", hostile)
+    assert "\x1b" not in alice("status", "t").err
+
+
+def test_help_loads_neither_grpc_nor_rich() -> None:
+    probe = (
+        "import sys, client, client.cli\n"
+        "assert client.cli.main(['--help']) == 0\n"
+        "heavy = {'grpc', 'rich', 'google.protobuf', 'pydantic', 'sqlalchemy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", probe]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Exit codes:" in done.stdout
+
+
+def test_a_reader_that_leaves_early_is_no_error(environment: dict[str, str], server: Scripted) -> None:
+    server.answers("GetTaskLogs", pb.GetTaskLogsResponse(success=True, logs="x" * 1_000_000))
+    with subprocess.Popen(
+        [*COMMAND, "logs", "t"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment | {"PYTHONPATH": os.pathsep.join(sys.path), "HIVEMIND_TOKEN": TOKEN},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read(10) == b"x" * 10
+        process.stdout.close()
+        assert process.wait(60) == 141
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_large_log_arrives_whole(environment: dict[str, str], server: Scripted, unbuffered: str) -> None:
+    server.answers("GetTaskLogs", pb.GetTaskLogsResponse(success=True, logs="x" * 1_000_000))
+    done = run(environment | {"HIVEMIND_TOKEN": TOKEN, "PYTHONUNBUFFERED": unbuffered}, "logs", "t")
+    assert (done.returncode, len(done.stdout)) == (0, 1_000_000)
+
+
+# -- commands of others -----------------------------------------------------------------------------
+
+
+def test_commands_of_the_operator_are_found_and_a_broken_one_breaks_only_itself(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    site = tmp_path / "site"
+    info = site / "operators_tools-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: operators-tools\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(
+        "[hivemind.commands]\n"
+        "hello = operators_tools:hello\n"
+        "broken = not_installed.anywhere:command\n"
+        "wrong = operators_tools:number\n"
+        "ls = operators_tools:hello\n"
+    )
+    (site / "operators_tools.py").write_text(
+        "import click\nnumber = 7\n@click.command()\ndef hello():\n    click.echo('hello')\n"
+    )
+
+    def tell(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return run(environment, *arguments, path=(str(site),))
+
+    assert tell("hello").stdout == "hello\n"
+    listed = tell("--help")
+    assert listed.returncode == 0
+    assert {"hello", "broken", "wrong"} <= set(listed.stdout.split())
+    for name in ("broken", "wrong"):
+        done = tell(name, "--some-option", "x")
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"error: the command '{name}' cannot be loaded")
+    # A name of ours stays ours.
+    assert tell("ls").returncode == 3
+
+
+# -- tasks ------------------------------------------------------------------------------------------
+
+
+def test_submit_answers_the_task_id_alone(server: Scripted, alice: Shell, task: Path) -> None:
+    runs(server)
+    (task / "link").symlink_to("/etc/passwd")
+    done = alice("submit", task)
+    assert done.code == 0
+    assert done.out == server.asked["UploadTask"][0].task_id + "\n"
+    assert "left out link" in done.err
+
+
+def test_submit_carries_its_options(server: Scripted, alice: Shell, task: Path) -> None:
+    runs(server)
+    options = "--memory-gb 2 --cpu-score 300 --gpu-score 4 --gpu-memory-gb 5 --location Asia --gpu-name X"
+    more = "--image python:3.12 --network --max-minutes 7 --task-id mine"
+    done = alice("submit", task, *options.split(), *more.split(), "--json")
+    assert done.answer["task_id"] == "mine"
+    assert set(done.answer) == {"task_id", "package_bytes", "repeated", "message", "warnings"}
+    request = server.asked["UploadTask"][0]
+    assert (request.memory_gb, request.cpu_score, request.gpu_score, request.gpu_memory_gb) == (2, 300, 4, 5)
+    assert (request.location, request.gpu_name, request.image) == ("Asia", "X", "python:3.12")
+    assert (request.network, request.max_minutes) == (True, 7)
+
+
+def test_following_gives_the_tasks_output_exit_code_and_files(
+    server: Scripted, alice: Shell, task: Path, tmp_path: Path
+) -> None:
+    runs(
+        server,
+        state("QUEUED", reason="waiting: no node has joined the pool yet"),
+        state("RUNNING", assigned_node="bob/pc", attempt_number=1),
+        output(1, 0, b"first \xff\n"),
+        output(1, 8, b"second"),
+        state("FAILED", exit_code=3, has_exit_code=True, has_result=True, reason="exit code 3"),
+    )
+    done = alice("submit", task, "--follow", "--output", tmp_path / "out")
+    assert done.code == 3
+    assert done.out == "first \udcff\nsecond" or done.out == "first \ufffd\nsecond"
+    assert "no node has joined" in done.err
+    assert "running on bob/pc" in done.err
+    assert "failed with exit code 3" in done.err
+    assert (tmp_path / "out" / "answer.txt").read_text() == "42"
+
+
+def test_following_in_json_is_one_event_a_line(
+    server: Scripted, alice: Shell, task: Path, tmp_path: Path
+) -> None:
+    runs(
+        server,
+        state("RUNNING", attempt_number=1),
+        output(1, 0, "亞".encode()[:2]),
+        output(1, 2, "亞洲".encode()[2:]),
+        output(1, 100, b"tail"),
+        state("SUCCEEDED", has_exit_code=True, has_result=True, result_bytes=len(RESULT)),
+    )
+    done = alice("submit", task, "--follow", "--json", "--output", tmp_path / "out")
+    assert (done.code, done.err) == (0, "")
+    assert [line["event"] for line in done.lines] == [
+        *("submitted", "state", "output", "output", "output", "state", "end")
+    ]
+    outputs = [line for line in done.lines if line["event"] == "output"]
+    assert "".join(line["text"] for line in outputs) == "亞洲tail"
+    assert outputs[2]["skipped_bytes"] == 94
+    end = done.lines[-1]
+    assert (end["exit_code"], end["task"]["status"]) == (0, "COMPLETED")
+    assert end["result"]["files"] == ["answer.txt"]
+
+
+def test_a_place_for_the_result_is_looked_at_before_anything_is_sent(
+    server: Scripted, alice: Shell, task: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("")
+    assert alice("submit", task, "--follow", "--output", tmp_path / "out").code == 6
+    assert server.asked == {}
+
+
+def test_a_new_attempt_and_lost_output_are_told(server: Scripted, alice: Shell) -> None:
+    runs(
+        server,
+        output(1, 0, b"one\n"),
+        output(2, 0, b"two\n"),
+        output(2, 2052, b"three\n"),
+        state("SUCCEEDED"),
+    )
+    done = alice("logs", "-f", "t")
+    assert (done.code, done.out) == (0, "one\ntwo\nthree\n")
+    assert "attempt 2 begins" in done.err
+    assert "2.0 KiB of output are only in the result's task_logs.txt" in done.err
+
+
+def test_on_a_terminal_output_is_shown_and_not_obeyed(
+    environment: dict[str, str], server: Scripted, task: Path, tmp_path: Path
+) -> None:
+    runs(
+        server,
+        state("QUEUED", reason="waiting: no node has joined the pool yet"),
+        state("RUNNING", assigned_node="bob/pc", attempt_number=1),
+        output(1, 0, b"\x1b[32mgreen\x1b[0m \x1b]0;title\x07plain"),
+        state("SUCCEEDED", has_exit_code=True, has_result=True),
+    )
+    control, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "submit", str(task), "--follow", "--output", str(tmp_path / "out")],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env=environment | {"PYTHONPATH": os.pathsep.join(sys.path), "HIVEMIND_TOKEN": TOKEN, "TERM": "xterm"},
+    )
+    os.close(terminal)
+    screen = b""
+    try:
+        with contextlib.suppress(OSError):  # how a terminal says that nobody is there any more
+            while part := os.read(control, 4096):
+                screen += part
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(control)
+    assert b"\x1b[32mgreen\x1b[0m plain\r\n" in screen
+    assert b"title" not in screen
+    for words in ("upload", "· running on bob/pc", "· succeeded", "· 1 file in"):
+        assert words.encode() in screen
+
+
+class Following:
+    """`submit --follow` in a process of its own, at a task that runs until it is told to end."""
+
+    def __init__(self, server: Scripted, environment: dict[str, str], task: Path, *options: str) -> None:
+        self.server = server
+        self.end = threading.Event()
+        server.answers("UploadTask", pb.UploadTaskResponse(success=True))
+        server.on("DownloadResult", lambda *_: in_chunks(RESULT))
+        server.on("WatchTask", self._watch)
+        server.on("StopTask", self._stop)
+        self.process = subprocess.Popen(
+            [*COMMAND, "submit", str(task), "--follow", *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment | {"PYTHONPATH": os.pathsep.join(sys.path), "HIVEMIND_TOKEN": TOKEN},
+            text=True,
+        )
+
+    def _watch(self, request: pb.WatchTaskRequest, context: grpc.ServicerContext) -> Iterator[Any]:
+        context.add_callback(self._left)
+        yield state("RUNNING", attempt_number=1)
+        if not request.output_offset:
+            yield output(1, 0, b"working\n")
+        self.end.wait(60)
+        yield state("STOPPED", has_result=True)
+
+    def _left(self) -> None:
+        """A watcher that goes must not leave its thread waiting."""
+        self.end.set()
+
+    def _stop(self, *_: Any) -> pb.StopTaskResponse:
+        self.end.set()
+        return pb.StopTaskResponse(success=True)
+
+    def interrupt_when_working(self) -> tuple[int, str]:
+        try:
+            assert self.process.stdout is not None
+            assert self.process.stdout.readline() == "working\n"
+            self.process.send_signal(signal.SIGINT)
+            out, err = self.process.communicate(timeout=60)
+            assert out == ""
+            return self.process.returncode, err
+        finally:
+            self.end.set()
+            self.process.kill()
+            self.process.communicate()
+
+
+def test_an_interrupt_leaves_the_task_running_and_says_how_to_stop_it(
+    server: Scripted, environment: dict[str, str], task: Path
+) -> None:
+    code, err = Following(server, environment, task).interrupt_when_working()
+    task_id = server.asked["UploadTask"][0].task_id
+    assert code == 130
+    assert f"`hivemind stop {task_id}`" in err
+    assert "Traceback" not in err
+    assert "StopTask" not in server.asked
+
+
+def test_an_interrupt_stops_the_task_when_asked_to(
+    server: Scripted, environment: dict[str, str], task: Path, tmp_path: Path
+) -> None:
+    following = Following(server, environment, task, "--stop-on-interrupt", "--output", str(tmp_path / "out"))
+    code, err = following.interrupt_when_working()
+    assert code == 130
+    assert "stopped" in err
+    assert len(server.asked["StopTask"]) == 1
+    assert (tmp_path / "out" / "answer.txt").read_text() == "42"
+
+
+def test_lists_and_details_are_for_people_or_for_machines(server: Scripted, alice: Shell) -> None:
+    reason = "waiting: looked at 3 nodes: 3 busy: memory \x1b[2J[bold]"
+    detail = pb.TaskDetail(state="QUEUED", reason=reason, created_at=1.0, queue="normal.any")
+    entry = pb.TaskStatus(task_id="t1", status="PENDING", detail=detail)
+    old = pb.TaskStatus(task_id="t0", status="COMPLETED", created_at="0.5", updated_at="", assigned_node="n")
+    server.answers("GetAllTasks", pb.GetAllTasksResponse(success=True, tasks=[old, entry]))
+    server.answers("PollTaskStatus", pb.PollTaskStatusResponse(task_id="t1", status="PENDING", detail=detail))
+    listed = alice("ls", "--json").answer
+    assert [task["task_id"] for task in listed] == ["t1", "t0"]
+    assert listed[0]["state"] == "QUEUED"
+    assert [task["task_id"] for task in alice("ls", "--status", "completed", "--json").answer] == ["t0"]
+    assert len(alice("ls", "--limit", "1", "--json").answer) == 1
+    table = alice("ls").out
+    assert "t1" in table
+    assert "[bold]" in table
+    assert "\x1b[2J" not in table
+    assert alice("status", "t1", "--json").answer["queue"] == "normal.any"
+    assert "normal.any" in alice("status", "t1").out
+    explained = alice("explain", "t1").out
+    assert explained.startswith("t1 is queued: waiting: looked at 3 nodes: 3 busy: memory")
+    assert "\x1b" not in explained
+    assert alice("explain", "t1", "--json").answer["reason"] == reason
+
+
+def test_nodes_are_listed_and_drained(server: Scripted, alice: Shell) -> None:
+    node = pb.WorkerNodeInfo(
+        node_id="bob/pc", status="ONLINE", trust_tier="high", region="asia", cpu_score=4000,
+        reserved_cpu_score=500, memory_gb=16, reserved_memory_gb=2, running_tasks=1, max_tasks=8,
+        cpu_percent=12.3, memory_percent=45.6, last_heartbeat=1.0, owner="bob",
+    )  # fmt: skip
+    server.answers("GetNodeList", pb.GetNodeListResponse(success=True, nodes=[node]))
+    server.answers("SetNodeDraining", pb.StatusResponse(success=True, message="draining"))
+    (shown,) = alice("nodes", "--json").answer
+    assert (shown["node_id"], shown["reserved_memory_gb"], shown["owner"]) == ("bob/pc", 2, "bob")
+    table = alice("nodes").out
+    for word in ("bob/pc", "high", "asia", "ONLINE", "1/8", "500/4000", "2/16", "12 %", "46 %", "ago"):
+        assert word in table
+    assert alice("node", "drain", "bob/pc", "--json").answer["draining"] is True
+    assert alice("node", "resume", "bob/pc", "--json").answer["draining"] is False
+    assert [request.draining for request in server.asked["SetNodeDraining"]] == [True, False]
+
+
+def test_money_is_shown_and_given(server: Scripted, alice: Shell) -> None:
+    server.answers("GetBalance", pb.GetBalanceResponse(success=True, balance=12))
+    server.answers("Transfer", pb.TransferResponse(success=True, message="sent"), grpc.StatusCode.UNAVAILABLE)
+    assert alice("balance").out == "12 CPT\n"
+    assert alice("balance", "--json").answer == {"username": "alice", "balance_cpt": 12}
+    given = alice("transfer", "bob", "5", "--json")
+    assert given.answer == {"receiver": "bob", "amount_cpt": 5, "message": "sent"}
+    lost = alice("transfer", "bob", "5", "--json")
+    assert lost.code == 5
+    assert "before you repeat it" in lost.error["hint"]
+
+
+def test_logs_and_results_are_fetched(server: Scripted, alice: Shell, tmp_path: Path) -> None:
+    server.answers("GetTaskLogs", pb.GetTaskLogsResponse(success=True, logs="a\nb"))
+    server.on("DownloadResult", lambda *_: in_chunks(RESULT))
+    assert alice("logs", "t").out == "a\nb"
+    assert alice("logs", "t", "--json").answer == {"task_id": "t", "logs": "a\nb"}
+    unpacked = alice("result", "t", "--json")
+    assert unpacked.answer["path"] == "t"
+    assert unpacked.answer["files"] == ["answer.txt"]
+    assert Path("t/answer.txt").read_text() == "42"
+    assert alice("result", "t").code == 6
+    assert alice("result", "t", "--force").code == 0
+    assert alice("result", "t", "--zip", tmp_path / "r.zip").code == 0
+    assert (tmp_path / "r.zip").read_bytes() == RESULT
+    assert alice("result", "../t").code == 6
+    assert alice("result", "t", "--zip", "a", "--output", "b").code == 2
+
+
+def test_a_task_is_stopped(server: Scripted, alice: Shell) -> None:
+    answers = (
+        pb.StopTaskResponse(success=True, message="stopping"),
+        pb.StopTaskResponse(success=False, message="it has ended already"),
+    )
+    server.answers("StopTask", *answers)
+    assert alice("stop", "t", "--json").answer == {"task_id": "t", "message": "stopping"}
+    late = alice("stop", "t", "--json")
+    assert (late.code, late.error["code"]) == (6, "conflict")

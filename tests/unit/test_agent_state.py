@@ -1,0 +1,176 @@
+"""What the agent decides: tables of events and the instructions that come out."""
+
+from __future__ import annotations
+
+import pytest
+
+from worker_agent.state import (
+    AgentState,
+    AssignedRead,
+    Contact,
+    Delivered,
+    DrainBegan,
+    Ended,
+    Event,
+    GraceOver,
+    Instruction,
+    Limits,
+    Phase,
+    PickedUp,
+    RefuseAttempt,
+    RestartConsumer,
+    Settled,
+    Stale,
+    StartAttempt,
+    Started,
+    StopAsked,
+    StopAttempt,
+    StopCause,
+    Tick,
+)
+
+LIMITS = Limits(lease_seconds=12.0, report_period_seconds=3.0, max_held=3)
+A, B, C, D = "a:1", "b:1", "c:1", "d:1"
+LISTED = {A: False}
+RUNS_A = (Delivered(A, 0.0), Started(A))
+REFUSED = "the node is shutting down"
+FULL = "the node has no room for more tasks"
+
+
+def read(at: float, *listed: str, stop: str = "") -> AssignedRead:
+    return AssignedRead({attempt_id: attempt_id == stop for attempt_id in listed}, at)
+
+
+def last_of(events: tuple[Event, ...]) -> list[Instruction]:
+    """What the last event brings about."""
+    state = AgentState(LIMITS, last_contact=0.0)
+    instructions: list[Instruction] = []
+    for event in events:
+        instructions = state.handle(event)
+    return instructions
+
+
+CASES: dict[str, tuple[tuple[Event, ...], list[Instruction]]] = {
+    "a delivered attempt is started": ((Delivered(A, 0.0),), [StartAttempt(A)]),
+    "a doubled message does nothing": ((Delivered(A, 0.0), Delivered(A, 1.0)), []),
+    "a message for an attempt that is over does nothing": (
+        (*RUNS_A, Ended(A), Settled(A), Delivered(A, 1.0)),
+        [],
+    ),
+    "an attempt that an earlier life left is not begun again": ((PickedUp(A, 0.0), Delivered(A, 1.0)), []),
+    "the next attempt of the same task is started": (
+        (*RUNS_A, Settled(A), Delivered("a:2", 1.0)),
+        [StartAttempt("a:2")],
+    ),
+    "more than the node can hold is refused": (
+        (Delivered(A, 0.0), Delivered(B, 0.0), Delivered(C, 0.0), Delivered(D, 0.0)),
+        [RefuseAttempt(D, FULL)],
+    ),
+    "a stop message stops": ((*RUNS_A, StopAsked(A)), [StopAttempt(A, StopCause.OWNER)]),
+    "a stop message is performed once": ((*RUNS_A, StopAsked(A), StopAsked(A)), []),
+    "a stop for what is not here does nothing": ((StopAsked(A),), []),
+    "a stop for what is over does nothing": ((*RUNS_A, Ended(A), StopAsked(A)), []),
+    "the list's stop stops": ((*RUNS_A, read(1.0, A, stop=A)), [StopAttempt(A, StopCause.OWNER)]),
+    "a stop before the claim is over stops": (
+        (Delivered(A, 0.0), StopAsked(A)),
+        [StopAttempt(A, StopCause.OWNER)],
+    ),
+    "an answer that it is stale drops it": ((*RUNS_A, Stale(A)), [StopAttempt(A, StopCause.AWAY)]),
+    "what is listed and never delivered waits a while": ((read(0.0, A), read(9.0, A)), []),
+    "what is listed for long and never delivered is started, and the consumer is suspect": (
+        (read(0.0, A), read(9.0, A), read(10.5, A)),
+        [StartAttempt(A), RestartConsumer()],
+    ),
+    "a consumer that delivers other work is not suspect": (
+        (read(0.0, A), Delivered(B, 5.0), read(9.0, A, B), read(10.5, A, B)),
+        [StartAttempt(A)],
+    ),
+    "the consumer is restarted once for two attempts": (
+        (read(0.0, A, B), read(9.0, A, B), read(10.5, A, B)),
+        [StartAttempt(A), RestartConsumer(), StartAttempt(B)],
+    ),
+    "what was off the list meanwhile begins to wait anew": (
+        (read(0.0, A), read(6.0), read(7.0, A), read(12.0, A)),
+        [],
+    ),
+    "a message that comes after all is not a second start": (
+        (read(0.0, A), read(9.0, A), read(10.5, A), Delivered(A, 11.0)),
+        [],
+    ),
+    "what is listed and over is not begun again": (
+        (*RUNS_A, Settled(A), read(1.0, A), read(10.0, A), read(11.5, A)),
+        [],
+    ),
+    "unlisted once may be a list that is being written again": ((*RUNS_A, read(9.0)), []),
+    "unlisted for two periods is given away": (
+        (*RUNS_A, read(9.0), read(15.0)),
+        [StopAttempt(A, StopCause.AWAY)],
+    ),
+    "listed again in time goes on": ((*RUNS_A, read(9.0), read(12.0, A), read(15.0)), []),
+    "a fresh attempt has time to be listed": ((Delivered(A, 8.0), read(8.0), read(11.0)), []),
+    "unlisted while its end is told is left alone": ((*RUNS_A, Ended(A), read(9.0), read(18.0)), []),
+    "within the lease nothing happens": ((*RUNS_A, Tick(12.0)), []),
+    "over the lease runs are ended": ((*RUNS_A, Tick(12.1)), [StopAttempt(A, StopCause.LEASE)]),
+    "over the lease runs are ended once": ((*RUNS_A, Tick(12.1), Tick(12.6)), []),
+    "an answer of the gateway renews the lease": ((*RUNS_A, Contact(11.0), Tick(20.0)), []),
+    "a report renews the lease": ((*RUNS_A, read(11.0, A), Tick(20.0)), []),
+    "a contact after a freeze does not hide how long there was none": (
+        (*RUNS_A, Contact(60.0)),
+        [StopAttempt(A, StopCause.LEASE)],
+    ),
+    "a report after a freeze does not hide it either": (
+        (*RUNS_A, read(60.0, A, stop=A)),
+        [StopAttempt(A, StopCause.LEASE)],
+    ),
+    "an end that waits to be told outlives the lease": ((*RUNS_A, Ended(A), Tick(60.0)), []),
+    "new work after a lost lease is started": (
+        (*RUNS_A, Contact(60.0), Delivered(B, 61.0)),
+        [StartAttempt(B)],
+    ),
+    "a draining node refuses what is delivered": (
+        (DrainBegan(), Delivered(A, 0.0)),
+        [RefuseAttempt(A, REFUSED)],
+    ),
+    "a draining node refuses at once what is listed": (
+        (DrainBegan(), read(0.0, A)),
+        [RefuseAttempt(A, REFUSED)],
+    ),
+    "a draining node lets runs go on": ((*RUNS_A, DrainBegan(), read(3.0, A)), []),
+    "when the grace is over runs are handed back": (
+        (*RUNS_A, DrainBegan(), GraceOver()),
+        [StopAttempt(A, StopCause.SHUTDOWN)],
+    ),
+    "what is stopped already keeps its cause": ((*RUNS_A, StopAsked(A), GraceOver()), []),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_last_event_brings_about(name: str) -> None:
+    events, expected = CASES[name]
+    assert last_of(events) == expected
+
+
+def test_an_attempt_goes_through_its_phases_and_leaves() -> None:
+    state = AgentState(LIMITS, last_contact=0.0)
+    seen = []
+    for event in (Delivered(A, 0.0), Started(A), Ended(A), Settled(A)):
+        state.handle(event)
+        seen.append(state.held().get(A))
+    assert seen == [Phase.STARTING, Phase.RUNNING, Phase.FINISHING, None]
+
+
+def test_what_is_remembered_of_the_past_is_bounded() -> None:
+    state = AgentState(LIMITS, last_contact=0.0)
+    for number in range(10_000):
+        state.handle(Delivered(f"t{number}:1", 0.0))
+        state.handle(Settled(f"t{number}:1"))
+        state.handle(read(0.0, f"u{number}:1"))
+    assert len(state._gone) < 5000
+    assert len(state._unknown_since) == 1
+
+
+def test_events_of_attempts_that_are_not_held_are_harmless() -> None:
+    state = AgentState(LIMITS, last_contact=0.0)
+    for event in (Started(A), Ended(A), Stale(A), StopAsked(A), Settled(A)):
+        assert state.handle(event) == []
+    assert state.held() == {}

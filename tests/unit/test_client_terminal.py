@@ -1,0 +1,54 @@
+"""A task's output is shown, not obeyed."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.terminal import OutputFilter, one_line
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        (b"plain\ttext\r\n", b"plain\ttext\r\n"),
+        ("亞洲 é\n".encode(), "亞洲 é\n".encode()),
+        (b"\x1b[1;31mred\x1b[0m", b"\x1b[1;31mred\x1b[0m"),
+        (b"a\x1b[2Jb\x1b[10;10Hc", b"abc"),
+        (b"\x1b]0;title\x07x", b"x"),
+        (b"\x1b]52;c;ZXZpbA==\x1b\\x", b"x"),
+        (b"\x1bPq#0\x1b\\x", b"x"),
+        (b"\x1b[6nx\x1bcy\x1b(0z", b"xyz"),
+        (b"bell\x07back\x08\x00", b"bellback"),
+        (b"\xc2\x9b2Jx\xc2\xa7", b"2Jx\xc2\xa7"),
+    ],
+)
+def test_colours_pass_and_commands_do_not(raw: bytes, shown: bytes) -> None:
+    assert OutputFilter().feed(raw) == shown
+
+
+@pytest.mark.parametrize("raw", [b"a\x1b[31mb\x1b[2Jc", b"x\x1b]52;c;ZXZp\x07y", b"x\x1b]2;t\x1b\\y\x1b[0m"])
+def test_a_sequence_cut_in_pieces_is_the_same_sequence(raw: bytes) -> None:
+    whole = OutputFilter().feed(raw)
+    pieces = OutputFilter()
+    assert b"".join(pieces.feed(bytes([byte])) for byte in raw) == whole
+
+
+@given(st.lists(st.binary(max_size=40), max_size=8))
+def test_whatever_comes_no_escape_but_colours_goes_out(chunks: list[bytes]) -> None:
+    screen = OutputFilter()
+    shown = b"".join(screen.feed(chunk) for chunk in chunks)
+    for part in shown.split(b"\x1b")[1:]:
+        assert part.startswith(b"[")
+        assert part[1:].lstrip(b"0123456789;:").startswith(b"m")
+
+
+def test_a_sequence_that_never_ends_does_not_hold_the_output_for_ever() -> None:
+    screen = OutputFilter()
+    screen.feed(b"\x1b]0;" + b"x" * 10_000)
+    assert screen.feed(b"\nvisible\n").endswith(b"visible\n")
+
+
+def test_text_of_others_stays_on_one_line() -> None:
+    assert one_line(" a\nb\x1b[2Jc\x07 ") == "a b [2Jc"

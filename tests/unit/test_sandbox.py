@@ -1,0 +1,262 @@
+"""What a task may do, as container options and as a command line."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from worker_agent.runners.base import RunSpec, exit_code_of_shell
+from worker_agent.sandbox import (
+    Bootstrap,
+    EngineFacts,
+    SandboxTools,
+    TaskUser,
+    attempt_slug,
+    container_name,
+    container_options,
+    process_command,
+    process_environment,
+    task_command,
+)
+
+MIB = 1 << 20
+ENGINE = EngineFacts(cpus=4, cpu_quota=True)
+SPEC = RunSpec(
+    attempt_id="task_1:2",
+    task_id="task_1",
+    node_id="ann/pc",
+    work_dir=Path("/data/work/task_1.2"),
+    entry="main.py",
+    memory_bytes=512 * MIB,
+    cpus=1.5,
+    gpu=False,
+    image="python:3.12-slim",
+    network=False,
+    max_run_seconds=60,
+    max_workdir_bytes=100 * MIB,
+    tmpfs_bytes=16 * MIB,
+    pids_limit=64,
+)
+TOOLS = SandboxTools(
+    python="/opt/python/bin/python3.11",
+    python_prefix="/opt/python",
+    system_paths=(("/usr", ""), ("/bin", "usr/bin"), ("/etc/ssl", "")),
+    network_files=("/etc/resolv.conf",),
+    passwd_file="/state/passwd",
+    group_file="/state/group",
+    prlimit="/usr/bin/prlimit",
+    bwrap="/usr/bin/bwrap",
+    setpriv="/usr/bin/setpriv",
+    unshare="/usr/bin/unshare",
+)
+ROOTS = TaskUser(drop_to=60_800)
+BOOTSTRAP = Bootstrap(script="import sys", host_dir=Path("/data/work/task_1.2.deps"))
+
+
+def host(spec: RunSpec = SPEC, engine: EngineFacts = ENGINE) -> dict[str, object]:
+    options = container_options(spec, user="60799:60799", engine=engine)["HostConfig"]
+    assert isinstance(options, dict)
+    return options
+
+
+def command(spec: RunSpec = SPEC, tools: SandboxTools = TOOLS, user: TaskUser = ROOTS) -> str:
+    return " ".join(process_command(spec, tools, user))
+
+
+def test_a_container_gets_every_limit() -> None:
+    options = host()
+    assert options["NetworkMode"] == "none"
+    assert options["CapDrop"] == ["ALL"]
+    assert "CapAdd" not in options
+    assert options["SecurityOpt"] == ["no-new-privileges:true"]
+    assert options["ReadonlyRootfs"] is True
+    assert options["Privileged"] is False
+    assert options["Memory"] == options["MemorySwap"] == 512 * MIB
+    assert options["NanoCpus"] == 1_500_000_000
+    assert options["PidsLimit"] == 64
+    assert options["Init"] is True
+    assert options["Tmpfs"] == {"/tmp": f"rw,exec,nosuid,nodev,size={16 * MIB},mode=1777"}
+    assert options["LogConfig"] == {"Type": "none"}
+    assert options["RestartPolicy"] == {"Name": "no"}
+    assert options["Ulimits"] == [
+        {"Name": "fsize", "Soft": 100 * MIB, "Hard": 100 * MIB},
+        {"Name": "nofile", "Soft": 4096, "Hard": 4096},
+        {"Name": "core", "Soft": 0, "Hard": 0},
+    ]
+    assert options["Mounts"] == [
+        {"Type": "bind", "Source": "/data/work/task_1.2", "Target": "/work", "ReadOnly": False}
+    ]
+    assert "DeviceRequests" not in options
+    assert "UsernsMode" not in options
+
+
+def test_a_container_has_its_labels_user_and_environment() -> None:
+    options = container_options(SPEC, user="60799:60799", engine=ENGINE)
+    assert options["User"] == "60799:60799"
+    assert options["WorkingDir"] == "/work"
+    assert options["Labels"] == {
+        "hivemind.node": "ann/pc",
+        "hivemind.attempt": "task_1:2",
+        "hivemind.workdir_bytes": str(100 * MIB),
+    }
+    assert {"TASK_ID=task_1", "PYTHONUNBUFFERED=1", "HOME=/tmp"} <= set(options["Env"])
+
+
+def test_network_and_gpu_are_given_only_when_asked_for() -> None:
+    options = host(replace(SPEC, network=True, gpu=True))
+    assert options["NetworkMode"] == "bridge"
+    assert options["DeviceRequests"] == [{"Count": -1, "Capabilities": [["gpu"]]}]
+
+
+@pytest.mark.parametrize(("cpus", "nano"), [(0.0, 10_000_000), (64.0, 4_000_000_000)])
+def test_cpus_stay_within_what_the_engine_accepts(cpus: float, nano: int) -> None:
+    assert host(replace(SPEC, cpus=cpus))["NanoCpus"] == nano
+
+
+def test_an_engine_without_cpu_quota_is_not_asked_for_one() -> None:
+    assert "NanoCpus" not in host(engine=EngineFacts(cpus=4, cpu_quota=False))
+
+
+def test_an_engine_that_remaps_users_is_told_not_to() -> None:
+    assert host(engine=replace(ENGINE, userns_remap=True))["UsernsMode"] == "host"
+
+
+def test_the_images_own_entrypoint_is_not_run() -> None:
+    options = container_options(replace(SPEC, entry="run.sh"), user="1:1", engine=ENGINE)
+    assert (options["Entrypoint"], options["Cmd"]) == (["sh"], ["run.sh"])
+    options = container_options(SPEC, user="1:1", engine=ENGINE)
+    assert options["Entrypoint"][:2] == ["sh", "-c"]
+    assert options["Cmd"] == ["main.py"]
+
+
+def test_requirements_bring_a_script_before_the_entry_and_a_place_outside_the_result() -> None:
+    options = container_options(SPEC, user="1:1", engine=ENGINE, bootstrap=BOOTSTRAP)
+    assert options["Cmd"] == ["-c", "import sys", "offline", "python", "main.py"]
+    assert [mount["Target"] for mount in options["HostConfig"]["Mounts"]] == ["/work", "/deps"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("main.py", ("python", ["main.py"])),
+        ("run.sh", ("sh", ["run.sh"])),
+        ("-c.py", ("python", ["./-c.py"])),
+    ],
+)
+def test_the_entry_decides_the_interpreter(entry: str, expected: tuple[str, list[str]]) -> None:
+    assert task_command(entry, None, network=False) == expected
+
+
+def test_names_of_containers_are_allowed_ones_and_differ() -> None:
+    assert container_name("ann", "t_1:3") == "hivemind-ann-t_1.3"
+    slashed = container_name("ann/pc", "t:1")
+    assert slashed.startswith("hivemind-ann-pc-")
+    assert "/" not in slashed
+    assert slashed != container_name("ann-pc", "t:1")
+    assert container_name("安/圖", "t:1").isascii()
+    assert attempt_slug("a.1:2") != attempt_slug("a:12")
+
+
+def test_limits_come_first_then_namespaces_then_the_user_then_the_task() -> None:
+    words = process_command(SPEC, TOOLS, ROOTS)
+    order = [
+        words.index(word) for word in ("/usr/bin/prlimit", "/usr/bin/bwrap", "/usr/bin/setpriv", TOOLS.python)
+    ]
+    assert order == sorted(order)
+    assert words[-1] == "main.py"
+
+
+def test_every_limit_of_a_process_is_set() -> None:
+    line = command()
+    for limit in (
+        f"--data={512 * MIB}:{512 * MIB}",
+        f"--fsize={100 * MIB}:{100 * MIB}",
+        "--nproc=64:64",
+        "--nofile=4096:4096",
+        "--core=0:0",
+        "--as=",
+        "--cpu=",
+    ):
+        assert limit in line
+    plain = command(tools=replace(TOOLS, prlimit=""))
+    for limit in (
+        f"ulimit -d {512 << 10};",
+        f"ulimit -f {200 << 10};",
+        "ulimit -u 64",
+        "ulimit -c 0;",
+        "ulimit -n",
+    ):
+        assert limit in plain
+
+
+def test_an_unprivileged_agents_own_processes_do_not_count_against_the_task() -> None:
+    assert "--nproc=164:164" in command(user=TaskUser(drop_to=None, processes_besides=100))
+
+
+def test_root_is_given_up_with_every_capability() -> None:
+    line = command()
+    for option in (
+        "--no-new-privs",
+        "--reuid=60800",
+        "--regid=60800",
+        "--clear-groups",
+        "--bounding-set=-all",
+    ):
+        assert option in line
+    assert "--unshare-user" not in line
+    assert "--reuid" not in command(user=TaskUser(drop_to=None))
+    assert "--unshare-user" in command(user=TaskUser(drop_to=None))
+
+
+def test_a_sandbox_shows_what_it_must_and_no_more() -> None:
+    line = command()
+    for option in (
+        "--die-with-parent",
+        "--new-session",
+        "--unshare-pid",
+        "--unshare-net",
+        "--ro-bind /usr /usr",
+        "--symlink usr/bin /bin",
+        "--ro-bind /opt/python /opt/python",
+        "--bind /data/work/task_1.2 /work",
+        f"--size {16 * MIB} --tmpfs /tmp",
+        "--remount-ro /",
+        "--chdir /work",
+    ):
+        assert option in line
+    assert line.count("--bind ") == 1
+    assert "resolv.conf" not in line
+
+
+def test_the_network_is_shared_only_when_asked_for() -> None:
+    networked = replace(SPEC, network=True)
+    assert "--unshare-net" not in command(networked)
+    assert "/etc/resolv.conf" in command(networked)
+    without = replace(TOOLS, bwrap="")
+    assert "/usr/bin/unshare --net" in command(tools=without)
+    assert "unshare" not in command(networked, without)
+
+
+def test_without_any_tool_the_limits_remain() -> None:
+    bare = SandboxTools(python="/usr/bin/python3", python_prefix="")
+    words = process_command(SPEC, bare, TaskUser(drop_to=None))
+    assert words[:2] == ["/bin/sh", "-c"]
+    assert words[-2:] == ["/usr/bin/python3", "main.py"]
+
+
+def test_a_task_gets_nothing_of_the_agents_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENT_SECRET", "s3cret")
+    environment = process_environment(SPEC, TOOLS, "/tmp")
+    assert environment["TASK_ID"] == "task_1"
+    assert environment["PYTHONUNBUFFERED"] == "1"
+    assert environment["PATH"].startswith("/opt/python/bin:")
+    assert "AGENT_SECRET" not in environment
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"), [(0, 0), (3, 3), (127, 127), (128, 128), (137, -9), (143, -15), (255, 255)]
+)
+def test_a_wrappers_exit_code_tells_the_signal(code: int, expected: int) -> None:
+    assert exit_code_of_shell(code) == expected
