@@ -31,7 +31,9 @@ def _runs(folder: Path, *, use_bubblewrap: bool) -> Iterator[RunFactory]:
     try:
         if use_bubblewrap and runner.isolation != "bubblewrap":
             not_here("bubblewrap does not work on this machine")
-        yield RunFactory(runner, folder)
+        runs = RunFactory(runner, folder)
+        yield runs
+        runs.end_all()
         wait_until(lambda: not task_processes(folder.name), "no process of a run is left", 5)
         assert list((folder / "state/runs").iterdir()) == []
         assert list((folder / "state/homes").iterdir()) == []

@@ -27,7 +27,9 @@ SLEEPS = "import time; print('up', flush=True); time.sleep(600)"
 @pytest.fixture
 def runs(run_folder: Path, docker_engine: docker.DockerClient, test_image: str) -> Iterator[RunFactory]:
     runner = DockerRunner(f"tester/{run_folder.name}")
-    yield RunFactory(runner, run_folder, node_id=f"tester/{run_folder.name}", image=test_image)
+    made = RunFactory(runner, run_folder, node_id=f"tester/{run_folder.name}", image=test_image)
+    yield made
+    made.end_all()
     runner.close()
     ours = [c for c in our_containers(docker_engine) if run_folder.name in str(c.name)]
     assert ours == []
@@ -68,10 +70,10 @@ def test_every_limit_of_the_design_is_on_the_container(
     runs: RunFactory, docker_engine: docker.DockerClient
 ) -> None:
     live = runs.start({"main.py": SLEEPS}, memory_bytes=64 * MIB, cpus=0.5, pids_limit=33)
-    wait_until(lambda: "up" in live.output, "the task runs")
+    live.await_output("up")
     seen = inspected(docker_engine, live.spec.attempt_id)
     live.run.stop()
-    live.run.wait()
+    live.wait()
     host, config = seen["HostConfig"], seen["Config"]
     assert isinstance(host, dict)
     assert isinstance(config, dict)
@@ -176,10 +178,10 @@ print('made', made, flush=True)
 time.sleep(600)
 """
     live = runs.start({"main.py": code}, pids_limit=40)
-    wait_until(lambda: "made" in live.output, "the bomb is at its bound")
+    live.await_output("made")
     assert int(live.output.split("made")[1].split()[0]) <= 40
     live.run.stop()
-    assert live.run.wait().stopped
+    assert live.wait().stopped
 
 
 def test_a_task_that_ignores_sigterm_is_over_soon_and_keeps_its_files(runs: RunFactory) -> None:
@@ -188,11 +190,11 @@ def test_a_task_that_ignores_sigterm_is_over_soon_and_keeps_its_files(runs: RunF
         "open('partial.txt', 'w').write('half')\nprint('ready', flush=True)\ntime.sleep(600)"
     )
     live = runs.start({"main.py": code})
-    wait_until(lambda: "ready" in live.output, "the task ignores SIGTERM")
+    live.await_output("ready")
     began = time.monotonic()
     live.run.stop()
     live.run.stop()
-    end = live.run.wait()
+    end = live.wait()
     assert time.monotonic() - began < 3.0
     assert (end.stopped, end.exit_code, end.problem) == (True, -signal.SIGKILL, "")
     assert (live.spec.work_dir / "partial.txt").read_text() == "half"
@@ -210,7 +212,7 @@ def test_usage_is_measured_while_it_runs(runs: RunFactory) -> None:
     wait_until(lambda: live.run.usage().memory_bytes > 50 * MIB, "the memory is seen")
     wait_until(lambda: live.run.usage().cpu_percent > 10, "the CPU is seen")
     live.run.stop()
-    end = live.run.wait()
+    end = live.wait()
     assert end.peak_memory_bytes > 50 * MIB
     assert end.cpu_seconds > 0.1
 
@@ -269,7 +271,7 @@ def test_reaping_removes_this_nodes_leftovers_but_for_what_is_kept(
     assert runner.reap([kept]) == 1
     with pytest.raises(RunRefusedError):
         # Removed under its feet: lost, and somebody else's turn.
-        lives[1].run.wait()
+        lives[1].wait()
     names = {str(c.labels["hivemind.attempt"]) for c in our_containers(docker_engine)}
     assert {kept, foreign} <= names
     assert lost not in names
@@ -277,7 +279,7 @@ def test_reaping_removes_this_nodes_leftovers_but_for_what_is_kept(
     other.close()
     assert runner.reap([]) == 1
     with pytest.raises(RunRefusedError):
-        lives[0].run.wait()
+        lives[0].wait()
 
 
 def test_an_attempt_that_comes_again_takes_the_place_of_its_leftover(
@@ -314,7 +316,7 @@ def test_a_working_engine_passes_the_check_and_a_missing_image_fails_it(
 
 def test_many_runs_at_once_all_end_well(runs: RunFactory) -> None:
     lives = [runs.start({"main.py": f"print({number})"}) for number in range(6)]
-    ends = [live.run.wait() for live in lives]
+    ends = [live.wait() for live in lives]
     assert [end.exit_code for end in ends] == [0] * 6
     assert [live.output for live in lives] == [f"{number}\n" for number in range(6)]
 

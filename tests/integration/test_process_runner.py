@@ -99,7 +99,7 @@ def test_output_without_a_newline_arrives_while_the_task_runs(runs: RunFactory) 
     live = runs.start({"main.py": "import time; print('no newline', end='', flush=True); time.sleep(600)"})
     wait_until(lambda: live.output == "no newline", "the output is there")
     live.run.stop()
-    assert live.run.wait().stopped
+    assert live.wait().stopped
 
 
 def test_a_file_can_grow_to_the_cap_only(runs: RunFactory) -> None:
@@ -130,22 +130,22 @@ for number in itertools.count():
 
 def test_a_fork_bomb_is_bounded_and_nothing_of_it_stays(runs: RunFactory) -> None:
     live = runs.start({"main.py": FORK_BOMB}, pids_limit=40)
-    wait_until(lambda: "made" in live.output, "the bomb is at its bound")
+    live.await_output("made")
     assert int(live.output.split("made")[1].split()[0]) <= 40
     began = time.monotonic()
     live.run.stop()
-    end = live.run.wait()
+    end = live.wait()
     assert end.stopped
     assert time.monotonic() - began < 10
 
 
 def test_a_task_that_ignores_sigterm_is_over_soon_and_keeps_its_files(runs: RunFactory) -> None:
     live = runs.start({"main.py": IGNORES_TERM})
-    wait_until(lambda: "ready" in live.output, "the task ignores SIGTERM")
+    live.await_output("ready")
     began = time.monotonic()
     live.run.stop()
     live.run.stop()
-    end = live.run.wait()
+    end = live.wait()
     assert time.monotonic() - began < 2.0
     assert (end.stopped, end.exit_code, end.problem) == (True, -signal.SIGKILL, "")
     assert (live.spec.work_dir / "partial.txt").read_text() == "half"
@@ -162,9 +162,9 @@ print('ready', flush=True)
 time.sleep(600)
 """
     live = runs.start({"main.py": code})
-    wait_until(lambda: "ready" in live.output, "the task is ready")
+    live.await_output("ready")
     live.run.stop()
-    end = live.run.wait()
+    end = live.wait()
     assert (end.stopped, end.exit_code) == (True, 0)
     assert "tidied" in live.output
 
@@ -172,7 +172,7 @@ time.sleep(600)
 def test_stop_at_once_after_the_start_ends_the_run(runs: RunFactory) -> None:
     live = runs.start({"main.py": "import time; time.sleep(600)"})
     live.run.stop()
-    assert live.run.wait().stopped
+    assert live.wait().stopped
 
 
 def test_stop_after_the_end_changes_nothing(runs: RunFactory) -> None:
@@ -238,7 +238,7 @@ def test_usage_is_measured_while_it_runs_and_at_the_end(runs: RunFactory) -> Non
     wait_until(lambda: live.run.usage().memory_bytes > 50 * MIB, "the memory is seen")
     wait_until(lambda: live.run.usage().cpu_percent > 10, "the CPU is seen")
     live.run.stop()
-    end = live.run.wait()
+    end = live.wait()
     assert end.peak_memory_bytes > 50 * MIB
     assert end.cpu_seconds > 0.1
 
@@ -255,7 +255,7 @@ def test_a_run_outlives_the_thread_that_started_it(runs: RunFactory) -> None:
     thread = threading.Thread(target=lambda: started.append(runs.start({"main.py": code})))
     thread.start()
     thread.join()
-    end = started[0].run.wait()
+    end = started[0].wait()
     assert (end.exit_code, started[0].output) == (0, "up\ndone\n")
 
 

@@ -54,7 +54,7 @@ def test_the_agents_files_cannot_be_read_without_a_sandbox_either(
     secret.write_text("secret")
     secret.chmod(0o600)
     other = runs.start({"main.py": "import time; print('up', flush=True); time.sleep(600)"})
-    wait_until(lambda: "up" in other.output, "the other task runs")
+    other.await_output("up")
     paths = [str(secret), str(other.spec.work_dir / "main.py")]
     code = f"""
 import os
@@ -74,7 +74,7 @@ for pid in {sorted(task_processes(other.spec.attempt_id))!r}:
     assert end.exit_code == 0
     assert live.output == ""
     other.run.stop()
-    assert other.run.wait().stopped
+    assert other.wait().stopped
 
 
 def test_nothing_but_work_and_tmp_can_be_written(sandboxed: RunFactory) -> None:
@@ -117,7 +117,7 @@ def test_runs_at_the_same_time_have_different_users(runs: RunFactory) -> None:
     for live in lives:
         live.run.stop()
     for live in lives:
-        live.run.wait()
+        live.wait()
     assert len(users) == 3
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.support.waiting import wait_until
 from worker_agent.runners.base import Run, RunEnd, Runner, RunSpec
 from worker_agent.sandbox import ATTEMPT_VARIABLE, attempt_slug
 
@@ -44,6 +45,7 @@ class LiveRun:
         self._output = bytearray()
         self._lock = threading.Lock()
         self.output_bytes = 0
+        self.waited = False
         self.run: Run = runner.prepare(spec).start(self._take)
 
     def _take(self, data: bytes) -> None:
@@ -56,6 +58,22 @@ class LiveRun:
         with self._lock:
             return self._output.decode(errors="replace")
 
+    def await_output(self, text: str) -> str:
+        """The output, as soon as it holds `text`; a failure shows what there was instead."""
+        with contextlib.suppress(AssertionError):
+            return wait_until(lambda: text in self.output and self.output, f"the output has {text!r}")
+        raise AssertionError(f"{text!r} never came; the output is {self.output[-2000:]!r}, {self._state()}")
+
+    def wait(self) -> RunEnd:
+        self.waited = True
+        return self.run.wait()
+
+    def _state(self) -> str:
+        """How the run is, for a failure's message; ends it."""
+        usage = self.run.usage()
+        self.run.stop()
+        return f"usage was {usage}, and stopped it gives {self.wait()}"
+
 
 class RunFactory:
     """Makes runs of files in their own working directories under one folder."""
@@ -65,6 +83,7 @@ class RunFactory:
         self._folder = folder
         self._defaults = defaults
         self._count = 0
+        self._started: list[LiveRun] = []
 
     def spec(self, files: Mapping[str, str | bytes], **changes: object) -> RunSpec:
         self._count += 1
@@ -79,11 +98,20 @@ class RunFactory:
         return run_spec(work_dir, attempt_id, **{"entry": entry, **self._defaults, **changes})
 
     def start(self, files: Mapping[str, str | bytes], **changes: object) -> LiveRun:
-        return LiveRun(self.runner, self.spec(files, **changes))
+        live = LiveRun(self.runner, self.spec(files, **changes))
+        self._started.append(live)
+        return live
+
+    def end_all(self) -> None:
+        """Whatever a failed test left running, so that it fails alone."""
+        for live in self._started:
+            if not live.waited:
+                live.run.stop()
+                live.wait()
 
     def run(self, files: Mapping[str, str | bytes], **changes: object) -> tuple[RunEnd, LiveRun]:
         live = self.start(files, **changes)
-        return live.run.wait(), live
+        return live.wait(), live
 
     def script(self, code: str, **changes: object) -> tuple[RunEnd, LiveRun]:
         return self.run({"main.py": code}, **changes)
