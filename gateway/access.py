@@ -55,6 +55,7 @@ _BY_SERVICE: dict[str, dict[Access, tuple[str, ...]]] = {
             "StopTask",
             "DownloadResult",
             "WatchTask",
+            "ExplainTask",
         ),
     },
     "nodepool.WorkerNodeService": {

@@ -7,7 +7,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import AsyncIterator
 
-from gateway import spoken_for, submit, tasks, views, watching
+from gateway import explaining, spoken_for, submit, tasks, views, watching
 from gateway.context import Gateway
 from gateway.interceptors import Context, current_identity, current_identity_or_none
 from nodepool.errors import InvalidInputError, NotFoundError, TooLargeError
@@ -127,6 +127,9 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
                 success=False, message=f"the task has ended already: {views.status_message(row)}"
             )
         return pb.StopTaskResponse(success=True, message=f"task {row.id} is being stopped")
+
+    async def ExplainTask(self, request: pb.ExplainTaskRequest, context: Context) -> pb.ExplainTaskResponse:
+        return await self._gateway.run(explaining.explain, self._gateway, current_identity(), request)
 
     async def StoreOutput(self, request: pb.StoreOutputRequest, context: Context) -> pb.StatusResponse:
         await self._gateway.run(

@@ -17,6 +17,7 @@ from nodepool.errors import (
     AlreadyExistsError,
     InvalidInputError,
     NodePoolError,
+    PermissionDeniedError,
     RateLimitedError,
     TooLargeError,
 )
@@ -26,7 +27,7 @@ from nodepool.stores import node_store, task_store
 from nodepool.stores.accounts_read import credit_score
 from nodepool.stores.disk import disk_errors
 from nodepool.task import TaskState
-from nodepool.trust import task_tier
+from nodepool.trust import SCORE_OF, Tier, opens, task_tier
 from proto import nodepool_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 # What must be the same for a repeated upload to be the same upload.
 _SAME = (
     "package_sha256", "cpu_score", "memory_gb", "gpu_score", "gpu_memory_gb", "gpu_name", "region",
-    "image", "network", "max_minutes", "pinned_node",
+    "image", "network", "max_minutes", "pinned_node", "priority", "min_trust", "location_mode",
 )  # fmt: skip
 
 
@@ -80,6 +81,9 @@ def wishes(gateway: Gateway, request: pb.UploadTaskRequest) -> dict[str, Any]:
         "network": request.network,
         "max_minutes": minutes,
         "pinned_node": "",
+        "priority": wire.priority_from_wire(request),
+        "min_trust": wire.min_trust_from_wire(request.min_trust),
+        "location_mode": wire.location_mode_from_wire(request.location_mode),
     }
 
 
@@ -123,6 +127,7 @@ def _accept(gateway: Gateway, owner: Identity, columns: dict[str, Any], keep: An
     now = gateway.clock()
     existing, score = gateway.database.read(lambda connection: _before(connection, owner, columns))
     if existing is None:
+        _check_trust(columns["min_trust"], score)
         _check_room(gateway, owner)
     # A repeated upload puts bytes that are there already, which costs a look and changes nothing.
     if existing is not None and existing.owner_id != owner.user_id:
@@ -139,6 +144,7 @@ def _accept(gateway: Gateway, owner: Identity, columns: dict[str, Any], keep: An
         "created_at": now,
         "updated_at": now,
         "hinted_at": now,
+        "queued_at": now,
     }
     if existing is not None:
         return _repeated(existing, row, owner)
@@ -159,6 +165,15 @@ def _before(connection: Connection, owner: Identity, columns: dict[str, Any]) ->
         task_store.find_or_none(connection, columns["id"]),
         credit_score(connection, owner.user_id),
     )
+
+
+def _check_trust(min_trust: str, score: int) -> None:
+    """A task that asks for more trust than its owner's credit opens would wait for ever."""
+    if min_trust and not opens(task_tier(score), Tier(min_trust)):
+        raise PermissionDeniedError(
+            f"nodes of {min_trust} trust take a credit score of {SCORE_OF[Tier(min_trust)]} or more, "
+            f"and yours is {score}: ask for min_trust {task_tier(score)} or none"
+        )
 
 
 def _check_room(gateway: Gateway, owner: Identity) -> None:

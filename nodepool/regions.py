@@ -23,6 +23,35 @@ TASK_REGIONS = (*NODE_REGIONS, ANY)
 _SLUG_OF = {word.casefold(): slug for slug, words in _WORDS.items() for word in (slug, *words)}
 
 
+# Longitudes and latitudes of the regions' middles are far from where machines stand; what counts is which
+# region's network is near: steps between neighbours, by the submarine and land cables that carry most.
+_DISTANCE = {
+    frozenset({"asia", "oceania"}): 1,
+    frozenset({"asia", "europe"}): 2,
+    frozenset({"asia", "north-america"}): 2,
+    frozenset({"asia", "africa"}): 2,
+    frozenset({"asia", "south-america"}): 4,
+    frozenset({"europe", "africa"}): 1,
+    frozenset({"europe", "north-america"}): 1,
+    frozenset({"europe", "south-america"}): 2,
+    frozenset({"europe", "oceania"}): 4,
+    frozenset({"north-america", "south-america"}): 1,
+    frozenset({"north-america", "oceania"}): 2,
+    frozenset({"north-america", "africa"}): 2,
+    frozenset({"south-america", "africa"}): 2,
+    frozenset({"south-america", "oceania"}): 3,
+    frozenset({"africa", "oceania"}): 3,
+}
+MAX_DISTANCE = 5
+
+
+def distance(one: str, other: str) -> int:
+    """Steps between two regions: 0 the same (or no wish), MAX_DISTANCE when one of them is unknown."""
+    if one == other or ANY in (one, other):
+        return 0
+    return _DISTANCE.get(frozenset({one, other}), MAX_DISTANCE)
+
+
 def task_region(word: str) -> str:
     """The slug of the region a task wishes for; empty or `Any` is no wish."""
     key = word.strip().casefold()

@@ -107,6 +107,43 @@ class Settings(BaseSettings):
     sweep_period_seconds: float = Field(
         2.0, gt=0, description="how often the dispatcher looks for what was left behind"
     )
+    tier_ageing_seconds: float = Field(
+        600.0, gt=0, description="a waiting task is served one trust tier earlier for every such time"
+    )
+    priority_ageing_seconds: float = Field(
+        60.0, gt=0, description="a waiting task gains one step of priority for every such time"
+    )
+    fair_share_half_life_seconds: float = Field(
+        3600.0, gt=0, description="what a user has used counts half after this time"
+    )
+    region_patience_seconds: float = Field(
+        30.0, ge=0, description="a task that only prefers its region takes another one after this time"
+    )
+    reclaim_after_seconds: float = Field(
+        60.0, ge=0, description="a run is given what it uses and a margin after this time; 0: never"
+    )
+    reclaim_margin: float = Field(
+        0.25, ge=0, le=4, description="what a run is left above its measured use, as a share of it"
+    )
+    pressure_memory_percent: float = Field(
+        95.0, gt=0, le=100, description="measured memory of a node above which tasks are evicted from it"
+    )
+    probation_after: int = Field(
+        3, ge=1, description="attempts lost or refused in a row after which a node gets one task at a time"
+    )
+    history_half_life_seconds: float = Field(
+        7 * 86400.0, gt=0, description="how a node did counts half after this time"
+    )
+    push_to_nodes: bool = Field(
+        False, description="give work to nodes without an agent, which the pool calls on hostname and port"
+    )
+    push_allowed_networks: str = Field(
+        "",
+        description="networks (CIDR, comma separated) of such nodes besides the address they register from",
+    )
+    push_timeout_seconds: float = Field(
+        10.0, gt=0, description="how long such a node may take to answer that it has taken a task"
+    )
     agent_events: bool = Field(True, description="agents send Celery events, so that Flower shows them")
 
     cpu_overcommit: float = Field(1.5, ge=1, le=16, description="CPU reserved on a node over its total")

@@ -6,6 +6,16 @@ from enum import StrEnum
 
 from nodepool.errors import InvalidTransitionError
 
+MAX_PRIORITY = 9
+DEFAULT_PRIORITY = 5
+
+
+class LocationMode(StrEnum):
+    """What a task's wish for a region means."""
+
+    STRICT = "strict"  # there or nowhere
+    PREFER = "prefer"  # after a while the nearest other region
+
 
 class TaskState(StrEnum):
     QUEUED = "QUEUED"

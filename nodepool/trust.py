@@ -16,6 +16,8 @@ class Tier(StrEnum):
 
 # From the most to the least trusted; also the order in which dispatchers serve them.
 TIERS = (Tier.HIGH, Tier.NORMAL, Tier.LOW)
+# The credit score that each takes.
+SCORE_OF = {Tier.HIGH: HIGH_SCORE, Tier.NORMAL: NORMAL_SCORE, Tier.LOW: 0}
 RANK = {tier: index for index, tier in enumerate(TIERS)}
 
 

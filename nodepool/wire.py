@@ -7,7 +7,8 @@ from nodepool.errors import InvalidInputError
 from nodepool.ids import check_node_id
 from nodepool.node import NodeFacts, NodeKind, NodeStatus, default_max_tasks
 from nodepool.resources import Resources
-from nodepool.task import Outcome, TaskState
+from nodepool.task import DEFAULT_PRIORITY, MAX_PRIORITY, LocationMode, Outcome, TaskState
+from nodepool.trust import TIERS
 from proto import nodepool_pb2 as pb
 
 TASK_STATUS_WORDS = {
@@ -60,6 +61,34 @@ def gpu_name_from_wire(word: str) -> str:
     if len(name) > _MAX_GPU_NAME or not name.isprintable():
         raise InvalidInputError(f"gpu_name must be at most {_MAX_GPU_NAME} printable characters")
     return "" if name.casefold() == "any" else name
+
+
+def priority_from_wire(request: pb.UploadTaskRequest) -> int:
+    """0-9, 9 first; DEFAULT_PRIORITY where the client, such as every older one, says nothing."""
+    if not request.HasField("priority"):
+        return DEFAULT_PRIORITY
+    if not 0 <= request.priority <= MAX_PRIORITY:
+        raise InvalidInputError(f"priority must be 0 to {MAX_PRIORITY}, not {request.priority}")
+    return request.priority
+
+
+def min_trust_from_wire(word: str) -> str:
+    """A tier, or empty for no wish."""
+    tier = word.strip().casefold()
+    if tier in {"", "any"}:
+        return ""
+    if tier not in TIERS:
+        raise InvalidInputError(f"min_trust must be one of {', '.join(TIERS)} or empty, not {word[:40]!r}")
+    return tier
+
+
+def location_mode_from_wire(word: str) -> LocationMode:
+    try:
+        return LocationMode(word.strip().casefold() or LocationMode.STRICT)
+    except ValueError:
+        raise InvalidInputError(
+            f"location_mode must be one of {', '.join(LocationMode)} or empty, not {word[:40]!r}"
+        ) from None
 
 
 def node_facts_from_wire(request: pb.RegisterWorkerNodeRequest) -> NodeFacts:

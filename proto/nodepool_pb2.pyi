@@ -501,6 +501,18 @@ class WorkerNodeInfo(_message.Message):
     CPU_PERCENT_FIELD_NUMBER: _builtins.int
     MEMORY_PERCENT_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    CAPACITY_CPU_SCORE_FIELD_NUMBER: _builtins.int
+    CAPACITY_MEMORY_MB_FIELD_NUMBER: _builtins.int
+    CAPACITY_GPU_SCORE_FIELD_NUMBER: _builtins.int
+    CAPACITY_GPU_MEMORY_GB_FIELD_NUMBER: _builtins.int
+    RESERVED_MEMORY_MB_FIELD_NUMBER: _builtins.int
+    USED_CPU_SCORE_FIELD_NUMBER: _builtins.int
+    USED_MEMORY_MB_FIELD_NUMBER: _builtins.int
+    SUCCESS_RATE_FIELD_NUMBER: _builtins.int
+    RELATIVE_SPEED_FIELD_NUMBER: _builtins.int
+    HISTORY_WEIGHT_FIELD_NUMBER: _builtins.int
+    ON_PROBATION_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     hostname: _builtins.str
     cpu_cores: _builtins.int
@@ -530,6 +542,25 @@ class WorkerNodeInfo(_message.Message):
     memory_percent: _builtins.float
     """measured, 0-100"""
     owner: _builtins.str
+    kind: _builtins.str
+    """agent or pushed"""
+    capacity_cpu_score: _builtins.int
+    """What reservations may sum up to: the total with the pool's overcommit."""
+    capacity_memory_mb: _builtins.int
+    capacity_gpu_score: _builtins.int
+    capacity_gpu_memory_gb: _builtins.int
+    reserved_memory_mb: _builtins.int
+    used_cpu_score: _builtins.int
+    """What the running tasks were last measured to use."""
+    used_memory_mb: _builtins.int
+    success_rate: _builtins.float
+    """History, decayed: share of attempts that ended well (0-1), speed beside what cpu_score promises
+    (1 = as promised), and how many attempts these rest on.
+    """
+    relative_speed: _builtins.float
+    history_weight: _builtins.float
+    on_probation: _builtins.bool
+    """one task at a time until one succeeds"""
     def __init__(
         self,
         *,
@@ -558,10 +589,22 @@ class WorkerNodeInfo(_message.Message):
         cpu_percent: _builtins.float = ...,
         memory_percent: _builtins.float = ...,
         owner: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        capacity_cpu_score: _builtins.int = ...,
+        capacity_memory_mb: _builtins.int = ...,
+        capacity_gpu_score: _builtins.int = ...,
+        capacity_gpu_memory_gb: _builtins.int = ...,
+        reserved_memory_mb: _builtins.int = ...,
+        used_cpu_score: _builtins.int = ...,
+        used_memory_mb: _builtins.int = ...,
+        success_rate: _builtins.float = ...,
+        relative_speed: _builtins.float = ...,
+        history_weight: _builtins.float = ...,
+        on_probation: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_cores", b"cpu_cores", "cpu_percent", b"cpu_percent", "cpu_score", b"cpu_score", "docker_status", b"docker_status", "draining", b"draining", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "hostname", b"hostname", "last_heartbeat", b"last_heartbeat", "location", b"location", "max_tasks", b"max_tasks", "memory_gb", b"memory_gb", "memory_percent", b"memory_percent", "node_id", b"node_id", "owner", b"owner", "port", b"port", "region", b"region", "reserved_cpu_score", b"reserved_cpu_score", "reserved_gpu_memory_gb", b"reserved_gpu_memory_gb", "reserved_gpu_score", b"reserved_gpu_score", "reserved_memory_gb", b"reserved_memory_gb", "running_tasks", b"running_tasks", "status", b"status", "trust_tier", b"trust_tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_cpu_score", b"capacity_cpu_score", "capacity_gpu_memory_gb", b"capacity_gpu_memory_gb", "capacity_gpu_score", b"capacity_gpu_score", "capacity_memory_mb", b"capacity_memory_mb", "cpu_cores", b"cpu_cores", "cpu_percent", b"cpu_percent", "cpu_score", b"cpu_score", "docker_status", b"docker_status", "draining", b"draining", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "history_weight", b"history_weight", "hostname", b"hostname", "kind", b"kind", "last_heartbeat", b"last_heartbeat", "location", b"location", "max_tasks", b"max_tasks", "memory_gb", b"memory_gb", "memory_percent", b"memory_percent", "node_id", b"node_id", "on_probation", b"on_probation", "owner", b"owner", "port", b"port", "region", b"region", "relative_speed", b"relative_speed", "reserved_cpu_score", b"reserved_cpu_score", "reserved_gpu_memory_gb", b"reserved_gpu_memory_gb", "reserved_gpu_score", b"reserved_gpu_score", "reserved_memory_gb", b"reserved_memory_gb", "reserved_memory_mb", b"reserved_memory_mb", "running_tasks", b"running_tasks", "status", b"status", "success_rate", b"success_rate", "trust_tier", b"trust_tier", "used_cpu_score", b"used_cpu_score", "used_memory_mb", b"used_memory_mb"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -612,6 +655,7 @@ class EnrollAgentResponse(_message.Message):
     MAX_PACKAGE_ENTRIES_FIELD_NUMBER: _builtins.int
     PIDS_LIMIT_FIELD_NUMBER: _builtins.int
     TMPFS_BYTES_FIELD_NUMBER: _builtins.int
+    PACE_KEY_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
     message: _builtins.str
     broker_url: _builtins.str
@@ -635,6 +679,8 @@ class EnrollAgentResponse(_message.Message):
     max_package_entries: _builtins.int
     pids_limit: _builtins.int
     tmpfs_bytes: _builtins.int
+    pace_key: _builtins.str
+    """Readable key with the pool's pace: report period in seconds, changing with the number of nodes."""
     @_builtins.property
     def allowed_images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -662,10 +708,11 @@ class EnrollAgentResponse(_message.Message):
         max_package_entries: _builtins.int = ...,
         pids_limit: _builtins.int = ...,
         tmpfs_bytes: _builtins.int = ...,
+        pace_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_images", b"allowed_images", "assigned_key", b"assigned_key", "broker_url", b"broker_url", "control_exchange", b"control_exchange", "default_image", b"default_image", "event_exchange", b"event_exchange", "events_enabled", b"events_enabled", "lease_seconds", b"lease_seconds", "max_output_bytes", b"max_output_bytes", "max_package_entries", b"max_package_entries", "max_result_bytes", b"max_result_bytes", "max_unpacked_bytes", b"max_unpacked_bytes", "max_workdir_bytes", b"max_workdir_bytes", "message", b"message", "network_allowed", b"network_allowed", "pids_limit", b"pids_limit", "queue", b"queue", "report_key", b"report_key", "report_period_seconds", b"report_period_seconds", "success", b"success", "tmpfs_bytes", b"tmpfs_bytes", "trust_tier", b"trust_tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_images", b"allowed_images", "assigned_key", b"assigned_key", "broker_url", b"broker_url", "control_exchange", b"control_exchange", "default_image", b"default_image", "event_exchange", b"event_exchange", "events_enabled", b"events_enabled", "lease_seconds", b"lease_seconds", "max_output_bytes", b"max_output_bytes", "max_package_entries", b"max_package_entries", "max_result_bytes", b"max_result_bytes", "max_unpacked_bytes", b"max_unpacked_bytes", "max_workdir_bytes", b"max_workdir_bytes", "message", b"message", "network_allowed", b"network_allowed", "pace_key", b"pace_key", "pids_limit", b"pids_limit", "queue", b"queue", "report_key", b"report_key", "report_period_seconds", b"report_period_seconds", "success", b"success", "tmpfs_bytes", b"tmpfs_bytes", "trust_tier", b"trust_tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -998,6 +1045,9 @@ class UploadTaskRequest(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     NETWORK_FIELD_NUMBER: _builtins.int
     MAX_MINUTES_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    MIN_TRUST_FIELD_NUMBER: _builtins.int
+    LOCATION_MODE_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     task_zip: _builtins.bytes
     memory_gb: _builtins.int
@@ -1014,6 +1064,12 @@ class UploadTaskRequest(_message.Message):
     """needs the network; refused where the pool does not allow it"""
     max_minutes: _builtins.int
     """longest run; 0: the pool's default"""
+    priority: _builtins.int
+    """0-9, 9 first, among the owner's tasks and those of users as well served; 5 when absent"""
+    min_trust: _builtins.str
+    """high, normal or low: no node below that; empty: any that the owner's credit opens"""
+    location_mode: _builtins.str
+    """strict (or empty): only there; prefer: after a while the nearest region instead"""
     def __init__(
         self,
         *,
@@ -1029,12 +1085,17 @@ class UploadTaskRequest(_message.Message):
         image: _builtins.str = ...,
         network: _builtins.bool = ...,
         max_minutes: _builtins.int = ...,
+        priority: _builtins.int | None = ...,
+        min_trust: _builtins.str = ...,
+        location_mode: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "priority", b"priority"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_score", b"cpu_score", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "image", b"image", "location", b"location", "max_minutes", b"max_minutes", "memory_gb", b"memory_gb", "network", b"network", "task_id", b"task_id", "task_zip", b"task_zip", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "cpu_score", b"cpu_score", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "image", b"image", "location", b"location", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "memory_gb", b"memory_gb", "min_trust", b"min_trust", "network", b"network", "priority", b"priority", "task_id", b"task_id", "task_zip", b"task_zip", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
+    _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
 
 Global___UploadTaskRequest: _TypeAlias = UploadTaskRequest  # noqa: Y015
 
@@ -1164,6 +1225,11 @@ class TaskDetail(_message.Message):
     QUEUE_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
     STOP_REQUESTED_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    MIN_TRUST_FIELD_NUMBER: _builtins.int
+    LOCATION_MODE_FIELD_NUMBER: _builtins.int
+    MAX_MINUTES_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
     state: _builtins.str
     """QUEUED, PLACED, RUNNING, SUCCEEDED, FAILED, STOPPED"""
     reason: _builtins.str
@@ -1185,6 +1251,14 @@ class TaskDetail(_message.Message):
     """tier.region"""
     owner: _builtins.str
     stop_requested: _builtins.bool
+    priority: _builtins.int
+    min_trust: _builtins.str
+    location_mode: _builtins.str
+    max_minutes: _builtins.int
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptRecord]:
+        """Newest last; only in PollTaskStatus."""
+
     def __init__(
         self,
         *,
@@ -1203,14 +1277,83 @@ class TaskDetail(_message.Message):
         queue: _builtins.str = ...,
         owner: _builtins.str = ...,
         stop_requested: _builtins.bool = ...,
+        priority: _builtins.int = ...,
+        min_trust: _builtins.str = ...,
+        location_mode: _builtins.str = ...,
+        max_minutes: _builtins.int = ...,
+        attempts: _abc.Iterable[Global___AttemptRecord] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned_node", b"assigned_node", "attempt_number", b"attempt_number", "created_at", b"created_at", "exit_code", b"exit_code", "finished_at", b"finished_at", "has_exit_code", b"has_exit_code", "has_result", b"has_result", "owner", b"owner", "queue", b"queue", "reason", b"reason", "result_bytes", b"result_bytes", "started_at", b"started_at", "state", b"state", "stop_requested", b"stop_requested", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned_node", b"assigned_node", "attempt_number", b"attempt_number", "attempts", b"attempts", "created_at", b"created_at", "exit_code", b"exit_code", "finished_at", b"finished_at", "has_exit_code", b"has_exit_code", "has_result", b"has_result", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "min_trust", b"min_trust", "owner", b"owner", "priority", b"priority", "queue", b"queue", "reason", b"reason", "result_bytes", b"result_bytes", "started_at", b"started_at", "state", b"state", "stop_requested", b"stop_requested", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TaskDetail: _TypeAlias = TaskDetail  # noqa: Y015
+
+@_typing.final
+class AttemptRecord(_message.Message):
+    """How one attempt went. Times are Unix seconds and 0 where it has not come to that."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    QUEUE_SECONDS_FIELD_NUMBER: _builtins.int
+    PLACED_AT_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    FINISHED_AT_FIELD_NUMBER: _builtins.int
+    EXIT_CODE_FIELD_NUMBER: _builtins.int
+    HAS_EXIT_CODE_FIELD_NUMBER: _builtins.int
+    CPU_SECONDS_FIELD_NUMBER: _builtins.int
+    PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    BYTES_IN_FIELD_NUMBER: _builtins.int
+    BYTES_OUT_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    node_id: _builtins.str
+    state: _builtins.str
+    """assigned, running, finished, lost, refused, stopped"""
+    reason: _builtins.str
+    queue_seconds: _builtins.float
+    """from queued to placed"""
+    placed_at: _builtins.float
+    started_at: _builtins.float
+    finished_at: _builtins.float
+    exit_code: _builtins.int
+    has_exit_code: _builtins.bool
+    cpu_seconds: _builtins.float
+    peak_memory_bytes: _builtins.int
+    bytes_in: _builtins.int
+    """the package"""
+    bytes_out: _builtins.int
+    """output and result"""
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        node_id: _builtins.str = ...,
+        state: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        queue_seconds: _builtins.float = ...,
+        placed_at: _builtins.float = ...,
+        started_at: _builtins.float = ...,
+        finished_at: _builtins.float = ...,
+        exit_code: _builtins.int = ...,
+        has_exit_code: _builtins.bool = ...,
+        cpu_seconds: _builtins.float = ...,
+        peak_memory_bytes: _builtins.int = ...,
+        bytes_in: _builtins.int = ...,
+        bytes_out: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_in", b"bytes_in", "bytes_out", b"bytes_out", "cpu_seconds", b"cpu_seconds", "exit_code", b"exit_code", "finished_at", b"finished_at", "has_exit_code", b"has_exit_code", "node_id", b"node_id", "number", b"number", "peak_memory_bytes", b"peak_memory_bytes", "placed_at", b"placed_at", "queue_seconds", b"queue_seconds", "reason", b"reason", "started_at", b"started_at", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttemptRecord: _TypeAlias = AttemptRecord  # noqa: Y015
 
 @_typing.final
 class StoreOutputRequest(_message.Message):
@@ -1612,6 +1755,163 @@ class DownloadResultResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DownloadResultResponse: _TypeAlias = DownloadResultResponse  # noqa: Y015
+
+@_typing.final
+class ExplainTaskRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    @_builtins.property
+    def task(self) -> Global___UploadTaskRequest:
+        """a dry run: only its needs are read, nothing is kept"""
+
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        task: Global___UploadTaskRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject", "task", b"task", "task_id", b"task_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject", "task", b"task", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_subject: _TypeAlias = _typing.Literal["task_id", "task"]  # noqa: Y015
+    _WhichOneofArgType_subject: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_subject) -> _WhichOneofReturnType_subject | None: ...
+
+Global___ExplainTaskRequest: _TypeAlias = ExplainTaskRequest  # noqa: Y015
+
+@_typing.final
+class ExplainTaskResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PLACES_NOW_FIELD_NUMBER: _builtins.int
+    BEST_NODE_FIELD_NUMBER: _builtins.int
+    NODES_LOOKED_AT_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    CAN_NEVER_RUN_FIELD_NUMBER: _builtins.int
+    SUGGESTIONS_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    WAITING_TASKS_FIELD_NUMBER: _builtins.int
+    ESTIMATED_WAIT_SECONDS_FIELD_NUMBER: _builtins.int
+    ESTIMATE_BASIS_FIELD_NUMBER: _builtins.int
+    PRICE_PER_MINUTE_CPT_FIELD_NUMBER: _builtins.int
+    MAX_PRICE_CPT_FIELD_NUMBER: _builtins.int
+    MAX_MINUTES_FIELD_NUMBER: _builtins.int
+    success: _builtins.bool
+    message: _builtins.str
+    """one sentence"""
+    state: _builtins.str
+    """as in TaskDetail; empty for a dry run"""
+    places_now: _builtins.bool
+    """a node could take it at this moment"""
+    best_node: _builtins.str
+    """which, when there is one"""
+    nodes_looked_at: _builtins.int
+    can_never_run: _builtins.bool
+    """waiting alone cannot help"""
+    position: _builtins.int
+    """1: next; 0: it does not wait"""
+    waiting_tasks: _builtins.int
+    estimated_wait_seconds: _builtins.float
+    """negative: nothing is known to say"""
+    estimate_basis: _builtins.str
+    price_per_minute_cpt: _builtins.int
+    max_price_cpt: _builtins.int
+    """for max_minutes"""
+    max_minutes: _builtins.int
+    @_builtins.property
+    def failed(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailedClause]:
+        """what kept the others, most nodes first"""
+
+    @_builtins.property
+    def suggestions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Suggestion]:
+        """smallest change first; each one was tried"""
+
+    def __init__(
+        self,
+        *,
+        success: _builtins.bool = ...,
+        message: _builtins.str = ...,
+        state: _builtins.str = ...,
+        places_now: _builtins.bool = ...,
+        best_node: _builtins.str = ...,
+        nodes_looked_at: _builtins.int = ...,
+        failed: _abc.Iterable[Global___FailedClause] | None = ...,
+        can_never_run: _builtins.bool = ...,
+        suggestions: _abc.Iterable[Global___Suggestion] | None = ...,
+        position: _builtins.int = ...,
+        waiting_tasks: _builtins.int = ...,
+        estimated_wait_seconds: _builtins.float = ...,
+        estimate_basis: _builtins.str = ...,
+        price_per_minute_cpt: _builtins.int = ...,
+        max_price_cpt: _builtins.int = ...,
+        max_minutes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_node", b"best_node", "can_never_run", b"can_never_run", "estimate_basis", b"estimate_basis", "estimated_wait_seconds", b"estimated_wait_seconds", "failed", b"failed", "max_minutes", b"max_minutes", "max_price_cpt", b"max_price_cpt", "message", b"message", "nodes_looked_at", b"nodes_looked_at", "places_now", b"places_now", "position", b"position", "price_per_minute_cpt", b"price_per_minute_cpt", "state", b"state", "success", b"success", "suggestions", b"suggestions", "waiting_tasks", b"waiting_tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainTaskResponse: _TypeAlias = ExplainTaskResponse  # noqa: Y015
+
+@_typing.final
+class FailedClause(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLAUSE_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    clause: _builtins.str
+    nodes: _builtins.int
+    def __init__(
+        self,
+        *,
+        clause: _builtins.str = ...,
+        nodes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clause", b"clause", "nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailedClause: _TypeAlias = FailedClause  # noqa: Y015
+
+@_typing.final
+class Suggestion(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """memory_gb, location, gpu_name, ...; empty: an act of the operator or a node's owner"""
+    value: _builtins.str
+    sentence: _builtins.str
+    nodes: _builtins.int
+    """how many nodes would take it then"""
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        value: _builtins.str = ...,
+        sentence: _builtins.str = ...,
+        nodes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "nodes", b"nodes", "sentence", b"sentence", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Suggestion: _TypeAlias = Suggestion  # noqa: Y015
 
 @_typing.final
 class WatchTaskRequest(_message.Message):

@@ -838,6 +838,11 @@ class MasterNodeServiceStub:
                 request_serializer=proto_dot_nodepool__pb2.WatchTaskRequest.SerializeToString,
                 response_deserializer=proto_dot_nodepool__pb2.WatchTaskResponse.FromString,
                 _registered_method=True)
+        self.ExplainTask = channel.unary_unary(
+                '/nodepool.MasterNodeService/ExplainTask',
+                request_serializer=proto_dot_nodepool__pb2.ExplainTaskRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.ExplainTaskResponse.FromString,
+                _registered_method=True)
 
 
 class MasterNodeServiceServicer:
@@ -934,6 +939,13 @@ class MasterNodeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainTask(self, request, context):
+        """Why a task waits, what would place it, and what it costs; also of a task that is not submitted yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MasterNodeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -1006,6 +1018,11 @@ def add_MasterNodeServiceServicer_to_server(servicer, server):
                     servicer.WatchTask,
                     request_deserializer=proto_dot_nodepool__pb2.WatchTaskRequest.FromString,
                     response_serializer=proto_dot_nodepool__pb2.WatchTaskResponse.SerializeToString,
+            ),
+            'ExplainTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainTask,
+                    request_deserializer=proto_dot_nodepool__pb2.ExplainTaskRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.ExplainTaskResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1389,6 +1406,33 @@ class MasterNodeService:
             '/nodepool.MasterNodeService/WatchTask',
             proto_dot_nodepool__pb2.WatchTaskRequest.SerializeToString,
             proto_dot_nodepool__pb2.WatchTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.MasterNodeService/ExplainTask',
+            proto_dot_nodepool__pb2.ExplainTaskRequest.SerializeToString,
+            proto_dot_nodepool__pb2.ExplainTaskResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -287,6 +287,8 @@ class MasterNodeServiceStub:
     """State changes and output as they happen, until the task has ended. A watcher that was cut off
     asks again with the last next_offset it saw, and misses nothing that is still kept.
     """
+    ExplainTask: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.ExplainTaskRequest, _nodepool_pb2.ExplainTaskResponse]
+    """Why a task waits, what would place it, and what it costs; also of a task that is not submitted yet."""
 
 @_typing.type_check_only
 class MasterNodeServiceAsyncStub(MasterNodeServiceStub):
@@ -315,6 +317,8 @@ class MasterNodeServiceAsyncStub(MasterNodeServiceStub):
     """State changes and output as they happen, until the task has ended. A watcher that was cut off
     asks again with the last next_offset it saw, and misses nothing that is still kept.
     """
+    ExplainTask: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.ExplainTaskRequest, _nodepool_pb2.ExplainTaskResponse]  # type: ignore[assignment]
+    """Why a task waits, what would place it, and what it costs; also of a task that is not submitted yet."""
 
 class MasterNodeServiceServicer(metaclass=_abc_1.ABCMeta):
     """---------------------------------------------------------------------------------------------
@@ -424,6 +428,14 @@ class MasterNodeServiceServicer(metaclass=_abc_1.ABCMeta):
         """State changes and output as they happen, until the task has ended. A watcher that was cut off
         asks again with the last next_offset it saw, and misses nothing that is still kept.
         """
+
+    @_abc_1.abstractmethod
+    def ExplainTask(
+        self,
+        request: _nodepool_pb2.ExplainTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.ExplainTaskResponse, _abc.Awaitable[_nodepool_pb2.ExplainTaskResponse]]:
+        """Why a task waits, what would place it, and what it costs; also of a task that is not submitted yet."""
 
 def add_MasterNodeServiceServicer_to_server(servicer: MasterNodeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -69,6 +69,15 @@ nodes = Table(
     Column("draining", Boolean, nullable=False, server_default=text("false")),
     Column("active", Boolean, nullable=False, server_default=text("true")),
     Column("registered_at", Float, nullable=False),
+    # History: decayed sums of attempts that ended well and badly, and of speed beside cpu_score, as of
+    # history_at; nodepool/history.py has the rules.
+    Column("history_good", Float, nullable=False, server_default="0"),
+    Column("history_bad", Float, nullable=False, server_default="0"),
+    Column("history_speed_sum", Float, nullable=False, server_default="0"),
+    Column("history_speed_weight", Float, nullable=False, server_default="0"),
+    Column("history_at", Float, nullable=False, server_default="0"),
+    # Attempts lost or refused since the last one that ended well; several put the node on probation.
+    Column("bad_streak", Integer, nullable=False, server_default="0"),
 )
 
 tasks = Table(
@@ -86,6 +95,9 @@ tasks = Table(
     Column("region", String(16), nullable=False),
     Column("tier", String(16), nullable=False),
     Column("pinned_node", String(129), nullable=False, server_default=""),
+    Column("priority", Integer, nullable=False, server_default="5"),
+    Column("min_trust", String(16), nullable=False, server_default=""),
+    Column("location_mode", String(16), nullable=False, server_default="strict"),
     Column("image", String(300), nullable=False),
     Column("network", Boolean, nullable=False),
     Column("max_minutes", Integer, nullable=False),
@@ -105,6 +117,8 @@ tasks = Table(
     Column("finished_at", Float),
     # When the dispatcher was last told of it; the sweep tells it again.
     Column("hinted_at", Float, nullable=False),
+    # When it last began to wait: accepted, or given back by a lost or refused attempt.
+    Column("queued_at", Float, nullable=False, server_default="0"),
 )
 Index("ix_tasks_owner_created", tasks.c.owner_id, tasks.c.created_at)
 Index("ix_tasks_state_created", tasks.c.state, tasks.c.created_at)
@@ -128,6 +142,9 @@ attempts = Table(
     Column("exit_code", Integer),
     Column("cpu_seconds", Float),
     Column("peak_memory_bytes", BigInteger),
+    Column("queue_seconds", Float, nullable=False, server_default="0"),
+    Column("bytes_in", BigInteger, nullable=False, server_default="0"),
+    Column("bytes_out", BigInteger, nullable=False, server_default="0"),
 )
 Index("ix_attempts_node_state", attempts.c.node_id, attempts.c.state)
 Index("ix_attempts_state", attempts.c.state)

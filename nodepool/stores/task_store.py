@@ -297,6 +297,7 @@ def _task_values(
         "hinted_at": now,
     }
     if state is TaskState.QUEUED:
+        values["queued_at"] = now
         values["node_id"] = ""
         values["started_at"] = None
     else:
