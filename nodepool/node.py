@@ -67,6 +67,7 @@ class NodeView:
     kind: NodeKind = NodeKind.AGENT
     capacity: Claim
     reserved: Claim
+    quality: float = 1.0  # 0-1, of its history
 
 
 def default_max_tasks(cpu_cores: int) -> int:

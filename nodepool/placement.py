@@ -1,48 +1,65 @@
-"""Where a task goes: filter, then rank, over an immutable snapshot, with reasons.
+"""Where a task goes: filter, then rank, over the fleet, with reasons.
 
-Pure and optimistic: the atomic reservation is the judge, so a choice made on a stale snapshot
-costs a second try and never a wrong allocation.
+Pure and optimistic: the atomic reservation is the judge, so a choice made on a stale picture costs
+a second try and never a wrong allocation.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from nodepool import regions
-from nodepool.node import NodeKind, NodeView
-from nodepool.resources import RESOURCE_NAMES, Claim
-from nodepool.trust import RANK, Tier, opens
+from nodepool.fleet import (
+    AGAIN_WEIGHT,
+    DISTANCE_WEIGHT,
+    REGION_INDEX,
+    Amounts,
+    BoolArray,
+    Fleet,
+    FloatArray,
+    RowArray,
+)
+from nodepool.node import NodeView
+from nodepool.resources import Claim
+from nodepool.trust import RANK, Tier
 
 # Clauses in the order they are asked; a node counts under the first that it fails.
 OFFLINE = "offline"
 DRAINING = "draining"
 OTHER_NODE = "not the node asked for"
 PUSHED = "without an agent: this pool gives work to agents only"
-EXCLUDED = "lost or refused this task before"
 TRUST = "trust tier above what the owner's credit opens"
+MIN_TRUST = "below the trust that it asks for"
 REGION = "in another region"
 GPU_NAME = "has another GPU"
 TOO_SMALL = "too small: {}"
 BUSY = "busy: {}"
 
-_CLAIM_WORDS = {
+CLAIM_WORDS = {
     "cpu_score": "cpu_score",
     "memory_mb": "memory",
     "gpu_score": "gpu_score",
     "gpu_memory_gb": "GPU memory",
     "tasks": "task slots",
 }
+# How many of the best are kept at hand for tasks of equal needs.
+_SHORT_LIST = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """What a task asks of its node."""
+    """What a task asks of its node. Equal wishes are one group: what one cannot have, none can."""
 
     claim: Claim
     tier: Tier
+    min_trust: Tier | None = None
     region: str = regions.ANY
+    relaxed: bool = False  # the region is only preferred: the nearest first
     gpu_name: str = ""
     node_id: str = ""  # only this node, when not empty
     excluded: frozenset[str] = frozenset()
@@ -67,77 +84,157 @@ class Decision:
 
     def never_fits(self) -> bool:
         """True when waiting alone cannot help: no node failed for a reason that passes."""
-        passing = (OFFLINE, DRAINING, EXCLUDED, BUSY.split(":", maxsplit=1)[0])
+        passing = (OFFLINE, DRAINING, BUSY.split(":", maxsplit=1)[0])
         return not self.ranked and not any(clause.startswith(passing) for clause in self.failed)
 
 
-def place(wish: Wish, nodes: Iterable[NodeView]) -> Decision:
+def place(wish: Wish, nodes: Iterable[NodeView], *, allow_pushed: bool = False) -> Decision:
     """Choose among `nodes`. A node that lost the task before is taken only when there is no other."""
-    fitting: list[NodeView] = []
-    fallback: list[NodeView] = []
+    return decide(wish, Fleet.of(nodes, allow_pushed=allow_pushed))
+
+
+def decide(wish: Wish, fleet: Fleet) -> Decision:
+    """All of it: every node that fits in order, and what keeps each of the others."""
+    left = fleet.present.copy()
     failed: Counter[str] = Counter()
-    looked_at = 0
-    for node in nodes:
-        looked_at += 1
-        clause = failed_clause(wish, node)
-        if clause:
-            failed[clause] += 1
-        elif node.node_id in wish.excluded:
-            fallback.append(node)
-        else:
-            fitting.append(node)
-    chosen = sorted(fitting, key=_rank_key) + sorted(fallback, key=_rank_key)
-    return Decision(tuple(node.node_id for node in chosen), failed, looked_at)
+    for clause, keeps in _clauses(wish, fleet):
+        out = left & ~keeps
+        if count := int(np.count_nonzero(out)):
+            failed[clause] += count
+            left &= keeps
+    rows = np.flatnonzero(left)
+    ranked = [fleet.ids[rows[index]] for index in np.lexsort((rows, _keys(wish, fleet, rows)))]
+    return Decision(tuple(ranked), failed, len(fleet))
 
 
 def failed_clause(wish: Wish, node: NodeView) -> str | None:
     """The first clause that keeps the node from running the task, or None."""
-    return _mismatch(wish, node) or _too_small(wish.claim, node) or _not_now(wish.claim, node)
+    return next(iter(place(wish, [node]).failed), None)
 
 
-def _mismatch(wish: Wish, node: NodeView) -> str | None:
-    if wish.node_id and node.node_id != wish.node_id:
-        return OTHER_NODE
-    if node.kind is not NodeKind.AGENT:
-        return PUSHED
+def _clauses(wish: Wish, fleet: Fleet) -> Iterable[tuple[str, BoolArray]]:
+    """What a node must be, in the order it is asked, each as a mask over the rows."""
+    amounts = Amounts.of(wish.claim)
+    yield from _matching(wish, fleet)
+    yield from _large_enough(amounts, fleet)
+    yield OFFLINE, fleet.online
+    yield DRAINING, ~fleet.draining
+    yield from _with_room(amounts, fleet)
+
+
+def _large_enough(amounts: Amounts, fleet: Fleet) -> Iterable[tuple[str, BoolArray]]:
+    for index, name in amounts.asked:
+        yield TOO_SMALL.format(CLAIM_WORDS[name]), fleet.capacity[index] >= amounts.column[index]
+
+
+def _with_room(amounts: Amounts, fleet: Fleet) -> Iterable[tuple[str, BoolArray]]:
+    for index, name in amounts.asked:
+        room = fleet.capacity[index] - fleet.reserved[index]
+        yield BUSY.format(CLAIM_WORDS[name]), room >= amounts.column[index]
+
+
+def _matching(wish: Wish, fleet: Fleet) -> Iterable[tuple[str, BoolArray]]:
+    if wish.node_id:
+        only = np.zeros(len(fleet.present), dtype=np.bool_)
+        if (row := fleet.row_of.get(wish.node_id)) is not None:
+            only[row] = True
+        yield OTHER_NODE, only
+    if not fleet.allow_pushed:
+        yield PUSHED, ~fleet.pushed
     # Who names a node of his own trusts it.
-    if not wish.node_id and not opens(wish.tier, node.tier):
-        return TRUST
-    if wish.region not in (regions.ANY, node.region):
-        return REGION
-    if wish.gpu_name and wish.gpu_name.casefold() != node.gpu_name.casefold():
-        return GPU_NAME
-    return None
+    if not wish.node_id:
+        yield TRUST, fleet.tier >= RANK[wish.tier]
+    if wish.min_trust is not None:
+        yield MIN_TRUST, fleet.tier <= RANK[wish.min_trust]
+    if wish.region != regions.ANY and not wish.relaxed:
+        yield REGION, fleet.region == REGION_INDEX[wish.region]
+    if wish.gpu_name:
+        code = fleet.gpu_code(wish.gpu_name)
+        yield GPU_NAME, fleet.gpu == (-1 if code is None else code)
 
 
-def _too_small(claim: Claim, node: NodeView) -> str | None:
-    for name in RESOURCE_NAMES:
-        if getattr(claim, name) > getattr(node.capacity, name):
-            return TOO_SMALL.format(_CLAIM_WORDS[name])
-    return None
+def _extra_keys(wish: Wish, fleet: Fleet) -> FloatArray | None:
+    """What this wish adds to the rank of each row; None where it adds nothing."""
+    extra: FloatArray | None = None
+    if wish.relaxed and wish.region != regions.ANY:
+        steps = np.array([regions.distance(wish.region, slug) for slug in regions.NODE_REGIONS])
+        extra = steps[fleet.region] * DISTANCE_WEIGHT
+    again = [row for node_id in wish.excluded if (row := fleet.row_of.get(node_id)) is not None]
+    if again:
+        extra = np.zeros(len(fleet.rank)) if extra is None else extra
+        extra[again] += AGAIN_WEIGHT
+    return extra
 
 
-def _not_now(claim: Claim, node: NodeView) -> str | None:
-    if not node.online:
-        return OFFLINE
-    if node.draining:
-        return DRAINING
-    for name in RESOURCE_NAMES:
-        if getattr(node.reserved, name) + getattr(claim, name) > getattr(node.capacity, name):
-            return BUSY.format(_CLAIM_WORDS[name])
-    return None
+def _keys(wish: Wish, fleet: Fleet, rows: RowArray) -> FloatArray:
+    extra = _extra_keys(wish, fleet)
+    return fleet.rank[rows] if extra is None else fleet.rank[rows] + extra[rows]
 
 
-def load_of(node: NodeView) -> float:
-    """The largest reserved share of any resource the node has: 0 idle, 1 full."""
-    shares = [
-        getattr(node.reserved, name) / getattr(node.capacity, name)
-        for name in RESOURCE_NAMES
-        if getattr(node.capacity, name)
-    ]
-    return max(shares, default=1.0)
+class Chooser:
+    """Chooses nodes for one task after another of equal needs, without looking at the fleet each time.
 
+    Holds a short list of the best. What was reserved on a node since is seen when its turn comes; a
+    node that has more room again is told by `offer`. When facts of nodes change, it is of no use any more.
+    """
 
-def _rank_key(node: NodeView) -> tuple[int, float, int, str]:
-    # Best fit last: the smaller of two equal nodes keeps the larger one free for larger tasks.
-    return (RANK[node.tier], load_of(node), node.capacity.cpu_score, node.node_id)
+    def __init__(self, wish: Wish, fleet: Fleet) -> None:
+        self.amounts = Amounts.of(wish.claim)
+        self._fleet = fleet
+        self._matching = fleet.present.copy()
+        for _, keeps in (*_matching(wish, fleet), *_large_enough(self.amounts, fleet)):
+            self._matching &= keeps
+        self._extra = _extra_keys(wish, fleet)
+        self._heap: list[tuple[float, int]] = []
+        # There may be more than the list holds, none of them better than this.
+        self._cutoff = float("-inf")
+        self._more = True
+
+    def next(self) -> int | None:
+        """The row of the best node with room now, or None. The caller takes the room there."""
+        while True:
+            while self._heap:
+                key, row = self._heap[0]
+                now = self._key(row)
+                if now <= key and self._fleet.fits(row, self.amounts):
+                    return row
+                heapq.heappop(self._heap)
+                if now > key:
+                    self._put(now, row)
+            if not self._more:
+                return None
+            self._fill()
+            if not self._heap:
+                return None
+
+    def offer(self, row: int) -> bool:
+        """A node has more room, or takes work again: whether this wish fits there now."""
+        fits = bool(self._matching[row]) and self._fleet.fits(row, self.amounts)
+        if fits:
+            self._put(self._key(row), row)
+        return fits
+
+    def _put(self, key: float, row: int) -> None:
+        if key <= self._cutoff:
+            heapq.heappush(self._heap, (key, row))
+        else:
+            self._more = True
+
+    def _key(self, row: int) -> float:
+        key = float(self._fleet.rank[row])
+        return key if self._extra is None else key + float(self._extra[row])
+
+    def _fill(self) -> None:
+        fleet = self._fleet
+        mask = self._matching & fleet.online & ~fleet.draining
+        for _, keeps in _with_room(self.amounts, fleet):
+            mask &= keeps
+        rows = np.flatnonzero(mask)
+        keys = fleet.rank[rows] if self._extra is None else fleet.rank[rows] + self._extra[rows]
+        self._more = len(rows) > _SHORT_LIST
+        self._cutoff = float("inf")
+        if self._more:
+            best = np.argpartition(keys, _SHORT_LIST)[:_SHORT_LIST]
+            rows, keys = rows[best], keys[best]
+            self._cutoff = float(keys.max())
+        self._heap = sorted(zip(keys.tolist(), rows.tolist(), strict=True))

@@ -105,11 +105,6 @@ def test_what_no_node_can_ever_run_is_told_from_what_waits() -> None:
         assert not placement.place(wish(), [small, passing]).never_fits()
 
 
-def test_a_node_without_anything_is_full() -> None:
-    assert placement.load_of(node(capacity=NOTHING)) == 1.0
-    assert placement.load_of(node()) == 0.0
-
-
 AMOUNTS = st.integers(0, 20)
 CLAIMS = st.builds(Claim, AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS, tasks=st.integers(0, 3))
 NODES = st.builds(
