@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import logging
-import math
 
 from gateway import views
 from gateway.context import Gateway
 from gateway.tokens import Identity
-from nodepool import queues, wire
+from nodepool import pace, queues, wire
 from nodepool.errors import ConflictError, NodePoolError, StaleAttemptError, UnavailableError
 from nodepool.node import NodeKind
 from nodepool.stores import broker_users, keys, node_store, task_store
-from nodepool.stores.registry import Registry
+from nodepool.stores.liveness import Liveness
 from nodepool.trust import docker_works, node_tier
 from proto import nodepool_pb2 as pb
 
 log = logging.getLogger(__name__)
-# The fleet's reports a second: with more nodes each reports less often.
-_MAX_REPORTS_PER_SECOND = 500
 
 
 def register(gateway: Gateway, identity: Identity, request: pb.RegisterWorkerNodeRequest) -> None:
@@ -78,9 +75,12 @@ def enroll(gateway: Gateway, identity: Identity, node_id: str) -> pb.EnrollAgent
         control_exchange=queues.control_exchange(node_id),
         event_exchange=queues.event_exchange(node_id),
         events_enabled=settings.agent_events,
-        report_period_seconds=report_period(
-            gateway.registry, settings.report_period_seconds, settings.lease_seconds
+        report_period_seconds=pace.report_period(
+            Liveness(gateway.redis).node_count(),
+            least_seconds=settings.report_period_seconds,
+            lease_seconds=settings.lease_seconds,
         ),
+        pace_key=keys.PACE,
         lease_seconds=settings.lease_seconds,
         trust_tier=node_tier(row.credit_score, docker_works=docker_works(row.docker_status)),
         default_image=settings.default_image,
@@ -94,12 +94,6 @@ def enroll(gateway: Gateway, identity: Identity, node_id: str) -> pb.EnrollAgent
         pids_limit=settings.pids_limit,
         tmpfs_bytes=settings.tmpfs_bytes,
     )
-
-
-def report_period(registry: Registry, least_seconds: float, lease_seconds: float) -> float:
-    """Grows with the number of nodes, but never so far that a lease could pass between two reports."""
-    wanted = len(registry.node_ids()) / _MAX_REPORTS_PER_SECOND
-    return math.ceil(min(max(least_seconds, wanted), lease_seconds / 2) * 1000) / 1000
 
 
 def set_draining(gateway: Gateway, identity: Identity, node_id: str, *, draining: bool) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -134,7 +134,7 @@ class Agent:
         options = consumer_options_of(enrolment, self._setup.node_id, self._setup.max_tasks)
         self._consumer = Consumer(options, self.execute, self.stop_attempt, self._ready.set)
         self._heartbeat = Heartbeat(
-            board_of(enrolment), self._report, self._assigned_read, self._enroll_again
+            board_of(enrolment), self._report, self._assigned_read, self._enroll_again, self._keep_pace
         )
         for attempt_id, end in leftovers:
             self.handle(PickedUp(attempt_id, monotonic_seconds()))
@@ -193,6 +193,10 @@ class Agent:
 
     def _assigned_read(self, assigned: Mapping[str, bool]) -> None:
         self.handle(AssignedRead(assigned, monotonic_seconds()))
+
+    def _keep_pace(self, period_seconds: float) -> None:
+        with self._lock:
+            self._state.limits = replace(self._state.limits, report_period_seconds=period_seconds)
 
     def _report(self) -> dict[str, Any]:
         with self._lock:

@@ -41,7 +41,9 @@ def board_of(enrolment: pb.EnrollAgentResponse) -> Board:
         url=enrolment.broker_url,
         report_key=enrolment.report_key,
         assigned_key=enrolment.assigned_key,
+        pace_key=enrolment.pace_key,
         period_seconds=enrolment.report_period_seconds,
+        lease_seconds=enrolment.lease_seconds,
     )
 
 

@@ -16,6 +16,8 @@ from typing import Any
 import redis
 import structlog
 
+from nodepool.pace import read_pace
+
 log = structlog.get_logger(__name__)
 
 REPORT_LIFE_SECONDS = 60
@@ -32,11 +34,14 @@ class Board:
     url: str
     report_key: str
     assigned_key: str
+    pace_key: str  # empty: the pool is older and keeps to the first period
     period_seconds: float
+    lease_seconds: float
 
 
 class Heartbeat:
-    """`collect` gives the report, `on_assigned` gets attempt id -> whether it is to be stopped.
+    """`collect` gives the report, `on_assigned` gets attempt id -> whether it is to be stopped, `on_pace`
+    the period from now on, whenever the pool has changed it.
 
     `on_rejected` is called when the broker does not know the agent's user any more; it may block,
     and returns the board to go on with.
@@ -48,11 +53,14 @@ class Heartbeat:
         collect: Callable[[], Mapping[str, Any]],
         on_assigned: Callable[[Mapping[str, bool]], None],
         on_rejected: Callable[[], Board | None],
+        on_pace: Callable[[float], None],
     ) -> None:
         self._board = board
+        self._period_seconds = board.period_seconds
         self._collect = collect
         self._on_assigned = on_assigned
         self._on_rejected = on_rejected
+        self._on_pace = on_pace
         self._ending = threading.Event()
         self._client = _connect(board)
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -71,12 +79,11 @@ class Heartbeat:
     def _run(self) -> None:
         while not self._ending.is_set():
             self._beat()
-            period = self._board.period_seconds * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
-            self._ending.wait(period)
+            self._ending.wait(self._period_seconds * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311
 
     def _beat(self) -> None:
         try:
-            assigned = self._exchange()
+            assigned, pace = self._exchange()
         except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
             log.warning(
                 "the broker does not know this agent any more", action="report.rejected", why=str(error)
@@ -94,22 +101,33 @@ class Heartbeat:
                 log.info("reports are written again", action="report.recovered")
             self._failing = False
             self.reported.set()
+            self._follow(pace)
             self._on_assigned(assigned)
 
-    def _exchange(self) -> dict[str, bool]:
+    def _exchange(self) -> tuple[dict[str, bool], str | None]:
         report = json.dumps(self._collect(), separators=(",", ":"))
-        # One round trip, no transaction: the two have nothing to do with each other.
+        # One round trip, no transaction: these have nothing to do with each other.
         with self._client.pipeline(transaction=False) as pipe:
             pipe.set(self._board.report_key, report, ex=REPORT_LIFE_SECONDS)
             pipe.hgetall(self._board.assigned_key)
-            _, raw = pipe.execute()
-        return _parse_assigned(raw)
+            if self._board.pace_key:
+                pipe.get(self._board.pace_key)
+            _, raw, *pace = pipe.execute()
+        return _parse_assigned(raw), pace[0] if pace else None
+
+    def _follow(self, pace: str | None) -> None:
+        seconds = read_pace(pace, lease_seconds=self._board.lease_seconds)
+        if seconds is not None and seconds != self._period_seconds:
+            log.debug("the pool has another pace", action="report.pace", period_seconds=seconds)
+            self._period_seconds = seconds
+            self._on_pace(seconds)
 
     def _reconnect(self) -> None:
         board = self._on_rejected()
         if board is not None:
             self._client.close()
             self._board = board
+            self._period_seconds = board.period_seconds
             self._client = _connect(board)
 
 

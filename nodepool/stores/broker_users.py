@@ -1,4 +1,6 @@
-"""Each agent's own broker user: it may use its own queue, report, assignments and events, nothing else."""
+"""Each agent's own broker user: it may use its own queue, report, assignments and events,
+read the pool's pace, and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +28,7 @@ def rules(node_id: str, database: int) -> list[str]:
         f"(~{queues.node_queue(node_id)} +brpop)",
         f"(~{keys.report(node_id)} +set)",
         f"(%R~{keys.assigned(node_id)} +hgetall)",
+        f"(%R~{keys.PACE} +get)",
         f"(&/{database}.{queues.event_exchange(node_id)}/* +publish)",
     ]
 

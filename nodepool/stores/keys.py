@@ -6,11 +6,13 @@ NODES = "nodes"  # set of the ids of active nodes
 WAITING = "pool:waiting"  # set of tasks that found no node
 WAKE = "pool:wake"  # set while a wake-up of the waiting tasks is under way
 SWEEPER = "pool:sweeper"  # which dispatcher sweeps now
+PACE = "pool:pace"  # how often agents report now, seconds; every agent may read it
 EVENTS_CHANNEL = "task-events"  # a task's id, whenever something of it changed
 
 WAKE_TTL_SECONDS = 5
 OUTPUT_TTL_SECONDS = 24 * 3600
 REPORT_TTL_SECONDS = 60
+PACE_TTL_SECONDS = 60
 
 # Keys that live without a TTL. Everything else must have one; a test checks it.
 PERSISTENT_PATTERNS = (

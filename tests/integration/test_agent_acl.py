@@ -21,6 +21,7 @@ ALLOWED = {
     "take from its queue": "BRPOP {queue} 0.01",
     "write its report": "SET {report} {{}} EX 60",
     "read its assignments": "HGETALL {assigned}",
+    "read the pool's pace": "GET {pace}",
     "send its events": "PUBLISH /0.{events}/worker.heartbeat x",
 }
 
@@ -47,6 +48,10 @@ REFUSED = {
     "publish a task's change": "PUBLISH task-events x",
     "listen to tasks' changes": "SUBSCRIBE task-events",
     "listen to everything": "PSUBSCRIBE *",
+    "set the pool's pace": "SET {pace} 0.01",
+    "stretch the pool's pace": "APPEND {pace} 0",
+    "read the pace otherwise": "GETRANGE {pace} 0 -1",
+    "read the pool's sweeper": "GET pool:sweeper",
     "list the nodes": "SMEMBERS nodes",
     "read a task's output": "HGETALL attempt:x:1:output",
     "write a task's output": "HSET attempt:x:1:output data x",
@@ -147,7 +152,7 @@ def stage(pool_factory: PoolFactory) -> Iterator[Stage]:
         "node": "mallory/n1", "queue": own.queue, "report": own.report_key, "assigned": own.assigned_key,
         "events": own.event_exchange, "other": "alice/n10", "other_queue": other.queue,
         "other_report": other.report_key, "other_assigned": other.assigned_key,
-        "other_events": other.event_exchange, "other_control": other.control_exchange,
+        "other_events": other.event_exchange, "other_control": other.control_exchange, "pace": own.pace_key,
     }  # fmt: skip
     words |= {"neighbour_queue": neighbour.queue, "neighbour_report": neighbour.report_key}
     client = redis.Redis.from_url(own.broker_url, decode_responses=True, socket_timeout=10)

@@ -24,7 +24,7 @@ def smallest_acl(node_id: str) -> str:
     return (
         "resetkeys resetchannels -@all +ping +select +client|setinfo "
         f"(~node.{node_id} +brpop) (~node:{node_id}:report +set) (%R~node:{node_id}:assigned +hgetall) "
-        f"(&/0.celeryev/{node_id}/* +publish)"
+        f"(%R~pool:pace +get) (&/0.celeryev/{node_id}/* +publish)"
     )
 
 
