@@ -119,7 +119,7 @@ def _take(dispatcher: Dispatcher, task: Row[Any], node_id: str, claim: Claim) ->
     if not placed:
         # Somebody else moved the task. When that was another dispatcher with this very attempt on
         # this very node, the reservation is its; else it is ours to give back.
-        _give_back(dispatcher, attempt, node_id, claim)
+        _give_back(dispatcher, attempt, node_id)
         return True
     dispatcher.waiting.remove(task.id)
     dispatcher.publisher.execute(node_id, attempt)
@@ -127,10 +127,10 @@ def _take(dispatcher: Dispatcher, task: Row[Any], node_id: str, claim: Claim) ->
     return True
 
 
-def _give_back(dispatcher: Dispatcher, attempt: str, node_id: str, claim: Claim) -> None:
+def _give_back(dispatcher: Dispatcher, attempt: str, node_id: str) -> None:
     live = dispatcher.database.read(lambda connection: task_store.live_attempts(connection, node_id))
     if attempt not in {row.id for row in live}:
-        dispatcher.registry.release(node_id, attempt, claim)
+        dispatcher.registry.release(node_id, attempt)
 
 
 def _keep_waiting(dispatcher: Dispatcher, task: Row[Any], decision: placement.Decision) -> None:

@@ -59,7 +59,7 @@ class Lifecycle:
 
     def _after_end(self, attempt_id: str, ended: Ended) -> None:
         try:
-            self.registry.release(ended.node_id, attempt_id, ended.claim)
+            self.registry.release(ended.node_id, attempt_id)
             self.outputs.announce(ended.task.id)
             if ended.changed and ended.state is TaskState.QUEUED:
                 self.publisher.place(ended.task.id, ended.task.tier, ended.task.region)

@@ -6,7 +6,7 @@ Redis knows the present and may forget it: sync_node() writes it again from SQL.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ import redis
 from nodepool.node import NodeKind, NodeView
 from nodepool.resources import RESOURCE_NAMES, Claim
 from nodepool.stores import keys, scripts
+from nodepool.stores.liveness import age_of
 from nodepool.stores.redis_client import translated_errors
 from nodepool.trust import Tier
 
@@ -22,6 +23,7 @@ from nodepool.trust import Tier
 MAX_REPORT_BYTES = 256 * 1024
 # A reservation that SQL does not know is left alone for this long: its placement may be about to commit.
 PENDING_SECONDS = 30.0
+_READ_AT_ONCE = 1000
 _CLAIM_FIELDS = tuple(field.name for field in fields(Claim))
 
 
@@ -44,6 +46,7 @@ class RegisteredNode:
     kind: str
     draining: bool
     capacity: Claim
+    quality: float = 1.0  # 0-1, of its history
 
 
 class Registry:
@@ -53,21 +56,24 @@ class Registry:
         self._redis = client
         self._reserve = client.register_script(scripts.RESERVE)
         self._release = client.register_script(scripts.RELEASE)
+        self._resize = client.register_script(scripts.RESIZE)
         self._rebuild = client.register_script(scripts.REBUILD)
         self._mark_stop = client.register_script(scripts.MARK_STOP)
 
     def put_node(self, node: RegisteredNode) -> None:
-        facts: dict[str, str | int] = {
+        facts: dict[str, str | int | float] = {
             "tier": node.tier,
             "region": node.region,
             "gpu_name": node.gpu_name,
             "kind": node.kind,
             "draining": int(node.draining),
+            "quality": node.quality,
             **{f"capacity_{name}": getattr(node.capacity, name) for name in _CLAIM_FIELDS},
         }
         with translated_errors(), self._redis.pipeline(transaction=True) as pipe:
             pipe.hset(keys.facts(node.node_id), mapping=cast(Any, facts))
             pipe.sadd(keys.NODES, node.node_id)
+            pipe.publish(keys.NODE_EVENTS_CHANNEL, node.node_id)
             pipe.execute()
 
     def remove_node(self, node_id: str) -> None:
@@ -76,7 +82,14 @@ class Registry:
             pipe.delete(
                 keys.facts(node_id), keys.report(node_id), keys.reserved(node_id), keys.assigned(node_id)
             )
+            pipe.publish(keys.NODE_EVENTS_CHANNEL, node_id)
             pipe.execute()
+
+    def announce(self, node_id: str) -> None:
+        """Tell the dispatchers that a node has more room, or that something else of it changed. A hint:
+        who misses it sees it at his next look at the whole fleet."""
+        with translated_errors():
+            self._redis.publish(keys.NODE_EVENTS_CHANNEL, node_id)
 
     def node_ids(self) -> set[str]:
         with translated_errors():
@@ -85,19 +98,22 @@ class Registry:
 
     def snapshot(self, late_seconds: float) -> list[NodeView]:
         """Every registered node as placement sees it."""
-        ids = sorted(self.node_ids())
-        with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
-            for node_id in ids:
-                pipe.hgetall(keys.facts(node_id))
-                pipe.hgetall(keys.reserved(node_id))
-                pipe.pttl(keys.report(node_id))
-            answers = pipe.execute() if ids else []
-        views = []
-        for index, node_id in enumerate(ids):
-            facts, reserved, pttl = answers[3 * index : 3 * index + 3]
-            if facts:
-                views.append(_view(node_id, facts, reserved, online=_age_of(pttl) <= late_seconds))
-        return views
+        return [view for view in self.views(sorted(self.node_ids()), late_seconds) if view is not None]
+
+    def views(self, node_ids: Sequence[str], late_seconds: float) -> Iterator[NodeView | None]:
+        """These nodes as placement sees them, in this order; None for one that is not registered."""
+        for start in range(0, len(node_ids), _READ_AT_ONCE):
+            ids = node_ids[start : start + _READ_AT_ONCE]
+            with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
+                for node_id in ids:
+                    pipe.hgetall(keys.facts(node_id))
+                    pipe.hgetall(keys.reserved(node_id))
+                    pipe.pttl(keys.report(node_id))
+                answers = pipe.execute()
+            for index, node_id in enumerate(ids):
+                facts, reserved, pttl = answers[3 * index : 3 * index + 3]
+                online = age_of(pttl) <= late_seconds
+                yield _view(node_id, facts, reserved, online=online) if facts else None
 
     def reports(self, node_ids: Iterable[str]) -> dict[str, Report | None]:
         """The last report of each; None for none, or one that cannot be read."""
@@ -125,13 +141,44 @@ class Registry:
             )
         return cast(bytes, answer).decode()
 
-    def release(self, node_id: str, attempt_id: str, claim: Claim) -> bool:
+    def reserve_all(self, wanted: Sequence[tuple[str, str, Claim]], *, at: float) -> list[str]:
+        """`reserve` for many (node, attempt, claim) in one round trip, each whole or not at all."""
+        with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
+            for node_id, attempt_id, claim in wanted:
+                self._reserve(
+                    keys=[keys.facts(node_id), keys.reserved(node_id), keys.assigned(node_id)],
+                    args=[attempt_id, _entry(claim, at=at, stop=False), *_pairs(claim)],
+                    client=pipe,
+                )
+            return [cast(bytes, answer).decode() for answer in pipe.execute()]
+
+    def release(self, node_id: str, attempt_id: str) -> bool:
+        """Take the attempt off, with what is allocated to it now. False when it was not there."""
         with translated_errors():
             return bool(
-                self._release(
-                    keys=[keys.reserved(node_id), keys.assigned(node_id)], args=[attempt_id, *_pairs(claim)]
-                )
+                self._release(keys=[keys.reserved(node_id), keys.assigned(node_id)], args=[attempt_id])
             )
+
+    def resize(self, node_id: str, allocations: Mapping[str, Claim]) -> str:
+        """Change what is allocated to attempts, all of them or none: "ok", "gone" or "full <resource>"."""
+        args = [part for name, claim in allocations.items() for part in (name, json.dumps(asdict(claim)))]
+        with translated_errors():
+            answer = self._resize(
+                keys=[keys.facts(node_id), keys.reserved(node_id), keys.assigned(node_id)], args=args
+            )
+        return cast(bytes, answer).decode()
+
+    def allocations(self, node_ids: Iterable[str]) -> dict[str, dict[str, Claim]]:
+        """What is allocated on each node: attempt id -> amounts."""
+        ids = list(node_ids)
+        with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
+            for node_id in ids:
+                pipe.hgetall(keys.assigned(node_id))
+            answers = pipe.execute() if ids else []
+        return {
+            node_id: {name.decode(): Claim(**json.loads(text)["claim"]) for name, text in listed.items()}
+            for node_id, listed in zip(ids, answers, strict=True)
+        }
 
     def mark_stop(self, node_id: str, attempt_id: str) -> None:
         with translated_errors():
@@ -143,24 +190,19 @@ class Registry:
         return {name.decode() for name in names}
 
     def rebuild(self, node_id: str, live: Mapping[str, tuple[Claim, float, bool]], *, now: float) -> None:
-        """Set a node's reservations to what SQL says: attempt id -> claim, assigned at, stop.
+        """List what SQL says: attempt id -> claim, assigned at, stop. A listed one keeps its allocation.
 
         Others stay for PENDING_SECONDS after they were made.
         """
-        sums = dict.fromkeys(_CLAIM_FIELDS, 0)
-        for claim, _, _ in live.values():
-            for name in _CLAIM_FIELDS:
-                sums[name] += getattr(claim, name)
         entries = [
             part
             for attempt, (claim, at, stop) in live.items()
             for part in (attempt, _entry(claim, at=at, stop=stop))
         ]
-        pairs = [part for pair in sums.items() for part in pair]
         with translated_errors():
             self._rebuild(
-                keys=[keys.reserved(node_id), keys.assigned(node_id)],
-                args=[len(sums), now - PENDING_SECONDS, *pairs, *entries],
+                keys=[keys.facts(node_id), keys.reserved(node_id), keys.assigned(node_id)],
+                args=[now - PENDING_SECONDS, *entries],
             )
 
 
@@ -190,6 +232,7 @@ def _view(node_id: str, facts: dict[bytes, bytes], reserved: dict[bytes, bytes],
         online=online,
         capacity=Claim(**{name: int(facts[f"capacity_{name}".encode()]) for name in RESOURCE_NAMES}),
         reserved=Claim(**{name: int(reserved.get(name.encode(), 0)) for name in RESOURCE_NAMES}),
+        quality=float(facts.get(b"quality", 1.0)),
     )
 
 
@@ -197,7 +240,7 @@ def _report(size: int, body: bytes, pttl: int) -> Report | None:
     """Reports come from strangers: anything that is not as it should be is no report's content."""
     if not body:
         return None
-    age = _age_of(pttl)
+    age = age_of(pttl)
     try:
         if size > MAX_REPORT_BYTES:
             raise ValueError

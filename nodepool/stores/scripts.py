@@ -9,55 +9,105 @@ from __future__ import annotations
 # Returns "ok", "again" (this attempt has it already), "gone", "draining" or "full <resource>".
 RESERVE = """
 if redis.call('HEXISTS', KEYS[3], ARGV[1]) == 1 then return 'again' end
-local facts = redis.call('HMGET', KEYS[1], 'draining', 'kind')
-if not facts[2] then return 'gone' end
-if facts[1] == '1' then return 'draining' end
+local wanted, capacities, names = {}, {'draining', 'kind'}, {}
 for i = 3, #ARGV, 2 do
-  local amount = tonumber(ARGV[i + 1])
-  if amount > 0 then
-    local capacity = tonumber(redis.call('HGET', KEYS[1], 'capacity_' .. ARGV[i]) or '0')
-    local used = tonumber(redis.call('HGET', KEYS[2], ARGV[i]) or '0')
-    if used + amount > capacity then return 'full ' .. ARGV[i] end
+  if tonumber(ARGV[i + 1]) > 0 then
+    wanted[#wanted + 1] = tonumber(ARGV[i + 1])
+    names[#names + 1] = ARGV[i]
+    capacities[#capacities + 1] = 'capacity_' .. ARGV[i]
   end
 end
-for i = 3, #ARGV, 2 do redis.call('HINCRBY', KEYS[2], ARGV[i], ARGV[i + 1]) end
+local facts = redis.call('HMGET', KEYS[1], unpack(capacities))
+if not facts[2] then return 'gone' end
+if facts[1] == '1' then return 'draining' end
+local used = redis.call('HMGET', KEYS[2], unpack(names))
+local sums = {}
+for i = 1, #names do
+  local sum = tonumber(used[i] or '0') + wanted[i]
+  if sum > tonumber(facts[i + 2] or '0') then return 'full ' .. names[i] end
+  sums[#sums + 1] = names[i]
+  sums[#sums + 1] = sum
+end
+redis.call('HSET', KEYS[2], unpack(sums))
 redis.call('HSET', KEYS[3], ARGV[1], ARGV[2])
 return 'ok'
 """
 
-# KEYS: reserved, assigned. ARGV: attempt id, then name/amount pairs. Returns 1 when it was there.
+# KEYS: reserved, assigned. ARGV: attempt id. Returns 1 when it was there. What is given back is what the
+# entry says: an allocation may have changed since it was made.
 RELEASE = """
-if redis.call('HDEL', KEYS[2], ARGV[1]) == 0 then return 0 end
-for i = 2, #ARGV, 2 do
-  local left = redis.call('HINCRBY', KEYS[1], ARGV[i], -tonumber(ARGV[i + 1]))
-  if left < 0 then redis.call('HSET', KEYS[1], ARGV[i], 0) end
+local text = redis.call('HGET', KEYS[2], ARGV[1])
+if not text then return 0 end
+redis.call('HDEL', KEYS[2], ARGV[1])
+for name, amount in pairs(cjson.decode(text).claim) do
+  local left = redis.call('HINCRBY', KEYS[1], name, string.format('%d', -amount))
+  if left < 0 then redis.call('HSET', KEYS[1], name, 0) end
 end
 return 1
 """
 
-# KEYS: reserved, assigned. ARGV: count n, a Unix time, n sums as name/amount pairs, then attempt/entry
-# pairs. Sets both to what SQL says. Entries that are there keep their time; those that SQL does not
-# know and that are newer than the time stay and count, because their placement may be about to commit.
+# KEYS: facts, reserved, assigned. ARGV: attempt id and JSON of its new amounts, in turn. All of them or
+# none: what some give up is room for the others. Returns "ok", "gone" or "full <resource>".
+RESIZE = """
+local entries, changes = {}, {}
+for i = 1, #ARGV, 2 do
+  local text = redis.call('HGET', KEYS[3], ARGV[i])
+  if not text then return 'gone' end
+  local entry = cjson.decode(text)
+  for name, amount in pairs(cjson.decode(ARGV[i + 1])) do
+    changes[name] = (changes[name] or 0) + amount - entry.claim[name]
+    entry.claim[name] = amount
+  end
+  entries[ARGV[i]] = cjson.encode(entry)
+end
+for name, more in pairs(changes) do
+  if more > 0 then
+    local capacity = tonumber(redis.call('HGET', KEYS[1], 'capacity_' .. name) or '0')
+    local used = tonumber(redis.call('HGET', KEYS[2], name) or '0')
+    if used + more > capacity then return 'full ' .. name end
+  end
+end
+for name, more in pairs(changes) do redis.call('HINCRBY', KEYS[2], name, string.format('%d', more)) end
+for attempt, entry in pairs(entries) do redis.call('HSET', KEYS[3], attempt, entry) end
+return 'ok'
+"""
+
+# KEYS: facts, reserved, assigned. ARGV: a Unix time, then attempt/entry pairs. Lists what SQL says, and
+# sums up what is listed. Entries that are there keep their time and their allocation; those that SQL does
+# not know and that are newer than the time stay, because their placement may be about to commit. What
+# does not fit (allocations had been taken back before Redis forgot them, or the node became smaller) is
+# cut in proportion, where a task can live with less.
 REBUILD = """
-local n = tonumber(ARGV[1])
-local kept_after = tonumber(ARGV[2])
-local sums, want = {}, {}
-for i = 3, 2 + 2 * n, 2 do sums[ARGV[i]] = tonumber(ARGV[i + 1]) end
-for i = 3 + 2 * n, #ARGV, 2 do want[ARGV[i]] = ARGV[i + 1] end
-local listed = redis.call('HGETALL', KEYS[2])
-for i = 1, #listed, 2 do
-  if not want[listed[i]] then
-    local entry = cjson.decode(listed[i + 1])
-    if entry.at > kept_after then
-      for name, amount in pairs(entry.claim) do sums[name] = sums[name] + amount end
-    else
-      redis.call('HDEL', KEYS[2], listed[i])
+local kept_after = tonumber(ARGV[1])
+local entries, sums, cut = {}, {}, {'cpu_score', 'memory_mb'}
+local listed = redis.call('HGETALL', KEYS[3])
+for i = 1, #listed, 2 do entries[listed[i]] = cjson.decode(listed[i + 1]) end
+local wanted = {}
+for i = 2, #ARGV, 2 do
+  wanted[ARGV[i]] = true
+  entries[ARGV[i]] = entries[ARGV[i]] or cjson.decode(ARGV[i + 1])
+end
+for attempt, entry in pairs(entries) do
+  if wanted[attempt] or entry.at > kept_after then
+    for name, amount in pairs(entry.claim) do sums[name] = (sums[name] or 0) + amount end
+  else
+    entries[attempt] = nil
+  end
+end
+for _, name in ipairs(cut) do
+  local capacity = tonumber(redis.call('HGET', KEYS[1], 'capacity_' .. name) or '-1')
+  if capacity >= 0 and (sums[name] or 0) > capacity then
+    local sum = sums[name]
+    sums[name] = 0
+    for _, entry in pairs(entries) do
+      entry.claim[name] = math.floor(entry.claim[name] * capacity / sum)
+      sums[name] = sums[name] + entry.claim[name]
     end
   end
 end
-for attempt, entry in pairs(want) do redis.call('HSETNX', KEYS[2], attempt, entry) end
-redis.call('DEL', KEYS[1])
-for name, sum in pairs(sums) do redis.call('HSET', KEYS[1], name, sum) end
+redis.call('DEL', KEYS[2], KEYS[3])
+for attempt, entry in pairs(entries) do redis.call('HSET', KEYS[3], attempt, cjson.encode(entry)) end
+for name, sum in pairs(sums) do redis.call('HSET', KEYS[2], name, string.format('%d', sum)) end
 return redis.status_reply('OK')
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -76,7 +77,7 @@ def test_threads_that_reserve_and_release_leave_nothing(registry: Registry) -> N
         for turn in range(20):
             attempt = f"t{number}:{turn}"
             if registry.reserve(NODE, attempt, CLAIM, at=NOW) == "ok":
-                assert registry.release(NODE, attempt, CLAIM)
+                assert registry.release(NODE, attempt)
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(come_and_go, range(8)))
@@ -87,7 +88,7 @@ def test_threads_that_reserve_and_release_leave_nothing(registry: Registry) -> N
 def test_a_release_told_twice_gives_back_once(registry: Registry) -> None:
     registry.reserve(NODE, "t:1", CLAIM, at=NOW)
     registry.reserve(NODE, "t:2", CLAIM, at=NOW)
-    assert [registry.release(NODE, "t:1", CLAIM) for _ in range(2)] == [True, False]
+    assert [registry.release(NODE, "t:1") for _ in range(2)] == [True, False]
     assert _reserved(registry) == _sum(1)
 
 
@@ -127,8 +128,8 @@ def test_a_rebuild_counts_what_is_about_to_be_committed_and_drops_what_was_left(
     registry.rebuild(NODE, {"live:1": (CLAIM, NOW, False)}, now=NOW + PENDING_SECONDS + 1)
     assert registry.assigned_ids(NODE) == {"fresh:1", "live:1"}
     assert _reserved(registry) == _sum(2)
-    registry.release(NODE, "fresh:1", CLAIM)
-    registry.release(NODE, "live:1", CLAIM)
+    registry.release(NODE, "fresh:1")
+    registry.release(NODE, "live:1")
     assert _reserved(registry) == _sum(0)
 
 
@@ -204,3 +205,59 @@ def test_a_report_that_would_outlive_its_time_makes_no_node_online(
 ) -> None:
     client.set(keys.report(NODE), "{}", ex=seconds)
     assert not registry.snapshot(15)[0].online
+
+
+def _less(memory_mb: int, cpu_score: int = CLAIM.cpu_score) -> Claim:
+    return replace(CLAIM, memory_mb=memory_mb, cpu_score=cpu_score)
+
+
+def test_what_an_allocation_gives_up_is_room_for_others(registry: Registry) -> None:
+    assert [registry.reserve(NODE, f"t{n}:1", CLAIM, at=NOW) for n in range(6)][-2:] == [
+        "ok",
+        "full memory_mb",
+    ]
+    assert registry.resize(NODE, {"t0:1": _less(100, 10), "t1:1": _less(400)}) == "ok"
+    assert registry.reserve(NODE, "t5:1", CLAIM, at=NOW) == "ok"
+    kept = registry.allocations([NODE])[NODE]
+    assert (kept["t0:1"], kept["t1:1"], kept["t2:1"]) == (_less(100, 10), _less(400), CLAIM)
+    assert _reserved(registry) == Claim(510, 100 + 400 + 4 * 512, 0, 0, tasks=6)
+
+
+def test_an_allocation_grows_only_into_room_that_is_there(registry: Registry) -> None:
+    for number in range(5):
+        registry.reserve(NODE, f"t{number}:1", CLAIM, at=NOW)
+    registry.resize(NODE, {"t0:1": _less(100)})
+    registry.reserve(NODE, "small:1", _less(300), at=NOW)
+    assert registry.resize(NODE, {"t0:1": CLAIM}) == "full memory_mb"
+    assert registry.allocations([NODE])[NODE]["t0:1"] == _less(100)
+    # All or none, and what one gives up counts for the others.
+    assert registry.resize(NODE, {"t0:1": CLAIM, "t1:1": _less(212)}) == "ok"
+    assert registry.resize(NODE, {"t1:1": _less(10), "gone:1": CLAIM}) == "gone"
+    assert _reserved(registry).memory_mb == 5 * 512 - 300 + 300
+
+
+def test_a_release_gives_back_what_is_allocated_now(registry: Registry) -> None:
+    registry.reserve(NODE, "t:1", CLAIM, at=NOW)
+    registry.reserve(NODE, "t:2", CLAIM, at=NOW)
+    registry.resize(NODE, {"t:1": _less(100, 10)})
+    assert registry.release(NODE, "t:1")
+    assert _reserved(registry) == _sum(1)
+    assert registry.resize(NODE, {"t:1": CLAIM}) == "gone"
+
+
+def test_a_rebuild_keeps_allocations(registry: Registry) -> None:
+    registry.reserve(NODE, "t:1", CLAIM, at=NOW)
+    registry.resize(NODE, {"t:1": _less(100, 10)})
+    registry.rebuild(NODE, {"t:1": (CLAIM, NOW, False), "t:2": (CLAIM, NOW, False)}, now=NOW)
+    assert registry.allocations([NODE])[NODE] == {"t:1": _less(100, 10), "t:2": CLAIM}
+    assert _reserved(registry) == Claim(110, 612, 0, 0, tasks=2)
+
+
+def test_claims_that_fitted_only_as_allocations_are_cut_when_redis_forgot_these(
+    registry: Registry, client: redis.Redis
+) -> None:
+    client.flushall()
+    registry.put_node(_node())
+    registry.rebuild(NODE, {f"t{n}:1": (_less(1024), NOW, False) for n in range(5)}, now=NOW)
+    assert registry.allocations([NODE])[NODE] == {f"t{n}:1": _less(512) for n in range(5)}
+    assert _reserved(registry).memory_mb == CAPACITY.memory_mb
