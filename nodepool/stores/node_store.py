@@ -21,12 +21,14 @@ _WITH_OWNER = select(nodes, users.c.username.label("owner"), users.c.credit_scor
 )
 
 
-def register(connection: Connection, facts: NodeFacts, owner_id: int, now: float) -> None:
+def register(
+    connection: Connection, facts: NodeFacts, owner_id: int, now: float, *, peer_address: str = ""
+) -> None:
     """Insert or renew. A node id belongs to whom it was first registered by."""
     values = asdict(facts)
     values |= values.pop("total")
     node_id = values.pop("node_id")
-    values |= {"active": True, "registered_at": now, "draining": False}
+    values |= {"active": True, "registered_at": now, "draining": False, "peer_address": peer_address}
     renewed = connection.execute(
         update(nodes).where(nodes.c.id == node_id, nodes.c.owner_id == owner_id).values(values)
     )

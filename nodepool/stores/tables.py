@@ -55,6 +55,8 @@ nodes = Table(
     Column("owner_id", ForeignKey("users.id"), nullable=False, index=True),
     Column("hostname", String(200), nullable=False),
     Column("port", Integer, nullable=False),
+    # Where the last registration came from, without a port; empty when the gateway could not tell.
+    Column("peer_address", String(64), nullable=False, server_default=""),
     Column("kind", String(16), nullable=False),
     Column("cpu_cores", Integer, nullable=False),
     Column("cpu_score", Integer, nullable=False),
@@ -137,6 +139,8 @@ attempts = Table(
     Column("claim_gpu_score", Integer, nullable=False),
     Column("claim_gpu_memory_gb", Integer, nullable=False),
     Column("created_at", Float, nullable=False),
+    # When its node was called, where the pool calls it; 0: not yet. An attempt is sent at most once.
+    Column("pushed_at", Float, nullable=False, server_default="0"),
     Column("started_at", Float),
     Column("finished_at", Float),
     Column("exit_code", Integer),

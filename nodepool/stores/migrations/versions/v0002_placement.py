@@ -1,4 +1,4 @@
-"""priority, trust and region wishes of tasks; history of nodes; records of attempts"""
+"""priority, trust and region wishes of tasks; history and peers of nodes; records of attempts"""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ depends_on = None
 def upgrade() -> None:
     for name in ("history_good", "history_bad", "history_speed_sum", "history_speed_weight", "history_at"):
         op.add_column("nodes", sa.Column(name, sa.Float(), server_default="0", nullable=False))
+    op.add_column("nodes", sa.Column("peer_address", sa.String(length=64), server_default="", nullable=False))
     op.add_column("nodes", sa.Column("bad_streak", sa.Integer(), server_default="0", nullable=False))
     op.add_column("tasks", sa.Column("priority", sa.Integer(), server_default="5", nullable=False))
     op.add_column("tasks", sa.Column("min_trust", sa.String(length=16), server_default="", nullable=False))
@@ -22,18 +23,20 @@ def upgrade() -> None:
     )
     op.add_column("tasks", sa.Column("queued_at", sa.Float(), server_default="0", nullable=False))
     op.execute("UPDATE tasks SET queued_at = created_at")
+    op.add_column("attempts", sa.Column("pushed_at", sa.Float(), server_default="0", nullable=False))
     op.add_column("attempts", sa.Column("queue_seconds", sa.Float(), server_default="0", nullable=False))
     op.add_column("attempts", sa.Column("bytes_in", sa.BigInteger(), server_default="0", nullable=False))
     op.add_column("attempts", sa.Column("bytes_out", sa.BigInteger(), server_default="0", nullable=False))
 
 
 def downgrade() -> None:
-    for name in ("bytes_out", "bytes_in", "queue_seconds"):
+    for name in ("bytes_out", "bytes_in", "queue_seconds", "pushed_at"):
         op.drop_column("attempts", name)
     for name in ("queued_at", "location_mode", "min_trust", "priority"):
         op.drop_column("tasks", name)
     for name in (
         "bad_streak",
+        "peer_address",
         "history_at",
         "history_speed_weight",
         "history_speed_sum",
