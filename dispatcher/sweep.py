@@ -112,7 +112,7 @@ class Sweeper:
             expected = {row.id for row in live[node.id]}
             if (
                 node.id not in known
-                or not _same_facts(views.get(node.id), node_store.registered_node(node, settings.overcommit))
+                or not _same_facts(views.get(node.id), dispatcher.lifecycle.facts_of(node))
                 or dispatcher.registry.assigned_ids(node.id) != expected
             ):
                 dispatcher.lifecycle.sync_node(node.id)
@@ -205,6 +205,6 @@ class Sweeper:
 
 def _same_facts(view: NodeView | None, node: RegisteredNode) -> bool:
     return view is not None and (
-        (view.tier, view.region, view.gpu_name, view.draining, view.capacity)
-        == (node.tier, node.region, node.gpu_name, node.draining, node.capacity)
+        (view.tier, view.region, view.gpu_name, view.draining, view.capacity, view.quality)
+        == (node.tier, node.region, node.gpu_name, node.draining, node.capacity, node.quality)
     )

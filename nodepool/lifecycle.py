@@ -20,12 +20,14 @@ from nodepool.settings import Settings
 from nodepool.stores import node_store, task_store
 from nodepool.stores.database import Database
 from nodepool.stores.output_store import OutputStore
-from nodepool.stores.registry import Registry
+from nodepool.stores.registry import RegisteredNode, Registry
 from nodepool.stores.task_store import End, Ended
-from nodepool.stores.waiting import WaitingTasks
+from nodepool.stores.usage_store import UsageStore
 from nodepool.task import Outcome, TaskState
+from nodepool.usage import EXPECTED_MINUTES, cost_per_minute
 
 log = logging.getLogger(__name__)
+_SECONDS_PER_MINUTE = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Lifecycle:
     database: Database
     registry: Registry
     outputs: OutputStore
-    waiting: WaitingTasks
+    usage: UsageStore
     publisher: Publisher
     clock: Clock
 
@@ -50,6 +52,7 @@ class Lifecycle:
                 end,
                 max_attempts=self.settings.max_attempts,
                 now=now,
+                rules=self.settings.history_rules,
             )
         )
         if ended.changed:
@@ -59,11 +62,16 @@ class Lifecycle:
 
     def _after_end(self, attempt_id: str, ended: Ended) -> None:
         try:
+            if ended.node_changed:
+                # Before there is room: a node that is on probation from now on must not get two tasks.
+                self._put(self.database.read(lambda c: node_store.find(c, ended.node_id)))
             self.registry.release(ended.node_id, attempt_id)
             self.outputs.announce(ended.task.id)
             if ended.changed and ended.state is TaskState.QUEUED:
                 self.publisher.place(ended.task.id, ended.task.tier, ended.task.region)
-            self.wake()
+            self.registry.announce(ended.node_id)
+            if ended.changed:
+                self._charge(ended)
         except UnavailableError as error:
             log.warning("the end of %s is kept; the sweep tells the rest: %s", attempt_id, error)
 
@@ -71,10 +79,12 @@ class Lifecycle:
         end = End(outcome=Outcome.LOST, exit_code=None, reason=reason)
         return self.end_attempt(attempt_id, node_id, owner_id, end)
 
-    def wake(self) -> None:
-        """Capacity came free: have the waiting tasks tried, once for many calls."""
-        if self.waiting.ask_to_wake():
-            self.publisher.wake()
+    def _charge(self, ended: Ended) -> None:
+        """What was charged when the task was placed was a guess."""
+        started, now = ended.task.started_at, self.clock()
+        minutes = max(0.0, now - started) / _SECONDS_PER_MINUTE if started else 0.0
+        units = cost_per_minute(ended.claim) * (minutes - EXPECTED_MINUTES)
+        self.usage.add({ended.task.owner_id: units}, now)
 
     def sync_node(self, node_id: str) -> None:
         """Write what Redis should know of the node, from SQL as it is now."""
@@ -84,8 +94,24 @@ class Lifecycle:
                 task_store.live_attempts(connection, node_id),
             )
         )
-        self.registry.put_node(node_store.registered_node(node, self.settings.overcommit))
+        self._put(node)
         self.registry.rebuild(node_id, {row.id: _assignment(row) for row in live}, now=self.clock())
+        self.registry.announce(node_id)
+
+    def sync_nodes_of(self, owner_id: int) -> None:
+        """The owner's credit score changed, and with it the tiers of the nodes. What runs there goes on."""
+        for node in self.database.read(lambda connection: node_store.active_of(connection, owner_id)):
+            self._put(node)
+
+    def facts_of(self, node: Row[Any]) -> RegisteredNode:
+        """What Redis should know of the node of this row (see node_store)."""
+        settings = self.settings
+        return node_store.registered_node(node, settings.overcommit, settings.history_rules, now=self.clock())
+
+    def _put(self, node: Row[Any]) -> None:
+        """The facts alone; a node that has left meanwhile is not brought back."""
+        if node.active:
+            self.registry.put_node(self.facts_of(node))
 
 
 def _assignment(row: Row[Any]) -> tuple[Claim, float, bool]:

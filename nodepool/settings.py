@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 
+from nodepool.history import HistoryRules
 from nodepool.packages import PackageLimits
 from nodepool.resources import Overcommit
 
@@ -211,6 +212,12 @@ class Settings(BaseSettings):
     @cached_property
     def package_limits(self) -> PackageLimits:
         return PackageLimits(self.max_unpacked_bytes, self.max_package_entries, self.max_package_ratio)
+
+    @cached_property
+    def history_rules(self) -> HistoryRules:
+        return HistoryRules(
+            half_life_seconds=self.history_half_life_seconds, probation_after=self.probation_after
+        )
 
     @cached_property
     def overcommit(self) -> Overcommit:

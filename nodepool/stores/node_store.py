@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from nodepool.errors import NotFoundError, PermissionDeniedError
+from nodepool.history import HistoryRules
 from nodepool.node import NodeFacts
 from nodepool.resources import Overcommit, Resources, capacity_of
+from nodepool.stores.attempt_records import history_of
 from nodepool.stores.registry import RegisteredNode
 from nodepool.stores.tables import nodes, users
 from nodepool.trust import docker_works, node_tier
@@ -65,6 +67,22 @@ def active(connection: Connection) -> Sequence[Row[Any]]:
     return connection.execute(_WITH_OWNER.where(nodes.c.active).order_by(nodes.c.id)).all()
 
 
+def active_of(connection: Connection, owner_id: int) -> Sequence[Row[Any]]:
+    return connection.execute(_WITH_OWNER.where(nodes.c.active, nodes.c.owner_id == owner_id)).all()
+
+
+def active_among(connection: Connection, node_ids: Sequence[str]) -> Sequence[Row[Any]]:
+    """Of these nodes those that are active; not more ids than one statement takes."""
+    return connection.execute(_WITH_OWNER.where(nodes.c.active, nodes.c.id.in_(node_ids))).all()
+
+
+def roll_call(connection: Connection) -> Sequence[Row[Any]]:
+    """The active nodes with no more than a sweep asks of all of them: id, kind, registered_at."""
+    return connection.execute(
+        select(nodes.c.id, nodes.c.kind, nodes.c.registered_at).where(nodes.c.active).order_by(nodes.c.id)
+    ).all()
+
+
 def set_draining(connection: Connection, node_id: str, *, draining: bool) -> None:
     connection.execute(update(nodes).where(nodes.c.id == node_id).values(draining=draining))
 
@@ -73,9 +91,18 @@ def deactivate(connection: Connection, node_id: str) -> None:
     connection.execute(update(nodes).where(nodes.c.id == node_id).values(active=False))
 
 
-def registered_node(row: Row[Any], overcommit: Overcommit) -> RegisteredNode:
-    """The row as the registry keeps it: tier by its owner's present score, capacity with overcommit."""
+def registered_node(
+    row: Row[Any], overcommit: Overcommit, rules: HistoryRules, *, now: float
+) -> RegisteredNode:
+    """The row as the registry keeps it: tier by its owner's present score, capacity with overcommit.
+
+    On probation there is room for one task.
+    """
     total = Resources(row.cpu_score, row.memory_gb, row.gpu_score, row.gpu_memory_gb)
+    capacity = capacity_of(total, max_tasks=row.max_tasks, overcommit=overcommit)
+    history = history_of(row)
+    if history.on_probation(rules):
+        capacity = replace(capacity, tasks=min(1, capacity.tasks))
     return RegisteredNode(
         node_id=row.id,
         tier=node_tier(row.credit_score, docker_works=docker_works(row.docker_status)),
@@ -83,5 +110,6 @@ def registered_node(row: Row[Any], overcommit: Overcommit) -> RegisteredNode:
         gpu_name=row.gpu_name,
         kind=row.kind,
         draining=row.draining,
-        capacity=capacity_of(total, max_tasks=row.max_tasks, overcommit=overcommit),
+        capacity=capacity,
+        quality=history.as_of(now, rules).quality,
     )

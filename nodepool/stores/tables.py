@@ -124,6 +124,15 @@ tasks = Table(
 )
 Index("ix_tasks_owner_created", tasks.c.owner_id, tasks.c.created_at)
 Index("ix_tasks_state_created", tasks.c.state, tasks.c.created_at)
+# A user's earlier runs of a package. Of ended tasks only, so that accepting one costs no more for it.
+Index(
+    "ix_tasks_package_finished",
+    tasks.c.owner_id,
+    tasks.c.package_sha256,
+    tasks.c.finished_at,
+    sqlite_where=tasks.c.finished_at.is_not(None),
+    postgresql_where=tasks.c.finished_at.is_not(None),
+)
 
 attempts = Table(
     "attempts",

@@ -12,8 +12,11 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from nodepool.errors import ConflictError, NotFoundError, StaleAttemptError
+from nodepool.history import HistoryRules
 from nodepool.ids import attempt_id as make_attempt_id
 from nodepool.resources import Claim
+from nodepool.stores import attempt_records
+from nodepool.stores.attempt_records import Lock
 from nodepool.stores.tables import attempts, nodes, tasks, users
 from nodepool.task import (
     ATTEMPT_STATE_OF_OUTCOME,
@@ -45,17 +48,24 @@ class End:
     has_result: bool = False
     cpu_seconds: float = 0.0
     peak_memory_bytes: int = 0
+    output_bytes: int = 0
+    # The pool ended it for its own reasons: it counts neither against the node nor against the task.
+    blameless: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What the end of an attempt did to its task. `changed` is False when it was told before."""
+    """What the end of an attempt did to its task. `changed` is False when it was told before.
+
+    `node_changed`: ranking and reservations see the node differently now.
+    """
 
     task: Row[Any]
     state: TaskState
     claim: Claim
     node_id: str
     changed: bool
+    node_changed: bool = False
 
 
 def insert_task(connection: Connection, values: dict[str, Any]) -> None:
@@ -135,10 +145,16 @@ def place(connection: Connection, task: Row[Any], node_id: str, claim: Claim, no
             node_id=node_id,
             state=AttemptState.ASSIGNED,
             created_at=now,
+            queue_seconds=queue_seconds(task, now),
             **{f"claim_{name}": amount for name, amount in amounts.items()},
         )
     )
     return True
+
+
+def queue_seconds(task: Row[Any], now: float) -> float:
+    """How long the task waited for this placement."""
+    return max(0.0, now - float(task.queued_at or task.created_at))
 
 
 def claim_of_row(row: Row[Any]) -> Claim:
@@ -149,38 +165,11 @@ def live_attempt(
     connection: Connection, attempt_id: str, node_id: str, owner_id: int, *, lock: bool = False
 ) -> Row[Any]:
     """A live attempt on that node of that owner, with its task. Raises StaleAttemptError else."""
-    row = _attempt_row(connection, attempt_id, node_id, owner_id, lock=lock)
+    row = attempt_records.find(
+        connection, attempt_id, node_id, owner_id, lock=Lock.ATTEMPT if lock else Lock.NONE
+    )
     if row.attempt_state not in LIVE_ATTEMPT_STATES or row.attempt_number != row.number:
         raise StaleAttemptError
-    return row
-
-
-def _attempt_row(
-    connection: Connection, attempt_id: str, node_id: str, owner_id: int, *, lock: bool = False
-) -> Row[Any]:
-    """With `lock` nobody else changes task or attempt before the transaction ends."""
-    query = (
-        select(
-            tasks,
-            attempts.c.id.label("attempt_id"),
-            attempts.c.number,
-            attempts.c.state.label("attempt_state"),
-            attempts.c.node_id.label("attempt_node"),
-            attempts.c.claim_cpu_score,
-            attempts.c.claim_memory_mb,
-            attempts.c.claim_gpu_score,
-            attempts.c.claim_gpu_memory_gb,
-        )
-        .join(tasks, tasks.c.id == attempts.c.task_id)
-        .join(nodes, nodes.c.id == attempts.c.node_id)
-        .where(attempts.c.id == attempt_id, attempts.c.node_id == node_id, nodes.c.owner_id == owner_id)
-    )
-    if lock:
-        # SQLite has one writer anyway, and leaves this out.
-        query = query.with_for_update(of=[tasks, attempts])
-    row = connection.execute(query).one_or_none()
-    if row is None:
-        raise NotFoundError(f"node {node_id!r} of yours has no attempt {attempt_id!r}")
     return row
 
 
@@ -194,7 +183,7 @@ def claim_attempt(
         connection.execute(
             update(attempts)
             .where(attempts.c.id == attempt_id, attempts.c.state == AttemptState.ASSIGNED)
-            .values(state=AttemptState.RUNNING, started_at=now)
+            .values(state=AttemptState.RUNNING, started_at=now, bytes_in=row.package_bytes)
         )
         moved = connection.execute(
             update(tasks)
@@ -219,12 +208,13 @@ def end_attempt(
     *,
     max_attempts: int,
     now: float,
+    rules: HistoryRules,
 ) -> Ended:
-    """Close the attempt and move its task on, in the caller's transaction.
+    """Close the attempt, move its task on and count it for its node, in the caller's transaction.
 
     Told again with the same outcome it changes nothing; a stale attempt raises StaleAttemptError.
     """
-    row = _attempt_row(connection, attempt_id, node_id, owner_id, lock=True)
+    row = attempt_records.find(connection, attempt_id, node_id, owner_id, lock=Lock.ATTEMPT_AND_NODE)
     before, after = AttemptState(row.attempt_state), ATTEMPT_STATE_OF_OUTCOME[end.outcome]
     claim = claim_of_row(row)
     if before not in LIVE_ATTEMPT_STATES:
@@ -236,8 +226,8 @@ def end_attempt(
     if before is AttemptState.ASSIGNED and after is AttemptState.FINISHED:
         raise ConflictError("this attempt was never claimed")
     check_attempt_transition(before, after)
-    _close(connection, attempt_id, before, after, end, now)
-    ended_badly = end.outcome in {Outcome.LOST, Outcome.REFUSED}
+    _close(connection, row, before, after, end, now)
+    ended_badly = end.outcome in {Outcome.LOST, Outcome.REFUSED} and not end.blameless
     attempts_ended = row.attempts_ended + int(ended_badly)
     state = task_state_after(
         end.outcome,
@@ -253,7 +243,10 @@ def end_attempt(
     )
     if moved.rowcount == 0:
         raise StaleAttemptError
-    return Ended(row, state, claim, node_id, changed=True)
+    node_changed = attempt_records.add_to_history(
+        connection, row, end.outcome, blameless=end.blameless, now=now, rules=rules
+    )
+    return Ended(row, state, claim, node_id, changed=True, node_changed=node_changed)
 
 
 def _told_before(row: Row[Any], state: AttemptState, outcome: Outcome) -> bool:
@@ -265,18 +258,23 @@ def _told_before(row: Row[Any], state: AttemptState, outcome: Outcome) -> bool:
 
 
 def _close(
-    connection: Connection, attempt_id: str, before: AttemptState, after: AttemptState, end: End, now: float
+    connection: Connection, row: Row[Any], before: AttemptState, after: AttemptState, end: End, now: float
 ) -> None:
     closed = connection.execute(
         update(attempts)
-        .where(attempts.c.id == attempt_id, attempts.c.state == before)
+        .where(attempts.c.id == row.attempt_id, attempts.c.state == before)
         .values(
             state=after,
             finished_at=now,
             exit_code=end.exit_code,
             reason=end.reason[:_MAX_REASON],
-            cpu_seconds=end.cpu_seconds,
-            peak_memory_bytes=end.peak_memory_bytes,
+            **attempt_records.measured(
+                row,
+                cpu_seconds=end.cpu_seconds,
+                peak_memory_bytes=end.peak_memory_bytes,
+                bytes_out=end.output_bytes + end.result_bytes,
+                now=now,
+            ),
         )
     )
     if closed.rowcount == 0:

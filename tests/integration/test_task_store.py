@@ -15,6 +15,7 @@ from sqlalchemy import Row, select
 from sqlalchemy.exc import IntegrityError
 
 from nodepool.errors import ConflictError, NotFoundError, StaleAttemptError
+from nodepool.history import HistoryRules
 from nodepool.stores import task_store
 from nodepool.stores.database import Database
 from nodepool.stores.tables import attempts, tasks
@@ -62,7 +63,14 @@ class Store:
         end = End(outcome=outcome, exit_code=0, reason="said so", **facts)
         return self.database.write(
             lambda c: task_store.end_attempt(
-                c, attempt_id, node_id, self.owner_id, end, max_attempts=MAX_ATTEMPTS, now=3.0
+                c,
+                attempt_id,
+                node_id,
+                self.owner_id,
+                end,
+                max_attempts=MAX_ATTEMPTS,
+                now=3.0,
+                rules=HistoryRules(),
             )
         )
 

@@ -23,6 +23,14 @@ def upgrade() -> None:
     )
     op.add_column("tasks", sa.Column("queued_at", sa.Float(), server_default="0", nullable=False))
     op.execute("UPDATE tasks SET queued_at = created_at")
+    op.create_index(
+        "ix_tasks_package_finished",
+        "tasks",
+        ["owner_id", "package_sha256", "finished_at"],
+        unique=False,
+        sqlite_where=sa.text("finished_at IS NOT NULL"),
+        postgresql_where=sa.text("finished_at IS NOT NULL"),
+    )
     op.add_column("attempts", sa.Column("pushed_at", sa.Float(), server_default="0", nullable=False))
     op.add_column("attempts", sa.Column("queue_seconds", sa.Float(), server_default="0", nullable=False))
     op.add_column("attempts", sa.Column("bytes_in", sa.BigInteger(), server_default="0", nullable=False))
@@ -32,6 +40,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     for name in ("bytes_out", "bytes_in", "queue_seconds", "pushed_at"):
         op.drop_column("attempts", name)
+    op.drop_index("ix_tasks_package_finished", table_name="tasks")
     for name in ("queued_at", "location_mode", "min_trust", "priority"):
         op.drop_column("tasks", name)
     for name in (
