@@ -153,6 +153,8 @@ def finish(gateway: Gateway, identity: Identity, end: pb.AttemptEnd, writer: Wri
             raise InvalidInputError(
                 "the result is not what was announced: its size or SHA-256 differs; send it again"
             )
+    # Where the node says that its output ends; the pool takes no more of one attempt than its limit.
+    output_bytes = min(end.output_offset + len(end.output_tail), gateway.settings.max_output_bytes)
     has_exit_code = outcome in (Outcome.SUCCEEDED, Outcome.FAILED, Outcome.STOPPED)
     try:
         gateway.lifecycle.end_attempt(
@@ -165,8 +167,10 @@ def finish(gateway: Gateway, identity: Identity, end: pb.AttemptEnd, writer: Wri
                 reason=_printable(end.reason),
                 result_bytes=size,
                 has_result=writer is not None,
-                cpu_seconds=max(0.0, end.cpu_seconds),
-                peak_memory_bytes=max(0, end.peak_memory_bytes),
+                output_bytes=output_bytes,
+                # Kept within what can be when the attempt is ended: there its node and times are known.
+                cpu_seconds=end.cpu_seconds,
+                peak_memory_bytes=end.peak_memory_bytes,
             ),
         )
     except (StaleAttemptError, ConflictError):

@@ -29,7 +29,6 @@ def register(gateway: Gateway, identity: Identity, request: pb.RegisterWorkerNod
 
 def _sync(gateway: Gateway, node_id: str) -> None:
     gateway.lifecycle.sync_node(node_id)
-    gateway.lifecycle.wake()
 
 
 def report_status(gateway: Gateway, identity: Identity, node_id: str) -> None:
@@ -49,9 +48,11 @@ def listed(gateway: Gateway) -> list[pb.WorkerNodeInfo]:
     except UnavailableError as error:
         log.warning("nodes are listed without their present: %s", error)
         views_by_id, reports = {}, {}
-    now = gateway.clock()
+    now, rules = gateway.clock(), gateway.settings.history_rules
     return [
-        views.node_info(row, views_by_id.get(row.id), reports.get(row.id), now=now, late_seconds=late)
+        views.node_info(
+            row, views_by_id.get(row.id), reports.get(row.id), now=now, late_seconds=late, rules=rules
+        )
         for row in rows
     ]
 

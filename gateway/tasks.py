@@ -16,7 +16,7 @@ from gateway.tokens import Identity
 from gateway.views import is_final
 from nodepool import ids
 from nodepool.errors import NodePoolError, NotFoundError, PermissionDeniedError, UnavailableError
-from nodepool.stores import task_store
+from nodepool.stores import attempt_records, task_store
 from nodepool.stores.output_store import OutputWindow
 from nodepool.task import TaskState
 
@@ -38,6 +38,13 @@ def list_own(gateway: Gateway, identity: Identity) -> Sequence[Row[Any]]:
     return gateway.database.read(
         lambda connection: task_store.of_owner(connection, identity.user_id, _MAX_LISTED)
     )
+
+
+def attempts_of_task(gateway: Gateway, row: Row[Any]) -> Sequence[Row[Any]]:
+    """How its last attempts went, oldest first."""
+    if not row.attempt_number:
+        return ()
+    return gateway.database.read(lambda connection: attempt_records.of_task(connection, row.id))
 
 
 def attempt_of(row: Row[Any]) -> str:
@@ -98,8 +105,6 @@ def stop(gateway: Gateway, identity: Identity, task_id: str) -> Row[Any]:
             attempt = ids.attempt_id(row.id, row.attempt_number)
             gateway.registry.mark_stop(row.node_id, attempt)
             gateway.publisher.stop(row.node_id, attempt)
-        else:
-            gateway.lifecycle.waiting.remove(task_id)
     except NodePoolError as error:
         log.warning("the stop of %s is kept; the sweep tells its node: %s", task_id, error)
     return row

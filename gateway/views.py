@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Row
 
 from nodepool import wire
+from nodepool.history import HistoryRules
 from nodepool.node import NodeStatus, NodeView
 from nodepool.queues import partition_queue
+from nodepool.stores.attempt_records import history_of
 from nodepool.stores.registry import Report
 from nodepool.task import FINAL_TASK_STATES, TaskState
 from nodepool.trust import docker_works, node_tier
@@ -21,7 +24,7 @@ def is_final(row: Row[Any]) -> bool:
     return TaskState(row.state) in FINAL_TASK_STATES
 
 
-def task_detail(row: Row[Any]) -> pb.TaskDetail:
+def task_detail(row: Row[Any], attempts: Sequence[Row[Any]] = ()) -> pb.TaskDetail:
     return pb.TaskDetail(
         state=row.state,
         reason=row.reason,
@@ -38,6 +41,30 @@ def task_detail(row: Row[Any]) -> pb.TaskDetail:
         queue=partition_queue(row.tier, row.region),
         owner=row.owner,
         stop_requested=row.stop_requested,
+        priority=row.priority,
+        min_trust=row.min_trust,
+        location_mode=row.location_mode,
+        max_minutes=row.max_minutes,
+        attempts=[_attempt_record(attempt) for attempt in attempts],
+    )
+
+
+def _attempt_record(row: Row[Any]) -> pb.AttemptRecord:
+    return pb.AttemptRecord(
+        number=row.number,
+        node_id=row.node_id,
+        state=row.state,
+        reason=row.reason,
+        queue_seconds=row.queue_seconds,
+        placed_at=row.created_at,
+        started_at=row.started_at or 0,
+        finished_at=row.finished_at or 0,
+        exit_code=row.exit_code or 0,
+        has_exit_code=row.exit_code is not None,
+        cpu_seconds=row.cpu_seconds or 0,
+        peak_memory_bytes=row.peak_memory_bytes or 0,
+        bytes_in=row.bytes_in,
+        bytes_out=row.bytes_out,
     )
 
 
@@ -71,10 +98,17 @@ def status_message(row: Row[Any]) -> str:
 
 
 def node_info(
-    row: Row[Any], view: NodeView | None, report: Report | None, *, now: float, late_seconds: float
+    row: Row[Any],
+    view: NodeView | None,
+    report: Report | None,
+    *,
+    now: float,
+    late_seconds: float,
+    rules: HistoryRules,
 ) -> pb.WorkerNodeInfo:
     age = report.age_seconds if report else float("inf")
     reserved = view.reserved if view else None
+    history = history_of(row).as_of(now, rules)
     return pb.WorkerNodeInfo(
         node_id=row.id,
         hostname=row.hostname,
@@ -101,6 +135,11 @@ def node_info(
         cpu_percent=report.cpu_percent if report else 0.0,
         memory_percent=report.memory_percent if report else 0.0,
         owner=row.owner,
+        kind=row.kind,
+        success_rate=history.success_rate,
+        relative_speed=history.relative_speed,
+        history_weight=history.weight,
+        on_probation=history.on_probation(rules),
     )
 
 
