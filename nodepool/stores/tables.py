@@ -161,3 +161,5 @@ attempts = Table(
 )
 Index("ix_attempts_node_state", attempts.c.node_id, attempts.c.state)
 Index("ix_attempts_state", attempts.c.state)
+# How many were started lately.
+Index("ix_attempts_created", attempts.c.created_at)

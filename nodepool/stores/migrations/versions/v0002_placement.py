@@ -35,9 +35,11 @@ def upgrade() -> None:
     op.add_column("attempts", sa.Column("queue_seconds", sa.Float(), server_default="0", nullable=False))
     op.add_column("attempts", sa.Column("bytes_in", sa.BigInteger(), server_default="0", nullable=False))
     op.add_column("attempts", sa.Column("bytes_out", sa.BigInteger(), server_default="0", nullable=False))
+    op.create_index("ix_attempts_created", "attempts", ["created_at"], unique=False)
 
 
 def downgrade() -> None:
+    op.drop_index("ix_attempts_created", table_name="attempts")
     for name in ("bytes_out", "bytes_in", "queue_seconds", "pushed_at"):
         op.drop_column("attempts", name)
     op.drop_index("ix_tasks_package_finished", table_name="tasks")
