@@ -201,7 +201,7 @@ class Agent:
     def _report(self) -> dict[str, Any]:
         with self._lock:
             attempts = dict(self._attempts)
-        return build_report(attempts)
+        return build_report(attempts, score_per_core=self._setup.score_per_core)
 
     # -- what is decided -----------------------------------------------------------------------------
     def _perform(self, instruction: Instruction) -> None:

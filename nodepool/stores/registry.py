@@ -6,14 +6,16 @@ Redis knows the present and may forget it: sync_node() writes it again from SQL.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, cast
 
 import redis
 
+from nodepool.allocation import Use
 from nodepool.node import NodeKind, NodeView
-from nodepool.resources import RESOURCE_NAMES, Claim
+from nodepool.resources import MAX_AMOUNT, RESOURCE_NAMES, Claim
 from nodepool.stores import keys, scripts
 from nodepool.stores.liveness import age_of
 from nodepool.stores.redis_client import translated_errors
@@ -24,6 +26,8 @@ MAX_REPORT_BYTES = 256 * 1024
 # A reservation that SQL does not know is left alone for this long: its placement may be about to commit.
 PENDING_SECONDS = 30.0
 _READ_AT_ONCE = 1000
+_MEBIBYTE = 1 << 20
+_MAX_BYTES = MAX_AMOUNT * _MEBIBYTE
 _CLAIM_FIELDS = tuple(field.name for field in fields(Claim))
 
 
@@ -35,6 +39,8 @@ class Report:
     memory_percent: float
     running: tuple[str, ...]
     age_seconds: float
+    # Of the running attempts that were measured.
+    uses: Mapping[str, Use] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +96,11 @@ class Registry:
         who misses it sees it at his next look at the whole fleet."""
         with translated_errors():
             self._redis.publish(keys.NODE_EVENTS_CHANNEL, node_id)
+
+    def queue_length(self, queue: str) -> int:
+        """How many messages wait in a queue of the dispatchers'."""
+        with translated_errors():
+            return self._redis.llen(queue)
 
     def node_ids(self) -> set[str]:
         with translated_errors():
@@ -245,10 +256,22 @@ def _report(size: int, body: bytes, pttl: int) -> Report | None:
         if size > MAX_REPORT_BYTES:
             raise ValueError
         parsed = json.loads(body)
-        running = tuple(str(run["attempt_id"])[:200] for run in parsed.get("running", [])[:512])
-        return Report(_percent(parsed["cpu_percent"]), _percent(parsed["memory_percent"]), running, age)
+        runs = {str(run["attempt_id"])[:200]: run for run in parsed.get("running", [])[:512]}
+        uses = {name: use for name, run in runs.items() if (use := _use(run)) is not None}
+        percents = _percent(parsed["cpu_percent"]), _percent(parsed["memory_percent"])
+        return Report(*percents, tuple(runs), age, uses)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return Report(0.0, 0.0, (), age)
+
+
+def _use(run: Mapping[str, object]) -> Use | None:
+    """None for what is no measurement: not a number, negative, endless, or a run without any memory."""
+    points, memory_bytes = run.get("cpu_score"), run.get("memory_bytes")
+    if not isinstance(points, int | float) or not isinstance(memory_bytes, int | float):
+        return None
+    if not (0 <= points < math.inf and 0 < memory_bytes < math.inf):
+        return None
+    return Use(math.ceil(min(points, MAX_AMOUNT)), math.ceil(min(memory_bytes, _MAX_BYTES) / _MEBIBYTE))
 
 
 def _percent(value: object) -> float:

@@ -11,7 +11,8 @@ from typing import cast
 import pytest
 import redis
 
-from nodepool.resources import Claim
+from nodepool.allocation import Use
+from nodepool.resources import MAX_AMOUNT, Claim
 from nodepool.stores import keys
 from nodepool.stores.registry import MAX_REPORT_BYTES, PENDING_SECONDS, RegisteredNode, Registry
 from nodepool.trust import Tier
@@ -187,6 +188,34 @@ def test_a_lying_report_is_a_sign_of_life_and_nothing_else(
     assert 0 <= report.memory_percent <= 100
     assert report.running == ()
     assert registry.snapshot(15)[0].online
+
+
+USES: dict[str, tuple[dict[str, object], Use | None]] = {
+    "measured": ({"memory_bytes": 3 << 20, "cpu_score": 12.5}, Use(13, 3)),
+    "a byte counts as a MiB": ({"memory_bytes": 1, "cpu_score": 0}, Use(0, 1)),
+    "more than any machine": ({"memory_bytes": 10**300, "cpu_score": 1e300}, Use(MAX_AMOUNT, MAX_AMOUNT)),
+    "not measured yet": ({"memory_bytes": 0, "cpu_score": 0}, None),
+    "negative memory": ({"memory_bytes": -1, "cpu_score": 0}, None),
+    "negative CPU": ({"memory_bytes": 1, "cpu_score": -0.1}, None),
+    "NaN": ({"memory_bytes": float("nan"), "cpu_score": 1}, None),
+    "endless": ({"memory_bytes": 1, "cpu_score": float("inf")}, None),
+    "text": ({"memory_bytes": "1", "cpu_score": 1}, None),
+    "lists": ({"memory_bytes": [1], "cpu_score": [1]}, None),
+    "nothing said": ({}, None),
+}
+
+
+@pytest.mark.parametrize(("told", "use"), USES.values(), ids=USES.keys())
+def test_what_a_run_is_said_to_use_is_a_use_or_nothing(
+    registry: Registry, client: redis.Redis, told: dict[str, object], use: Use | None
+) -> None:
+    running = [{"attempt_id": "t:1", **told}, {"attempt_id": "t:2", "memory_bytes": 1 << 20, "cpu_score": 1}]
+    body = {"cpu_percent": 1, "memory_percent": 1, "running": running}
+    client.set(keys.report(NODE), json.dumps(body), ex=keys.REPORT_TTL_SECONDS)
+    report = registry.reports([NODE])[NODE]
+    assert report is not None
+    assert report.running == ("t:1", "t:2")
+    assert report.uses == ({} if use is None else {"t:1": use}) | {"t:2": Use(1, 1)}
 
 
 def test_no_more_of_a_report_is_kept_than_a_node_can_run(registry: Registry, client: redis.Redis) -> None:
