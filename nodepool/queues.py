@@ -18,8 +18,15 @@ from nodepool.settings import Settings
 
 PLACE = "dispatcher.place"
 WAKE = "dispatcher.wake"
+PUSH = "dispatcher.push"
+PUSH_STOP = "dispatcher.push_stop"
+PUSH_ASK = "dispatcher.push_ask"
 EXECUTE = "worker_agent.execute"
 STOP = "worker_agent.stop"
+
+# What is told to nodes without an agent. A queue of its own, so that no backlog of tasks to place holds
+# it up, and so that the dispatchers that call strangers' machines may be others than those that place.
+PUSH_QUEUE = "push"
 
 _DIRECT = Exchange("", type="direct")
 log = logging.getLogger(__name__)
@@ -72,6 +79,17 @@ class Publisher:
 
     def stop(self, node_id: str, attempt_id: str) -> bool:
         return self._send(STOP, attempt_id, node_queue(node_id))
+
+    def push(self, node_id: str, attempt_id: str) -> bool:  # noqa: ARG002 - as execute() has it
+        """Call the node, which has no agent, with the attempt."""
+        return self._send(PUSH, attempt_id, PUSH_QUEUE)
+
+    def push_stop(self, node_id: str, attempt_id: str) -> bool:  # noqa: ARG002
+        return self._send(PUSH_STOP, attempt_id, PUSH_QUEUE)
+
+    def push_ask(self, node_id: str, attempt_id: str) -> bool:  # noqa: ARG002
+        """Ask the node whether it still has the attempt."""
+        return self._send(PUSH_ASK, attempt_id, PUSH_QUEUE)
 
     def close(self) -> None:
         """Close every thread's connection; called when none of them publishes any more."""

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 
+from nodepool.addresses import Network, parse_networks
 from nodepool.history import HistoryRules
 from nodepool.packages import PackageLimits
 from nodepool.resources import Overcommit
@@ -176,6 +177,12 @@ class Settings(BaseSettings):
             )
         return secret
 
+    @field_validator("push_allowed_networks")
+    @classmethod
+    def _networks_are_networks(cls, text: str) -> str:
+        parse_networks(text)
+        return text
+
     @model_validator(mode="after")
     def _times_fit(self) -> Settings:
         if self.lease_seconds >= self.node_late_seconds:
@@ -208,6 +215,10 @@ class Settings(BaseSettings):
     def image_allow_list(self) -> tuple[str, ...]:
         more = (image.strip() for image in self.allowed_images.split(","))
         return tuple(dict.fromkeys([self.default_image, *(image for image in more if image)]))
+
+    @cached_property
+    def push_networks(self) -> tuple[Network, ...]:
+        return parse_networks(self.push_allowed_networks)
 
     @cached_property
     def package_limits(self) -> PackageLimits:

@@ -12,6 +12,7 @@ EVENTS_CHANNEL = "task-events"  # a task's id, whenever something of it changed
 WAKE_TTL_SECONDS = 5
 OUTPUT_TTL_SECONDS = 24 * 3600
 REPORT_TTL_SECONDS = 60
+WORD_TTL_SECONDS = 3600
 PACE_TTL_SECONDS = 60
 
 # Keys that live without a TTL. Everything else must have one; a test checks it.
@@ -26,6 +27,7 @@ PERSISTENT_PATTERNS = (
     "high.*",
     "normal.*",
     "low.*",
+    "push",
     "_kombu.binding*",
     "*.pidbox",
     "unacked*",
@@ -46,6 +48,11 @@ def assigned(node_id: str) -> str:
 
 def reserved(node_id: str) -> str:
     return f"node:{node_id}:reserved"
+
+
+def word(attempt_id: str) -> str:
+    """When something was last heard of an attempt on a node without an agent, by its TTL."""
+    return f"attempt:{attempt_id}:word"
 
 
 def output(attempt_id: str) -> str:
