@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from celery import signals
 from celery.app.task import Task
 
 from dispatcher.context import Dispatcher, build
-from dispatcher.place import place_one, place_waiting
+from dispatcher.desk import Desk
+from dispatcher.listening import Listener
 from dispatcher.sweep import Sweeper
 from nodepool import observability, queues
-from nodepool.errors import UnavailableError
 from nodepool.settings import Settings
-
-log = logging.getLogger(__name__)
 
 settings = Settings()
 app = queues.make_app(settings, "dispatcher")
@@ -27,6 +22,8 @@ class _Worker:
     """What the running worker holds; made when it starts, never at import."""
 
     dispatcher: Dispatcher | None = None
+    desk: Desk | None = None
+    listener: Listener | None = None
     sweeper: Sweeper | None = None
 
 
@@ -41,15 +38,19 @@ def _open(**_: Any) -> None:
 
 
 @signals.worker_ready.connect(weak=False)
-def _start_sweeping(**_: Any) -> None:
-    _Worker.sweeper = Sweeper(dispatcher())
-    _Worker.sweeper.start()
+def _start_placing(**_: Any) -> None:
+    desk = _Worker.desk = Desk(dispatcher())
+    _Worker.listener = Listener(dispatcher().redis, desk)
+    _Worker.sweeper = Sweeper(dispatcher(), desk)
+    for part in (_Worker.listener, desk, _Worker.sweeper):
+        part.start()
 
 
 @signals.worker_shutdown.connect(weak=False)
 def _close(**_: Any) -> None:
-    if _Worker.sweeper:
-        _Worker.sweeper.stop()
+    for part in (_Worker.sweeper, _Worker.desk, _Worker.listener):
+        if part:
+            part.stop()
     if _Worker.dispatcher:
         _Worker.dispatcher.close()
 
@@ -62,20 +63,5 @@ def dispatcher() -> Dispatcher:
 
 @app.task(name=queues.PLACE, bind=True)
 def place(_task: Task[Any, Any], task_id: str) -> None:
-    with _left_to_the_sweep(f"task {task_id}"):
-        place_one(dispatcher(), task_id)
-
-
-@app.task(name=queues.WAKE, bind=True)
-def wake(_task: Task[Any, Any]) -> None:
-    with _left_to_the_sweep("the waiting tasks"):
-        place_waiting(dispatcher())
-
-
-@contextmanager
-def _left_to_the_sweep(what: str) -> Iterator[None]:
-    """A hint is not worth a retry: when SQL or Redis is away, the sweep finds the work again."""
-    try:
-        yield
-    except UnavailableError as error:
-        log.warning("%s is left to the sweep: %s", what, error)
+    if _Worker.desk is not None:
+        _Worker.desk.hint(task_id)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import redis
 
@@ -12,11 +11,13 @@ from nodepool.lifecycle import Lifecycle
 from nodepool.queues import Publisher, make_app
 from nodepool.settings import Settings
 from nodepool.stores.database import Database
+from nodepool.stores.liveness import Liveness
 from nodepool.stores.migrate import migrate
 from nodepool.stores.output_store import OutputStore
 from nodepool.stores.redis_client import connect
 from nodepool.stores.registry import Registry
-from nodepool.stores.waiting import WaitingTasks
+from nodepool.stores.usage_store import UsageStore
+from nodepool.usage import Decay
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,13 +26,11 @@ class Dispatcher:
     database: Database
     redis: redis.Redis
     registry: Registry
-    waiting: WaitingTasks
+    liveness: Liveness
+    usage: UsageStore
     publisher: Publisher
     lifecycle: Lifecycle
     clock: Clock
-    # Two passes over the waiting tasks at once would only race each other.
-    waiting_pass: threading.Lock = field(default_factory=threading.Lock)
-    waiting_asked: threading.Event = field(default_factory=threading.Event)
 
     def close(self) -> None:
         self.publisher.close()
@@ -43,7 +42,8 @@ def build(settings: Settings, clock: Clock = system_clock) -> Dispatcher:
     database = Database(settings.effective_database_url)
     migrate(database)
     client = connect(settings)
-    registry, waiting = Registry(client), WaitingTasks(client)
+    registry = Registry(client)
+    usage = UsageStore(client, Decay(settings.fair_share_half_life_seconds))
     publisher = Publisher(make_app(settings, "dispatcher-publisher"))
     outputs = OutputStore(client, settings.max_live_output_bytes)
     return Dispatcher(
@@ -51,8 +51,9 @@ def build(settings: Settings, clock: Clock = system_clock) -> Dispatcher:
         database=database,
         redis=client,
         registry=registry,
-        waiting=waiting,
+        liveness=Liveness(client),
+        usage=usage,
         publisher=publisher,
-        lifecycle=Lifecycle(settings, database, registry, outputs, waiting, publisher, clock),
+        lifecycle=Lifecycle(settings, database, registry, outputs, usage, publisher, clock),
         clock=clock,
     )

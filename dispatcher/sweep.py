@@ -10,44 +10,51 @@ import logging
 import secrets
 import threading
 from collections import defaultdict
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import Row
 
 from dispatcher.context import Dispatcher
-from dispatcher.place import lose, place_waiting
+from dispatcher.desk import Desk
+from dispatcher.hearing import BRAKE_PERIODS, Beat, Hearing
+from dispatcher.place import lose
+from dispatcher.reconcile import Live, Reconciler
+from dispatcher.waiting import tell_again
+from nodepool import pace
 from nodepool.errors import NodePoolError
-from nodepool.node import NodeView
-from nodepool.queues import partition_queue
+from nodepool.node import NodeKind
 from nodepool.stores import keys, node_store, task_store
-from nodepool.stores.registry import RegisteredNode, Report
+from nodepool.stores.liveness import Liveness
+from nodepool.stores.registry import Report
 
 log = logging.getLogger(__name__)
 
-# Losing more of the fleet than this at once is more likely the pool's own trouble than theirs.
-BRAKE_SHARE = 0.5
-BRAKE_MIN_NODES = 5
 _SECONDS_PER_MINUTE = 60
 # What the agent takes to unpack, stop and upload beyond the run itself.
 _OVERTIME_SECONDS = 300
 _FORGOTTEN_PERIODS = 2
-_MIN_HINT_AGE_SECONDS = 5.0
-# Dispatchers that are behind are not told more often of the same.
-_MAX_WAITING_HINTS = 1000
+_SHORTEST_PAUSE_SECONDS = 0.1
+_JUST_LATE_SECONDS = 0.02
+_SHOUT_SECONDS = 30.0
 
 
 class Sweeper:
     """A thread beside the worker, so that a backlog of hints cannot hold the sweep up."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: Dispatcher, desk: Desk) -> None:
         self._dispatcher = dispatcher
+        self._desk = desk
         self._stopped = threading.Event()
         self._token = secrets.token_hex(8)
-        self._started_at = dispatcher.clock()
-        self._redis_back_at = self._started_at
-        # When each node was heard of, by this sweeper's own eyes: a report that is gone from Redis
-        # (FLUSHALL, a restart without its data) does not mean that nobody wrote it.
-        self._heard_at: dict[str, float] = {}
+        now = dispatcher.clock()
+        self._liveness = Liveness(dispatcher.redis)
+        self._reconciler = Reconciler(dispatcher, self._liveness)
+        self._hearing = Hearing(now, dispatcher.settings.node_late_seconds)
+        # Nobody can begin an attempt while no gateway serves.
+        self._gateway_back_at = now
+        self._next_late_at = float("inf")
+        self._shouted_at = float("-inf")
         self._thread = threading.Thread(target=self._work, name="sweep", daemon=True)
 
     def start(self) -> None:
@@ -59,13 +66,13 @@ class Sweeper:
 
     def _work(self) -> None:
         period = self._dispatcher.settings.sweep_period_seconds
-        while not self._stopped.wait(period):
+        while not self._stopped.wait(self._pause(period)):
+            self._next_late_at = float("inf")
             try:
                 if self._mine(period):
                     self.sweep()
             except NodePoolError as error:
-                # Nobody can be heard while Redis is away, so nobody is late for it.
-                self._redis_back_at = self._dispatcher.clock()
+                self._distrust()
                 log.warning("the sweep waits: %s", error)
             except Exception:
                 log.exception("the sweep failed; it goes on")
@@ -76,97 +83,106 @@ class Sweeper:
         try:
             if client.set(keys.SWEEPER, self._token, nx=True, px=ttl_ms):
                 # What was heard while another one swept, or before Redis lost its keys, is unknown.
-                self._redis_back_at = self._dispatcher.clock()
+                self._distrust()
                 return True
             if client.get(keys.SWEEPER) == self._token.encode():
                 client.pexpire(keys.SWEEPER, ttl_ms)
                 return True
         except OSError:
-            self._redis_back_at = self._dispatcher.clock()
+            self._distrust()
         except Exception as error:  # noqa: BLE001 - redis-py's errors have no common root with OSError
-            self._redis_back_at = self._dispatcher.clock()
+            self._distrust()
             log.warning("the sweep waits for Redis: %s", error)
         return False
+
+    def _pause(self, period_seconds: float) -> float:
+        """The period, or less where a node with work would be late before that."""
+        until_late = self._next_late_at - self._dispatcher.clock() + _JUST_LATE_SECONDS
+        return min(period_seconds, max(_SHORTEST_PAUSE_SECONDS, until_late))
+
+    def _distrust(self) -> None:
+        """Nobody can be heard while Redis is away, so nobody is late for it; and it may have forgotten."""
+        self._hearing.deaf(self._dispatcher.clock())
+        self._reconciler.distrust()
+
+    def _set_pace(self, nodes: int) -> None:
+        settings = self._dispatcher.settings
+        self._liveness.set_pace(
+            pace.report_period(
+                nodes, least_seconds=settings.report_period_seconds, lease_seconds=settings.lease_seconds
+            )
+        )
 
     def sweep(self) -> None:
         """One pass. Raises UnavailableError when SQL or Redis cannot be reached."""
         dispatcher = self._dispatcher
         # Before SQL is read: a node that registers meanwhile is not taken for one that left.
         known = dispatcher.registry.node_ids()
-        nodes = dispatcher.database.read(node_store.active)
+        nodes = dispatcher.database.read(node_store.roll_call)
+        ids = [node.id for node in nodes]
         live: dict[str, list[Row[Any]]] = defaultdict(list)
         for row in dispatcher.database.read(task_store.live_attempts):
             live[row.node_id].append(row)
-        self._restore(known, nodes, live)
-        reports = dispatcher.registry.reports(node.id for node in nodes)
-        self._end_lost(nodes, live, reports)
+        signs = list(self._liveness.signs(ids))
+        now = dispatcher.clock()
+        if not self._liveness.gateway_serves():
+            self._gateway_back_at = now
+        self._reconciler.restore(known, ids, live, signs)
+        self._set_pace(len(ids))
+        late = self._hearing.listen([Beat(node.id, node.registered_at) for node in nodes], signs, now)
+        self._end_lost(live, late, {node.id: node.kind for node in nodes})
+        self._next_late_at = now + self._hearing.next_late(live.keys(), now)
         self._stop_again(live)
-        self._tell_again()
+        tell_again(dispatcher, self._desk)
 
-    def _restore(self, known: set[str], nodes: Any, live: dict[str, list[Row[Any]]]) -> None:
-        """Redis as SQL has it: nodes, reservations, assignments."""
-        dispatcher = self._dispatcher
-        settings = dispatcher.settings
-        views = {view.node_id: view for view in dispatcher.registry.snapshot(settings.node_late_seconds)}
-        for node in nodes:
-            expected = {row.id for row in live[node.id]}
-            if (
-                node.id not in known
-                or not _same_facts(views.get(node.id), dispatcher.lifecycle.facts_of(node))
-                or dispatcher.registry.assigned_ids(node.id) != expected
-            ):
-                dispatcher.lifecycle.sync_node(node.id)
-        for gone in known - {node.id for node in nodes}:
-            dispatcher.registry.remove_node(gone)
-
-    def _end_lost(
-        self, nodes: Any, live: dict[str, list[Row[Any]]], reports: dict[str, Report | None]
-    ) -> None:
-        late = self._late(nodes, reports)
-        busy_late = [node for node in nodes if node.id in late and live[node.id]]
-        if len(busy_late) >= BRAKE_MIN_NODES and len(late) > BRAKE_SHARE * len(nodes):
-            log.error(
-                "%d of %d nodes vanished at once: that is more likely the pool's network or Redis than they; "
-                "nothing is given away until some are back",
-                len(late),
-                len(nodes),
-            )
-            return
-        late_seconds = self._dispatcher.settings.node_late_seconds
-        for node in busy_late:
-            for row in live[node.id]:
-                lose(self._dispatcher, row, f"node {node.id} was not heard of for {late_seconds:g} s")
-        active = {node.id for node in nodes}
+    def _end_lost(self, live: Live, late: dict[str, float], kinds: dict[str, str]) -> None:
+        dispatcher, now = self._dispatcher, self._dispatcher.clock()
+        late_seconds = dispatcher.settings.node_late_seconds
+        held = self._brake(late, live.keys(), now)
+        reports = dispatcher.registry.reports(node_id for node_id in live if node_id not in late)
         for node_id, rows in live.items():
             for row in rows:
-                if node_id not in active:
-                    lose(self._dispatcher, row, f"node {node_id} left the pool")
+                if node_id not in kinds:
+                    lose(dispatcher, row, f"node {node_id} left the pool")
                 elif node_id not in late:
-                    self._end_forgotten(row, reports.get(node_id))
+                    self._end_forgotten(row, kinds[node_id], reports.get(node_id))
+                elif node_id not in held:
+                    lose(dispatcher, row, f"node {node_id} was not heard of for {late_seconds:g} s")
 
-    def _late(self, nodes: Any, reports: dict[str, Report | None]) -> set[str]:
-        dispatcher = self._dispatcher
-        late_seconds, now = dispatcher.settings.node_late_seconds, dispatcher.clock()
-        late, heard = set(), {}
-        for node in nodes:
-            # After a start or a broken Redis everybody gets the full time to be heard again.
-            last = max(self._heard_at.get(node.id, 0.0), node.registered_at, self._redis_back_at)
-            report = reports.get(node.id)
-            if report is not None and report.age_seconds <= late_seconds:
-                last = max(last, now - report.age_seconds)
-            heard[node.id] = last
-            if now - last > late_seconds:
-                late.add(node.id)
-        self._heard_at = heard
-        return late
+    def _brake(self, late: dict[str, float], busy: Collection[str], now: float) -> frozenset[str]:
+        """Late nodes whose work stays theirs for now."""
+        held = self._hearing.braked(late, busy, now)
+        if held and self._dispatcher.redis.exists(keys.RELEASE):
+            log.warning("the operator says that %d silent nodes are really gone", len(held))
+            return frozenset()
+        if held and now - self._shouted_at >= _SHOUT_SECONDS:
+            self._shouted_at = now
+            log.error(
+                "%d nodes with work vanished at once: that is more likely the pool's network or Redis than "
+                "they; nothing of theirs is given away until some are back, for %g s at the most, or until "
+                "an operator sets %s in Redis",
+                len(held),
+                BRAKE_PERIODS * self._dispatcher.settings.node_late_seconds,
+                keys.RELEASE,
+            )
+        elif not held and self._shouted_at > float("-inf"):
+            self._shouted_at = float("-inf")
+            log.warning("the brake is off again")
+        return held
 
-    def _end_forgotten(self, row: Row[Any], report: Report | None) -> None:
-        """An attempt that its living node does not speak of, or that outlived its longest run."""
+    def _end_forgotten(self, row: Row[Any], kind: str, report: Report | None) -> None:
+        """One that its living node never began, does not speak of, or that outlived its longest run."""
         settings = self._dispatcher.settings
         now = self._dispatcher.clock()
         patience = _FORGOTTEN_PERIODS * settings.node_late_seconds
         since = row.started_at or row.created_at
-        if report is not None and row.id not in report.running and now - since > patience:
+        if (
+            kind == NodeKind.AGENT
+            and row.started_at is None
+            and now - max(row.created_at, self._gateway_back_at) > patience
+        ):
+            lose(self._dispatcher, row, f"node {row.node_id} took it and never began it")
+        elif report is not None and row.id not in report.running and now - since > patience:
             lose(self._dispatcher, row, f"node {row.node_id} does not have it")
         elif now - since > row.max_minutes * _SECONDS_PER_MINUTE + _OVERTIME_SECONDS:
             lose(self._dispatcher, row, f"node {row.node_id} did not end it in time")
@@ -176,35 +192,3 @@ class Sweeper:
             for row in rows:
                 if row.stop_requested:
                     self._dispatcher.registry.mark_stop(row.node_id, row.id)
-
-    def _tell_again(self) -> None:
-        """Waiting tasks are tried here; those whose hint may be lost are marked as told again."""
-        dispatcher = self._dispatcher
-        now = dispatcher.clock()
-        if not dispatcher.database.read(lambda connection: task_store.queued(connection, 1)):
-            dispatcher.waiting.replace(set())
-            return
-        place_waiting(dispatcher)
-        before = now - max(_MIN_HINT_AGE_SECONDS, 2 * dispatcher.settings.sweep_period_seconds)
-        stale = dispatcher.database.read(
-            lambda connection: task_store.queued(connection, 500, hinted_before=before)
-        )
-        room = {
-            queue: _MAX_WAITING_HINTS - dispatcher.waiting.hints(queue)
-            for queue in {partition_queue(row.tier, row.region) for row in stale}
-        }
-        for row in stale:
-            queue = partition_queue(row.tier, row.region)
-            room[queue] -= 1
-            if room[queue] >= 0:
-                dispatcher.publisher.place(row.id, row.tier, row.region)
-        if stale:
-            ids = [row.id for row in stale]
-            dispatcher.database.write(lambda connection: task_store.mark_hinted(connection, ids, now))
-
-
-def _same_facts(view: NodeView | None, node: RegisteredNode) -> bool:
-    return view is not None and (
-        (view.tier, view.region, view.gpu_name, view.draining, view.capacity, view.quality)
-        == (node.tier, node.region, node.gpu_name, node.draining, node.capacity, node.quality)
-    )

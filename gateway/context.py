@@ -26,7 +26,8 @@ from nodepool.stores.migrate import migrate
 from nodepool.stores.output_store import OutputStore
 from nodepool.stores.redis_client import connect
 from nodepool.stores.registry import Registry
-from nodepool.stores.waiting import WaitingTasks
+from nodepool.stores.usage_store import UsageStore
+from nodepool.usage import Decay
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -79,7 +80,15 @@ def build(settings: Settings, clock: Clock = system_clock) -> Gateway:
         files=FileStore(root, load_or_make_key(settings.storage_key, root / "storage.key")),
         outputs=outputs,
         publisher=publisher,
-        lifecycle=Lifecycle(settings, database, registry, outputs, WaitingTasks(client), publisher, clock),
+        lifecycle=Lifecycle(
+            settings,
+            database,
+            registry,
+            outputs,
+            UsageStore(client, Decay(settings.fair_share_half_life_seconds)),
+            publisher,
+            clock,
+        ),
         tokens=Tokens.from_settings(settings),
         events=EventHub(connect(settings)),
         clock=clock,

@@ -1,7 +1,7 @@
 """Brings those who wait and the fleet together: one decision after another, each seen by the next.
 
-Pure. What is planned is taken on this picture of the fleet at once; the reservation in Redis has the
-last word, and what it refuses comes back.
+Pure. What is planned is taken on this picture of the fleet at once. The reservation in Redis has the last
+word: what it refuses goes back into the line, and its node's row is set to what Redis says.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nodepool.fleet import Fleet, IntArray
+from nodepool.fleet import Fleet
 from nodepool.placement import Chooser, Decision, Wish, decide
 from nodepool.queueing import Ageing, Group, WaitingLine, WaitingTask
 
@@ -57,29 +57,23 @@ class Planner:
             planned.append(Planned(task, row, self.fleet.ids[row]))
         return planned
 
-    def refused(self, planned: Planned, reserved: IntArray, now: float) -> None:
-        """The reservation found less room there than the picture showed: `reserved` is the truth."""
-        if self.fleet.row_of.get(planned.node_id) == planned.row:
-            self.fleet.set_reserved(planned.row, reserved)
-        self.line.add(planned.task, now)
-
     def more_room(self, row: int, now: float) -> None:
         """Something ended on the node of this row, or it takes work again."""
         for group in self.line.groups():
             if group.blocked:
                 self._chooser(group)  # so that it is among those asked below
         for wish, chooser in self._choosers.items():
-            if chooser.offer(row) and (group := self.line.group_of(wish)) is not None:
-                self.line.unblock(group, now)
+            if chooser.offer(row) and (waiting := self.line.group_of(wish)) is not None:
+                self.line.unblock(waiting, now)
 
     def facts_changed(self, now: float) -> None:
         """Nodes came, went or changed: what was worked out of their facts is of no use any more."""
         self._choosers.clear()
         self.line.unblock_all(now)
 
-    def blocked(self) -> list[tuple[Group, Decision]]:
-        """Each group that finds no node now, and why."""
-        return [(group, decide(group.wish, self.fleet)) for group in self.line.groups() if group.blocked]
+    def decide(self, group: Group) -> Decision:
+        """Why the group finds no node now."""
+        return decide(group.wish, self.fleet)
 
     def _chooser(self, group: Group) -> Chooser:
         chooser = self._choosers.get(group.wish)

@@ -79,6 +79,12 @@ class WaitingLine:
     def __contains__(self, task_id: str) -> bool:
         return task_id in self._tasks
 
+    def task_ids(self) -> list[str]:
+        return list(self._tasks)
+
+    def owners(self) -> set[int]:
+        return {owner_id for group in self._groups.values() for owner_id in group.by_owner}
+
     def groups(self) -> list[Group]:
         """Those with tasks in them."""
         return list(self._groups.values())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from typing import Any, cast
 
 from celery import Celery
@@ -17,13 +18,14 @@ from kombu.exceptions import OperationalError
 from nodepool.settings import Settings
 
 PLACE = "dispatcher.place"
-WAKE = "dispatcher.wake"
 PUSH = "dispatcher.push"
 PUSH_STOP = "dispatcher.push_stop"
 PUSH_ASK = "dispatcher.push_ask"
 EXECUTE = "worker_agent.execute"
 STOP = "worker_agent.stop"
 
+# Messages of one round trip.
+_BATCH = 500
 # What is told to nodes without an agent. A queue of its own, so that no backlog of tasks to place holds
 # it up, and so that the dispatchers that call strangers' machines may be others than those that place.
 PUSH_QUEUE = "push"
@@ -70,12 +72,21 @@ class Publisher:
     def place(self, task_id: str, tier: str, region: str) -> bool:
         return self._send(PLACE, task_id, partition_queue(tier, region))
 
-    def wake(self, tier: str = "high") -> bool:
-        """Try the waiting tasks again."""
-        return self._send(WAKE, "", partition_queue(tier, "any"))
-
     def execute(self, node_id: str, attempt_id: str) -> bool:
         return self._send(EXECUTE, attempt_id, node_queue(node_id))
+
+    def execute_all(self, attempts: Sequence[tuple[str, str]]) -> None:
+        """`execute` for many (node, attempt), in few round trips."""
+        try:
+            producer: Any = self._producer()  # its stubs are of an older kombu
+            with producer.batch(max_size=_BATCH):
+                for node_id, attempt_id in attempts:
+                    self._publish(EXECUTE, attempt_id, node_queue(node_id))
+        except self._publish_errors():
+            # One by one, each with its second try; a hint that comes twice does no harm.
+            self._forget()
+            for node_id, attempt_id in attempts:
+                self.execute(node_id, attempt_id)
 
     def stop(self, node_id: str, attempt_id: str) -> bool:
         return self._send(STOP, attempt_id, node_queue(node_id))
@@ -100,20 +111,10 @@ class Publisher:
             _close(connection)
 
     def _send(self, name: str, argument: str, queue_name: str) -> bool:
-        queue = Queue(queue_name, _DIRECT, routing_key=queue_name, no_declare=True)
-        args = [argument] if argument else []
         # A held connection may have died since its last use; the second try opens a new one.
         for last in (False, True):
             try:
-                self._app.send_task(
-                    name,
-                    args=args,
-                    queue=cast(Any, queue),  # Celery takes a Queue; its stubs know names only
-                    declare=[],
-                    producer=self._producer(),
-                    retry=False,
-                    ignore_result=True,
-                )
+                self._publish(name, argument, queue_name)
             except self._publish_errors() as error:
                 self._forget()
                 if last:
@@ -122,6 +123,18 @@ class Publisher:
             else:
                 return True
         return False
+
+    def _publish(self, name: str, argument: str, queue_name: str) -> None:
+        queue = Queue(queue_name, _DIRECT, routing_key=queue_name, no_declare=True)
+        self._app.send_task(
+            name,
+            args=[argument],
+            queue=cast(Any, queue),  # Celery takes a Queue; its stubs know names only
+            declare=[],
+            producer=self._producer(),
+            retry=False,
+            ignore_result=True,
+        )
 
     def _producer(self) -> Producer:
         producer: Producer | None = getattr(self._local, "producer", None)

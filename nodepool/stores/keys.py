@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 NODES = "nodes"  # set of the ids of active nodes
-WAITING = "pool:waiting"  # set of tasks that found no node
-WAKE = "pool:wake"  # set while a wake-up of the waiting tasks is under way
 SWEEPER = "pool:sweeper"  # which dispatcher sweeps now
+GATEWAY = "pool:gateway"  # there while a gateway serves
+RELEASE = "pool:release"  # set by an operator: nodes that vanished at once are really gone
 PACE = "pool:pace"  # how often agents report now, seconds; every agent may read it
+NODE_EVENTS_CHANNEL = "node-events"  # a node's id, whenever it has more room or its facts changed
 EVENTS_CHANNEL = "task-events"  # a task's id, whenever something of it changed
 
-WAKE_TTL_SECONDS = 5
 OUTPUT_TTL_SECONDS = 24 * 3600
 REPORT_TTL_SECONDS = 60
 WORD_TTL_SECONDS = 3600
 PACE_TTL_SECONDS = 60
+GATEWAY_TTL_SECONDS = 15
 
 # Keys that live without a TTL. Everything else must have one; a test checks it.
 PERSISTENT_PATTERNS = (
@@ -21,7 +22,6 @@ PERSISTENT_PATTERNS = (
     "node:*:facts",
     "node:*:assigned",
     "node:*:reserved",
-    "pool:waiting",
     # Celery's: queues as lists, and what its events and remote control leave behind.
     "node.*",
     "high.*",
@@ -32,6 +32,10 @@ PERSISTENT_PATTERNS = (
     "*.pidbox",
     "unacked*",
 )
+
+
+def usage(era: int) -> str:
+    return f"pool:usage:{era}"
 
 
 def facts(node_id: str) -> str:

@@ -13,7 +13,7 @@ from sqlalchemy import Row, update
 
 from dispatcher import context
 from dispatcher.context import Dispatcher
-from dispatcher.place import _place, _snapshot, place_one, place_waiting
+from dispatcher.desk import Desk
 from dispatcher.sweep import Sweeper
 from nodepool import queues
 from nodepool.resources import Claim
@@ -35,10 +35,18 @@ class Fleet:
     dispatcher: Dispatcher
     now: list[float]
     owner_id: int
+    desk: Desk = field(init=False)
     sweeper: Sweeper = field(init=False)
 
     def __post_init__(self) -> None:
-        self.sweeper = Sweeper(self.dispatcher)
+        self.desk = Desk(self.dispatcher)
+        self.sweeper = Sweeper(self.dispatcher, self.desk)
+
+    def place(self, *task_ids: str) -> int:
+        """What the desk's thread does after these hints and a look around; how many it placed."""
+        self.desk.hint(*task_ids)
+        self.desk.look_again()
+        return self.desk.work()
 
     def sweep(self, *, after: float = 0.0, heard: tuple[str, ...] | None = None) -> None:
         """One pass, `after` seconds later; `heard` nodes have just reported what is assigned to them."""
@@ -46,6 +54,7 @@ class Fleet:
         for node_id in heard or ():
             self.report(node_id)
         self.sweeper.sweep()
+        self.place()
 
     def node(self, node_id: str, **facts: Any) -> str:
         now = self.now[0]
@@ -70,7 +79,7 @@ class Fleet:
 
     def placed(self, **columns: Any) -> str:
         task_id = self.task(**columns)
-        assert place_one(self.dispatcher, task_id)
+        assert self.place(task_id) == 1
         return task_id
 
     def row(self, task_id: str) -> Row[Any]:
@@ -83,7 +92,7 @@ class Fleet:
         return {view.node_id: view.reserved for view in self.dispatcher.registry.snapshot(15)}[node_id]
 
     def hints(self, queue: str) -> int:
-        return self.dispatcher.waiting.hints(queue)
+        return self.dispatcher.registry.queue_length(queue)
 
 
 @pytest.fixture
@@ -131,7 +140,7 @@ def test_nobody_is_late_right_after_a_start(fleet: Fleet) -> None:
     task_id = fleet.placed()
     fleet.silence("n1")
     fleet.now[0] += 1000
-    fleet.sweeper = Sweeper(fleet.dispatcher)
+    fleet.sweeper = Sweeper(fleet.dispatcher, fleet.desk)
     fleet.sweep()
     fleet.sweep(after=14)
     assert fleet.states(task_id) == ["PLACED"]
@@ -238,7 +247,7 @@ def test_a_node_that_changed_in_sql_is_brought_in_line(fleet: Fleet) -> None:
     fleet.node("n1")
     fleet.dispatcher.database.write(lambda c: node_store.set_draining(c, "n1", draining=True))
     fleet.sweep(heard=("n1",))
-    assert not place_one(fleet.dispatcher, fleet.task())
+    assert not fleet.place(fleet.task())
 
 
 def test_a_stop_that_redis_missed_is_told_again(fleet: Fleet) -> None:
@@ -262,63 +271,53 @@ def test_a_report_full_of_lies_does_not_stop_the_sweep(fleet: Fleet) -> None:
 def test_of_tasks_with_equal_needs_none_is_tried_after_the_first_that_fails(fleet: Fleet) -> None:
     fleet.node("n1", max_tasks=2)
     ids = [fleet.task() for _ in range(5)]
-    assert place_waiting(fleet.dispatcher) == 2
+    assert fleet.place(*ids) == 2
     assert sorted(fleet.states(*ids)) == ["PLACED"] * 2 + ["QUEUED"] * 3
 
 
 def test_an_end_frees_the_node_and_asks_for_the_waiting(fleet: Fleet) -> None:
     fleet.node("n1", max_tasks=1)
     first, second = fleet.placed(), fleet.task()
-    assert not place_one(fleet.dispatcher, second)
+    assert not fleet.place(second)
     end = task_store.End(outcome=Outcome.REFUSED, exit_code=None, reason="no")
     fleet.dispatcher.lifecycle.end_attempt(f"{first}:1", "n1", fleet.owner_id, end)
     assert fleet.reserved("n1").tasks == 0
-    assert fleet.hints(queues.partition_queue("high", "any")) == 2  # place the one, and wake the others
-    assert place_one(fleet.dispatcher, second)
+    assert fleet.hints(queues.partition_queue("high", "any")) == 1
+    assert fleet.place(second) == 1
 
 
 def test_a_task_that_moved_while_it_was_placed_leaves_no_reservation(fleet: Fleet) -> None:
-    fleet.node("n1")
+    fleet.node("n1", max_tasks=1)
+    fleet.placed()
     task_id = fleet.task()
-    stale = fleet.row(task_id)
+    assert not fleet.place(task_id)
     fleet.dispatcher.database.write(lambda c: task_store.request_stop(c, task_id, fleet.now[0]))
-    assert stale.state == TaskState.QUEUED
-    _place(fleet.dispatcher, stale, _snapshot(fleet.dispatcher))
-    assert fleet.reserved("n1").tasks == 0
-    assert fleet.dispatcher.registry.assigned_ids("n1") == set()
+    fleet.node("n2")
+    assert not fleet.place()
+    assert fleet.reserved("n2").tasks == 0
+    assert fleet.dispatcher.registry.assigned_ids("n2") == set()
 
 
 def test_the_loser_of_two_placements_leaves_the_winners_reservation(fleet: Fleet) -> None:
-    fleet.node("n1")
     task_id = fleet.task()
-    stale = fleet.row(task_id)
-    assert place_one(fleet.dispatcher, task_id)
-    _place(fleet.dispatcher, stale, _snapshot(fleet.dispatcher))
+    other = Desk(fleet.dispatcher)
+    other.hint(task_id)
+    assert not other.work()
+    assert not fleet.place(task_id)
+    fleet.node("n1")
+    assert fleet.place() == 1
+    other.look_again()
+    assert not other.work()
     assert fleet.dispatcher.registry.assigned_ids("n1") == {f"{task_id}:1"}
     assert fleet.reserved("n1").tasks == 1
 
 
 def test_a_hint_of_a_task_that_is_not_there_or_done_does_nothing(fleet: Fleet) -> None:
     fleet.node("n1")
-    assert not place_one(fleet.dispatcher, "nobody's")
+    assert not fleet.place("nobody's")
     task_id = fleet.task()
     fleet.dispatcher.database.write(
         lambda c: c.execute(update(tasks).where(tasks.c.id == task_id).values(state=TaskState.FAILED))
     )
-    assert not place_one(fleet.dispatcher, task_id)
+    assert not fleet.place(task_id)
     assert fleet.reserved("n1").tasks == 0
-
-
-def test_a_wake_during_a_pass_is_not_lost(fleet: Fleet) -> None:
-    dispatcher = fleet.dispatcher
-    waiting = fleet.task()
-    assert not place_one(dispatcher, waiting)
-    assert dispatcher.waiting.ask_to_wake()
-    with dispatcher.waiting_pass:
-        assert place_waiting(dispatcher) == 0
-        # The pass that is under way makes another one, and capacity that comes free now can ask again.
-        assert dispatcher.waiting_asked.is_set()
-        assert dispatcher.waiting.ask_to_wake()
-    fleet.node("one")
-    assert place_waiting(dispatcher) == 1
-    assert not dispatcher.waiting_asked.is_set()

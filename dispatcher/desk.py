@@ -1,0 +1,199 @@
+"""Where waiting tasks and the fleet come together: one thread that places, fed by hints and events.
+
+A hint only says that a task may wait; SQL says whether it does. Every task that is known to wait is in
+the line of `nodepool.planning`, so who is next does not depend on the order of messages. Reserve in
+Redis, then QUEUED -> PLACED in SQL, then the hint to the node. A crash after the first step leaves a
+reservation that the sweep takes back; after the second, the node reads its assignment from its key.
+What is in the line is derived from SQL again after a restart: the sweep tells of every task that waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from dispatcher.mirror import Mirror
+from dispatcher.place import reserve_and_place
+from dispatcher.waiting import Reasons, waiting_task
+from nodepool.errors import NodePoolError
+from nodepool.fleet import Fleet
+from nodepool.planning import Planner
+from nodepool.queueing import Ageing, WaitingTask
+from nodepool.stores import placing
+from nodepool.usage import EXPECTED_MINUTES, cost_per_minute
+
+if TYPE_CHECKING:
+    from dispatcher.context import Dispatcher
+
+log = logging.getLogger(__name__)
+
+# Decisions of one round: large enough that the round trips are shared by many, small enough that a task
+# that comes now is not held up.
+_ROUND = 500
+_MAX_HINTS = 100_000
+_LOOK_SECONDS = 1.0
+# A look at the whole fleet may take this share of the thread's time.
+_LOOK_SHARE = 0.05
+_CHECK_LINE_SECONDS = 30.0
+_USAGE_SECONDS = 2.0
+_PAUSE_SECONDS = 0.5
+
+
+class Desk:
+    """`hint` and `node_changed` from any thread; `work` from one at a time, which `start` makes."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        settings = dispatcher.settings
+        self._dispatcher = dispatcher
+        ageing = Ageing(
+            settings.tier_ageing_seconds, settings.priority_ageing_seconds, settings.region_patience_seconds
+        )
+        fleet = Fleet()
+        fleet.allow_pushed = settings.push_to_nodes
+        self._served: dict[int, float] = {}
+        self.planner = Planner(
+            fleet, ageing, served=lambda user_id: self._served.get(user_id, 0.0), charge=self._charge
+        )
+        self._mirror = Mirror(
+            dispatcher.registry, dispatcher.liveness, self.planner, settings.node_late_seconds
+        )
+        self._reasons = Reasons(dispatcher)
+        self._charges: dict[int, float] = {}
+        self._something = threading.Condition()
+        self._hints: dict[str, None] = {}
+        self._changed: set[str] = set()
+        self._stopped = False
+        self._look_at = self._usage_at = self._check_line_at = float("-inf")
+        self._thread = threading.Thread(target=self._run, name="desk", daemon=True)
+
+    # -- what others say -----------------------------------------------------------------------------
+    def hint(self, *task_ids: str) -> None:
+        """These tasks may wait for a node."""
+        with self._something:
+            if len(self._hints) < _MAX_HINTS:  # the sweep tells of the others again
+                self._hints.update(dict.fromkeys(task_ids))
+            self._something.notify()
+
+    def node_changed(self, node_id: str) -> None:
+        with self._something:
+            self._changed.add(node_id)
+            self._something.notify()
+
+    def look_again(self) -> None:
+        """Events may have been lost: compare the whole fleet now."""
+        with self._something:
+            self._look_at = float("-inf")
+            self._something.notify()
+
+    def knows(self, task_id: str) -> bool:
+        """Whether the task is in the line, as far as another thread can tell."""
+        return task_id in self.planner.line
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        with self._something:
+            self._stopped = True
+            self._something.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout=10)
+
+    # -- the thread ----------------------------------------------------------------------------------
+    def _run(self) -> None:
+        while self._wait():
+            try:
+                self.work()
+            except NodePoolError as error:
+                log.warning("placing waits: %s", error)
+                self._pause()
+            except Exception:
+                log.exception("placing failed; it goes on")
+                self._pause()
+
+    def _wait(self) -> bool:
+        with self._something:
+            timeout = max(0.0, self._look_at - time.monotonic())
+            self._something.wait_for(lambda: self._stopped or self._hints or self._changed, timeout)
+            return not self._stopped
+
+    def _pause(self) -> None:
+        """What was under way is read again: what of it was done is not known."""
+        with self._something:
+            self._look_at = float("-inf")
+            self._something.wait_for(lambda: self._stopped, _PAUSE_SECONDS)
+
+    def work(self) -> int:
+        """Everything that can be placed now; how many were. Raises UnavailableError."""
+        with self._something:
+            hints, self._hints = list(self._hints), {}
+            changed, self._changed = self._changed, set()
+        try:
+            self._take_in(hints, changed)
+            placed = self._place()
+        except BaseException:
+            with self._something:
+                self._hints.update(dict.fromkeys(hints))
+                self._changed |= changed
+            raise
+        self._reasons.tell(self.planner)
+        return placed
+
+    def _take_in(self, hints: list[str], changed: set[str]) -> None:
+        now, monotonic = self._dispatcher.clock(), time.monotonic()
+        if monotonic >= self._look_at:
+            self._mirror.look_around(now)
+            took = time.monotonic() - monotonic
+            self._look_at = time.monotonic() + max(_LOOK_SECONDS, took / _LOOK_SHARE)
+        elif changed:
+            self._mirror.read(changed, now)
+        if monotonic >= self._check_line_at:
+            self._check_line_at = monotonic + _CHECK_LINE_SECONDS
+            self._check_line()
+        self._add([task_id for task_id in hints if task_id not in self.planner.line], now)
+        if monotonic >= self._usage_at:
+            self._usage_at = monotonic + _USAGE_SECONDS
+            self._served = self._dispatcher.usage.of(self.planner.line.owners(), now)
+
+    def _add(self, task_ids: list[str], now: float) -> None:
+        if not task_ids:
+            return
+        dispatcher = self._dispatcher
+        rows, failed = dispatcher.database.read(
+            lambda c: (
+                found := placing.waiting(c, task_ids),
+                placing.failed_nodes(c, [row.id for row in found if row.attempts_ended]),
+            )
+        )
+        strangers = {row.owner_id for row in rows} - self._served.keys()
+        self._served |= dispatcher.usage.of(strangers, now)
+        memory_mb = dispatcher.settings.default_task_memory_mb
+        for row in rows:
+            task = waiting_task(row, failed.get(row.id, frozenset()), default_memory_mb=memory_mb)
+            self.planner.line.add(task, now)
+
+    def _check_line(self) -> None:
+        """Tasks that were stopped, or placed by another dispatcher, leave the line."""
+        line = self.planner.line
+        ids = line.task_ids()
+        still = {row.id for row in self._dispatcher.database.read(lambda c: placing.waiting(c, ids))}
+        for task_id in set(ids) - still:
+            line.discard(task_id)
+
+    def _place(self) -> int:
+        placed = 0
+        while planned := self.planner.plan(self._dispatcher.clock(), _ROUND):
+            now_placed = reserve_and_place(self._dispatcher, self.planner, self._mirror, planned)
+            charges, self._charges = self._charges, {}
+            self._dispatcher.usage.add(charges, self._dispatcher.clock())
+            placed += now_placed
+            if not now_placed:
+                break  # the picture was wrong everywhere: after the next look it is better
+        return placed
+
+    def _charge(self, task: WaitingTask) -> None:
+        units = cost_per_minute(task.wish.claim) * EXPECTED_MINUTES
+        self._served[task.owner_id] = self._served.get(task.owner_id, 0.0) + units
+        self._charges[task.owner_id] = self._charges.get(task.owner_id, 0.0) + units

@@ -1,0 +1,110 @@
+"""Rows of SQL as the line knows them, and what is told to those who wait."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Row
+
+from nodepool.placement import Wish
+from nodepool.planning import Planner
+from nodepool.queueing import WaitingTask
+from nodepool.queues import partition_queue
+from nodepool.resources import Resources, claim_of
+from nodepool.stores import placing, task_store
+from nodepool.task import LocationMode
+from nodepool.trust import Tier
+
+if TYPE_CHECKING:
+    from dispatcher.context import Dispatcher
+    from dispatcher.desk import Desk
+
+log = logging.getLogger(__name__)
+
+_TOLD_AT_ONCE = 500
+_MIN_HINT_AGE_SECONDS = 5.0
+# Dispatchers that are behind are not told more often of the same.
+_MAX_WAITING_HINTS = 1000
+# Numbers change all the time: the same tasks are not told more often than this.
+_TELL_SECONDS = 5.0
+
+
+def wish_of(row: Row[Any], excluded: frozenset[str], *, default_memory_mb: int) -> Wish:
+    """What the task of this row asks of a node; `excluded` had it before."""
+    needs = Resources(row.cpu_score, row.memory_gb, row.gpu_score, row.gpu_memory_gb)
+    return Wish(
+        claim=claim_of(needs, default_memory_mb=default_memory_mb),
+        tier=Tier(row.tier),
+        min_trust=Tier(row.min_trust) if row.min_trust else None,
+        region=row.region,
+        gpu_name=row.gpu_name.casefold(),
+        node_id=row.pinned_node,
+        excluded=excluded,
+    )
+
+
+def waiting_task(row: Row[Any], excluded: frozenset[str], *, default_memory_mb: int) -> WaitingTask:
+    return WaitingTask(
+        task_id=row.id,
+        owner_id=row.owner_id,
+        wish=wish_of(row, excluded, default_memory_mb=default_memory_mb),
+        priority=row.priority,
+        created_at=row.created_at,
+        queued_at=row.queued_at or row.created_at,
+        attempt_number=row.attempt_number,
+        location_mode=LocationMode(row.location_mode),
+    )
+
+
+def tell_again(dispatcher: Dispatcher, desk: Desk) -> None:
+    """Tell of waiting tasks whose hint may be lost: this dispatcher at once, all of them by a new hint."""
+    now = dispatcher.clock()
+    oldest = dispatcher.database.read(lambda c: task_store.queued(c, _TOLD_AT_ONCE))
+    desk.hint(*(row.id for row in oldest if not desk.knows(row.id)))
+    before = now - max(_MIN_HINT_AGE_SECONDS, 2 * dispatcher.settings.sweep_period_seconds)
+    stale = dispatcher.database.read(lambda c: task_store.queued(c, _TOLD_AT_ONCE, hinted_before=before))
+    if not stale:
+        return
+    desk.hint(*(row.id for row in stale if not desk.knows(row.id)))
+    room = {
+        queue: _MAX_WAITING_HINTS - dispatcher.registry.queue_length(queue)
+        for queue in {partition_queue(row.tier, row.region) for row in stale}
+    }
+    for row in stale:
+        queue = partition_queue(row.tier, row.region)
+        room[queue] -= 1
+        if room[queue] >= 0:
+            dispatcher.publisher.place(row.id, row.tier, row.region)
+    ids = [row.id for row in stale]
+    dispatcher.database.write(lambda c: task_store.mark_hinted(c, ids, now))
+
+
+class Reasons:
+    """Tells tasks why they wait, each group once, with few writes."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        # By wish: until when nothing is told again, and to how many it was.
+        self._told: dict[Wish, tuple[float, int]] = {}
+
+    def tell(self, planner: Planner) -> None:
+        now = time.monotonic()
+        for group in planner.line.groups():
+            if not group.blocked:
+                continue
+            until, count = self._told.get(group.wish, (0.0, 0))
+            ids = [task.task_id for task in planner.line.tasks_of(group)]
+            if now < until and len(ids) <= count:
+                continue
+            self._told[group.wish] = (now + _TELL_SECONDS, len(ids))
+            self._write(ids, planner.decide(group).reason())
+        if len(self._told) > 2 * len(planner.line.groups()) + 100:
+            self._told = {wish: told for wish, told in self._told.items() if told[0] > now}
+
+    def _write(self, task_ids: list[str], reason: str) -> None:
+        dispatcher, now = self._dispatcher, self._dispatcher.clock()
+        news = dispatcher.database.write(lambda c: placing.set_reason(c, task_ids, reason, now))
+        if news:
+            log.info("%d tasks wait: %s", len(news), reason)

@@ -1,0 +1,131 @@
+"""QUEUED -> PLACED for many tasks in one transaction, and what is read and written around it.
+
+Functions of a connection: the use case that calls them owns the transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
+
+from nodepool.ids import attempt_id
+from nodepool.resources import Claim
+from nodepool.stores.tables import attempts, tasks
+from nodepool.task import AttemptState, TaskState, check_task_transition
+
+_MAX_REASON = 500
+# Databases have a limit on the values of one statement.
+_AT_ONCE = 1000
+_WAITS = (tasks.c.state == TaskState.QUEUED) & tasks.c.stop_requested.is_(False)
+_MOVE = (
+    update(tasks)
+    .where(tasks.c.id == bindparam("task"), tasks.c.attempt_number == bindparam("before"), _WAITS)
+    .values(
+        state=TaskState.PLACED,
+        attempt_number=bindparam("number"),
+        node_id=bindparam("node"),
+        reason="",
+        updated_at=bindparam("now"),
+    )
+)
+_INSERT_ATTEMPT = insert(attempts)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A reservation that SQL is to know of: attempt `number` of the task, on this node."""
+
+    task_id: str
+    number: int
+    node_id: str
+    claim: Claim
+
+    @property
+    def attempt_id(self) -> str:
+        return attempt_id(self.task_id, self.number)
+
+
+def waiting(connection: Connection, task_ids: Sequence[str]) -> list[Row[Any]]:
+    """Those of the tasks that wait for a node."""
+    found: list[Row[Any]] = []
+    for ids in _slices(task_ids):
+        found += connection.execute(select(tasks).where(tasks.c.id.in_(ids), _WAITS)).all()
+    return found
+
+
+def failed_nodes(connection: Connection, task_ids: Sequence[str]) -> dict[str, frozenset[str]]:
+    """Nodes that lost or refused each of the tasks before."""
+    found: dict[str, set[str]] = {}
+    for ids in _slices(task_ids):
+        query = select(attempts.c.task_id, attempts.c.node_id).where(
+            attempts.c.task_id.in_(ids), attempts.c.state.in_([AttemptState.LOST, AttemptState.REFUSED])
+        )
+        for task_id, node_id in connection.execute(query):
+            found.setdefault(task_id, set()).add(node_id)
+    return {task_id: frozenset(nodes) for task_id, nodes in found.items()}
+
+
+def place_all(connection: Connection, placements: Sequence[Placement], now: float) -> set[str]:
+    """Place what still waits, each with a new attempt; the ids of the tasks that were."""
+    check_task_transition(TaskState.QUEUED, TaskState.PLACED)
+    numbers: dict[str, tuple[int, float]] = {}
+    for ids in _slices([placement.task_id for placement in placements]):
+        query = select(tasks.c.id, tasks.c.attempt_number, tasks.c.queued_at)
+        # Nobody moves them before this transaction ends; SQLite has one writer anyway, and leaves this out.
+        for row in connection.execute(query.where(tasks.c.id.in_(ids), _WAITS).with_for_update()):
+            numbers[row.id] = (row.attempt_number, row.queued_at)
+    moving = [it for it in placements if numbers.get(it.task_id, (-1, 0.0))[0] == it.number - 1]
+    if moving:
+        connection.execute(
+            _MOVE,
+            [
+                {
+                    "task": it.task_id,
+                    "before": it.number - 1,
+                    "number": it.number,
+                    "node": it.node_id,
+                    "now": now,
+                }
+                for it in moving
+            ],
+        )
+        connection.execute(_INSERT_ATTEMPT, [_attempt(it, numbers[it.task_id][1], now) for it in moving])
+    return {it.task_id for it in moving}
+
+
+def _attempt(placement: Placement, queued_at: float, now: float) -> dict[str, Any]:
+    claim = placement.claim
+    return {
+        "id": placement.attempt_id,
+        "task_id": placement.task_id,
+        "number": placement.number,
+        "node_id": placement.node_id,
+        "state": AttemptState.ASSIGNED,
+        "claim_cpu_score": claim.cpu_score,
+        "claim_memory_mb": claim.memory_mb,
+        "claim_gpu_score": claim.gpu_score,
+        "claim_gpu_memory_gb": claim.gpu_memory_gb,
+        "created_at": now,
+        "queue_seconds": max(0.0, now - queued_at),
+    }
+
+
+def set_reason(connection: Connection, task_ids: Sequence[str], reason: str, now: float) -> list[str]:
+    """Why these tasks wait; the ids of those for which it is news."""
+    told = reason[:_MAX_REASON]
+    news: list[str] = []
+    for ids in _slices(task_ids):
+        other = tasks.c.id.in_(ids) & _WAITS & (tasks.c.reason != told)
+        changed = connection.execute(select(tasks.c.id).where(other)).scalars().all()
+        if changed:
+            connection.execute(update(tasks).where(other).values(reason=told, updated_at=now))
+        news += changed
+    return news
+
+
+def _slices(ids: Collection[str]) -> Iterable[list[str]]:
+    every = list(ids)
+    return (every[start : start + _AT_ONCE] for start in range(0, len(every), _AT_ONCE))
