@@ -20,13 +20,16 @@ from gateway.master_servicer import MasterNodeServicer
 from gateway.node_servicer import NodeManagerServicer
 from gateway.user_servicer import UserServicer
 from gateway.worker_servicer import WorkerNodeServicer
+from nodepool.errors import NodePoolError
 from nodepool.settings import Settings
+from nodepool.stores.liveness import Liveness
 from proto import nodepool_pb2_grpc as rpc
 
 log = structlog.get_logger(__name__)
 
 GRACE_SECONDS = 3.0
 MIN_CLIENT_PING_INTERVAL_MS = 5000
+PRESENCE_SECONDS = 5.0
 MIB = 1 << 20
 
 
@@ -124,6 +127,15 @@ def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
     return grpc.ssl_server_credentials([(key, certificate)])
 
 
+async def _be_present(gateway: Gateway) -> None:
+    """Tell the sweep that nodes can begin their attempts; where no gateway serves, it does not blame them."""
+    liveness = Liveness(gateway.redis)
+    while True:
+        with suppress(NodePoolError):
+            await gateway.run(liveness.say_gateway_serves)
+        await asyncio.sleep(PRESENCE_SECONDS)
+
+
 async def serve(gateway: Gateway) -> None:
     """Serves until SIGTERM or SIGINT. CannotServeError where it cannot begin."""
     stopping = asyncio.Event()
@@ -134,6 +146,7 @@ async def serve(gateway: Gateway) -> None:
     port = bind(server, gateway.settings)
     gateway.events.start(loop)
     await server.start()
+    presence = asyncio.create_task(_be_present(gateway))
     for service in ("", *SERVICES):
         await healthy.set(service, health_pb2.HealthCheckResponse.SERVING)
     log.info(
@@ -148,5 +161,6 @@ async def serve(gateway: Gateway) -> None:
         log.info("gateway is stopping", action="gateway.stopping")
         await healthy.enter_graceful_shutdown()
     finally:
+        presence.cancel()
         with suppress(asyncio.CancelledError):
             await server.stop(GRACE_SECONDS)

@@ -55,9 +55,28 @@ class Liveness:
                 pttl, _, listed = entry.partition(b":")
                 yield Sign(age_of(int(pttl)), int(listed))
 
+    def listed(self, node_ids: Sequence[str]) -> dict[str, set[str]]:
+        """The ids of the attempts that are listed for each node."""
+        with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
+            for node_id in node_ids:
+                pipe.hkeys(keys.assigned(node_id))
+            answers = pipe.execute() if node_ids else []
+        return {
+            node_id: {name.decode() for name in names}
+            for node_id, names in zip(node_ids, answers, strict=True)
+        }
+
     def node_count(self) -> int:
         with translated_errors():
-            return cast(int, self._redis.scard(keys.NODES))
+            return int(self._redis.scard(keys.NODES))
+
+    def gateway_serves(self) -> bool:
+        with translated_errors():
+            return bool(self._redis.exists(keys.GATEWAY))
+
+    def say_gateway_serves(self) -> None:
+        with translated_errors():
+            self._redis.set(keys.GATEWAY, "1", ex=keys.GATEWAY_TTL_SECONDS)
 
     def set_pace(self, period_seconds: float) -> None:
         with translated_errors():

@@ -76,7 +76,7 @@ def active_among(connection: Connection, node_ids: Sequence[str]) -> Sequence[Ro
     return connection.execute(_WITH_OWNER.where(nodes.c.active, nodes.c.id.in_(node_ids))).all()
 
 
-def roll_call(connection: Connection) -> Sequence[Row[Any]]:
+def roll_call(connection: Connection) -> Sequence[Row[str, str, float]]:
     """The active nodes with no more than a sweep asks of all of them: id, kind, registered_at."""
     return connection.execute(
         select(nodes.c.id, nodes.c.kind, nodes.c.registered_at).where(nodes.c.active).order_by(nodes.c.id)
