@@ -27,9 +27,10 @@ if TYPE_CHECKING:
         UnreachableError,
         UnsupportedError,
     )
+    from client.explanation import Explanation, FailedClause, Suggestion
     from client.models import (
+        AttemptInfo,
         Identity,
-        NodeInfo,
         OutputEvent,
         ResultInfo,
         StateEvent,
@@ -39,17 +40,21 @@ if TYPE_CHECKING:
         TaskNeeds,
         exit_code_of,
     )
+    from client.nodes import NodeInfo
     from client.sdk import NodePoolClient
     from client.watching import Position
     from nodepool.task import TaskState
 
 __all__ = [
+    "AttemptInfo",
     "BadResultError",
     "ClientError",
     "ConfigError",
     "ConflictError",
     "Endpoint",
     "ExistsError",
+    "Explanation",
+    "FailedClause",
     "Identity",
     "LimitError",
     "MissingError",
@@ -66,6 +71,7 @@ __all__ = [
     "RetryPolicy",
     "StateEvent",
     "Submission",
+    "Suggestion",
     "TaskEvent",
     "TaskInfo",
     "TaskNeeds",
@@ -82,8 +88,12 @@ _HOME_OF = {
     "NodePoolClient": "client.sdk",
     "Position": "client.watching",
     "TaskState": "nodepool.task",
+    "Explanation": "client.explanation",
+    "FailedClause": "client.explanation",
+    "Suggestion": "client.explanation",
+    "NodeInfo": "client.nodes",
+    "AttemptInfo": "client.models",
     "Identity": "client.models",
-    "NodeInfo": "client.models",
     "OutputEvent": "client.models",
     "ResultInfo": "client.models",
     "StateEvent": "client.models",

@@ -6,6 +6,7 @@ knows no connection.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from client.errors import RefusedError, UnsupportedError
 from nodepool.errors import InvalidInputError
 from nodepool.regions import task_region
 from nodepool.resources import MAX_AMOUNT, Resources
-from nodepool.task import FINAL_TASK_STATES, TaskState
-from nodepool.wire import TASK_STATUS_WORDS
+from nodepool.task import FINAL_TASK_STATES, MAX_PRIORITY, TaskState
+from nodepool.wire import TASK_STATUS_WORDS, gpu_name_from_wire, location_mode_from_wire, min_trust_from_wire
 from proto import nodepool_pb2 as pb
 
 _SIGNAL_EXIT_BASE = 128
@@ -39,7 +40,9 @@ class TaskNeeds:
     """What a task asks of the pool. 0, "" and False ask for nothing.
 
     Scores in points (1000 = one core of the reference), memory in GiB. `location` is a region,
-    `image` one of the operator's allow-list, `max_minutes` the longest run.
+    `image` one of the operator's allow-list, `max_minutes` the longest run. `priority` is 0-9, 9 first,
+    None the pool's default. `min_trust` (high, normal, low) is the least trusted tier of node that will do.
+    `location_mode` says what `location` means: strict, only there, or prefer, after a while elsewhere too.
     """
 
     cpu_score: int = 0
@@ -51,16 +54,55 @@ class TaskNeeds:
     image: str = ""
     network: bool = False
     max_minutes: int = 0
+    priority: int | None = None
+    min_trust: str = ""
+    location_mode: str = ""
 
     def __post_init__(self) -> None:
         """Raises RefusedError for what no pool would take."""
         try:
             Resources(self.cpu_score, self.memory_gb, self.gpu_score, self.gpu_memory_gb)
             task_region(self.location)
+            gpu_name_from_wire(self.gpu_name)
+            min_trust_from_wire(self.min_trust)
+            location_mode_from_wire(self.location_mode)
         except InvalidInputError as error:
             raise RefusedError(str(error)) from error
         if not 0 <= self.max_minutes <= MAX_AMOUNT:
             raise RefusedError(f"max_minutes must be 0 to {MAX_AMOUNT}, not {self.max_minutes}")
+        if self.priority is not None and not 0 <= self.priority <= MAX_PRIORITY:
+            raise RefusedError(f"priority must be 0 to {MAX_PRIORITY}, not {self.priority}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptInfo:
+    """How one attempt went. Amounts are 0 and times None where it has not come to that."""
+
+    number: int
+    node: str
+    state: str  # assigned, running, finished, lost, refused or stopped
+    reason: str = ""
+    queue_seconds: float = 0.0  # from queued to placed
+    placed_at: float | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    exit_code: int | None = None
+    cpu_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    bytes_in: int = 0  # the package
+    bytes_out: int = 0  # output and result
+
+    @property
+    def start_seconds(self) -> float | None:
+        """From placed to running."""
+        if self.placed_at is None or self.started_at is None:
+            return None
+        return max(0.0, self.started_at - self.placed_at)
+
+    def run_seconds(self, now: float) -> float | None:
+        if self.started_at is None:
+            return None
+        return max(0.0, (now if self.finished_at is None else self.finished_at) - self.started_at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +123,11 @@ class TaskInfo:
     queue: str = ""
     owner: str = ""
     stop_requested: bool = False
+    priority: int = 0
+    min_trust: str = ""
+    location_mode: str = ""
+    max_minutes: int = 0  # 0: an older pool, that tells none of these four
+    attempts: tuple[AttemptInfo, ...] = ()  # newest last; only in `NodePoolClient.status`
 
     @property
     def final(self) -> bool:
@@ -92,37 +139,6 @@ class TaskInfo:
             return None
         end = self.finished_at if self.finished_at is not None else (self.updated_at if self.final else now)
         return max(0.0, end - self.started_at)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeInfo:
-    """Scores in points, memory in GiB, measured use in percent of the whole machine."""
-
-    node_id: str
-    status: str
-    owner: str
-    hostname: str
-    port: int
-    region: str
-    location: str
-    trust_tier: str
-    docker_status: str
-    draining: bool
-    cpu_cores: int
-    cpu_score: int
-    memory_gb: int
-    gpu_name: str
-    gpu_score: int
-    gpu_memory_gb: int
-    running_tasks: int
-    max_tasks: int
-    reserved_cpu_score: int
-    reserved_memory_gb: int
-    reserved_gpu_score: int
-    reserved_gpu_memory_gb: int
-    cpu_percent: float
-    memory_percent: float
-    last_heartbeat: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,7 +226,7 @@ def _task(task_id: str, status: str, detail: pb.TaskDetail | None, *, message: s
             state=_STATE_OF_WORD.get(status, TaskState.QUEUED),
             reason=message,
         )
-    state = _state(detail.state)
+    state = state_from_word(detail.state)
     return TaskInfo(
         task_id=task_id,
         status=status or TASK_STATUS_WORDS[state],
@@ -228,15 +244,58 @@ def _task(task_id: str, status: str, detail: pb.TaskDetail | None, *, message: s
         queue=detail.queue,
         owner=detail.owner,
         stop_requested=detail.stop_requested,
+        priority=detail.priority,
+        min_trust=detail.min_trust,
+        location_mode=detail.location_mode,
+        max_minutes=detail.max_minutes,
+        attempts=tuple(map(attempt_from_wire, detail.attempts)),
     )
 
 
-def node_from_wire(node: pb.WorkerNodeInfo) -> NodeInfo:
-    # Named alike on purpose.
-    return NodeInfo(**{name: getattr(node, name) for name in NodeInfo.__dataclass_fields__})
+def attempt_from_wire(record: pb.AttemptRecord) -> AttemptInfo:
+    return AttemptInfo(
+        number=record.number,
+        node=record.node_id,
+        state=record.state,
+        reason=record.reason,
+        queue_seconds=finite(record.queue_seconds),
+        placed_at=finite(record.placed_at) or None,
+        started_at=finite(record.started_at) or None,
+        finished_at=finite(record.finished_at) or None,
+        exit_code=record.exit_code if record.has_exit_code else None,
+        cpu_seconds=finite(record.cpu_seconds),
+        peak_memory_bytes=record.peak_memory_bytes,
+        bytes_in=record.bytes_in,
+        bytes_out=record.bytes_out,
+    )
 
 
-def _state(word: str) -> TaskState:
+def needs_to_wire(needs: TaskNeeds) -> pb.UploadTaskRequest:
+    """A request with the needs and nothing else. Priority is only set where the task names one."""
+    request = pb.UploadTaskRequest(
+        memory_gb=needs.memory_gb,
+        cpu_score=needs.cpu_score,
+        gpu_score=needs.gpu_score,
+        gpu_memory_gb=needs.gpu_memory_gb,
+        location=needs.location,
+        gpu_name=needs.gpu_name,
+        image=needs.image,
+        network=needs.network,
+        max_minutes=needs.max_minutes,
+        min_trust=needs.min_trust,
+        location_mode=needs.location_mode,
+    )
+    if needs.priority is not None:
+        request.priority = needs.priority
+    return request
+
+
+def finite(number: float) -> float:
+    """A pool's number as it is, and 0 for what is no number: JSON has no word for that."""
+    return number if math.isfinite(number) else 0.0
+
+
+def state_from_word(word: str) -> TaskState:
     try:
         return TaskState(word)
     except ValueError:

@@ -11,7 +11,7 @@ import os
 import stat
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import IO
@@ -20,7 +20,7 @@ from pathspec import GitIgnoreSpec
 
 from client.errors import MissingError, RefusedError
 from nodepool.errors import InvalidPackageError
-from nodepool.packages import PackageLimits, check_package
+from nodepool.packages import PackageLimits, check_package, entry_script
 
 IGNORE_FILE = ".hivemindignore"
 # A line `!pattern` in the ignore file takes one of these back.
@@ -57,6 +57,9 @@ class Package:
     file: IO[bytes]
     size_bytes: int
     warnings: tuple[str, ...] = ()
+    entry_script: str = ""  # what a node runs
+    files: int = 0
+    unpacked_bytes: int = 0
 
     def close(self) -> None:
         self.file.close()
@@ -99,11 +102,16 @@ def open_package(path: Path, limits: PackageLimits = LOCAL_LIMITS) -> Package:
     except OSError as error:
         raise RefusedError(f"{path} cannot be read: {error.strerror or error}") from error
     try:
-        check_package(package.file, limits)
+        entries = check_package(package.file, limits)
     except InvalidPackageError as error:
         package.close()
         raise RefusedError(f"{path}: {error}") from error
-    return package
+    return replace(
+        package,
+        entry_script=entry_script([entry.filename for entry in entries]),
+        files=sum(not entry.is_dir() for entry in entries),
+        unpacked_bytes=sum(entry.file_size for entry in entries),
+    )
 
 
 def _pack(found: _Found) -> Package:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -24,7 +24,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from client.models import NodeInfo, TaskInfo
+from client.columns import Column, FittedTable, Form
+from client.models import AttemptInfo, TaskInfo
 from client.terminal import one_line
 
 # Wide enough that nothing is cut when the output is not for a screen.
@@ -32,12 +33,7 @@ _PIPE_COLUMNS = 240
 _REASON_CHARACTERS = 60
 _MINUTE_SECONDS, _HOUR_SECONDS, _DAY_SECONDS = 60, 3600, 86400
 
-# Amounts are reserved/total, use is measured.
-_NODE_COLUMNS = (
-    *("NODE", "STATUS", "TIER", "REGION", "TASKS"),
-    *("CPU", "MEM GiB", "GPU", "CPU USE", "MEM USE", "SEEN"),
-)
-_WRAPPED_COLUMNS = frozenset({"NODE", "REGION", "GPU", "REASON"})
+_WRAPPED_COLUMNS = frozenset({"NODE", "REASON"})
 _STATUS_STYLES = {
     "PENDING": "yellow",
     "RUNNING": "cyan",
@@ -88,7 +84,7 @@ def tasks_table(tasks: Sequence[TaskInfo], now: float) -> Table:
         short = reason if len(reason) <= _REASON_CHARACTERS else reason[: _REASON_CHARACTERS - 1] + "…"
         table.add_row(
             one_line(task.task_id),
-            _status(task.status),
+            status_text(task.status),
             one_line(task.node),
             duration_text(now - task.created_at) if task.created_at else "",
             duration_text(task.run_seconds(now)),
@@ -97,27 +93,7 @@ def tasks_table(tasks: Sequence[TaskInfo], now: float) -> Table:
     return table
 
 
-def nodes_table(nodes: Sequence[NodeInfo], now: float) -> Table:
-    table = _table(*_NODE_COLUMNS)
-    for node in nodes:
-        gpu = f"{node.gpu_name} {node.reserved_gpu_score}/{node.gpu_score}" if node.gpu_score else ""
-        table.add_row(
-            one_line(node.node_id),
-            _status(node.status),
-            one_line(node.trust_tier),
-            one_line(node.region or node.location),
-            f"{node.running_tasks}/{node.max_tasks}",
-            f"{node.reserved_cpu_score}/{node.cpu_score}",
-            f"{node.reserved_memory_gb}/{node.memory_gb}",
-            one_line(gpu),
-            f"{node.cpu_percent:.0f} %",
-            f"{node.memory_percent:.0f} %",
-            f"{duration_text(now - node.last_heartbeat)} ago" if node.last_heartbeat else "never",
-        )
-    return table
-
-
-def task_details(task: TaskInfo, now: float) -> Table:
+def task_details(task: TaskInfo, now: float) -> Group:
     rows = {
         "task": task.task_id,
         "status": task.status + (f" ({task.state})" if task.state != task.status else ""),
@@ -125,6 +101,10 @@ def task_details(task: TaskInfo, now: float) -> Table:
         "node": task.node,
         "attempt": str(task.attempt_number) if task.attempt_number else "",
         "queue": task.queue,
+        "priority": str(task.priority) if task.max_minutes else "",
+        "min trust": task.min_trust,
+        "location": task.location_mode,
+        "longest run": count_text(task.max_minutes, "minute") if task.max_minutes else "",
         "exit code": "" if task.exit_code is None else str(task.exit_code),
         "stop": "asked for" if task.stop_requested and not task.final else "",
         "age": duration_text(now - task.created_at) if task.created_at else "",
@@ -137,15 +117,51 @@ def task_details(task: TaskInfo, now: float) -> Table:
     for name, text in rows.items():
         if text:
             table.add_row(name, Text(one_line(text)))
-    return table
+    return Group(table, "", attempts_table(task.attempts, now)) if task.attempts else Group(table)
 
 
-def show(renderable: Table) -> None:
-    """On stdout."""
+def attempts_table(attempts: Sequence[AttemptInfo], now: float) -> FittedTable[AttemptInfo]:
+    """The record of each attempt: where, how long it waited, began and ran, and what it took."""
+    forms: dict[str, Callable[[AttemptInfo], str]] = {
+        "ATTEMPT": lambda attempt: str(attempt.number),
+        "NODE": lambda attempt: attempt.node,
+        "STATE": lambda attempt: attempt.state,
+        "QUEUED": lambda attempt: duration_text(attempt.queue_seconds),
+        "STARTED": lambda attempt: _after(attempt.start_seconds),
+        "RAN": lambda attempt: duration_text(attempt.run_seconds(now)),
+        "CPU": lambda attempt: duration_text(attempt.cpu_seconds) if attempt.started_at else "",
+        "PEAK MEMORY": lambda attempt: _amount(attempt.peak_memory_bytes),
+        "IN": lambda attempt: _amount(attempt.bytes_in),
+        "OUT": lambda attempt: _amount(attempt.bytes_out),
+        "EXIT": lambda attempt: "" if attempt.exit_code is None else str(attempt.exit_code),
+        "REASON": lambda attempt: attempt.reason,
+    }
+    columns = [
+        Column(name, (Form(name, _plain(text)),), folds=name == "REASON") for name, text in forms.items()
+    ]
+    return FittedTable(attempts, columns, ("IN", "OUT", "EXIT", "PEAK MEMORY", "STARTED"))
+
+
+def _plain(text: Callable[[AttemptInfo], str]) -> Callable[[AttemptInfo], Text]:
+    return lambda attempt: Text(one_line(text(attempt)))
+
+
+def _after(seconds: float | None) -> str:
+    return "" if seconds is None else f"after {duration_text(seconds)}"
+
+
+def _amount(count: int) -> str:
+    return bytes_text(count) if count else ""
+
+
+def stdout_console() -> Console:
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_PIPE_COLUMNS)
-    console.print(renderable)
+    return console if console.is_terminal else Console(highlight=False, width=_PIPE_COLUMNS)
+
+
+def show(renderable: RenderableType) -> None:
+    """On stdout."""
+    stdout_console().print(renderable)
 
 
 @contextmanager
@@ -203,5 +219,5 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _status(word: str) -> Text:
+def status_text(word: str) -> Text:
     return Text(one_line(word), style=_STATUS_STYLES.get(word, ""))

@@ -19,19 +19,27 @@ from typing import Protocol
 
 from client import downloading, watching
 from client.channel import Endpoint, Gateway, RetryPolicy
-from client.errors import ClientError, ConflictError, NotLoggedInError, NotYetError, RefusedError
+from client.errors import (
+    ClientError,
+    ConflictError,
+    NotLoggedInError,
+    NotYetError,
+    RefusedError,
+    UnsupportedError,
+)
+from client.explanation import Explanation, explanation_from_wire, explanation_of_older_pool
 from client.models import (
     Identity,
-    NodeInfo,
     ResultInfo,
     Submission,
     TaskEvent,
     TaskInfo,
     TaskNeeds,
-    node_from_wire,
+    needs_to_wire,
     task_from_list,
     task_from_poll,
 )
+from client.nodes import NodeInfo, node_from_wire
 from client.tokens import read_token
 from client.uploading import Progress, new_task_id, silent, upload_task
 from client.watching import Position
@@ -140,6 +148,37 @@ class NodePoolClient:
     def status(self, task_id: str) -> TaskInfo:
         request = pb.PollTaskStatusRequest(task_id=task_id)
         return task_from_poll(self._gateway.call(self._gateway.tasks.PollTaskStatus, request))
+
+    def explain(self, task_id: str) -> Explanation:
+        """Why a task waits, what would place it now, and what it costs.
+
+        An older pool only has the reason in the task's status: `complete` is false then.
+        """
+        self._need_token()
+        try:
+            answer = self._gateway.call(
+                self._gateway.tasks.ExplainTask, pb.ExplainTaskRequest(task_id=task_id)
+            )
+        except UnsupportedError:
+            return explanation_of_older_pool(self.status(task_id))
+        _expect(answer, ClientError)
+        return explanation_from_wire(answer, task_id)
+
+    def quote(self, needs: TaskNeeds | None = None) -> Explanation:
+        """Whether and where a task with these needs would run now, and its price; nothing is kept.
+
+        Raises RefusedError when the pool would not take it, UnsupportedError at an older pool.
+        """
+        self._need_token()
+        request = pb.ExplainTaskRequest(task=needs_to_wire(needs or TaskNeeds()))
+        try:
+            answer = self._gateway.call(self._gateway.tasks.ExplainTask, request)
+        except UnsupportedError:
+            raise UnsupportedError(
+                "this pool is too old to say where a task would run before it is sent"
+            ) from None
+        _expect(answer, RefusedError)
+        return explanation_from_wire(answer)
 
     def watch(
         self, task_id: str, position: Position | None = None, *, timeout_seconds: float | None = None

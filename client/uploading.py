@@ -9,7 +9,7 @@ from pathlib import Path
 
 from client.channel import Gateway
 from client.errors import RefusedError
-from client.models import Submission, TaskNeeds
+from client.models import Submission, TaskNeeds, needs_to_wire
 from client.packing import Package, open_package
 from nodepool.errors import InvalidInputError
 from nodepool.ids import check_task_id
@@ -43,18 +43,8 @@ def upload_task(
         check_task_id(task_id)
     except InvalidInputError as error:
         raise RefusedError(str(error)) from error
-    request = pb.UploadTaskRequest(
-        task_id=task_id,
-        memory_gb=needs.memory_gb,
-        cpu_score=needs.cpu_score,
-        gpu_score=needs.gpu_score,
-        gpu_memory_gb=needs.gpu_memory_gb,
-        location=needs.location,
-        gpu_name=needs.gpu_name,
-        image=needs.image,
-        network=needs.network,
-        max_minutes=needs.max_minutes,
-    )
+    request = needs_to_wire(needs)
+    request.task_id = task_id
     package = open_package(source)
     try:
         answer = _send(gateway, request, package, progress)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 
-from client.channel import Endpoint
+from client.channel import Endpoint, RetryPolicy
 from client.cli.app import App
 from client.config import Connection
 from client.sdk import NodePoolClient
 
 
-def connect(app: App, connection: Connection | None = None) -> NodePoolClient:
+def connect(
+    app: App,
+    connection: Connection | None = None,
+    *,
+    retry: RetryPolicy | None = None,
+    deadline_seconds: float = 30.0,
+) -> NodePoolClient:
     """A client for the chosen gateway, with the token that is kept for it. Use it in `with`."""
     # gRPC's own log lines would stand between a script and the error it reads from stderr.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -21,4 +27,4 @@ def connect(app: App, connection: Connection | None = None) -> NodePoolClient:
         ca_file=chosen.ca_file,
         allow_insecure_plaintext=chosen.allow_insecure_plaintext,
     )
-    return NodePoolClient(endpoint, token=chosen.token)
+    return NodePoolClient(endpoint, token=chosen.token, retry=retry, deadline_seconds=deadline_seconds)

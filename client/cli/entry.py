@@ -32,11 +32,12 @@ _COMMANDS = {
     "submit": ("client.cli.submit:submit", "Send a directory or ZIP as a task."),
     "ls": ("client.cli.tasks:ls", "Your tasks, newest first."),
     "status": ("client.cli.tasks:status", "All about one task."),
-    "explain": ("client.cli.tasks:explain", "Why a task waits, failed or was stopped."),
+    "explain": ("client.cli.explain:explain", "Why a task waits, and what would place it."),
     "logs": ("client.cli.tasks:logs", "A task's output."),
     "stop": ("client.cli.tasks:stop", "Stop a task."),
     "result": ("client.cli.tasks:result", "Fetch a task's files."),
     "nodes": ("client.cli.nodes:nodes", "The pool's nodes and their load."),
+    "top": ("client.cli.top:top", "The nodes, live."),
     "node": ("client.cli.nodes:node", "Drain or resume a node of yours."),
     "balance": ("client.cli.money:balance", "Your CPT."),
     "transfer": ("client.cli.money:transfer", "Give CPT to another user."),
@@ -46,6 +47,7 @@ _EPILOG = (
     "\b\nExit codes:\n"
     + "\n".join(f"  {int(code):3}  {meaning}" for code, meaning in EXIT_CODE_MEANINGS.items())
     + "\n  `submit --follow` exits with the task's own code, 128+n for signal n."
+    + "\n  `submit --dry-run` exits with 0 when the pool would accept the task, also when it would wait."
     + "\n\n\b\nEnvironment (wins over the profile, loses to options):\n"
     "  HIVEMIND_GATEWAY, HIVEMIND_TOKEN, HIVEMIND_PASSWORD, HIVEMIND_TLS, HIVEMIND_CA_FILE,\n"
     "  HIVEMIND_ALLOW_INSECURE_PLAINTEXT"

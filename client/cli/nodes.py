@@ -8,7 +8,8 @@ import click
 
 from client.cli.app import App, json_option, pass_app
 from client.cli.connect import connect
-from client.rendering import jsonable, nodes_table, show
+from client.node_columns import ASCII_GLYPHS, GLYPHS, nodes_table
+from client.rendering import jsonable, stdout_console
 from client.terminal import one_line
 
 
@@ -16,13 +17,18 @@ from client.terminal import one_line
 @json_option
 @pass_app
 def nodes(app: App) -> None:
-    """The pool's nodes and their load."""
+    """The pool's nodes: load, history, owner.
+
+    Amounts are reserved/capacity, in points and GiB; bars show what is used, reserved and free.
+    """
     with connect(app) as pool:
         found = pool.nodes()
     if app.json:
         app.answer([jsonable(node) for node in found])
     elif found:
-        show(nodes_table(found, time.time()))
+        console = stdout_console()
+        glyphs = ASCII_GLYPHS if console.options.ascii_only else GLYPHS
+        console.print(nodes_table(found, time.time(), bars=console.is_terminal, glyphs=glyphs))
     else:
         app.notice("no node has joined the pool yet")
 

@@ -9,14 +9,15 @@ import click
 
 from client.cli.app import App, json_option, pass_app
 from client.cli.connect import connect
+from client.cli.explain import dry_run
 from client.cli.follow import follow
 from client.errors import ExitCode
 from client.models import ResultInfo, TaskNeeds, exit_code_of
 from client.rendering import bytes_text, count_text, jsonable, transfer_bar
 from client.sdk import NodePoolClient
 from client.unpacking import check_destination
-
-_NEEDS = ("memory_gb", "cpu_score", "gpu_score", "gpu_memory_gb", "location", "gpu_name", "image", "network")
+from nodepool.task import DEFAULT_PRIORITY, MAX_PRIORITY, LocationMode
+from nodepool.trust import TIERS
 
 
 @click.command()
@@ -26,10 +27,28 @@ _NEEDS = ("memory_gb", "cpu_score", "gpu_score", "gpu_memory_gb", "location", "g
 @click.option("--gpu-score", type=int, default=0, help="GPU points.")
 @click.option("--gpu-memory-gb", type=int, default=0, help="GPU memory, GiB.")
 @click.option("--location", default="", help="Region, such as asia or europe [default: any].")
+@click.option(
+    "--location-mode",
+    type=click.Choice([mode.value for mode in LocationMode]),
+    help="prefer: after a while the nearest other region will do [default: strict].",
+)
 @click.option("--gpu-name", default="", help="A GPU of this name only.")
 @click.option("--image", default="", help="Container image, one that the pool allows.")
 @click.option("--network", is_flag=True, help="The task needs the network, where the pool allows it.")
 @click.option("--max-minutes", type=int, default=0, help="Longest run [default: the pool's].")
+@click.option(
+    "--priority",
+    type=click.IntRange(0, MAX_PRIORITY),
+    help=f"0-{MAX_PRIORITY}, {MAX_PRIORITY} first [default: {DEFAULT_PRIORITY}].",
+)
+@click.option(
+    "--min-trust",
+    type=click.Choice([tier.value for tier in TIERS]),
+    help="No node that is trusted less [default: any that your credit opens].",
+)
+@click.option(
+    "--dry-run", "is_dry", is_flag=True, help="Say where it would run now and its price; send nothing."
+)
 @click.option("--task-id", help="Your own id; a repeated upload with the same id changes nothing.")
 @click.option(
     "-f", "--follow", "follows", is_flag=True, help="Show the output; exit with the task's exit code."
@@ -49,7 +68,7 @@ def submit(
     path: Path,
     *,
     task_id: str | None,
-    max_minutes: int,
+    is_dry: bool,
     follows: bool,
     output: Path | None,
     force: bool,
@@ -65,9 +84,14 @@ def submit(
         raise click.UsageError(
             "--output and --stop-on-interrupt go with --follow; see also `hivemind result`"
         )
+    if is_dry and follows:
+        raise click.UsageError("--dry-run sends nothing that --follow could show")
     if output:
         check_destination(output, overwrite=force)
-    wishes = TaskNeeds(max_minutes=max_minutes, **needs)
+    wishes = TaskNeeds(**{name: value for name, value in needs.items() if value is not None})
+    if is_dry:
+        dry_run(app, path, wishes)
+        return ExitCode.OK
     with connect(app) as pool:
         with transfer_bar("upload", shown=not app.json) as progress:
             sent = pool.submit(path, wishes, task_id=task_id, progress=progress)

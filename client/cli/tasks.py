@@ -1,4 +1,4 @@
-"""`hivemind ls`, `status`, `explain`, `logs`, `stop`, `result`."""
+"""`hivemind ls`, `status`, `logs`, `stop`, `result`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from client.cli.app import App, json_option, pass_app, write_stdout
 from client.cli.connect import connect
-from client.cli.follow import follow, state_line
+from client.cli.follow import follow
 from client.cli.submit import fetch, result_json
 from client.errors import ExitCode, RefusedError
 from client.rendering import bytes_text, count_text, jsonable, show, task_details, tasks_table
@@ -51,20 +51,6 @@ def status(app: App, task_id: str) -> None:
         app.answer(jsonable(task))
     else:
         show(task_details(task, time.time()))
-
-
-@click.command()
-@click.argument("task_id", metavar="TASK")
-@json_option
-@pass_app
-def explain(app: App, task_id: str) -> None:
-    """Why a task waits, failed or was stopped."""
-    with connect(app) as pool:
-        task = pool.status(task_id)
-    if app.json:
-        app.answer(jsonable(task))
-    else:
-        click.echo(one_line(f"{task.task_id} is {state_line(task)}"))
 
 
 @click.command()

@@ -309,8 +309,8 @@ def test_a_result_is_not_there_before_the_end(shell: Shell, tmp_path: Path) -> N
 def test_a_task_that_fits_nowhere_tells_why_and_can_be_stopped(shell: Shell, tmp_path: Path) -> None:
     folder = task_folder(tmp_path, "print('x')")
     task_id = shell("submit", folder, "--memory-gb", "100000").stdout.strip()
-    wait_until(lambda: "memory" in shell.json("explain", task_id)["reason"], "the reason names the memory")
-    assert shell.json("explain", task_id)["status"] == "PENDING"
+    wait_until(lambda: "memory" in shell.json("explain", task_id)["message"], "the reason names the memory")
+    assert shell.json("explain", task_id)["state"] == "QUEUED"
     assert shell("stop", task_id).returncode == 0
     wait_until(lambda: shell.json("status", task_id)["status"] == "STOPPED", "the task is stopped")
 

@@ -12,129 +12,28 @@ import sys
 import termios
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from client.cli import main
 from proto import nodepool_pb2 as pb
+from tests.support import command
+from tests.support.command import COMMAND, RESULT, TOKEN, Shell, run, runs
 from tests.support.environment import free_port
 from tests.support.scripted_server import Scripted, in_chunks, output, state, token_of
-from tests.support.tasks import package
 from tests.support.waiting import wait_until
 
-COMMAND = [sys.executable, "-m", "client.cli"]
+alice, environment, server = command.alice, command.environment, command.server
+stranger, task = command.stranger, command.task
+
 # A session of its own has no terminal until it takes one.
 WITH_A_TERMINAL = (
     "import fcntl, runpy, termios\n"
     "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
     "runpy.run_module('client.cli', run_name='__main__')\n"
 )
-TOKEN = token_of("alice", exp=4_000_000_000)
-RESULT = package({"answer.txt": "42"})
-
-
-@dataclass(frozen=True)
-class Ended:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def answer(self) -> Any:
-        return json.loads(self.out)
-
-    @property
-    def lines(self) -> list[Any]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-    @property
-    def error(self) -> dict[str, Any]:
-        assert self.out == ""
-        assert self.err.count("\n") == 1
-        error: dict[str, Any] = json.loads(self.err)["error"]
-        assert error["exit_code"] == self.code
-        assert set(error) == {"code", "message", "hint", "exit_code"}
-        return error
-
-
-def run(
-    environment: dict[str, str], *arguments: str, path: tuple[str, ...] = (), **options: Any
-) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own."""
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        env=environment | {"PYTHONPATH": os.pathsep.join([*path, *sys.path])},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        **options,
-    )
-
-
-class Shell:
-    """Runs the command in this process, with a home of its own."""
-
-    def __init__(self, capfd: pytest.CaptureFixture[str], home: Path) -> None:
-        self._capfd = capfd
-        self.profile = home / ".config" / "hivemind" / "profile.json"
-
-    def __call__(self, *arguments: str | Path) -> Ended:
-        self._capfd.readouterr()
-        code = main([str(argument) for argument in arguments])
-        captured = self._capfd.readouterr()
-        return Ended(code, captured.out, captured.err)
-
-
-@pytest.fixture
-def server() -> Iterator[Scripted]:
-    scripted = Scripted()
-    scripted.start()
-    yield scripted
-    scripted.stop()
-
-
-@pytest.fixture
-def environment(server: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """A home without a login, and the address of the server."""
-    home = tmp_path / "home"
-    home.mkdir()
-    for name in [name for name in os.environ if name.startswith(("HIVEMIND_", "XDG_"))]:
-        if not name.startswith("HIVEMIND_TEST_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setenv("HIVEMIND_GATEWAY", server.address)
-    monkeypatch.chdir(home)
-    return dict(os.environ)
-
-
-@pytest.fixture
-def stranger(capfd: pytest.CaptureFixture[str], environment: dict[str, str]) -> Shell:
-    return Shell(capfd, Path(environment["HOME"]))
-
-
-@pytest.fixture
-def alice(stranger: Shell, monkeypatch: pytest.MonkeyPatch) -> Shell:
-    monkeypatch.setenv("HIVEMIND_TOKEN", TOKEN)
-    return stranger
-
-
-@pytest.fixture
-def task(tmp_path: Path) -> Path:
-    folder = tmp_path / "task"
-    folder.mkdir()
-    (folder / "main.py").write_text("print('hello')")
-    return folder
-
-
-def runs(server: Scripted, *events: pb.WatchTaskResponse) -> None:
-    server.answers("UploadTask", pb.UploadTaskResponse(success=True, message="accepted"))
-    server.on("WatchTask", lambda *_: iter(events))
-    server.on("DownloadResult", lambda *_: in_chunks(RESULT))
 
 
 # -- accounts ---------------------------------------------------------------------------------------
@@ -292,6 +191,12 @@ def test_a_pool_that_is_not_there_is_exit_code_5(alice: Shell) -> None:
         ("ls", "--limit", "-1"),
         ("--gateway", "no-port", "ls"),
         ("transfer", "bob", "0"),
+        ("submit", ".", "--priority", "10"),
+        ("submit", ".", "--min-trust", "highest"),
+        ("submit", ".", "--location-mode", "near"),
+        ("submit", ".", "--dry-run", "--follow"),
+        ("top", "--interval", "0"),
+        ("top", "--sort", "age"),
     ],
 )
 def test_a_wrong_command_line_is_exit_code_2(alice: Shell, arguments: tuple[str, ...]) -> None:
@@ -396,13 +301,24 @@ def test_submit_carries_its_options(server: Scripted, alice: Shell, task: Path) 
     runs(server)
     options = "--memory-gb 2 --cpu-score 300 --gpu-score 4 --gpu-memory-gb 5 --location Asia --gpu-name X"
     more = "--image python:3.12 --network --max-minutes 7 --task-id mine"
-    done = alice("submit", task, *options.split(), *more.split(), "--json")
+    placing = "--priority 0 --min-trust normal --location-mode prefer"
+    done = alice("submit", task, *options.split(), *more.split(), *placing.split(), "--json")
     assert done.answer["task_id"] == "mine"
     assert set(done.answer) == {"task_id", "package_bytes", "repeated", "message", "warnings"}
     request = server.asked["UploadTask"][0]
     assert (request.memory_gb, request.cpu_score, request.gpu_score, request.gpu_memory_gb) == (2, 300, 4, 5)
     assert (request.location, request.gpu_name, request.image) == ("Asia", "X", "python:3.12")
     assert (request.network, request.max_minutes) == (True, 7)
+    assert (request.HasField("priority"), request.priority) == (True, 0)
+    assert (request.min_trust, request.location_mode) == ("normal", "prefer")
+
+
+def test_what_is_not_asked_for_is_left_to_the_pool(server: Scripted, alice: Shell, task: Path) -> None:
+    runs(server)
+    assert alice("submit", task).code == 0
+    request = server.asked["UploadTask"][0]
+    assert not request.HasField("priority")
+    assert (request.min_trust, request.location_mode) == ("", "")
 
 
 def test_following_gives_the_tasks_output_exit_code_and_files(
@@ -595,25 +511,10 @@ def test_lists_and_details_are_for_people_or_for_machines(server: Scripted, alic
     assert "\x1b[2J" not in table
     assert alice("status", "t1", "--json").answer["queue"] == "normal.any"
     assert "normal.any" in alice("status", "t1").out
-    explained = alice("explain", "t1").out
-    assert explained.startswith("t1 is queued: waiting: looked at 3 nodes: 3 busy: memory")
-    assert "\x1b" not in explained
-    assert alice("explain", "t1", "--json").answer["reason"] == reason
 
 
-def test_nodes_are_listed_and_drained(server: Scripted, alice: Shell) -> None:
-    node = pb.WorkerNodeInfo(
-        node_id="bob/pc", status="ONLINE", trust_tier="high", region="asia", cpu_score=4000,
-        reserved_cpu_score=500, memory_gb=16, reserved_memory_gb=2, running_tasks=1, max_tasks=8,
-        cpu_percent=12.3, memory_percent=45.6, last_heartbeat=1.0, owner="bob",
-    )  # fmt: skip
-    server.answers("GetNodeList", pb.GetNodeListResponse(success=True, nodes=[node]))
+def test_a_node_is_drained_and_resumed(server: Scripted, alice: Shell) -> None:
     server.answers("SetNodeDraining", pb.StatusResponse(success=True, message="draining"))
-    (shown,) = alice("nodes", "--json").answer
-    assert (shown["node_id"], shown["reserved_memory_gb"], shown["owner"]) == ("bob/pc", 2, "bob")
-    table = alice("nodes").out
-    for word in ("bob/pc", "high", "asia", "ONLINE", "1/8", "500/4000", "2/16", "12 %", "46 %", "ago"):
-        assert word in table
     assert alice("node", "drain", "bob/pc", "--json").answer["draining"] is True
     assert alice("node", "resume", "bob/pc", "--json").answer["draining"] is False
     assert [request.draining for request in server.asked["SetNodeDraining"]] == [True, False]

@@ -286,6 +286,11 @@ def test_a_large_package_is_streamed_and_a_cut_stream_is_sent_again_whole(
         ({"location": "Atlantis"}, "no region is called"),
         ({"max_minutes": -5}, "max_minutes"),
         ({"cpu_score": 10**9}, "at most"),
+        ({"priority": 10}, "priority must be 0 to 9, not 10"),
+        ({"priority": -1}, "priority must be 0 to 9"),
+        ({"min_trust": "highest"}, "min_trust must be one of high, normal, low"),
+        ({"location_mode": "near"}, "location_mode must be one of strict, prefer"),
+        ({"gpu_name": "R\nTX"}, "printable"),
     ],
 )
 def test_needs_that_make_no_sense_are_refused_before_sending(needs: dict[str, Any], words: str) -> None:

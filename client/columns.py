@@ -1,0 +1,105 @@
+"""Tables that fit their terminal: columns get narrower, then go, in an order that the table names.
+
+Knows rich and nothing of what is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Literal, TypeVar
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+Item = TypeVar("Item")
+_GAP = 2
+# Below this a column that folds is not worth its lines.
+_LEAST_FOLDED = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Form(Generic[Item]):
+    """One way to show a column."""
+
+    title: str
+    cell: Callable[[Item], Text]
+
+
+@dataclass(frozen=True, slots=True)
+class Column(Generic[Item]):
+    """`forms`, the widest first. `folds`: goes on below instead of being cut, when nothing else helps."""
+
+    name: str
+    forms: tuple[Form[Item], ...]
+    justify: Literal["left", "right"] = "left"
+    folds: bool = False
+
+
+@dataclass(slots=True)
+class _Shown:
+    """A column in one of its forms."""
+
+    column: Column[object]
+    form: int
+    title: str = ""
+    cells: list[Text] = field(default_factory=list)
+    width: int = 0
+
+    def take(self, items: Sequence[object], form: int) -> None:
+        self.form = form
+        chosen = self.column.forms[form]
+        self.title = chosen.title
+        self.cells = [chosen.cell(item) for item in items]
+        longest = max((cell_len(cell.plain) for cell in self.cells), default=0)
+        # A column in which nothing is said is left out.
+        self.width = max(longest, cell_len(self.title)) if longest else 0
+
+
+@dataclass(frozen=True, slots=True)
+class FittedTable(Generic[Item]):
+    """`shrink` names columns: each mention takes the next form, and after the last one the column goes."""
+
+    items: Sequence[Item]
+    columns: Sequence[Column[Item]]
+    shrink: Sequence[str] = ()
+    # One line a row, whatever it costs.
+    cut: bool = False
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        shown = self._fit(options.max_width)
+        table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
+        room = options.max_width - _total([each for each in shown if not each.column.folds]) - _GAP
+        for each in shown:
+            folds = each.column.folds and not self.cut
+            table.add_column(
+                each.title,
+                justify=each.column.justify,
+                no_wrap=not folds,
+                overflow="fold" if folds else "ellipsis",
+                width=max(_LEAST_FOLDED, min(each.width, room)) if each.column.folds else each.width,
+            )
+        for row in zip(*(each.cells for each in shown), strict=True):
+            table.add_row(*row)
+        yield table
+
+    def _fit(self, width: int) -> list[_Shown]:
+        shown = {}
+        for column in self.columns:
+            shown[column.name] = _Shown(column, 0)  # type: ignore[arg-type]
+            shown[column.name].take(self.items, 0)
+        for name in self.shrink:
+            if _total([each for each in shown.values() if each.width]) <= width:
+                break
+            each = shown[name]
+            if each.form + 1 < len(each.column.forms):
+                each.take(self.items, each.form + 1)
+            else:
+                each.width = 0
+        return [each for each in shown.values() if each.width]
+
+
+def _total(shown: Sequence[_Shown]) -> int:
+    return sum(each.width for each in shown) + _GAP * max(0, len(shown) - 1)
