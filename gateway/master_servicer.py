@@ -7,8 +7,9 @@ from __future__ import annotations
 import tempfile
 from collections.abc import AsyncIterator
 
-from gateway import explaining, spoken_for, submit, tasks, views, watching
+from gateway import spoken_for, submit, tasks, views, watching
 from gateway.context import Gateway
+from gateway.explaining import Explainer
 from gateway.interceptors import Context, current_identity, current_identity_or_none
 from nodepool.errors import InvalidInputError, NotFoundError, TooLargeError
 from nodepool.stores.disk import disk_errors
@@ -26,6 +27,7 @@ _REPLY_ROOM_BYTES = 4096
 class MasterNodeServicer(rpc.MasterNodeServiceServicer):
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+        self._explainer = Explainer(gateway)
 
     async def UploadTask(self, request: pb.UploadTaskRequest, context: Context) -> pb.UploadTaskResponse:
         gateway = self._gateway
@@ -130,7 +132,7 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
         return pb.StopTaskResponse(success=True, message=f"task {row.id} is being stopped")
 
     async def ExplainTask(self, request: pb.ExplainTaskRequest, context: Context) -> pb.ExplainTaskResponse:
-        return await self._gateway.run(explaining.explain, self._gateway, current_identity(), request)
+        return await self._gateway.run(self._explainer.explain, current_identity(), request)
 
     async def StoreOutput(self, request: pb.StoreOutputRequest, context: Context) -> pb.StatusResponse:
         await self._gateway.run(

@@ -127,7 +127,7 @@ def _accept(gateway: Gateway, owner: Identity, columns: dict[str, Any], keep: An
     now = gateway.clock()
     existing, score = gateway.database.read(lambda connection: _before(connection, owner, columns))
     if existing is None:
-        _check_trust(columns["min_trust"], score)
+        check_trust(columns["min_trust"], score)
         _check_room(gateway, owner)
     # A repeated upload puts bytes that are there already, which costs a look and changes nothing.
     if existing is not None and existing.owner_id != owner.user_id:
@@ -167,7 +167,7 @@ def _before(connection: Connection, owner: Identity, columns: dict[str, Any]) ->
     )
 
 
-def _check_trust(min_trust: str, score: int) -> None:
+def check_trust(min_trust: str, score: int) -> None:
     """A task that asks for more trust than its owner's credit opens would wait for ever."""
     if min_trust and not opens(task_tier(score), Tier(min_trust)):
         raise PermissionDeniedError(

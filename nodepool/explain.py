@@ -42,10 +42,14 @@ class Suggestion:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """`could_run`: the nodes that would take the task as it is if nothing were reserved anywhere."""
+    """`could_run`: the nodes that would take the task as it is if nothing were reserved anywhere.
+
+    `elsewhere` nodes would take it now, if it had waited long enough for the region that it prefers.
+    """
 
     decision: Decision
     could_run: tuple[str, ...]
+    elsewhere: int
     can_never_run: bool
     suggestions: tuple[Suggestion, ...]
 
@@ -55,7 +59,7 @@ class Explanation:
         reason = self.decision.reason()
         if not self.could_run:
             return reason
-        return f"{reason}; {_nodes(len(self.could_run))} can run it once there is room"
+        return f"{reason}; {nodes_in_words(len(self.could_run))} can run it once there is room"
 
 
 def explain(asked: Asked, pool: Pool) -> Explanation:
@@ -64,9 +68,9 @@ def explain(asked: Asked, pool: Pool) -> Explanation:
     suggestions: list[Suggestion] = []
     if not decision.ranked:
         suggestions = _suggestions(asked, pool, could_run)
-    return Explanation(
-        decision, could_run, _can_never_run(asked, pool, decision), tuple(suggestions[:_MAX_SUGGESTIONS])
-    )
+    elsewhere = 0 if decision.ranked else len(pool.takers(_patient(asked)))
+    hopeless = _can_never_run(asked, pool, decision)
+    return Explanation(decision, could_run, elsewhere, hopeless, tuple(suggestions[:_MAX_SUGGESTIONS]))
 
 
 def _patient(asked: Asked) -> Asked:
@@ -100,7 +104,7 @@ def _suggestions(asked: Asked, pool: Pool, could_run: tuple[str, ...]) -> list[S
 
 
 def _later(suggestion: Suggestion) -> Suggestion:
-    words = f"{ONCE_IDLE}{suggestion.sentence} ({_nodes(suggestion.nodes)} can take it then)"
+    words = f"{ONCE_IDLE}{suggestion.sentence} ({nodes_in_words(suggestion.nodes)} can take it then)"
     return replace(suggestion, sentence=words, nodes=0)
 
 
@@ -171,5 +175,5 @@ def _amounts(claim: Claim) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _nodes(count: int) -> str:
+def nodes_in_words(count: int) -> str:
     return f"{count} node" if count == 1 else f"{count} nodes"

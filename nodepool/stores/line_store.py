@@ -1,0 +1,36 @@
+"""Those who wait, and how fast tasks are started, as `ExplainTask` asks of SQL. Functions of a connection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, select
+
+from nodepool.stores.tables import attempts, tasks
+from nodepool.task import TaskState
+
+_WAITS = (tasks.c.state == TaskState.QUEUED) & tasks.c.stop_requested.is_(False)
+# What placing and its order depend on.
+_NEEDS: tuple[Any, ...] = (
+    tasks.c.id, tasks.c.owner_id, tasks.c.tier, tasks.c.min_trust, tasks.c.region, tasks.c.location_mode,
+    tasks.c.gpu_name, tasks.c.pinned_node, tasks.c.cpu_score, tasks.c.memory_gb, tasks.c.gpu_score,
+    tasks.c.gpu_memory_gb, tasks.c.priority, tasks.c.created_at, tasks.c.queued_at, tasks.c.reason,
+)  # fmt: skip
+
+
+def oldest_waiting(connection: Connection, limit: int) -> Sequence[Row[Any]]:
+    query = select(*_NEEDS).where(_WAITS).order_by(tasks.c.created_at, tasks.c.id).limit(limit)
+    rows: Sequence[Row[Any]] = connection.execute(query).all()
+    return rows
+
+
+def count_waiting(connection: Connection) -> int:
+    return connection.execute(select(func.count()).where(_WAITS)).scalar_one()
+
+
+def starts_since(connection: Connection, since: float) -> dict[str, int]:
+    """Attempts given to each node since then; nodes without any are left out."""
+    query = select(attempts.c.node_id, func.count()).where(attempts.c.created_at >= since)
+    rows = connection.execute(query.group_by(attempts.c.node_id))
+    return {str(row[0]): int(row[1]) for row in rows}
