@@ -23,6 +23,7 @@ WINDOW_SECONDS = 300.0
 NEAR = 0.9
 # An allocation is not lowered for less than this share of it.
 _LEAST_CHANGE = 0.1
+_RECLAIMABLE = {"memory_mb": MIN_MEMORY_MB, "cpu_score": MIN_CPU_SCORE}
 _SLOTS = 10
 _SLOT_SECONDS = WINDOW_SECONDS / _SLOTS
 
@@ -97,6 +98,17 @@ class _Demand:
 
 def is_reclaimed(run: RunView) -> bool:
     return run.kept.memory_mb < run.claim.memory_mb
+
+
+def is_settled(runs: Sequence[RunView], *, margin: float, restore: bool = False) -> bool:
+    """Nobody is to have more or less, so that `plan` is not needed."""
+    return all(
+        demand.wanted == getattr(run.kept, resource)
+        for resource, least in _RECLAIMABLE.items()
+        for run, demand in zip(
+            runs, _demands(runs, resource, least, margin, restore=restore).values(), strict=True
+        )
+    )
 
 
 def plan(

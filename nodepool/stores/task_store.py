@@ -331,12 +331,23 @@ def request_stop(connection: Connection, task_id: str, now: float) -> Row[Any]:
 
 
 def live_attempts(connection: Connection, node_id: str | None = None) -> Sequence[Row[Any]]:
-    """Live attempts (of one node, or of all), with what their task says about stopping."""
+    """Live attempts (of one node, or of all), with what the pool needs to know of their tasks.
+
+    `owner_id` is the node's owner, `task_credit_score` that of the task's.
+    """
     live = [state.value for state in LIVE_ATTEMPT_STATES]
     query = (
-        select(attempts, tasks.c.stop_requested, tasks.c.max_minutes, nodes.c.owner_id)
+        select(
+            attempts,
+            tasks.c.stop_requested,
+            tasks.c.max_minutes,
+            tasks.c.attempts_ended,
+            users.c.credit_score.label("task_credit_score"),
+            nodes.c.owner_id,
+        )
         .join(tasks, tasks.c.id == attempts.c.task_id)
         .join(nodes, nodes.c.id == attempts.c.node_id)
+        .join(users, users.c.id == tasks.c.owner_id)
         .where(attempts.c.state.in_(live))
     )
     if node_id is not None:
