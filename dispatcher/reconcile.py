@@ -19,13 +19,30 @@ from nodepool.stores import node_store, task_store
 from nodepool.stores.liveness import Liveness, Sign
 from nodepool.stores.registry import RegisteredNode
 
-# A pass compares the facts of at least so many nodes, and those of all within so many passes.
-COMPARED_AT_ONCE = 500
-COMPARED_WITHIN_PASSES = 15
+# Nodes that one statement asks for.
+_AT_ONCE = 500
+_COMPARED_WITHIN_PASSES = 15
 # A node's history moves its quality all the time; less than this changes no placement.
 _QUALITY_STEP = 0.05
 
 Live = Mapping[str, Sequence[Row[Any]]]
+
+
+class Turns:
+    """Parts of the fleet in turn: all of a small one each time, of a large one all within some passes."""
+
+    def __init__(self, within_passes: int, at_least: int = _AT_ONCE) -> None:
+        self._within_passes = within_passes
+        self._at_least = at_least
+        self._position = 0
+
+    def take(self, node_ids: Sequence[str]) -> Sequence[str]:
+        size = max(self._at_least, -(-len(node_ids) // self._within_passes))
+        if size >= len(node_ids):
+            return node_ids
+        start = self._position if self._position < len(node_ids) else 0
+        self._position = start + size
+        return node_ids[start : self._position]
 
 
 class Reconciler:
@@ -34,7 +51,7 @@ class Reconciler:
     def __init__(self, dispatcher: Dispatcher, liveness: Liveness) -> None:
         self._dispatcher = dispatcher
         self._liveness = liveness
-        self._position = 0
+        self._turns = Turns(_COMPARED_WITHIN_PASSES)
         self._thorough = True
         # What differed in the last pass: placements and ends under way differ for a moment.
         self._doubts: dict[str, frozenset[str]] = {}
@@ -49,7 +66,7 @@ class Reconciler:
         thorough, self._thorough = self._thorough, True
         missing = [node_id for node_id in node_ids if node_id not in known]
         self._write(missing)
-        compared = node_ids if thorough else self._slice(node_ids)
+        compared = node_ids if thorough else self._turns.take(node_ids)
         differing = {
             *self._changed(compared, missing),
             *self._doubtful(node_ids, live, signs, compared, thorough=thorough),
@@ -78,17 +95,9 @@ class Reconciler:
 
     def _rows(self, node_ids: Sequence[str]) -> Iterator[Row[Any]]:
         """Those that are still active."""
-        for start in range(0, len(node_ids), COMPARED_AT_ONCE):
-            ids = node_ids[start : start + COMPARED_AT_ONCE]
+        for start in range(0, len(node_ids), _AT_ONCE):
+            ids = node_ids[start : start + _AT_ONCE]
             yield from self._dispatcher.database.read(lambda c: node_store.active_among(c, ids))  # noqa: B023
-
-    def _slice(self, node_ids: Sequence[str]) -> Sequence[str]:
-        size = max(COMPARED_AT_ONCE, -(-len(node_ids) // COMPARED_WITHIN_PASSES))
-        if size >= len(node_ids):
-            return node_ids
-        start = self._position if self._position < len(node_ids) else 0
-        self._position = start + size
-        return node_ids[start : self._position]
 
     def _changed(self, node_ids: Sequence[str], missing: Collection[str]) -> set[str]:
         """Nodes whose facts in Redis are not SQL's."""

@@ -15,11 +15,12 @@ from typing import Any
 
 from sqlalchemy import Row
 
+from dispatcher.allocation import Allocator
 from dispatcher.context import Dispatcher
 from dispatcher.desk import Desk
 from dispatcher.hearing import BRAKE_PERIODS, Beat, Hearing
 from dispatcher.place import lose
-from dispatcher.reconcile import Live, Reconciler
+from dispatcher.reconcile import Live, Reconciler, Turns
 from dispatcher.waiting import tell_again
 from nodepool import pace
 from nodepool.errors import NodePoolError
@@ -34,6 +35,7 @@ _SECONDS_PER_MINUTE = 60
 # What the agent takes to unpack, stop and upload beyond the run itself.
 _OVERTIME_SECONDS = 300
 _FORGOTTEN_PERIODS = 2
+_QUESTIONED_WITHIN_PASSES = 5
 _SHORTEST_PAUSE_SECONDS = 0.1
 _JUST_LATE_SECONDS = 0.02
 _SHOUT_SECONDS = 30.0
@@ -50,7 +52,10 @@ class Sweeper:
         now = dispatcher.clock()
         self._liveness = Liveness(dispatcher.redis)
         self._reconciler = Reconciler(dispatcher, self._liveness)
+        self._allocator = Allocator(dispatcher)
         self._hearing = Hearing(now, dispatcher.settings.node_late_seconds)
+        # Who is asked in a pass whether it still has its work.
+        self._questioned = Turns(_QUESTIONED_WITHIN_PASSES)
         # Nobody can begin an attempt while no gateway serves.
         self._gateway_back_at = now
         self._next_late_at = float("inf")
@@ -130,24 +135,30 @@ class Sweeper:
         self._reconciler.restore(known, ids, live, signs)
         self._set_pace(len(ids))
         late = self._hearing.listen([Beat(node.id, node.registered_at) for node in nodes], signs, now)
-        self._end_lost(live, late, {node.id: node.kind for node in nodes})
+        reports = self._end_lost(live, late, {node.id: node.kind for node in nodes})
         self._next_late_at = now + self._hearing.next_late(live.keys(), now)
         self._stop_again(live)
+        self._allocator.adjust(live, reports)
         tell_again(dispatcher, self._desk)
 
-    def _end_lost(self, live: Live, late: dict[str, float], kinds: dict[str, str]) -> None:
+    def _end_lost(
+        self, live: Live, late: dict[str, float], kinds: dict[str, str]
+    ) -> dict[str, Report | None]:
+        """Returns the reports of those that were asked."""
         dispatcher, now = self._dispatcher, self._dispatcher.clock()
         late_seconds = dispatcher.settings.node_late_seconds
         held = self._brake(late, live.keys(), now)
-        reports = dispatcher.registry.reports(node_id for node_id in live if node_id not in late)
+        questioned = self._questioned.take([node_id for node_id in live if node_id not in late])
+        reports = dispatcher.registry.reports(questioned)
         for node_id, rows in live.items():
             for row in rows:
                 if node_id not in kinds:
                     lose(dispatcher, row, f"node {node_id} left the pool")
-                elif node_id not in late:
-                    self._end_forgotten(row, kinds[node_id], reports.get(node_id))
-                elif node_id not in held:
+                elif node_id in reports:
+                    self._end_forgotten(row, kinds[node_id], reports[node_id])
+                elif node_id in late and node_id not in held:
                     lose(dispatcher, row, f"node {node_id} was not heard of for {late_seconds:g} s")
+        return reports
 
     def _brake(self, late: dict[str, float], busy: Collection[str], now: float) -> frozenset[str]:
         """Late nodes whose work stays theirs for now."""
