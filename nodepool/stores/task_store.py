@@ -6,14 +6,13 @@ Functions of a connection: the use case that calls them owns the transaction.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from nodepool.errors import ConflictError, NotFoundError, StaleAttemptError
 from nodepool.history import HistoryRules
-from nodepool.ids import attempt_id as make_attempt_id
 from nodepool.resources import Claim
 from nodepool.stores import attempt_records
 from nodepool.stores.attempt_records import Lock
@@ -105,56 +104,6 @@ def queued(connection: Connection, limit: int, *, hinted_before: float | None = 
 
 def mark_hinted(connection: Connection, task_ids: Sequence[str], now: float) -> None:
     connection.execute(update(tasks).where(tasks.c.id.in_(task_ids)).values(hinted_at=now))
-
-
-def set_waiting_reason(connection: Connection, task_id: str, reason: str, now: float) -> bool:
-    """True when it is news."""
-    result = connection.execute(
-        update(tasks)
-        .where(
-            tasks.c.id == task_id, tasks.c.state == TaskState.QUEUED, tasks.c.reason != reason[:_MAX_REASON]
-        )
-        .values(reason=reason[:_MAX_REASON], updated_at=now)
-    )
-    return bool(result.rowcount)
-
-
-def place(connection: Connection, task: Row[Any], node_id: str, claim: Claim, now: float) -> bool:
-    """QUEUED -> PLACED with a new attempt. False when somebody was faster."""
-    number = task.attempt_number + 1
-    check_task_transition(TaskState.QUEUED, TaskState.PLACED)
-    moved = connection.execute(
-        update(tasks)
-        .where(
-            tasks.c.id == task.id,
-            tasks.c.state == TaskState.QUEUED,
-            tasks.c.attempt_number == task.attempt_number,
-            tasks.c.stop_requested.is_(False),
-        )
-        .values(state=TaskState.PLACED, attempt_number=number, node_id=node_id, reason="", updated_at=now)
-    )
-    if moved.rowcount == 0:
-        return False
-    amounts = asdict(claim)
-    amounts.pop("tasks")
-    connection.execute(
-        insert(attempts).values(
-            id=make_attempt_id(task.id, number),
-            task_id=task.id,
-            number=number,
-            node_id=node_id,
-            state=AttemptState.ASSIGNED,
-            created_at=now,
-            queue_seconds=queue_seconds(task, now),
-            **{f"claim_{name}": amount for name, amount in amounts.items()},
-        )
-    )
-    return True
-
-
-def queue_seconds(task: Row[Any], now: float) -> float:
-    """How long the task waited for this placement."""
-    return max(0.0, now - float(task.queued_at or task.created_at))
 
 
 def claim_of_row(row: Row[Any]) -> Claim:

@@ -22,7 +22,7 @@ from nodepool.stores import keys, node_store, task_store
 from nodepool.stores.registry import PENDING_SECONDS
 from nodepool.stores.tables import tasks
 from nodepool.task import Outcome, TaskState
-from tests.support.stores import CLAIM, add_node, add_task, add_user
+from tests.support.stores import CLAIM, add_node, add_task, add_user, place
 from tests.support.valkey import TestValkey
 
 START = 1_000_000.0
@@ -204,12 +204,11 @@ def test_a_reservation_without_an_attempt_is_taken_back_once_it_cannot_come_any_
 def test_a_placement_that_commits_after_the_sweep_read_sql_keeps_its_reservation(fleet: Fleet) -> None:
     fleet.node("n1", max_tasks=1)
     task_id = fleet.task()
-    task = fleet.row(task_id)
     dispatcher = fleet.dispatcher
     assert dispatcher.registry.reserve("n1", f"{task_id}:1", CLAIM, at=fleet.now[0]) == "ok"
     dispatcher.lifecycle.sync_node("n1")
     assert dispatcher.registry.reserve("n1", "another:1", CLAIM, at=fleet.now[0]) == "full tasks"
-    assert dispatcher.database.write(lambda c: task_store.place(c, task, "n1", CLAIM, fleet.now[0]))
+    assert dispatcher.database.write(lambda c: place(c, task_id, "n1", now=fleet.now[0]))
     fleet.sweep(after=1, heard=("n1",))
     assert fleet.reserved("n1").tasks == 1
 

@@ -29,7 +29,7 @@ from nodepool.task import (
     Outcome,
     TaskState,
 )
-from tests.support.stores import CLAIM, add_node, add_task, add_user, migrated
+from tests.support.stores import add_node, add_task, add_user, migrated, place
 
 MAX_ATTEMPTS = 3
 NODES = ("n1", "n2")
@@ -53,7 +53,7 @@ class Store:
         return self.database.write(lambda c: add_task(c, self.owner_id, **columns))
 
     def place(self, task: Row[Any], node_id: str = "n1") -> bool:
-        return self.database.write(lambda c: task_store.place(c, task, node_id, CLAIM, 1.0))
+        return self.database.write(lambda c: place(c, task.id, node_id, number=task.attempt_number + 1))
 
     def claim(self, attempt_id: str, node_id: str = "n1", owner_id: int | None = None) -> Row[Any]:
         owner = self.owner_id if owner_id is None else owner_id

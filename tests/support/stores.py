@@ -11,9 +11,10 @@ from sqlalchemy import Connection, insert
 
 from nodepool.node import NodeFacts, NodeKind
 from nodepool.resources import Claim, Resources
-from nodepool.stores import node_store, task_store
+from nodepool.stores import node_store, placing, task_store
 from nodepool.stores.database import Database
 from nodepool.stores.migrate import migrate
+from nodepool.stores.placing import Placement
 from nodepool.stores.tables import users
 from nodepool.task import TaskState
 
@@ -52,6 +53,11 @@ def add_node(connection: Connection, owner_id: int, node_id: str, *, now: float 
         "max_tasks": 8,
     }
     node_store.register(connection, NodeFacts(**{**defaults, **facts}), owner_id, now)
+
+
+def place(connection: Connection, task_id: str, node_id: str, *, number: int = 1, now: float = 1.0) -> bool:
+    """QUEUED -> PLACED with this attempt on the node; False when the task is not in that state."""
+    return task_id in placing.place_all(connection, [Placement(task_id, number, node_id, CLAIM)], now)
 
 
 def add_task(connection: Connection, owner_id: int, task_id: str = "", **columns: Any) -> str:
