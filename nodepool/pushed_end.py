@@ -1,0 +1,69 @@
+"""How an attempt on a node without an agent ends: with the result its worker gave, or what the pool has.
+
+Used by the gateway, which hears the worker, and by the dispatcher, which calls it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Row
+
+from nodepool.errors import NotFoundError, UnavailableError
+from nodepool.results import PoolResult, made_by_the_pool
+from nodepool.stores.files import FileStore
+from nodepool.stores.output_store import OutputStore
+from nodepool.stores.task_store import End
+from nodepool.task import Outcome, TaskState
+from nodepool.wire import TASK_STATUS_WORDS
+
+STOPPED_BY_OWNER = "stopped by its owner"
+
+
+def keep_result(files: FileStore, attempt_id: str, result: bytes) -> None:
+    with files.result_writer(attempt_id) as writer:
+        writer.write(result)
+        writer.commit()
+
+
+def end_with_what_there_is(
+    files: FileStore, outputs: OutputStore, row: Row[Any], outcome: Outcome, reason: str, now: float
+) -> End:
+    """`row` is of pushed_store. Of a stopped run the pool makes a result where there is none."""
+    size = _stored_bytes(files, row.id)
+    if not size and outcome is Outcome.STOPPED and row.started_at is not None:
+        made = made_by_the_pool(
+            PoolResult(
+                task_id=row.task_id,
+                attempt_id=row.id,
+                node_id=row.node_id,
+                status=TASK_STATUS_WORDS[TaskState.STOPPED],
+                reason=reason,
+                started_at=row.started_at,
+                finished_at=now,
+                output=_output(outputs, row.id),
+            )
+        )
+        keep_result(files, row.id, made)
+        size = len(made)
+    return End(
+        outcome=outcome,
+        exit_code=0 if outcome is Outcome.SUCCEEDED else None,
+        reason=reason,
+        result_bytes=size,
+        has_result=size > 0,
+    )
+
+
+def _stored_bytes(files: FileStore, attempt_id: str) -> int:
+    try:
+        return sum(len(chunk) for chunk in files.open_result(attempt_id))
+    except NotFoundError:
+        return 0
+
+
+def _output(outputs: OutputStore, attempt_id: str) -> bytes:
+    try:
+        return outputs.window(attempt_id).data
+    except UnavailableError:
+        return b""  # the end counts more than what was said

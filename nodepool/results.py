@@ -1,0 +1,63 @@
+"""Result ZIPs of nodes without an agent: what is taken, and what the pool makes where there is none. Pure."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass
+
+from nodepool.errors import InvalidInputError, TooLargeError
+
+_MAX_WORDS = 300
+
+
+def check_result(data: bytes, max_bytes: int) -> None:
+    """Raises TooLargeError or InvalidInputError. What is in it is for whoever unpacks it to check."""
+    if len(data) > max_bytes:
+        raise TooLargeError(f"the result has {len(data)} bytes; at most {max_bytes} are taken")
+    # Only the end is read: a listing of millions of entries must not cost the pool its memory.
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        raise InvalidInputError("the result is not a ZIP file")
+
+
+def printable(words: str) -> str:
+    """Words of strangers' machines, which are shown on people's terminals: bounded, and one line."""
+    cut = words[: 4 * _MAX_WORDS]
+    line = "".join(character if character.isprintable() else " " for character in cut)
+    return " ".join(line.split())[:_MAX_WORDS]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolResult:
+    """What the pool knows of a run whose node gave no files. Times are Unix seconds."""
+
+    task_id: str
+    attempt_id: str
+    node_id: str
+    status: str  # the protocol's word
+    reason: str
+    started_at: float
+    finished_at: float
+    output: bytes
+
+
+def made_by_the_pool(result: PoolResult) -> bytes:
+    """A result ZIP of a stopped task with what there is: its output, and how it ended."""
+    log = (
+        f"task: {result.task_id}\nattempt: {result.attempt_id}\nnode: {result.node_id}\n"
+        f"status: {result.status}\nreason: {result.reason}\n"
+        f"started_at: {result.started_at:.3f}\nfinished_at: {result.finished_at:.3f}\n"
+        "files: none, the node gave none\n"
+    )
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in (
+            ("execution_log.txt", log.encode()),
+            ("task_logs.txt", result.output),
+            ("task_stopped.txt", f"{result.reason}\n".encode()),
+        ):
+            entry = zipfile.ZipInfo(name)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, content)
+    return buffer.getvalue()

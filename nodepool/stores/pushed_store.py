@@ -1,0 +1,75 @@
+"""Attempts on nodes without an agent: what it takes to call the node, and that each is sent at most once.
+
+Functions of a connection: the use case that calls them owns the transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, select, update
+
+from nodepool.node import NodeKind
+from nodepool.stores.tables import attempts, nodes, tasks
+from nodepool.task import LIVE_ATTEMPT_STATES, AttemptState
+
+_LIVE = [state.value for state in LIVE_ATTEMPT_STATES]
+_COLUMNS: Select[Any] = (
+    select(
+        attempts.c.id,
+        attempts.c.task_id,
+        attempts.c.number,
+        attempts.c.node_id,
+        attempts.c.state,
+        attempts.c.created_at,
+        attempts.c.pushed_at,
+        attempts.c.started_at,
+        tasks.c.attempt_number,
+        tasks.c.node_id.label("task_node"),
+        tasks.c.stop_requested,
+        tasks.c.package_sha256,
+        tasks.c.package_bytes,
+        tasks.c.max_minutes,
+        tasks.c.result_attempt,
+        nodes.c.kind,
+        nodes.c.active,
+        nodes.c.owner_id,
+        nodes.c.hostname,
+        nodes.c.port,
+        nodes.c.peer_address,
+    )
+    .join(tasks, tasks.c.id == attempts.c.task_id)
+    .join(nodes, nodes.c.id == attempts.c.node_id)
+)
+
+
+def find(connection: Connection, attempt_id: str) -> Row[Any] | None:
+    """The attempt with its task and its node, of whatever kind and state."""
+    return connection.execute(_COLUMNS.where(attempts.c.id == attempt_id)).one_or_none()
+
+
+def live(connection: Connection, attempt_ids: Sequence[str] | None = None) -> Sequence[Row[Any]]:
+    """Live attempts on nodes without an agent: these, or all."""
+    query = _COLUMNS.where(attempts.c.state.in_(_LIVE), nodes.c.kind == NodeKind.PUSHED)
+    if attempt_ids is not None:
+        query = query.where(attempts.c.id.in_(attempt_ids))
+    return connection.execute(query.order_by(attempts.c.created_at)).all()
+
+
+def is_live(row: Row[Any]) -> bool:
+    return row.state in LIVE_ATTEMPT_STATES and row.attempt_number == row.number
+
+
+def mark_pushed(connection: Connection, attempt_id: str, now: float) -> bool:
+    """True for the one caller who may send the attempt; however often its hint comes, nobody else gets it."""
+    marked = connection.execute(
+        update(attempts)
+        .where(
+            attempts.c.id == attempt_id,
+            attempts.c.state == AttemptState.ASSIGNED,
+            attempts.c.pushed_at == 0,
+        )
+        .values(pushed_at=now)
+    )
+    return bool(marked.rowcount)
