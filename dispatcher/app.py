@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from celery import signals
@@ -10,6 +11,8 @@ from celery.app.task import Task
 from dispatcher.context import Dispatcher, build
 from dispatcher.desk import Desk
 from dispatcher.listening import Listener
+from dispatcher.push import Pusher
+from dispatcher.push_effects import PushEffects, open_files
 from dispatcher.sweep import Sweeper
 from nodepool import observability, queues
 from nodepool.settings import Settings
@@ -25,6 +28,9 @@ class _Worker:
     desk: Desk | None = None
     listener: Listener | None = None
     sweeper: Sweeper | None = None
+    # Made when the first node is to be called.
+    pusher: Pusher | None = None
+    making_pusher = threading.Lock()
 
 
 @signals.setup_logging.connect(weak=False)
@@ -51,6 +57,8 @@ def _close(**_: Any) -> None:
     for part in (_Worker.sweeper, _Worker.desk, _Worker.listener):
         if part:
             part.stop()
+    if _Worker.pusher:
+        _Worker.pusher.close()
     if _Worker.dispatcher:
         _Worker.dispatcher.close()
 
@@ -65,3 +73,26 @@ def dispatcher() -> Dispatcher:
 def place(_task: Task[Any, Any], task_id: str) -> None:
     if _Worker.desk is not None:
         _Worker.desk.hint(task_id)
+
+
+def pusher() -> Pusher:
+    with _Worker.making_pusher:
+        if _Worker.pusher is None:
+            _Worker.pusher = Pusher(PushEffects(dispatcher(), open_files(settings)))
+        return _Worker.pusher
+
+
+@app.task(name=queues.PUSH, bind=True)
+def push(_task: Task[Any, Any], attempt_id: str) -> None:
+    if settings.push_to_nodes:
+        pusher().push(attempt_id)
+
+
+@app.task(name=queues.PUSH_STOP, bind=True)
+def push_stop(_task: Task[Any, Any], attempt_id: str) -> None:
+    pusher().stop(attempt_id)
+
+
+@app.task(name=queues.PUSH_ASK, bind=True)
+def push_ask(_task: Task[Any, Any], attempt_id: str) -> None:
+    pusher().ask(attempt_id)

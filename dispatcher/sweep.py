@@ -20,6 +20,7 @@ from dispatcher.context import Dispatcher
 from dispatcher.desk import Desk
 from dispatcher.hearing import BRAKE_PERIODS, Beat, Hearing
 from dispatcher.place import lose
+from dispatcher.pushed import PushedAttempts
 from dispatcher.reconcile import Live, Reconciler, Turns
 from dispatcher.waiting import tell_again
 from nodepool import pace
@@ -52,6 +53,7 @@ class Sweeper:
         now = dispatcher.clock()
         self._liveness = Liveness(dispatcher.redis)
         self._reconciler = Reconciler(dispatcher, self._liveness)
+        self._pushed = PushedAttempts(dispatcher)
         self._allocator = Allocator(dispatcher)
         self._hearing = Hearing(now, dispatcher.settings.node_late_seconds)
         # Who is asked in a pass whether it still has its work.
@@ -134,12 +136,20 @@ class Sweeper:
             self._gateway_back_at = now
         self._reconciler.restore(known, ids, live, signs)
         self._set_pace(len(ids))
-        late = self._hearing.listen([Beat(node.id, node.registered_at) for node in nodes], signs, now)
-        reports = self._end_lost(live, late, {node.id: node.kind for node in nodes})
+        kinds = {node.id: node.kind for node in nodes}
+        late = self._hearing.listen([self._beat(node) for node in nodes], signs, now)
+        reports = self._end_lost(live, late, kinds)
+        if NodeKind.PUSHED in kinds.values():
+            self._pushed.look(self._gateway_back_at)
         self._next_late_at = now + self._hearing.next_late(live.keys(), now)
         self._stop_again(live)
         self._allocator.adjust(live, reports)
         tell_again(dispatcher, self._desk)
+
+    def _beat(self, node: Row[Any]) -> Beat:
+        """Nodes without an agent are heard through a gateway only: while none serves they are not late."""
+        heard_since = self._gateway_back_at if node.kind == NodeKind.PUSHED else 0.0
+        return Beat(node.id, max(node.registered_at, heard_since))
 
     def _end_lost(
         self, live: Live, late: dict[str, float], kinds: dict[str, str]
@@ -183,15 +193,13 @@ class Sweeper:
 
     def _end_forgotten(self, row: Row[Any], kind: str, report: Report | None) -> None:
         """One that its living node never began, does not speak of, or that outlived its longest run."""
+        if kind == NodeKind.PUSHED:
+            return  # what such a node runs is not in its report; PushedAttempts has its rules
         settings = self._dispatcher.settings
         now = self._dispatcher.clock()
         patience = _FORGOTTEN_PERIODS * settings.node_late_seconds
         since = row.started_at or row.created_at
-        if (
-            kind == NodeKind.AGENT
-            and row.started_at is None
-            and now - max(row.created_at, self._gateway_back_at) > patience
-        ):
+        if row.started_at is None and now - max(row.created_at, self._gateway_back_at) > patience:
             lose(self._dispatcher, row, f"node {row.node_id} took it and never began it")
         elif report is not None and row.id not in report.running and now - since > patience:
             lose(self._dispatcher, row, f"node {row.node_id} does not have it")
