@@ -1,0 +1,154 @@
+"""The sweep and the life of nodes: the brake and its end, work that is never begun, the pool's pace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dispatcher import context
+from dispatcher.hearing import BRAKE_PERIODS
+from dispatcher.reconcile import Turns
+from nodepool.settings import Settings
+from nodepool.stores import keys, node_store
+from nodepool.stores.liveness import CHUNK_NODES, Liveness
+from tests.integration.test_sweep import START, Fleet
+from tests.support.stores import add_user
+from tests.support.valkey import TestValkey
+
+LATE = 15.0
+SIX = tuple(f"n{number}" for number in range(6))
+
+
+@pytest.fixture
+def fleet(valkey: TestValkey, tmp_path: Path) -> Iterator[Fleet]:
+    settings = Settings.model_validate(
+        {"redis_url": valkey.url, "db_path": tmp_path / "users.db", "task_storage_path": tmp_path}
+    )
+    now = [START]
+    dispatcher = context.build(settings, clock=lambda: now[0])
+    yield Fleet(dispatcher, now, dispatcher.database.write(add_user))
+    dispatcher.close()
+
+
+@pytest.fixture
+def braked(fleet: Fleet) -> tuple[Fleet, list[str]]:
+    """Six nodes with work that have vanished at once, and their tasks."""
+    for node_id in SIX:
+        fleet.node(node_id, max_tasks=1)
+    ids = [fleet.placed() for _ in SIX]
+    fleet.sweep(after=30, heard=SIX)
+    fleet.silence(*SIX)
+    fleet.sweep(after=20)
+    assert fleet.states(*ids) == ["PLACED"] * 6
+    return fleet, ids
+
+
+def test_an_operator_ends_the_brake_when_the_nodes_are_really_gone(braked: tuple[Fleet, list[str]]) -> None:
+    fleet, ids = braked
+    fleet.dispatcher.redis.set(keys.RELEASE, "1", ex=300)
+    fleet.sweep(after=2)
+    assert fleet.states(*ids) == ["QUEUED"] * 6
+
+
+def test_the_brake_ends_by_itself_after_its_time(braked: tuple[Fleet, list[str]]) -> None:
+    fleet, ids = braked
+    fleet.sweep(after=BRAKE_PERIODS * LATE - 30)
+    assert fleet.states(*ids) == ["PLACED"] * 6
+    fleet.sweep(after=20)
+    assert fleet.states(*ids) == ["QUEUED"] * 6
+
+
+def test_redis_that_was_away_lets_nobody_be_late(fleet: Fleet) -> None:
+    fleet.node("n1")
+    task_id = fleet.placed()
+    fleet.sweep(after=30, heard=("n1",))
+    fleet.silence("n1")
+    fleet.now[0] += 100
+    fleet.sweeper._distrust()
+    fleet.sweep()
+    fleet.sweep(after=14)
+    assert fleet.states(task_id) == ["PLACED"]
+    fleet.sweep(after=2)
+    assert fleet.states(task_id) == ["QUEUED"]
+
+
+def keep_listed(fleet: Fleet, seconds: float, *, gateway: bool) -> None:
+    """The node goes on to say that it has everything; a gateway serves all the time, or does not."""
+    for _ in range(int(seconds)):
+        if gateway:
+            Liveness(fleet.dispatcher.redis).say_gateway_serves()
+        fleet.sweep(after=1, heard=("n1",))
+
+
+def test_work_that_a_living_node_never_begins_goes_elsewhere(fleet: Fleet) -> None:
+    fleet.node("n1")
+    task_id = fleet.placed()
+    keep_listed(fleet, 2 * LATE - 1, gateway=True)
+    assert (fleet.row(task_id).state, fleet.row(task_id).attempts_ended) == ("PLACED", 0)
+    fleet.node("n2")
+    fleet.report("n2")
+    keep_listed(fleet, 3, gateway=True)
+    row = fleet.row(task_id)
+    assert (row.state, row.node_id, row.attempts_ended) == ("PLACED", "n2", 1)
+
+
+def test_no_node_is_blamed_for_what_no_gateway_let_it_begin(fleet: Fleet) -> None:
+    fleet.node("n1")
+    task_id = fleet.placed()
+    keep_listed(fleet, 10 * LATE, gateway=False)
+    keep_listed(fleet, 2 * LATE - 1, gateway=True)
+    assert fleet.row(task_id).attempts_ended == 0
+    keep_listed(fleet, 3, gateway=True)
+    assert fleet.row(task_id).attempts_ended == 1
+
+
+def test_the_sweep_says_how_often_to_report(fleet: Fleet) -> None:
+    fleet.node("n1")
+    fleet.sweep(after=1)
+    assert fleet.dispatcher.redis.get(keys.PACE) == b"3"
+    assert 0 < fleet.dispatcher.redis.ttl(keys.PACE) <= keys.PACE_TTL_SECONDS
+
+
+def test_a_flush_of_more_nodes_than_one_statement_takes_is_made_good_in_one_pass(fleet: Fleet) -> None:
+    ids = [f"n{number:04}" for number in range(CHUNK_NODES + 10)]
+    for node_id in ids:
+        fleet.node(node_id)
+    fleet.sweep(after=1)
+    fleet.dispatcher.redis.flushall()
+    fleet.sweep(after=1)
+    assert fleet.dispatcher.registry.node_ids() == set(ids)
+    assert len(fleet.dispatcher.registry.snapshot(LATE)) == len(ids)
+
+
+def test_signs_are_in_the_order_of_the_ids_and_count_what_is_listed(fleet: Fleet) -> None:
+    ids = [f"n{number}" for number in range(CHUNK_NODES + 3)]
+    redis = fleet.dispatcher.redis
+    redis.set(keys.report(ids[-1]), "x", px=50_000)
+    redis.set(keys.report(ids[0]), "x", ex=600)
+    redis.hset(keys.assigned(ids[1]), mapping={"a:1": "{}", "b:1": "{}"})
+    signs = list(Liveness(redis).signs(ids))
+    assert [sign.listed for sign in signs[:3]] == [0, 2, 0]
+    assert 10.0 <= signs[-1].age_seconds < 15.0
+    # One that would live longer than a report does is none.
+    assert {sign.age_seconds for sign in signs[:-1]} == {float("inf")}
+
+
+def test_a_change_in_sql_is_found_in_every_part_of_a_large_fleet() -> None:
+    turns, ids = Turns(within_passes=4, at_least=10), [f"n{number}" for number in range(100)]
+    parts = [turns.take(ids) for _ in range(4)]
+    assert {len(part) for part in parts} == {25}
+    assert {node_id for part in parts for node_id in part} == set(ids)
+    assert turns.take(ids) == parts[0]
+    assert turns.take(ids[:10]) == ids[:10]
+
+
+def test_facts_that_went_wrong_in_redis_are_found(fleet: Fleet) -> None:
+    fleet.node("n1")
+    fleet.sweep(heard=("n1",))
+    fleet.dispatcher.redis.hset(keys.facts("n1"), "capacity_tasks", 1000)
+    fleet.dispatcher.database.write(lambda c: node_store.set_draining(c, "n1", draining=True))
+    fleet.sweep(after=1, heard=("n1",))
+    (view,) = fleet.dispatcher.registry.snapshot(LATE)
+    assert (view.capacity.tasks, view.draining) == (8, True)
