@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row
 
+from dispatcher.reconcile import Live
 from nodepool import allocation
 from nodepool.allocation import RunView, Watch
 from nodepool.errors import StaleAttemptError
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A pass looks at so many busy nodes at least, and at all of them within so many passes.
-LOOKED_AT_ONCE = 500
-LOOKED_WITHIN_PASSES = 8
 # After pressure nothing is taken from the node's runs for this long, or it would be back at once.
 _CALM_SECONDS = 60.0
 # Two reports are not written within so short a time.
@@ -57,19 +55,19 @@ class Allocator:
         self._watches: dict[str, Watch] = {}
         self._reported_at: dict[str, float] = {}
         self._calm_until: dict[str, float] = {}
-        self._position = 0
 
-    def adjust(self, live: Mapping[str, Sequence[Row[Any]]]) -> None:
-        """One pass over nodes with live attempts (see task_store.live_attempts)."""
+    def adjust(self, live: Live, reports: Mapping[str, Report | None]) -> None:
+        """One pass over the nodes whose reports these are. `live` has all live attempts."""
         registry = self._dispatcher.registry
         self._forget(live)
-        ids = self._slice(sorted(node_id for node_id, rows in live.items() if rows))
-        reports = registry.reports(ids)
-        told = [node_id for node_id in ids if self._is_news(node_id, reports[node_id])]
+        news = {
+            node_id: report
+            for node_id, report in reports.items()
+            if report is not None and live.get(node_id) and self._is_news(node_id, report)
+        }
         looks = []
-        for node_id, listed in registry.allocations(told).items():
-            report = reports[node_id]
-            if report is not None and (look := self._look(node_id, live[node_id], report, listed)):
+        for node_id, listed in registry.allocations(news).items():
+            if look := self._look(node_id, live[node_id], news[node_id], listed):
                 looks.append(look)
         late_seconds = self._dispatcher.settings.node_late_seconds
         views = registry.views([look.node_id for look in looks], late_seconds)
@@ -77,24 +75,16 @@ class Allocator:
             if view is not None:
                 self._change(look, view)
 
-    def _forget(self, live: Mapping[str, Sequence[Row[Any]]]) -> None:
+    def _forget(self, live: Live) -> None:
         ids = {row.id for rows in live.values() for row in rows}
         self._watches = {name: watch for name, watch in self._watches.items() if name in ids}
         self._reported_at = {name: at for name, at in self._reported_at.items() if live.get(name)}
         now = self._dispatcher.clock()
         self._calm_until = {name: until for name, until in self._calm_until.items() if until > now}
 
-    def _slice(self, node_ids: Sequence[str]) -> Sequence[str]:
-        size = max(LOOKED_AT_ONCE, -(-len(node_ids) // LOOKED_WITHIN_PASSES))
-        if size >= len(node_ids):
-            return node_ids
-        start = self._position if self._position < len(node_ids) else 0
-        self._position = start + size
-        return node_ids[start : self._position]
-
-    def _is_news(self, node_id: str, report: Report | None) -> bool:
+    def _is_news(self, node_id: str, report: Report) -> bool:
         """What was done for a report shows in the next one."""
-        if report is None or report.age_seconds > self._dispatcher.settings.node_late_seconds:
+        if report.age_seconds > self._dispatcher.settings.node_late_seconds:
             return False
         at = self._dispatcher.clock() - report.age_seconds
         news = at - self._reported_at.get(node_id, float("-inf")) > _SAME_REPORT_SECONDS

@@ -146,7 +146,7 @@ class Sweeper:
         self._allocator.adjust(live, reports)
         tell_again(dispatcher, self._desk)
 
-    def _beat(self, node: Row[Any]) -> Beat:
+    def _beat(self, node: Row[str, str, float]) -> Beat:
         """Nodes without an agent are heard through a gateway only: while none serves they are not late."""
         heard_since = self._gateway_back_at if node.kind == NodeKind.PUSHED else 0.0
         return Beat(node.id, max(node.registered_at, heard_since))
