@@ -64,7 +64,7 @@ class Desk:
         self._something = threading.Condition()
         self._hints: dict[str, None] = {}
         self._changed: set[str] = set()
-        self._stopped = False
+        self._stopped = self._distrusted = False
         self._look_at = self._usage_at = self._check_line_at = float("-inf")
         self._thread = threading.Thread(target=self._run, name="desk", daemon=True)
 
@@ -82,9 +82,10 @@ class Desk:
             self._something.notify()
 
     def look_again(self) -> None:
-        """Events may have been lost: compare the whole fleet now."""
+        """Events may have been lost: read the whole fleet anew, its facts too."""
         with self._something:
             self._look_at = float("-inf")
+            self._distrusted = True
             self._something.notify()
 
     def knows(self, task_id: str) -> bool:
@@ -130,6 +131,9 @@ class Desk:
         with self._something:
             hints, self._hints = list(self._hints), {}
             changed, self._changed = self._changed, set()
+            if self._distrusted:
+                self._distrusted = False
+                changed |= self.planner.fleet.row_of.keys()
         try:
             self._take_in(hints, changed)
             placed = self._place()
@@ -147,7 +151,7 @@ class Desk:
             self._mirror.look_around(now)
             took = time.monotonic() - monotonic
             self._look_at = time.monotonic() + max(_LOOK_SECONDS, took / _LOOK_SHARE)
-        elif changed:
+        if changed:
             self._mirror.read(changed, now)
         if monotonic >= self._check_line_at:
             self._check_line_at = monotonic + _CHECK_LINE_SECONDS
