@@ -26,7 +26,7 @@ class NodeManagerServicer(rpc.NodeManagerServiceServicer):
     async def RegisterWorkerNode(
         self, request: pb.RegisterWorkerNodeRequest, context: Context
     ) -> pb.StatusResponse:
-        await self._gateway.run(nodes.register, self._gateway, current_identity(), request)
+        await self._gateway.run(nodes.register, self._gateway, current_identity(), request, context.peer())
         return pb.StatusResponse(success=True, message=f"node {request.node_id} is registered")
 
     async def HealthCheck(self, request: pb.HealthCheckRequest, context: Context) -> pb.HealthCheckResponse:

@@ -7,7 +7,7 @@ import logging
 from gateway import views
 from gateway.context import Gateway
 from gateway.tokens import Identity
-from nodepool import pace, queues, wire
+from nodepool import addresses, pace, queues, wire
 from nodepool.errors import ConflictError, NodePoolError, StaleAttemptError, UnavailableError
 from nodepool.node import NodeKind
 from nodepool.stores import broker_users, keys, node_store, task_store
@@ -18,10 +18,20 @@ from proto import nodepool_pb2 as pb
 log = logging.getLogger(__name__)
 
 
-def register(gateway: Gateway, identity: Identity, request: pb.RegisterWorkerNodeRequest) -> None:
+def register(
+    gateway: Gateway, identity: Identity, request: pb.RegisterWorkerNodeRequest, peer: str
+) -> None:
+    """`peer` is gRPC's name of who called: a node without an agent is called there and nowhere else."""
     facts = wire.node_facts_from_wire(request)
-    now = gateway.clock()
-    gateway.database.write(lambda connection: node_store.register(connection, facts, identity.user_id, now))
+    now, settings = gateway.clock(), gateway.settings
+    peer_address = addresses.address_of_peer(peer)
+    if facts.kind is NodeKind.PUSHED and settings.push_to_nodes:
+        addresses.check_registration(
+            facts.hostname, facts.port, peer=peer_address, networks=settings.push_networks
+        )
+    gateway.database.write(
+        lambda c: node_store.register(c, facts, identity.user_id, now, peer_address=peer_address)
+    )
     _sync(gateway, facts.node_id)
     if facts.kind is NodeKind.PUSHED:
         gateway.registry.write_report(facts.node_id, at=now)

@@ -16,7 +16,8 @@ from gateway.tokens import Identity
 from gateway.views import is_final
 from nodepool import ids
 from nodepool.errors import NodePoolError, NotFoundError, PermissionDeniedError, UnavailableError
-from nodepool.stores import attempt_records, task_store
+from nodepool.node import NodeKind
+from nodepool.stores import attempt_records, node_store, task_store
 from nodepool.stores.output_store import OutputWindow
 from nodepool.task import TaskState
 
@@ -104,7 +105,14 @@ def stop(gateway: Gateway, identity: Identity, task_id: str) -> Row[Any]:
         if row.state in (TaskState.PLACED, TaskState.RUNNING):
             attempt = ids.attempt_id(row.id, row.attempt_number)
             gateway.registry.mark_stop(row.node_id, attempt)
-            gateway.publisher.stop(row.node_id, attempt)
+            tell = gateway.publisher.push_stop if _is_pushed(gateway, row) else gateway.publisher.stop
+            tell(row.node_id, attempt)
     except NodePoolError as error:
         log.warning("the stop of %s is kept; the sweep tells its node: %s", task_id, error)
     return row
+
+
+def _is_pushed(gateway: Gateway, row: Row[Any]) -> bool:
+    """Whether the task is on a node without an agent, which nobody tells anything through a queue."""
+    node = gateway.database.read(lambda connection: node_store.find(connection, row.node_id))
+    return bool(node.kind == NodeKind.PUSHED)

@@ -48,6 +48,10 @@ class OutputStore:
                 ),
             )
 
+    def append_at_end(self, attempt_id: str, data: bytes) -> int:
+        """Of who knows no offsets, such as workers without an agent."""
+        return self.append(attempt_id, -1, data)
+
     def window(self, attempt_id: str) -> OutputWindow:
         with translated_errors():
             base, data = cast(

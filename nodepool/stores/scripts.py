@@ -123,13 +123,15 @@ return 1
 
 # KEYS: output. ARGV: offset, data, window bytes, ttl, channel, message. Returns {end offset}.
 # A hash of base (offset of the first byte kept) and data; overlap is dropped, a hole moves the base.
+# A negative offset is the end, wherever it is by then.
 APPEND_OUTPUT = """
 local base = tonumber(redis.call('HGET', KEYS[1], 'base') or '-1')
 local data = redis.call('HGET', KEYS[1], 'data') or ''
 local offset = tonumber(ARGV[1])
 local chunk = ARGV[2]
-if base < 0 then base = offset end
+if base < 0 then base = math.max(offset, 0) end
 local finish = base + #data
+if offset < 0 then offset = finish end
 if offset > finish then
   base = offset
   data = ''
