@@ -1,12 +1,12 @@
 """The words of existing workers, which name a task and no attempt: whoever has the task now speaks for it.
 
-Each becomes the same guarded effect that an agent's call has.
+Each becomes the same guarded effect that an agent's call has. Who may say it is the owner of the node
+without an agent that has the task; an agent's attempts are spoken for by their ids only.
 """
 
 from __future__ import annotations
 
-import io
-import zipfile
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import Row
@@ -14,68 +14,96 @@ from sqlalchemy import Row
 from gateway.context import Gateway
 from gateway.tokens import Identity
 from nodepool import ids
-from nodepool.errors import InvalidInputError, NotFoundError, StaleAttemptError, TooLargeError
-from nodepool.stores import task_store
+from nodepool.errors import ConflictError, InvalidInputError, NodePoolError, NotFoundError, StaleAttemptError
+from nodepool.node import NodeKind
+from nodepool.pushed_end import STOPPED_BY_OWNER, end_with_what_there_is, keep_result
+from nodepool.results import check_result
+from nodepool.stores import pushed_store, task_store
 from nodepool.stores.task_store import End
-from nodepool.task import Outcome
+from nodepool.stores.words import Words
+from nodepool.task import AttemptState, Outcome
 
 _MAX_OUTPUT_BYTES = 1 << 20
 
 
-def _attempt(gateway: Gateway, identity: Identity, task_id: str, node_id: str = "") -> Row[Any]:
-    """The running attempt of a task that a node of the caller's has; it is claimed by speaking."""
-    now = gateway.clock()
+def _current(gateway: Gateway, identity: Identity, task_id: str, node_id: str = "") -> Row[Any]:
+    """The current attempt of a task that a node of the caller's has, live or ended (see pushed_store)."""
     task = gateway.database.read(lambda connection: task_store.find(connection, task_id))
     if not task.node_id or (node_id and node_id != task.node_id):
         raise StaleAttemptError(f"task {task_id!r} is not on that node; nothing was changed")
     attempt = ids.attempt_id(task_id, task.attempt_number)
-    return gateway.database.write(
-        lambda connection: task_store.claim_attempt(connection, attempt, task.node_id, identity.user_id, now)
-    )
+    row = gateway.database.read(lambda connection: pushed_store.find(connection, attempt))
+    if row is None or row.owner_id != identity.user_id:
+        raise NotFoundError(f"no node of yours has task {task_id!r}")
+    if row.kind != NodeKind.PUSHED:
+        raise ConflictError(f"task {task_id!r} is on an agent, which speaks for its attempt itself")
+    return row
+
+
+def _live(gateway: Gateway, identity: Identity, task_id: str, node_id: str = "") -> Row[Any]:
+    """The same, still to be ended; one that was only assigned is claimed by being spoken for."""
+    row = _current(gateway, identity, task_id, node_id)
+    if not pushed_store.is_live(row):
+        raise StaleAttemptError
+    if row.state == AttemptState.ASSIGNED:
+        now = gateway.clock()
+        gateway.database.write(
+            lambda c: task_store.claim_attempt(c, row.id, row.node_id, identity.user_id, now)
+        )
+    with suppress(NodePoolError):  # the sweep asks the worker before it gives it up
+        Words(gateway.redis).heard([row.id])
+        if row.state == AttemptState.ASSIGNED:
+            gateway.outputs.announce(task_id)
+    return row
 
 
 def store_output(gateway: Gateway, identity: Identity, task_id: str, node_id: str, output: str) -> None:
+    """Add to the output. Workers send each piece once, and what they send twice is there twice."""
     data = output.encode()
     if len(data) > _MAX_OUTPUT_BYTES:
         raise InvalidInputError(f"send at most {_MAX_OUTPUT_BYTES} bytes of output at once")
-    row = _attempt(gateway, identity, task_id, node_id)
-    gateway.outputs.append(row.attempt_id, gateway.outputs.window(row.attempt_id).end, data)
+    row = _live(gateway, identity, task_id, node_id)
+    if data:
+        gateway.outputs.append_at_end(row.id, data)
+
+
+def store_logs(gateway: Gateway, identity: Identity, task_id: str, node_id: str, logs: str) -> None:
+    """The same of whole lines, which come without the end of the last one."""
+    store_output(
+        gateway, identity, task_id, node_id, logs if logs.endswith("\n") or not logs else f"{logs}\n"
+    )
 
 
 def store_result(gateway: Gateway, identity: Identity, task_id: str, result: bytes) -> None:
     """Keep the result of the running attempt; it becomes the task's when the attempt ends."""
-    limits = gateway.settings
-    if len(result) > limits.max_result_bytes:
-        raise TooLargeError(
-            f"the result has {len(result)} bytes; at most {limits.max_result_bytes} are taken"
-        )
-    if not zipfile.is_zipfile(io.BytesIO(result)):
-        raise InvalidInputError("result_zip is not a ZIP file")
-    row = _attempt(gateway, identity, task_id)
-    with gateway.files.result_writer(row.attempt_id) as writer:
-        writer.write(result)
-        writer.commit()
+    check_result(result, gateway.settings.max_result_bytes)
+    row = _live(gateway, identity, task_id)
+    keep_result(gateway.files, row.id, result)
+    now = gateway.database.read(lambda connection: pushed_store.find(connection, row.id))
+    if now is None or (not pushed_store.is_live(now) and now.result_attempt != row.id):
+        # It ended in between, without this result.
+        gateway.files.delete_result(row.id)
+        raise StaleAttemptError
 
 
 def running(gateway: Gateway, identity: Identity, task_id: str, node_id: str) -> bool:
     """Is the task to go on there? False when its owner has asked for its end."""
-    return not _attempt(gateway, identity, task_id, node_id).stop_requested
+    return not _live(gateway, identity, task_id, node_id).stop_requested
 
 
 def completed(gateway: Gateway, identity: Identity, task_id: str, node_id: str, *, success: bool) -> None:
-    row = _attempt(gateway, identity, task_id, node_id)
-    try:
-        size = sum(len(chunk) for chunk in gateway.files.open_result(row.attempt_id))
-    except NotFoundError:
-        size = 0
+    """End the attempt. Told again in the same words it changes nothing."""
+    row = _current(gateway, identity, task_id, node_id)
+    live = pushed_store.is_live(row)
+    if live:
+        _live(gateway, identity, task_id, node_id)
+        # As it is now that it was claimed: when it was started says whether there is something to keep.
+        row = _current(gateway, identity, task_id, node_id)
     stopped = row.stop_requested
     outcome = Outcome.STOPPED if stopped else Outcome.SUCCEEDED if success else Outcome.FAILED
-    reason = "stopped by its owner" if stopped else "" if success else "its node reported that it failed"
-    end = End(
-        outcome=outcome,
-        exit_code=0 if outcome is Outcome.SUCCEEDED else None,
-        reason=reason,
-        result_bytes=size,
-        has_result=size > 0,
-    )
-    gateway.lifecycle.end_attempt(row.attempt_id, row.attempt_node, identity.user_id, end)
+    reason = STOPPED_BY_OWNER if stopped else "" if success else "its node reported that it failed"
+    if live:
+        end = end_with_what_there_is(gateway.files, gateway.outputs, row, outcome, reason, gateway.clock())
+    else:
+        end = End(outcome=outcome, exit_code=None, reason=reason)
+    gateway.lifecycle.end_attempt(row.id, row.node_id, identity.user_id, end)
