@@ -142,7 +142,7 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
 
     async def StoreLogs(self, request: pb.StoreLogsRequest, context: Context) -> pb.StatusResponse:
         await self._gateway.run(
-            spoken_for.store_output,
+            spoken_for.store_logs,
             self._gateway,
             current_identity(),
             request.task_id,
