@@ -330,6 +330,8 @@ class RegisterWorkerNodeRequest(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     MAX_TASKS_FIELD_NUMBER: _builtins.int
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    AGAIN_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     hostname: _builtins.str
     cpu_cores: _builtins.int
@@ -346,6 +348,12 @@ class RegisterWorkerNodeRequest(_message.Message):
     max_tasks: _builtins.int
     """The most attempts the node runs at once; 0 lets the pool decide from its cores."""
     agent_version: _builtins.str
+    instance: _builtins.str
+    """Made anew by every start of an agent. The last start has the node; an earlier one is cut off."""
+    again: _builtins.bool
+    """The same start tells of itself again: its containers' engine came or went, or the broker forgot it.
+    Refused with FAILED_PRECONDITION when another start has taken the node over. Draining stays as it is.
+    """
     def __init__(
         self,
         *,
@@ -363,10 +371,12 @@ class RegisterWorkerNodeRequest(_message.Message):
         kind: _builtins.str = ...,
         max_tasks: _builtins.int = ...,
         agent_version: _builtins.str = ...,
+        instance: _builtins.str = ...,
+        again: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "cpu_cores", b"cpu_cores", "cpu_score", b"cpu_score", "docker_status", b"docker_status", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "hostname", b"hostname", "kind", b"kind", "location", b"location", "max_tasks", b"max_tasks", "memory_gb", b"memory_gb", "node_id", b"node_id", "port", b"port"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "agent_version", b"agent_version", "cpu_cores", b"cpu_cores", "cpu_score", b"cpu_score", "docker_status", b"docker_status", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "hostname", b"hostname", "instance", b"instance", "kind", b"kind", "location", b"location", "max_tasks", b"max_tasks", "memory_gb", b"memory_gb", "node_id", b"node_id", "port", b"port"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -615,15 +625,18 @@ class EnrollAgentRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NODE_ID_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
+    instance: _builtins.str
     def __init__(
         self,
         *,
         node_id: _builtins.str = ...,
+        instance: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "node_id", b"node_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
