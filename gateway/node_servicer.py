@@ -41,7 +41,9 @@ class NodeManagerServicer(rpc.NodeManagerServiceServicer):
         return pb.GetNodeListResponse(success=True, message=f"{len(found)} nodes", nodes=found)
 
     async def EnrollAgent(self, request: pb.EnrollAgentRequest, context: Context) -> pb.EnrollAgentResponse:
-        return await self._gateway.run(nodes.enroll, self._gateway, current_identity(), request.node_id)
+        return await self._gateway.run(
+            nodes.enroll, self._gateway, current_identity(), request.node_id, request.instance
+        )
 
     async def SetNodeDraining(
         self, request: pb.SetNodeDrainingRequest, context: Context

@@ -10,7 +10,7 @@ from gateway.tokens import Identity
 from nodepool import addresses, pace, queues, wire
 from nodepool.errors import ConflictError, NodePoolError, StaleAttemptError, UnavailableError
 from nodepool.node import NodeKind
-from nodepool.stores import broker_users, keys, node_store, task_store
+from nodepool.stores import broker_users, instances, keys, node_store, task_store
 from nodepool.stores.liveness import Liveness
 from nodepool.trust import docker_works, node_tier
 from proto import nodepool_pb2 as pb
@@ -18,9 +18,7 @@ from proto import nodepool_pb2 as pb
 log = logging.getLogger(__name__)
 
 
-def register(
-    gateway: Gateway, identity: Identity, request: pb.RegisterWorkerNodeRequest, peer: str
-) -> None:
+def register(gateway: Gateway, identity: Identity, request: pb.RegisterWorkerNodeRequest, peer: str) -> None:
     """`peer` is gRPC's name of who called: a node without an agent is called there and nowhere else."""
     facts = wire.node_facts_from_wire(request)
     now, settings = gateway.clock(), gateway.settings
@@ -29,9 +27,15 @@ def register(
         addresses.check_registration(
             facts.hostname, facts.port, peer=peer_address, networks=settings.push_networks
         )
+    again = request.again
+    if again:
+        gateway.database.read(lambda c: node_store.find_own(c, facts.node_id, identity.user_id))
+        instances.check(gateway.redis, facts.node_id, request.instance)
     gateway.database.write(
-        lambda c: node_store.register(c, facts, identity.user_id, now, peer_address=peer_address)
+        lambda c: node_store.register(c, facts, identity.user_id, now, peer_address=peer_address, again=again)
     )
+    if not again:
+        instances.take_over(gateway.redis, facts.node_id, request.instance)
     _sync(gateway, facts.node_id)
     if facts.kind is NodeKind.PUSHED:
         gateway.registry.write_report(facts.node_id, at=now)
@@ -67,11 +71,12 @@ def listed(gateway: Gateway) -> list[pb.WorkerNodeInfo]:
     ]
 
 
-def enroll(gateway: Gateway, identity: Identity, node_id: str) -> pb.EnrollAgentResponse:
+def enroll(gateway: Gateway, identity: Identity, node_id: str, instance: str = "") -> pb.EnrollAgentResponse:
     """A broker user of its own, and everything else that the agent needs to know."""
     row = gateway.database.read(lambda c: node_store.find_own(c, node_id, identity.user_id))
     if row.kind != NodeKind.AGENT or not row.active:
         raise ConflictError(f"register {node_id!r} with kind 'agent' first")
+    instances.check(gateway.redis, node_id, instance)
     settings = gateway.settings
     url = broker_users.create(
         gateway.redis, node_id, base_url=settings.agent_redis_url or settings.effective_redis_url

@@ -10,8 +10,12 @@ from nodepool.resources import Claim, Resources
 from nodepool.trust import Tier
 
 MAX_TASKS_LIMIT = 256
+# What an agent says of its containers' engine while that is gone: it runs nothing, and gets nothing.
+ENGINE_AWAY = "stopped"
 _MAX_TEXT = 200
 _MAX_CORES = 4096
+# More than any single machine has; whoever says so draws tasks that it cannot run.
+_MAX_NODE_MEMORY_GB = 1 << 16
 
 
 class NodeKind(StrEnum):
@@ -44,6 +48,10 @@ class NodeFacts:
     def __post_init__(self) -> None:
         if not 0 <= self.cpu_cores <= _MAX_CORES:
             raise InvalidInputError(f"cpu_cores must be 0 to {_MAX_CORES}, not {self.cpu_cores}")
+        for name in ("memory_gb", "gpu_memory_gb"):
+            amount = getattr(self.total, name)
+            if amount > _MAX_NODE_MEMORY_GB:
+                raise InvalidInputError(f"{name} must be at most {_MAX_NODE_MEMORY_GB}, not {amount}")
         if not 0 <= self.port <= 65535:
             raise InvalidInputError(f"port must be 0 to 65535, not {self.port}")
         if not 0 <= self.max_tasks <= MAX_TASKS_LIMIT:

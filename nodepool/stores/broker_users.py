@@ -34,11 +34,15 @@ def rules(node_id: str, database: int) -> list[str]:
 
 
 def create(client: redis.Redis, node_id: str, *, base_url: str) -> str:
-    """Make the node's user anew with a new password; returns the URL to connect with."""
+    """Make the node's user anew with a new password; returns the URL to connect with.
+
+    Whoever was connected as this user is cut off: another start of the agent, or nobody.
+    """
     user, password = ids.broker_user(node_id), secrets.token_urlsafe(_PASSWORD_BYTES)
     parts = urlsplit(base_url)
     database = int(parts.path.strip("/") or 0)
     with translated_errors():
+        _acl(client, "DELUSER", user)
         _acl(client, "SETUSER", user, "reset", "on", f">{password}", *rules(node_id, database))
         _save(client)
     host = parts.netloc.rsplit("@", 1)[-1]

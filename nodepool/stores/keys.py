@@ -22,6 +22,7 @@ PERSISTENT_PATTERNS = (
     "node:*:facts",
     "node:*:assigned",
     "node:*:reserved",
+    "node:*:instance",
     # Celery's: queues as lists, and what its events and remote control leave behind.
     "node.*",
     "high.*",
@@ -48,6 +49,10 @@ def report(node_id: str) -> str:
 
 def assigned(node_id: str) -> str:
     return f"node:{node_id}:assigned"
+
+
+def instance(node_id: str) -> str:
+    return f"node:{node_id}:instance"
 
 
 def reserved(node_id: str) -> str:

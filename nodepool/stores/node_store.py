@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from nodepool.errors import NotFoundError, PermissionDeniedError
 from nodepool.history import HistoryRules
-from nodepool.node import NodeFacts
+from nodepool.node import ENGINE_AWAY, NodeFacts, NodeKind
 from nodepool.resources import Overcommit, Resources, capacity_of
 from nodepool.stores.attempt_records import history_of
 from nodepool.stores.registry import RegisteredNode
@@ -24,15 +24,25 @@ _WITH_OWNER = select(nodes, users.c.username.label("owner"), users.c.credit_scor
 
 
 def register(
-    connection: Connection, facts: NodeFacts, owner_id: int, now: float, *, peer_address: str = ""
+    connection: Connection,
+    facts: NodeFacts,
+    owner_id: int,
+    now: float,
+    *,
+    peer_address: str = "",
+    again: bool = False,
 ) -> None:
-    """Insert or renew. A node id belongs to whom it was first registered by."""
+    """Insert or renew. A node id belongs to whom it was first registered by.
+
+    A new start is not draining; one that only tells of itself again stays as its owner has set it.
+    """
     values = asdict(facts)
     values |= values.pop("total")
     node_id = values.pop("node_id")
-    values |= {"active": True, "registered_at": now, "draining": False, "peer_address": peer_address}
+    values |= {"active": True, "registered_at": now, "peer_address": peer_address}
+    renewal = values if again else {**values, "draining": False}
     renewed = connection.execute(
-        update(nodes).where(nodes.c.id == node_id, nodes.c.owner_id == owner_id).values(values)
+        update(nodes).where(nodes.c.id == node_id, nodes.c.owner_id == owner_id).values(renewal)
     )
     if renewed.rowcount:
         return
@@ -109,7 +119,7 @@ def registered_node(
         region=row.region,
         gpu_name=row.gpu_name,
         kind=row.kind,
-        draining=row.draining,
+        draining=row.draining or (row.kind == NodeKind.AGENT and row.docker_status == ENGINE_AWAY),
         capacity=capacity,
         quality=history.as_of(now, rules).quality,
     )

@@ -86,7 +86,8 @@ class Registry:
         with translated_errors(), self._redis.pipeline(transaction=True) as pipe:
             pipe.srem(keys.NODES, node_id)
             pipe.delete(
-                keys.facts(node_id), keys.report(node_id), keys.reserved(node_id), keys.assigned(node_id)
+                *(name(node_id) for name in (keys.facts, keys.report, keys.reserved, keys.assigned)),
+                keys.instance(node_id),
             )
             pipe.publish(keys.NODE_EVENTS_CHANNEL, node_id)
             pipe.execute()
