@@ -49,10 +49,21 @@ def reserve_and_place(
     for placement in reserved:
         if placement.task_id not in placed:
             _give_back(dispatcher, placement)
-    dispatcher.publisher.execute_all([(placement.node_id, placement.attempt_id) for placement in done])
+    _tell(dispatcher, planner, done)
     for placement in done:
         log.info("attempt %s is placed on %s", placement.attempt_id, placement.node_id)
     return len(done)
+
+
+def _tell(dispatcher: Dispatcher, planner: Planner, done: list[Placement]) -> None:
+    """An agent reads its own queue; a node without one is called by a dispatcher."""
+    pushed = {placement.node_id for placement in done if planner.fleet.is_pushed(placement.node_id)}
+    dispatcher.publisher.execute_all(
+        [(placement.node_id, placement.attempt_id) for placement in done if placement.node_id not in pushed]
+    )
+    for placement in done:
+        if placement.node_id in pushed:
+            dispatcher.publisher.push(placement.node_id, placement.attempt_id)
 
 
 def _placement(planned: Planned) -> Placement:
