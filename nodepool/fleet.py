@@ -171,6 +171,10 @@ class Fleet:
             + cpu / (cpu + _FIT_HALF)
         )
 
+    def is_pushed(self, node_id: str) -> bool:
+        row = self.row_of.get(node_id)
+        return row is not None and bool(self.pushed[row])
+
     def view(self, row: int) -> NodeView:
         """The row as a value. The GPU's name comes back in lower case."""
         names = {code: name for name, code in self._gpu_names.items()}
