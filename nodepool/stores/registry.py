@@ -25,7 +25,7 @@ from nodepool.trust import Tier
 MAX_REPORT_BYTES = 256 * 1024
 # A reservation that SQL does not know is left alone for this long: its placement may be about to commit.
 PENDING_SECONDS = 30.0
-_READ_AT_ONCE = 1000
+_AT_ONCE = 1000
 _MEBIBYTE = 1 << 20
 _MAX_BYTES = MAX_AMOUNT * _MEBIBYTE
 _CLAIM_FIELDS = tuple(field.name for field in fields(Claim))
@@ -67,20 +67,17 @@ class Registry:
         self._mark_stop = client.register_script(scripts.MARK_STOP)
 
     def put_node(self, node: RegisteredNode) -> None:
-        facts: dict[str, str | int | float] = {
-            "tier": node.tier,
-            "region": node.region,
-            "gpu_name": node.gpu_name,
-            "kind": node.kind,
-            "draining": int(node.draining),
-            "quality": node.quality,
-            **{f"capacity_{name}": getattr(node.capacity, name) for name in _CLAIM_FIELDS},
-        }
-        with translated_errors(), self._redis.pipeline(transaction=True) as pipe:
-            pipe.hset(keys.facts(node.node_id), mapping=cast(Any, facts))
-            pipe.sadd(keys.NODES, node.node_id)
-            pipe.publish(keys.NODE_EVENTS_CHANNEL, node.node_id)
-            pipe.execute()
+        self.put_nodes([node])
+
+    def put_nodes(self, nodes: Sequence[RegisteredNode]) -> None:
+        """Each whole or not at all, many in one round trip."""
+        for start in range(0, len(nodes), _AT_ONCE):
+            with translated_errors(), self._redis.pipeline(transaction=True) as pipe:
+                for node in nodes[start : start + _AT_ONCE]:
+                    pipe.hset(keys.facts(node.node_id), mapping=cast(Any, _facts(node)))
+                    pipe.sadd(keys.NODES, node.node_id)
+                    pipe.publish(keys.NODE_EVENTS_CHANNEL, node.node_id)
+                pipe.execute()
 
     def remove_node(self, node_id: str) -> None:
         with translated_errors(), self._redis.pipeline(transaction=True) as pipe:
@@ -114,8 +111,8 @@ class Registry:
 
     def views(self, node_ids: Sequence[str], late_seconds: float) -> Iterator[NodeView | None]:
         """These nodes as placement sees them, in this order; None for one that is not registered."""
-        for start in range(0, len(node_ids), _READ_AT_ONCE):
-            ids = node_ids[start : start + _READ_AT_ONCE]
+        for start in range(0, len(node_ids), _AT_ONCE):
+            ids = node_ids[start : start + _AT_ONCE]
             with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
                 for node_id in ids:
                     pipe.hgetall(keys.facts(node_id))
@@ -216,6 +213,18 @@ class Registry:
                 keys=[keys.facts(node_id), keys.reserved(node_id), keys.assigned(node_id)],
                 args=[now - PENDING_SECONDS, *entries],
             )
+
+
+def _facts(node: RegisteredNode) -> dict[str, str | int | float]:
+    return {
+        "tier": node.tier,
+        "region": node.region,
+        "gpu_name": node.gpu_name,
+        "kind": node.kind,
+        "draining": int(node.draining),
+        "quality": node.quality,
+        **{f"capacity_{name}": getattr(node.capacity, name) for name in _CLAIM_FIELDS},
+    }
 
 
 def _entry(claim: Claim, *, at: float, stop: bool) -> str:
