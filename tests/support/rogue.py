@@ -37,13 +37,19 @@ class RogueNode:
         self.node_id = f"{account.username}/{name}"
         self.report_key = ""
 
-    def join(self, memory_gb: int = 4) -> RogueNode:
-        facts = pb.RegisterWorkerNodeRequest(
-            node_id=self.node_id, hostname="rogue", cpu_cores=4, memory_gb=memory_gb, cpu_score=4000,
-            location="Asia", kind="agent", docker_status="unavailable", max_tasks=8,
-        )  # fmt: skip
+    def register(self, **fields: Any) -> None:
+        """As a small node without Docker, but for these fields."""
+        facts = {
+            "node_id": self.node_id, "hostname": "rogue", "cpu_cores": 4, "memory_gb": 4, "cpu_score": 4000,
+            "location": "Asia", "kind": "agent", "docker_status": "unavailable", "max_tasks": 8,
+        }  # fmt: skip
+        request = pb.RegisterWorkerNodeRequest(**{**facts, **fields})
         stub = self.account.stubs.nodes
-        stub.RegisterWorkerNode(facts, metadata=self.account.metadata, timeout=CALL_SECONDS)
+        stub.RegisterWorkerNode(request, metadata=self.account.metadata, timeout=CALL_SECONDS)
+
+    def join(self, **fields: Any) -> RogueNode:
+        self.register(**fields)
+        stub = self.account.stubs.nodes
         enrolled = stub.EnrollAgent(
             pb.EnrollAgentRequest(node_id=self.node_id), metadata=self.account.metadata, timeout=CALL_SECONDS
         )
@@ -64,6 +70,17 @@ class RogueNode:
         self.account.stubs.workers.ExecuteTask(request, metadata=metadata, timeout=timeout)
         self.pool.wait(lambda: self.account.detail(task_id).state == "PLACED", f"{task_id} is placed")
         return f"{task_id}:1"
+
+    def chosen(self, source: str = "print('hello')", **needs: Any) -> str:
+        """The attempt of a new task of this user that the pool chose this node for."""
+        self.report()
+        task_id = self.account.submit(script(source), **needs)
+        self.pool.wait(lambda: self.account.detail(task_id).state == "PLACED", f"{task_id} is placed")
+        assert self.account.detail(task_id).assigned_node == self.node_id
+        return f"{task_id}:1"
+
+    def info(self) -> pb.WorkerNodeInfo:
+        return next(node for node in self.account.node_list() if node.node_id == self.node_id)
 
     def claim(self, attempt_id: str, **fields: Any) -> pb.AttemptSpec:
         request = pb.ClaimAttemptRequest(**{"node_id": self.node_id, "attempt_id": attempt_id, **fields})
