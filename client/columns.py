@@ -5,12 +5,13 @@ Knows rich and nothing of what is shown.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -70,20 +71,17 @@ class FittedTable(Generic[Item]):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         shown = self._fit(options.max_width)
-        table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
-        room = options.max_width - _total([each for each in shown if not each.column.folds]) - _GAP
-        for each in shown:
-            folds = each.column.folds and not self.cut
-            table.add_column(
-                each.title,
-                justify=each.column.justify,
-                no_wrap=not folds,
-                overflow="fold" if folds else "ellipsis",
-                width=max(_LEAST_FOLDED, min(each.width, room)) if each.column.folds else each.width,
-            )
+        too_wide = _total(shown) - options.max_width
+        folding = [each for each in shown if each.column.folds]
+        if too_wide > 0 and folding and not self.cut:
+            yield _folded(shown, options.max_width)
+            return
+        for each in folding if too_wide > 0 else ():
+            each.width = max(_LEAST_FOLDED, each.width - too_wide)
+        # A table of rich's would do as well, at ten times the cost; fleets are large.
+        yield from _line([Text(each.title, "bold") for each in shown], shown, console)
         for row in zip(*(each.cells for each in shown), strict=True):
-            table.add_row(*row)
-        yield table
+            yield from _line(row, shown, console)
 
     def _fit(self, width: int) -> list[_Shown]:
         shown = {}
@@ -103,3 +101,36 @@ class FittedTable(Generic[Item]):
 
 def _total(shown: Sequence[_Shown]) -> int:
     return sum(each.width for each in shown) + _GAP * max(0, len(shown) - 1)
+
+
+def _line(cells: Sequence[Text], shown: Sequence[_Shown], console: Console) -> Iterator[Segment]:
+    gap = 0
+    for cell, each in zip(cells, shown, strict=True):
+        if cell.cell_len > each.width:
+            cell.truncate(each.width, overflow="ellipsis")
+        free = each.width - cell.cell_len
+        before = free if each.column.justify == "right" else 0
+        if cell.plain:
+            yield Segment(" " * (gap + before))
+            yield from cell.render(console)
+            gap = 0
+        gap += _GAP + (free - before if cell.plain else each.width)
+    yield Segment.line()
+
+
+def _folded(shown: Sequence[_Shown], width: int) -> Table:
+    """What does not fit goes on below, in the columns that may fold."""
+    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
+    room = width - _total([each for each in shown if not each.column.folds]) - _GAP
+    for each in shown:
+        folds = each.column.folds
+        table.add_column(
+            each.title,
+            justify=each.column.justify,
+            no_wrap=not folds,
+            overflow="fold" if folds else "ellipsis",
+            width=max(_LEAST_FOLDED, min(each.width, room)) if folds else each.width,
+        )
+    for row in zip(*(each.cells for each in shown), strict=True):
+        table.add_row(*row)
+    return table

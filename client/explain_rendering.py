@@ -13,7 +13,7 @@ from rich.text import Text
 
 from client.explanation import Explanation, Suggestion
 from client.models import TaskNeeds
-from client.rendering import count_text, duration_text
+from client.rendering import count_text
 from client.terminal import one_line
 from nodepool.task import TaskState
 
@@ -36,7 +36,7 @@ def explanation_view(told: Explanation) -> Group:
     sentence = Text.assemble((one_line(told.task_id), "bold"), " ", (words, style))
     if told.message:
         sentence.append(f": {one_line(told.message)}")
-    return Group(sentence, *_details(told, "submitted again with"))
+    return Group(sentence, *_details(told))
 
 
 def quote_view(told: Explanation) -> Group:
@@ -51,7 +51,7 @@ def quote_view(told: Explanation) -> Group:
     else:
         verdict = Text("would be accepted and wait", "bold yellow")
     message = [] if told.places_now or not told.message else [Text(one_line(told.message))]
-    return Group(verdict, *message, *_details(told, "asked for with"))
+    return Group(verdict, *message, *_details(told))
 
 
 def option_of(suggestion: Suggestion) -> str:
@@ -68,13 +68,13 @@ def option_of(suggestion: Suggestion) -> str:
     return f"{option} {_quoted(value)}"
 
 
-def _details(told: Explanation, how: str) -> Iterator[RenderableType]:
+def _details(told: Explanation) -> Iterator[RenderableType]:
     if told.failed:
         yield Text()
         yield _clauses(told)
     if told.suggestions:
         yield Text()
-        yield Text(f"It would be placed now, {how}:", "bold")
+        yield Text("What would help, as options of `hivemind submit`:", "bold")
         yield _suggestions(told.suggestions)
     facts = list(_facts(told))
     if facts:
@@ -107,17 +107,19 @@ def _suggestions(suggestions: tuple[Suggestion, ...]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True, style="cyan")
     table.add_column(overflow="fold")
-    others = []
     for each in suggestions[:_MAX_LINES]:
-        effect = f"would place it now on {count_text(each.nodes, 'node')}"
-        option = option_of(each)
-        if option:
-            table.add_row(f"  {option}", effect)
-        else:
-            others.append(f"{one_line(each.sentence)} ({effect})")
-    for line in others:
-        table.add_row("  or", line)
+        table.add_row(f"  {option_of(each) or 'or'}", _effect(each))
     return table
+
+
+def _effect(suggestion: Suggestion) -> str:
+    sentence = one_line(suggestion.sentence)
+    if not suggestion.nodes:  # not now; the sentence says when
+        return sentence
+    now = f"would place it now on {count_text(suggestion.nodes, 'node')}"
+    if suggestion.field == "location_mode":  # not at once: the sentence says after how long
+        return f"{sentence} ({count_text(suggestion.nodes, 'node')})"
+    return now if option_of(suggestion) else f"{sentence} ({now})"
 
 
 def _facts(told: Explanation) -> Iterator[tuple[str, str]]:
@@ -126,10 +128,9 @@ def _facts(told: Explanation) -> Iterator[tuple[str, str]]:
     waits = told.position or told.estimate_basis
     if waits:
         basis = f" ({one_line(told.estimate_basis)})" if told.estimate_basis else ""
-        known = told.estimated_wait_seconds is not None
         yield (
             "expected wait",
-            (f"about {duration_text(told.estimated_wait_seconds)}" if known else "unknown") + basis,
+            (_about(told.estimated_wait_seconds)) + basis,
         )
     if told.price_per_minute_cpt:
         most = f", at most {told.max_price_cpt:,} CPT" if told.max_price_cpt else ""
@@ -139,3 +140,14 @@ def _facts(told: Explanation) -> Iterator[tuple[str, str]]:
 
 def _quoted(value: str) -> str:
     return f'"{value}"' if " " in value else value
+
+
+def _about(seconds: float | None) -> str:
+    """No more exact than an estimate is."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s"
+    if seconds < 90 * 60:
+        return f"about {round(seconds / 60)} min"
+    return f"about {round(seconds / 3600)} h"

@@ -21,6 +21,8 @@ ASCII_GLYPHS = ("#", "=", ".")
 _STATUS_GLYPHS = {"ONLINE": ("●", "+"), "DRAINING": ("◐", "~"), "OFFLINE": ("○", "-")}
 _BAR_CELLS, _SHORT_BAR_CELLS = 8, 6
 _GPU_NAME_CHARACTERS = 14
+_NODE_CHARACTERS = 18
+_PERCENT_CHARACTERS = 4
 _MIB_PER_GIB = 1024
 _TIGHT_SHARE, _FULL_SHARE = 0.7, 0.9
 _FAIR_SUCCESS, _GOOD_SUCCESS = 0.7, 0.9
@@ -33,15 +35,15 @@ _NODES_COLUMNS = (
 )
 _NODES_SHRINK = (
     *("SEEN", "HOST MEM", "HOST CPU", "OWNER", "CPU", "MEMORY", "HISTORY", "GPU", "STATUS", "REGION"),
-    *("GPU", "CPU", "MEMORY", "REGION", "HISTORY", "TIER"),
+    *("GPU", "CPU", "MEMORY", "REGION", "HISTORY", "TIER", "MEMORY", "CPU", "TASKS"),
 )
 _TOP_COLUMNS = (
     *("NODE", "STATUS", "TIER", "REGION", "LOAD", "TASKS", "CPU", "MEMORY"),
     *("GPU", "HOST CPU", "HOST MEM", "HISTORY"),
 )
 _TOP_SHRINK = (
-    *("HISTORY", "CPU", "MEMORY", "HOST MEM", "HOST CPU", "GPU", "STATUS", "REGION"),
-    *("GPU", "HISTORY", "CPU", "MEMORY", "REGION", "TIER"),
+    *("HISTORY", "CPU", "MEMORY", "HOST MEM", "HOST CPU", "GPU", "STATUS", "REGION", "NODE"),
+    *("GPU", "HISTORY", "CPU", "MEMORY", "REGION", "TIER", "MEMORY", "CPU", "TASKS"),
 )
 
 
@@ -73,7 +75,7 @@ def bar(load: Load, cells: int, glyphs: Sequence[str] = GLYPHS) -> Text:
 
 
 def gib_text(mebibytes: float) -> str:
-    return f"{mebibytes / _MIB_PER_GIB:.1f}".removesuffix(".0")
+    return f"{mebibytes / _MIB_PER_GIB:,.1f}".removesuffix(".0")
 
 
 def share_text(share: float) -> Text:
@@ -89,7 +91,7 @@ class _Look:
 
     def columns(self) -> dict[str, Column[NodeInfo]]:
         columns: tuple[Column[NodeInfo], ...] = (
-            Column("NODE", (_said("NODE", lambda node: node.node_id),), folds=True),
+            Column("NODE", self._names(), folds=True),
             Column("STATUS", (Form("STATUS", _status), Form("", self._status_glyph))),
             Column("TIER", (_said("TIER", lambda node: node.trust_tier),)),
             Column("REGION", (_said("REGION", _region), _said("REGION", _short_region))),
@@ -110,6 +112,12 @@ class _Look:
         )
         return {column.name: column for column in columns}
 
+    def _names(self) -> tuple[Form[NodeInfo], ...]:
+        return (
+            _said("NODE", lambda node: node.node_id),
+            _said("NODE", lambda node: _middle_cut(one_line(node.node_id), _NODE_CHARACTERS)),
+        )
+
     def _amounts(
         self, title: str, load_of: Callable[[NodeInfo], Load], text: Callable[[int], str], unit: str = ""
     ) -> tuple[Form[NodeInfo], ...]:
@@ -121,7 +129,7 @@ class _Look:
             return Text(f"{told}, {text(load.used)} used")
 
         def share(node: NodeInfo) -> Text:
-            return share_text(load_of(node).reserved_share)
+            return _padded(share_text(load_of(node).reserved_share), _PERCENT_CHARACTERS)
 
         def bar_and_share(node: NodeInfo) -> Text:
             return Text.assemble(
@@ -217,3 +225,11 @@ def _cells(share: float, cells: int) -> int:
 
 def _padded(text: Text, width: int) -> Text:
     return Text(" " * max(0, width - len(text.plain))) + text
+
+
+def _middle_cut(text: str, characters: int) -> str:
+    """Both ends say which it is: the owner before, a number behind."""
+    if len(text) <= characters:
+        return text
+    head = characters // 2
+    return f"{text[:head]}…{text[len(text) - (characters - head - 1) :]}"

@@ -5,6 +5,7 @@ Knows rich; knows neither the connection nor click.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -155,6 +156,9 @@ def _amount(count: int) -> str:
 
 
 def stdout_console() -> Console:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that this terminal's encoding lacks is shown as well as it can be.
+        sys.stdout.reconfigure(errors="replace")
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=_PIPE_COLUMNS)
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from client.node_columns import ASCII_GLYPHS, GLYPHS, bar, gib_text, top_table
 from client.nodes import Load, NodeInfo, NodeOrder, Totals, in_order, totals_of
-from client.rendering import count_text, duration_text
+from client.rendering import duration_text
 from client.terminal import one_line
 
 _BAR_CELLS = 24
@@ -39,6 +39,7 @@ class TopScreen:
     order: NodeOrder
     now: float
     keys: str = ""  # what can be pressed
+    live: bool = False  # has the terminal to itself: no prompt needs a line
     whole: bool = False  # every node, however many
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -46,7 +47,7 @@ class TopScreen:
         glyphs = ASCII_GLYPHS if options.ascii_only else GLYPHS
         above = self._header(narrow, glyphs)
         below = [] if self.whole else [Text(), self._footer(glyphs, options.max_width)]
-        height = options.height or options.size.height
+        height = options.size.height - (not self.live)
         room = max(0, height - len(above) - len(below) - _TABLE_EXTRA_LINES)
         ordered = in_order(self.snapshot.nodes, self.order)
         shown = ordered if self.whole else ordered[: room + 1 if len(ordered) == room + 1 else room]
@@ -63,10 +64,10 @@ class TopScreen:
         totals = totals_of(self.snapshot.nodes)
         cells = _NARROW_BAR_CELLS if narrow else _BAR_CELLS
         lines = [self._title(), _counts(totals)]
-        lines.append(_total("CPU", totals.cpu, cells, glyphs, str, ""))
+        lines.append(_total("CPU", totals.cpu, cells, glyphs, _points))
         lines.append(_total("Memory", totals.memory, cells, glyphs, gib_text, " GiB"))
         if totals.gpu.capacity:
-            lines.append(_total("GPU", totals.gpu, cells, glyphs, str, ""))
+            lines.append(_total("GPU", totals.gpu, cells, glyphs, _points, measured=False))
         for line in lines:
             line.no_wrap, line.overflow = True, "ellipsis"
         return [*lines, Text()]
@@ -87,7 +88,7 @@ class TopScreen:
 
 
 def _counts(totals: Totals) -> Text:
-    line = Text.assemble((count_text(totals.nodes, "node"), "bold"), ": ")
+    line = Text.assemble((f"{totals.nodes:,} node" + ("" if totals.nodes == 1 else "s"), "bold"), ": ")
     line.append(f"{totals.online:,} online", "green" if totals.online else "")
     line.append(f", {totals.draining:,} draining", "yellow" if totals.draining else "")
     line.append(f", {totals.offline:,} offline", "red" if totals.offline else "")
@@ -97,11 +98,21 @@ def _counts(totals: Totals) -> Text:
 
 
 def _total(
-    title: str, load: Load, cells: int, glyphs: Sequence[str], text: Callable[[int], str], unit: str
+    title: str,
+    load: Load,
+    cells: int,
+    glyphs: Sequence[str],
+    text: Callable[[int], str],
+    unit: str = "",
+    *,
+    measured: bool = True,
 ) -> Text:
-    return Text.assemble(
-        (f"{title:<8}", "bold"),
-        bar(load, cells, glyphs),
-        f" {load.reserved_share:4.0%} reserved, {text(load.reserved)} of {text(load.capacity)}{unit};"
-        f" {text(load.used)}{unit} used",
+    line = Text.assemble(
+        (f"{title:<8}", "bold"), bar(load, cells, glyphs), f" {load.reserved_share:4.0%} reserved"
     )
+    line.append(f", {text(load.reserved)} of {text(load.capacity)}{unit}")
+    return line.append(f"; {text(load.used)}{unit} used" if measured else "")
+
+
+def _points(score: int) -> str:
+    return f"{score:,}"

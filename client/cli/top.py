@@ -6,7 +6,6 @@ import sys
 import time
 
 import click
-from rich.console import Console
 from rich.live import Live
 
 from client.channel import RetryPolicy
@@ -97,7 +96,7 @@ class _View:
             self.look(pool)
 
     def live(self, pool: NodePoolClient, interval: float) -> None:
-        console = Console(highlight=False)
+        console = stdout_console()
         with Keys() as keys, Live(console=console, screen=True, auto_refresh=False) as live:
             while True:
                 until = time.monotonic() + interval
@@ -105,7 +104,7 @@ class _View:
                 while (remaining := until - time.monotonic()) > 0:
                     if size != console.size:
                         size = console.size
-                        live.update(self._screen(keys=_KEYS if keys.heard else ""), refresh=True)
+                        live.update(self._screen(live=True, keys=_KEYS if keys.heard else ""), refresh=True)
                     key = keys.wait(min(remaining, _LOOK_SECONDS))
                     if key == "q":
                         return
@@ -114,13 +113,14 @@ class _View:
                         size = None
                 self.look(pool)
 
-    def _screen(self, *, keys: str = "", whole: bool = False) -> TopScreen:
+    def _screen(self, *, keys: str = "", live: bool = False, whole: bool = False) -> TopScreen:
         return TopScreen(
             gateway=self._gateway,
             snapshot=self.snapshot,
             order=self._order,
             now=time.time(),
             keys=keys,
+            live=live,
             whole=whole,
         )
 

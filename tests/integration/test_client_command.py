@@ -20,21 +20,13 @@ import pytest
 
 from proto import nodepool_pb2 as pb
 from tests.support import command
-from tests.support.command import COMMAND, RESULT, TOKEN, Shell, run, runs
+from tests.support.command import COMMAND, RESULT, TOKEN, WITH_A_TERMINAL, Shell, run, runs
 from tests.support.environment import free_port
 from tests.support.scripted_server import Scripted, in_chunks, output, state, token_of
 from tests.support.waiting import wait_until
 
 alice, environment, server = command.alice, command.environment, command.server
 stranger, task = command.stranger, command.task
-
-# A session of its own has no terminal until it takes one.
-WITH_A_TERMINAL = (
-    "import fcntl, runpy, termios\n"
-    "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
-    "runpy.run_module('client.cli', run_name='__main__')\n"
-)
-
 
 # -- accounts ---------------------------------------------------------------------------------------
 
