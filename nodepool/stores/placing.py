@@ -73,10 +73,10 @@ def place_all(connection: Connection, placements: Sequence[Placement], now: floa
     check_task_transition(TaskState.QUEUED, TaskState.PLACED)
     numbers: dict[str, tuple[int, float]] = {}
     for ids in _slices([placement.task_id for placement in placements]):
-        query = select(tasks.c.id, tasks.c.attempt_number, tasks.c.queued_at)
+        query = select(tasks.c.id, tasks.c.attempt_number, tasks.c.queued_at, tasks.c.created_at)
         # Nobody moves them before this transaction ends; SQLite has one writer anyway, and leaves this out.
         for row in connection.execute(query.where(tasks.c.id.in_(ids), _WAITS).with_for_update()):
-            numbers[row.id] = (row.attempt_number, row.queued_at)
+            numbers[row.id] = (row.attempt_number, row.queued_at or row.created_at)
     moving = [it for it in placements if numbers.get(it.task_id, (-1, 0.0))[0] == it.number - 1]
     if moving:
         connection.execute(

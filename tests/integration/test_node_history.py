@@ -14,8 +14,9 @@ from sqlalchemy import Row, select
 from nodepool.errors import StaleAttemptError
 from nodepool.history import History, HistoryRules
 from nodepool.resources import Claim, Overcommit, Resources
-from nodepool.stores import attempt_records, node_store, task_store
+from nodepool.stores import attempt_records, node_store, placing, task_store
 from nodepool.stores.database import Database
+from nodepool.stores.placing import Placement
 from nodepool.stores.tables import attempts
 from nodepool.stores.task_store import End, Ended
 from nodepool.task import Outcome, TaskState
@@ -46,7 +47,8 @@ class Story:
 
     def start_again(self, task_id: str, node_id: str = "n1", *, claim: Claim = CLAIM) -> str:
         task = self.task(task_id)
-        assert self.database.write(lambda c: task_store.place(c, task, node_id, claim, self.now))
+        placement = Placement(task_id, task.attempt_number + 1, node_id, claim)
+        assert self.database.write(lambda c: placing.place_all(c, [placement], self.now))
         attempt_id = f"{task_id}:{task.attempt_number + 1}"
         self.database.write(
             lambda c: task_store.claim_attempt(c, attempt_id, node_id, self.owner_id, self.now)
