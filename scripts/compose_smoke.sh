@@ -3,7 +3,7 @@
 # restarts the gateway, and takes all of it down again. For root on Debian or Ubuntu; no image is pulled:
 # the base image and PostgreSQL's are made from Debian's packages. Without an engine that answers it runs
 # itself under with_services.sh, which starts one. Free ports of loopback are used, and everything that was
-# begun is gone at the end, also after a failure. Some ten minutes, at the very most forty.
+# begun is gone at the end, also after a failure. Every step has a limit; all of it takes some five minutes.
 set -euo pipefail
 
 here="$(cd "$(dirname "$0")" && pwd)"
@@ -12,10 +12,19 @@ cache="${HIVEMIND_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/hivemind-nodepool}
 project="hmsmoke$$"
 raw_image="$project-debian" base_image="$project-base" pool_image="$project-pool" postgres_image="$project-postgres"
 parts=(valkey postgres gateway dispatcher agent flower)
-work="" compose=() up=""
+work="" compose=() up="" child=""
 
 say() { echo "compose_smoke: $*" >&2; }
 fail() { say "FAILED: $*"; exit 1; }
+
+bounded() { # SECONDS COMMAND…: in the background, because a trap waits for a command in the foreground
+    local status=0
+    timeout "$@" </dev/null &
+    child=$!
+    wait "$child" || status=$?
+    child=""
+    return "$status"
+}
 
 # -- what is not there is installed --------------------------------------------------------------------
 install_packages() {
@@ -37,7 +46,7 @@ debian_tarball() { # PATH: a small Debian with Python and pip, as debootstrap le
     mirror="${HIVEMIND_DEBIAN_MIRROR:-$(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Created-By: Packages' |
         awk -v release="$release" '$2 == release && !found { print $1; found = 1 }')}"
     say "making a base from Debian $release packages (once)"
-    timeout 900 debootstrap --variant=minbase --include=ca-certificates,python3,python3-pip,python3-venv \
+    bounded 900 debootstrap --variant=minbase --include=ca-certificates,python3,python3-pip,python3-venv \
         "$release" "$work/debian" ${mirror:+"$mirror"} >"$work/debootstrap.log" 2>&1 ||
         { tail -20 "$work/debootstrap.log" >&2; fail "debootstrap"; }
     rm -rf "$work"/debian/var/cache/apt/* "$work"/debian/var/lib/apt/lists/* "$work"/debian/dev/*
@@ -52,7 +61,7 @@ build() { # NAME CONTEXT DOCKERFILE [BASE_IMAGE]: with the host's network, and i
         [ -z "${!variable:-}" ] || arguments+=(--build-arg "$variable")
     done
     say "building $1"
-    DOCKER_BUILDKIT=0 timeout 900 docker build --network host --tag "$1" --file "$3" \
+    DOCKER_BUILDKIT=0 bounded 900 docker build --network host --force-rm --tag "$1" --file "$3" \
         ${4:+--build-arg "BASE_IMAGE=$4"} "${arguments[@]}" "$2" >"$work/build.log" 2>&1 ||
         { tail -30 "$work/build.log" >&2; fail "docker build of $3"; }
 }
@@ -111,20 +120,15 @@ await_health() { # SECONDS: until every part is healthy
     done
 }
 
-show() { # names, states and health, the same with every Compose
-    docker ps --all --filter "label=com.docker.compose.project=$project" \
-        --format 'table {{.Names}}\t{{.Status}}\t{{.Ports}}'
-}
-
 start() {
-    local wait=()
-    # The first Compose has no --wait.
-    if "${compose[@]}" up --help | grep -q -- --wait; then wait=(--wait); fi
+    local help wait=()
+    help="$("${compose[@]}" up --help)"
+    [[ "$help" != *--wait* ]] || wait=(--wait) # Compose 1 does not have it
     say "${compose[*]} up -d ${wait[*]}"
     up=1
-    timeout 300 "${compose[@]}" up -d "${wait[@]}" || fail "compose up"
+    bounded 300 "${compose[@]}" up -d "${wait[@]}" || fail "compose up"
     await_health 180
-    show
+    "${compose[@]}" ps --all
     local status
     status="$(docker ps --all --filter "label=com.docker.compose.project=$project" \
         --filter label=com.docker.compose.service=account --format '{{.Status}}')"
@@ -132,22 +136,20 @@ start() {
 }
 
 hivemind() { # from outside, over the published port, with the client of HEAD
-    HIVEMIND_GATEWAY="$gateway" XDG_CONFIG_HOME="$work/profile" timeout 180 \
+    HIVEMIND_GATEWAY="$gateway" HIVEMIND_PASSWORD="$password" XDG_CONFIG_HOME="$work/profile" bounded 180 \
         "$root/.venv/bin/python" -m client.cli "$@"
 }
 
 run_task() {
-    local nodes
-    secret | hivemind register smoke --password-stdin
-    nodes="$(hivemind nodes)"
-    echo "$nodes"
-    grep -q compose/node1 <<<"$nodes" || fail "the node of the agent is not there"
+    password="$(secret)"
+    hivemind register smoke
+    hivemind nodes
     hivemind submit examples/pi --task-id smoke-1 --follow --output "$work/out1"
     grep -H . "$work/out1/result.json"
 }
 
 ask_flower() {
-    "$root/.venv/bin/python" - "http://$flower" "$flower_login" <<'PYTHON'
+    timeout 120 "$root/.venv/bin/python" - "http://$flower" "$flower_login" <<'PYTHON'
 import base64, json, sys, time, urllib.error, urllib.request
 
 address, login = sys.argv[1:]
@@ -172,7 +174,7 @@ PYTHON
 }
 
 restart_gateway() {
-    "${compose[@]}" restart gateway
+    bounded 120 "${compose[@]}" restart gateway
     await_health 120
     # The same token, the same task, the same result; and the agent works for the new gateway.
     hivemind ls
@@ -183,7 +185,7 @@ restart_gateway() {
 
 stop() {
     local left
-    "${compose[@]}" down --volumes --timeout 60
+    bounded 180 "${compose[@]}" down --volumes --timeout 60
     up=""
     left="$(docker ps --all --quiet --filter "label=com.docker.compose.project=$project"
         docker volume ls --quiet --filter "label=com.docker.compose.project=$project"
@@ -196,10 +198,15 @@ clean_up() {
     local status=$?
     trap '' INT TERM HUP
     trap - EXIT
+    if [ -n "$child" ]; then
+        kill "$child" 2>/dev/null || true
+        wait "$child" || true
+    fi
     if [ -n "$up" ]; then
-        show >&2 || true
+        "${compose[@]}" ps --all >&2 || true
         "${compose[@]}" logs --no-color --tail 30 >&2 || true
-        "${compose[@]}" down --volumes --timeout 20 >&2 || true
+        "${compose[@]}" kill >/dev/null 2>&1 || true # quick, because who sent a signal may not wait long
+        "${compose[@]}" down --volumes --timeout 1 >/dev/null 2>&1 || true
     fi
     docker image rm --force "$pool_image" "$postgres_image" "$base_image" "$raw_image" >/dev/null 2>&1 || true
     [ -z "$work" ] || rm -rf --one-file-system "$work"
@@ -207,7 +214,7 @@ clean_up() {
 }
 
 main() {
-    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || fail "needs root on Debian or Ubuntu"
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then fail "needs root on Debian or Ubuntu"; fi
     if ! docker version >/dev/null 2>&1; then
         [ -z "${HIVEMIND_SMOKE_NESTED:-}" ] || fail "no Docker engine answers"
         HIVEMIND_SMOKE_NESTED=1 exec "$here/with_services.sh" "$0" "$@"
@@ -232,7 +239,7 @@ main() {
     run_task
     ask_flower
     restart_gateway
-    show
+    "${compose[@]}" ps --all
     stop
     say "all of it worked, and nothing is left ($SECONDS s)"
 }
