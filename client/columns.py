@@ -31,12 +31,15 @@ class Form(Generic[Item]):
 
 @dataclass(frozen=True, slots=True)
 class Column(Generic[Item]):
-    """`forms`, the widest first. `folds`: goes on below instead of being cut, when nothing else helps."""
+    """`forms`, the widest first.
+
+    `folds_at`: it goes on below instead of being cut; other columns give way until it has that width.
+    """
 
     name: str
     forms: tuple[Form[Item], ...]
     justify: Literal["left", "right"] = "left"
-    folds: bool = False
+    folds_at: int = 0  # 0: never
 
 
 @dataclass(slots=True)
@@ -72,7 +75,7 @@ class FittedTable(Generic[Item]):
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         shown = self._fit(options.max_width)
         too_wide = _total(shown) - options.max_width
-        folding = [each for each in shown if each.column.folds]
+        folding = [each for each in shown if each.column.folds_at]
         if too_wide > 0 and folding and not self.cut:
             yield _folded(shown, options.max_width)
             return
@@ -89,7 +92,7 @@ class FittedTable(Generic[Item]):
             shown[column.name] = _Shown(column, 0)  # type: ignore[arg-type]
             shown[column.name].take(self.items, 0)
         for name in self.shrink:
-            if _total([each for each in shown.values() if each.width]) <= width:
+            if self._least([each for each in shown.values() if each.width]) <= width:
                 break
             each = shown[name]
             if each.form + 1 < len(each.column.forms):
@@ -97,6 +100,11 @@ class FittedTable(Generic[Item]):
             else:
                 each.width = 0
         return [each for each in shown.values() if each.width]
+
+    def _least(self, shown: Sequence[_Shown]) -> int:
+        folding = [] if self.cut else [each for each in shown if each.column.folds_at]
+        spare = sum(max(0, each.width - each.column.folds_at) for each in folding)
+        return _total(shown) - spare
 
 
 def _total(shown: Sequence[_Shown]) -> int:
@@ -121,9 +129,9 @@ def _line(cells: Sequence[Text], shown: Sequence[_Shown], console: Console) -> I
 def _folded(shown: Sequence[_Shown], width: int) -> Table:
     """What does not fit goes on below, in the columns that may fold."""
     table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
-    room = width - _total([each for each in shown if not each.column.folds]) - _GAP
+    room = width - _total([each for each in shown if not each.column.folds_at]) - _GAP
     for each in shown:
-        folds = each.column.folds
+        folds = bool(each.column.folds_at)
         table.add_column(
             each.title,
             justify=each.column.justify,

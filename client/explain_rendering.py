@@ -5,6 +5,7 @@ Knows rich; knows neither the connection nor click. Whatever a pool says goes th
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 from rich.console import Group, RenderableType
@@ -139,7 +140,9 @@ def _facts(told: Explanation) -> Iterator[tuple[str, str]]:
 
 
 def _quoted(value: str) -> str:
-    return f'"{value}"' if " " in value else value
+    """Somebody's words, for a shell: what it would take apart or run is put in quotes."""
+    quoted = shlex.quote(value)
+    return f'"{value}"' if quoted == f"'{value}'" and value.replace(" ", "").isalnum() else quoted
 
 
 def _about(seconds: float | None) -> str:

@@ -22,6 +22,7 @@ _STATUS_GLYPHS = {"ONLINE": ("●", "+"), "DRAINING": ("◐", "~"), "OFFLINE": (
 _BAR_CELLS, _SHORT_BAR_CELLS = 8, 6
 _GPU_NAME_CHARACTERS = 14
 _NODE_CHARACTERS = 18
+_WHOLE = 1000  # a name is only broken when all the rest is gone
 _PERCENT_CHARACTERS = 4
 _MIB_PER_GIB = 1024
 _TIGHT_SHARE, _FULL_SHARE = 0.7, 0.9
@@ -91,7 +92,7 @@ class _Look:
 
     def columns(self) -> dict[str, Column[NodeInfo]]:
         columns: tuple[Column[NodeInfo], ...] = (
-            Column("NODE", self._names(), folds=True),
+            Column("NODE", self._names(), folds_at=_WHOLE),
             Column("STATUS", (Form("STATUS", _status), Form("", self._status_glyph))),
             Column("TIER", (_said("TIER", lambda node: node.trust_tier),)),
             Column("REGION", (_said("REGION", _region), _said("REGION", _short_region))),

@@ -28,6 +28,7 @@ from rich.text import Text
 from client.columns import Column, FittedTable, Form
 from client.models import AttemptInfo, TaskInfo
 from client.terminal import one_line
+from nodepool.task import LocationMode
 
 # Wide enough that nothing is cut when the output is not for a screen.
 _PIPE_COLUMNS = 240
@@ -104,7 +105,7 @@ def task_details(task: TaskInfo, now: float) -> Group:
         "queue": task.queue,
         "priority": str(task.priority) if task.max_minutes else "",
         "min trust": task.min_trust,
-        "location": task.location_mode,
+        "location mode": "" if task.location_mode == LocationMode.STRICT else task.location_mode,
         "longest run": count_text(task.max_minutes, "minute") if task.max_minutes else "",
         "exit code": "" if task.exit_code is None else str(task.exit_code),
         "stop": "asked for" if task.stop_requested and not task.final else "",
@@ -124,31 +125,28 @@ def task_details(task: TaskInfo, now: float) -> Group:
 def attempts_table(attempts: Sequence[AttemptInfo], now: float) -> FittedTable[AttemptInfo]:
     """The record of each attempt: where, how long it waited, began and ran, and what it took."""
     forms: dict[str, Callable[[AttemptInfo], str]] = {
-        "ATTEMPT": lambda attempt: str(attempt.number),
+        "#": lambda attempt: str(attempt.number),
         "NODE": lambda attempt: attempt.node,
         "STATE": lambda attempt: attempt.state,
         "QUEUED": lambda attempt: duration_text(attempt.queue_seconds),
-        "STARTED": lambda attempt: _after(attempt.start_seconds),
+        "START": lambda attempt: duration_text(attempt.start_seconds),
         "RAN": lambda attempt: duration_text(attempt.run_seconds(now)),
-        "CPU": lambda attempt: duration_text(attempt.cpu_seconds) if attempt.started_at else "",
-        "PEAK MEMORY": lambda attempt: _amount(attempt.peak_memory_bytes),
+        "CPU": lambda attempt: duration_text(attempt.cpu_seconds or None),
+        "PEAK": lambda attempt: _amount(attempt.peak_memory_bytes),
         "IN": lambda attempt: _amount(attempt.bytes_in),
         "OUT": lambda attempt: _amount(attempt.bytes_out),
         "EXIT": lambda attempt: "" if attempt.exit_code is None else str(attempt.exit_code),
         "REASON": lambda attempt: attempt.reason,
     }
     columns = [
-        Column(name, (Form(name, _plain(text)),), folds=name == "REASON") for name, text in forms.items()
+        Column(name, (Form(name, _plain(text)),), folds_at=16 if name == "REASON" else 0)
+        for name, text in forms.items()
     ]
-    return FittedTable(attempts, columns, ("IN", "OUT", "EXIT", "PEAK MEMORY", "STARTED"))
+    return FittedTable(attempts, columns, ("IN", "OUT", "EXIT", "START", "PEAK"))
 
 
 def _plain(text: Callable[[AttemptInfo], str]) -> Callable[[AttemptInfo], Text]:
     return lambda attempt: Text(one_line(text(attempt)))
-
-
-def _after(seconds: float | None) -> str:
-    return "" if seconds is None else f"after {duration_text(seconds)}"
 
 
 def _amount(count: int) -> str:

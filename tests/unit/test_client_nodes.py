@@ -151,7 +151,7 @@ def test_a_column_in_which_nothing_is_said_is_left_out() -> None:
 
 
 def test_the_last_resort_is_to_go_on_below_or_to_cut() -> None:
-    columns = [_column("A", "a" * 30, folds=True), _column("B", "b" * 5)]
+    columns = [_column("A", "a" * 30, folds_at=30), _column("B", "b" * 5)]
     folded = [line.rstrip() for line in shown(FittedTable([1], columns), 22)[1:]]
     assert folded == [f"{'a' * 15}  bbbbb", "a" * 15]
     assert shown(FittedTable([1], columns, cut=True), 22)[1:] == [f"{'a' * 14}…  bbbbb"]
