@@ -126,6 +126,7 @@ class Pusher:
 
     async def _push(self, attempt_id: str) -> None:
         effects = self._effects
+        await asyncio.sleep(await self._in_thread(effects.pause_seconds, attempt_id))
         row = await self._in_thread(effects.take, attempt_id)
         if row is None:
             return

@@ -68,6 +68,13 @@ class PushEffects:
     def find(self, attempt_id: str) -> Row[Any] | None:
         return self._dispatcher.database.read(lambda c: pushed_store.find(c, attempt_id))
 
+    def pause_seconds(self, attempt_id: str) -> float:
+        row = self.find(attempt_id)
+        if row is None:
+            return 0.0
+        now = self._dispatcher.clock()
+        return self._dispatcher.database.read(lambda c: pushed_store.pause_seconds(c, row, now))
+
     def take(self, attempt_id: str) -> Row[Any] | None:
         """The attempt, for the one caller who may send it; None for everybody else, and when it is over."""
         row = self.find(attempt_id)

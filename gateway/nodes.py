@@ -36,9 +36,10 @@ def register(gateway: Gateway, identity: Identity, request: pb.RegisterWorkerNod
     )
     if not again:
         instances.take_over(gateway.redis, facts.node_id, request.instance)
-    _sync(gateway, facts.node_id)
     if facts.kind is NodeKind.PUSHED:
+        # Before it is announced: whoever looks then sees it online.
         gateway.registry.write_report(facts.node_id, at=now)
+    _sync(gateway, facts.node_id)
 
 
 def _sync(gateway: Gateway, node_id: str) -> None:

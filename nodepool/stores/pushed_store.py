@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, select, update
+from sqlalchemy import Connection, Row, Select, func, select, update
 
 from nodepool.node import NodeKind
 from nodepool.stores.tables import attempts, nodes, tasks
 from nodepool.task import LIVE_ATTEMPT_STATES, AttemptState
 
 _LIVE = [state.value for state in LIVE_ATTEMPT_STATES]
+_BETWEEN_TASKS_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 8.0
 _COLUMNS: Select[Any] = (
     select(
         attempts.c.id,
@@ -59,6 +61,25 @@ def live(connection: Connection, attempt_ids: Sequence[str] | None = None) -> Se
 
 def is_live(row: Row[Any]) -> bool:
     return row.state in LIVE_ATTEMPT_STATES and row.attempt_number == row.number
+
+
+def pause_seconds(connection: Connection, row: Row[Any], now: float) -> float:
+    """How long to wait before the node is called with this attempt.
+
+    A worker says that a task has ended a moment before it is free for the next one. And one that
+    refused or lost this task before is not asked again at once: all attempts would be gone in no time.
+    """
+    others = attempts.c.node_id == row.node_id, attempts.c.id != row.id
+    last = connection.execute(select(func.max(attempts.c.finished_at)).where(*others)).scalar() or 0.0
+    before = connection.execute(
+        select(func.count(), func.max(attempts.c.finished_at)).where(
+            *others, attempts.c.task_id == row.task_id
+        )
+    ).one()
+    free_at = last + _BETWEEN_TASKS_SECONDS
+    if before[0]:
+        free_at = max(free_at, before[1] + min(_LONGEST_PAUSE_SECONDS, float(2 ** (before[0] - 1))))
+    return max(0.0, min(_LONGEST_PAUSE_SECONDS, free_at - now))
 
 
 def mark_pushed(connection: Connection, attempt_id: str, now: float) -> bool:
