@@ -21,6 +21,7 @@ from worker_agent.agent import Agent, NodeSetup
 from worker_agent.capacity import Hardware, probe_hardware
 from worker_agent.link import GatewayLink, LinkOptions
 from worker_agent.logs import set_up_logging
+from worker_agent.membership import ReplacedError
 from worker_agent.options import PASSWORD_VARIABLE, Options, RunnerChoice, parse_options
 from worker_agent.runners.base import Runner, RunRefusedError
 from worker_agent.runners.docker import DockerRunner
@@ -30,6 +31,8 @@ from worker_agent.worker_service import LocalNode, WorkerService, read_or_make_s
 log = structlog.get_logger(__name__)
 
 EXIT_REFUSED = 1
+# For whoever starts agents again: not this one, it would take the node back.
+EXIT_REPLACED = 3
 # Celery prefers these to what it is configured with, and the pool's broker user is not the agent's.
 _FOREIGN_VARIABLES = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")
 
@@ -41,6 +44,9 @@ def main() -> int:
     set_up_logging(options.log_level, options.node_id)
     try:
         return _run(options)
+    except ReplacedError as error:
+        log.error("this agent has been replaced", action="agent.ended", reason=str(error))
+        return EXIT_REPLACED
     except (NodePoolError, OSError) as error:
         log.error("the agent cannot run", action="agent.refused", reason=str(error))
         return EXIT_REFUSED

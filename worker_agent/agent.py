@@ -23,10 +23,12 @@ from nodepool.task import Outcome
 from proto import nodepool_pb2 as pb
 from worker_agent.attempt import Attempt, Terms, Workshop
 from worker_agent.celery_consumer import Consumer
+from worker_agent.engine_watch import EngineWatch
 from worker_agent.enrolment import board_of, consumer_options_of, limits_of, terms_of
 from worker_agent.heartbeat import Board, Heartbeat
 from worker_agent.journal import End, Journal, end_of_earlier_life
 from worker_agent.link import GatewayLink, LinkGivenUpError
+from worker_agent.membership import Membership, ReplacedError
 from worker_agent.package import PackageCache, remove_tree
 from worker_agent.report import build_report
 from worker_agent.runners.base import Runner, RunRefusedError
@@ -36,12 +38,14 @@ from worker_agent.state import (
     Contact,
     Delivered,
     DrainBegan,
+    EngineTold,
     Event,
     GraceOver,
     Instruction,
     Limits,
     PickedUp,
     RefuseAttempt,
+    Replaced,
     RestartConsumer,
     Settled,
     StartAttempt,
@@ -83,6 +87,8 @@ class Agent:
     ) -> None:
         self._setup = setup
         self._link = link
+        self._membership = Membership(link, setup.registration)
+        self._replaced: ReplacedError | None = None
         self._runner = runner
         self._on_online = on_online
         self._lock = threading.RLock()
@@ -114,6 +120,7 @@ class Agent:
             closing=self._closing.is_set,
         )
         self._terms: Terms | None = None
+        self._engine_watch = EngineWatch(runner.problem, self._engine_changed, self._report_period)
         self._consumer: Consumer
         self._heartbeat: Heartbeat
 
@@ -122,7 +129,7 @@ class Agent:
         """Until it was asked to stop and has handed back its work.
 
         Raises LinkRefusedError when the gateway does not want this node, RunRefusedError when what
-        earlier lives left running cannot be ended.
+        earlier lives left running cannot be ended, ReplacedError when another agent has the node now.
         """
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
         leftovers = self._end_earlier_life()
@@ -141,9 +148,12 @@ class Agent:
             self._begin(Attempt.ended(attempt_id, self._workshop, end))
         self._set_up.set()
         self._heartbeat.start()
+        self._engine_watch.start()
         threading.Thread(target=self._announce, name="announce", daemon=True).start()
         self._consumer.run()
         self._drained.wait()
+        if self._replaced is not None:
+            raise self._replaced
 
     def ask_to_stop(self) -> None:
         """Safe in a signal handler."""
@@ -151,6 +161,7 @@ class Agent:
 
     def close(self) -> None:
         self._closing.set()
+        self._engine_watch.close()
         self._link.close()
         with self._lock:
             for attempt in self._attempts.values():
@@ -197,6 +208,9 @@ class Agent:
     def _keep_pace(self, period_seconds: float) -> None:
         with self._lock:
             self._state.limits = replace(self._state.limits, report_period_seconds=period_seconds)
+
+    def _report_period(self) -> float:
+        return self._state.limits.report_period_seconds
 
     def _report(self) -> dict[str, Any]:
         with self._lock:
@@ -248,8 +262,7 @@ class Agent:
         return found
 
     def _enroll(self, give_up: Callable[[], bool]) -> pb.EnrollAgentResponse:
-        self._link.register(self._setup.registration, give_up)
-        enrolment = self._link.enroll(self._setup.node_id, give_up)
+        enrolment = self._membership.enrol(give_up)
         self._terms = terms_of(enrolment)
         with self._lock:
             self._state.limits = limits_of(enrolment, self._setup.max_tasks)
@@ -260,11 +273,30 @@ class Agent:
         """The broker has forgotten this agent or its password. Blocks while the gateway is away."""
         try:
             enrolment = self._enroll(self._closing.is_set)
+        except ReplacedError as error:
+            self._leave_to(error)
+            return None
         except NodePoolError as error:
             log.error("the gateway does not enrol this node", action="enrol.refused", reason=str(error))
             return None
         self._consumer.rebuild(consumer_options_of(enrolment, self._setup.node_id, self._setup.max_tasks))
         return board_of(enrolment)
+
+    def _engine_changed(self, problem: str) -> bool:
+        """Tells the pool, which gives the node no work meanwhile; what comes all the same is refused."""
+        if problem:
+            self.handle(EngineTold(problem))
+        try:
+            self._membership.tell_engine(works=not problem, give_up=self._closing.is_set)
+        except ReplacedError as error:
+            self._leave_to(error)
+            return True
+        except NodePoolError as error:
+            log.warning("the pool was not told of the engine", action="engine.untold", reason=str(error))
+            return False
+        if not problem:
+            self.handle(EngineTold(""))
+        return True
 
     def _announce(self) -> None:
         self._ready.wait()
@@ -280,6 +312,25 @@ class Agent:
                 self._requests.get(timeout=_TICK_SECONDS)
                 self._stop_requested()
             self.handle(Tick(monotonic_seconds()))
+
+    def _leave_to(self, error: ReplacedError) -> None:
+        """Another agent has this node. It keeps the node's registration, so nothing is signed off here."""
+        with self._lock:
+            if self._replaced is not None:
+                return
+            self._replaced = error
+        log.error("this agent ends, and its runs with it", action="agent.replaced", reason=str(error))
+        threading.Thread(target=self._end_replaced, name="replaced", daemon=True).start()
+
+    def _end_replaced(self) -> None:
+        self._set_up.wait()
+        try:
+            self.handle(Replaced())
+            self._consumer.end()
+            self._wait_idle(_FAREWELL_SECONDS, hurry=False)
+            self._heartbeat.close()
+        finally:
+            self._drained.set()
 
     def _stop_requested(self) -> None:
         if self._stop_asked.is_set():
@@ -297,12 +348,14 @@ class Agent:
         try:
             self.handle(DrainBegan())
             self._consumer.end()
-            self._say(lambda late: self._link.set_draining(self._setup.node_id, late))
+            if self._replaced is None:
+                self._say(lambda late: self._link.set_draining(self._setup.node_id, late))
             self._wait_idle(self._setup.grace_seconds, hurry=True)
             self.handle(GraceOver())
             self._wait_idle(_FAREWELL_SECONDS, hurry=False)
             self._heartbeat.close()
-            self._say(lambda late: self._link.deregister(self._setup.node_id, late))
+            if self._replaced is None:
+                self._say(lambda late: self._link.deregister(self._setup.node_id, late))
         finally:
             self._drained.set()
 

@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 _OFFERED_HASHES = 32
 # Causes for which the gateway is not asked any further; a stop by the owner still wants its result.
-_CUTTING = frozenset({StopCause.AWAY, StopCause.LEASE, StopCause.SHUTDOWN})
+_CUTTING = frozenset({StopCause.AWAY, StopCause.LEASE, StopCause.SHUTDOWN, StopCause.REPLACED})
 _SHUTTING_DOWN = "the node is shutting down"
 
 
@@ -266,6 +266,8 @@ class Attempt:
             return End(outcome=Outcome.REFUSED, reason=_SHUTTING_DOWN)
         if self._cause is StopCause.LEASE:
             return End(outcome=Outcome.LOST, reason="the node had no contact with the pool")
+        if self._cause is StopCause.REPLACED:
+            return End(outcome=Outcome.LOST, reason="another agent was started with this node's id")
         return None
 
     # -- the end -------------------------------------------------------------------------------------

@@ -106,9 +106,11 @@ class GatewayLink:
         if not answer.success:
             raise LinkRefusedError(answer.message)
 
-    def enroll(self, node_id: str, give_up: Callable[[], bool] = never) -> pb.EnrollAgentResponse:
+    def enroll(
+        self, node_id: str, give_up: Callable[[], bool] = never, *, instance: str = ""
+    ) -> pb.EnrollAgentResponse:
         answer: pb.EnrollAgentResponse = self._unary(
-            self._nodes.EnrollAgent, pb.EnrollAgentRequest(node_id=node_id), give_up
+            self._nodes.EnrollAgent, pb.EnrollAgentRequest(node_id=node_id, instance=instance), give_up
         )
         if not answer.success:
             raise LinkRefusedError(answer.message)

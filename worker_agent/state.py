@@ -28,6 +28,7 @@ class StopCause(StrEnum):
     AWAY = "away"  # the pool gave the attempt away: dropped without a word
     LEASE = "lease"  # no contact for the lease: ends as LOST
     SHUTDOWN = "shutdown"  # this node leaves: ends as REFUSED
+    REPLACED = "replaced"  # another agent has this node's id now: ends as LOST
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,18 @@ class GraceOver:
     pass
 
 
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """Another agent was started with this node's id: nothing here is this agent's business any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTold:
+    """Why nothing can be run here now; empty when it can be."""
+
+    problem: str
+
+
 Event = (
     Delivered
     | StopAsked
@@ -122,6 +135,8 @@ Event = (
     | PickedUp
     | DrainBegan
     | GraceOver
+    | Replaced
+    | EngineTold
 )
 
 
@@ -170,13 +185,14 @@ class AgentState:
     limits: Limits
     last_contact: float
     draining: bool = False
+    engine_problem: str = ""
     _held: dict[str, _Held] = field(default_factory=dict)
     _gone: OrderedDict[str, None] = field(default_factory=OrderedDict)
     _unknown_since: dict[str, float] = field(default_factory=dict)
     _last_delivery: float = float("-inf")
     _last_restart: float = float("-inf")
 
-    def handle(self, event: Event) -> list[Instruction]:  # noqa: C901  one line an event
+    def handle(self, event: Event) -> list[Instruction]:  # noqa: C901, PLR0911, PLR0912  one line an event
         match event:
             case Delivered(attempt_id, at):
                 self._last_delivery = at
@@ -203,6 +219,11 @@ class AgentState:
                 self.draining = True
             case GraceOver():
                 return self._stop_all(StopCause.SHUTDOWN)
+            case Replaced():
+                self.draining = True
+                return self._stop_all(StopCause.REPLACED)
+            case EngineTold(problem):
+                self.engine_problem = problem
         return []
 
     def held(self) -> dict[str, Phase]:
@@ -212,13 +233,20 @@ class AgentState:
         self._unknown_since.pop(attempt_id, None)
         if attempt_id in self._held or attempt_id in self._gone:
             return []
-        full = len(self._held) >= self.limits.max_held
-        if self.draining or full:
+        reason = self._why_not()
+        if reason:
             self._held[attempt_id] = _Held(at, Phase.FINISHING)
-            reason = "the node is shutting down" if self.draining else "the node has no room for more tasks"
             return [RefuseAttempt(attempt_id, reason)]
         self._held[attempt_id] = _Held(at, Phase.STARTING)
         return [StartAttempt(attempt_id)]
+
+    def _why_not(self) -> str:
+        """Why nothing is begun now; empty when it is."""
+        if self.draining:
+            return "the node is shutting down"
+        if self.engine_problem:
+            return self.engine_problem
+        return "the node has no room for more tasks" if len(self._held) >= self.limits.max_held else ""
 
     def _contact(self, at: float) -> list[Instruction]:
         # First: a frozen process may notice the contact before it notices how long there was none.
@@ -249,7 +277,7 @@ class AgentState:
 
     def _consider(self, attempt_id: str, at: float) -> list[Instruction]:
         """Listed, and never delivered. The message is probably on its way, or it is lost."""
-        if self.draining:
+        if self.draining or self.engine_problem:
             return self._begin(attempt_id, at)
         since = self._unknown_since.setdefault(attempt_id, at)
         if at - since <= UNDELIVERED_SECONDS:

@@ -109,6 +109,10 @@ class Runner(Protocol):
         """End what earlier lives of this node left behind, but for these attempt ids. Returns how many."""
         ...
 
+    def problem(self) -> str:
+        """Why it can run nothing now, in a few words, or nothing. Within a few seconds."""
+        ...
+
     def close(self) -> None: ...
 
 

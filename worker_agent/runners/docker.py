@@ -39,6 +39,7 @@ from worker_agent.sandbox import (
 # Not nobody, who may own files on this machine; in the range that systemd leaves unused.
 CONTAINER_UID = 60_799
 _CALL_SECONDS = 60
+_PULSE_SECONDS = 5
 _CONNECTIONS = 64
 _HELPERS = 8
 _CONFLICT = 409
@@ -64,7 +65,12 @@ class DockerRunner:
             cpu_quota=bool(info.get("CpuCfsQuota", True)),
             userns_remap=any("name=userns" in option for option in info.get("SecurityOptions") or ()),
         )
+        # With a patience of its own: an engine that hangs is as good as none.
+        self._pulse = docker.APIClient(
+            version=self._client.api_version, timeout=_PULSE_SECONDS, **kwargs_from_env()
+        )
         self._watcher = Watcher("docker-watcher")
+        self._unremoved: set[str] = set()
         # For what no run waits for: measuring, and removing containers that have ended.
         self._helpers = ThreadPoolExecutor(_HELPERS, "docker-helper")
 
@@ -104,9 +110,21 @@ class DockerRunner:
             raise _refusal(error, "") from error
         return ended
 
+    def problem(self) -> str:
+        """Also removes what could not be removed while the engine was away: such a task may go on there."""
+        try:
+            self._pulse.ping()
+        except ENGINE_ERRORS as error:
+            return f"the container engine does not answer: {_words(error)}"
+        for container in list(self._unremoved):
+            self._unremoved.discard(container)
+            self._remove(container)
+        return ""
+
     def close(self) -> None:
         self._watcher.close()
         self._helpers.shutdown()
+        self._pulse.close()
         self._client.close()
 
     def _create(self, options: dict[str, Any], name: str) -> str:
@@ -150,9 +168,13 @@ class DockerRunner:
         self._helpers.submit(self._remove, prepared.container)
 
     def _remove(self, container: str) -> None:
-        # What cannot be removed now is found again by reap().
-        with contextlib.suppress(*ENGINE_ERRORS):
+        try:
             self._client.remove_container(container, force=True, v=True)
+        except NotFound:
+            return
+        except ENGINE_ERRORS:
+            # Tried again with the next problem(), and found by reap() in the agent's next life.
+            self._unremoved.add(container)
 
 
 @dataclass(frozen=True, slots=True)

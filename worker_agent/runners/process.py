@@ -100,6 +100,9 @@ class ProcessRunner:
                 remove_tree(home)
         return ended
 
+    def problem(self) -> str:
+        return ""
+
     def close(self) -> None:
         self._watcher.close()
         self._spawner.shutdown()
