@@ -16,7 +16,7 @@ from client.explanation import Explanation, Suggestion
 from client.models import TaskNeeds
 from client.rendering import count_text
 from client.terminal import one_line
-from nodepool.task import TaskState
+from nodepool.task import FINAL_TASK_STATES, TaskState
 
 # A pool's list is short; what it says beyond that is not for eyes.
 _MAX_LINES = 20
@@ -35,8 +35,12 @@ _NO_WISH = frozenset({"", "0", "any", "false", "none"})
 def explanation_view(told: Explanation) -> Group:
     words, style = _STATE_WORDS[told.state] if told.state else ("", "")
     sentence = Text.assemble((one_line(told.task_id), "bold"), " ", (words, style))
-    if told.message:
-        sentence.append(f": {one_line(told.message)}")
+    message = one_line(told.message)
+    state = words.split(" ")[-1]
+    if state and message.startswith(state):  # "running on node bob/pc": once is enough
+        sentence.append(message.removeprefix(state))
+    elif message:
+        sentence.append(f": {message}")
     return Group(sentence, *_details(told))
 
 
@@ -126,13 +130,10 @@ def _effect(suggestion: Suggestion) -> str:
 def _facts(told: Explanation) -> Iterator[tuple[str, str]]:
     if told.position:
         yield "place in line", f"{told.position:,} of {max(told.position, told.waiting_tasks):,} waiting"
-    waits = told.position or told.estimate_basis
-    if waits:
+    ended = told.state in FINAL_TASK_STATES
+    if (told.position or told.estimate_basis) and not ended:
         basis = f" ({one_line(told.estimate_basis)})" if told.estimate_basis else ""
-        yield (
-            "expected wait",
-            (_about(told.estimated_wait_seconds)) + basis,
-        )
+        yield "expected wait", _about(told.estimated_wait_seconds) + basis
     if told.price_per_minute_cpt:
         most = f", at most {told.max_price_cpt:,} CPT" if told.max_price_cpt else ""
         span = f" for {count_text(told.max_minutes, 'minute')}" if told.max_minutes else ""
@@ -149,6 +150,8 @@ def _about(seconds: float | None) -> str:
     """No more exact than an estimate is."""
     if seconds is None:
         return "unknown"
+    if seconds == 0:
+        return "none"
     if seconds < 90:
         return f"about {max(1, round(seconds))} s"
     if seconds < 90 * 60:

@@ -112,7 +112,9 @@ def test_a_wait_of_which_nothing_is_known_is_not_invented(server: Scripted, alic
 
 
 def test_a_task_that_has_ended_has_no_place_in_line_and_no_wait(server: Scripted, alice: Shell) -> None:
-    ended = pb.ExplainTaskResponse(success=True, message="exit code 3", state="FAILED")
+    ended = pb.ExplainTaskResponse(
+        success=True, message="exit code 3", state="FAILED", estimate_basis="it has ended"
+    )
     server.answers("ExplainTask", ended)
     assert alice("explain", "t1").out == "t1 has failed: exit code 3\n"
 

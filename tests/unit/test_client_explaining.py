@@ -72,7 +72,8 @@ def test_a_suggestion_says_what_it_would_do(told: Suggestion, line: str) -> None
     ("seconds", "words"),
     [
         (None, "unknown"),
-        (0.0, "about 1 s"),
+        (0.0, "none"),
+        (0.2, "about 1 s"),
         (75.0, "about 75 s"),
         (250.0, "about 4 min"),
         (9000.0, "about 2 h"),
@@ -98,6 +99,20 @@ def test_a_narrow_terminal_still_has_all_of_it() -> None:
     text = " ".join(" ".join(shown(explanation_view(told), 40)).split())
     for word in ("credit", "draining", "60 minutes", "12 looked at in all"):
         assert word in text
+
+
+@pytest.mark.parametrize(
+    ("state", "message", "sentence"),
+    [
+        (TaskState.RUNNING, "running on node bob/pc", "t is running on node bob/pc"),
+        (TaskState.STOPPED, "stopped", "t was stopped"),
+        (TaskState.FAILED, "exit code 3", "t has failed: exit code 3"),
+        (TaskState.PLACED, "given to node bob/pc", "t is placed: given to node bob/pc"),
+        (TaskState.QUEUED, "", "t is queued"),
+    ],
+)
+def test_an_explanation_begins_with_one_sentence(state: TaskState, message: str, sentence: str) -> None:
+    assert shown(explanation_view(Explanation(task_id="t", message=message, state=state))) == [sentence]
 
 
 def test_a_quote_is_a_verdict_first() -> None:
