@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from dispatcher.mirror import Mirror
@@ -54,13 +55,12 @@ class Desk:
         fleet.allow_pushed = settings.push_to_nodes
         self._served: dict[int, float] = {}
         self.planner = Planner(
-            fleet, ageing, served=lambda user_id: self._served.get(user_id, 0.0), charge=self._charge
+            fleet, ageing, served=lambda user_id: self._served.get(user_id, 0.0), charge=self._serve
         )
         self._mirror = Mirror(
             dispatcher.registry, dispatcher.liveness, self.planner, settings.node_late_seconds
         )
         self._reasons = Reasons(dispatcher)
-        self._charges: dict[int, float] = {}
         self._something = threading.Condition()
         self._hints: dict[str, None] = {}
         self._changed: set[str] = set()
@@ -189,15 +189,23 @@ class Desk:
     def _place(self) -> int:
         placed = 0
         while planned := self.planner.plan(self._dispatcher.clock(), _ROUND):
-            now_placed = reserve_and_place(self._dispatcher, self.planner, self._mirror, planned)
-            charges, self._charges = self._charges, {}
+            this_round = reserve_and_place(self._dispatcher, self.planner, self._mirror, planned)
+            for it in (*this_round.refused, *this_round.moved):
+                self._serve(it.task, -1.0)
+            charges: defaultdict[int, float] = defaultdict(float)
+            for it in this_round.placed:
+                charges[it.task.owner_id] += units_of(it.task)
             self._dispatcher.usage.add(charges, self._dispatcher.clock())
-            placed += now_placed
-            if not now_placed:
+            placed += len(this_round.placed)
+            if len(this_round.refused) == len(planned):
                 break  # the picture was wrong everywhere: after the next look it is better
         return placed
 
-    def _charge(self, task: WaitingTask) -> None:
-        units = cost_per_minute(task.wish.claim) * EXPECTED_MINUTES
-        self._served[task.owner_id] = self._served.get(task.owner_id, 0.0) + units
-        self._charges[task.owner_id] = self._charges.get(task.owner_id, 0.0) + units
+    def _serve(self, task: WaitingTask, times: float = 1.0) -> None:
+        """Known here at once, so that the next decision sees it."""
+        self._served[task.owner_id] = self._served.get(task.owner_id, 0.0) + times * units_of(task)
+
+
+def units_of(task: WaitingTask) -> float:
+    """What a placement is charged; the rest follows at the task's end."""
+    return cost_per_minute(task.wish.claim) * EXPECTED_MINUTES

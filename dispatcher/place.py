@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row
@@ -21,38 +22,43 @@ log = logging.getLogger(__name__)
 _RESERVED = frozenset({"ok", "again"})
 
 
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What became of what was planned."""
+
+    placed: list[Planned]
+    refused: list[Planned]  # no room after all; in the line again
+    moved: list[Planned]  # stopped, or somebody else has placed them
+
+
 def reserve_and_place(
     dispatcher: Dispatcher, planner: Planner, mirror: Mirror, planned: list[Planned]
-) -> int:
-    """How many were placed. What Redis refuses goes back into the line, with a fresh look at its node."""
+) -> Round:
+    """What Redis refuses goes back into the line, with a fresh look at its node."""
     now = dispatcher.clock()
-    wanted = [_placement(it) for it in planned]
+    wanted = {it.task.task_id: _placement(it) for it in planned}
     try:
         answers = dispatcher.registry.reserve_all(
-            [(it.node_id, it.attempt_id, it.claim) for it in wanted], at=now
+            [(it.node_id, it.attempt_id, it.claim) for it in wanted.values()], at=now
         )
-        reserved = [it for it, answer in zip(wanted, answers, strict=True) if answer in _RESERVED]
-        placed = (
-            dispatcher.database.write(lambda c: placing.place_all(c, reserved, now)) if reserved else set()
-        )
+        fits = [answer in _RESERVED for answer in answers]
+        reserved = [placement for placement, fit in zip(wanted.values(), fits, strict=True) if fit]
+        placed = dispatcher.database.write(lambda c: placing.place_all(c, reserved, now)) if reserved else ()
     except BaseException:
         # What of it was done is not known: SQL tells when the tasks are tried again.
         for it in planned:
             planner.line.add(it.task, now)
         raise
-    refused = [it for it, answer in zip(planned, answers, strict=True) if answer not in _RESERVED]
-    if refused:
-        mirror.read({it.node_id for it in refused}, now)
-        for it in refused:
-            planner.line.add(it.task, now)
-    done = [placement for placement in reserved if placement.task_id in placed]
-    for placement in reserved:
-        if placement.task_id not in placed:
-            _give_back(dispatcher, placement)
-    _tell(dispatcher, planner, done)
-    for placement in done:
-        log.info("attempt %s is placed on %s", placement.attempt_id, placement.node_id)
-    return len(done)
+    refused = [it for it, fit in zip(planned, fits, strict=True) if not fit]
+    done = [it for it in planned if it.task.task_id in placed]
+    moved = [it for it, fit in zip(planned, fits, strict=True) if fit and it.task.task_id not in placed]
+    for it in moved:
+        _give_back(dispatcher, wanted[it.task.task_id])
+    mirror.read({it.node_id for it in (*refused, *moved)}, now)
+    for it in refused:
+        planner.line.add(it.task, now)
+    _tell(dispatcher, planner, [wanted[it.task.task_id] for it in done])
+    return Round(done, refused, moved)
 
 
 def _tell(dispatcher: Dispatcher, planner: Planner, done: list[Placement]) -> None:
@@ -62,6 +68,7 @@ def _tell(dispatcher: Dispatcher, planner: Planner, done: list[Placement]) -> No
         [(placement.node_id, placement.attempt_id) for placement in done if placement.node_id not in pushed]
     )
     for placement in done:
+        log.info("attempt %s is placed on %s", placement.attempt_id, placement.node_id)
         if placement.node_id in pushed:
             dispatcher.publisher.push(placement.node_id, placement.attempt_id)
 
