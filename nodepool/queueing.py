@@ -24,6 +24,11 @@ from nodepool.trust import RANK
 # Keys hold a tier's level as of the last look at the clock; older than this, they are made anew.
 _REFRESH_SECONDS = 10.0
 
+# Smaller comes first. A lane's: level of the tier, and what does not change with time.
+_LaneKey = tuple[int, float]
+# An owner's: level, served, what does not change, owner.
+_OwnerKey = tuple[int, int, float, int]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitingTask:
@@ -46,29 +51,50 @@ class Ageing:
     region_patience_seconds: float
 
 
-_Key = tuple[int, int, float, int]
-
-
 @dataclass(slots=True, eq=False)
 class Group:
     """Tasks with one wish, by their owners."""
 
     wish: Wish
-    by_owner: dict[int, list[tuple[float, str]]] = field(default_factory=dict)  # heaps
-    order: list[_Key] = field(default_factory=list)  # a heap of the owners' first tasks
+    lanes: dict[int, _Lane] = field(default_factory=dict)
     blocked: bool = False
 
 
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """One owner's tasks with one wish. Its place in its owner's order is the entry with this key."""
+
+    owner: _Owner
+    group: Group
+    tasks: list[tuple[float, str]] = field(default_factory=list)  # a heap
+    waiting: int = 0
+    key: _LaneKey | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Owner:
+    """One user's lanes in order: how much he was served decides between users, and not within."""
+
+    owner_id: int
+    order: list[tuple[_LaneKey, int, _Lane]] = field(default_factory=list)  # a heap
+    lanes: int = 0
+    key: _OwnerKey | None = None
+
+
 class WaitingLine:
-    """Not thread-safe. `served` tells how many default tasks' worth a user has used lately."""
+    """Not thread-safe. `served` tells how many default tasks' worth a user has used lately.
+
+    Heaps may hold entries that are out of date: those are dropped when they come up, so each costs no more
+    than once. When a user was served, only his own place changes.
+    """
 
     def __init__(self, ageing: Ageing, served: Callable[[int], float]) -> None:
         self._ageing = ageing
         self._served = served
-        self._tasks: dict[str, WaitingTask] = {}
+        self._tasks: dict[str, tuple[WaitingTask, _Lane]] = {}
         self._groups: dict[Wish, Group] = {}
-        # Groups by their first task's key. Entries may be out of date: they are looked at when they come up.
-        self._order: list[tuple[_Key, int, Group]] = []
+        self._owners: dict[int, _Owner] = {}
+        self._order: list[tuple[_OwnerKey, int, _Owner]] = []
         self._count = 0
         self._patient: list[tuple[float, str]] = []
         self._refreshed_at = float("-inf")
@@ -83,7 +109,7 @@ class WaitingLine:
         return list(self._tasks)
 
     def owners(self) -> set[int]:
-        return {owner_id for group in self._groups.values() for owner_id in group.by_owner}
+        return set(self._owners)
 
     def groups(self) -> list[Group]:
         """Those with tasks in them."""
@@ -93,12 +119,9 @@ class WaitingLine:
         return self._groups.get(wish)
 
     def tasks_of(self, group: Group) -> list[WaitingTask]:
-        return [
-            task
-            for heap in group.by_owner.values()
-            for _, task_id in heap
-            if (task := self._tasks.get(task_id)) is not None and task.wish == group.wish
-        ]
+        ids = dict.fromkeys(task_id for lane in group.lanes.values() for _, task_id in lane.tasks)
+        found = (self._tasks[task_id] for task_id in ids if task_id in self._tasks)
+        return [task for task, lane in found if lane.group is group]
 
     def add(self, task: WaitingTask, now: float) -> None:
         """Let it wait. One that is here already is replaced."""
@@ -109,18 +132,44 @@ class WaitingLine:
                 task = replace(task, wish=replace(task.wish, relaxed=True))
             else:
                 heapq.heappush(self._patient, (task.queued_at + patience, task.task_id))
-        self._tasks[task.task_id] = task
+        lane = self._lane(task)
+        lane.waiting += 1
+        self._tasks[task.task_id] = (task, lane)
+        heapq.heappush(lane.tasks, (self._static(task), task.task_id))
+        if lane.tasks[0][1] == task.task_id:
+            self._enter(lane, now)
+
+    def _lane(self, task: WaitingTask) -> _Lane:
         group = self._groups.get(task.wish)
         if group is None:
             group = self._groups[task.wish] = Group(task.wish)
-        heap = group.by_owner.setdefault(task.owner_id, [])
-        heapq.heappush(heap, (self._static(task), task.task_id))
-        if heap[0][1] == task.task_id:
-            self._enter(group, task, now)
+        lane = group.lanes.get(task.owner_id)
+        if lane is None:
+            owner = self._owners.get(task.owner_id)
+            if owner is None:
+                owner = self._owners[task.owner_id] = _Owner(task.owner_id)
+            owner.lanes += 1
+            lane = group.lanes[task.owner_id] = _Lane(owner, group)
+        return lane
 
-    def discard(self, task_id: str) -> WaitingTask | None:
+    def discard(self, task_id: str) -> None:
         """Out of the line, wherever in it. What the heaps still hold of it is passed over."""
-        return self._tasks.pop(task_id, None)
+        found = self._tasks.pop(task_id, None)
+        if found is None:
+            return
+        lane = found[1]
+        lane.waiting -= 1
+        if lane.waiting:
+            return
+        lane.key, lane.tasks = None, []
+        owner, group = lane.owner, lane.group
+        del group.lanes[owner.owner_id]
+        if not group.lanes:
+            del self._groups[group.wish]
+        owner.lanes -= 1
+        if not owner.lanes:
+            owner.key, owner.order = None, []
+            del self._owners[owner.owner_id]
 
     def head(self, now: float) -> tuple[WaitingTask, Group] | None:
         """Who is next, of the groups that are not blocked."""
@@ -128,21 +177,24 @@ class WaitingLine:
         if now - self._refreshed_at > _REFRESH_SECONDS:
             self._refresh(now)
         while self._order:
-            key, _, group = self._order[0]
-            first = None if group.blocked else self._first_of(group, now)
-            if first is not None and first[0] <= key:
-                return first[1], group
-            heapq.heappop(self._order)
-            if first is not None:
-                self._push(first[0], group)
+            key, _, owner = self._order[0]
+            if key == owner.key:
+                self._place(owner, now)
+            if key == owner.key:
+                lane = owner.order[0][2]
+                return self._first(lane), lane.group
+            if self._order[0][0] == key:
+                heapq.heappop(self._order)
         return None
 
     def take(self, task: WaitingTask, now: float) -> None:
         """The task has a node. Call after its owner was charged for it."""
+        found = self._tasks.get(task.task_id)
         self.discard(task.task_id)
-        group = self._groups.get(task.wish)
-        if group is not None and (first := self._first_of(group, now)) is not None:
-            self._push(first[0], group)
+        if found is not None and found[1].waiting:
+            self._enter(found[1], now)
+        elif (owner := self._owners.get(task.owner_id)) is not None:
+            self._place(owner, now)
 
     def block(self, group: Group) -> None:
         """No node fits the group now."""
@@ -151,8 +203,8 @@ class WaitingLine:
     def unblock(self, group: Group, now: float) -> None:
         if group.blocked:
             group.blocked = False
-            if (first := self._first_of(group, now)) is not None:
-                self._push(first[0], group)
+            for lane in group.lanes.values():
+                self._enter(lane, now)
 
     def unblock_all(self, now: float) -> None:
         for group in self.groups():
@@ -163,70 +215,80 @@ class WaitingLine:
         """Smaller comes first. Waiting counts as priority, which changes nothing of the order of two."""
         return task.created_at - task.priority * self._ageing.priority_seconds
 
-    def _key(self, task: WaitingTask, now: float) -> _Key:
+    def _level(self, task: WaitingTask, now: float) -> int:
         waited = max(0.0, now - task.created_at)
-        level = max(0, RANK[task.wish.tier] - int(waited / self._ageing.tier_seconds))
-        return (level, int(self._served(task.owner_id)), self._static(task), task.owner_id)
+        return max(0, RANK[task.wish.tier] - int(waited / self._ageing.tier_seconds))
 
-    def _enter(self, group: Group, first: WaitingTask, now: float) -> None:
-        key = self._key(first, now)
-        heapq.heappush(group.order, key)
-        if not group.blocked and group.order[0] == key:
-            self._push(key, group)
+    def _first(self, lane: _Lane) -> WaitingTask:
+        """Of a lane in which somebody waits."""
+        while True:
+            static, task_id = lane.tasks[0]
+            found = self._tasks.get(task_id)
+            if found is not None and found[1] is lane and self._static(found[0]) == static:
+                return found[0]
+            heapq.heappop(lane.tasks)
 
-    def _push(self, key: _Key, group: Group) -> None:
-        self._count += 1
-        heapq.heappush(self._order, (key, self._count, group))
+    def _enter(self, lane: _Lane, now: float) -> None:
+        """Its place among its owner's lanes, by its first task, and his among the owners."""
+        if not lane.group.blocked:
+            self._queue(lane, now)
+            self._place(lane.owner, now)
 
-    def _first_of(self, group: Group, now: float) -> tuple[_Key, WaitingTask] | None:
-        """The group's first task; None, and the group forgotten, when none is left."""
-        while group.order:
-            entry = group.order[0]
-            task = self._first_of_owner(group, entry[3])
-            if task is None:
-                heapq.heappop(group.order)
-                continue
-            key = self._key(task, now)
-            if key == entry:
-                return key, task
-            # Its owner was served since, or another task of his is first.
-            heapq.heapreplace(group.order, key)
-            if group.order[0] == key:
-                return key, task
-        if self._groups.get(group.wish) is group and not group.by_owner:
-            del self._groups[group.wish]
-        return None
+    def _queue(self, lane: _Lane, now: float) -> None:
+        first = self._first(lane)
+        key = (self._level(first, now), self._static(first))
+        if key != lane.key:
+            lane.key = key
+            self._count += 1
+            heapq.heappush(lane.owner.order, (key, self._count, lane))
 
-    def _first_of_owner(self, group: Group, owner_id: int) -> WaitingTask | None:
-        heap = group.by_owner.get(owner_id)
-        while heap:
-            static, task_id = heap[0]
-            task = self._tasks.get(task_id)
-            if task is not None and task.wish == group.wish and self._static(task) == static:
-                return task
-            heapq.heappop(heap)
-        group.by_owner.pop(owner_id, None)
+    def _place(self, owner: _Owner, now: float) -> None:
+        """His place among the owners, by the first of his lanes that are not blocked."""
+        lane = self._best(owner, now)
+        if lane is None or lane.key is None:
+            owner.key = None
+            return
+        level, static = lane.key
+        key = (level, int(self._served(owner.owner_id)), static, owner.owner_id)
+        if key != owner.key:
+            owner.key = key
+            self._count += 1
+            heapq.heappush(self._order, (key, self._count, owner))
+
+    def _best(self, owner: _Owner, now: float) -> _Lane | None:
+        order = owner.order
+        while order:
+            key, _, lane = order[0]
+            valid = key == lane.key
+            if valid and not lane.group.blocked and self._static(self._first(lane)) == key[1]:
+                return lane
+            heapq.heappop(order)
+            if valid:
+                lane.key = None
+                if not lane.group.blocked:
+                    self._queue(lane, now)  # its first task was discarded
         return None
 
     def _mature(self, now: float) -> None:
         """Those who only prefer their region, and have waited for it long enough."""
         while self._patient and self._patient[0][0] <= now:
-            task = self._tasks.get(heapq.heappop(self._patient)[1])
-            if task is not None and not task.wish.relaxed:
-                self.add(replace(task, wish=replace(task.wish, relaxed=True)), now)
+            found = self._tasks.get(heapq.heappop(self._patient)[1])
+            if found is not None and not found[0].wish.relaxed:
+                self.add(replace(found[0], wish=replace(found[0].wish, relaxed=True)), now)
 
     def _refresh(self, now: float) -> None:
         """Levels and served shares change with time: the heaps anew."""
         self._refreshed_at = now
         self._order = []
-        for group in self.groups():
-            firsts = [self._first_of_owner(group, owner_id) for owner_id in list(group.by_owner)]
-            group.order = [self._key(task, now) for task in firsts if task is not None]
-            heapq.heapify(group.order)
-            if not group.order:
-                del self._groups[group.wish]
-            elif not group.blocked:
-                self._push(group.order[0], group)
+        for owner in self._owners.values():
+            owner.order, owner.key = [], None
+        for group in self._groups.values():
+            for lane in group.lanes.values():
+                lane.key = None
+                if not group.blocked:
+                    self._queue(lane, now)
+        for owner in self._owners.values():
+            self._place(owner, now)
 
 
 def order_of(line: WaitingLine, now: float, limit: int = MAX_PRIORITY * 10_000) -> list[str]:
