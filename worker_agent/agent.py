@@ -43,9 +43,11 @@ from worker_agent.state import (
     GraceOver,
     Instruction,
     Limits,
+    Listing,
     PickedUp,
     RefuseAttempt,
     Replaced,
+    ResizeAttempt,
     RestartConsumer,
     Settled,
     StartAttempt,
@@ -202,7 +204,7 @@ class Agent:
     def _contact(self) -> None:
         self.handle(Contact(monotonic_seconds()))
 
-    def _assigned_read(self, assigned: Mapping[str, bool]) -> None:
+    def _assigned_read(self, assigned: Mapping[str, Listing]) -> None:
         self.handle(AssignedRead(assigned, monotonic_seconds()))
 
     def _keep_pace(self, period_seconds: float) -> None:
@@ -230,6 +232,9 @@ class Agent:
                     "an attempt is stopped", action="attempt.stop", attempt_id=attempt_id, cause=str(cause)
                 )
                 self._attempts[attempt_id].stop(cause)
+            case ResizeAttempt(attempt_id, allocation):
+                log.debug("an attempt is resized", action="attempt.resize", attempt_id=attempt_id)
+                self._attempts[attempt_id].resize(allocation)
             case RestartConsumer():
                 self._restart_consumer()
 

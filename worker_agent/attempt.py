@@ -21,7 +21,7 @@ from worker_agent.link import GatewayLink, LinkGivenUpError, LinkRefusedError, L
 from worker_agent.package import PackageCache
 from worker_agent.runners.base import Runner, RunRefusedError, Usage
 from worker_agent.sandbox import attempt_slug
-from worker_agent.state import Ended, Event, Settled, Stale, Started, StopAsked, StopCause
+from worker_agent.state import Allocation, Ended, Event, Settled, Stale, Started, StopAsked, StopCause
 from worker_agent.streaming import OutputStream
 
 log = structlog.get_logger(__name__)
@@ -98,6 +98,15 @@ class Attempt:
             execution = self._execution
         if execution is not None:
             execution.stop()
+
+    def resize(self, allocation: Allocation) -> None:
+        """The pool keeps this much for the run now. Returns at once; nothing while it is not running."""
+        with self._lock:
+            execution = self._execution
+        if execution is not None:
+            execution.resize(
+                memory_bytes=allocation.memory_mb << 20, cpus=self._cores_for(allocation.cpu_score)
+            )
 
     def usage(self) -> Usage:
         with self._lock:
@@ -208,18 +217,20 @@ class Attempt:
             raise RunRefusedError(f"the image {image!r} is not one that this pool allows")
         if spec.network and not terms.network_allowed:
             raise RunRefusedError("this pool does not give tasks the network")
-        cores, per_core = self._shop.cores, self._shop.score_per_core
         return Job(
             attempt_id=self.attempt_id,
             task_id=spec.task_id,
             node_id=self._shop.node_id,
             memory_bytes=memory_bytes(spec.memory_gb),
-            cpus=cores_for(spec.cpu_score, score_per_core=per_core, cores=cores),
+            cpus=self._cores_for(spec.cpu_score),
             gpu=spec.gpu_score > 0 or spec.gpu_memory_gb > 0,
             image=image,
             network=spec.network,
             max_run_seconds=spec.max_run_seconds,
         )
+
+    def _cores_for(self, cpu_score: int) -> float:
+        return cores_for(cpu_score, score_per_core=self._shop.score_per_core, cores=self._shop.cores)
 
     def _stream(self, execution: Execution) -> OutputStream:
         stream = OutputStream(

@@ -63,7 +63,7 @@ class Done:
 
 
 class Execution:
-    """`stop` and `usage` may be called from any thread at any time, `run` once."""
+    """`stop`, `resize` and `usage` may be called from any thread at any time, `run` once."""
 
     def __init__(self, runner: Runner, job: Job, limits: RunLimits, folder: Path) -> None:
         self._runner = runner
@@ -110,6 +110,12 @@ class Execution:
             run = self._run
         if run is not None:
             run.stop()
+
+    def resize(self, *, memory_bytes: int, cpus: float) -> None:
+        with self._lock:
+            run = self._run
+        if run is not None:
+            run.resize(memory_bytes=memory_bytes, cpus=cpus)
 
     def usage(self) -> Usage:
         with self._lock:

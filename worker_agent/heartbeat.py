@@ -17,6 +17,7 @@ import redis
 import structlog
 
 from nodepool.pace import read_pace
+from worker_agent.state import Allocation, Listing
 
 log = structlog.get_logger(__name__)
 
@@ -40,8 +41,8 @@ class Board:
 
 
 class Heartbeat:
-    """`collect` gives the report, `on_assigned` gets attempt id -> whether it is to be stopped, `on_pace`
-    the period from now on, whenever the pool has changed it.
+    """`collect` gives the report, `on_assigned` gets what is assigned, by attempt id, `on_pace` the period
+    from now on, whenever the pool has changed it.
 
     `on_rejected` is called when the broker does not know the agent's user any more; it may block,
     and returns the board to go on with.
@@ -51,7 +52,7 @@ class Heartbeat:
         self,
         board: Board,
         collect: Callable[[], Mapping[str, Any]],
-        on_assigned: Callable[[Mapping[str, bool]], None],
+        on_assigned: Callable[[Mapping[str, Listing]], None],
         on_rejected: Callable[[], Board | None],
         on_pace: Callable[[float], None],
     ) -> None:
@@ -104,7 +105,7 @@ class Heartbeat:
             self._follow(pace)
             self._on_assigned(assigned)
 
-    def _exchange(self) -> tuple[dict[str, bool], str | None]:
+    def _exchange(self) -> tuple[dict[str, Listing], str | None]:
         report = json.dumps(self._collect(), separators=(",", ":"))
         # One round trip, no transaction: these have nothing to do with each other.
         with self._client.pipeline(transaction=False) as pipe:
@@ -113,7 +114,7 @@ class Heartbeat:
             if self._board.pace_key:
                 pipe.get(self._board.pace_key)
             _, raw, *pace = pipe.execute()
-        return _parse_assigned(raw), pace[0] if pace else None
+        return parse_assigned(raw), pace[0] if pace else None
 
     def _follow(self, pace: str | None) -> None:
         seconds = read_pace(pace, lease_seconds=self._board.lease_seconds)
@@ -145,12 +146,19 @@ def _connect(board: Board) -> redis.Redis:
     )
 
 
-def _parse_assigned(raw: Mapping[str, str]) -> dict[str, bool]:
-    assigned = {}
-    for attempt_id, text in list(raw.items())[:_MAX_ASSIGNED]:
-        try:
-            assigned[attempt_id] = bool(json.loads(text).get("stop"))
-        except (ValueError, AttributeError):
-            # Listed all the same: not listed would end its run.
-            assigned[attempt_id] = False
-    return assigned
+def parse_assigned(raw: Mapping[str, str]) -> dict[str, Listing]:
+    return {attempt_id: _listing(text) for attempt_id, text in list(raw.items())[:_MAX_ASSIGNED]}
+
+
+def _listing(text: str) -> Listing:
+    """Whatever it says, the attempt is listed: not listed would end its run."""
+    try:
+        entry = json.loads(text)
+        stop = bool(entry.get("stop"))
+    except (ValueError, AttributeError):
+        return Listing()
+    try:
+        claim = entry["claim"]
+        return Listing(stop, Allocation(int(claim["memory_mb"]), int(claim["cpu_score"])))
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return Listing(stop)

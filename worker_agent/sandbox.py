@@ -22,6 +22,8 @@ ATTEMPT_VARIABLE = "HIVEMIND_ATTEMPT"
 MAX_OPEN_FILES = 4096
 _MIN_MEMORY_BYTES = 16 << 20
 _MIN_CPUS = 0.01
+_CPU_SHARES_PER_CORE = 1024
+_MIN_CPU_SHARES, _MAX_CPU_SHARES = 2, 1 << 18
 # Among everything on the machine a task is the first to go when memory runs out.
 _OOM_SCORE_ADJUSTMENT = 500
 # Programs reserve far more address space than they use; what they use is bounded by RLIMIT_DATA.
@@ -148,6 +150,7 @@ def _host_options(spec: RunSpec, engine: EngineFacts, bootstrap: Bootstrap | Non
         "Mounts": mounts,
         "Memory": memory,
         "MemorySwap": memory,
+        "CpuShares": _cpu_shares(spec.cpus),
         "PidsLimit": spec.pids_limit,
         "Init": True,
         "Ulimits": [
@@ -168,6 +171,20 @@ def _host_options(spec: RunSpec, engine: EngineFacts, bootstrap: Bootstrap | Non
     if spec.gpu:
         options["DeviceRequests"] = [{"Count": -1, "Capabilities": [["gpu"]]}]
     return options
+
+
+def resize_options(spec: RunSpec, *, memory_bytes: int, cpus: float) -> dict[str, Any]:
+    """For the engine's update call: soft limits only, within the hard ones of container_options."""
+    hard = max(spec.memory_bytes, _MIN_MEMORY_BYTES)
+    return {
+        "mem_reservation": min(hard, max(memory_bytes, _MIN_MEMORY_BYTES)),
+        "cpu_shares": _cpu_shares(min(cpus, spec.cpus)),
+    }
+
+
+def _cpu_shares(cpus: float) -> int:
+    """The weight among containers that want the same cores: 1024 a core, within what kernels take."""
+    return min(_MAX_CPU_SHARES, max(_MIN_CPU_SHARES, round(cpus * _CPU_SHARES_PER_CORE)))
 
 
 def _bind(source: Path, target: str) -> dict[str, Any]:

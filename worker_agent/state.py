@@ -47,10 +47,26 @@ class StopAsked:
 
 
 @dataclass(frozen=True, slots=True)
-class AssignedRead:
-    """A report was written and the assigned list read: attempt id -> whether it is to be stopped."""
+class Allocation:
+    """What the pool keeps for an attempt now, of what its task asked for."""
 
-    assigned: Mapping[str, bool]
+    memory_mb: int
+    cpu_score: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What the assigned list says of an attempt."""
+
+    stop: bool = False
+    allocation: Allocation | None = None  # None: it does not say
+
+
+@dataclass(frozen=True, slots=True)
+class AssignedRead:
+    """A report was written and the assigned list read."""
+
+    assigned: Mapping[str, Listing]
     at: float
 
 
@@ -158,11 +174,17 @@ class StopAttempt:
 
 
 @dataclass(frozen=True, slots=True)
+class ResizeAttempt:
+    attempt_id: str
+    allocation: Allocation
+
+
+@dataclass(frozen=True, slots=True)
 class RestartConsumer:
     """Nothing was delivered while work was assigned."""
 
 
-Instruction = StartAttempt | RefuseAttempt | StopAttempt | RestartConsumer
+Instruction = StartAttempt | RefuseAttempt | StopAttempt | ResizeAttempt | RestartConsumer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +200,7 @@ class _Held:
     phase: Phase
     stop: StopCause | None = None
     unlisted_since: float | None = None
+    allocation: Allocation | None = None
 
 
 @dataclass(slots=True)
@@ -259,14 +282,15 @@ class AgentState:
             return []
         return self._stop_all(StopCause.LEASE)
 
-    def _compare(self, assigned: Mapping[str, bool], at: float) -> list[Instruction]:
+    def _compare(self, assigned: Mapping[str, Listing], at: float) -> list[Instruction]:
         instructions: list[Instruction] = []
-        for attempt_id, stop in assigned.items():
+        for attempt_id, listing in assigned.items():
             held = self._held.get(attempt_id)
             if held is not None:
                 held.unlisted_since = None
-                if stop:
+                if listing.stop:
                     instructions += self._stop(attempt_id, StopCause.OWNER)
+                instructions += self._fit(attempt_id, held, listing.allocation)
             elif attempt_id not in self._gone:
                 instructions += self._consider(attempt_id, at)
         for attempt_id in self._unknown_since.keys() - assigned.keys():
@@ -274,6 +298,15 @@ class AgentState:
         for attempt_id in self._held.keys() - assigned.keys():
             instructions += self._unlisted(attempt_id, at)
         return instructions
+
+    def _fit(self, attempt_id: str, held: _Held, allocation: Allocation | None) -> list[Instruction]:
+        """A run begins with all that its task asked for; later changes are passed on."""
+        if held.allocation is None:
+            held.allocation = allocation
+        if allocation in {None, held.allocation} or held.stop is not None or held.phase is not Phase.RUNNING:
+            return []
+        held.allocation = allocation
+        return [] if allocation is None else [ResizeAttempt(attempt_id, allocation)]
 
     def _consider(self, attempt_id: str, at: float) -> list[Instruction]:
         """Listed, and never delivered. The message is probably on its way, or it is lost."""

@@ -104,6 +104,43 @@ def test_every_limit_of_the_design_is_on_the_container(
     assert str(seen["Name"]).startswith("/hivemind-tester-")
 
 
+def test_a_resize_moves_the_soft_limits_and_leaves_the_hard_ones(
+    runs: RunFactory, docker_engine: docker.DockerClient
+) -> None:
+    grows = """
+import os, time
+print('up', flush=True)
+while not os.path.exists('go'):
+    time.sleep(0.05)
+held = bytearray(100 << 20)
+print('grown', flush=True)
+"""
+    live = runs.start({"main.py": grows}, memory_bytes=256 * MIB, cpus=1.0)
+    live.await_output("up")
+
+    def limits() -> tuple[object, ...]:
+        host = inspected(docker_engine, live.spec.attempt_id)["HostConfig"]
+        assert isinstance(host, dict)
+        return tuple(
+            host[name] for name in ("MemoryReservation", "CpuShares", "Memory", "MemorySwap", "NanoCpus")
+        )
+
+    hard = (256 * MIB, 256 * MIB, 1_000_000_000)
+    assert limits() == (0, 1024, *hard)
+    live.run.resize(memory_bytes=32 * MIB, cpus=0.25)
+    wait_until(lambda: limits() == (32 * MIB, 256, *hard), "less is kept for the container")
+    # It grows into what it asked for before the pool has noticed, and is not ended for it.
+    (live.spec.work_dir / "go").touch()
+    live.await_output("grown")
+    assert live.wait().exit_code == 0
+
+
+def test_a_resize_of_a_run_that_is_over_does_nothing(runs: RunFactory) -> None:
+    end, live = runs.script("pass")
+    live.run.resize(memory_bytes=32 * MIB, cpus=0.25)
+    assert end.exit_code == 0
+
+
 def test_the_limits_hold_inside(runs: RunFactory) -> None:
     code = """
 import os, socket

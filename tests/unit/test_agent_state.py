@@ -6,18 +6,23 @@ import pytest
 
 from worker_agent.state import (
     AgentState,
+    Allocation,
     AssignedRead,
     Contact,
     Delivered,
     DrainBegan,
     Ended,
+    EngineTold,
     Event,
     GraceOver,
     Instruction,
     Limits,
+    Listing,
     Phase,
     PickedUp,
     RefuseAttempt,
+    Replaced,
+    ResizeAttempt,
     RestartConsumer,
     Settled,
     Stale,
@@ -31,14 +36,19 @@ from worker_agent.state import (
 
 LIMITS = Limits(lease_seconds=12.0, report_period_seconds=3.0, max_held=3)
 A, B, C, D = "a:1", "b:1", "c:1", "d:1"
-LISTED = {A: False}
 RUNS_A = (Delivered(A, 0.0), Started(A))
 REFUSED = "the node is shutting down"
+NO_ENGINE = "the container engine does not answer"
 FULL = "the node has no room for more tasks"
 
 
 def read(at: float, *listed: str, stop: str = "") -> AssignedRead:
-    return AssignedRead({attempt_id: attempt_id == stop for attempt_id in listed}, at)
+    return AssignedRead({attempt_id: Listing(attempt_id == stop) for attempt_id in listed}, at)
+
+
+def kept(at: float, memory_mb: int, *, stop: bool = False) -> AssignedRead:
+    """A is listed, and this is kept for it."""
+    return AssignedRead({A: Listing(stop, Allocation(memory_mb, 100))}, at)
 
 
 def last_of(events: tuple[Event, ...]) -> list[Instruction]:
@@ -51,6 +61,27 @@ def last_of(events: tuple[Event, ...]) -> list[Instruction]:
 
 
 CASES: dict[str, tuple[tuple[Event, ...], list[Instruction]]] = {
+    "what is kept at first is what the run began with": ((*RUNS_A, kept(1.0, 512)), []),
+    "the same is kept on": ((*RUNS_A, kept(1.0, 512), kept(2.0, 512)), []),
+    "less is kept": (
+        (*RUNS_A, kept(1.0, 512), kept(2.0, 64)),
+        [ResizeAttempt(A, Allocation(64, 100))],
+    ),
+    "less is kept, and told once": ((*RUNS_A, kept(1.0, 512), kept(2.0, 64), kept(3.0, 64)), []),
+    "all is kept again": (
+        (*RUNS_A, kept(1.0, 512), kept(2.0, 64), kept(3.0, 512)),
+        [ResizeAttempt(A, Allocation(512, 100))],
+    ),
+    "a list that does not say what is kept changes nothing": ((*RUNS_A, kept(1.0, 512), read(2.0, A)), []),
+    "what changed while it started is told when it runs": (
+        (Delivered(A, 0.0), kept(1.0, 512), kept(2.0, 64), Started(A), kept(3.0, 64)),
+        [ResizeAttempt(A, Allocation(64, 100))],
+    ),
+    "a run that is being stopped is not resized": (
+        (*RUNS_A, kept(1.0, 512), StopAsked(A), kept(2.0, 64)),
+        [],
+    ),
+    "a run that is over is not resized": ((*RUNS_A, kept(1.0, 512), Ended(A), kept(2.0, 64)), []),
     "a delivered attempt is started": ((Delivered(A, 0.0),), [StartAttempt(A)]),
     "a doubled message does nothing": ((Delivered(A, 0.0), Delivered(A, 1.0)), []),
     "a message for an attempt that is over does nothing": (
@@ -139,6 +170,20 @@ CASES: dict[str, tuple[tuple[Event, ...], list[Instruction]]] = {
     "when the grace is over runs are handed back": (
         (*RUNS_A, DrainBegan(), GraceOver()),
         [StopAttempt(A, StopCause.SHUTDOWN)],
+    ),
+    "one that was replaced ends its runs": ((*RUNS_A, Replaced()), [StopAttempt(A, StopCause.REPLACED)]),
+    "one that was replaced begins nothing": ((Replaced(), read(0.0, A)), [RefuseAttempt(A, REFUSED)]),
+    "without its engine a node refuses what is delivered": (
+        (EngineTold(NO_ENGINE), Delivered(A, 0.0)),
+        [RefuseAttempt(A, NO_ENGINE)],
+    ),
+    "without its engine a node refuses at once what is listed": (
+        (EngineTold(NO_ENGINE), read(0.0, A)),
+        [RefuseAttempt(A, NO_ENGINE)],
+    ),
+    "with its engine back a node takes work again": (
+        (EngineTold(NO_ENGINE), EngineTold(""), Delivered(A, 0.0)),
+        [StartAttempt(A)],
     ),
     "what is stopped already keeps its cause": ((*RUNS_A, StopAsked(A), GraceOver()), []),
 }

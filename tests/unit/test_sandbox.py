@@ -18,6 +18,7 @@ from worker_agent.sandbox import (
     container_options,
     process_command,
     process_environment,
+    resize_options,
     task_command,
 )
 
@@ -75,6 +76,7 @@ def test_a_container_gets_every_limit() -> None:
     assert options["Privileged"] is False
     assert options["Memory"] == options["MemorySwap"] == 512 * MIB
     assert options["NanoCpus"] == 1_500_000_000
+    assert options["CpuShares"] == 1536
     assert options["PidsLimit"] == 64
     assert options["Init"] is True
     assert options["Tmpfs"] == {"/tmp": f"rw,exec,nosuid,nodev,size={16 * MIB},mode=1777"}
@@ -90,6 +92,22 @@ def test_a_container_gets_every_limit() -> None:
     ]
     assert "DeviceRequests" not in options
     assert "UsernsMode" not in options
+
+
+RESIZES = {
+    "less": (128 * MIB, 0.5, 128 * MIB, 512),
+    "all of it": (512 * MIB, 1.5, 512 * MIB, 1536),
+    "never more than the limits": (4096 * MIB, 8.0, 512 * MIB, 1536),
+    "never nothing": (0, 0.0, 16 * MIB, 2),
+}
+
+
+@pytest.mark.parametrize(("memory", "cpus", "reservation", "shares"), RESIZES.values(), ids=RESIZES.keys())
+def test_a_resize_moves_soft_limits_only(memory: int, cpus: float, reservation: int, shares: int) -> None:
+    assert resize_options(SPEC, memory_bytes=memory, cpus=cpus) == {
+        "mem_reservation": reservation,
+        "cpu_shares": shares,
+    }
 
 
 def test_a_container_has_its_labels_user_and_environment() -> None:

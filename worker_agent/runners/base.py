@@ -81,6 +81,14 @@ class Run(Protocol):
 
     def usage(self) -> Usage: ...
 
+    def resize(self, *, memory_bytes: int, cpus: float) -> None:
+        """The pool keeps this much for the run now, which is never more than the limits in its RunSpec.
+
+        Those stay: a run is never ended for growing into what its task asked for. This is for who comes
+        first when the node is short. Returns at once; any thread, any times.
+        """
+        ...
+
 
 class Prepared(Protocol):
     """An attempt that needs nothing more than to be started. Either `start` or `discard` is called, once."""

@@ -26,7 +26,7 @@ from worker_agent.runners.base import (
 from worker_agent.runners.frames import Demultiplexer
 from worker_agent.runners.requirements import install_problem
 from worker_agent.runners.watch import RunLimits, Watcher
-from worker_agent.sandbox import Bootstrap
+from worker_agent.sandbox import Bootstrap, resize_options
 
 _READ_BYTES = 1 << 16
 _TICK_SECONDS = 0.5
@@ -116,6 +116,16 @@ class ContainerRun:
 
     def usage(self) -> Usage:
         return self._usage
+
+    def resize(self, *, memory_bytes: int, cpus: float) -> None:
+        options = resize_options(self._spec, memory_bytes=memory_bytes, cpus=cpus)
+        with contextlib.suppress(RuntimeError):  # the runner is being closed
+            self._in_background(lambda: self._update(options))
+
+    def _update(self, options: dict[str, Any]) -> None:
+        # A run that has ended is no error here; for the others the limits hold as they were.
+        with contextlib.suppress(*ENGINE_ERRORS):
+            self._client.update_container(self._container, **options)
 
     def _read(self) -> None:
         demultiplexer = Demultiplexer()

@@ -119,6 +119,10 @@ class ProcessRun:
     def usage(self) -> Usage:
         return self._usage
 
+    def resize(self, *, memory_bytes: int, cpus: float) -> None:
+        """Nothing: without control groups a process has no soft limit, and niceness or cores could not be
+        given back by an unprivileged agent, or would take from the run what it may still use."""
+
     def _install_problem(self, exit_code: int) -> str:
         return install_problem(self._bootstrap, network=self._spec.network, exit_code=exit_code)
 
