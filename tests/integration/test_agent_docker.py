@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import docker
 import pytest
 
@@ -39,6 +41,36 @@ def test_a_stop_ends_the_container(docker_stage: Stage, docker_engine: docker.Do
     docker_stage.gateway.hint(docker_stage.node_id, "t:1", "worker_agent.stop")
     assert docker_stage.outcome(attempt) == "STOPPED"
     docker_stage.wait(lambda: not containers(docker_engine, docker_stage), "the container is gone")
+
+
+def test_a_changed_allocation_changes_the_containers_soft_limits(
+    docker_stage: Stage, docker_engine: docker.DockerClient
+) -> None:
+    def keep(memory_mb: int) -> None:
+        entry = {"at": 0, "stop": False, "claim": {"memory_mb": memory_mb, "cpu_score": 0}}
+        docker_stage.valkey.admin.hset(f"node:{docker_stage.node_id}:assigned", "t:1", json.dumps(entry))
+
+    def limits() -> tuple[int, int]:
+        (container,) = docker_engine.containers.list(filters={"label": "hivemind.attempt=t:1"})
+        host = container.attrs["HostConfig"]
+        return host["MemoryReservation"], host["Memory"]
+
+    docker_stage.gateway.attempt("t:1", WAITING)
+    keep(512)
+    docker_stage.gateway.hint(docker_stage.node_id, "t:1")
+    attempt = docker_stage.gateway.attempts["t:1"]
+    docker_stage.wait(lambda: bool(attempt.output), "t:1 prints")
+    reported = docker_stage.gateway.report(docker_stage.node_id)["at"]
+    docker_stage.wait(
+        lambda: docker_stage.gateway.report(docker_stage.node_id)["at"] > reported, "the list was read again"
+    )
+    assert limits() == (0, 512 << 20)
+    keep(64)
+    docker_stage.wait(lambda: limits() == (64 << 20, 512 << 20), "less is kept")
+    keep(512)
+    docker_stage.wait(lambda: limits() == (512 << 20, 512 << 20), "all is kept again")
+    docker_stage.gateway.hint(docker_stage.node_id, "t:1", "worker_agent.stop")
+    assert docker_stage.outcome(attempt) == "STOPPED"
 
 
 def test_an_image_that_is_not_there_is_refused(
