@@ -11,6 +11,7 @@ from nodepool import wire
 from nodepool.history import HistoryRules
 from nodepool.node import NodeStatus, NodeView
 from nodepool.queues import partition_queue
+from nodepool.resources import Claim
 from nodepool.stores.attempt_records import history_of
 from nodepool.stores.registry import Report
 from nodepool.task import FINAL_TASK_STATES, TaskState
@@ -18,6 +19,7 @@ from nodepool.trust import docker_works, node_tier
 from proto import nodepool_pb2 as pb
 
 _MIB_PER_GIB = 1024
+_NOTHING = Claim(0, 0, 0, 0, tasks=0)
 
 
 def is_final(row: Row[Any]) -> bool:
@@ -107,7 +109,9 @@ def node_info(
     rules: HistoryRules,
 ) -> pb.WorkerNodeInfo:
     age = report.age_seconds if report else float("inf")
-    reserved = view.reserved if view else None
+    reserved = view.reserved if view else _NOTHING
+    capacity = view.capacity if view else _NOTHING
+    uses = report.uses.values() if report and age <= late_seconds else ()
     history = history_of(row).as_of(now, rules)
     return pb.WorkerNodeInfo(
         node_id=row.id,
@@ -126,12 +130,20 @@ def node_info(
         region=row.region,
         docker_status=row.docker_status,
         draining=row.draining,
-        running_tasks=reserved.tasks if reserved else 0,
+        running_tasks=reserved.tasks,
         max_tasks=row.max_tasks,
-        reserved_cpu_score=reserved.cpu_score if reserved else 0,
-        reserved_memory_gb=-(-reserved.memory_mb // _MIB_PER_GIB) if reserved else 0,
-        reserved_gpu_score=reserved.gpu_score if reserved else 0,
-        reserved_gpu_memory_gb=reserved.gpu_memory_gb if reserved else 0,
+        reserved_cpu_score=reserved.cpu_score,
+        reserved_memory_gb=-(-reserved.memory_mb // _MIB_PER_GIB),
+        reserved_gpu_score=reserved.gpu_score,
+        reserved_gpu_memory_gb=reserved.gpu_memory_gb,
+        capacity_cpu_score=capacity.cpu_score,
+        capacity_memory_mb=capacity.memory_mb,
+        capacity_gpu_score=capacity.gpu_score,
+        capacity_gpu_memory_gb=capacity.gpu_memory_gb,
+        reserved_memory_mb=reserved.memory_mb,
+        # The node's word: no more than it has.
+        used_cpu_score=min(row.cpu_score, sum(use.cpu_score for use in uses)),
+        used_memory_mb=min(row.memory_gb * _MIB_PER_GIB, sum(use.memory_mb for use in uses)),
         cpu_percent=report.cpu_percent if report else 0.0,
         memory_percent=report.memory_percent if report else 0.0,
         owner=row.owner,
