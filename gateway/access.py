@@ -23,7 +23,14 @@ class Access(StrEnum):
 _BY_SERVICE: dict[str, dict[Access, tuple[str, ...]]] = {
     "nodepool.UserService": {
         Access.PUBLIC: ("Login", "Register"),
-        Access.USER: ("Transfer", "GetBalance", "RefreshToken"),
+        Access.USER: (
+            "Transfer",
+            "GetBalance",
+            "RefreshToken",
+            "ChangePassword",
+            "GetStatement",
+            "GetCredit",
+        ),
     },
     "nodepool.NodeManagerService": {
         Access.PUBLIC: ("HealthCheck",),
@@ -60,6 +67,16 @@ _BY_SERVICE: dict[str, dict[Access, tuple[str, ...]]] = {
     },
     "nodepool.WorkerNodeService": {
         Access.USER: ("ExecuteTask", "ReportOutput", "ReportRunningStatus", "StopTaskExecution"),
+    },
+    "nodepool.AdminService": {
+        Access.ADMIN: (
+            "Mint",
+            "SetCreditScore",
+            "SetUserBlocked",
+            "ListUsers",
+            "ReversePayment",
+            "ListAdminActs",
+        ),
     },
     "grpc.health.v1.Health": {Access.PUBLIC: ("Check", "Watch", "List")},
     "grpc.reflection.v1alpha.ServerReflection": {Access.PUBLIC: ("ServerReflectionInfo",)},

@@ -157,6 +157,28 @@ class Settings(BaseSettings):
         1.0, ge=0.5, le=4, description="GPU memory reserved on a node over its total"
     )
 
+    platform_fee_percent: int = Field(
+        0, ge=0, le=50, description="share of every payment that the pool keeps, percent"
+    )
+    admin_username: str = Field(
+        "", description="name of the first admin, made at the start when it is not there"
+    )
+    admin_password: str = Field("", description="password of the first admin")
+    audit_share: float = Field(
+        0.1, ge=0, le=1, description="share of low-trust tasks that are run a second time to compare results"
+    )
+    audit_share_least: float = Field(
+        0.01, ge=0, le=1, description="what that share falls to for a node that has proven itself"
+    )
+    probe_hours: float = Field(
+        24.0, ge=0, description="how often a node is given a task with a known answer, hours; 0: never"
+    )
+    login_lock_after: int = Field(
+        5, ge=1, description="wrong passwords in a row after which an account is locked for a while"
+    )
+    login_lock_seconds: float = Field(
+        30.0, ge=0, description="first such while; each further wrong password doubles it, up to an hour"
+    )
     newcomer_credit_score: int = Field(50, ge=0, le=1000, description="credit score of a new user")
     newcomer_balance_cpt: int = Field(0, ge=0, description="CPT in the account of a new user")
     bcrypt_rounds: int = Field(12, ge=4, le=16, description="work factor of password hashes")

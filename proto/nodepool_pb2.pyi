@@ -156,19 +156,23 @@ class TransferRequest(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     RECEIVER_USERNAME_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
+    TRANSFER_ID_FIELD_NUMBER: _builtins.int
     token: _builtins.str
     receiver_username: _builtins.str
     amount: _builtins.int
+    transfer_id: _builtins.str
+    """Made by the client; the same transfer sent again with the same id moves nothing more."""
     def __init__(
         self,
         *,
         token: _builtins.str = ...,
         receiver_username: _builtins.str = ...,
         amount: _builtins.int = ...,
+        transfer_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "receiver_username", b"receiver_username", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "receiver_username", b"receiver_username", "token", b"token", "transfer_id", b"transfer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -180,17 +184,25 @@ class TransferResponse(_message.Message):
 
     SUCCESS_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    BALANCE_FIELD_NUMBER: _builtins.int
+    REPEATED_TRANSFER_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
     message: _builtins.str
+    balance: _builtins.int
+    """of the sender, afterwards"""
+    repeated_transfer: _builtins.bool
+    """this very transfer was made before"""
     def __init__(
         self,
         *,
         success: _builtins.bool = ...,
         message: _builtins.str = ...,
+        balance: _builtins.int = ...,
+        repeated_transfer: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "success", b"success"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "message", b"message", "repeated_transfer", b"repeated_transfer", "success", b"success"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -225,23 +237,327 @@ class GetBalanceResponse(_message.Message):
     SUCCESS_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     BALANCE_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    CREDIT_SCORE_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
     message: _builtins.str
     balance: _builtins.int
+    held: _builtins.int
+    """of which tasks hold so much more: it is not in balance"""
+    credit_score: _builtins.int
     def __init__(
         self,
         *,
         success: _builtins.bool = ...,
         message: _builtins.str = ...,
         balance: _builtins.int = ...,
+        held: _builtins.int = ...,
+        credit_score: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "message", b"message", "success", b"success"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "credit_score", b"credit_score", "held", b"held", "message", b"message", "success", b"success"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetBalanceResponse: _TypeAlias = GetBalanceResponse  # noqa: Y015
+
+@_typing.final
+class ChangePasswordRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    OLD_PASSWORD_FIELD_NUMBER: _builtins.int
+    NEW_PASSWORD_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    old_password: _builtins.str
+    new_password: _builtins.str
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        old_password: _builtins.str = ...,
+        new_password: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["new_password", b"new_password", "old_password", b"old_password", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangePasswordRequest: _TypeAlias = ChangePasswordRequest  # noqa: Y015
+
+@_typing.final
+class ChangePasswordResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    success: _builtins.bool
+    message: _builtins.str
+    token: _builtins.str
+    expires_at: _builtins.int
+    def __init__(
+        self,
+        *,
+        success: _builtins.bool = ...,
+        message: _builtins.str = ...,
+        token: _builtins.str = ...,
+        expires_at: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "message", b"message", "success", b"success", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangePasswordResponse: _TypeAlias = ChangePasswordResponse  # noqa: Y015
+
+@_typing.final
+class GetStatementRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    BEFORE_SEQ_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    task_id: _builtins.str
+    """only what belongs to this task"""
+    page_size: _builtins.int
+    """0: 50; at most 500"""
+    before_seq: _builtins.int
+    """next_before_seq of the page before; 0: the newest"""
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        task_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        before_seq: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_seq", b"before_seq", "page_size", b"page_size", "task_id", b"task_id", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatementRequest: _TypeAlias = GetStatementRequest  # noqa: Y015
+
+@_typing.final
+class GetStatementResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    NEXT_BEFORE_SEQ_FIELD_NUMBER: _builtins.int
+    BALANCE_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    success: _builtins.bool
+    message: _builtins.str
+    next_before_seq: _builtins.int
+    """0: there are no older ones"""
+    balance: _builtins.int
+    held: _builtins.int
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___StatementLine]: ...
+    def __init__(
+        self,
+        *,
+        success: _builtins.bool = ...,
+        message: _builtins.str = ...,
+        lines: _abc.Iterable[Global___StatementLine] | None = ...,
+        next_before_seq: _builtins.int = ...,
+        balance: _builtins.int = ...,
+        held: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "held", b"held", "lines", b"lines", "message", b"message", "next_before_seq", b"next_before_seq", "success", b"success"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatementResponse: _TypeAlias = GetStatementResponse  # noqa: Y015
+
+@_typing.final
+class StatementLine(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQ_FIELD_NUMBER: _builtins.int
+    ENTRY_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    BALANCE_AFTER_FIELD_NUMBER: _builtins.int
+    COUNTERPARTY_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    MEMO_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    seq: _builtins.int
+    entry_id: _builtins.str
+    kind: _builtins.str
+    """grant, transfer, hold, payment, fee, release, reversal"""
+    amount: _builtins.int
+    """positive: came in; negative: went out"""
+    balance_after: _builtins.int
+    counterparty: _builtins.str
+    """a user's name, or escrow, mint, fee"""
+    task_id: _builtins.str
+    memo: _builtins.str
+    at: _builtins.float
+    def __init__(
+        self,
+        *,
+        seq: _builtins.int = ...,
+        entry_id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        amount: _builtins.int = ...,
+        balance_after: _builtins.int = ...,
+        counterparty: _builtins.str = ...,
+        task_id: _builtins.str = ...,
+        memo: _builtins.str = ...,
+        at: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "at", b"at", "balance_after", b"balance_after", "counterparty", b"counterparty", "entry_id", b"entry_id", "kind", b"kind", "memo", b"memo", "seq", b"seq", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StatementLine: _TypeAlias = StatementLine  # noqa: Y015
+
+@_typing.final
+class GetCreditRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    BEFORE_SEQ_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    page_size: _builtins.int
+    """0: 50; at most 500"""
+    before_seq: _builtins.int
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        before_seq: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_seq", b"before_seq", "page_size", b"page_size", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCreditRequest: _TypeAlias = GetCreditRequest  # noqa: Y015
+
+@_typing.final
+class GetCreditResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    NEXT_BEFORE_SEQ_FIELD_NUMBER: _builtins.int
+    START_SCORE_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    success: _builtins.bool
+    message: _builtins.str
+    score: _builtins.int
+    tier: _builtins.str
+    """the highest tier of node that it opens"""
+    next_before_seq: _builtins.int
+    start_score: _builtins.int
+    """what it drifts to"""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___CreditChange]: ...
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccessLimit]: ...
+    def __init__(
+        self,
+        *,
+        success: _builtins.bool = ...,
+        message: _builtins.str = ...,
+        score: _builtins.int = ...,
+        tier: _builtins.str = ...,
+        changes: _abc.Iterable[Global___CreditChange] | None = ...,
+        next_before_seq: _builtins.int = ...,
+        start_score: _builtins.int = ...,
+        limits: _abc.Iterable[Global___AccessLimit] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "limits", b"limits", "message", b"message", "next_before_seq", b"next_before_seq", "score", b"score", "start_score", b"start_score", "success", b"success", "tier", b"tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCreditResponse: _TypeAlias = GetCreditResponse  # noqa: Y015
+
+@_typing.final
+class CreditChange(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQ_FIELD_NUMBER: _builtins.int
+    DELTA_FIELD_NUMBER: _builtins.int
+    SCORE_AFTER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    seq: _builtins.int
+    delta: _builtins.int
+    score_after: _builtins.int
+    reason: _builtins.str
+    task_id: _builtins.str
+    node_id: _builtins.str
+    at: _builtins.float
+    def __init__(
+        self,
+        *,
+        seq: _builtins.int = ...,
+        delta: _builtins.int = ...,
+        score_after: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        task_id: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        at: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "delta", b"delta", "node_id", b"node_id", "reason", b"reason", "score_after", b"score_after", "seq", b"seq", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreditChange: _TypeAlias = CreditChange  # noqa: Y015
+
+@_typing.final
+class AccessLimit(_message.Message):
+    """What this score allows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MOST_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    most: _builtins.int
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        most: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["most", b"most", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AccessLimit: _TypeAlias = AccessLimit  # noqa: Y015
 
 @_typing.final
 class RefreshTokenRequest(_message.Message):
@@ -1061,6 +1377,8 @@ class UploadTaskRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     MIN_TRUST_FIELD_NUMBER: _builtins.int
     LOCATION_MODE_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    COMPARE_OUTPUTS_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     task_zip: _builtins.bytes
     memory_gb: _builtins.int
@@ -1083,6 +1401,12 @@ class UploadTaskRequest(_message.Message):
     """high, normal or low: no node below that; empty: any that the owner's credit opens"""
     location_mode: _builtins.str
     """strict (or empty): only there; prefer: after a while the nearest region instead"""
+    replicas: _builtins.int
+    """Run on nodes of so many different owners, and take what most agree on: 1-5; 0 is 1."""
+    @_builtins.property
+    def compare_outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Which files of the result are compared (paths or patterns); none: the whole result without its times."""
+
     def __init__(
         self,
         *,
@@ -1101,10 +1425,12 @@ class UploadTaskRequest(_message.Message):
         priority: _builtins.int | None = ...,
         min_trust: _builtins.str = ...,
         location_mode: _builtins.str = ...,
+        replicas: _builtins.int = ...,
+        compare_outputs: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "priority", b"priority"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "cpu_score", b"cpu_score", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "image", b"image", "location", b"location", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "memory_gb", b"memory_gb", "min_trust", b"min_trust", "network", b"network", "priority", b"priority", "task_id", b"task_id", "task_zip", b"task_zip", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "compare_outputs", b"compare_outputs", "cpu_score", b"cpu_score", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "image", b"image", "location", b"location", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "memory_gb", b"memory_gb", "min_trust", b"min_trust", "network", b"network", "priority", b"priority", "replicas", b"replicas", "task_id", b"task_id", "task_zip", b"task_zip", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
@@ -1243,6 +1569,12 @@ class TaskDetail(_message.Message):
     LOCATION_MODE_FIELD_NUMBER: _builtins.int
     MAX_MINUTES_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
+    PRICE_PER_MINUTE_CPT_FIELD_NUMBER: _builtins.int
+    HELD_CPT_FIELD_NUMBER: _builtins.int
+    PAID_CPT_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    VERIFICATION_FIELD_NUMBER: _builtins.int
+    REPLICA_RECORDS_FIELD_NUMBER: _builtins.int
     state: _builtins.str
     """QUEUED, PLACED, RUNNING, SUCCEEDED, FAILED, STOPPED"""
     reason: _builtins.str
@@ -1268,9 +1600,21 @@ class TaskDetail(_message.Message):
     min_trust: _builtins.str
     location_mode: _builtins.str
     max_minutes: _builtins.int
+    price_per_minute_cpt: _builtins.int
+    held_cpt: _builtins.int
+    """while it has not ended"""
+    paid_cpt: _builtins.int
+    """when it has"""
+    replicas: _builtins.int
+    verification: _builtins.str
+    """empty: none was asked for; pending, agreed, audited, disputed"""
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptRecord]:
         """Newest last; only in PollTaskStatus."""
+
+    @_builtins.property
+    def replica_records(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaRecord]:
+        """only in PollTaskStatus"""
 
     def __init__(
         self,
@@ -1295,14 +1639,55 @@ class TaskDetail(_message.Message):
         location_mode: _builtins.str = ...,
         max_minutes: _builtins.int = ...,
         attempts: _abc.Iterable[Global___AttemptRecord] | None = ...,
+        price_per_minute_cpt: _builtins.int = ...,
+        held_cpt: _builtins.int = ...,
+        paid_cpt: _builtins.int = ...,
+        replicas: _builtins.int = ...,
+        verification: _builtins.str = ...,
+        replica_records: _abc.Iterable[Global___ReplicaRecord] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned_node", b"assigned_node", "attempt_number", b"attempt_number", "attempts", b"attempts", "created_at", b"created_at", "exit_code", b"exit_code", "finished_at", b"finished_at", "has_exit_code", b"has_exit_code", "has_result", b"has_result", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "min_trust", b"min_trust", "owner", b"owner", "priority", b"priority", "queue", b"queue", "reason", b"reason", "result_bytes", b"result_bytes", "started_at", b"started_at", "state", b"state", "stop_requested", b"stop_requested", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned_node", b"assigned_node", "attempt_number", b"attempt_number", "attempts", b"attempts", "created_at", b"created_at", "exit_code", b"exit_code", "finished_at", b"finished_at", "has_exit_code", b"has_exit_code", "has_result", b"has_result", "held_cpt", b"held_cpt", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "min_trust", b"min_trust", "owner", b"owner", "paid_cpt", b"paid_cpt", "price_per_minute_cpt", b"price_per_minute_cpt", "priority", b"priority", "queue", b"queue", "reason", b"reason", "replica_records", b"replica_records", "replicas", b"replicas", "result_bytes", b"result_bytes", "started_at", b"started_at", "state", b"state", "stop_requested", b"stop_requested", "updated_at", b"updated_at", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TaskDetail: _TypeAlias = TaskDetail  # noqa: Y015
+
+@_typing.final
+class ReplicaRecord(_message.Message):
+    """One of several runs whose results are compared."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    node_id: _builtins.str
+    state: _builtins.str
+    digest: _builtins.str
+    """SHA-256 of what is compared"""
+    verdict: _builtins.str
+    """empty while open; agreed, differs, none"""
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        node_id: _builtins.str = ...,
+        state: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        verdict: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "node_id", b"node_id", "number", b"number", "state", b"state", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplicaRecord: _TypeAlias = ReplicaRecord  # noqa: Y015
 
 @_typing.final
 class AttemptRecord(_message.Message):
@@ -2175,3 +2560,297 @@ class StopTaskExecutionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StopTaskExecutionResponse: _TypeAlias = StopTaskExecutionResponse  # noqa: Y015
+
+@_typing.final
+class AdminResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    success: _builtins.bool
+    message: _builtins.str
+    def __init__(
+        self,
+        *,
+        success: _builtins.bool = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "success", b"success"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdminResponse: _TypeAlias = AdminResponse  # noqa: Y015
+
+@_typing.final
+class MintRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USERNAME_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    MINT_ID_FIELD_NUMBER: _builtins.int
+    MEMO_FIELD_NUMBER: _builtins.int
+    username: _builtins.str
+    amount: _builtins.int
+    mint_id: _builtins.str
+    memo: _builtins.str
+    def __init__(
+        self,
+        *,
+        username: _builtins.str = ...,
+        amount: _builtins.int = ...,
+        mint_id: _builtins.str = ...,
+        memo: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "memo", b"memo", "mint_id", b"mint_id", "username", b"username"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MintRequest: _TypeAlias = MintRequest  # noqa: Y015
+
+@_typing.final
+class SetCreditScoreRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USERNAME_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    username: _builtins.str
+    score: _builtins.int
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        username: _builtins.str = ...,
+        score: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "score", b"score", "username", b"username"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetCreditScoreRequest: _TypeAlias = SetCreditScoreRequest  # noqa: Y015
+
+@_typing.final
+class SetUserBlockedRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USERNAME_FIELD_NUMBER: _builtins.int
+    BLOCKED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    username: _builtins.str
+    blocked: _builtins.bool
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        username: _builtins.str = ...,
+        blocked: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked", b"blocked", "reason", b"reason", "username", b"username"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetUserBlockedRequest: _TypeAlias = SetUserBlockedRequest  # noqa: Y015
+
+@_typing.final
+class ListUsersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    AFTER_USERNAME_FIELD_NUMBER: _builtins.int
+    NAME_CONTAINS_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """0: 100; at most 1000"""
+    after_username: _builtins.str
+    name_contains: _builtins.str
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        after_username: _builtins.str = ...,
+        name_contains: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_username", b"after_username", "name_contains", b"name_contains", "page_size", b"page_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUsersRequest: _TypeAlias = ListUsersRequest  # noqa: Y015
+
+@_typing.final
+class ListUsersResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USERS_FIELD_NUMBER: _builtins.int
+    NEXT_AFTER_USERNAME_FIELD_NUMBER: _builtins.int
+    next_after_username: _builtins.str
+    @_builtins.property
+    def users(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserRecord]: ...
+    def __init__(
+        self,
+        *,
+        users: _abc.Iterable[Global___UserRecord] | None = ...,
+        next_after_username: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_after_username", b"next_after_username", "users", b"users"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUsersResponse: _TypeAlias = ListUsersResponse  # noqa: Y015
+
+@_typing.final
+class UserRecord(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USERNAME_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    CREDIT_SCORE_FIELD_NUMBER: _builtins.int
+    BALANCE_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    BLOCKED_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    UNFINISHED_TASKS_FIELD_NUMBER: _builtins.int
+    username: _builtins.str
+    role: _builtins.str
+    credit_score: _builtins.int
+    balance: _builtins.int
+    held: _builtins.int
+    blocked: _builtins.bool
+    created_at: _builtins.float
+    nodes: _builtins.int
+    unfinished_tasks: _builtins.int
+    def __init__(
+        self,
+        *,
+        username: _builtins.str = ...,
+        role: _builtins.str = ...,
+        credit_score: _builtins.int = ...,
+        balance: _builtins.int = ...,
+        held: _builtins.int = ...,
+        blocked: _builtins.bool = ...,
+        created_at: _builtins.float = ...,
+        nodes: _builtins.int = ...,
+        unfinished_tasks: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "blocked", b"blocked", "created_at", b"created_at", "credit_score", b"credit_score", "held", b"held", "nodes", b"nodes", "role", b"role", "unfinished_tasks", b"unfinished_tasks", "username", b"username"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserRecord: _TypeAlias = UserRecord  # noqa: Y015
+
+@_typing.final
+class ReversePaymentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    entry_id: _builtins.str
+    """of the payment"""
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        entry_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry_id", b"entry_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReversePaymentRequest: _TypeAlias = ReversePaymentRequest  # noqa: Y015
+
+@_typing.final
+class ListAdminActsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    BEFORE_SEQ_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    before_seq: _builtins.int
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        before_seq: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_seq", b"before_seq", "page_size", b"page_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAdminActsRequest: _TypeAlias = ListAdminActsRequest  # noqa: Y015
+
+@_typing.final
+class ListAdminActsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTS_FIELD_NUMBER: _builtins.int
+    NEXT_BEFORE_SEQ_FIELD_NUMBER: _builtins.int
+    next_before_seq: _builtins.int
+    @_builtins.property
+    def acts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdminAct]: ...
+    def __init__(
+        self,
+        *,
+        acts: _abc.Iterable[Global___AdminAct] | None = ...,
+        next_before_seq: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acts", b"acts", "next_before_seq", b"next_before_seq"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAdminActsResponse: _TypeAlias = ListAdminActsResponse  # noqa: Y015
+
+@_typing.final
+class AdminAct(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQ_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    ADMIN_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    seq: _builtins.int
+    at: _builtins.float
+    admin: _builtins.str
+    action: _builtins.str
+    subject: _builtins.str
+    detail: _builtins.str
+    def __init__(
+        self,
+        *,
+        seq: _builtins.int = ...,
+        at: _builtins.float = ...,
+        admin: _builtins.str = ...,
+        action: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "admin", b"admin", "at", b"at", "detail", b"detail", "seq", b"seq", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdminAct: _TypeAlias = AdminAct  # noqa: Y015

@@ -62,6 +62,21 @@ class UserServiceStub:
                 request_serializer=proto_dot_nodepool__pb2.RefreshTokenRequest.SerializeToString,
                 response_deserializer=proto_dot_nodepool__pb2.RefreshTokenResponse.FromString,
                 _registered_method=True)
+        self.ChangePassword = channel.unary_unary(
+                '/nodepool.UserService/ChangePassword',
+                request_serializer=proto_dot_nodepool__pb2.ChangePasswordRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.ChangePasswordResponse.FromString,
+                _registered_method=True)
+        self.GetStatement = channel.unary_unary(
+                '/nodepool.UserService/GetStatement',
+                request_serializer=proto_dot_nodepool__pb2.GetStatementRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.GetStatementResponse.FromString,
+                _registered_method=True)
+        self.GetCredit = channel.unary_unary(
+                '/nodepool.UserService/GetCredit',
+                request_serializer=proto_dot_nodepool__pb2.GetCreditRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.GetCreditResponse.FromString,
+                _registered_method=True)
 
 
 class UserServiceServicer:
@@ -101,6 +116,27 @@ class UserServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ChangePassword(self, request, context):
+        """Every older token of the account ends; the answer has a new one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetStatement(self, request, context):
+        """What moved on the caller's account, newest first, in pages.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCredit(self, request, context):
+        """The caller's credit score, what it opens, and why it is what it is, newest change first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UserServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -128,6 +164,21 @@ def add_UserServiceServicer_to_server(servicer, server):
                     servicer.RefreshToken,
                     request_deserializer=proto_dot_nodepool__pb2.RefreshTokenRequest.FromString,
                     response_serializer=proto_dot_nodepool__pb2.RefreshTokenResponse.SerializeToString,
+            ),
+            'ChangePassword': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangePassword,
+                    request_deserializer=proto_dot_nodepool__pb2.ChangePasswordRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.ChangePasswordResponse.SerializeToString,
+            ),
+            'GetStatement': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatement,
+                    request_deserializer=proto_dot_nodepool__pb2.GetStatementRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.GetStatementResponse.SerializeToString,
+            ),
+            'GetCredit': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCredit,
+                    request_deserializer=proto_dot_nodepool__pb2.GetCreditRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.GetCreditResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -268,6 +319,87 @@ class UserService:
             '/nodepool.UserService/RefreshToken',
             proto_dot_nodepool__pb2.RefreshTokenRequest.SerializeToString,
             proto_dot_nodepool__pb2.RefreshTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangePassword(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.UserService/ChangePassword',
+            proto_dot_nodepool__pb2.ChangePasswordRequest.SerializeToString,
+            proto_dot_nodepool__pb2.ChangePasswordResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStatement(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.UserService/GetStatement',
+            proto_dot_nodepool__pb2.GetStatementRequest.SerializeToString,
+            proto_dot_nodepool__pb2.GetStatementResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCredit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.UserService/GetCredit',
+            proto_dot_nodepool__pb2.GetCreditRequest.SerializeToString,
+            proto_dot_nodepool__pb2.GetCreditResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -1646,6 +1778,305 @@ class WorkerNodeService:
             '/nodepool.WorkerNodeService/StopTaskExecution',
             proto_dot_nodepool__pb2.StopTaskExecutionRequest.SerializeToString,
             proto_dot_nodepool__pb2.StopTaskExecutionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class AdminServiceStub:
+    """---------------------------------------------------------------------------------------------
+    The operator. Every call needs the role admin and is kept in the audit table.
+    ---------------------------------------------------------------------------------------------
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Mint = channel.unary_unary(
+                '/nodepool.AdminService/Mint',
+                request_serializer=proto_dot_nodepool__pb2.MintRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.AdminResponse.FromString,
+                _registered_method=True)
+        self.SetCreditScore = channel.unary_unary(
+                '/nodepool.AdminService/SetCreditScore',
+                request_serializer=proto_dot_nodepool__pb2.SetCreditScoreRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.AdminResponse.FromString,
+                _registered_method=True)
+        self.SetUserBlocked = channel.unary_unary(
+                '/nodepool.AdminService/SetUserBlocked',
+                request_serializer=proto_dot_nodepool__pb2.SetUserBlockedRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.AdminResponse.FromString,
+                _registered_method=True)
+        self.ListUsers = channel.unary_unary(
+                '/nodepool.AdminService/ListUsers',
+                request_serializer=proto_dot_nodepool__pb2.ListUsersRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.ListUsersResponse.FromString,
+                _registered_method=True)
+        self.ReversePayment = channel.unary_unary(
+                '/nodepool.AdminService/ReversePayment',
+                request_serializer=proto_dot_nodepool__pb2.ReversePaymentRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.AdminResponse.FromString,
+                _registered_method=True)
+        self.ListAdminActs = channel.unary_unary(
+                '/nodepool.AdminService/ListAdminActs',
+                request_serializer=proto_dot_nodepool__pb2.ListAdminActsRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.ListAdminActsResponse.FromString,
+                _registered_method=True)
+
+
+class AdminServiceServicer:
+    """---------------------------------------------------------------------------------------------
+    The operator. Every call needs the role admin and is kept in the audit table.
+    ---------------------------------------------------------------------------------------------
+    """
+
+    def Mint(self, request, context):
+        """New CPT into a user's account. The same mint_id again changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetCreditScore(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetUserBlocked(self, request, context):
+        """A blocked user's tokens end, nothing new is accepted, and the user's nodes get no work.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUsers(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReversePayment(self, request, context):
+        """Counter-entries for a payment; nothing is ever deleted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAdminActs(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_AdminServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Mint': grpc.unary_unary_rpc_method_handler(
+                    servicer.Mint,
+                    request_deserializer=proto_dot_nodepool__pb2.MintRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.AdminResponse.SerializeToString,
+            ),
+            'SetCreditScore': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetCreditScore,
+                    request_deserializer=proto_dot_nodepool__pb2.SetCreditScoreRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.AdminResponse.SerializeToString,
+            ),
+            'SetUserBlocked': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetUserBlocked,
+                    request_deserializer=proto_dot_nodepool__pb2.SetUserBlockedRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.AdminResponse.SerializeToString,
+            ),
+            'ListUsers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUsers,
+                    request_deserializer=proto_dot_nodepool__pb2.ListUsersRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.ListUsersResponse.SerializeToString,
+            ),
+            'ReversePayment': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReversePayment,
+                    request_deserializer=proto_dot_nodepool__pb2.ReversePaymentRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.AdminResponse.SerializeToString,
+            ),
+            'ListAdminActs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAdminActs,
+                    request_deserializer=proto_dot_nodepool__pb2.ListAdminActsRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.ListAdminActsResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'nodepool.AdminService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('nodepool.AdminService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class AdminService:
+    """---------------------------------------------------------------------------------------------
+    The operator. Every call needs the role admin and is kept in the audit table.
+    ---------------------------------------------------------------------------------------------
+    """
+
+    @staticmethod
+    def Mint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.AdminService/Mint',
+            proto_dot_nodepool__pb2.MintRequest.SerializeToString,
+            proto_dot_nodepool__pb2.AdminResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetCreditScore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.AdminService/SetCreditScore',
+            proto_dot_nodepool__pb2.SetCreditScoreRequest.SerializeToString,
+            proto_dot_nodepool__pb2.AdminResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetUserBlocked(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.AdminService/SetUserBlocked',
+            proto_dot_nodepool__pb2.SetUserBlockedRequest.SerializeToString,
+            proto_dot_nodepool__pb2.AdminResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUsers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.AdminService/ListUsers',
+            proto_dot_nodepool__pb2.ListUsersRequest.SerializeToString,
+            proto_dot_nodepool__pb2.ListUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReversePayment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.AdminService/ReversePayment',
+            proto_dot_nodepool__pb2.ReversePaymentRequest.SerializeToString,
+            proto_dot_nodepool__pb2.AdminResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAdminActs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.AdminService/ListAdminActs',
+            proto_dot_nodepool__pb2.ListAdminActsRequest.SerializeToString,
+            proto_dot_nodepool__pb2.ListAdminActsResponse.FromString,
             options,
             channel_credentials,
             insecure,

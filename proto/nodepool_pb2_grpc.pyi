@@ -47,6 +47,12 @@ class UserServiceStub:
     GetBalance: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.GetBalanceRequest, _nodepool_pb2.GetBalanceResponse]
     RefreshToken: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.RefreshTokenRequest, _nodepool_pb2.RefreshTokenResponse]
     """A valid token for a new one with a full lifetime."""
+    ChangePassword: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.ChangePasswordRequest, _nodepool_pb2.ChangePasswordResponse]
+    """Every older token of the account ends; the answer has a new one."""
+    GetStatement: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.GetStatementRequest, _nodepool_pb2.GetStatementResponse]
+    """What moved on the caller's account, newest first, in pages."""
+    GetCredit: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.GetCreditRequest, _nodepool_pb2.GetCreditResponse]
+    """The caller's credit score, what it opens, and why it is what it is, newest change first."""
 
 @_typing.type_check_only
 class UserServiceAsyncStub(UserServiceStub):
@@ -62,6 +68,12 @@ class UserServiceAsyncStub(UserServiceStub):
     GetBalance: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.GetBalanceRequest, _nodepool_pb2.GetBalanceResponse]  # type: ignore[assignment]
     RefreshToken: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.RefreshTokenRequest, _nodepool_pb2.RefreshTokenResponse]  # type: ignore[assignment]
     """A valid token for a new one with a full lifetime."""
+    ChangePassword: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.ChangePasswordRequest, _nodepool_pb2.ChangePasswordResponse]  # type: ignore[assignment]
+    """Every older token of the account ends; the answer has a new one."""
+    GetStatement: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.GetStatementRequest, _nodepool_pb2.GetStatementResponse]  # type: ignore[assignment]
+    """What moved on the caller's account, newest first, in pages."""
+    GetCredit: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.GetCreditRequest, _nodepool_pb2.GetCreditResponse]  # type: ignore[assignment]
+    """The caller's credit score, what it opens, and why it is what it is, newest change first."""
 
 class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     """---------------------------------------------------------------------------------------------
@@ -104,6 +116,30 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_nodepool_pb2.RefreshTokenResponse, _abc.Awaitable[_nodepool_pb2.RefreshTokenResponse]]:
         """A valid token for a new one with a full lifetime."""
+
+    @_abc_1.abstractmethod
+    def ChangePassword(
+        self,
+        request: _nodepool_pb2.ChangePasswordRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.ChangePasswordResponse, _abc.Awaitable[_nodepool_pb2.ChangePasswordResponse]]:
+        """Every older token of the account ends; the answer has a new one."""
+
+    @_abc_1.abstractmethod
+    def GetStatement(
+        self,
+        request: _nodepool_pb2.GetStatementRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.GetStatementResponse, _abc.Awaitable[_nodepool_pb2.GetStatementResponse]]:
+        """What moved on the caller's account, newest first, in pages."""
+
+    @_abc_1.abstractmethod
+    def GetCredit(
+        self,
+        request: _nodepool_pb2.GetCreditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.GetCreditResponse, _abc.Awaitable[_nodepool_pb2.GetCreditResponse]]:
+        """The caller's credit score, what it opens, and why it is what it is, newest change first."""
 
 def add_UserServiceServicer_to_server(servicer: UserServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
@@ -505,3 +541,94 @@ class WorkerNodeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_nodepool_pb2.StopTaskExecutionResponse, _abc.Awaitable[_nodepool_pb2.StopTaskExecutionResponse]]: ...
 
 def add_WorkerNodeServiceServicer_to_server(servicer: WorkerNodeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class AdminServiceStub:
+    """---------------------------------------------------------------------------------------------
+    The operator. Every call needs the role admin and is kept in the audit table.
+    ---------------------------------------------------------------------------------------------
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> AdminServiceAsyncStub: ...
+    Mint: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.MintRequest, _nodepool_pb2.AdminResponse]
+    """New CPT into a user's account. The same mint_id again changes nothing."""
+    SetCreditScore: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.SetCreditScoreRequest, _nodepool_pb2.AdminResponse]
+    SetUserBlocked: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.SetUserBlockedRequest, _nodepool_pb2.AdminResponse]
+    """A blocked user's tokens end, nothing new is accepted, and the user's nodes get no work."""
+    ListUsers: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.ListUsersRequest, _nodepool_pb2.ListUsersResponse]
+    ReversePayment: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.ReversePaymentRequest, _nodepool_pb2.AdminResponse]
+    """Counter-entries for a payment; nothing is ever deleted."""
+    ListAdminActs: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.ListAdminActsRequest, _nodepool_pb2.ListAdminActsResponse]
+
+@_typing.type_check_only
+class AdminServiceAsyncStub(AdminServiceStub):
+    """---------------------------------------------------------------------------------------------
+    The operator. Every call needs the role admin and is kept in the audit table.
+    ---------------------------------------------------------------------------------------------
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Mint: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.MintRequest, _nodepool_pb2.AdminResponse]  # type: ignore[assignment]
+    """New CPT into a user's account. The same mint_id again changes nothing."""
+    SetCreditScore: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.SetCreditScoreRequest, _nodepool_pb2.AdminResponse]  # type: ignore[assignment]
+    SetUserBlocked: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.SetUserBlockedRequest, _nodepool_pb2.AdminResponse]  # type: ignore[assignment]
+    """A blocked user's tokens end, nothing new is accepted, and the user's nodes get no work."""
+    ListUsers: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.ListUsersRequest, _nodepool_pb2.ListUsersResponse]  # type: ignore[assignment]
+    ReversePayment: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.ReversePaymentRequest, _nodepool_pb2.AdminResponse]  # type: ignore[assignment]
+    """Counter-entries for a payment; nothing is ever deleted."""
+    ListAdminActs: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.ListAdminActsRequest, _nodepool_pb2.ListAdminActsResponse]  # type: ignore[assignment]
+
+class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
+    """---------------------------------------------------------------------------------------------
+    The operator. Every call needs the role admin and is kept in the audit table.
+    ---------------------------------------------------------------------------------------------
+    """
+
+    @_abc_1.abstractmethod
+    def Mint(
+        self,
+        request: _nodepool_pb2.MintRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.AdminResponse, _abc.Awaitable[_nodepool_pb2.AdminResponse]]:
+        """New CPT into a user's account. The same mint_id again changes nothing."""
+
+    @_abc_1.abstractmethod
+    def SetCreditScore(
+        self,
+        request: _nodepool_pb2.SetCreditScoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.AdminResponse, _abc.Awaitable[_nodepool_pb2.AdminResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def SetUserBlocked(
+        self,
+        request: _nodepool_pb2.SetUserBlockedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.AdminResponse, _abc.Awaitable[_nodepool_pb2.AdminResponse]]:
+        """A blocked user's tokens end, nothing new is accepted, and the user's nodes get no work."""
+
+    @_abc_1.abstractmethod
+    def ListUsers(
+        self,
+        request: _nodepool_pb2.ListUsersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.ListUsersResponse, _abc.Awaitable[_nodepool_pb2.ListUsersResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ReversePayment(
+        self,
+        request: _nodepool_pb2.ReversePaymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.AdminResponse, _abc.Awaitable[_nodepool_pb2.AdminResponse]]:
+        """Counter-entries for a payment; nothing is ever deleted."""
+
+    @_abc_1.abstractmethod
+    def ListAdminActs(
+        self,
+        request: _nodepool_pb2.ListAdminActsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.ListAdminActsResponse, _abc.Awaitable[_nodepool_pb2.ListAdminActsResponse]]: ...
+
+def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -38,6 +38,13 @@ users = Table(
     Column("role", String(16), nullable=False, server_default="user"),
     Column("credit_score", Integer, nullable=False),
     Column("created_at", Float, nullable=False),
+    # When the score was last brought nearer to its start value.
+    Column("credit_decayed_at", Float, nullable=False, server_default="0"),
+    Column("blocked", Boolean, nullable=False, server_default=text("false")),
+    # Tokens issued before this are not valid any more.
+    Column("tokens_valid_from", Float, nullable=False, server_default="0"),
+    Column("failed_logins", Integer, nullable=False, server_default="0"),
+    Column("locked_until", Float, nullable=False, server_default="0"),
 )
 
 accounts = Table(
@@ -46,6 +53,94 @@ accounts = Table(
     Column("user_id", ForeignKey("users.id"), primary_key=True),
     Column("balance", BigInteger, nullable=False),
     CheckConstraint("balance >= 0", name="not_negative"),
+)
+
+# Double entry: every movement takes from one account and gives to another. What was ever minted is the
+# mint's debt, so that the sum of all balances is zero; nobody else's may be below it.
+ledger_accounts = Table(
+    "ledger_accounts",
+    metadata,
+    Column("id", String(80), primary_key=True),  # user:<user id>, escrow, fee, mint
+    Column("kind", String(16), nullable=False),
+    Column("user_id", ForeignKey("users.id"), unique=True),
+    Column("balance", BigInteger, nullable=False),
+    CheckConstraint("kind = 'mint' OR balance >= 0", name="not_negative"),
+)
+
+# Never changed, never deleted: triggers refuse both.
+ledger_entries = Table(
+    "ledger_entries",
+    metadata,
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+    Column("id", String(300), nullable=False, unique=True),  # of what it is for: a repeat finds it
+    Column("kind", String(16), nullable=False),
+    Column("debit_account", ForeignKey("ledger_accounts.id"), nullable=False),  # it is taken from
+    Column("credit_account", ForeignKey("ledger_accounts.id"), nullable=False),  # and given to
+    Column("amount", BigInteger, nullable=False),
+    Column("debit_balance", BigInteger, nullable=False),  # afterwards
+    Column("credit_balance", BigInteger, nullable=False),
+    Column("task_id", String(128), nullable=False, server_default=""),
+    Column("memo", Text, nullable=False, server_default=""),
+    Column("created_at", Float, nullable=False),
+    Column("hash", String(64), nullable=False),  # over this row and the hash of the one before
+    CheckConstraint("amount > 0", name="positive"),
+)
+Index("ix_ledger_entries_debit", ledger_entries.c.debit_account, ledger_entries.c.seq)
+Index("ix_ledger_entries_credit", ledger_entries.c.credit_account, ledger_entries.c.seq)
+Index("ix_ledger_entries_task", ledger_entries.c.task_id, ledger_entries.c.seq)
+
+# One row: the newest entry. Who writes entries locks it first.
+ledger_head = Table(
+    "ledger_head",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+    Column("hash", String(64), nullable=False),
+)
+
+holds = Table(
+    "holds",
+    metadata,
+    Column("task_id", ForeignKey("tasks.id"), primary_key=True),
+    Column("account_id", ForeignKey("ledger_accounts.id"), nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("price_per_minute", BigInteger, nullable=False),
+    Column("max_minutes", Integer, nullable=False),
+    Column("fee_percent", Integer, nullable=False, server_default="0"),
+    Column("state", String(16), nullable=False),  # held, posted, voided
+    Column("posted", BigInteger, nullable=False, server_default="0"),
+    Column("created_at", Float, nullable=False),
+    Column("ended_at", Float),
+    CheckConstraint("posted >= 0 AND posted <= amount", name="posted_within"),
+)
+
+# Every change of a credit score, with its reason.
+credit_changes = Table(
+    "credit_changes",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("id", String(300), nullable=False, unique=True),  # of what it is for: a repeat finds it
+    Column("user_id", ForeignKey("users.id"), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("delta", Integer, nullable=False),
+    Column("score_after", Integer, nullable=False),
+    Column("reason", Text, nullable=False, server_default=""),
+    Column("task_id", String(128), nullable=False, server_default=""),
+    Column("node_id", String(129), nullable=False, server_default=""),
+    Column("created_at", Float, nullable=False),
+)
+Index("ix_credit_changes_user", credit_changes.c.user_id, credit_changes.c.seq)
+
+# What the operator did. Never changed, never deleted: triggers refuse both.
+admin_acts = Table(
+    "admin_acts",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("admin", String(64), nullable=False),
+    Column("action", String(32), nullable=False),
+    Column("subject", String(300), nullable=False),
+    Column("detail", Text, nullable=False, server_default=""),
+    Column("created_at", Float, nullable=False),
 )
 
 nodes = Table(
@@ -100,6 +195,14 @@ tasks = Table(
     Column("priority", Integer, nullable=False, server_default="5"),
     Column("min_trust", String(16), nullable=False, server_default=""),
     Column("location_mode", String(16), nullable=False, server_default="strict"),
+    # user: somebody's; replica: one of several runs of its parent; probe: the pool's own.
+    Column("kind", String(16), nullable=False, server_default="user"),
+    Column("parent_id", String(128), nullable=False, server_default=""),
+    Column("replicas", Integer, nullable=False, server_default="1"),
+    Column("compare_outputs", Text, nullable=False, server_default=""),  # one pattern a line
+    Column("verification", String(16), nullable=False, server_default=""),
+    Column("result_digest", String(64), nullable=False, server_default=""),
+    Column("price_per_minute", BigInteger, nullable=False, server_default="0"),
     Column("image", String(300), nullable=False),
     Column("network", Boolean, nullable=False),
     Column("max_minutes", Integer, nullable=False),
@@ -122,6 +225,7 @@ tasks = Table(
     # When it last began to wait: accepted, or given back by a lost or refused attempt.
     Column("queued_at", Float, nullable=False, server_default="0"),
 )
+Index("ix_tasks_parent", tasks.c.parent_id)
 Index("ix_tasks_owner_created", tasks.c.owner_id, tasks.c.created_at)
 Index("ix_tasks_state_created", tasks.c.state, tasks.c.created_at)
 # A user's earlier runs of a package. Of ended tasks only, so that accepting one costs no more for it.

@@ -33,8 +33,8 @@ def test_the_package_is_nodepool() -> None:
     assert FILE.package == "nodepool"
 
 
-def test_there_are_the_four_services_and_no_other() -> None:
-    assert set(FILE.services_by_name) == set(SERVICES)
+def test_there_are_the_four_services_of_the_contract_and_the_operators() -> None:
+    assert set(FILE.services_by_name) == {*SERVICES, "AdminService"}
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -1,0 +1,134 @@
+"""the ledger, holds, credit changes, acts of the operator; replicas and probes"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+_SEQ = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def upgrade() -> None:
+    op.add_column("users", sa.Column("credit_decayed_at", sa.Float(), server_default="0", nullable=False))
+    op.add_column(
+        "users", sa.Column("blocked", sa.Boolean(), server_default=sa.text("false"), nullable=False)
+    )
+    op.add_column("users", sa.Column("tokens_valid_from", sa.Float(), server_default="0", nullable=False))
+    op.add_column("users", sa.Column("failed_logins", sa.Integer(), server_default="0", nullable=False))
+    op.add_column("users", sa.Column("locked_until", sa.Float(), server_default="0", nullable=False))
+    _add_task_columns()
+    _create_ledger()
+    _create_records()
+
+
+def _add_task_columns() -> None:
+    op.add_column("tasks", sa.Column("kind", sa.String(length=16), server_default="user", nullable=False))
+    op.add_column("tasks", sa.Column("parent_id", sa.String(length=128), server_default="", nullable=False))
+    op.add_column("tasks", sa.Column("replicas", sa.Integer(), server_default="1", nullable=False))
+    op.add_column("tasks", sa.Column("compare_outputs", sa.Text(), server_default="", nullable=False))
+    op.add_column("tasks", sa.Column("verification", sa.String(length=16), server_default="", nullable=False))
+    op.add_column(
+        "tasks", sa.Column("result_digest", sa.String(length=64), server_default="", nullable=False)
+    )
+    op.add_column("tasks", sa.Column("price_per_minute", sa.BigInteger(), server_default="0", nullable=False))
+    op.create_index("ix_tasks_parent", "tasks", ["parent_id"], unique=False)
+
+
+def _create_ledger() -> None:
+    op.create_table(
+        "ledger_accounts",
+        sa.Column("id", sa.String(length=80), nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column("user_id", sa.Integer(), nullable=True),
+        sa.Column("balance", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint("kind = 'mint' OR balance >= 0", name=op.f("ck_ledger_accounts_not_negative")),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_ledger_accounts_user_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_ledger_accounts")),
+        sa.UniqueConstraint("user_id", name=op.f("uq_ledger_accounts_user_id")),
+    )
+    op.create_table(
+        "ledger_entries",
+        sa.Column("seq", _SEQ, autoincrement=False, nullable=False),
+        sa.Column("id", sa.String(length=300), nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column("debit_account", sa.String(length=80), nullable=False),
+        sa.Column("credit_account", sa.String(length=80), nullable=False),
+        sa.Column("amount", sa.BigInteger(), nullable=False),
+        sa.Column("debit_balance", sa.BigInteger(), nullable=False),
+        sa.Column("credit_balance", sa.BigInteger(), nullable=False),
+        sa.Column("task_id", sa.String(length=128), server_default="", nullable=False),
+        sa.Column("memo", sa.Text(), server_default="", nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("hash", sa.String(length=64), nullable=False),
+        sa.CheckConstraint("amount > 0", name=op.f("ck_ledger_entries_positive")),
+        sa.ForeignKeyConstraint(
+            ["debit_account"], ["ledger_accounts.id"], name=op.f("fk_ledger_entries_debit_account")
+        ),
+        sa.ForeignKeyConstraint(
+            ["credit_account"], ["ledger_accounts.id"], name=op.f("fk_ledger_entries_credit_account")
+        ),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_ledger_entries")),
+        sa.UniqueConstraint("id", name=op.f("uq_ledger_entries_id")),
+    )
+    op.create_index("ix_ledger_entries_debit", "ledger_entries", ["debit_account", "seq"], unique=False)
+    op.create_index("ix_ledger_entries_credit", "ledger_entries", ["credit_account", "seq"], unique=False)
+    op.create_index("ix_ledger_entries_task", "ledger_entries", ["task_id", "seq"], unique=False)
+    op.create_table(
+        "ledger_head",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("hash", sa.String(length=64), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_ledger_head")),
+    )
+    op.create_table(
+        "holds",
+        sa.Column("task_id", sa.String(length=128), nullable=False),
+        sa.Column("account_id", sa.String(length=80), nullable=False),
+        sa.Column("amount", sa.BigInteger(), nullable=False),
+        sa.Column("price_per_minute", sa.BigInteger(), nullable=False),
+        sa.Column("max_minutes", sa.Integer(), nullable=False),
+        sa.Column("fee_percent", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("posted", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("ended_at", sa.Float(), nullable=True),
+        sa.CheckConstraint("posted >= 0 AND posted <= amount", name=op.f("ck_holds_posted_within")),
+        sa.ForeignKeyConstraint(["task_id"], ["tasks.id"], name=op.f("fk_holds_task_id")),
+        sa.ForeignKeyConstraint(["account_id"], ["ledger_accounts.id"], name=op.f("fk_holds_account_id")),
+        sa.PrimaryKeyConstraint("task_id", name=op.f("pk_holds")),
+    )
+
+
+def _create_records() -> None:
+    op.create_table(
+        "credit_changes",
+        sa.Column("seq", sa.Integer(), nullable=False),
+        sa.Column("id", sa.String(length=300), nullable=False),
+        sa.Column("user_id", sa.Integer(), nullable=False),
+        sa.Column("kind", sa.String(length=32), nullable=False),
+        sa.Column("delta", sa.Integer(), nullable=False),
+        sa.Column("score_after", sa.Integer(), nullable=False),
+        sa.Column("reason", sa.Text(), server_default="", nullable=False),
+        sa.Column("task_id", sa.String(length=128), server_default="", nullable=False),
+        sa.Column("node_id", sa.String(length=129), server_default="", nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_credit_changes_user_id")),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_credit_changes")),
+        sa.UniqueConstraint("id", name=op.f("uq_credit_changes_id")),
+    )
+    op.create_index("ix_credit_changes_user", "credit_changes", ["user_id", "seq"], unique=False)
+    op.create_table(
+        "admin_acts",
+        sa.Column("seq", sa.Integer(), nullable=False),
+        sa.Column("admin", sa.String(length=64), nullable=False),
+        sa.Column("action", sa.String(length=32), nullable=False),
+        sa.Column("subject", sa.String(length=300), nullable=False),
+        sa.Column("detail", sa.Text(), server_default="", nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_admin_acts")),
+    )
