@@ -276,6 +276,38 @@ def test_tables_are_for_people(shell: Shell, pool: TestPool, tmp_path: Path) -> 
         assert all(word in done.stdout for word in words), done.stdout
 
 
+def test_a_dry_run_tells_the_node_and_a_suggestion_that_is_followed_places_the_task(
+    shell: Shell, pool: TestPool, tmp_path: Path
+) -> None:
+    folder = task_folder(tmp_path, "print('x')")
+    told = shell.json("submit", folder, "--dry-run", "--memory-gb", "100000")["explanation"]
+    assert (told["places_now"], told["can_never_run"]) == (False, True)
+    value = next(each["value"] for each in told["suggestions"] if each["field"] == "memory_gb")
+    followed = shell.json("submit", folder, "--dry-run", "--memory-gb", value)
+    assert followed["package"]["entry_script"] == "main.py"
+    assert followed["explanation"]["places_now"]
+    assert followed["explanation"]["best_node"] in {agent.node_id for agent in pool.agents}
+    assert followed["explanation"]["max_price_cpt"] > 0
+    assert shell.json("ls") == []
+
+
+def test_a_task_keeps_its_wishes_and_a_record_of_its_attempt(
+    shell: Shell, pool: TestPool, tmp_path: Path
+) -> None:
+    wishes = ("--priority", "8", "--min-trust", "low", "--location", "asia", "--location-mode", "prefer")
+    task_id = shell.json("submit", task_folder(tmp_path, "print('x')"), *wishes)["task_id"]
+    assert shell("logs", "-f", task_id).stdout == "x\n"
+    status = shell.json("status", task_id)
+    assert (status["priority"], status["min_trust"], status["location_mode"]) == (8, "low", "prefer")
+    (attempt,) = status["attempts"]
+    assert (attempt["number"], attempt["node"], attempt["state"]) == (1, pool.agents[0].node_id, "finished")
+    assert (attempt["exit_code"], attempt["bytes_in"] > 0, attempt["bytes_out"] > 0) == (0, True, True)
+    assert attempt["placed_at"] <= attempt["started_at"] <= attempt["finished_at"]
+    (look,) = [json.loads(line) for line in shell("top", "--once", "--json").stdout.splitlines()]
+    assert look["totals"]["online"] >= 1
+    assert look["totals"]["cpu"]["capacity"] > 0
+
+
 def test_an_interrupt_can_stop_the_task_and_still_bring_its_files(shell: Shell, tmp_path: Path) -> None:
     source = (
         "import time\nopen('half.txt', 'w').write('half')\nprint('working', flush=True)\ntime.sleep(600)\n"
