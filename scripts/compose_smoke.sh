@@ -208,8 +208,8 @@ clean_up() {
         "${compose[@]}" kill >/dev/null 2>&1 || true # quick, because who sent a signal may not wait long
         "${compose[@]}" down --volumes --timeout 1 >/dev/null 2>&1 || true
     fi
-    docker image rm --force "$pool_image" "$postgres_image" "$base_image" "$raw_image" >/dev/null 2>&1 || true
     [ -z "$work" ] || rm -rf --one-file-system "$work"
+    docker image rm --force "$pool_image" "$postgres_image" "$base_image" "$raw_image" >/dev/null 2>&1 || true
     exit "$status"
 }
 
