@@ -11,7 +11,6 @@ from nodepool import wire
 from nodepool.history import HistoryRules
 from nodepool.node import NodeStatus, NodeView
 from nodepool.queues import partition_queue
-from nodepool.resources import Claim
 from nodepool.stores.attempt_records import history_of
 from nodepool.stores.registry import Report
 from nodepool.task import FINAL_TASK_STATES, TaskState
@@ -19,7 +18,6 @@ from nodepool.trust import docker_works, node_tier
 from proto import nodepool_pb2 as pb
 
 _MIB_PER_GIB = 1024
-_NOTHING = Claim(0, 0, 0, 0, tasks=0)
 
 
 def is_final(row: Row[Any]) -> bool:
@@ -109,11 +107,8 @@ def node_info(
     rules: HistoryRules,
 ) -> pb.WorkerNodeInfo:
     age = report.age_seconds if report else float("inf")
-    reserved = view.reserved if view else _NOTHING
-    capacity = view.capacity if view else _NOTHING
-    uses = report.uses.values() if report and age <= late_seconds else ()
     history = history_of(row).as_of(now, rules)
-    return pb.WorkerNodeInfo(
+    info = pb.WorkerNodeInfo(
         node_id=row.id,
         hostname=row.hostname,
         cpu_cores=row.cpu_cores,
@@ -130,20 +125,7 @@ def node_info(
         region=row.region,
         docker_status=row.docker_status,
         draining=row.draining,
-        running_tasks=reserved.tasks,
         max_tasks=row.max_tasks,
-        reserved_cpu_score=reserved.cpu_score,
-        reserved_memory_gb=-(-reserved.memory_mb // _MIB_PER_GIB),
-        reserved_gpu_score=reserved.gpu_score,
-        reserved_gpu_memory_gb=reserved.gpu_memory_gb,
-        capacity_cpu_score=capacity.cpu_score,
-        capacity_memory_mb=capacity.memory_mb,
-        capacity_gpu_score=capacity.gpu_score,
-        capacity_gpu_memory_gb=capacity.gpu_memory_gb,
-        reserved_memory_mb=reserved.memory_mb,
-        # The node's word: no more than it has.
-        used_cpu_score=min(row.cpu_score, sum(use.cpu_score for use in uses)),
-        used_memory_mb=min(row.memory_gb * _MIB_PER_GIB, sum(use.memory_mb for use in uses)),
         cpu_percent=report.cpu_percent if report else 0.0,
         memory_percent=report.memory_percent if report else 0.0,
         owner=row.owner,
@@ -152,6 +134,30 @@ def node_info(
         relative_speed=history.relative_speed,
         history_weight=history.weight,
         on_probation=history.on_probation(rules),
+    )
+    if view is not None:
+        info.MergeFrom(_amounts(view))
+    if report is not None and age <= late_seconds:
+        # The node's word: no more than it has.
+        uses = report.uses.values()
+        info.used_cpu_score = min(row.cpu_score, sum(use.cpu_score for use in uses))
+        info.used_memory_mb = min(row.memory_gb * _MIB_PER_GIB, sum(use.memory_mb for use in uses))
+    return info
+
+
+def _amounts(view: NodeView) -> pb.WorkerNodeInfo:
+    capacity, reserved = view.capacity, view.reserved
+    return pb.WorkerNodeInfo(
+        running_tasks=reserved.tasks,
+        capacity_cpu_score=capacity.cpu_score,
+        capacity_memory_mb=capacity.memory_mb,
+        capacity_gpu_score=capacity.gpu_score,
+        capacity_gpu_memory_gb=capacity.gpu_memory_gb,
+        reserved_cpu_score=reserved.cpu_score,
+        reserved_memory_mb=reserved.memory_mb,
+        reserved_memory_gb=-(-reserved.memory_mb // _MIB_PER_GIB),
+        reserved_gpu_score=reserved.gpu_score,
+        reserved_gpu_memory_gb=reserved.gpu_memory_gb,
     )
 
 
