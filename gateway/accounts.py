@@ -5,31 +5,31 @@ bcrypt never runs inside a transaction: on SQLite all other writes would wait fo
 
 from __future__ import annotations
 
+import secrets
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import bcrypt
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from gateway.tokens import Identity, IssuedToken
-from nodepool import observability
+from nodepool import ledger, observability
 from nodepool.credentials import MAX_PASSWORD_BYTES, check_password, check_username
 from nodepool.errors import (
     AlreadyExistsError,
     InvalidInputError,
-    NotEnoughCptError,
     NotFoundError,
     PermissionDeniedError,
     UnauthenticatedError,
 )
-from nodepool.stores.tables import accounts, users
+from nodepool.ledger import EntryKind, NewEntry
+from nodepool.stores import ledger_store
+from nodepool.stores.tables import users
 
 if TYPE_CHECKING:
     from gateway.context import Gateway
 
-MAX_TRANSFER_CPT = 2**62
-MAX_BALANCE_CPT = 2**63 - 1
 USER_ROLE = "user"
 
 
@@ -54,11 +54,11 @@ def register(gateway: Gateway, username: str, password: str) -> None:
         "credit_score": gateway.settings.newcomer_credit_score,
         "created_at": gateway.clock(),
     }
-    balance = gateway.settings.newcomer_balance_cpt
+    now, grant = gateway.clock(), gateway.settings.newcomer_balance_cpt
 
     def work(connection: Connection) -> None:
         user_id = connection.execute(insert(users).values(newcomer).returning(users.c.id)).scalar_one()
-        connection.execute(insert(accounts).values(user_id=user_id, balance=balance))
+        ledger_store.open_account(connection, user_id, grant=grant, now=now)
 
     try:
         gateway.database.write(work)
@@ -95,23 +95,16 @@ def balance(gateway: Gateway, identity: Identity, username: str) -> int:
     """The CPT of the caller's own account. PermissionDeniedError for another's."""
     if username not in ("", identity.username):
         raise PermissionDeniedError("you can see your own balance only")
-    found = gateway.database.read(
-        lambda connection: connection.execute(
-            select(accounts.c.balance).where(accounts.c.user_id == identity.user_id)
-        ).scalar_one_or_none()
-    )
-    if found is None:
-        raise NotFoundError("you have no account in this pool: register again")
-    return int(found)
+    return gateway.database.read(lambda connection: ledger_store.balance(connection, identity.user_id))[0]
 
 
 def transfer(gateway: Gateway, sender: Identity, receiver_name: str, amount_cpt: int) -> None:
     """Moves CPT, all or nothing. InvalidInputError, NotFoundError, NotEnoughCptError."""
-    if not 0 < amount_cpt < MAX_TRANSFER_CPT:
-        raise InvalidInputError("the amount must be a whole number of CPT above 0 and below 2**62")
+    ledger.check_amount(amount_cpt)
     if receiver_name == sender.username:
         raise InvalidInputError("you cannot transfer CPT to yourself")
     unknown = NotFoundError("there is no user of the receiver's name")
+    now, client_id = gateway.clock(), secrets.token_hex(16)
     try:
         check_username(receiver_name)
     except InvalidInputError:
@@ -121,32 +114,16 @@ def transfer(gateway: Gateway, sender: Identity, receiver_name: str, amount_cpt:
         receiver = _find_user(connection, receiver_name)
         if receiver is None:
             raise unknown
-        steps = [(sender.user_id, _debit), (receiver.identity.user_id, _credit)]
-        # One order for everybody: two who pay each other at once do not wait for each other for ever.
-        for user_id, step in sorted(steps, key=lambda pair: pair[0]):
-            step(connection, user_id, amount_cpt)
+        movement = NewEntry(
+            ledger.transfer_id(sender.user_id, client_id),
+            EntryKind.TRANSFER,
+            ledger.user_account(sender.user_id),
+            ledger.user_account(receiver.identity.user_id),
+            amount_cpt,
+        )
+        ledger_store.move(connection, [movement], now)
 
     gateway.database.write(work)
-
-
-def _debit(connection: Connection, user_id: int, amount_cpt: int) -> None:
-    covered = connection.execute(
-        update(accounts)
-        .where(accounts.c.user_id == user_id, accounts.c.balance >= amount_cpt)
-        .values(balance=accounts.c.balance - amount_cpt)
-    )
-    if covered.rowcount != 1:
-        raise NotEnoughCptError(f"there are not {amount_cpt} CPT in your account; nothing was transferred")
-
-
-def _credit(connection: Connection, user_id: int, amount_cpt: int) -> None:
-    fits = connection.execute(
-        update(accounts)
-        .where(accounts.c.user_id == user_id, accounts.c.balance <= MAX_BALANCE_CPT - amount_cpt)
-        .values(balance=accounts.c.balance + amount_cpt)
-    )
-    if fits.rowcount != 1:
-        raise InvalidInputError("the receiver's account cannot hold that much; nothing was transferred")
 
 
 def _find_user(connection: Connection, username: str) -> _User | None:

@@ -47,14 +47,6 @@ users = Table(
     Column("locked_until", Float, nullable=False, server_default="0"),
 )
 
-accounts = Table(
-    "accounts",
-    metadata,
-    Column("user_id", ForeignKey("users.id"), primary_key=True),
-    Column("balance", BigInteger, nullable=False),
-    CheckConstraint("balance >= 0", name="not_negative"),
-)
-
 # Double entry: every movement takes from one account and gives to another. What was ever minted is the
 # mint's debt, so that the sum of all balances is zero; nobody else's may be below it.
 ledger_accounts = Table(
@@ -112,6 +104,13 @@ holds = Table(
     Column("created_at", Float, nullable=False),
     Column("ended_at", Float),
     CheckConstraint("posted >= 0 AND posted <= amount", name="posted_within"),
+)
+# What an account's tasks hold now.
+Index(
+    "ix_holds_held",
+    holds.c.account_id,
+    sqlite_where=holds.c.state == "held",
+    postgresql_where=holds.c.state == "held",
 )
 
 # Every change of a credit score, with its reason.

@@ -1,15 +1,32 @@
-"""the ledger, holds, credit changes, acts of the operator; replicas and probes"""
+"""the ledger, holds, credit changes, acts of the operator; replicas and probes
+
+The old balances become accounts of the ledger, and their table goes away: a gateway of the version before
+that still runs accepts and ends tasks, but registers nobody and moves no CPT any more.
+"""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
 
+# The chain's rules are those of every ledger that exists, and so may be used here; tables may not.
+from nodepool import ledger
+from nodepool.ledger import EntryKind, NewEntry, Posted
+from nodepool.stores.ledger_triggers import create_triggers, drop_triggers
+
 revision = "0003"
 down_revision = "0002"
 branch_labels = None
 depends_on = None
 
+_USER_COLUMNS = ("locked_until", "failed_logins", "tokens_valid_from", "blocked", "credit_decayed_at")
+_TASK_COLUMNS = (
+    "price_per_minute", "result_digest", "verification", "compare_outputs", "replicas", "parent_id", "kind",
+)  # fmt: skip
+_ENTRY_COLUMNS = (
+    "seq", "id", "kind", "debit_account", "credit_account", "amount", "debit_balance", "credit_balance",
+    "task_id", "memo", "created_at", "hash",
+)  # fmt: skip
 _SEQ = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
@@ -24,6 +41,73 @@ def upgrade() -> None:
     _add_task_columns()
     _create_ledger()
     _create_records()
+    create_triggers(op.get_bind())
+    _open_accounts()
+    op.drop_table("accounts")
+
+
+def downgrade() -> None:
+    op.create_table(
+        "accounts",
+        sa.Column("user_id", sa.Integer(), nullable=False),
+        sa.Column("balance", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint("balance >= 0", name=op.f("ck_accounts_not_negative")),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_accounts_user_id")),
+        sa.PrimaryKeyConstraint("user_id", name=op.f("pk_accounts")),
+    )
+    op.execute(
+        "INSERT INTO accounts (user_id, balance) "
+        "SELECT user_id, balance FROM ledger_accounts WHERE user_id IS NOT NULL"
+    )
+    drop_triggers(op.get_bind())
+    for table in (
+        "admin_acts",
+        "credit_changes",
+        "holds",
+        "ledger_head",
+        "ledger_entries",
+        "ledger_accounts",
+    ):
+        op.drop_table(table)
+    op.drop_index("ix_tasks_parent", table_name="tasks")
+    for name in _TASK_COLUMNS:
+        op.drop_column("tasks", name)
+    for name in _USER_COLUMNS:
+        op.drop_column("users", name)
+
+
+def _open_accounts() -> None:
+    """Every user's old balance as a grant of the mint; nobody has less or more than before."""
+    connection = op.get_bind()
+    accounts = sa.table("ledger_accounts", *map(sa.column, ("id", "kind", "user_id", "balance")))
+    entries = sa.table("ledger_entries", *map(sa.column, _ENTRY_COLUMNS))
+    head = sa.table("ledger_head", *map(sa.column, ("id", "seq", "hash")))
+    for system in (ledger.ESCROW, ledger.FEE, ledger.MINT):
+        connection.execute(sa.insert(accounts).values(id=system, kind=system, user_id=None, balance=0))
+    seq, minted, last_hash = 0, 0, ledger.GENESIS
+    now = float(connection.execute(sa.text("SELECT coalesce(max(created_at), 0) FROM users")).scalar_one())
+    query = "SELECT u.id, a.balance FROM users u LEFT JOIN accounts a ON a.user_id = u.id ORDER BY u.id"
+    for user_id, balance in connection.execute(sa.text(query)).all():
+        account, amount = ledger.user_account(user_id), int(balance or 0)
+        connection.execute(
+            sa.insert(accounts).values(id=account, kind="user", user_id=user_id, balance=amount)
+        )
+        if not amount:
+            continue
+        seq, minted = seq + 1, minted + amount
+        if minted > ledger.MAX_CPT:
+            raise RuntimeError(f"the accounts hold more than {ledger.MAX_CPT} CPT together; lower some first")
+        entry = NewEntry(
+            ledger.opening_id(user_id), EntryKind.GRANT, ledger.MINT, account, amount, memo="carried over"
+        )
+        last_hash = ledger.entry_hash(last_hash, Posted(seq, entry, -minted, amount, now))
+        values = (
+            seq, entry.id, "grant", ledger.MINT, account, amount, -minted, amount,
+            "", entry.memo, now, last_hash,
+        )  # fmt: skip
+        connection.execute(sa.insert(entries).values(dict(zip(_ENTRY_COLUMNS, values, strict=True))))
+    connection.execute(sa.update(accounts).where(accounts.c.id == ledger.MINT).values(balance=-minted))
+    connection.execute(sa.insert(head).values(id=1, seq=seq, hash=last_hash))
 
 
 def _add_task_columns() -> None:
@@ -101,6 +185,14 @@ def _create_ledger() -> None:
         sa.ForeignKeyConstraint(["task_id"], ["tasks.id"], name=op.f("fk_holds_task_id")),
         sa.ForeignKeyConstraint(["account_id"], ["ledger_accounts.id"], name=op.f("fk_holds_account_id")),
         sa.PrimaryKeyConstraint("task_id", name=op.f("pk_holds")),
+    )
+    op.create_index(
+        "ix_holds_held",
+        "holds",
+        ["account_id"],
+        unique=False,
+        sqlite_where=sa.text("state = 'held'"),
+        postgresql_where=sa.text("state = 'held'"),
     )
 
 
