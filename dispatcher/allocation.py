@@ -16,7 +16,7 @@ from sqlalchemy import Row
 
 from dispatcher.reconcile import Live
 from nodepool import allocation
-from nodepool.allocation import RunView, Watch
+from nodepool.allocation import Plan, RunView, Watch
 from nodepool.errors import StaleAttemptError
 from nodepool.node import NodeView
 from nodepool.resources import Claim
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_CHANGED_AT_ONCE = 500
 # After pressure nothing is taken from the node's runs for this long, or it would be back at once.
 _CALM_SECONDS = 60.0
 # Two reports are not written within so short a time.
@@ -71,9 +72,13 @@ class Allocator:
                 looks.append(look)
         late_seconds = self._dispatcher.settings.node_late_seconds
         views = registry.views([look.node_id for look in looks], late_seconds)
-        for look, view in zip(looks, views, strict=True):
-            if view is not None:
-                self._change(look, view)
+        plans = [
+            (look, made)
+            for look, view in zip(looks, views, strict=True)
+            if view is not None and (made := self._plan(look, view)).allocations
+        ]
+        for start in range(0, len(plans), _CHANGED_AT_ONCE):
+            self._change(plans[start : start + _CHANGED_AT_ONCE])
 
     def _forget(self, live: Live) -> None:
         ids = {row.id for rows in live.values() for row in rows}
@@ -133,11 +138,10 @@ class Allocator:
             peak=peak,
         )
 
-    def _change(self, look: _Look, view: NodeView) -> None:
-        registry = self._dispatcher.registry
+    def _plan(self, look: _Look, view: NodeView) -> Plan:
         others = [claim for name, claim in look.listed.items() if name not in look.rows]
         capacity = view.capacity
-        made = allocation.plan(
+        return allocation.plan(
             look.runs,
             room=Claim(
                 cpu_score=capacity.cpu_score - sum(claim.cpu_score for claim in others),
@@ -151,16 +155,20 @@ class Allocator:
             # A newcomer that is not in SQL yet may be the one to go; the next pass knows it.
             may_evict=not others,
         )
-        if not made.allocations:
-            return
-        # The victim's memory is given to the others in the same step, before anybody else can take it.
-        answer = registry.resize(look.node_id, made.allocations)
-        if answer != "ok":
-            log.debug("allocations on %s stay for now: %s", look.node_id, answer)
-            return
-        if made.victim:
-            self._evict(look.rows[made.victim])
-        registry.announce(look.node_id)
+
+    def _change(self, plans: Sequence[tuple[_Look, Plan]]) -> None:
+        """A victim's memory is given to the others in the same step, before anybody else can take it."""
+        registry = self._dispatcher.registry
+        answers = registry.resize_all([(look.node_id, made.allocations) for look, made in plans])
+        changed = []
+        for (look, made), answer in zip(plans, answers, strict=True):
+            if answer != "ok":
+                log.debug("allocations on %s stay for now: %s", look.node_id, answer)
+                continue
+            changed.append(look.node_id)
+            if made.victim:
+                self._evict(look.rows[made.victim])
+        registry.announce(*changed)
 
     def _evict(self, row: Row[Any]) -> None:
         reason = f"evicted: node {row.node_id} ran short of memory"

@@ -89,11 +89,13 @@ class Registry:
             pipe.publish(keys.NODE_EVENTS_CHANNEL, node_id)
             pipe.execute()
 
-    def announce(self, node_id: str) -> None:
-        """Tell the dispatchers that a node has more room, or that something else of it changed. A hint:
+    def announce(self, *node_ids: str) -> None:
+        """Tell the dispatchers that nodes have more room, or that something else of them changed. A hint:
         who misses it sees it at his next look at the whole fleet."""
-        with translated_errors():
-            self._redis.publish(keys.NODE_EVENTS_CHANNEL, node_id)
+        with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
+            for node_id in node_ids:
+                pipe.publish(keys.NODE_EVENTS_CHANNEL, node_id)
+            pipe.execute()
 
     def queue_length(self, queue: str) -> int:
         """How many messages wait in a queue of the dispatchers'."""
@@ -170,12 +172,20 @@ class Registry:
 
     def resize(self, node_id: str, allocations: Mapping[str, Claim]) -> str:
         """Change what is allocated to attempts, all of them or none: "ok", "gone" or "full <resource>"."""
-        args = [part for name, claim in allocations.items() for part in (name, json.dumps(asdict(claim)))]
-        with translated_errors():
-            answer = self._resize(
-                keys=[keys.facts(node_id), keys.reserved(node_id), keys.assigned(node_id)], args=args
-            )
-        return cast(bytes, answer).decode()
+        return self.resize_all([(node_id, allocations)])[0]
+
+    def resize_all(self, wanted: Sequence[tuple[str, Mapping[str, Claim]]]) -> list[str]:
+        """`resize` for many nodes in one round trip."""
+        with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
+            for node_id, allocations in wanted:
+                self._resize(
+                    keys=[keys.facts(node_id), keys.reserved(node_id), keys.assigned(node_id)],
+                    args=[
+                        it for name, claim in allocations.items() for it in (name, json.dumps(asdict(claim)))
+                    ],
+                    client=pipe,
+                )
+            return [cast(bytes, answer).decode() for answer in pipe.execute()]
 
     def allocations(self, node_ids: Iterable[str]) -> dict[str, dict[str, Claim]]:
         """What is allocated on each node: attempt id -> amounts."""
