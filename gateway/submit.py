@@ -16,7 +16,6 @@ from nodepool import regions, wire
 from nodepool.errors import (
     AlreadyExistsError,
     InvalidInputError,
-    NodePoolError,
     PermissionDeniedError,
     RateLimitedError,
     TooLargeError,
@@ -154,7 +153,7 @@ def _accept(gateway: Gateway, owner: Identity, columns: dict[str, Any], keep: An
         found = gateway.database.read(lambda connection: task_store.find(connection, columns["id"]))
         return _repeated(found, row, owner)
     gateway.unfinished.accepted(owner.user_id)
-    _hint(gateway, row)
+    gateway.publisher.place_soon(row["id"], row["tier"], row["region"])
     return Accepted(columns["id"], repeated=False)
 
 
@@ -197,10 +196,3 @@ def _repeated(existing: Row[Any], row: dict[str, Any], owner: Identity) -> Accep
 
 def _taken(task_id: str) -> AlreadyExistsError:
     return AlreadyExistsError(f"there is another task {task_id!r} already; choose a new task_id")
-
-
-def _hint(gateway: Gateway, row: dict[str, Any]) -> None:
-    try:
-        gateway.publisher.place(row["id"], row["tier"], row["region"])
-    except NodePoolError as error:
-        log.warning("task %s is accepted; the sweep will place it: %s", row["id"], error)

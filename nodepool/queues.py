@@ -26,6 +26,8 @@ STOP = "worker_agent.stop"
 
 # Messages of one round trip.
 _BATCH = 500
+_MAX_BACKGROUND = 50_000
+_CLOSE_SECONDS = 5.0
 # What is told to nodes without an agent. A queue of its own, so that no backlog of tasks to place holds
 # it up, and so that the dispatchers that call strangers' machines may be others than those that place.
 PUSH_QUEUE = "push"
@@ -68,25 +70,41 @@ class Publisher:
         self._local = threading.local()
         self._lock = threading.Lock()
         self._connections: list[Connection] = []
+        self._background: _Background | None = None
 
     def place(self, task_id: str, tier: str, region: str) -> bool:
         return self._send(PLACE, task_id, partition_queue(tier, region))
+
+    def place_soon(self, task_id: str, tier: str, region: str) -> None:
+        """`place`, by a thread of the publisher's: who calls does not wait, and hints of one moment share
+        a round trip. Forgotten when too many wait, as any hint may be."""
+        with self._lock:
+            if self._background is None:
+                self._background = _Background(self)
+        self._background.add((PLACE, task_id, partition_queue(tier, region)))
 
     def execute(self, node_id: str, attempt_id: str) -> bool:
         return self._send(EXECUTE, attempt_id, node_queue(node_id))
 
     def execute_all(self, attempts: Sequence[tuple[str, str]]) -> None:
         """`execute` for many (node, attempt), in few round trips."""
+        self.send_all([(EXECUTE, attempt_id, node_queue(node_id)) for node_id, attempt_id in attempts])
+
+    def send_all(self, hints: Sequence[tuple[str, str, str]]) -> None:
+        """Many hints (task name, argument, queue) in few round trips."""
+        if len(hints) == 1:
+            self._send(*hints[0])
+            return
         try:
             producer: Any = self._producer()  # its stubs are of an older kombu
             with producer.batch(max_size=_BATCH):
-                for node_id, attempt_id in attempts:
-                    self._publish(EXECUTE, attempt_id, node_queue(node_id))
+                for name, argument, queue_name in hints:
+                    self._publish(name, argument, queue_name)
         except self._publish_errors():
             # One by one, each with its second try; a hint that comes twice does no harm.
             self._forget()
-            for node_id, attempt_id in attempts:
-                self.execute(node_id, attempt_id)
+            for hint in hints:
+                self._send(*hint)
 
     def stop(self, node_id: str, attempt_id: str) -> bool:
         return self._send(STOP, attempt_id, node_queue(node_id))
@@ -104,6 +122,10 @@ class Publisher:
 
     def close(self) -> None:
         """Close every thread's connection; called when none of them publishes any more."""
+        with self._lock:
+            background, self._background = self._background, None
+        if background is not None:
+            background.close()
         with self._lock:
             connections, self._connections = self._connections, []
         self._local = threading.local()
@@ -161,6 +183,43 @@ class Publisher:
                 if connection in self._connections:
                     self._connections.remove(connection)
             _close(connection)
+
+
+class _Background:
+    """Publishes what is added, in order, on a thread of its own."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self._changed = threading.Condition()
+        self._hints: list[tuple[str, str, str]] = []
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="hints", daemon=True)
+        self._thread.start()
+
+    def add(self, hint: tuple[str, str, str]) -> None:
+        with self._changed:
+            if len(self._hints) < _MAX_BACKGROUND:
+                self._hints.append(hint)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """What was added is published first."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join(_CLOSE_SECONDS)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._hints or self._closed)
+                hints, self._hints = self._hints[:_BATCH], self._hints[_BATCH:]
+                if not hints:
+                    return
+            try:
+                self._publisher.send_all(hints)
+            except Exception:
+                log.exception("%d hints were not published", len(hints))
 
 
 def _close(connection: Connection) -> None:

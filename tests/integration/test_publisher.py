@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -80,6 +82,17 @@ def test_each_hint_goes_to_its_queue(publisher: Publisher, valkey: TestValkey) -
     publisher.stop("owner/n1", "t:1")
     lengths = {name: valkey.admin.llen(name) for name in valkey.admin.keys("*")}
     assert lengths == {"low.north-america": 1, "node.owner/n1": 2, "node.owner/n2": 1}
+
+
+def test_hints_that_are_not_waited_for_arrive_in_order_and_at_the_latest_with_close(
+    publisher: Publisher, valkey: TestValkey
+) -> None:
+    for number in range(1200):
+        publisher.place_soon(f"t{number}", "high", "asia")
+    publisher.close()
+    messages = [json.loads(text) for text in valkey.admin.lrange("high.asia", 0, -1)]
+    names = [json.loads(base64.b64decode(message["body"]))[0][0] for message in messages]
+    assert names[::-1] == [f"t{number}" for number in range(1200)]
 
 
 def test_hints_and_the_publisher_survive_a_restart_of_the_broker(
