@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check proto bench lock clean
+.PHONY: install demo test check proto bench compose-smoke lock clean
 
 install: $(STAMP)
 
@@ -25,6 +25,10 @@ test: install
 
 bench: install
 	scripts/with_services.sh $(BIN)/python -m benchmarks
+
+# Compose's file for real, as root on Debian or Ubuntu: builds images, brings all of it up, runs a task.
+compose-smoke:
+	scripts/compose_smoke.sh
 
 check: install
 	$(BIN)/ruff check .
