@@ -19,7 +19,7 @@ from gateway import submit, tasks, views
 from gateway.context import Gateway
 from gateway.kept import Kept
 from gateway.tokens import Identity
-from nodepool.changes import Asked, Pool
+from nodepool.asking import Asked, Pool
 from nodepool.errors import InvalidInputError, UnavailableError
 from nodepool.explain import Explanation, explain
 from nodepool.pricing import hold_cpt, price_per_minute_cpt
@@ -172,12 +172,14 @@ class Explainer:
     # -- what is kept --------------------------------------------------------------------------------
     def _look_at_nodes(self) -> _Nodes:
         settings = self._gateway.settings
+        held_back = self._gateway.database.read(lambda c: line_store.held_back(c, settings.probation_after))
         return _Nodes(
             Pool.of(
                 self._gateway.registry.snapshot(settings.node_late_seconds),
                 default_memory_mb=settings.default_task_memory_mb,
                 patience_seconds=settings.region_patience_seconds,
                 allow_pushed=settings.push_to_nodes,
+                held_back=held_back,
             )
         )
 

@@ -7,21 +7,16 @@ says. Of changes of one size that which more nodes would take comes first.
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from types import MappingProxyType
-from typing import Any
 
-import numpy as np
-
-from nodepool import placement, regions
+from nodepool import regions
+from nodepool.asking import Asked, Pool
 from nodepool.fleet import Fleet
-from nodepool.node import NodeView
-from nodepool.placement import Wish
-from nodepool.resources import MEBIBYTES_PER_GIBIBYTE, RESOURCE_NAMES, Resources, claim_of
+from nodepool.resources import MEBIBYTES_PER_GIBIBYTE, RESOURCE_NAMES
 from nodepool.task import LocationMode
 from nodepool.trust import RANK, TIERS, Tier
 
@@ -43,65 +38,6 @@ _RESOURCE_OF = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """A task's wishes in the words of its owner; `wish` is what placement makes of them."""
-
-    needs: Resources
-    tier: Tier
-    min_trust: Tier | None = None
-    region: str = regions.ANY
-    location_mode: LocationMode = LocationMode.STRICT
-    relaxed: bool = False  # it has waited long enough for the region that it prefers
-    gpu_name: str = ""
-    node_id: str = ""
-    excluded: frozenset[str] = frozenset()
-
-    def wish(self, default_memory_mb: int) -> Wish:
-        return Wish(
-            claim=claim_of(self.needs, default_memory_mb=default_memory_mb),
-            tier=self.tier,
-            min_trust=self.min_trust,
-            region=self.region,
-            relaxed=self.relaxed,
-            gpu_name=self.gpu_name,
-            node_id=self.node_id,
-            excluded=self.excluded,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """A fleet as it is, the same fleet with nothing reserved, and what the operator has set."""
-
-    fleet: Fleet
-    idle: Fleet
-    gpu_words: MappingProxyType[str, str]  # names of GPUs as their nodes write them, by their casefold
-    default_memory_mb: int
-    patience_seconds: float  # how long a region that is only preferred is waited for
-
-    @classmethod
-    def of(
-        cls,
-        views: Iterable[NodeView],
-        *,
-        default_memory_mb: int,
-        patience_seconds: float = 0.0,
-        allow_pushed: bool = False,
-    ) -> Pool:
-        views = list(views)
-        fleet = Fleet.of(views, allow_pushed=allow_pushed)
-        words = MappingProxyType({view.gpu_name.casefold(): view.gpu_name for view in views})
-        idle = as_if(fleet, reserved=np.zeros_like(fleet.reserved))
-        return cls(fleet, idle, words, default_memory_mb, patience_seconds)
-
-    def takers(self, asked: Asked, fleet: Fleet | None = None) -> tuple[str, ...]:
-        """The nodes that would take it, best first: the real placement, run now."""
-        return placement.decide(
-            asked.wish(self.default_memory_mb), self.fleet if fleet is None else fleet
-        ).ranked
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """One field of the task with another value, and the nodes that would take the task then."""
 
@@ -110,14 +46,6 @@ class Change:
     sentence: str
     gives_up: Fraction
     nodes: int
-
-
-def as_if(fleet: Fleet, **columns: Any) -> Fleet:
-    """The same fleet with other columns; the one that was given stays as it is."""
-    other = copy.copy(fleet)
-    for name, column in columns.items():
-        setattr(other, name, column)
-    return other
 
 
 def changes(asked: Asked, pool: Pool, fleet: Fleet) -> list[Change]:

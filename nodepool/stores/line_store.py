@@ -1,13 +1,18 @@
-"""Those who wait, and how fast tasks are started, as `ExplainTask` asks of SQL. Functions of a connection."""
+"""What `ExplainTask` asks of SQL: those who wait, how fast tasks are started, which nodes are held back.
+
+Functions of a connection.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, Select, func, select
 
-from nodepool.stores.tables import attempts, tasks
+from nodepool.asking import HeldBack
+from nodepool.node import ENGINE_AWAY, NodeKind
+from nodepool.stores.tables import attempts, nodes, tasks
 from nodepool.task import TaskState
 
 _WAITS = (tasks.c.state == TaskState.QUEUED) & tasks.c.stop_requested.is_(False)
@@ -27,6 +32,21 @@ def oldest_waiting(connection: Connection, limit: int) -> Sequence[Row[Any]]:
 
 def count_waiting(connection: Connection) -> int:
     return connection.execute(select(func.count()).where(_WAITS)).scalar_one()
+
+
+def held_back(connection: Connection, probation_after: int) -> HeldBack:
+    """Active nodes only."""
+    query = select(nodes.c.id).where(nodes.c.active)
+    away = query.where(nodes.c.kind == NodeKind.AGENT, nodes.c.docker_status == ENGINE_AWAY)
+
+    def ids(found: Select[Any]) -> frozenset[str]:
+        return frozenset(connection.execute(found).scalars())
+
+    return HeldBack(
+        engine_away=ids(away.where(nodes.c.draining.is_(False))),
+        engine_away_too=ids(away.where(nodes.c.draining)),
+        on_probation=ids(query.where(nodes.c.bad_streak >= probation_after)),
+    )
 
 
 def starts_since(connection: Connection, since: float) -> dict[str, int]:

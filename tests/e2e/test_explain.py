@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import pytest
 from sqlalchemy import update
 
+from nodepool.node import ENGINE_AWAY
 from nodepool.stores.database import Database
 from nodepool.stores.tables import users
 from proto import nodepool_pb2 as pb
@@ -59,7 +60,6 @@ class Kind:
     act: Callable[[Stage], Any] | None = None
     act_words: str = ""
     hopeless: bool = True
-    needs_of_filler: dict[str, Any] = field(default_factory=dict)
 
 
 def _two(stage: Stage, **facts: Any) -> None:
@@ -117,6 +117,15 @@ KINDS = {
         act_words="resumes it",
         hopeless=False,
     ),
+    "a node whose Docker has stopped": Kind(
+        lambda stage: stage.node("a", docker_status=ENGINE_AWAY),
+        {},
+        "draining",
+        [("", "")],
+        act=lambda stage: stage.nodes[0].register(docker_status="running"),
+        act_words="starts Docker there again",
+        hopeless=False,
+    ),
     "all nodes offline": Kind(
         _silent,
         {},
@@ -132,7 +141,7 @@ KINDS = {
         {},
         "busy: task slots",
         [("", "")],
-        act=lambda stage: stage.nodes[0].register(max_tasks=4),
+        act=lambda stage: stage.nodes[0].register(max_tasks=4, docker_status="running"),
         act_words="--max-tasks",
         hopeless=False,
     ),

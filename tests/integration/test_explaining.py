@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from gateway import context, explaining
 from gateway.context import Gateway
@@ -20,6 +21,7 @@ from nodepool.resources import Claim, Resources
 from nodepool.settings import Settings
 from nodepool.stores import keys, task_store
 from nodepool.stores.placing import Placement, place_all
+from nodepool.stores.tables import nodes
 from nodepool.stores.usage_store import UsageStore
 from nodepool.task import TaskState
 from nodepool.usage import Decay
@@ -138,6 +140,17 @@ def test_tasks_that_no_node_can_run_hold_nobody_up(asking: Asking) -> None:
     mine = asking.task()
     answer = asking.ask(mine)
     assert (answer.position, answer.estimated_wait_seconds) == (2, 600.0)
+
+
+def test_a_node_on_probation_is_not_asked_for_more_slots(asking: Asking) -> None:
+    asking.node("a", max_tasks=4)
+    rules = asking.gateway.settings.history_rules
+    asking.gateway.database.write(lambda c: c.execute(update(nodes).values(bad_streak=rules.probation_after)))
+    asking.gateway.lifecycle.sync_node("a")
+    asking.start(asking.task(), "a")
+    answer = asking.ask(asking.task())
+    assert [each.clause for each in answer.failed] == ["busy: task slots"]
+    assert not answer.suggestions
 
 
 def test_nodes_that_failed_the_task_before_are_taken_last(asking: Asking) -> None:

@@ -14,20 +14,7 @@ PACKAGE = script("print('hello')")
 
 
 class PlayedNode(RogueNode):
-    """Registered and enrolled; it reports when told to, and so must not be forgotten for long."""
-
-    def register(self, **facts: Any) -> PlayedNode:
-        fields = {
-            "hostname": "played", "cpu_cores": 4, "memory_gb": 4, "cpu_score": 4000, "location": "Asia",
-            "kind": "agent", "docker_status": "running", "max_tasks": 8,
-        }  # fmt: skip
-        self._nodes(
-            "RegisterWorkerNode", pb.RegisterWorkerNodeRequest(node_id=self.node_id, **{**fields, **facts})
-        )
-        enrolled = self._nodes("EnrollAgent", pb.EnrollAgentRequest(node_id=self.node_id))
-        self.report_key = enrolled.report_key
-        self.report()
-        return self
+    """Joins and leaves, drains and falls silent as the test says."""
 
     def drain(self, *, draining: bool = True) -> None:
         self._nodes("SetNodeDraining", pb.SetNodeDrainingRequest(node_id=self.node_id, draining=draining))
@@ -54,7 +41,8 @@ class Stage:
         self._tasks: list[str] = []
 
     def node(self, name: str = "a", **facts: Any) -> PlayedNode:
-        node = PlayedNode(self.pool, self.owner, name).register(**facts)
+        node = PlayedNode(self.pool, self.owner, name)
+        node.join(**{"docker_status": "running", **facts})
         self.nodes.append(node)
         return node
 

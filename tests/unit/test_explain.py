@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodepool import placement, regions, wire
-from nodepool.changes import Asked, Pool
+from nodepool.asking import Asked, HeldBack, Pool
 from nodepool.explain import ONCE_IDLE, Explanation, Suggestion, explain
 from nodepool.node import NodeKind, NodeView
 from nodepool.placement import place
@@ -199,6 +199,23 @@ def test_acts_name_a_node_that_they_would_help_and_the_largest_help_comes_first(
         "the owner of a",
         "the owner of d",
     ]
+
+
+def test_a_node_whose_docker_has_stopped_is_not_told_to_resume() -> None:
+    pool = pool_of(node("a", draining=True), held_back=HeldBack(engine_away=frozenset({"a", "gone"})))
+    (act,) = explain(asks(), pool).suggestions
+    assert "the owner of a starts Docker there again" in act.sentence
+    held_back = HeldBack(engine_away_too=frozenset({"a"}))
+    (act,) = explain(asks(), pool_of(node("a", draining=True), held_back=held_back)).suggestions
+    assert act.sentence.startswith("another node joins")
+
+
+def test_a_node_on_probation_is_not_told_to_offer_more_slots() -> None:
+    full = node("a", capacity=replace(ROOM, tasks=1), reserved=Claim(0, 0, 0, 0, tasks=1))
+    pool = pool_of(full, held_back=HeldBack(on_probation=frozenset({"a"})))
+    explanation = explain(asks(), pool)
+    assert explanation.suggestions == ()
+    assert explanation.could_run == ("a",)
 
 
 def test_a_pool_that_pushes_looks_at_nodes_without_an_agent() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodepool.changes import Asked, Pool
+from nodepool.asking import Asked, Pool
 from nodepool.explain import Explanation, explain
 from nodepool.node import NodeView
 from nodepool.placement import Wish, place
