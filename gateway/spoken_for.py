@@ -13,7 +13,7 @@ from sqlalchemy import Row
 
 from gateway.context import Gateway
 from gateway.tokens import Identity
-from nodepool import ids
+from nodepool import ids, ledger
 from nodepool.errors import ConflictError, InvalidInputError, NodePoolError, NotFoundError, StaleAttemptError
 from nodepool.node import NodeKind
 from nodepool.pushed_end import STOPPED_BY_OWNER, end_with_what_there_is, keep_result
@@ -86,9 +86,13 @@ def store_result(gateway: Gateway, identity: Identity, task_id: str, result: byt
         raise StaleAttemptError
 
 
-def running(gateway: Gateway, identity: Identity, task_id: str, node_id: str) -> bool:
-    """Is the task to go on there? False when its owner has asked for its end."""
-    return not _live(gateway, identity, task_id, node_id).stop_requested
+def running(gateway: Gateway, identity: Identity, task_id: str, node_id: str) -> tuple[bool, int]:
+    """Is the task to go on there (its owner may have asked for its end), and what has it earned so far?"""
+    row = _live(gateway, identity, task_id, node_id)
+    now = gateway.clock()
+    started_at = row.started_at or now  # it was claimed just now, by being spoken for
+    reward = ledger.earned(row.price_per_minute, row.fee_percent or 0, started_at, now, row.max_minutes)
+    return not row.stop_requested, reward
 
 
 def completed(gateway: Gateway, identity: Identity, task_id: str, node_id: str, *, success: bool) -> None:

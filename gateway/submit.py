@@ -22,7 +22,9 @@ from nodepool.errors import (
 )
 from nodepool.ids import check_task_id
 from nodepool.packages import check_package
-from nodepool.stores import node_store, task_store
+from nodepool.pricing import price_per_minute_cpt
+from nodepool.resources import Resources
+from nodepool.stores import ledger_store, node_store, task_store
 from nodepool.stores.accounts_read import credit_score
 from nodepool.stores.disk import disk_errors
 from nodepool.task import TaskState
@@ -123,8 +125,11 @@ def _check(gateway: Gateway, package: IO[bytes]) -> None:
 
 
 def _accept(gateway: Gateway, owner: Identity, columns: dict[str, Any], keep: Any) -> Accepted:
-    now = gateway.clock()
-    existing, score = gateway.database.read(lambda connection: _before(connection, owner, columns))
+    now, fee_percent = gateway.clock(), gateway.settings.platform_fee_percent
+    columns = {**columns, "owner_id": owner.user_id, "price_per_minute": _price(columns)}
+    existing, score = gateway.database.read(
+        lambda connection: _before(connection, owner, columns, fee_percent)
+    )
     if existing is None:
         check_trust(columns["min_trust"], score)
         _check_room(gateway, owner)
@@ -134,7 +139,6 @@ def _accept(gateway: Gateway, owner: Identity, columns: dict[str, Any], keep: An
     sha256, size = keep()
     row = {
         **columns,
-        "owner_id": owner.user_id,
         "state": TaskState.QUEUED,
         "reason": "",
         "tier": task_tier(score),
@@ -148,7 +152,7 @@ def _accept(gateway: Gateway, owner: Identity, columns: dict[str, Any], keep: An
     if existing is not None:
         return _repeated(existing, row, owner)
     try:
-        gateway.database.write(lambda connection: task_store.insert_task(connection, row))
+        gateway.database.write(lambda connection: _store(connection, row, fee_percent, now))
     except IntegrityError:
         found = gateway.database.read(lambda connection: task_store.find(connection, columns["id"]))
         return _repeated(found, row, owner)
@@ -157,13 +161,28 @@ def _accept(gateway: Gateway, owner: Identity, columns: dict[str, Any], keep: An
     return Accepted(columns["id"], repeated=False)
 
 
-def _before(connection: Connection, owner: Identity, columns: dict[str, Any]) -> tuple[Row[Any] | None, int]:
+def _price(columns: dict[str, Any]) -> int:
+    names = ("cpu_score", "memory_gb", "gpu_score", "gpu_memory_gb")
+    return price_per_minute_cpt(Resources(**{name: columns[name] for name in names}))
+
+
+def _before(
+    connection: Connection, owner: Identity, columns: dict[str, Any], fee_percent: int
+) -> tuple[Row[Any] | None, int]:
     if columns["pinned_node"]:
         node_store.find_own(connection, columns["pinned_node"], owner.user_id)
-    return (
-        task_store.find_or_none(connection, columns["id"]),
-        credit_score(connection, owner.user_id),
-    )
+    score = credit_score(connection, owner.user_id)
+    existing = task_store.find_or_none(connection, columns["id"])
+    if existing is None:
+        # The hold itself is what counts; this keeps the package of a task that cannot be from being stored.
+        ledger_store.check_covered(connection, owner.user_id, ledger_store.terms_of(columns, fee_percent))
+    return existing, score
+
+
+def _store(connection: Connection, row: dict[str, Any], fee_percent: int, now: float) -> None:
+    """The task, and what it may cost, or neither."""
+    task_store.insert_task(connection, row)
+    ledger_store.hold(connection, row, fee_percent=fee_percent, now=now)
 
 
 def check_trust(min_trust: str, score: int) -> None:

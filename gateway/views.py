@@ -9,6 +9,7 @@ from sqlalchemy import Row
 
 from nodepool import wire
 from nodepool.history import HistoryRules
+from nodepool.ledger import HoldState
 from nodepool.node import NodeStatus, NodeView
 from nodepool.queues import partition_queue
 from nodepool.stores.attempt_records import history_of
@@ -45,6 +46,9 @@ def task_detail(row: Row[Any], attempts: Sequence[Row[Any]] = ()) -> pb.TaskDeta
         min_trust=row.min_trust,
         location_mode=row.location_mode,
         max_minutes=row.max_minutes,
+        price_per_minute_cpt=row.price_per_minute,
+        held_cpt=row.hold_amount if row.hold_state == HoldState.HELD else 0,
+        paid_cpt=row.hold_posted or 0,
         attempts=[_attempt_record(attempt) for attempt in attempts],
     )
 

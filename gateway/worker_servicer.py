@@ -53,10 +53,11 @@ class WorkerNodeServicer(rpc.WorkerNodeServiceServicer):
     async def ReportRunningStatus(
         self, request: pb.RunningStatusRequest, context: Context
     ) -> pb.RunningStatusResponse:
-        goes_on = await self._gateway.run(
+        goes_on, reward = await self._gateway.run(
             spoken_for.running, self._gateway, current_identity(), request.task_id, request.node_id
         )
-        # No money moves by itself until the ledger does it.
         return pb.RunningStatusResponse(
-            success=goes_on, message="go on" if goes_on else "stop: its owner asked for its end", cpt_reward=0
+            success=goes_on,
+            message="go on" if goes_on else "stop: its owner asked for its end",
+            cpt_reward=reward,
         )

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from nodepool.errors import InvalidInputError
+from nodepool.pricing import started_minutes
+from nodepool.task import Outcome
 
 # The most that may ever be minted, so that no balance and no sum leaves a database's 64-bit integer.
 MAX_CPT = (1 << 62) - 1
@@ -23,6 +25,7 @@ MAX_MEMO_LENGTH = 500
 # What the first entry's hash is made over in place of one before it.
 GENESIS = "0" * 64
 _PERCENT = 100
+_MILLISECONDS = 1000
 
 
 class AccountKind(StrEnum):
@@ -190,23 +193,38 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class Bill:
-    """How a hold is divided at its end: `payments` (one for each share), fee and what goes back."""
+class Part:
+    """What one provider's run brings in: to the provider, and to the pool."""
 
-    payments: tuple[int, ...]
+    payment: int
     fee: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """How a hold is divided at its end: one part for each share, and what goes back."""
+
+    parts: tuple[Part, ...]
     released: int
 
     @property
     def charged(self) -> int:
-        return sum(self.payments) + self.fee
+        return sum(part.payment + part.fee for part in self.parts)
 
 
 def bill(held: int, *, price_per_minute: int, minutes: int, fee_percent: int, shares: Sequence[int]) -> Bill:
     """`minutes` are those to be paid, of all runs together. Never more than what is held is paid."""
     charged = min(held, price_per_minute * max(0, minutes)) if shares else 0
-    fee = charged * fee_percent // _PERCENT
-    return Bill(split(charged - fee, shares), fee, held - charged)
+    parts = []
+    for amount in split(charged, shares):
+        fee = fee_of(amount, fee_percent)
+        parts.append(Part(amount - fee, fee))
+    return Bill(tuple(parts), held - charged)
+
+
+def fee_of(amount: int, fee_percent: int) -> int:
+    """Rounded down, in the provider's favour."""
+    return amount * fee_percent // _PERCENT
 
 
 def split(amount: int, shares: Sequence[int]) -> tuple[int, ...]:
@@ -226,3 +244,23 @@ def split(amount: int, shares: Sequence[int]) -> tuple[int, ...]:
     for index in by_remainder[: amount - sum(parts)]:
         parts[index] += 1
     return tuple(parts)
+
+
+def minutes_to_pay(outcome: Outcome, started_at: float | None, ended_at: float, max_minutes: int) -> int:
+    """Minutes that an attempt with this outcome began, by the pool's clock; 0 where nothing is paid.
+
+    A run that ended by itself was work, and so was one until its owner stopped it. One that was lost or
+    refused brought nothing, and one that was stopped before it began did nothing.
+    """
+    if started_at is None or outcome in {Outcome.LOST, Outcome.REFUSED}:
+        return 0
+    return min(max_minutes, started_minutes(round((ended_at - started_at) * _MILLISECONDS)))
+
+
+def earned(
+    price_per_minute: int, fee_percent: int, started_at: float | None, now: float, max_minutes: int
+) -> int:
+    """What a run that ended now would bring its node's owner."""
+    minutes = minutes_to_pay(Outcome.SUCCEEDED, started_at, now, max_minutes)
+    amount = price_per_minute * minutes
+    return amount - fee_of(amount, fee_percent)

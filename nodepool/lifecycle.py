@@ -10,24 +10,62 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row
+from sqlalchemy import Connection, Row
 
+from nodepool import ledger
 from nodepool.clock import Clock
 from nodepool.errors import UnavailableError
 from nodepool.queues import Publisher
 from nodepool.resources import Claim
 from nodepool.settings import Settings
-from nodepool.stores import node_store, task_store
+from nodepool.stores import ledger_store, node_store, task_store
 from nodepool.stores.database import Database
+from nodepool.stores.ledger_store import Provider
 from nodepool.stores.output_store import OutputStore
 from nodepool.stores.registry import RegisteredNode, Registry
 from nodepool.stores.task_store import End, Ended
 from nodepool.stores.usage_store import UsageStore
-from nodepool.task import Outcome, TaskState
+from nodepool.task import FINAL_TASK_STATES, Outcome, TaskState
 from nodepool.usage import EXPECTED_MINUTES, cost_per_minute
 
 log = logging.getLogger(__name__)
 _SECONDS_PER_MINUTE = 60
+
+
+def end_in_sql(
+    connection: Connection,
+    attempt_id: str,
+    node_id: str,
+    owner_id: int,
+    end: End,
+    *,
+    settings: Settings,
+    now: float,
+) -> Ended:
+    """All that SQL is to know of the end of an attempt, in one transaction."""
+    ended = task_store.end_attempt(
+        connection,
+        attempt_id,
+        node_id,
+        owner_id,
+        end,
+        max_attempts=settings.max_attempts,
+        now=now,
+        rules=settings.history_rules,
+    )
+    if ended.changed:
+        _settle(connection, ended, end.outcome, owner_id, now)
+    return ended
+
+
+def _settle(connection: Connection, ended: Ended, outcome: Outcome, provider_id: int, now: float) -> None:
+    """A task that has ended pays what is due; one that goes on keeps what it holds."""
+    if ended.state not in FINAL_TASK_STATES:
+        return
+    row = ended.task
+    minutes = ledger.minutes_to_pay(outcome, row.attempt_started_at, now, row.max_minutes)
+    providers = [Provider(provider_id)] if minutes else []
+    ledger_store.settle(connection, row.id, row.attempt_id, providers, minutes, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +82,8 @@ class Lifecycle:
         """Close the attempt and move its task on. Raises StaleAttemptError when it is not current."""
         now = self.clock()
         ended = self.database.write(
-            lambda connection: task_store.end_attempt(
-                connection,
-                attempt_id,
-                node_id,
-                owner_id,
-                end,
-                max_attempts=self.settings.max_attempts,
-                now=now,
-                rules=self.settings.history_rules,
+            lambda connection: end_in_sql(
+                connection, attempt_id, node_id, owner_id, end, settings=self.settings, now=now
             )
         )
         if ended.changed:

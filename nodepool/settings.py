@@ -180,7 +180,9 @@ class Settings(BaseSettings):
         30.0, ge=0, description="first such while; each further wrong password doubles it, up to an hour"
     )
     newcomer_credit_score: int = Field(50, ge=0, le=1000, description="credit score of a new user")
-    newcomer_balance_cpt: int = Field(0, ge=0, description="CPT in the account of a new user")
+    newcomer_balance_cpt: int = Field(
+        1000, ge=0, description="CPT in the account of a new user; 0 in a pool that strangers can join"
+    )
     bcrypt_rounds: int = Field(12, ge=4, le=16, description="work factor of password hashes")
     login_attempts_per_minute: int = Field(
         30, ge=1, description="logins and registrations a minute from one address, and for one name"

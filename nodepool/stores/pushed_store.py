@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, func, select, update
 
 from nodepool.node import NodeKind
-from nodepool.stores.tables import attempts, nodes, tasks
+from nodepool.stores.tables import attempts, holds, nodes, tasks
 from nodepool.task import LIVE_ATTEMPT_STATES, AttemptState
 
 _LIVE = [state.value for state in LIVE_ATTEMPT_STATES]
@@ -34,6 +34,8 @@ _COLUMNS: Select[Any] = (
         tasks.c.package_bytes,
         tasks.c.max_minutes,
         tasks.c.result_attempt,
+        tasks.c.price_per_minute,
+        holds.c.fee_percent,
         nodes.c.kind,
         nodes.c.active,
         nodes.c.owner_id,
@@ -43,6 +45,7 @@ _COLUMNS: Select[Any] = (
     )
     .join(tasks, tasks.c.id == attempts.c.task_id)
     .join(nodes, nodes.c.id == attempts.c.node_id)
+    .outerjoin(holds, holds.c.task_id == tasks.c.id)
 )
 
 

@@ -14,9 +14,9 @@ from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 from nodepool.errors import ConflictError, NotFoundError, StaleAttemptError
 from nodepool.history import HistoryRules
 from nodepool.resources import Claim
-from nodepool.stores import attempt_records
+from nodepool.stores import attempt_records, hold_store
 from nodepool.stores.attempt_records import Lock
-from nodepool.stores.tables import attempts, nodes, tasks, users
+from nodepool.stores.tables import attempts, holds, nodes, tasks, users
 from nodepool.task import (
     ATTEMPT_STATE_OF_OUTCOME,
     FINAL_TASK_STATES,
@@ -30,7 +30,17 @@ from nodepool.task import (
 )
 
 _MAX_REASON = 500
-_WITH_OWNER = select(tasks, users.c.username.label("owner")).join(users, users.c.id == tasks.c.owner_id)
+_WITH_OWNER = (
+    select(
+        tasks,
+        users.c.username.label("owner"),
+        holds.c.state.label("hold_state"),
+        holds.c.amount.label("hold_amount"),
+        holds.c.posted.label("hold_posted"),
+    )
+    .join(users, users.c.id == tasks.c.owner_id)
+    .outerjoin(holds, holds.c.task_id == tasks.c.id)
+)
 # Made once: building a statement costs more than running it.
 _BY_ID = _WITH_OWNER.where(tasks.c.id == bindparam("task_id"))
 _INSERT_TASK = insert(tasks)
@@ -257,7 +267,10 @@ def _task_values(
 
 
 def request_stop(connection: Connection, task_id: str, now: float) -> Row[Any]:
-    """Mark the task; one that waits is STOPPED at once. Returns the row as it was before."""
+    """Mark the task; one that waits is STOPPED at once, and holds nothing any more.
+
+    Returns the row as it was before.
+    """
     row = connection.execute(_WITH_OWNER.where(tasks.c.id == task_id).with_for_update(of=tasks)).one_or_none()
     if row is None:
         raise NotFoundError(f"there is no task {task_id!r}")
@@ -276,6 +289,8 @@ def request_stop(connection: Connection, task_id: str, now: float) -> Row[Any]:
     )
     if moved.rowcount == 0:
         raise ConflictError("the task changed at the same moment; try again")
+    if "state" in values:
+        hold_store.void(connection, task_id, now)
     return row
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.support.pool import TestPool
+from tests.support.pool import SETTINGS, TestPool
 from tests.support.tasks import new_task_id, script, unpacked
 from tests.support.waiting import wait_until
 from tests.support.wire import contract
@@ -100,7 +100,7 @@ def client(pool: TestPool) -> WireClient:
     assert answer.success
     client.token = answer.token
     balance = client.call("GetBalance", username=name, token=client.token)
-    assert (balance.success, balance.balance) == (True, 0)
+    assert (balance.success, balance.balance) == (True, int(SETTINGS["NEWCOMER_BALANCE_CPT"]))
     return client
 
 

@@ -29,6 +29,8 @@ SETTINGS = {
     "NODE_LATE_SECONDS": "8",
     "SWEEP_PERIOD_SECONDS": "0.5",
     "LOG_LEVEL": "INFO",
+    # Enough for whatever a test submits.
+    "NEWCOMER_BALANCE_CPT": str(10**12),
 }
 MESSAGE_BYTES = 100 << 20
 FLOWER_LOGIN = ("flower", "a-flower-password")
@@ -205,15 +207,16 @@ class TestPool:
         location: str = "Asia",
         runner: str = "",
         arguments: tuple[str, ...] = (),
+        program: tuple[str, ...] = ("-m", "worker_agent"),
         wait: bool = True,
     ) -> TestAgent:
-        """One more agent; with `wait` it is online when this returns."""
+        """One more agent; with `wait` it is online when this returns. `program` is what Python runs."""
         owner = owner or self.owner
         name = name or f"node{len(self.agents) + 1}"
         agent = TestAgent(
             f"agent-{name}",
             [
-                sys.executable, "-m", "worker_agent", "--gateway", self.address, "--username", owner.username,
+                sys.executable, *program, "--gateway", self.address, "--username", owner.username,
                 "--node", name, "--location", location, "--runner", runner or self.options.runner,
                 "--data-dir", str(self.folder / f"agent-{name}"), *self.options.agent_arguments, *arguments,
             ],
