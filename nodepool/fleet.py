@@ -83,6 +83,7 @@ class Fleet:
         self.tier = np.zeros(rows, dtype=np.int8)
         self.region = np.zeros(rows, dtype=np.int8)
         self.gpu = np.zeros(rows, dtype=np.int32)
+        self.owner: IntArray = np.zeros(rows, dtype=np.int64)
         self.quality: FloatArray = np.ones(rows)
         self.capacity: IntArray = np.zeros((len(RESOURCE_NAMES), rows), dtype=np.int64)
         self.reserved: IntArray = np.zeros((len(RESOURCE_NAMES), rows), dtype=np.int64)
@@ -113,6 +114,7 @@ class Fleet:
         self.tier[row] = RANK[view.tier]
         self.region[row] = REGION_INDEX[view.region]
         self.gpu[row] = self._gpu_names.setdefault(view.gpu_name.casefold(), len(self._gpu_names))
+        self.owner[row] = view.owner_id
         self.quality[row] = view.quality
         self.capacity[:, row] = Amounts.of(view.capacity).column
         self.reserved[:, row] = Amounts.of(view.reserved).column
@@ -189,6 +191,7 @@ class Fleet:
             capacity=Claim(*(int(amount) for amount in self.capacity[:, row])),
             reserved=Claim(*(int(amount) for amount in self.reserved[:, row])),
             quality=float(self.quality[row]),
+            owner_id=int(self.owner[row]),
         )
 
 

@@ -76,6 +76,7 @@ class NodeView:
     capacity: Claim
     reserved: Claim
     quality: float = 1.0  # 0-1, of its history
+    owner_id: int = 0  # 0: not told
 
 
 def default_max_tasks(cpu_cores: int) -> int:

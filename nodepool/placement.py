@@ -35,6 +35,7 @@ OTHER_NODE = "not the node asked for"
 PUSHED = "without an agent: this pool gives work to agents only"
 TRUST = "trust tier above what the owner's credit opens"
 MIN_TRUST = "below the trust that it asks for"
+OTHER_OWNER = "of an owner who has another run of it, or who submitted it"
 REGION = "in another region"
 GPU_NAME = "has another GPU"
 TOO_SMALL = "too small: {}"
@@ -63,6 +64,7 @@ class Wish:
     gpu_name: str = ""
     node_id: str = ""  # only this node, when not empty
     excluded: frozenset[str] = frozenset()
+    not_owners: frozenset[int] = frozenset()  # whose nodes may not have it
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,8 @@ def _matching(wish: Wish, fleet: Fleet) -> Iterable[tuple[str, BoolArray]]:
     # Who names a node of his own trusts it.
     if not wish.node_id:
         yield TRUST, fleet.tier >= RANK[wish.tier]
+    if wish.not_owners:
+        yield OTHER_OWNER, ~np.isin(fleet.owner, list(wish.not_owners))
     if wish.min_trust is not None:
         yield MIN_TRUST, fleet.tier <= RANK[wish.min_trust]
     if wish.region != regions.ANY and not wish.relaxed:

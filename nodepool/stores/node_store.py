@@ -122,4 +122,5 @@ def registered_node(
         draining=row.draining or (row.kind == NodeKind.AGENT and row.docker_status == ENGINE_AWAY),
         capacity=capacity,
         quality=history.as_of(now, rules).quality,
+        owner_id=row.owner_id,
     )

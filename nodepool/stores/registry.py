@@ -53,6 +53,7 @@ class RegisteredNode:
     draining: bool
     capacity: Claim
     quality: float = 1.0  # 0-1, of its history
+    owner_id: int = 0
 
 
 class Registry:
@@ -233,6 +234,7 @@ def _facts(node: RegisteredNode) -> dict[str, str | int | float]:
         "kind": node.kind,
         "draining": int(node.draining),
         "quality": node.quality,
+        "owner": node.owner_id,
         **{f"capacity_{name}": getattr(node.capacity, name) for name in _CLAIM_FIELDS},
     }
 
@@ -264,6 +266,7 @@ def _view(node_id: str, facts: dict[bytes, bytes], reserved: dict[bytes, bytes],
         capacity=Claim(**{name: int(facts[f"capacity_{name}".encode()]) for name in RESOURCE_NAMES}),
         reserved=Claim(**{name: int(reserved.get(name.encode(), 0)) for name in RESOURCE_NAMES}),
         quality=float(facts.get(b"quality", 1.0)),
+        owner_id=int(facts.get(b"owner", 0)),
     )
 
 

@@ -149,7 +149,12 @@ def test_a_large_fleet_is_chosen_from_in_the_order_of_the_rules() -> None:
 def test_the_arrays_grow_and_keep_what_is_in_them() -> None:
     fleet = Fleet()
     views = [
-        node(f"n{number}", gpu_name=f"gpu {number % 3}", reserved=replace(NOTHING, cpu_score=number))
+        node(
+            f"n{number}",
+            gpu_name=f"gpu {number % 3}",
+            owner_id=number % 5,
+            reserved=replace(NOTHING, cpu_score=number),
+        )
         for number in range(100)
     ]
     for view in views:
@@ -171,6 +176,7 @@ VIEWS = st.lists(
         capacity=CLAIMS,
         reserved=st.just(NOTHING),
         quality=st.sampled_from([0.2, 0.9]),
+        owner_id=st.integers(0, 2),
     ),
     max_size=9,
     unique_by=lambda view: view.node_id,
@@ -185,6 +191,7 @@ WISHES = st.builds(
     gpu_name=st.sampled_from(["", "x"]),
     node_id=st.sampled_from(["", "", "n1"]),
     excluded=st.frozensets(st.sampled_from(["n1", "n2"])),
+    not_owners=st.frozensets(st.integers(0, 2), max_size=2),
 )
 
 
