@@ -15,6 +15,7 @@ from celery import Celery
 from kombu import Connection, Exchange, Producer, Queue
 from kombu.exceptions import OperationalError
 
+from nodepool.envelope import Envelopes
 from nodepool.settings import Settings
 
 PLACE = "dispatcher.place"
@@ -67,6 +68,7 @@ class Publisher:
 
     def __init__(self, app: Celery) -> None:
         self._app = app
+        self._envelopes = Envelopes(app)
         self._local = threading.local()
         self._lock = threading.Lock()
         self._connections: list[Connection] = []
@@ -96,10 +98,12 @@ class Publisher:
             self._send(*hints[0])
             return
         try:
-            producer: Any = self._producer()  # its stubs are of an older kombu
-            with producer.batch(max_size=_BATCH):
-                for name, argument, queue_name in hints:
-                    self._publish(name, argument, queue_name)
+            channel: Any = self._producer().channel
+            with channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
+                for start in range(0, len(hints), _BATCH):
+                    for name, argument, queue_name in hints[start : start + _BATCH]:
+                        pipe.lpush(queue_name, self._envelopes.text(name, argument, queue_name))
+                    pipe.execute()
         except self._publish_errors():
             # One by one, each with its second try; a hint that comes twice does no harm.
             self._forget()

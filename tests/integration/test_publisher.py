@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nodepool.queues import Publisher, make_app
+from nodepool.queues import EXECUTE, PLACE, Publisher, make_app
 from nodepool.settings import Settings
 from tests.support.environment import ROOT, free_port
 from tests.support.processes import TestProcess
@@ -73,6 +73,35 @@ def test_a_plain_celery_worker_reads_a_hint(
     plain_worker.wait_for_line("heard before")
     assert publisher.place("after", "high", "asia")
     plain_worker.wait_for_line("heard after")
+    assert valkey.admin.llen("high.asia") == 0
+
+
+def test_hints_of_one_round_trip_are_as_celery_makes_them(publisher: Publisher, valkey: TestValkey) -> None:
+    publisher.place("t1", "high", "asia")
+    publisher.send_all([(PLACE, "t1", "high.asia"), (PLACE, "t2", "high.asia"), (EXECUTE, "t2:1", "node.n")])
+    celerys, first, second = (json.loads(text) for text in valkey.admin.lrange("high.asia", 0, -1)[::-1])
+    (other,) = (json.loads(text) for text in valkey.admin.lrange("node.n", 0, -1))
+    ids = [message["headers"].pop("id") for message in (celerys, first, second, other)]
+    assert len(set(ids)) == 4
+    for message, message_id in zip((celerys, first, second, other), ids, strict=True):
+        assert message["headers"].pop("root_id") == message["properties"].pop("correlation_id") == message_id
+        assert message["properties"].pop("delivery_tag")
+        assert message["properties"].pop("reply_to")
+    assert first == celerys
+    assert second["headers"] == {**celerys["headers"], "argsrepr": "['t2']"}
+    assert json.loads(base64.b64decode(second["body"]))[0] == ["t2"]
+    assert {**second, "headers": 0, "body": 0} == {**celerys, "headers": 0, "body": 0}
+    assert other["headers"]["task"] == EXECUTE
+    assert other["properties"]["delivery_info"] == {"exchange": "", "routing_key": "node.n"}
+
+
+def test_a_plain_celery_worker_reads_hints_of_one_round_trip(
+    publisher: Publisher, plain_worker: TestProcess, valkey: TestValkey
+) -> None:
+    plain_worker.start()
+    publisher.send_all([(PLACE, name, "high.asia") for name in ("one", "two")])
+    plain_worker.wait_for_line("heard one")
+    plain_worker.wait_for_line("heard two")
     assert valkey.admin.llen("high.asia") == 0
 
 
