@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -191,3 +192,12 @@ def test_words_have_an_age_and_an_end(fleet: Swept) -> None:
     ages = fleet.effects.words.ages(["t:1", "t:2"])
     assert 0 <= ages["t:1"] < 60
     assert ages["t:2"] == float("inf")
+
+
+def test_pieces_of_output_without_offsets_are_all_kept(fleet: Swept) -> None:
+    outputs = fleet.dispatcher.lifecycle.outputs
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda number: outputs.append_at_end("t:1", b"%03d\n" % number), range(100)))
+    lines = outputs.window("t:1").data.decode().split()
+    assert sorted(lines) == [f"{number:03d}" for number in range(100)]
+    assert outputs.append("t:1", 400, b"end") == 403
