@@ -135,8 +135,10 @@ class PushEffects:
             self._dispatcher.lifecycle.outputs.announce(row.task_id)
         return True
 
-    def end(self, row: Row[Any], outcome: Outcome, reason: str, *, blameless: bool = False) -> None:
-        """End the attempt as it is now, with what its worker gave; nothing happens when it is over."""
+    def end(
+        self, row: Row[Any], outcome: Outcome, reason: str, *, blameless: bool = False, at_bound: bool = False
+    ) -> None:
+        """End the attempt as it is now, with what its node gave; nothing happens when it is over."""
         lifecycle, now = self._dispatcher.lifecycle, self._dispatcher.clock()
         # Its owner asked for its end: however the run went, that is what became of it.
         current = self.find(row.id)
@@ -147,7 +149,9 @@ class PushEffects:
         if outcome in {Outcome.LOST, Outcome.REFUSED}:
             end = End(outcome=outcome, exit_code=None, reason=reason, blameless=blameless)
         else:
-            end = end_with_what_there_is(self._files, lifecycle.outputs, current, outcome, reason, now)
+            end = end_with_what_there_is(
+                self._files, lifecycle.outputs, current, outcome, reason, now, at_bound=at_bound
+            )
         try:
             ended = lifecycle.end_attempt(current.id, current.node_id, current.owner_id, end)
         except (StaleAttemptError, ConflictError) as error:

@@ -80,7 +80,8 @@ class PushedAttempts:
             self._assigned(row, mine, effects, now)
         elif now - row.started_at > row.max_minutes * _SECONDS_PER_MINUTE:
             # Its worker knows no longest run, so the pool ends it, as an agent would.
-            effects.end(row, Outcome.FAILED, f"ended after its longest run, {row.max_minutes} minutes")
+            reason = f"ended after its longest run, {row.max_minutes} minutes"
+            effects.end(row, Outcome.FAILED, reason, at_bound=True)
             self._dispatcher.publisher.push_stop(row.node_id, row.id)
         else:
             self._running(row, mine, effects, now)

@@ -19,6 +19,7 @@ from dispatcher.allocation import Allocator
 from dispatcher.context import Dispatcher
 from dispatcher.desk import Desk
 from dispatcher.hearing import BRAKE_PERIODS, Beat, Hearing
+from dispatcher.overtime import Overtime
 from dispatcher.place import lose
 from dispatcher.pushed import PushedAttempts
 from dispatcher.reconcile import Live, Reconciler, Turns
@@ -32,9 +33,6 @@ from nodepool.stores.registry import Report
 
 log = logging.getLogger(__name__)
 
-_SECONDS_PER_MINUTE = 60
-# What the agent takes to unpack, stop and upload beyond the run itself.
-_OVERTIME_SECONDS = 300
 _FORGOTTEN_PERIODS = 2
 _QUESTIONED_WITHIN_PASSES = 5
 _SHORTEST_PAUSE_SECONDS = 0.1
@@ -54,6 +52,7 @@ class Sweeper:
         self._liveness = Liveness(dispatcher.redis)
         self._reconciler = Reconciler(dispatcher, self._liveness)
         self._pushed = PushedAttempts(dispatcher)
+        self._overtime = Overtime(dispatcher)
         self._allocator = Allocator(dispatcher)
         self._hearing = Hearing(now, dispatcher.settings.node_late_seconds)
         # Who is asked in a pass whether it still has its work.
@@ -192,7 +191,7 @@ class Sweeper:
         return held
 
     def _end_forgotten(self, row: Row[Any], kind: str, report: Report | None) -> None:
-        """One that its living node never began, does not speak of, or that outlived its longest run."""
+        """One that its living node never began, does not speak of, or does not end when it must."""
         if kind == NodeKind.PUSHED:
             return  # what such a node runs is not in its report; PushedAttempts has its rules
         settings = self._dispatcher.settings
@@ -203,8 +202,8 @@ class Sweeper:
             lose(self._dispatcher, row, f"node {row.node_id} took it and never began it")
         elif report is not None and row.id not in report.running and now - since > patience:
             lose(self._dispatcher, row, f"node {row.node_id} does not have it")
-        elif now - since > row.max_minutes * _SECONDS_PER_MINUTE + _OVERTIME_SECONDS:
-            lose(self._dispatcher, row, f"node {row.node_id} did not end it in time")
+        elif row.started_at is not None:
+            self._overtime.look(row, now, self._gateway_back_at)
 
     def _stop_again(self, live: dict[str, list[Row[Any]]]) -> None:
         for rows in live.values():

@@ -1,21 +1,25 @@
-"""How an attempt on a node without an agent ends: with the result its worker gave, or what the pool has.
+"""How an attempt ends that its node does not end itself: with the result it gave, or what the pool has.
 
-Used by the gateway, which hears the worker, and by the dispatcher, which calls it.
+Used by the gateway, which hears workers without an agent, and by the dispatcher, which calls them, and
+which ends what ran longer than it may on any node.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from sqlalchemy import Row
 
-from nodepool.errors import NotFoundError, UnavailableError
+from nodepool.errors import NodePoolError, NotFoundError, UnavailableError
 from nodepool.results import PoolResult, made_by_the_pool
 from nodepool.stores.files import FileStore
 from nodepool.stores.output_store import OutputStore
 from nodepool.stores.task_store import End
 from nodepool.task import Outcome, TaskState
 from nodepool.wire import TASK_STATUS_WORDS
+
+log = logging.getLogger(__name__)
 
 STOPPED_BY_OWNER = "stopped by its owner"
 
@@ -27,25 +31,40 @@ def keep_result(files: FileStore, attempt_id: str, result: bytes) -> None:
 
 
 def end_with_what_there_is(
-    files: FileStore, outputs: OutputStore, row: Row[Any], outcome: Outcome, reason: str, now: float
+    files: FileStore,
+    outputs: OutputStore,
+    row: Row[Any],
+    outcome: Outcome,
+    reason: str,
+    now: float,
+    *,
+    at_bound: bool = False,
 ) -> End:
-    """`row` is of pushed_store. Of a stopped run the pool makes a result where there is none."""
+    """`row` is of pushed_store. `at_bound`: it ran as long as it may.
+
+    Of a run that was stopped or reached its bound the pool makes a result where there is none.
+    """
     size = _stored_bytes(files, row.id)
-    if not size and outcome is Outcome.STOPPED and row.started_at is not None:
+    if not size and (at_bound or outcome is Outcome.STOPPED) and row.started_at is not None:
+        state = TaskState.STOPPED if outcome is Outcome.STOPPED else TaskState.FAILED
         made = made_by_the_pool(
             PoolResult(
                 task_id=row.task_id,
                 attempt_id=row.id,
                 node_id=row.node_id,
-                status=TASK_STATUS_WORDS[TaskState.STOPPED],
+                status=TASK_STATUS_WORDS[state],
                 reason=reason,
                 started_at=row.started_at,
                 finished_at=now,
                 output=_output(outputs, row.id),
+                stopped=outcome is Outcome.STOPPED,
             )
         )
-        keep_result(files, row.id, made)
-        size = len(made)
+        try:
+            keep_result(files, row.id, made)
+            size = len(made)
+        except NodePoolError as error:
+            log.warning("%s ends without a result: %s", row.id, error)  # or its owner would wait for ever
     return End(
         outcome=outcome,
         exit_code=0 if outcome is Outcome.SUCCEEDED else None,

@@ -39,23 +39,23 @@ class PoolResult:
     started_at: float
     finished_at: float
     output: bytes
+    stopped: bool = True  # by its owner
 
 
 def made_by_the_pool(result: PoolResult) -> bytes:
-    """A result ZIP of a stopped task with what there is: its output, and how it ended."""
+    """A result ZIP with what there is of a task that the pool ended: its output, and how it ended."""
     log = (
         f"task: {result.task_id}\nattempt: {result.attempt_id}\nnode: {result.node_id}\n"
         f"status: {result.status}\nreason: {result.reason}\n"
         f"started_at: {result.started_at:.3f}\nfinished_at: {result.finished_at:.3f}\n"
         "files: none, the node gave none\n"
     )
+    files = [("execution_log.txt", log.encode()), ("task_logs.txt", result.output)]
+    if result.stopped:
+        files.append(("task_stopped.txt", f"{result.reason}\n".encode()))
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in (
-            ("execution_log.txt", log.encode()),
-            ("task_logs.txt", result.output),
-            ("task_stopped.txt", f"{result.reason}\n".encode()),
-        ):
+        for name, content in files:
             entry = zipfile.ZipInfo(name)
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = 0o644 << 16

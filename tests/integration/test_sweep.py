@@ -224,15 +224,6 @@ def test_an_attempt_that_its_living_node_does_not_have_ends(fleet: Fleet) -> Non
     assert fleet.row(task_id).attempts_ended == 1
 
 
-def test_an_attempt_that_outlives_its_longest_run_ends(fleet: Fleet) -> None:
-    fleet.node("n1")
-    task_id = fleet.placed(max_minutes=1)
-    fleet.sweep(after=350, heard=("n1",))
-    assert fleet.row(task_id).attempts_ended == 0
-    fleet.sweep(after=20, heard=("n1",))
-    assert fleet.row(task_id).attempts_ended == 1
-
-
 def test_what_a_node_that_left_still_had_goes_back(fleet: Fleet) -> None:
     fleet.node("n1")
     task_id = fleet.placed()
