@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from nodepool.packages import PackageLimits
 from nodepool.task import Outcome
+from worker_agent import wall_clock
 from worker_agent.output import OutputBuffer
 from worker_agent.package import remove_tree, unpack
 from worker_agent.result import BuiltResult, RunFacts, build_result
@@ -81,15 +81,15 @@ class Execution:
 
         Raises InvalidPackageError, RunRefusedError, and OSError when the node's disk is full.
         """
-        started_at = time.time()
+        started_at = wall_clock.now()
         try:
             entry = self._unpack(package)
             if self._stopped:
-                return Done(_not_begun(), started_at, time.time())
+                return Done(_not_begun(), started_at, wall_clock.now())
             prepared = self._runner.prepare(self._spec(entry))
             if self._stopped:
                 prepared.discard()
-                return Done(_not_begun(), started_at, time.time())
+                return Done(_not_begun(), started_at, wall_clock.now())
             on_started()
             run = prepared.start(self.output.append)
             with self._lock:
@@ -102,7 +102,7 @@ class Execution:
             with self._lock:
                 self._run = None
             self.output.close()
-        return Done(end, started_at, time.time())
+        return Done(end, started_at, wall_clock.now())
 
     def stop(self) -> None:
         with self._lock:

@@ -20,6 +20,7 @@ import structlog
 from nodepool.errors import NodePoolError
 from proto import nodepool_pb2 as pb
 from proto import nodepool_pb2_grpc as rpc
+from worker_agent import wall_clock
 
 log = structlog.get_logger(__name__)
 
@@ -251,7 +252,7 @@ class GatewayLink:
             self._keep(answer.token, answer.expires_at)
 
     def _keep(self, token: str, expires_at: int) -> None:
-        life = expires_at - time.time() if expires_at else 0.0
+        life = expires_at - wall_clock.now() if expires_at else 0.0
         self._token = token
         self._renew_at = time.monotonic() + max(_MIN_TOKEN_SECONDS, life * (1 - _RENEW_AT_PART))
 

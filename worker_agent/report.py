@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import psutil
 
+from worker_agent import wall_clock
 from worker_agent.attempt import Attempt
 
 REPORT_VERSION = 1
@@ -17,7 +17,7 @@ def build_report(attempts: Mapping[str, Attempt], *, score_per_core: float) -> d
     """Every attempt that is held, the ones included whose end is not acknowledged yet."""
     return {
         "v": REPORT_VERSION,
-        "at": time.time(),
+        "at": wall_clock.now(),
         "cpu_percent": psutil.cpu_percent(None),
         "memory_percent": psutil.virtual_memory().percent,
         "running": [_usage(attempt, score_per_core) for attempt in attempts.values()],

@@ -36,6 +36,7 @@ class RogueNode:
         self.account = account
         self.node_id = f"{account.username}/{name}"
         self.report_key = ""
+        self.broker_url = ""
 
     def register(self, **fields: Any) -> None:
         """As a small node without Docker, but for these fields."""
@@ -54,6 +55,7 @@ class RogueNode:
             pb.EnrollAgentRequest(node_id=self.node_id), metadata=self.account.metadata, timeout=CALL_SECONDS
         )
         self.report_key = enrolled.report_key
+        self.broker_url = enrolled.broker_url
         self.report()
         return self
 
