@@ -12,6 +12,8 @@ import re
 from nodepool.errors import InvalidInputError
 
 _TASK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+# Between a task and the number of one of its runs; nobody can choose an id with it.
+_RUN_MARK = "~"
 _NODE_PART = r"[\w](?:[\w.@+-]{0,63})"
 _NODE_ID = re.compile(rf"{_NODE_PART}(?:/{_NODE_PART})?")
 
@@ -39,6 +41,27 @@ def attempt_id(task_id: str, number: int) -> str:
 
 def task_of_attempt(attempt: str) -> str:
     return attempt.rsplit(":", 1)[0]
+
+
+def run_id(task_id: str, number: int) -> str:
+    """The id of one of several runs of a task, which is a task of its own; the first has number 1."""
+    return f"{task_id}{_RUN_MARK}{number}"
+
+
+def parent_of(task_id: str) -> str:
+    """The task that this is one run of; empty for any other task."""
+    parent, mark, _ = task_id.rpartition(_RUN_MARK)
+    return parent if mark else ""
+
+
+def shown_task(task_id: str) -> str:
+    """The id under which its owner and its nodes know it."""
+    return parent_of(task_id) or task_id
+
+
+def run_number(task_id: str) -> int:
+    """0 for a task that is no run of another."""
+    return int(task_id.rpartition(_RUN_MARK)[2]) if parent_of(task_id) else 0
 
 
 def broker_user(node_id: str) -> str:

@@ -10,6 +10,29 @@ MAX_PRIORITY = 9
 DEFAULT_PRIORITY = 5
 
 
+class TaskKind(StrEnum):
+    USER = "user"  # somebody's
+    REPLICA = "replica"  # one run of its parent, made by the pool
+    PROBE = "probe"  # the pool's own, with a known answer
+
+
+class Verification(StrEnum):
+    """Of a task: what the comparison of its runs said. Empty: nothing was compared."""
+
+    PENDING = "pending"
+    AGREED = "agreed"  # several runs were asked for, and enough of them agree
+    AUDITED = "audited"  # a second run, or the vote on its node's results, confirmed it
+    DISPUTED = "disputed"  # runs differed, and what the task has now may not be what it had first
+
+
+class RunVerdict(StrEnum):
+    """Of one run, in the same column."""
+
+    AGREED = "agreed"
+    DIFFERS = "differs"
+    NONE = "none"  # it says nothing: lost, stopped, or nobody can tell who is right
+
+
 class LocationMode(StrEnum):
     """What a task's wish for a region means."""
 

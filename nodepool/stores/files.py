@@ -10,12 +10,13 @@ import contextlib
 import hashlib
 import os
 import re
+import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from nodepool.errors import CorruptFileError, InvalidInputError, NotFoundError
 from nodepool.stores.disk import PRIVATE_FOLDER, NewFile, disk_errors, make_folder, sync_folder
@@ -30,8 +31,9 @@ from nodepool.stores.sealing import (
 )
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_ATTEMPT = re.compile(r"[A-Za-z0-9._-]{1,200}:[0-9]{1,10}")
+_ATTEMPT = re.compile(r"[A-Za-z0-9._~-]{1,200}:[0-9]{1,10}")
 _KNOWN_PACKAGES = 65_536
+_SPOOL_BYTES = 1 << 20
 
 
 class FileStore:
@@ -98,6 +100,16 @@ class FileStore:
 
     def result_bytes(self, attempt_id: str) -> bytes:
         return b"".join(self.open_result(attempt_id))
+
+    @contextlib.contextmanager
+    def seekable(self, chunks: Iterator[bytes]) -> Iterator[IO[bytes]]:
+        """What open_package or open_result gives, to read from anywhere; on the disk it has no name."""
+        folder = str(self._incoming)
+        with disk_errors(), tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=folder) as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file.seek(0)
+            yield file
 
     def put_log(self, attempt_id: str, data: bytes) -> None:
         """Takes the place of an earlier log of the attempt."""

@@ -1,0 +1,162 @@
+"""What of a result is compared, and its digest: equal for runs that did the same, whoever ran them. Pure.
+
+Results are made on strangers' machines. Nothing is kept in memory but a listing of bounded size, and
+what cannot be read within bounds has no digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import translate
+from io import UnsupportedOperation
+from typing import IO, Any
+
+from nodepool.errors import InvalidInputError
+from nodepool.task import Outcome
+
+MAX_PATTERNS = 32
+MAX_PATTERN_CHARACTERS = 200
+# What the agent adds to the working directory; the output is compared where a task makes nothing else.
+OUTPUT_FILE = "task_logs.txt"
+_ADDED = frozenset({"execution_log.txt", OUTPUT_FILE, "task_stopped.txt"})
+# Python keeps times in there.
+_CACHE = "/__pycache__/"
+# The listing of a ZIP is read in one piece: 8 MiB are some ten thousands of files.
+_MAX_LISTING_BYTES = 8 << 20
+_CHUNK_BYTES = 1 << 18
+_ENCRYPTED_FLAG = 0x1
+_PACKINGS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
+_UNREADABLE = (
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, OverflowError, ValueError,
+    NotImplementedError, RuntimeError, KeyError,
+)  # fmt: skip
+
+
+class IncomparableError(Exception):
+    """The ZIP cannot be read within bounds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a run ended: part of what is compared, or every node could say that every task fails."""
+
+    outcome: Outcome
+    exit_code: int | None  # nodes without an agent tell none
+
+    @property
+    def word(self) -> str:
+        code = int(self.outcome is not Outcome.SUCCEEDED) if self.exit_code is None else self.exit_code
+        return f"{self.outcome} {code}"
+
+
+def check_patterns(patterns: Sequence[str]) -> tuple[str, ...]:
+    """Paths and patterns of files, each one line. Raises InvalidInputError."""
+    if len(patterns) > MAX_PATTERNS:
+        raise InvalidInputError(f"compare_outputs takes at most {MAX_PATTERNS} patterns, not {len(patterns)}")
+    for pattern in patterns:
+        if not 0 < len(pattern) <= MAX_PATTERN_CHARACTERS or not pattern.isprintable():
+            raise InvalidInputError(
+                f"each of compare_outputs must have 1 to {MAX_PATTERN_CHARACTERS} printable characters"
+            )
+        if pattern.startswith("/") or ".." in pattern.split("/"):
+            raise InvalidInputError(
+                f"compare_outputs names files of the result, such as out/*.csv, not {pattern[:60]!r}"
+            )
+    return tuple(patterns)
+
+
+def digest(
+    ended: Ended, result: IO[bytes] | None, package: IO[bytes] | None, patterns: Sequence[str], max_bytes: int
+) -> str:
+    """SHA-256 over how it ended and the compared files, by name, without times or order.
+
+    `max_bytes` is the most that may be unpacked. Raises IncomparableError.
+    """
+    files = _files(result, patterns, max_bytes) if result is not None else {}
+    if not patterns:
+        files = {name: content for name, content in files.items() if _CACHE not in f"/{name}"}
+        added = {name: files.pop(name) for name in _ADDED & files.keys()}
+        # A task that only says something: its words are what it made.
+        if OUTPUT_FILE in added and package is not None and files == _files(package, (), max_bytes):
+            files[OUTPUT_FILE] = added[OUTPUT_FILE]
+    whole = hashlib.sha256(f"{ended.word}\n".encode())
+    for name in sorted(files):
+        encoded = name.encode()
+        whole.update(f"{len(encoded)} ".encode() + encoded + files[name])
+    return whole.hexdigest()
+
+
+def unlike_any_other(run_id: str) -> str:
+    """The digest of a run whose result cannot be read: it agrees with nobody, not even its like."""
+    return hashlib.sha256(f"unreadable {run_id}".encode()).hexdigest()
+
+
+def _files(archive: IO[bytes], patterns: Sequence[str], max_bytes: int) -> dict[str, bytes]:
+    """The SHA-256 of each file that the patterns name; of all where there are none."""
+    wanted = _matcher(patterns)
+    left = max_bytes
+    found: dict[str, bytes] = {}
+    try:
+        with zipfile.ZipFile(_Careful(archive)) as opened:
+            for entry in opened.infolist():
+                if entry.is_dir() or not wanted(entry.filename):
+                    continue
+                _check_entry(entry, found)
+                content = hashlib.sha256()
+                for chunk in _chunks(opened, entry):
+                    left -= len(chunk)
+                    if left < 0:
+                        raise IncomparableError(f"it unpacks to more than {max_bytes} bytes")
+                    content.update(chunk)
+                found[entry.filename] = content.digest()
+    except _UNREADABLE as error:
+        raise IncomparableError(f"it is not a readable ZIP file: {str(error)[:200]}") from error
+    return found
+
+
+def _check_entry(entry: zipfile.ZipInfo, found: dict[str, bytes]) -> None:
+    if entry.compress_type not in _PACKINGS or entry.flag_bits & _ENCRYPTED_FLAG:
+        raise IncomparableError("it is encrypted, or packed in an unusual way")
+    if entry.filename in found:
+        raise IncomparableError("it has two files of one name")
+
+
+def _chunks(opened: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[bytes]:
+    with opened.open(entry) as source:
+        while chunk := source.read(_CHUNK_BYTES):
+            yield chunk
+
+
+def _matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
+    if not patterns:
+        return lambda _: True
+    # `*` is any characters here, also a slash.
+    any_of = re.compile("|".join(translate(pattern) for pattern in patterns))
+    return lambda name: any_of.match(name) is not None
+
+
+class _Careful:
+    """The file, but for reads of a length that only a hostile listing asks for."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        if size > _MAX_LISTING_BYTES:
+            raise zipfile.BadZipFile("its listing is too long")
+        if size < 0:
+            # Only the end of the file is read so, from near the end.
+            return self._file.read(_MAX_LISTING_BYTES)
+        return self._file.read(size)
+
+    def write(self, _data: bytes) -> int:
+        raise UnsupportedOperation("read only")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
