@@ -41,10 +41,32 @@ users = Table(
     # When the score was last brought nearer to its start value.
     Column("credit_decayed_at", Float, nullable=False, server_default="0"),
     Column("blocked", Boolean, nullable=False, server_default=text("false")),
-    # Tokens issued before this are not valid any more.
-    Column("tokens_valid_from", Float, nullable=False, server_default="0"),
-    Column("failed_logins", Integer, nullable=False, server_default="0"),
-    Column("locked_until", Float, nullable=False, server_default="0"),
+    # Tokens of an earlier generation are not valid any more.
+    Column("token_generation", Integer, nullable=False, server_default="0"),
+    # The same for names that people would take for one another; none where there were such names before.
+    Column("name_key", Text),
+)
+Index("uq_users_name_key", users.c.name_key, unique=True)
+
+# Wrong passwords in a row, alike for names that exist and names that do not; nodepool/lockout.py has the rules.
+login_guards = Table(
+    "login_guards",
+    metadata,
+    Column("id", String(64), primary_key=True),  # a hash of the name, and of the address where it is known
+    Column("failures", Integer, nullable=False),
+    Column("locked_until", Float, nullable=False),
+    # A keyed hash of the last wrong password: who only repeats it has not guessed again.
+    Column("last_guess", String(64), nullable=False),
+    Column("changed_at", Float, nullable=False, index=True),
+)
+
+# From where an account has logged in; hashes of addresses.
+login_addresses = Table(
+    "login_addresses",
+    metadata,
+    Column("user_id", ForeignKey("users.id"), primary_key=True),
+    Column("address", String(64), primary_key=True),
+    Column("seen_at", Float, nullable=False),
 )
 
 # Double entry: every movement takes from one account and gives to another. What was ever minted is the

@@ -11,6 +11,7 @@ from alembic import op
 
 # The chain's rules are those of every ledger that exists, and so may be used here; tables may not.
 from nodepool import ledger
+from nodepool.credentials import name_key
 from nodepool.ledger import EntryKind, NewEntry, Posted
 from nodepool.stores.ledger_triggers import create_triggers, drop_triggers
 
@@ -19,7 +20,7 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-_USER_COLUMNS = ("locked_until", "failed_logins", "tokens_valid_from", "blocked", "credit_decayed_at")
+_USER_COLUMNS = ("token_generation", "blocked", "credit_decayed_at")
 _TASK_COLUMNS = (
     "price_per_minute", "result_digest", "verification", "compare_outputs", "replicas", "parent_id", "kind",
 )  # fmt: skip
@@ -35,9 +36,9 @@ def upgrade() -> None:
     op.add_column(
         "users", sa.Column("blocked", sa.Boolean(), server_default=sa.text("false"), nullable=False)
     )
-    op.add_column("users", sa.Column("tokens_valid_from", sa.Float(), server_default="0", nullable=False))
-    op.add_column("users", sa.Column("failed_logins", sa.Integer(), server_default="0", nullable=False))
-    op.add_column("users", sa.Column("locked_until", sa.Float(), server_default="0", nullable=False))
+    op.add_column("users", sa.Column("token_generation", sa.Integer(), server_default="0", nullable=False))
+    _add_name_keys()
+    _create_logins()
     _add_task_columns()
     _create_ledger()
     _create_records()
@@ -72,8 +73,47 @@ def downgrade() -> None:
     op.drop_index("ix_tasks_parent", table_name="tasks")
     for name in _TASK_COLUMNS:
         op.drop_column("tasks", name)
-    for name in _USER_COLUMNS:
+    op.drop_table("login_addresses")
+    op.drop_table("login_guards")
+    op.drop_index("uq_users_name_key", table_name="users")
+    for name in ("name_key", *_USER_COLUMNS):
         op.drop_column("users", name)
+
+
+def _add_name_keys() -> None:
+    """Of names that are too much alike the first keeps its key, and the others go on without one."""
+    op.add_column("users", sa.Column("name_key", sa.Text(), nullable=True))
+    connection = op.get_bind()
+    users = sa.table("users", *map(sa.column, ("id", "username", "name_key")))
+    taken: set[str] = set()
+    rows = connection.execute(sa.select(users.c.id, users.c.username).order_by(users.c.id)).all()
+    for user_id, username in rows:
+        key = name_key(username)
+        if key not in taken:
+            taken.add(key)
+            connection.execute(sa.update(users).where(users.c.id == user_id).values(name_key=key))
+    op.create_index("uq_users_name_key", "users", ["name_key"], unique=True)
+
+
+def _create_logins() -> None:
+    op.create_table(
+        "login_guards",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("locked_until", sa.Float(), nullable=False),
+        sa.Column("last_guess", sa.String(length=64), nullable=False),
+        sa.Column("changed_at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_login_guards")),
+    )
+    op.create_index("ix_login_guards_changed_at", "login_guards", ["changed_at"], unique=False)
+    op.create_table(
+        "login_addresses",
+        sa.Column("user_id", sa.Integer(), nullable=False),
+        sa.Column("address", sa.String(length=64), nullable=False),
+        sa.Column("seen_at", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_login_addresses_user_id")),
+        sa.PrimaryKeyConstraint("user_id", "address", name=op.f("pk_login_addresses")),
+    )
 
 
 def _open_accounts() -> None:
