@@ -208,15 +208,19 @@ class TestPool:
         runner: str = "",
         arguments: tuple[str, ...] = (),
         program: tuple[str, ...] = ("-m", "worker_agent"),
+        within: tuple[str, ...] = (),
         wait: bool = True,
     ) -> TestAgent:
-        """One more agent; with `wait` it is online when this returns. `program` is what Python runs."""
+        """One more agent; with `wait` it is online when this returns.
+
+        `program` is what Python runs, `within` a command that Python is run by.
+        """
         owner = owner or self.owner
         name = name or f"node{len(self.agents) + 1}"
         agent = TestAgent(
             f"agent-{name}",
             [
-                sys.executable, *program, "--gateway", self.address, "--username", owner.username,
+                *within, sys.executable, *program, "--gateway", self.address, "--username", owner.username,
                 "--node", name, "--location", location, "--runner", runner or self.options.runner,
                 "--data-dir", str(self.folder / f"agent-{name}"), *self.options.agent_arguments, *arguments,
             ],
