@@ -48,7 +48,8 @@ users = Table(
 )
 Index("uq_users_name_key", users.c.name_key, unique=True)
 
-# Wrong passwords in a row, alike for names that exist and names that do not; nodepool/lockout.py has the rules.
+# Wrong passwords in a row, alike for names that exist and names that do not. nodepool/lockout.py has the
+# rules.
 login_guards = Table(
     "login_guards",
     metadata,
@@ -151,6 +152,8 @@ credit_changes = Table(
     Column("created_at", Float, nullable=False),
 )
 Index("ix_credit_changes_user", credit_changes.c.user_id, credit_changes.c.seq)
+# What a cause moved somebody's score by lately.
+Index("ix_credit_changes_kind", credit_changes.c.user_id, credit_changes.c.kind, credit_changes.c.created_at)
 
 # What the operator did. Never changed, never deleted: triggers refuse both.
 admin_acts = Table(
@@ -196,6 +199,10 @@ nodes = Table(
     Column("history_at", Float, nullable=False, server_default="0"),
     # Attempts lost or refused since the last one that ended well; several put the node on probation.
     Column("bad_streak", Integer, nullable=False, server_default="0"),
+    # What probes found where the node claims much more; 0: its word is taken.
+    Column("measured_cpu_score", Integer, nullable=False, server_default="0"),
+    Column("slow_probes", Integer, nullable=False, server_default="0"),  # in a row
+    Column("probe_due_at", Float, nullable=False, server_default="0"),
 )
 
 tasks = Table(
@@ -245,6 +252,25 @@ tasks = Table(
     Column("hinted_at", Float, nullable=False),
     # When it last began to wait: accepted, or given back by a lost or refused attempt.
     Column("queued_at", Float, nullable=False, server_default="0"),
+)
+# Tasks with an answer that the pool knows.
+probes = Table(
+    "probes",
+    metadata,
+    Column("task_id", ForeignKey("tasks.id"), primary_key=True),
+    Column("node_id", ForeignKey("nodes.id"), nullable=False),
+    Column("answer_sha256", String(64), nullable=False),
+    # How much there is to compute, in points of cpu_score times seconds, and what the node claimed then.
+    Column("work", BigInteger, nullable=False),
+    Column("claimed_cpu_score", Integer, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("verdict", String(16), nullable=False, server_default=""),  # empty: not judged yet
+)
+Index(
+    "ix_probes_open",
+    probes.c.created_at,
+    sqlite_where=probes.c.verdict == "",
+    postgresql_where=probes.c.verdict == "",
 )
 Index("ix_tasks_parent", tasks.c.parent_id)
 Index("ix_tasks_owner_created", tasks.c.owner_id, tasks.c.created_at)

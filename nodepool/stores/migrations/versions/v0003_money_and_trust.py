@@ -24,6 +24,7 @@ _USER_COLUMNS = ("token_generation", "blocked", "credit_decayed_at")
 _TASK_COLUMNS = (
     "price_per_minute", "result_digest", "verification", "compare_outputs", "replicas", "parent_id", "kind",
 )  # fmt: skip
+_PROBE_COLUMNS = ("measured_cpu_score", "slow_probes", "probe_due_at")
 _ENTRY_COLUMNS = (
     "seq", "id", "kind", "debit_account", "credit_account", "amount", "debit_balance", "credit_balance",
     "task_id", "memo", "created_at", "hash",
@@ -42,6 +43,7 @@ def upgrade() -> None:
     _add_task_columns()
     _create_ledger()
     _create_records()
+    _create_probes()
     create_triggers(op.get_bind())
     _open_accounts()
     op.drop_table("accounts")
@@ -62,6 +64,7 @@ def downgrade() -> None:
     )
     drop_triggers(op.get_bind())
     for table in (
+        "probes",
         "admin_acts",
         "credit_changes",
         "holds",
@@ -73,6 +76,8 @@ def downgrade() -> None:
     op.drop_index("ix_tasks_parent", table_name="tasks")
     for name in _TASK_COLUMNS:
         op.drop_column("tasks", name)
+    for name in _PROBE_COLUMNS:
+        op.drop_column("nodes", name)
     op.drop_table("login_addresses")
     op.drop_table("login_guards")
     op.drop_index("uq_users_name_key", table_name="users")
@@ -254,6 +259,9 @@ def _create_records() -> None:
         sa.UniqueConstraint("id", name=op.f("uq_credit_changes_id")),
     )
     op.create_index("ix_credit_changes_user", "credit_changes", ["user_id", "seq"], unique=False)
+    op.create_index(
+        "ix_credit_changes_kind", "credit_changes", ["user_id", "kind", "created_at"], unique=False
+    )
     op.create_table(
         "admin_acts",
         sa.Column("seq", sa.Integer(), nullable=False),
@@ -263,4 +271,31 @@ def _create_records() -> None:
         sa.Column("detail", sa.Text(), server_default="", nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_admin_acts")),
+    )
+
+
+def _create_probes() -> None:
+    op.add_column("nodes", sa.Column("measured_cpu_score", sa.Integer(), server_default="0", nullable=False))
+    op.add_column("nodes", sa.Column("slow_probes", sa.Integer(), server_default="0", nullable=False))
+    op.add_column("nodes", sa.Column("probe_due_at", sa.Float(), server_default="0", nullable=False))
+    op.create_table(
+        "probes",
+        sa.Column("task_id", sa.String(length=128), nullable=False),
+        sa.Column("node_id", sa.String(length=129), nullable=False),
+        sa.Column("answer_sha256", sa.String(length=64), nullable=False),
+        sa.Column("work", sa.BigInteger(), nullable=False),
+        sa.Column("claimed_cpu_score", sa.Integer(), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("verdict", sa.String(length=16), server_default="", nullable=False),
+        sa.ForeignKeyConstraint(["node_id"], ["nodes.id"], name=op.f("fk_probes_node_id")),
+        sa.ForeignKeyConstraint(["task_id"], ["tasks.id"], name=op.f("fk_probes_task_id")),
+        sa.PrimaryKeyConstraint("task_id", name=op.f("pk_probes")),
+    )
+    op.create_index(
+        "ix_probes_open",
+        "probes",
+        ["created_at"],
+        unique=False,
+        sqlite_where=sa.text("verdict = ''"),
+        postgresql_where=sa.text("verdict = ''"),
     )
