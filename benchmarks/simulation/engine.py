@@ -1,0 +1,256 @@
+"""(1) One dispatcher's engine in this process, on a real Valkey and a real database.
+
+Three things are measured. *Placing with the reservation*: everybody waits in the line; the planner decides
+and every decision is reserved in Redis, round by round as the desk does it; nothing else. *Placing with
+SQL*: the desk itself, from the hints to the messages in the nodes' queues, every placement committed.
+*One decision*: single tasks come one at a time to the desk of a fleet that is partly full.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.figures import Spread, spread
+from benchmarks.simulation.stage import Stage
+from benchmarks.simulation.watching import watched
+from benchmarks.simulation.workload import Workload
+from dispatcher.desk import Desk
+from dispatcher.mirror import Mirror
+from dispatcher.waiting import waiting_task
+from nodepool.fleet import Fleet
+from nodepool.ids import attempt_id
+from nodepool.planning import Planner
+from nodepool.queueing import Ageing, WaitingTask
+from nodepool.stores import placing
+from nodepool.usage import cost_per_minute
+
+# As the desk has it.
+ROUND = 500
+_MOST_ARRIVAL_SECONDS = 6.0
+_ARRIVALS_PER_SECOND = 100.0
+_DISTINCT_TASKS = 3000
+_PATIENCE_SECONDS = 10.0
+_MILLISECONDS = 1e3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placing:
+    """Tasks placed in one go."""
+
+    placed: int
+    left: int
+    refused: int
+    wishes: int
+    seconds: float
+    parts: dict[str, float]  # seconds
+
+    @property
+    def per_second(self) -> float:
+        return self.placed / self.seconds if self.seconds else 0.0
+
+    @property
+    def microseconds_each(self) -> float:
+        return 1e6 * self.seconds / self.placed if self.placed else 0.0
+
+
+def place_reserving(stage: Stage, task_ids: Sequence[str]) -> Placing:
+    """The line, the planner and the atomic reservation. SQL is only read, before the clock starts."""
+    dispatcher, settings = stage.dispatcher, stage.settings
+    units: dict[int, float] = {}
+    heard: Counter[str] = Counter()
+
+    def charge(task: WaitingTask) -> None:
+        units[task.owner_id] = units.get(task.owner_id, 0.0) + cost_per_minute(task.wish.claim)
+
+    ageing = Ageing(
+        settings.tier_ageing_seconds, settings.priority_ageing_seconds, settings.region_patience_seconds
+    )
+    planner = Planner(Fleet(), ageing, served=lambda user_id: units.get(user_id, 0.0), charge=charge)
+    mirror = Mirror(dispatcher.registry, dispatcher.liveness, planner, settings.node_late_seconds)
+    mirror.look_around(dispatcher.clock())
+    memory_mb = settings.default_task_memory_mb
+    for row in dispatcher.database.read(lambda c: placing.waiting(c, task_ids)):
+        planner.line.add(waiting_task(row, frozenset(), default_memory_mb=memory_mb), dispatcher.clock())
+    wishes = len(planner.line.groups())
+    planning = reserving = 0.0
+    began = time.perf_counter()
+    while True:
+        start = time.perf_counter()
+        planned = planner.plan(dispatcher.clock(), ROUND)
+        middle = time.perf_counter()
+        planning += middle - start
+        if not planned:
+            break
+        answers = dispatcher.registry.reserve_all(
+            [
+                (it.node_id, attempt_id(it.task.task_id, it.task.attempt_number + 1), it.task.wish.claim)
+                for it in planned
+            ],
+            at=dispatcher.clock(),
+        )
+        reserving += time.perf_counter() - middle
+        heard.update(answers)
+    seconds = time.perf_counter() - began
+    placed = heard["ok"]
+    return Placing(
+        placed=placed,
+        left=len(planner.line),
+        refused=heard.total() - placed,
+        wishes=wishes,
+        seconds=seconds,
+        parts={"deciding": planning, "reserving": reserving},
+    )
+
+
+def place_whole(stage: Stage, task_ids: Sequence[str]) -> tuple[Desk, Placing]:
+    """The desk, from the hints to the messages in the queues of the nodes."""
+    dispatcher = stage.dispatcher
+    desk = Desk(dispatcher)
+    desk.work()  # the first look at the fleet
+    with (
+        watched(dispatcher.registry, "reserve_all") as reserving,
+        watched(dispatcher.database, "read") as reading,
+        watched(dispatcher.database, "write") as writing,
+        watched(dispatcher.publisher, "execute_all") as publishing,
+        watched(desk.planner, "plan") as planning,
+    ):
+        desk.hint(*task_ids)
+        began = time.perf_counter()
+        placed = desk.work()
+        seconds = time.perf_counter() - began
+    return desk, Placing(
+        placed=placed,
+        left=len(desk.planner.line),
+        refused=0,
+        wishes=0,
+        seconds=seconds,
+        parts={
+            "deciding": planning.seconds,
+            "reserving": reserving.seconds,
+            "reading SQL": reading.seconds,
+            "committing to SQL": writing.seconds,
+            "telling the nodes": publishing.seconds,
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decisions:
+    """Milliseconds."""
+
+    reserved: Spread  # from the hint taken to the node chosen and reserved
+    worst: float
+    committed: Spread  # the same to the node told, with SQL committed
+    unplaced: int
+
+
+def decide_singly(stage: Stage, desk: Desk, task_ids: Sequence[str]) -> Decisions:
+    """One task after another, each when the one before is done with."""
+    reserved: list[float] = []
+    committed: list[float] = []
+    with watched(stage.dispatcher.registry, "reserve_all") as reserving:
+        for task_id in task_ids:
+            before = reserving.calls
+            desk.hint(task_id)
+            began = time.perf_counter()
+            desk.work()
+            ended = time.perf_counter()
+            if reserving.calls > before:
+                reserved.append(_MILLISECONDS * (reserving.ended_at - began))
+                committed.append(_MILLISECONDS * (ended - began))
+    return Decisions(
+        reserved=spread(reserved),
+        worst=max(reserved),
+        committed=spread(committed),
+        unplaced=len(task_ids) - len(reserved),
+    )
+
+
+def decide_on_arrival(stage: Stage, task_ids: Sequence[str], per_second: float, rng: random.Random) -> Spread:
+    """Tasks that come at random times to the desk's own thread, which looks at the fleet now and then:
+    milliseconds from the hint to the reservation."""
+    hinted: dict[str, float] = {}
+    taken: dict[str, float] = {}
+
+    def note(args: tuple[Any, ...], at: float) -> None:
+        for _, attempt, _ in args[0]:
+            taken[attempt.rpartition(":")[0]] = at
+
+    desk = Desk(stage.dispatcher)
+    desk.work()
+    with watched(stage.dispatcher.registry, "reserve_all") as reserving:
+        reserving.on_end = note
+        desk.start()
+        try:
+            due = time.perf_counter()
+            end = due + _MOST_ARRIVAL_SECONDS
+            for task_id in task_ids:
+                due += rng.expovariate(per_second)
+                if due > end:
+                    break
+                time.sleep(max(0.0, due - time.perf_counter()))
+                hinted[task_id] = time.perf_counter()
+                desk.hint(task_id)
+            patience = time.perf_counter() + _PATIENCE_SECONDS
+            while time.perf_counter() < patience and any(desk.knows(task_id) for task_id in hinted):
+                time.sleep(0.05)
+                if len(taken) >= len(hinted) - len(desk.planner.line):
+                    break
+        finally:
+            desk.stop()
+    return spread([_MILLISECONDS * (at - hinted[it]) for it, at in taken.items() if it in hinted])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    nodes: int
+    tasks: int
+    reserving: Placing
+    whole: Placing
+    single: Decisions
+    distinct: Placing | None = None  # as `reserving`, and no task's needs are another's
+    arriving: Spread | None = None
+
+
+def measure(stage: Stage, workload: Workload, tasks: int, singles: int, *, briefly: bool = False) -> Engine:
+    """The stage is filled with nodes. Afterwards the tasks are on them."""
+    distinct = None if briefly else _measure_distinct(stage, workload, min(tasks, _DISTINCT_TASKS))
+    ids = stage.add_tasks(workload.tasks(tasks, time.time()))
+    stage.report()
+    reserving = place_reserving(stage, ids)
+    stage.forget_reservations()
+    stage.report()
+    desk, whole = place_whole(stage, ids)
+    stage.report()
+    single = decide_singly(stage, desk, stage.add_tasks(workload.tasks(singles, time.time())))
+    arriving = None
+    if not briefly:
+        stage.report()
+        later = stage.add_tasks(workload.tasks(singles, time.time()))
+        arriving = decide_on_arrival(stage, later, _ARRIVALS_PER_SECOND, random.Random(tasks))
+    return Engine(
+        nodes=len(stage.node_ids),
+        tasks=tasks,
+        reserving=reserving,
+        whole=whole,
+        single=single,
+        distinct=distinct,
+        arriving=arriving,
+    )
+
+
+def _measure_distinct(stage: Stage, workload: Workload, tasks: int) -> Placing:
+    rows = workload.tasks(tasks, time.time())
+    for number, row in enumerate(rows):
+        row["cpu_score"] += number
+    ids = stage.add_tasks(rows)
+    stage.report()
+    placing = place_reserving(stage, ids)
+    stage.forget_reservations()
+    stage.remove_tasks(ids)
+    return placing

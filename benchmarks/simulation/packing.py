@@ -1,0 +1,83 @@
+"""How full the fleet is, beside the most that could be.
+
+The bound is the fractional relaxation by resource: as if tasks could be cut in pieces, every node could run
+any piece, and no other resource were scarce. Of each resource no more can be used than there is, and no more
+than is asked for by all tasks that some node could run if it were empty. No placement reaches it in general,
+since trust, regions and GPUs keep tasks from nodes: the share is on the safe side.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import select
+
+from benchmarks.simulation.stage import Stage
+from dispatcher.waiting import wish_of
+from nodepool.fleet import Fleet
+from nodepool.placement import decide
+from nodepool.resources import RESOURCE_NAMES, Claim
+from nodepool.stores.tables import tasks
+from nodepool.task import FINAL_TASK_STATES
+
+_NOTHING = Claim(0, 0, 0, 0, tasks=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packing:
+    """`share` is that of the scarcest resource, which is the one with the most demand for its capacity."""
+
+    share: float
+    scarcest: str
+    shares: dict[str, float]  # used of the bound, by resource
+    used: dict[str, float]  # used of the capacity, by resource
+
+
+def packing_of(stage: Stage) -> Packing:
+    """Of what is reserved now, for the tasks that have not ended."""
+    views = stage.dispatcher.registry.snapshot(stage.settings.node_late_seconds)
+    capacity, used = (
+        np.array([[getattr(getattr(view, part), name) for view in views] for name in RESOURCE_NAMES]).sum(1)
+        for part in ("capacity", "reserved")
+    )
+    demand = _demand(stage, Fleet.of(replace(view, reserved=_NOTHING) for view in views))
+    bound = np.minimum(capacity, demand)
+    shares = {
+        name: float(used[index] / bound[index])
+        for index, name in enumerate(RESOURCE_NAMES)
+        if bound[index] > 0
+    }
+    wanted = {
+        name: float(demand[index] / capacity[index])
+        for index, name in enumerate(RESOURCE_NAMES)
+        if capacity[index] > 0
+    }
+    scarcest = max(shares, key=lambda name: wanted[name])
+    return Packing(
+        share=shares[scarcest],
+        scarcest=scarcest,
+        shares=shares,
+        used={
+            name: float(used[index] / capacity[index])
+            for index, name in enumerate(RESOURCE_NAMES)
+            if capacity[index] > 0
+        },
+    )
+
+
+def _demand(stage: Stage, idle: Fleet) -> npt.NDArray[np.int64]:
+    final = [state.value for state in FINAL_TASK_STATES]
+    query = select(tasks).where(tasks.c.state.not_in(final))
+    memory_mb = stage.settings.default_task_memory_mb
+    wishes = Counter(
+        wish_of(row, frozenset(), default_memory_mb=memory_mb)
+        for row in stage.dispatcher.database.read(lambda c: c.execute(query).all())
+    )
+    total = np.zeros(len(RESOURCE_NAMES), dtype=np.int64)
+    for wish, count in wishes.items():
+        if decide(wish, idle).ranked:
+            total += count * np.array([getattr(wish.claim, name) for name in RESOURCE_NAMES])
+    return total
