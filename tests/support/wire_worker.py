@@ -5,6 +5,7 @@ Nothing of our generated code and no field from 100 up is used. What it does wit
 
 from __future__ import annotations
 
+import contextlib
 import io
 import subprocess
 import sys
@@ -176,10 +177,14 @@ class WireWorker:
             self.call("StoreLogs", node_id=self.node_id, task_id=task_id, logs=output.rstrip("\n"))
             self.call("ReturnTaskResult", task_id=task_id, result_zip=result)
             self.call("TaskCompleted", task_id=task_id, node_id=self.node_id, success=success)
+
+        def guarded() -> None:
+            with contextlib.suppress(grpc.RpcError):  # refused: the task was given away meanwhile
+                work()
             self.runs.discard(task_id)
 
         self.runs.add(task_id)
-        self.in_background(work)
+        self.in_background(guarded)
         return {"success": True, "message": "accepted"}
 
     def close(self) -> None:
