@@ -13,6 +13,7 @@ The rule
 - A result that differs is a strike for the owner and takes the node back to the start. Each strike doubles
   the way to trust for all nodes of the owner, and the pause in which the node gets no low-trust work. A
   strike is forgiven after many verified results without another, twice as many with each strike.
+- A node that is not trusted gets one task at a time, as on probation, once there is somebody to prefer.
 - One error of an owner with a good record does not cost the right results of the block (`Change.lenient`).
 
 What is kept
@@ -24,18 +25,24 @@ What is kept
 
 How the product uses it, in the transaction that ends a run of a low-trust node
 1. A run that is itself a check or one of several replicas: `count_votes`; when final, `after_finding` for
-   every run that has voted. Both VERIFIED and DIFFERED move records; the verified ones are paid at once.
+   every run that has voted. Checks and replicas that are VERIFIED are paid at once. A node that was struck,
+   be it as a checker, has all its provisional rows recalled.
+   A task of the node's own owner is never checked and moves no records: anybody could order his own good
+   name. Nor is one that may run on nodes of one owner only. Both are paid as they end.
 2. Any other: `size = block_size(node, owner, rules)`. 0: audits are off, pay at once. Else add a provisional
    row. `holds_back(size)`: the task is not final before its audit is. Then `is_full(...)` over the node's
    rows with block ''; the sweep asks that too, because a block also closes with time.
 3. A full block: `draw(rows, ticket)` with a ticket from the system's random source, never from anything
    that a node could know. Name the block, mark the row, add a check of that task: `may_check`.
 4. The check is counted: `block_end(finding of the drawn run)`. RELEASE: pay and delete the block's rows.
-   RECALL: take all rows of the node, whatever their block, and run those tasks again; pay an old run only
-   when `pays_recalled(...)`. DRAW_AGAIN: draw from the block's rows that are not drawn yet; none left:
-   RELEASE.
-5. Placement: a node with `paused_until` > now gets no task at the lowest tier but checks with known answers.
-   `first_record` when a node id is registered for the first time.
+   RECALL: take all rows of the node, whatever their block (not those that are being checked just now: the
+   check decides), and run those tasks again on nodes of other owners, as if they were new. Pay an old run
+   only when `pays_recalled(...)`. DRAW_AGAIN: draw from the block's rows that are not drawn yet; none left:
+   RELEASE. A check whose block is gone decides for its own task alone.
+5. Placement: a node with `paused_until` > now gets no task at the lowest tier but those with known answers.
+   `one_at_a_time` is a second reason for probation. `first_record` when a node id is registered for the
+   first time. Neither is for nodes above the lowest tier.
+6. A check that found no node of another owner for a day: `count_votes(..., no_more=True)`, and on with 4.
 """
 
 from __future__ import annotations
@@ -48,7 +55,7 @@ from nodepool.voting import Finding
 
 # Verified in a row below which everything is checked, and those that make a node trusted. Doubled by strikes.
 NEWCOMER_CHECKS = 10
-TRUSTED_AFTER = 30
+TRUSTED_AFTER = 60
 # Verified results of the owner without a strike that take off the first strike. Doubled by further ones.
 FORGIVEN_AFTER = 200
 MOST_STRIKES = 6
@@ -104,6 +111,16 @@ def way_to_trust(owner: OwnerRecord) -> int:
 
 def is_trusted(node: NodeRecord, owner: OwnerRecord) -> bool:
     return node.verified >= way_to_trust(owner)
+
+
+def one_at_a_time(node: NodeRecord, owner: OwnerRecord, *, trusted_others: bool) -> bool:
+    """Does the node get one task at a time, as on probation? `trusted_others`: another owner has a trusted
+    node; without one nobody could be preferred, and the pool would only be slower.
+
+    Strangers cost a second run for each of theirs, and accounts are cheap: this is what bounds the extra
+    work that any number of them can cause.
+    """
+    return trusted_others and not is_trusted(node, owner)
 
 
 def audit_share(node: NodeRecord, owner: OwnerRecord, rules: Rules) -> float:
