@@ -12,17 +12,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from dispatcher.mirror import Mirror
 from dispatcher.place import reserve_and_place
 from dispatcher.waiting import Reasons, waiting_task
+from nodepool import ids
 from nodepool.errors import NodePoolError
 from nodepool.fleet import Fleet
 from nodepool.planning import Planner
 from nodepool.queueing import Ageing, WaitingTask
-from nodepool.stores import placing
+from nodepool.replicas import MAX_REPLICAS
+from nodepool.stores import placing, replica_store
 from nodepool.usage import EXPECTED_MINUTES, cost_per_minute
 
 if TYPE_CHECKING:
@@ -165,29 +167,39 @@ class Desk:
         if not task_ids:
             return
         dispatcher = self._dispatcher
-        rows, failed = dispatcher.database.read(
+        rows, failed, not_owners = dispatcher.database.read(
             lambda c: (
                 found := placing.waiting(c, task_ids),
                 placing.failed_nodes(c, [row.id for row in found if row.attempts_ended]),
+                replica_store.not_owners(c, [row.id for row in found]),
             )
         )
         strangers = {row.owner_id for row in rows} - self._served.keys()
         self._served |= dispatcher.usage.of(strangers, now)
         memory_mb = dispatcher.settings.default_task_memory_mb
         for row in rows:
-            task = waiting_task(row, failed.get(row.id, frozenset()), default_memory_mb=memory_mb)
+            task = waiting_task(
+                row,
+                failed.get(row.id, frozenset()),
+                not_owners.get(row.id, frozenset()),
+                default_memory_mb=memory_mb,
+            )
             self.planner.line.add(task, now)
 
     def _check_line(self) -> None:
         """Tasks that were stopped, or placed by another dispatcher, leave the line."""
         line = self.planner.line
-        ids = line.task_ids()
-        still = {row.id for row in self._dispatcher.database.read(lambda c: placing.waiting(c, ids))}
-        for task_id in set(ids) - still:
+        waiting = line.task_ids()
+        still = {row.id for row in self._dispatcher.database.read(lambda c: placing.waiting(c, waiting))}
+        for task_id in set(waiting) - still:
             line.discard(task_id)
+        # Whose nodes a run may be on changes with the other runs of its task.
+        runs = [task_id for task_id in still if ids.parent_of(task_id)]
+        self._add(runs, self._dispatcher.clock())
 
     def _place(self) -> int:
         placed = 0
+        tries: Counter[str] = Counter()
         while planned := self.planner.plan(self._dispatcher.clock(), _ROUND):
             this_round = reserve_and_place(self._dispatcher, self.planner, self._mirror, planned)
             for it in (*this_round.refused, *this_round.moved):
@@ -197,9 +209,16 @@ class Desk:
                 charges[it.task.owner_id] += units_of(it.task)
             self._dispatcher.usage.add(charges, self._dispatcher.clock())
             placed += len(this_round.placed)
+            self._try_apart([it.task.task_id for it in this_round.moved], tries)
             if len(this_round.refused) == len(planned):
                 break  # the picture was wrong everywhere: after the next look it is better
         return placed
+
+    def _try_apart(self, task_ids: list[str], tries: Counter[str]) -> None:
+        """Of several runs of one task that were planned on nodes of one owner only the first is placed."""
+        again = [task_id for task_id in task_ids if ids.parent_of(task_id) and tries[task_id] < MAX_REPLICAS]
+        tries.update(again)
+        self._add(again, self._dispatcher.clock())
 
     def _serve(self, task: WaitingTask, times: float = 1.0) -> None:
         """Known here at once, so that the next decision sees it."""

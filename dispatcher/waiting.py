@@ -31,7 +31,9 @@ _MAX_WAITING_HINTS = 1000
 _TELL_SECONDS = 5.0
 
 
-def wish_of(row: Row[Any], excluded: frozenset[str], *, default_memory_mb: int) -> Wish:
+def wish_of(
+    row: Row[Any], excluded: frozenset[str], not_owners: frozenset[int], *, default_memory_mb: int
+) -> Wish:
     """What the task of this row asks of a node; `excluded` had it before."""
     needs = Resources(row.cpu_score, row.memory_gb, row.gpu_score, row.gpu_memory_gb)
     return Wish(
@@ -42,14 +44,21 @@ def wish_of(row: Row[Any], excluded: frozenset[str], *, default_memory_mb: int) 
         gpu_name=row.gpu_name.casefold(),
         node_id=row.pinned_node,
         excluded=excluded,
+        not_owners=not_owners,
     )
 
 
-def waiting_task(row: Row[Any], excluded: frozenset[str], *, default_memory_mb: int) -> WaitingTask:
+def waiting_task(
+    row: Row[Any],
+    excluded: frozenset[str],
+    not_owners: frozenset[int] = frozenset(),
+    *,
+    default_memory_mb: int,
+) -> WaitingTask:
     return WaitingTask(
         task_id=row.id,
         owner_id=row.owner_id,
-        wish=wish_of(row, excluded, default_memory_mb=default_memory_mb),
+        wish=wish_of(row, excluded, not_owners, default_memory_mb=default_memory_mb),
         priority=row.priority,
         created_at=row.created_at,
         queued_at=row.queued_at or row.created_at,

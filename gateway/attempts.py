@@ -12,7 +12,8 @@ from sqlalchemy import Row
 
 from gateway.context import Gateway
 from gateway.tokens import Identity
-from nodepool import wire
+from nodepool import ids, wire
+from nodepool.comparing import Ran
 from nodepool.errors import (
     ConflictError,
     InvalidInputError,
@@ -20,9 +21,9 @@ from nodepool.errors import (
     StaleAttemptError,
     TooLargeError,
 )
-from nodepool.ids import task_of_attempt
 from nodepool.stores import task_store
 from nodepool.stores.files import Writer
+from nodepool.stores.result_digest import digest_of_run, forget_losers
 from nodepool.stores.task_store import End
 from nodepool.task import Outcome
 from proto import nodepool_pb2 as pb
@@ -47,7 +48,7 @@ def claim(gateway: Gateway, identity: Identity, request: pb.ClaimAttemptRequest)
         gateway.outputs.announce(row.id)
     return pb.AttemptSpec(
         attempt_id=request.attempt_id,
-        task_id=row.id,
+        task_id=ids.shown_task(row.id),  # what a program makes of it must not differ between runs
         attempt_number=row.number,
         package_sha256=row.package_sha256,
         package_bytes=row.package_bytes,
@@ -156,6 +157,15 @@ def finish(gateway: Gateway, identity: Identity, end: pb.AttemptEnd, writer: Wri
     # Where the node says that its output ends; the pool takes no more of one attempt than its limit.
     output_bytes = min(end.output_offset + len(end.output_tail), gateway.settings.max_output_bytes)
     has_exit_code = outcome in (Outcome.SUCCEEDED, Outcome.FAILED, Outcome.STOPPED)
+    exit_code = end.exit_code if has_exit_code else None
+    digest = digest_of_run(
+        gateway.database,
+        gateway.files,
+        end.attempt_id,
+        Ran(outcome=outcome, exit_code=exit_code),
+        has_result=writer is not None,
+        max_bytes=gateway.settings.max_workdir_bytes,
+    )
     try:
         gateway.lifecycle.end_attempt(
             end.attempt_id,
@@ -163,11 +173,12 @@ def finish(gateway: Gateway, identity: Identity, end: pb.AttemptEnd, writer: Wri
             identity.user_id,
             End(
                 outcome=outcome,
-                exit_code=end.exit_code if has_exit_code else None,
+                exit_code=exit_code,
                 reason=_printable(end.reason),
                 result_bytes=size,
                 has_result=writer is not None,
                 output_bytes=output_bytes,
+                digest=digest,
                 # Kept within what can be when the attempt is ended: there its node and times are known.
                 cpu_seconds=end.cpu_seconds,
                 peak_memory_bytes=end.peak_memory_bytes,
@@ -177,11 +188,12 @@ def finish(gateway: Gateway, identity: Identity, end: pb.AttemptEnd, writer: Wri
         if writer is not None:
             _forget_result(gateway, end.attempt_id)
         raise
+    forget_losers(gateway.database, gateway.files, end.attempt_id)
 
 
 def _forget_result(gateway: Gateway, attempt_id: str) -> None:
     """Unless it is the task's: the attempt may have ended in another call at the same moment."""
-    task = gateway.database.read(lambda c: task_store.find_or_none(c, task_of_attempt(attempt_id)))
+    task = gateway.database.read(lambda c: task_store.find_or_none(c, ids.task_of_attempt(attempt_id)))
     if task is None or task.result_attempt != attempt_id:
         gateway.files.delete_result(attempt_id)
 

@@ -17,9 +17,10 @@ from gateway.views import is_final
 from nodepool import ids
 from nodepool.errors import NodePoolError, NotFoundError, PermissionDeniedError, UnavailableError
 from nodepool.node import NodeKind
-from nodepool.stores import attempt_records, node_store, task_store
+from nodepool.stores import attempt_records, node_store, replica_ends, replica_store, task_store
 from nodepool.stores.output_store import OutputWindow
-from nodepool.task import TaskState
+from nodepool.stores.replica_ends import FollowUp
+from nodepool.task import TaskKind, TaskState
 
 log = logging.getLogger(__name__)
 _MAX_LISTED = 1000
@@ -30,6 +31,8 @@ _NOTICE_BYTES = 4096
 def find_own(gateway: Gateway, identity: Identity | None, task_id: str) -> Row[Any]:
     """The task, when it is the caller's; without an identity (anonymous reads are on) any task."""
     row = gateway.database.read(lambda connection: task_store.find(connection, task_id))
+    if row.kind != TaskKind.USER:
+        raise NotFoundError(f"there is no task {task_id!r}")
     if identity is not None and row.owner_id != identity.user_id:
         raise PermissionDeniedError(f"task {task_id!r} is not yours")
     return row
@@ -48,16 +51,32 @@ def attempts_of_task(gateway: Gateway, row: Row[Any]) -> Sequence[Row[Any]]:
     return gateway.database.read(lambda connection: attempt_records.of_task(connection, row.id))
 
 
-def attempt_of(row: Row[Any]) -> str:
-    """The attempt whose output is the task's: the one with the result, else the current one."""
+def runs_of_task(gateway: Gateway, row: Row[Any]) -> Sequence[Row[Any]]:
+    """Of a task whose results are compared, its runs by number (see replica_store)."""
+    if not row.verification:
+        return ()
+    return gateway.database.read(lambda connection: replica_store.runs_of(connection, row.id))
+
+
+def attempt_of(gateway: Gateway, row: Row[Any]) -> str:
+    """The attempt whose output is the task's: the one with the result, else the current one.
+
+    Of a task with several runs it is that of the run that began first.
+    """
     if row.result_attempt:
         return str(row.result_attempt)
-    return ids.attempt_id(row.id, row.attempt_number) if row.attempt_number else ""
+    if not row.attempt_number:
+        return ""
+    if row.replicas == 1:
+        return ids.attempt_id(row.id, row.attempt_number)
+    run_id = ids.run_id(row.id, row.attempt_number)
+    run = gateway.database.read(lambda connection: task_store.find(connection, run_id))
+    return ids.attempt_id(run.id, run.attempt_number)
 
 
 def output_of(gateway: Gateway, row: Row[Any], offset: int = 0) -> OutputWindow:
     """The output kept: while it runs the live window, at the end all of it, from the result."""
-    attempt = attempt_of(row)
+    attempt = attempt_of(gateway, row)
     if not attempt:
         return OutputWindow(0, b"")
     window = OutputWindow(0, b"")
@@ -97,22 +116,32 @@ def stop(gateway: Gateway, identity: Identity, task_id: str) -> Row[Any]:
     """Ask for the task's end; returns it as it was before. A stop is state; the hint only hurries it."""
     find_own(gateway, identity, task_id)
     now = gateway.clock()
-    row = gateway.database.write(lambda connection: task_store.request_stop(connection, task_id, now))
+    row, follow = gateway.database.write(lambda connection: replica_ends.stop(connection, task_id, now))
     if is_final(row):
         return row
     try:
+        if follow is not None:
+            _stop_runs(gateway, follow)
+            return row
         gateway.outputs.announce(task_id)
         if row.state in (TaskState.PLACED, TaskState.RUNNING):
             attempt = ids.attempt_id(row.id, row.attempt_number)
             gateway.registry.mark_stop(row.node_id, attempt)
-            tell = gateway.publisher.push_stop if _is_pushed(gateway, row) else gateway.publisher.stop
+            tell = gateway.publisher.push_stop if _is_pushed(gateway, row.node_id) else gateway.publisher.stop
             tell(row.node_id, attempt)
     except NodePoolError as error:
         log.warning("the stop of %s is kept; the sweep tells its node: %s", task_id, error)
     return row
 
 
-def _is_pushed(gateway: Gateway, row: Row[Any]) -> bool:
-    """Whether the task is on a node without an agent, which nobody tells anything through a queue."""
-    node = gateway.database.read(lambda connection: node_store.find(connection, row.node_id))
+def _stop_runs(gateway: Gateway, follow: FollowUp) -> None:
+    gateway.lifecycle.tell(follow)
+    for node_id, attempt in follow.stopped:
+        tell = gateway.publisher.push_stop if _is_pushed(gateway, node_id) else gateway.publisher.stop
+        tell(node_id, attempt)
+
+
+def _is_pushed(gateway: Gateway, node_id: str) -> bool:
+    """Whether this is a node without an agent, which nobody tells anything through a queue."""
+    node = gateway.database.read(lambda connection: node_store.find(connection, node_id))
     return bool(node.kind == NodeKind.PUSHED)

@@ -12,6 +12,7 @@ from sqlalchemy import Row
 from gateway import tasks, views
 from gateway.context import Gateway
 from gateway.tokens import Identity
+from nodepool import ids
 from nodepool.errors import UnavailableError
 from nodepool.stores.output_store import OutputWindow
 from proto import nodepool_pb2 as pb
@@ -19,6 +20,7 @@ from proto import nodepool_pb2 as pb
 # How long a lost wake-up can go unnoticed.
 _LOOK_AGAIN_SECONDS = 1.0
 _CHUNK_BYTES = 256 * 1024
+_ANOTHER_RUN = 1000
 
 
 @dataclass(slots=True)
@@ -36,12 +38,12 @@ async def watch(
     with gateway.events.watch(request.task_id) as changed:
         while True:
             changed.clear()
-            row, window = await gateway.run(_look, gateway, identity, request.task_id, position)
+            row, number, window = await gateway.run(_look, gateway, identity, request.task_id, position)
             detail = views.task_detail(row)
             final = views.is_final(row)
             if not final and detail != told:
                 yield pb.WatchTaskResponse(state=detail)
-            for chunk in _news(row, window, position):
+            for chunk in _news(number, window, position):
                 yield pb.WatchTaskResponse(output=chunk)
             if final:
                 yield pb.WatchTaskResponse(state=detail)
@@ -55,23 +57,28 @@ async def watch(
 
 def _look(
     gateway: Gateway, identity: Identity, task_id: str, position: _Position
-) -> tuple[Row[Any], OutputWindow]:
+) -> tuple[Row[Any], int, OutputWindow]:
     row = tasks.find_own(gateway, identity, task_id)
-    offset = position.offset if position.attempt_number == _attempt_number(row) else 0
+    number = _attempt_number(row, tasks.attempt_of(gateway, row))
+    offset = position.offset if position.attempt_number == number else 0
     try:
-        return row, tasks.output_of(gateway, row, offset)
+        return row, number, tasks.output_of(gateway, row, offset)
     except UnavailableError:
         # State is in SQL; output goes on when Redis is back.
-        return row, OutputWindow(0, b"")
+        return row, number, OutputWindow(0, b"")
 
 
-def _attempt_number(row: Row[Any]) -> int:
-    attempt = tasks.attempt_of(row)
-    return int(attempt.rsplit(":", 1)[1]) if attempt else 0
+def _attempt_number(row: Row[Any], attempt: str) -> int:
+    """Another attempt has a larger one, also where the result is another run's than the one watched."""
+    if not attempt:
+        return 0
+    task_id, _, number = attempt.rpartition(":")
+    run = ids.run_number(task_id)
+    watched = row.attempt_number if row.replicas > 1 else 0
+    return int(number) + (_ANOTHER_RUN * run if run != watched else 0)
 
 
-def _news(row: Row[Any], window: OutputWindow, position: _Position) -> list[pb.OutputChunk]:
-    number = _attempt_number(row)
+def _news(number: int, window: OutputWindow, position: _Position) -> list[pb.OutputChunk]:
     if number != position.attempt_number:
         position.attempt_number, position.offset = number, 0
     start = max(window.base, position.offset)

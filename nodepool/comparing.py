@@ -43,7 +43,7 @@ class IncomparableError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class Ran:
     """How a run ended: part of what is compared, or every node could say that every task fails."""
 
     outcome: Outcome
@@ -72,7 +72,7 @@ def check_patterns(patterns: Sequence[str]) -> tuple[str, ...]:
 
 
 def digest(
-    ended: Ended, result: IO[bytes] | None, package: IO[bytes] | None, patterns: Sequence[str], max_bytes: int
+    ran: Ran, result: IO[bytes] | None, package: IO[bytes] | None, patterns: Sequence[str], max_bytes: int
 ) -> str:
     """SHA-256 over how it ended and the compared files, by name, without times or order.
 
@@ -85,7 +85,7 @@ def digest(
         # A task that only says something: its words are what it made.
         if OUTPUT_FILE in added and package is not None and files == _files(package, (), max_bytes):
             files[OUTPUT_FILE] = added[OUTPUT_FILE]
-    whole = hashlib.sha256(f"{ended.word}\n".encode())
+    whole = hashlib.sha256(f"{ran.word}\n".encode())
     for name in sorted(files):
         encoded = name.encode()
         whole.update(f"{len(encoded)} ".encode() + encoded + files[name])

@@ -7,22 +7,23 @@ commit may fail: the sweep does it again from SQL.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, Row
 
-from nodepool import ledger
+from nodepool import ids, ledger
 from nodepool.clock import Clock
 from nodepool.errors import UnavailableError
 from nodepool.queues import Publisher
 from nodepool.resources import Claim
 from nodepool.settings import Settings
-from nodepool.stores import ledger_store, node_store, task_store
+from nodepool.stores import credit_store, ledger_store, node_store, replica_ends, replica_store, task_store
 from nodepool.stores.database import Database
 from nodepool.stores.ledger_store import Provider
 from nodepool.stores.output_store import OutputStore
 from nodepool.stores.registry import RegisteredNode, Registry
+from nodepool.stores.replica_ends import FollowUp
 from nodepool.stores.task_store import End, Ended
 from nodepool.stores.usage_store import UsageStore
 from nodepool.task import FINAL_TASK_STATES, Outcome, TaskState
@@ -43,6 +44,7 @@ def end_in_sql(
     now: float,
 ) -> Ended:
     """All that SQL is to know of the end of an attempt, in one transaction."""
+    parent = replica_store.lock_parent_of(connection, ids.task_of_attempt(attempt_id))
     ended = task_store.end_attempt(
         connection,
         attempt_id,
@@ -55,6 +57,12 @@ def end_in_sql(
     )
     if ended.changed:
         _settle(connection, ended, end.outcome, owner_id, now)
+        if parent is not None and parent.replicas > 1:
+            ended = replace(ended, follow_up=replica_ends.follow_up(connection, parent, now))
+        # The last: rows of users are locked after the ledger's head.
+        start = settings.newcomer_credit_score
+        moved = credit_store.after_end(connection, ended, end, owner_id, start=start, now=now)
+        ended = replace(ended, tiers_changed=moved) if moved else ended
     return ended
 
 
@@ -101,10 +109,22 @@ class Lifecycle:
             if ended.changed and ended.state is TaskState.QUEUED:
                 self.publisher.place(ended.task.id, ended.task.tier, ended.task.region)
             self.registry.announce(ended.node_id)
+            if ended.follow_up is not None:
+                self.tell(ended.follow_up)
             if ended.changed:
                 self._charge(ended)
+            for owner_id in ended.tiers_changed:
+                self.sync_nodes_of(owner_id)
         except UnavailableError as error:
             log.warning("the end of %s is kept; the sweep tells the rest: %s", attempt_id, error)
+
+    def tell(self, follow: FollowUp) -> None:
+        """What follows for a task with several runs, to those whom it concerns. Raises UnavailableError."""
+        for task_id in follow.added:
+            self.publisher.place(task_id, follow.task.tier, follow.task.region)
+        for node_id, attempt_id in follow.stopped:
+            self.registry.mark_stop(node_id, attempt_id)
+        self.outputs.announce(follow.task.id)
 
     def lose_attempt(self, attempt_id: str, node_id: str, owner_id: int, reason: str) -> Ended:
         end = End(outcome=Outcome.LOST, exit_code=None, reason=reason)
@@ -130,9 +150,14 @@ class Lifecycle:
         self.registry.announce(node_id)
 
     def sync_nodes_of(self, owner_id: int) -> None:
-        """The owner's credit score changed, and with it the tiers of the nodes. What runs there goes on."""
+        """The owner's credit score opens another tier: for the nodes, and for the tasks that wait.
+
+        What runs goes on. Raises UnavailableError; the sweep does the rest then.
+        """
+        self.database.write(lambda connection: credit_store.retier(connection, owner_id))
         for node in self.database.read(lambda connection: node_store.active_of(connection, owner_id)):
             self._put(node)
+        self.registry.announce_owner(owner_id)
 
     def facts_of(self, node: Row[Any]) -> RegisteredNode:
         """What Redis should know of the node of this row (see node_store)."""

@@ -13,9 +13,8 @@ from sqlalchemy import Connection, Row, Select, func, select
 from nodepool.asking import HeldBack
 from nodepool.node import ENGINE_AWAY, NodeKind
 from nodepool.stores.tables import attempts, nodes, tasks
-from nodepool.task import TaskState
+from nodepool.stores.task_store import WAITS
 
-_WAITS = (tasks.c.state == TaskState.QUEUED) & tasks.c.stop_requested.is_(False)
 # What placing and its order depend on.
 _NEEDS: tuple[Any, ...] = (
     tasks.c.id, tasks.c.owner_id, tasks.c.tier, tasks.c.min_trust, tasks.c.region, tasks.c.location_mode,
@@ -25,13 +24,13 @@ _NEEDS: tuple[Any, ...] = (
 
 
 def oldest_waiting(connection: Connection, limit: int) -> Sequence[Row[Any]]:
-    query = select(*_NEEDS).where(_WAITS).order_by(tasks.c.created_at, tasks.c.id).limit(limit)
+    query = select(*_NEEDS).where(WAITS).order_by(tasks.c.created_at, tasks.c.id).limit(limit)
     rows: Sequence[Row[Any]] = connection.execute(query).all()
     return rows
 
 
 def count_waiting(connection: Connection) -> int:
-    return connection.execute(select(func.count()).where(_WAITS)).scalar_one()
+    return connection.execute(select(func.count()).where(WAITS)).scalar_one()
 
 
 def held_back(connection: Connection, probation_after: int) -> HeldBack:

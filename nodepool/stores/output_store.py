@@ -7,7 +7,7 @@ from typing import cast
 
 import redis
 
-from nodepool.ids import task_of_attempt
+from nodepool.ids import shown_task, task_of_attempt
 from nodepool.stores import keys, scripts
 from nodepool.stores.redis_client import translated_errors
 
@@ -43,7 +43,7 @@ class OutputStore:
                         self._window_bytes,
                         keys.OUTPUT_TTL_SECONDS,
                         keys.EVENTS_CHANNEL,
-                        task_of_attempt(attempt_id),
+                        shown_task(task_of_attempt(attempt_id)),
                     ],
                 ),
             )
@@ -66,4 +66,4 @@ class OutputStore:
     def announce(self, task_id: str) -> None:
         """Tell watchers that the task changed. A hint: who misses it looks again soon."""
         with translated_errors():
-            self._redis.publish(keys.EVENTS_CHANNEL, task_id)
+            self._redis.publish(keys.EVENTS_CHANNEL, shown_task(task_id))

@@ -13,16 +13,17 @@ from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from nodepool.ids import attempt_id
 from nodepool.resources import Claim
+from nodepool.stores.replica_store import Apart
 from nodepool.stores.tables import attempts, tasks
+from nodepool.stores.task_store import WAITS
 from nodepool.task import AttemptState, TaskState, check_task_transition
 
 _MAX_REASON = 500
 # Databases have a limit on the values of one statement.
 _AT_ONCE = 1000
-_WAITS = (tasks.c.state == TaskState.QUEUED) & tasks.c.stop_requested.is_(False)
 _MOVE = (
     update(tasks)
-    .where(tasks.c.id == bindparam("task"), tasks.c.attempt_number == bindparam("before"), _WAITS)
+    .where(tasks.c.id == bindparam("task"), tasks.c.attempt_number == bindparam("before"), WAITS)
     .values(
         state=TaskState.PLACED,
         attempt_number=bindparam("number"),
@@ -52,7 +53,7 @@ def waiting(connection: Connection, task_ids: Sequence[str]) -> list[Row[Any]]:
     """Those of the tasks that wait for a node."""
     found: list[Row[Any]] = []
     for ids in _slices(task_ids):
-        found += connection.execute(select(tasks).where(tasks.c.id.in_(ids), _WAITS)).all()
+        found += connection.execute(select(tasks).where(tasks.c.id.in_(ids), WAITS)).all()
     return found
 
 
@@ -69,15 +70,23 @@ def failed_nodes(connection: Connection, task_ids: Sequence[str]) -> dict[str, f
 
 
 def place_all(connection: Connection, placements: Sequence[Placement], now: float) -> set[str]:
-    """Place what still waits, each with a new attempt; the ids of the tasks that were."""
+    """Place what still waits, each with a new attempt; the ids of the tasks that were.
+
+    Not two runs of one task with one owner.
+    """
     check_task_transition(TaskState.QUEUED, TaskState.PLACED)
+    apart = Apart.of(connection, [(it.task_id, it.node_id) for it in placements])
     numbers: dict[str, tuple[int, float]] = {}
     for ids in _slices([placement.task_id for placement in placements]):
         query = select(tasks.c.id, tasks.c.attempt_number, tasks.c.queued_at, tasks.c.created_at)
         # Nobody moves them before this transaction ends; SQLite has one writer anyway, and leaves this out.
-        for row in connection.execute(query.where(tasks.c.id.in_(ids), _WAITS).with_for_update()):
+        for row in connection.execute(query.where(tasks.c.id.in_(ids), WAITS).with_for_update()):
             numbers[row.id] = (row.attempt_number, row.queued_at or row.created_at)
-    moving = [it for it in placements if numbers.get(it.task_id, (-1, 0.0))[0] == it.number - 1]
+    moving = [
+        it
+        for it in placements
+        if numbers.get(it.task_id, (-1, 0.0))[0] == it.number - 1 and apart.allows(it.task_id, it.node_id)
+    ]
     if moving:
         connection.execute(
             _MOVE,
@@ -118,7 +127,7 @@ def set_reason(connection: Connection, task_ids: Sequence[str], reason: str, now
     told = reason[:_MAX_REASON]
     news: list[str] = []
     for ids in _slices(task_ids):
-        other = tasks.c.id.in_(ids) & _WAITS & (tasks.c.reason != told)
+        other = tasks.c.id.in_(ids) & WAITS & (tasks.c.reason != told)
         changed = connection.execute(select(tasks.c.id).where(other)).scalars().all()
         if changed:
             connection.execute(update(tasks).where(other).values(reason=told, updated_at=now))

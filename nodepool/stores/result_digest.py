@@ -1,4 +1,7 @@
-"""The digest of a stored result, which the pool makes itself: a node's word is not asked for."""
+"""Stored results that are compared: their digests, which the pool makes itself, and what is not kept of them.
+
+A node's word of its result's digest is not asked for.
+"""
 
 from __future__ import annotations
 
@@ -7,35 +10,82 @@ import threading
 from contextlib import ExitStack
 from typing import Any
 
-from sqlalchemy import Row
+from sqlalchemy import Connection, Row, update
 
-from nodepool import comparing
-from nodepool.comparing import Ended, IncomparableError
-from nodepool.errors import NotFoundError
+from nodepool import comparing, ids
+from nodepool.comparing import IncomparableError, Ran
+from nodepool.errors import NodePoolError, NotFoundError
+from nodepool.stores import replica_store, task_store
+from nodepool.stores.database import Database
 from nodepool.stores.files import FileStore
-from nodepool.task import Outcome
+from nodepool.stores.tables import tasks
+from nodepool.task import FINAL_TASK_STATES, Outcome
 
 log = logging.getLogger(__name__)
 # A hostile result costs much more memory and time than an honest one: not many at once.
 _AT_ONCE = threading.Semaphore(2)
-COMPARED_OUTCOMES = frozenset({Outcome.SUCCEEDED, Outcome.FAILED})
+_COMPARED = frozenset({Outcome.SUCCEEDED, Outcome.FAILED})
 
 
-def digest_of(
-    files: FileStore, task: Row[Any], attempt_id: str, ended: Ended, *, has_result: bool, max_bytes: int
+def digest_of_run(
+    database: Database, files: FileStore, attempt_id: str, ran: Ran, *, has_result: bool, max_bytes: int
 ) -> str:
-    """Of this attempt's result, by what its task compares. Raises UnavailableError or StorageFullError."""
+    """Of the result of this attempt, which is about to end; empty where nobody compares it.
+
+    `max_bytes` is the most that is unpacked of it. Raises UnavailableError or StorageFullError.
+    """
+    task_id = ids.task_of_attempt(attempt_id)
+    if not ids.parent_of(task_id) or ran.outcome not in _COMPARED:
+        return ""
+    run = database.read(lambda connection: task_store.find_or_none(connection, task_id))
+    if run is None:
+        return ""
+    return _digest(files, run, attempt_id, ran, has_result=has_result, max_bytes=max_bytes)
+
+
+def forget_losers(database: Database, files: FileStore, attempt_id: str) -> None:
+    """After the end of this attempt: of several results of a task only the one that is the task's is kept."""
+    parent_id = ids.parent_of(ids.task_of_attempt(attempt_id))
+    if not parent_id:
+        return
+    try:
+        losers = database.read(lambda connection: _losers(connection, parent_id))
+        for run in losers:
+            files.delete_result(run.result_attempt)
+        forgotten = [run.id for run in losers]
+        if forgotten:
+            database.write(lambda c: c.execute(_FORGET.where(tasks.c.id.in_(forgotten))))
+    except NodePoolError as error:
+        log.warning("results of runs of %s that are not its own stay on the disk: %s", parent_id, error)
+
+
+_FORGET = update(tasks).values(result_attempt="", result_bytes=0)
+
+
+def _losers(connection: Connection, parent_id: str) -> list[Row[Any]]:
+    parent = task_store.find_or_none(connection, parent_id)
+    if parent is None or parent.state not in FINAL_TASK_STATES:
+        return []
+    return [
+        run
+        for run in replica_store.runs_of(connection, parent_id)
+        if run.state in FINAL_TASK_STATES and run.result_attempt not in {"", parent.result_attempt}
+    ]
+
+
+def _digest(
+    files: FileStore, task: Row[Any], attempt_id: str, ran: Ran, *, has_result: bool, max_bytes: int
+) -> str:
     patterns = task.compare_outputs.splitlines()
     with ExitStack() as stack:
         stack.enter_context(_AT_ONCE)
         try:
-            result = (
-                stack.enter_context(files.seekable(files.open_result(attempt_id))) if has_result else None
-            )
-            package = None
-            if result is not None and not patterns:
+            result = package = None
+            if has_result:
+                result = stack.enter_context(files.seekable(files.open_result(attempt_id)))
+            if has_result and not patterns:
                 package = stack.enter_context(files.seekable(files.open_package(task.package_sha256)))
-            return comparing.digest(ended, result, package, patterns, max_bytes)
+            return comparing.digest(ran, result, package, patterns, max_bytes)
         except (IncomparableError, NotFoundError) as error:
             log.info("the result of %s cannot be compared: %s", attempt_id, error)
             return comparing.unlike_any_other(attempt_id)

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
+from nodepool import ids
 from nodepool.errors import ConflictError, NotFoundError, StaleAttemptError
 from nodepool.history import HistoryRules
 from nodepool.resources import Claim
-from nodepool.stores import attempt_records, hold_store
+from nodepool.stores import attempt_records, hold_store, replica_store
 from nodepool.stores.attempt_records import Lock
 from nodepool.stores.tables import attempts, holds, nodes, tasks, users
 from nodepool.task import (
@@ -23,11 +24,15 @@ from nodepool.task import (
     LIVE_ATTEMPT_STATES,
     AttemptState,
     Outcome,
+    TaskKind,
     TaskState,
     check_attempt_transition,
     check_task_transition,
     task_state_after,
 )
+
+if TYPE_CHECKING:
+    from nodepool.stores.replica_ends import FollowUp
 
 _MAX_REASON = 500
 _WITH_OWNER = (
@@ -44,6 +49,8 @@ _WITH_OWNER = (
 # Made once: building a statement costs more than running it.
 _BY_ID = _WITH_OWNER.where(tasks.c.id == bindparam("task_id"))
 _INSERT_TASK = insert(tasks)
+# For a node. Of a task with several runs these wait, and not the task itself.
+WAITS = (tasks.c.state == TaskState.QUEUED) & tasks.c.stop_requested.is_(False) & (tasks.c.replicas == 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +65,11 @@ class End:
     cpu_seconds: float = 0.0
     peak_memory_bytes: int = 0
     output_bytes: int = 0
+    digest: str = ""  # of what is compared; made by the pool, empty where nobody compares
     # The pool ended it for its own reasons: it counts neither against the node nor against the task.
     blameless: bool = False
+    # The pool ended it because its node had not: past its bound, or after a stop.
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,8 @@ class Ended:
     node_id: str
     changed: bool
     node_changed: bool = False
+    follow_up: FollowUp | None = None  # of a run of a task with several
+    tiers_changed: frozenset[int] = frozenset()  # users whose credit score opens another tier now
 
 
 def insert_task(connection: Connection, values: dict[str, Any]) -> None:
@@ -94,19 +106,20 @@ def find_or_none(connection: Connection, task_id: str) -> Row[Any] | None:
 
 
 def of_owner(connection: Connection, owner_id: int, limit: int) -> Sequence[Row[Any]]:
-    query = _WITH_OWNER.where(tasks.c.owner_id == owner_id)
+    query = _WITH_OWNER.where(tasks.c.owner_id == owner_id, tasks.c.kind == TaskKind.USER)
     return connection.execute(query.order_by(tasks.c.created_at.desc(), tasks.c.id).limit(limit)).all()
 
 
 def count_unfinished(connection: Connection, owner_id: int) -> int:
     live = [state.value for state in TaskState if state not in FINAL_TASK_STATES]
-    query = select(func.count()).where(tasks.c.owner_id == owner_id, tasks.c.state.in_(live))
+    mine = tasks.c.owner_id == owner_id, tasks.c.kind == TaskKind.USER
+    query = select(func.count()).where(*mine, tasks.c.state.in_(live))
     return connection.execute(query).scalar_one()
 
 
 def queued(connection: Connection, limit: int, *, hinted_before: float | None = None) -> Sequence[Row[Any]]:
     """Waiting tasks, oldest first."""
-    query = select(tasks).where(tasks.c.state == TaskState.QUEUED, tasks.c.stop_requested.is_(False))
+    query = select(tasks).where(WAITS)
     if hinted_before is not None:
         query = query.where(tasks.c.hinted_at < hinted_before)
     return connection.execute(query.order_by(tasks.c.created_at, tasks.c.id).limit(limit)).all()
@@ -136,6 +149,7 @@ def claim_attempt(
     connection: Connection, attempt_id: str, node_id: str, owner_id: int, now: float
 ) -> Row[Any]:
     """assigned -> running, and the task with it. Asked again while it runs, it answers the same."""
+    parent = replica_store.lock_parent_of(connection, ids.task_of_attempt(attempt_id))
     row = live_attempt(connection, attempt_id, node_id, owner_id, lock=True)
     if row.attempt_state == AttemptState.ASSIGNED:
         check_attempt_transition(AttemptState.ASSIGNED, AttemptState.RUNNING)
@@ -155,6 +169,8 @@ def claim_attempt(
         )
         if moved.rowcount == 0:
             raise StaleAttemptError
+        if parent is not None:
+            replica_store.begin(connection, row, node_id, now)
     return row
 
 
@@ -260,6 +276,7 @@ def _task_values(
     else:
         values["finished_at"] = now
         values["exit_code"] = end.exit_code
+        values["result_digest"] = end.digest
         if end.has_result:
             values["result_bytes"] = end.result_bytes
             values["result_attempt"] = row.attempt_id

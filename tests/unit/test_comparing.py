@@ -9,21 +9,21 @@ import zipfile
 import pytest
 
 from nodepool import comparing
-from nodepool.comparing import Ended, IncomparableError, check_patterns, digest, unlike_any_other
+from nodepool.comparing import IncomparableError, Ran, check_patterns, digest, unlike_any_other
 from nodepool.errors import InvalidInputError
 from nodepool.task import Outcome
 from tests.support.tasks import package
 
 MAX_BYTES = 1 << 20
-WELL = Ended(outcome=Outcome.SUCCEEDED, exit_code=0)
+WELL = Ran(outcome=Outcome.SUCCEEDED, exit_code=0)
 SENT = {"main.py": "print('hello')"}
 LOGS = {"execution_log.txt": "Finished: 12:00", "task_logs.txt": "took 3 s\n"}
 
 
 def digest_of(
-    files: dict[str, str], *patterns: str, ended: Ended = WELL, sent: dict[str, str] | None = None
+    files: dict[str, str], *patterns: str, ran: Ran = WELL, sent: dict[str, str] | None = None
 ) -> str:
-    return digest(ended, io.BytesIO(package(files)), io.BytesIO(package(sent or SENT)), patterns, MAX_BYTES)
+    return digest(ran, io.BytesIO(package(files)), io.BytesIO(package(sent or SENT)), patterns, MAX_BYTES)
 
 
 def zipped(*entries: tuple[str, bytes], packing: int = zipfile.ZIP_DEFLATED) -> io.BytesIO:
@@ -60,21 +60,21 @@ def test_names_and_contents_cannot_be_shifted_into_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    "ended",
+    "ran",
     [
-        Ended(outcome=Outcome.FAILED, exit_code=0),
-        Ended(outcome=Outcome.FAILED, exit_code=1),
-        Ended(outcome=Outcome.FAILED, exit_code=2),
+        Ran(outcome=Outcome.FAILED, exit_code=0),
+        Ran(outcome=Outcome.FAILED, exit_code=1),
+        Ran(outcome=Outcome.FAILED, exit_code=2),
     ],
 )
-def test_how_it_ended_counts(ended: Ended) -> None:
-    assert digest_of(SENT, ended=ended) != digest_of(SENT)
+def test_how_it_ended_counts(ran: Ran) -> None:
+    assert digest_of(SENT, ran=ran) != digest_of(SENT)
 
 
 def test_a_node_that_tells_no_exit_code_agrees_with_one_that_does() -> None:
     for outcome, code in ((Outcome.SUCCEEDED, 0), (Outcome.FAILED, 1)):
-        untold, told = (Ended(outcome=outcome, exit_code=it) for it in (None, code))
-        assert digest_of(SENT, ended=untold) == digest_of(SENT, ended=told)
+        untold, told = (Ran(outcome=outcome, exit_code=it) for it in (None, code))
+        assert digest_of(SENT, ran=untold) == digest_of(SENT, ran=told)
 
 
 def test_a_task_that_only_says_something_is_compared_by_its_words() -> None:
@@ -98,7 +98,7 @@ def test_patterns_choose_what_is_compared() -> None:
 
 
 def test_no_result_is_a_digest_of_how_it_ended() -> None:
-    nothing = [digest(ended, None, None, (), MAX_BYTES) for ended in (WELL, WELL)]
+    nothing = [digest(ran, None, None, (), MAX_BYTES) for ran in (WELL, WELL)]
     assert nothing[0] == nothing[1] != digest_of(SENT)
 
 
