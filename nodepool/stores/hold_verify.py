@@ -60,11 +60,11 @@ def _check_what_has_none(connection: Connection, report: Report) -> None:
     query = select(ledger_entries.c.seq, ledger_entries.c.id).where(
         ledger_entries.c.kind.in_(_OF_A_HOLD), ~of_entry
     )
-    for row in connection.execute(query.order_by(ledger_entries.c.seq).limit(MAX_PROBLEMS)):
+    for row in connection.execute(query.order_by(ledger_entries.c.seq).limit(MAX_PROBLEMS + 1)):
         report.wrong(f"entry {row.seq} ({row.id}) belongs to a hold that is not there")
     of_task = exists().where(holds.c.task_id == tasks.c.id)
     priced = select(tasks.c.id).where(tasks.c.kind == "user", tasks.c.price_per_minute > 0, ~of_task)
-    for row in connection.execute(priced.order_by(tasks.c.id).limit(MAX_PROBLEMS)):
+    for row in connection.execute(priced.order_by(tasks.c.id).limit(MAX_PROBLEMS + 1)):
         report.wrong(f"task {row.id} has a price and never held it")
 
 

@@ -36,9 +36,10 @@ def verify_database(database: Database) -> Report:
     try:
         with snapshot(database) as connection:
             return examine(connection)
-    except DatabaseError as error:
-        # Without the statement, which says nothing to an operator.
-        return Report(problems=[f"the ledger cannot be read: {error.orig}"])
+    except (DatabaseError, ValueError) as error:
+        # Without the statement, which says nothing to an operator. ValueError: text that is none.
+        cause = error.orig if isinstance(error, DatabaseError) else error
+        return Report(problems=[f"the ledger cannot be read: {cause}"])
 
 
 @contextmanager
@@ -113,7 +114,7 @@ def _check_accounts(connection: Connection, report: Report) -> None:
         report.wrong(f"all balances together are {total} and not 0: CPT were made or lost")
     report.problems.extend(f"account {name} is missing" for name in sorted(_SYSTEM - seen))
     without = select(users.c.id).where(~exists().where(ledger_accounts.c.user_id == users.c.id))
-    for row in connection.execute(without.order_by(users.c.id).limit(MAX_PROBLEMS)):
+    for row in connection.execute(without.order_by(users.c.id).limit(MAX_PROBLEMS + 1)):
         report.wrong(f"user {row.id} has no account")
 
 
@@ -154,7 +155,7 @@ def _check_balances(connection: Connection, report: Report) -> None:
     query = select(ledger_accounts.c.id, ledger_accounts.c.balance).where(
         ledger_accounts.c.balance != 0, untouched
     )
-    for account, balance in connection.execute(query.limit(MAX_PROBLEMS)):
+    for account, balance in connection.execute(query.limit(MAX_PROBLEMS + 1)):
         report.wrong(f"account {account} has {balance} CPT, and no entry that says where from")
 
 
