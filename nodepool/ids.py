@@ -12,6 +12,7 @@ import re
 from nodepool.errors import InvalidInputError
 
 _TASK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_MOVEMENT_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 # Between a task and the number of one of its runs; nobody can choose an id with it.
 _RUN_MARK = "~"
 _NODE_PART = r"[\w](?:[\w.@+-]{0,63})"
@@ -32,6 +33,13 @@ def check_node_id(node_id: str) -> str:
             "node_id must be NAME or USER/NAME, each of at most 64 letters, digits, '.', '_', '@', '+' or '-'"
         )
     return node_id
+
+
+def check_movement_id(movement_id: str, field: str) -> str:
+    """What a client names a transfer or a mint by, so that the same sent again is the same."""
+    if not _MOVEMENT_ID.fullmatch(movement_id):
+        raise InvalidInputError(f"{field} must be 1 to 100 letters, digits, '.', '_', ':' or '-'")
+    return movement_id
 
 
 def attempt_id(task_id: str, number: int) -> str:

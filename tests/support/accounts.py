@@ -18,7 +18,7 @@ CALL_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Stubs:
-    """The four services over one channel."""
+    """The services over one channel."""
 
     channel: grpc.Channel
 
@@ -33,6 +33,10 @@ class Stubs:
     @property
     def tasks(self) -> rpc.MasterNodeServiceStub:
         return rpc.MasterNodeServiceStub(self.channel)
+
+    @property
+    def admin(self) -> rpc.AdminServiceStub:
+        return rpc.AdminServiceStub(self.channel)
 
     @property
     def workers(self) -> rpc.WorkerNodeServiceStub:
