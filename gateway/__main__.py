@@ -8,7 +8,7 @@ import sys
 import structlog
 from pydantic import ValidationError
 
-from gateway import context
+from gateway import context, first_admin
 from gateway.server import CannotServeError, check_exposure, serve
 from nodepool.errors import NodePoolError
 from nodepool.observability import set_up_logging
@@ -41,6 +41,7 @@ def main() -> int:
 def _run(settings: Settings) -> int:
     gateway = context.build(settings)
     try:
+        first_admin.ensure(gateway)
         asyncio.run(serve(gateway))
     finally:
         gateway.close()

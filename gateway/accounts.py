@@ -1,149 +1,208 @@
-"""People and their CPT: register, log in, refresh, transfer, balance. Use cases, with no gRPC in them.
+"""People and their CPT: register, log in, refresh, change of password, transfer, balance.
 
-bcrypt never runs inside a transaction: on SQLite all other writes would wait for it.
+Use cases, with no gRPC in them.
 """
 
 from __future__ import annotations
 
+import re
 import secrets
-from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-import bcrypt
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
+from gateway import logins, passwords
+from gateway.standing import BLOCKED, ENDED, GONE
 from gateway.tokens import Identity, IssuedToken
 from nodepool import ledger, observability
-from nodepool.credentials import MAX_PASSWORD_BYTES, check_password, check_username
+from nodepool.credentials import check_new_password, check_new_username, is_username
 from nodepool.errors import (
     AlreadyExistsError,
+    ConflictError,
     InvalidInputError,
     NotFoundError,
     PermissionDeniedError,
     UnauthenticatedError,
 )
 from nodepool.ledger import EntryKind, NewEntry
-from nodepool.stores import ledger_store
-from nodepool.stores.tables import users
+from nodepool.stores import accounts_read, ledger_store, user_store
+from nodepool.stores.user_store import Newcomer, User
 
 if TYPE_CHECKING:
     from gateway.context import Gateway
 
-USER_ROLE = "user"
+_TRANSFER_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 
 
-class _User(NamedTuple):
-    identity: Identity
-    password_hash: str
+class Balance(NamedTuple):
+    spendable_cpt: int
+    held_cpt: int
+    credit_score: int
+
+
+class Transferred(NamedTuple):
+    balance_cpt: int
+    repeated: bool
 
 
 def register(gateway: Gateway, username: str, password: str) -> None:
     """Makes a user with an account. InvalidInputError, AlreadyExistsError."""
-    check_username(username)
-    check_password(password)
-    taken = AlreadyExistsError(f"the name {username} is taken; choose another")
-    if gateway.database.read(lambda connection: _find_user(connection, username)):
-        raise taken
-    rounds = gateway.settings.bcrypt_rounds
-    password_hash = bcrypt.hashpw(password.encode(), bcrypt.gensalt(rounds)).decode()
-    newcomer = {
-        "username": username,
-        "password_hash": password_hash,
-        "role": USER_ROLE,
-        "credit_score": gateway.settings.newcomer_credit_score,
-        "created_at": gateway.clock(),
-    }
-    now, grant = gateway.clock(), gateway.settings.newcomer_balance_cpt
-
-    def work(connection: Connection) -> None:
-        user_id = connection.execute(insert(users).values(newcomer).returning(users.c.id)).scalar_one()
-        ledger_store.open_account(connection, user_id, grant=grant, now=now)
-
+    check_new_username(username)
+    check_new_password(password, username)
+    _refuse_taken(gateway, username)
+    newcomer = Newcomer(
+        username,
+        passwords.hashed(password, gateway.settings.bcrypt_rounds),
+        user_store.USER_ROLE,
+        gateway.settings.newcomer_credit_score,
+        gateway.settings.newcomer_balance_cpt,
+    )
+    now = gateway.clock()
     try:
-        gateway.database.write(work)
+        gateway.database.write(lambda connection: user_store.add(connection, newcomer, now))
     except IntegrityError:
-        raise taken from None
+        _refuse_taken(gateway, username)
+        raise
 
 
-def login(gateway: Gateway, username: str, password: str) -> IssuedToken | None:
-    """A token, or None for a wrong name or password, which take the same time."""
-    try:
-        check_username(username)
-    except InvalidInputError:
-        user = None
-    else:
-        user = gateway.database.read(lambda connection: _find_user(connection, username))
-    password_hash = user.password_hash if user else dummy_hash(gateway.settings.bcrypt_rounds)
-    matches = _matches(password, password_hash)
-    if user is None or not matches:
+def _refuse_taken(gateway: Gateway, username: str) -> None:
+    taken = gateway.database.read(lambda connection: user_store.taken_name(connection, username))
+    if taken == username:
+        raise AlreadyExistsError(f"the name {username} is taken; choose another")
+    if taken is not None:
+        raise AlreadyExistsError(f"the name {username} is too much like one that is taken; choose another")
+
+
+def login(gateway: Gateway, username: str, password: str, peer: str = "") -> IssuedToken | None:
+    """A token, or None for a wrong name or password, which take the same time.
+
+    Raises RateLimitedError while the name is locked, whether it exists or not, and PermissionDeniedError
+    for a blocked user whose password is right.
+    """
+    guesser = logins.of_login(gateway, username, peer)
+    user = gateway.database.read(lambda connection: _find(connection, username))
+    right = passwords.matches(password, user and user.password_hash, gateway.settings.bcrypt_rounds)
+    if user is None or not right:
         observability.logins.labels("refused").inc()
+        logins.wrong(gateway, guesser, password)
         return None
+    logins.right(gateway, guesser, user.id)
+    if user.blocked:
+        observability.logins.labels("refused").inc()
+        raise PermissionDeniedError(BLOCKED)
     observability.logins.labels("accepted").inc()
-    return gateway.tokens.issue(user.identity)
+    return gateway.tokens.issue(_identity_of(user))
 
 
 def refresh(gateway: Gateway, identity: Identity) -> IssuedToken:
-    """A new token with a full lifetime. UnauthenticatedError where the user is not there any more."""
-    user = gateway.database.read(lambda connection: _find_user(connection, identity.username))
-    if user is None or user.identity.user_id != identity.user_id:
-        raise UnauthenticatedError("this user does not exist any more: register again")
-    return gateway.tokens.issue(user.identity)
+    """A new token with a full lifetime, for one that has not ended since the caller was let in."""
+    user = gateway.database.read(lambda connection: _present(connection, identity))
+    return gateway.tokens.issue(_identity_of(user))
 
 
-def balance(gateway: Gateway, identity: Identity, username: str) -> int:
+def change_password(gateway: Gateway, identity: Identity, old: str, new: str) -> IssuedToken:
+    """Ends every token there is, and gives a new one. PermissionDeniedError for a wrong old password."""
+    check_new_password(new, identity.username)
+    if new == old:
+        raise InvalidInputError("the new password is the old one; choose another")
+    guesser = logins.of_change(gateway, identity.user_id)
+    user = gateway.database.read(lambda connection: _present(connection, identity))
+    rounds = gateway.settings.bcrypt_rounds
+    if not passwords.matches(old, user.password_hash, rounds):
+        logins.wrong(gateway, guesser, old)
+        raise PermissionDeniedError("the old password is wrong; nothing was changed")
+    logins.right(gateway, guesser, user.id)
+    password_hash = passwords.hashed(new, rounds)
+    generation = gateway.database.write(
+        lambda connection: user_store.set_password(connection, user.id, user.generation, password_hash)
+    )
+    gateway.standings.forget(user.id)
+    if generation is None:
+        raise ConflictError("the password was changed by somebody else at this moment; log in again")
+    return gateway.tokens.issue(Identity(user.id, user.username, user.role, generation))
+
+
+def balance(gateway: Gateway, identity: Identity, username: str) -> Balance:
     """The CPT of the caller's own account. PermissionDeniedError for another's."""
     if username not in ("", identity.username):
         raise PermissionDeniedError("you can see your own balance only")
-    return gateway.database.read(lambda connection: ledger_store.balance(connection, identity.user_id))[0]
+
+    def work(connection: Connection) -> Balance:
+        score = accounts_read.credit_score(connection, identity.user_id)
+        return Balance(*ledger_store.balance(connection, identity.user_id), score)
+
+    return gateway.database.read(work)
 
 
-def transfer(gateway: Gateway, sender: Identity, receiver_name: str, amount_cpt: int) -> None:
-    """Moves CPT, all or nothing. InvalidInputError, NotFoundError, NotEnoughCptError."""
+def transfer(
+    gateway: Gateway, sender: Identity, receiver_name: str, amount_cpt: int, transfer_id: str = ""
+) -> Transferred:
+    """Moves CPT, all or nothing; the same transfer again moves nothing more.
+
+    InvalidInputError, NotFoundError, NotEnoughCptError; AlreadyExistsError where the id was another
+    transfer's; PermissionDeniedError where one of both is blocked.
+    """
     ledger.check_amount(amount_cpt)
+    if transfer_id and not _TRANSFER_ID.fullmatch(transfer_id):
+        raise InvalidInputError("transfer_id must be 1 to 100 letters, digits, '.', '_', ':' or '-'")
     if receiver_name == sender.username:
         raise InvalidInputError("you cannot transfer CPT to yourself")
-    unknown = NotFoundError("there is no user of the receiver's name")
-    now, client_id = gateway.clock(), secrets.token_hex(16)
-    try:
-        check_username(receiver_name)
-    except InvalidInputError:
-        raise unknown from None
+    now = gateway.clock()
+    # Older clients send none, and every one of their calls is a transfer of its own.
+    entry_id = ledger.transfer_id(sender.user_id, transfer_id or secrets.token_hex(16))
 
-    def work(connection: Connection) -> None:
-        receiver = _find_user(connection, receiver_name)
+    def work(connection: Connection) -> Transferred:
+        _present(connection, sender)
+        receiver = _find(connection, receiver_name)
         if receiver is None:
-            raise unknown
+            raise NotFoundError("there is no user of the receiver's name")
         movement = NewEntry(
-            ledger.transfer_id(sender.user_id, client_id),
+            entry_id,
             EntryKind.TRANSFER,
             ledger.user_account(sender.user_id),
-            ledger.user_account(receiver.identity.user_id),
+            ledger.user_account(receiver.id),
             amount_cpt,
         )
-        ledger_store.move(connection, [movement], now)
+        moved = _move_once(connection, movement, now)
+        if moved and receiver.blocked:
+            raise PermissionDeniedError("the receiver's account is blocked; nothing was moved")
+        return Transferred(ledger_store.balance(connection, sender.user_id)[0], not moved)
 
-    gateway.database.write(work)
-
-
-def _find_user(connection: Connection, username: str) -> _User | None:
-    row = connection.execute(
-        select(users.c.id, users.c.username, users.c.role, users.c.password_hash).where(
-            users.c.username == username
-        )
-    ).one_or_none()
-    return _User(Identity(row.id, row.username, row.role), row.password_hash) if row else None
+    return gateway.database.write(work)
 
 
-def _matches(password: str, password_hash: str) -> bool:
-    given = password.encode()
-    # bcrypt refuses what no registration accepts; those take as long as the others.
-    usable = len(given) <= MAX_PASSWORD_BYTES and b"\0" not in given
-    matches = bcrypt.checkpw(given if usable else b"not usable", password_hash.encode())
-    return matches and usable
+def _move_once(connection: Connection, movement: NewEntry, now: float) -> bool:
+    """False where this very movement was made before."""
+    try:
+        return bool(ledger_store.move(connection, [movement], now))
+    except ConflictError as error:
+        try:
+            ledger_store.find_entry(connection, movement.id)
+        except NotFoundError:
+            raise error from None
+        raise AlreadyExistsError(
+            "a transfer with this transfer_id was made before, of another amount or to another receiver; "
+            "nothing was moved"
+        ) from error
 
 
-@lru_cache(maxsize=4)
-def dummy_hash(rounds: int) -> str:
-    """What the password for an unknown name is compared with, so that it takes as long as for a known one."""
-    return bcrypt.hashpw(b"nobody's password", bcrypt.gensalt(rounds)).decode()
+def _find(connection: Connection, username: str) -> User | None:
+    # What cannot be a name may not be storable either.
+    return user_store.by_name(connection, username) if is_username(username) else None
+
+
+def _present(connection: Connection, identity: Identity) -> User:
+    """The caller's row. Gateways remember for a second who may call; what matters most looks again."""
+    user = user_store.by_id(connection, identity.user_id)
+    if user is None or user.username != identity.username:
+        raise UnauthenticatedError(GONE)
+    if user.blocked:
+        raise PermissionDeniedError(BLOCKED)
+    if user.generation != identity.generation:
+        raise UnauthenticatedError(ENDED)
+    return user
+
+
+def _identity_of(user: User) -> Identity:
+    return Identity(user.id, user.username, user.role, user.generation)

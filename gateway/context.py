@@ -14,6 +14,7 @@ from typing import ParamSpec, TypeVar
 import redis
 
 from gateway.events import EventHub
+from gateway.standing import Standings
 from gateway.tokens import Tokens
 from gateway.unfinished import UnfinishedCounts
 from nodepool.clock import Clock, system_clock
@@ -27,6 +28,7 @@ from nodepool.stores.output_store import OutputStore
 from nodepool.stores.redis_client import connect
 from nodepool.stores.registry import Registry
 from nodepool.stores.usage_store import UsageStore
+from nodepool.stores.user_store import Standing, standing
 from nodepool.usage import Decay
 
 P = ParamSpec("P")
@@ -44,6 +46,7 @@ class Gateway:
     publisher: Publisher
     lifecycle: Lifecycle
     tokens: Tokens
+    standings: Standings
     events: EventHub
     clock: Clock
     unfinished: UnfinishedCounts
@@ -72,6 +75,7 @@ def build(settings: Settings, clock: Clock = system_clock) -> Gateway:
     publisher = Publisher(make_app(settings, "gateway"))
     root = settings.task_storage_path
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    threads = ThreadPoolExecutor(settings.grpc_threads, thread_name_prefix="use-case")
     return Gateway(
         settings=settings,
         database=database,
@@ -90,8 +94,14 @@ def build(settings: Settings, clock: Clock = system_clock) -> Gateway:
             clock,
         ),
         tokens=Tokens.from_settings(settings),
+        standings=Standings(partial(_standing, database, threads)),
         events=EventHub(connect(settings)),
         clock=clock,
         unfinished=UnfinishedCounts(time.monotonic),
-        threads=ThreadPoolExecutor(settings.grpc_threads, thread_name_prefix="use-case"),
+        threads=threads,
     )
+
+
+async def _standing(database: Database, threads: ThreadPoolExecutor, user_id: int) -> Standing | None:
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(threads, database.read, partial(standing, user_id=user_id))

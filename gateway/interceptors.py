@@ -5,10 +5,11 @@ Written to cost little: what depends on the method alone is worked out once for 
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, suppress
 from contextvars import ContextVar
 from typing import Any, TypeAlias
 
@@ -18,6 +19,7 @@ import sqlalchemy.exc
 import structlog
 
 from gateway.access import ADMIN_ROLE, REQUIRED, TOKEN_IN_MESSAGE, Access, is_ours
+from gateway.standing import FRESH_SECONDS, Standings
 from gateway.tokens import Identity, Tokens
 from nodepool import errors, observability
 
@@ -50,6 +52,7 @@ _AWAY = (redis.ConnectionError, redis.TimeoutError, sqlalchemy.exc.OperationalEr
 _identity: ContextVar[Identity | None] = ContextVar("identity", default=None)
 
 Behavior = Callable[[Any, Any], Any]
+Admit = Callable[[Any, Any], Awaitable[Identity | None]]
 # The stubs know parameters that the classes do not have.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -84,8 +87,9 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
 class Gatekeeper(grpc.aio.ServerInterceptor):
     """Binds the request's context, authenticates, and turns errors into statuses."""
 
-    def __init__(self, tokens: Tokens, *, allow_anonymous_reads: bool) -> None:
+    def __init__(self, tokens: Tokens, standings: Standings, *, allow_anonymous_reads: bool) -> None:
         self._tokens = tokens
+        self._standings = standings
         self._allow_anonymous_reads = allow_anonymous_reads
         # At most one entry for each method that the server has.
         self._guarded: dict[str, Handler] = {}
@@ -114,11 +118,14 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
 
     def _guard_single(self, method: str, behavior: Any, handler: Handler) -> Behavior:
         admit, finish = self._admission(method, handler), _finisher(method)
+        streaming = handler.request_streaming
 
         async def guarded(request: Any, context: Context) -> Any:
             started = time.perf_counter()
             try:
-                admit(request, context)
+                identity = await admit(request, context)
+                if streaming and identity is not None:
+                    request = self._while_admitted(request, identity)
                 return await behavior(request, context)
             except grpc.aio.AbortError:
                 raise
@@ -135,8 +142,11 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
             started = time.perf_counter()
             try:
-                admit(request, context)
-                async with aclosing(behavior(request, context)) as messages:
+                identity = await admit(request, context)
+                messages = behavior(request, context)
+                if identity is not None:
+                    messages = self._while_admitted(messages, identity)
+                async with aclosing(messages):
                     async for message in messages:
                         yield message
             except grpc.aio.AbortError:
@@ -148,26 +158,58 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
 
         return guarded
 
-    def _admission(self, method: str, handler: Handler) -> Callable[[Any, Any], None]:
+    async def _while_admitted(self, messages: AsyncIterator[Any], identity: Identity) -> AsyncGenerator[Any]:
+        """A stream's messages. It ends when its caller is not let in any more, also while none come."""
+        ended = object()
+        source = aiter(messages)
+
+        async def next_one() -> Any:
+            return await anext(source, ended)
+
+        coming = asyncio.create_task(next_one())
+        try:
+            while True:
+                await asyncio.wait({coming}, timeout=FRESH_SECONDS)
+                # A database that is away for a moment ends no download.
+                with suppress(errors.UnavailableError):
+                    await self._standings.admit(identity)
+                if not coming.done():
+                    continue
+                message = coming.result()
+                if message is ended:
+                    return
+                yield message
+                coming = asyncio.create_task(next_one())
+        finally:
+            coming.cancel()
+            await asyncio.wait({coming})
+            if not coming.cancelled():
+                coming.exception()  # known already, or of no interest any more
+            if isinstance(source, AsyncGenerator):
+                await source.aclose()
+
+    def _admission(self, method: str, handler: Handler) -> Admit:
         """A function that lets a call in, with its identity bound, or raises."""
         required = REQUIRED.get(method)
         in_message = method in TOKEN_IN_MESSAGE and not handler.request_streaming
 
-        def admit(request: Any, context: Context) -> None:
+        async def admit(request: Any, context: Context) -> Identity | None:
             observability.request_id.set(observability.new_request_id())
             _identity.set(None)
             if required is Access.PUBLIC:
-                return
+                return None
             if required is None:
                 raise errors.PermissionDeniedError("this call is not open to anybody")
             token = _the_token(context, request.token if in_message else "")
             if not token:
                 self._admit_anonymous(required)
-                return
-            identity = self._tokens.read(token)
+                return None
+            named = self._tokens.read(token)
+            identity = self._standings.admitted(named) or await self._standings.admit(named)
             if required is Access.ADMIN and identity.role != ADMIN_ROLE:
                 raise errors.PermissionDeniedError("only the pool's operator may do this")
             _identity.set(identity)
+            return identity
 
         return admit
 

@@ -82,7 +82,9 @@ def server_options(settings: Settings) -> list[tuple[str, Any]]:
 def make_server(gateway: Gateway) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
     """A server with every service, bound to nothing yet."""
     settings = gateway.settings
-    gatekeeper = Gatekeeper(gateway.tokens, allow_anonymous_reads=settings.allow_anonymous_reads)
+    gatekeeper = Gatekeeper(
+        gateway.tokens, gateway.standings, allow_anonymous_reads=settings.allow_anonymous_reads
+    )
     server = grpc.aio.server(interceptors=(gatekeeper,), options=server_options(settings))
     rpc.add_UserServiceServicer_to_server(UserServicer(gateway), server)
     rpc.add_NodeManagerServiceServicer_to_server(NodeManagerServicer(gateway), server)

@@ -1,10 +1,14 @@
-"""Tokens: who is calling, signed. JWT with HS256; the claims are sub (user name), uid, role, iat and exp.
+"""Tokens: who is calling, signed. JWT with HS256; the claims are sub (user name), uid, role, gen, iat, exp.
 
-This file knows no gRPC and no store but the file of the secret that the pool makes for itself.
+`gen` is the account's generation of tokens: a change of password begins a new one, and tokens of an
+earlier one have ended. It is a number and not a time, so that gateways whose clocks differ agree. This
+file knows no gRPC and no store but the file of the secret that the pool makes for itself.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 import secrets
 import time
@@ -35,6 +39,7 @@ class Identity:
     user_id: int
     username: str
     role: str
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,7 @@ class Tokens:
             "sub": identity.username,
             "uid": identity.user_id,
             "role": identity.role,
+            "gen": identity.generation,
             "iat": int(now),
             "exp": expires_at,
         }
@@ -102,9 +108,16 @@ class Tokens:
         except (jwt.PyJWTError, ValueError):
             raise refused from None
         user_id, username, role, expires_at = claims["uid"], claims["sub"], claims["role"], claims["exp"]
-        if type(user_id) is not int or type(expires_at) is not int or not isinstance(role, str):
+        # Tokens of the pool's first version have none.
+        generation = claims.get("gen", 0)
+        numbers = (user_id, expires_at, generation)
+        if any(type(number) is not int for number in numbers) or not isinstance(role, str):
             raise refused
-        return Identity(user_id, username, role), expires_at
+        return Identity(user_id, username, role, generation), expires_at
+
+    def fingerprint(self, text: str) -> str:
+        """A keyed hash: the same for the same text, and worth nothing without the secret."""
+        return hmac.new(self._secret.encode(), text.encode(), hashlib.sha256).hexdigest()
 
 
 def load_secret(settings: Settings) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway import accounts
+from gateway import accounts, passwords, statements
 from gateway.interceptors import Context, current_identity
 from gateway.rate_limit import RateLimit
 from proto import nodepool_pb2 as pb
@@ -23,12 +23,12 @@ class UserServicer(rpc.UserServiceServicer):
         self._gateway = gateway
         self._limit = RateLimit(gateway.redis, gateway.settings.login_attempts_per_minute)
         # Made ahead, so that the first unknown name takes no longer than the others.
-        gateway.threads.submit(accounts.dummy_hash, gateway.settings.bcrypt_rounds)
+        gateway.threads.submit(passwords.dummy_hash, gateway.settings.bcrypt_rounds)
 
     async def Login(self, request: pb.LoginRequest, context: Context) -> pb.LoginResponse:
-        gateway = self._gateway
-        await gateway.run(self._limit.check, "login", context.peer(), request.username)
-        issued = await gateway.run(accounts.login, gateway, request.username, request.password)
+        gateway, peer = self._gateway, context.peer()
+        await gateway.run(self._limit.check, "login", peer, request.username)
+        issued = await gateway.run(accounts.login, gateway, request.username, request.password, peer)
         if issued is None:
             return pb.LoginResponse(success=False, message=WRONG_LOGIN)
         return pb.LoginResponse(
@@ -41,14 +41,22 @@ class UserServicer(rpc.UserServiceServicer):
         await gateway.run(accounts.register, gateway, request.username, request.password)
         return pb.RegisterResponse(success=True, message=f"{request.username} is registered; log in now")
 
-    async def Transfer(self, request: pb.TransferRequest, context: Context) -> pb.TransferResponse:
-        receiver, amount_cpt = request.receiver_username, request.amount
-        await self._gateway.run(accounts.transfer, self._gateway, current_identity(), receiver, amount_cpt)
-        return pb.TransferResponse(success=True, message=f"{amount_cpt} CPT transferred to {receiver}")
-
-    async def GetBalance(self, request: pb.GetBalanceRequest, context: Context) -> pb.GetBalanceResponse:
-        cpt = await self._gateway.run(accounts.balance, self._gateway, current_identity(), request.username)
-        return pb.GetBalanceResponse(success=True, message=f"{cpt} CPT", balance=cpt)
+    async def ChangePassword(
+        self, request: pb.ChangePasswordRequest, context: Context
+    ) -> pb.ChangePasswordResponse:
+        issued = await self._gateway.run(
+            accounts.change_password,
+            self._gateway,
+            current_identity(),
+            request.old_password,
+            request.new_password,
+        )
+        return pb.ChangePasswordResponse(
+            success=True,
+            message="the password is changed, and every older token has ended",
+            token=issued.token,
+            expires_at=issued.expires_at,
+        )
 
     async def RefreshToken(
         self, request: pb.RefreshTokenRequest, context: Context
@@ -57,3 +65,35 @@ class UserServicer(rpc.UserServiceServicer):
         return pb.RefreshTokenResponse(
             success=True, message="a new token", token=issued.token, expires_at=issued.expires_at
         )
+
+    async def Transfer(self, request: pb.TransferRequest, context: Context) -> pb.TransferResponse:
+        receiver, amount_cpt = request.receiver_username, request.amount
+        done = await self._gateway.run(
+            accounts.transfer, self._gateway, current_identity(), receiver, amount_cpt, request.transfer_id
+        )
+        word = "were transferred before; nothing more was moved" if done.repeated else "transferred"
+        return pb.TransferResponse(
+            success=True,
+            message=f"{amount_cpt} CPT to {receiver} {word}",
+            balance=done.balance_cpt,
+            repeated_transfer=done.repeated,
+        )
+
+    async def GetBalance(self, request: pb.GetBalanceRequest, context: Context) -> pb.GetBalanceResponse:
+        found = await self._gateway.run(accounts.balance, self._gateway, current_identity(), request.username)
+        held = f", and tasks hold {found.held_cpt} more" if found.held_cpt else ""
+        return pb.GetBalanceResponse(
+            success=True,
+            message=f"{found.spendable_cpt} CPT{held}",
+            balance=found.spendable_cpt,
+            held=found.held_cpt,
+            credit_score=found.credit_score,
+        )
+
+    async def GetStatement(
+        self, request: pb.GetStatementRequest, context: Context
+    ) -> pb.GetStatementResponse:
+        return await self._gateway.run(statements.statement, self._gateway, current_identity(), request)
+
+    async def GetCredit(self, request: pb.GetCreditRequest, context: Context) -> pb.GetCreditResponse:
+        return await self._gateway.run(statements.credit, self._gateway, current_identity(), request)

@@ -49,9 +49,14 @@ _COMMON = """
 COMMON_PASSWORDS = frozenset(_COMMON.split())
 
 
+def is_username(username: str) -> bool:
+    """Whether an account may have this name."""
+    return _USERNAME.fullmatch(username) is not None
+
+
 def check_username(username: str) -> str:
     """A name that an account may have. New ones pass check_new_username() too."""
-    if not _USERNAME.fullmatch(username):
+    if not is_username(username):
         raise InvalidInputError(
             "username must be 3 to 64 letters, digits, '.', '_', '@', '+' or '-', "
             "and begin with a letter or digit"
@@ -64,7 +69,7 @@ def check_new_username(username: str) -> str:
     check_username(username)
     plain = unicodedata.normalize("NFKC", username)
     if plain != username:
-        hint = f": write it as {plain!r}" if _USERNAME.fullmatch(plain) else ""
+        hint = f": write it as {plain!r}" if is_username(plain) else ""
         raise InvalidInputError(f"username has characters that look like others{hint}")
     if username[0] in _SEPARATORS or username[-1] in _SEPARATORS:
         raise InvalidInputError("username must begin and end with a letter or digit")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,56 +21,13 @@ from nodepool.errors import NotEnoughCptError
 from nodepool.settings import Settings
 from proto import nodepool_pb2 as pb
 from tests.support.accounts import CALL_SECONDS, Account, Stubs, register
-from tests.support.environment import ROOT, free_port
-from tests.support.processes import TestProcess
+from tests.support.gateway import NEWCOMER_CPT, SECRET, GatewayProcess
+from tests.support.hostile import refused
 from tests.support.valkey import TestValkey
 from tests.support.waiting import wait_until
 
-SECRET = secrets.token_hex(32)
 PASSWORD = "a good password"
-NEWCOMER_CPT = 100
 Metadata = tuple[tuple[str, str], ...]
-
-
-class GatewayProcess(TestProcess):
-    """`python -m gateway` on a loopback port with its files in a folder."""
-
-    def __init__(self, folder: Path, valkey: TestValkey, **settings: str) -> None:
-        self.port = int(settings.get("GRPC_SERVER_PORT") or free_port())
-        environment = {
-            "PATH": "/usr/bin:/bin",
-            "HOME": str(folder),
-            "PYTHONPATH": str(ROOT),
-            "GRPC_SERVER_PORT": str(self.port),
-            "REDIS_URL": valkey.url,
-            "DB_PATH": str(folder / "users.db"),
-            "TASK_STORAGE_PATH": str(folder / "storage"),
-            "JWT_SECRET_KEY": SECRET,
-            "NEWCOMER_BALANCE_CPT": str(NEWCOMER_CPT),
-            "BCRYPT_ROUNDS": "4",
-            "LOGIN_ATTEMPTS_PER_MINUTE": "100000",
-            **settings,
-        }
-        super().__init__(
-            "gateway", [sys.executable, "-m", "gateway"], environment, folder, folder / "gateway.log"
-        )
-        self.channel = grpc.insecure_channel(
-            f"127.0.0.1:{self.port}", options=[("grpc.use_local_subchannel_pool", 1)]
-        )
-        self.stubs = Stubs(self.channel)
-
-    def start_serving(self) -> GatewayProcess:
-        self.start()
-        wait_until(
-            lambda: "gateway is serving" in self.log() or not self.is_running, "the gateway serves", 60
-        )
-        assert self.is_running, self.log_tail()
-        return self
-
-    def close(self) -> None:
-        self.channel.close()
-        if self.is_running:
-            self.stop()
 
 
 @pytest.fixture(scope="module")
@@ -115,12 +71,6 @@ def _someone(stubs: Stubs) -> Account:
 
 def _bearer(token: str) -> Metadata:
     return (("authorization", f"Bearer {token}"),)
-
-
-def _refused(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
-    with pytest.raises(grpc.RpcError) as caught:
-        call()
-    return caught.value.code(), caught.value.details()
 
 
 def _balance(stubs: Stubs, metadata: Metadata = (), **fields: str) -> int:
@@ -172,16 +122,16 @@ def test_a_wrong_password_and_an_unknown_name_get_the_same_answer(
         ("carol", "x" * 73, grpc.StatusCode.INVALID_ARGUMENT),
     ],
 )
-def test_a_registration_that_breaks_a_rule_is_refused(
+def test_a_registration_that_breaks_a_rule_isrefused(
     stubs: Stubs, username: str, password: str, code: grpc.StatusCode
 ) -> None:
     request = pb.RegisterRequest(username=username, password=password)
-    assert _refused(lambda: stubs.users.Register(request))[0] is code
+    assert refused(lambda: stubs.users.Register(request))[0] is code
 
 
 def test_a_taken_name_is_refused_and_its_password_stays(stubs: Stubs, account: Account) -> None:
     request = pb.RegisterRequest(username=account.username, password="another password")
-    code, _ = _refused(lambda: stubs.users.Register(request))
+    code, _ = refused(lambda: stubs.users.Register(request))
     assert code is grpc.StatusCode.ALREADY_EXISTS
     assert not stubs.users.Login(
         pb.LoginRequest(username=account.username, password="another password")
@@ -207,7 +157,7 @@ def test_a_refreshed_token_is_good_and_names_the_same_user(stubs: Stubs, account
 
 def test_a_token_of_a_user_who_is_not_there_is_not_refreshed(stubs: Stubs, account: Account) -> None:
     token = _signed(account, sub="never-registered", uid=10**6)
-    code, _ = _refused(lambda: stubs.users.RefreshToken(pb.RefreshTokenRequest(token=token)))
+    code, _ = refused(lambda: stubs.users.RefreshToken(pb.RefreshTokenRequest(token=token)))
     assert code is grpc.StatusCode.UNAUTHENTICATED
 
 
@@ -218,15 +168,15 @@ def test_the_token_may_be_in_the_metadata_the_message_or_both(stubs: Stubs, acco
     assert _balance(stubs, account.metadata, token=account.token) == NEWCOMER_CPT
 
 
-def test_two_different_tokens_are_refused(stubs: Stubs, account: Account) -> None:
+def test_two_different_tokens_arerefused(stubs: Stubs, account: Account) -> None:
     other = _someone(stubs)
-    code, message = _refused(lambda: _balance(stubs, account.metadata, token=other.token))
+    code, message = refused(lambda: _balance(stubs, account.metadata, token=other.token))
     assert code is grpc.StatusCode.UNAUTHENTICATED
     assert "different tokens" in message
 
 
 def test_a_call_without_a_token_is_refused_with_what_to_do(stubs: Stubs) -> None:
-    code, message = _refused(lambda: _balance(stubs))
+    code, message = refused(lambda: _balance(stubs))
     assert code is grpc.StatusCode.UNAUTHENTICATED
     assert "log in" in message
 
@@ -257,14 +207,14 @@ def test_a_bad_token_is_refused_wherever_it_is(
         lambda: list(stubs.tasks.WatchTask(pb.WatchTaskRequest(task_id="t"), metadata=_bearer(token))),
         lambda: stubs.tasks.UploadTaskStream(iter([]), metadata=_bearer(token)),
     ):
-        code, message = _refused(call)
+        code, message = refused(call)
         assert code is grpc.StatusCode.UNAUTHENTICATED
         assert "log in again" in message
 
 
 @pytest.mark.parametrize("value", ["", "Bearer", "Bearer ", "Basic YTpi"])
-def test_metadata_that_is_no_bearer_token_is_refused(stubs: Stubs, value: str) -> None:
-    code, _ = _refused(lambda: _balance(stubs, (("authorization", value),)))
+def test_metadata_that_is_no_bearer_token_isrefused(stubs: Stubs, value: str) -> None:
+    code, _ = refused(lambda: _balance(stubs, (("authorization", value),)))
     assert code is grpc.StatusCode.UNAUTHENTICATED
 
 
@@ -278,7 +228,7 @@ def test_anonymous_reads_are_off_and_the_refusal_names_the_setting(stubs: Stubs)
         lambda: stubs.nodes.GetNodeList(pb.GetNodeListRequest()),
         lambda: stubs.tasks.PollTaskStatus(pb.PollTaskStatusRequest(task_id="t")),
     ):
-        code, message = _refused(call)
+        code, message = refused(call)
         assert code is grpc.StatusCode.UNAUTHENTICATED
         assert "ALLOW_ANONYMOUS_READS" in message
 
@@ -303,9 +253,9 @@ def test_a_transfer_moves_cpt(stubs: Stubs, account: Account) -> None:
 
 
 @pytest.mark.parametrize("amount", [0, -1, -(2**63), 2**62, 2**63 - 1])
-def test_an_amount_that_is_none_is_refused(stubs: Stubs, account: Account, amount: int) -> None:
+def test_an_amount_that_is_none_isrefused(stubs: Stubs, account: Account, amount: int) -> None:
     other = _someone(stubs)
-    code, _ = _refused(lambda: _transfer(account, other.username, amount))
+    code, _ = refused(lambda: _transfer(account, other.username, amount))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -317,13 +267,13 @@ def test_transfers_that_cannot_be_are_refused_and_move_nothing(stubs: Stubs, acc
         ("\0", 1, grpc.StatusCode.NOT_FOUND),
         (other.username, NEWCOMER_CPT + 1, grpc.StatusCode.FAILED_PRECONDITION),
     ):
-        assert _refused(lambda: _transfer(account, receiver, amount))[0] is expected  # noqa: B023
+        assert refused(lambda: _transfer(account, receiver, amount))[0] is expected  # noqa: B023
     assert _balance(stubs, account.metadata) == _balance(stubs, other.metadata) == NEWCOMER_CPT
 
 
 def test_the_balance_of_another_is_not_shown(stubs: Stubs, account: Account) -> None:
     other = _someone(stubs)
-    code, _ = _refused(lambda: _balance(stubs, account.metadata, username=other.username))
+    code, _ = refused(lambda: _balance(stubs, account.metadata, username=other.username))
     assert code is grpc.StatusCode.PERMISSION_DENIED
 
 
@@ -373,16 +323,16 @@ def test_two_who_pay_each_other_at_once_lose_nothing(
 
 
 def _left(pool: context.Gateway, person: Identity) -> int:
-    return accounts.balance(pool, person, person.username)
+    return accounts.balance(pool, person, person.username).spendable_cpt
 
 
 # -- other settings ----------------------------------------------------------------------------------
 def test_anonymous_reads_where_they_are_allowed(make_gateway: MakeGateway) -> None:
     stubs = make_gateway(ALLOW_ANONYMOUS_READS="true").start_serving().stubs
     assert stubs.nodes.GetNodeList(pb.GetNodeListRequest()).success
-    missing = _refused(lambda: stubs.tasks.PollTaskStatus(pb.PollTaskStatusRequest(task_id="t")))
+    missing = refused(lambda: stubs.tasks.PollTaskStatus(pb.PollTaskStatusRequest(task_id="t")))
     assert missing[0] is grpc.StatusCode.NOT_FOUND
-    bad = _refused(lambda: stubs.nodes.GetNodeList(pb.GetNodeListRequest(), metadata=_bearer("bad")))
+    bad = refused(lambda: stubs.nodes.GetNodeList(pb.GetNodeListRequest(), metadata=_bearer("bad")))
     assert bad[0] is grpc.StatusCode.UNAUTHENTICATED
 
 
@@ -397,7 +347,7 @@ def test_logins_over_the_limit_are_refused_and_without_redis_let_through(
 
     for _ in range(3):
         assert not log_in().success
-    assert _refused(log_in)[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert refused(log_in)[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
     counters = list(valkey.admin.scan_iter("rate:*"))
     assert counters
     assert all(0 < valkey.admin.ttl(key) <= 60 for key in counters)
@@ -412,7 +362,7 @@ def test_logins_over_the_limit_are_refused_and_without_redis_let_through(
 def test_the_process_ends_cleanly_and_tells_no_secret(make_gateway: MakeGateway) -> None:
     process = make_gateway(LOG_LEVEL="DEBUG", LOG_JSON="true").start_serving()
     account = _someone(process.stubs)
-    _refused(lambda: _balance(process.stubs, token=account.token[:-3] + "AAA"))
+    refused(lambda: _balance(process.stubs, token=account.token[:-3] + "AAA"))
     process.stop()
     assert process.process.returncode == 0, process.log_tail()
     for secret in (SECRET, PASSWORD, account.token):

@@ -58,7 +58,7 @@ def test_a_token_names_who_it_was_issued_to(tokens: Tokens) -> None:
 
 def test_the_claims_are_the_documented_ones(tokens: Tokens) -> None:
     claims = jwt.decode(tokens.issue(ALICE).token, options={"verify_signature": False})
-    assert set(claims) == {"sub", "uid", "role", "iat", "exp"}
+    assert set(claims) == {"sub", "uid", "role", "gen", "iat", "exp"}
 
 
 def test_a_token_is_refused_from_the_second_it_expires(tokens: Tokens, clock: _Clock) -> None:
