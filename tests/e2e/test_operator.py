@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -104,9 +105,17 @@ def test_minted_cpt_arrives_once_however_often_it_is_sent(pool: TestPool, admin:
         ("Mint", pb.MintRequest(username=NAME, amount=-5, mint_id="m"), "INVALID_ARGUMENT"),
         ("Mint", pb.MintRequest(username=NAME, amount=2**62 + 1, mint_id="m"), "INVALID_ARGUMENT"),
         ("Mint", pb.MintRequest(username=NAME, amount=1), "INVALID_ARGUMENT"),
-        ("SetCreditScore", pb.SetCreditScoreRequest(username=NAME, score=9999, reason="r"), "INVALID_ARGUMENT"),
+        (
+            "SetCreditScore",
+            pb.SetCreditScoreRequest(username=NAME, score=9999, reason="r"),
+            "INVALID_ARGUMENT",
+        ),
         ("SetCreditScore", pb.SetCreditScoreRequest(username=NAME, score=10), "INVALID_ARGUMENT"),
-        ("SetUserBlocked", pb.SetUserBlockedRequest(username=NAME, blocked=True, reason="r"), "INVALID_ARGUMENT"),
+        (
+            "SetUserBlocked",
+            pb.SetUserBlockedRequest(username=NAME, blocked=True, reason="r"),
+            "INVALID_ARGUMENT",
+        ),
         ("ReversePayment", pb.ReversePaymentRequest(entry_id="pay:none:1", reason="r"), "NOT_FOUND"),
         ("ListUsers", pb.ListUsersRequest(page_size=-1), "INVALID_ARGUMENT"),
     ],
@@ -181,6 +190,8 @@ def test_users_are_listed_in_pages(pool: TestPool, admin: Account) -> None:
 
 
 def test_the_record_of_acts_cannot_be_changed(pool: TestPool, admin: Account) -> None:
+    request = pb.MintRequest(username=pool.register_user().username, amount=1, mint_id=secrets.token_hex(8))
+    call(admin, "Mint", request)
     database = Database(pool.database_url)
     try:
         with pytest.raises(Exception, match="admin_acts"):
