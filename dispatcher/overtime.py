@@ -53,4 +53,4 @@ class Overtime:
         if self._effects is None:
             self._effects = PushEffects(self._dispatcher, open_files(self._dispatcher.settings))
         log.warning("attempt %s: %s", row.id, reason)
-        self._effects.end(row, outcome, reason, at_bound=True)
+        self._effects.end(row, outcome, reason, at_bound=True, late=True)

@@ -23,6 +23,7 @@ from dispatcher.push_call import Resolve, WorkerError
 from dispatcher.push_effects import Answer, PushEffects, silence_seconds
 from nodepool.addresses import Address
 from nodepool.errors import NodePoolError
+from nodepool.ids import shown_task
 from nodepool.task import AttemptState, Outcome
 from proto import nodepool_pb2 as pb
 
@@ -144,7 +145,9 @@ class Pusher:
                 effects.end, row, Outcome.LOST, f"its package could not be read: {error}", blameless=True
             )
             return
-        request = pb.ExecuteTaskRequest(node_id=row.node_id, task_id=row.task_id, task_zip=package)
+        request = pb.ExecuteTaskRequest(
+            node_id=row.node_id, task_id=shown_task(row.task_id), task_zip=package
+        )
         del package
         message_mb = effects.settings.grpc_max_message_mb
         async with push_call.connected(address, row.port, max_message_mb=message_mb) as channel:
@@ -222,7 +225,7 @@ class Pusher:
         try:
             address = await self._address(row)
             async with push_call.connected(address, row.port, max_message_mb=message_mb) as channel:
-                answer = await push_call.stop(channel, row.task_id, _STOP_CALL_SECONDS)
+                answer = await push_call.stop(channel, shown_task(row.task_id), _STOP_CALL_SECONDS)
         except NodePoolError as error:
             log.warning("node %s was told to stop task %s: %s", row.node_id, row.task_id, error)
             return
@@ -239,7 +242,9 @@ class Pusher:
             async with push_call.connected(
                 address, row.port, max_message_mb=settings.grpc_max_message_mb
             ) as channel:
-                answer = await push_call.ask(channel, row.node_id, row.task_id, settings.push_timeout_seconds)
+                answer = await push_call.ask(
+                    channel, row.node_id, shown_task(row.task_id), settings.push_timeout_seconds
+                )
             runs = answer.success
         except WorkerError as error:
             runs = error.code is grpc.StatusCode.UNIMPLEMENTED

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row
@@ -20,6 +20,7 @@ from nodepool.results import check_result, printable
 from nodepool.settings import Settings
 from nodepool.stores import pushed_store, task_store
 from nodepool.stores.files import FileStore, load_or_make_key
+from nodepool.stores.result_digest import forget_losers, with_digest
 from nodepool.stores.task_store import End
 from nodepool.stores.words import Words
 from nodepool.task import AttemptState, Outcome
@@ -136,9 +137,19 @@ class PushEffects:
         return True
 
     def end(
-        self, row: Row[Any], outcome: Outcome, reason: str, *, blameless: bool = False, at_bound: bool = False
+        self,
+        row: Row[Any],
+        outcome: Outcome,
+        reason: str,
+        *,
+        blameless: bool = False,
+        at_bound: bool = False,
+        late: bool = False,
     ) -> None:
-        """End the attempt as it is now, with what its node gave; nothing happens when it is over."""
+        """End the attempt as it is now, with what its node gave; nothing happens when it is over.
+
+        `late`: its node should have ended it before.
+        """
         lifecycle, now = self._dispatcher.lifecycle, self._dispatcher.clock()
         # Its owner asked for its end: however the run went, that is what became of it.
         current = self.find(row.id)
@@ -152,8 +163,12 @@ class PushEffects:
             end = end_with_what_there_is(
                 self._files, lifecycle.outputs, current, outcome, reason, now, at_bound=at_bound
             )
+            end = replace(end, late=late)
+            most = self.settings.max_workdir_bytes
+            end = with_digest(self._dispatcher.database, self._files, current.id, end, max_bytes=most)
         try:
             ended = lifecycle.end_attempt(current.id, current.node_id, current.owner_id, end)
+            forget_losers(self._dispatcher.database, self._files, current.id)
         except (StaleAttemptError, ConflictError) as error:
             log.info("attempt %s had ended: %s", current.id, error)
             return

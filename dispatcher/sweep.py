@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from dispatcher.allocation import Allocator
+from dispatcher.comparing import Comparisons
 from dispatcher.context import Dispatcher
 from dispatcher.desk import Desk
 from dispatcher.hearing import BRAKE_PERIODS, Beat, Hearing
@@ -54,6 +55,7 @@ class Sweeper:
         self._pushed = PushedAttempts(dispatcher)
         self._overtime = Overtime(dispatcher)
         self._allocator = Allocator(dispatcher)
+        self._comparisons = Comparisons(dispatcher)
         self._hearing = Hearing(now, dispatcher.settings.node_late_seconds)
         # Who is asked in a pass whether it still has its work.
         self._questioned = Turns(_QUESTIONED_WITHIN_PASSES)
@@ -143,6 +145,7 @@ class Sweeper:
         self._next_late_at = now + self._hearing.next_late(live.keys(), now)
         self._stop_again(live)
         self._allocator.adjust(live, reports)
+        self._comparisons.settle()
         tell_again(dispatcher, self._desk)
 
     def _beat(self, node: Row[str, str, float]) -> Beat:

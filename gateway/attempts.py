@@ -13,7 +13,6 @@ from sqlalchemy import Row
 from gateway.context import Gateway
 from gateway.tokens import Identity
 from nodepool import ids, wire
-from nodepool.comparing import Ran
 from nodepool.errors import (
     ConflictError,
     InvalidInputError,
@@ -23,7 +22,7 @@ from nodepool.errors import (
 )
 from nodepool.stores import task_store
 from nodepool.stores.files import Writer
-from nodepool.stores.result_digest import digest_of_run, forget_losers
+from nodepool.stores.result_digest import forget_losers, with_digest
 from nodepool.stores.task_store import End
 from nodepool.task import Outcome
 from proto import nodepool_pb2 as pb
@@ -157,38 +156,26 @@ def finish(gateway: Gateway, identity: Identity, end: pb.AttemptEnd, writer: Wri
     # Where the node says that its output ends; the pool takes no more of one attempt than its limit.
     output_bytes = min(end.output_offset + len(end.output_tail), gateway.settings.max_output_bytes)
     has_exit_code = outcome in (Outcome.SUCCEEDED, Outcome.FAILED, Outcome.STOPPED)
-    exit_code = end.exit_code if has_exit_code else None
-    digest = digest_of_run(
-        gateway.database,
-        gateway.files,
-        end.attempt_id,
-        Ran(outcome=outcome, exit_code=exit_code),
+    told = End(
+        outcome=outcome,
+        exit_code=end.exit_code if has_exit_code else None,
+        reason=_printable(end.reason),
+        result_bytes=size,
         has_result=writer is not None,
-        max_bytes=gateway.settings.max_workdir_bytes,
+        output_bytes=output_bytes,
+        # Kept within what can be when the attempt is ended: there its node and times are known.
+        cpu_seconds=end.cpu_seconds,
+        peak_memory_bytes=end.peak_memory_bytes,
     )
+    database, files, most = gateway.database, gateway.files, gateway.settings.max_workdir_bytes
+    told = with_digest(database, files, end.attempt_id, told, max_bytes=most)
     try:
-        gateway.lifecycle.end_attempt(
-            end.attempt_id,
-            end.node_id,
-            identity.user_id,
-            End(
-                outcome=outcome,
-                exit_code=exit_code,
-                reason=_printable(end.reason),
-                result_bytes=size,
-                has_result=writer is not None,
-                output_bytes=output_bytes,
-                digest=digest,
-                # Kept within what can be when the attempt is ended: there its node and times are known.
-                cpu_seconds=end.cpu_seconds,
-                peak_memory_bytes=end.peak_memory_bytes,
-            ),
-        )
+        gateway.lifecycle.end_attempt(end.attempt_id, end.node_id, identity.user_id, told)
     except (StaleAttemptError, ConflictError):
         if writer is not None:
             _forget_result(gateway, end.attempt_id)
         raise
-    forget_losers(gateway.database, gateway.files, end.attempt_id)
+    forget_losers(database, files, end.attempt_id)
 
 
 def _forget_result(gateway: Gateway, attempt_id: str) -> None:

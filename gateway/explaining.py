@@ -25,7 +25,7 @@ from nodepool.explain import Explanation, explain
 from nodepool.pricing import hold_cpt, price_per_minute_cpt
 from nodepool.queueing import Ageing, WaitingTask
 from nodepool.resources import Resources
-from nodepool.stores import line_store, task_store
+from nodepool.stores import line_store, replica_store, task_store
 from nodepool.stores.accounts_read import credit_score
 from nodepool.stores.usage_store import UsageStore
 from nodepool.task import LocationMode, TaskState
@@ -98,22 +98,35 @@ class Explainer:
             return self._of_task(tasks.find_own(self._gateway, identity, request.task_id))
         raise InvalidInputError("name a task_id, or describe a task for a dry run")
 
-    def _of_task(self, row: Row[Any]) -> pb.ExplainTaskResponse:
+    def _of_task(self, task: Row[Any]) -> pb.ExplainTaskResponse:
+        row, not_owners = self._waiting_run(task)
         if row.state != TaskState.QUEUED:
             basis = "it has ended" if views.is_final(row) else "it has a node"
             answer = pb.ExplainTaskResponse(
                 success=True, message=views.status_message(row), state=row.state, estimate_basis=basis
             )
-            return _priced(answer, _needs(row), row.max_minutes)
+            return _priced(answer, _needs(row), row.max_minutes, task.replicas)
         excluded: frozenset[str] = frozenset()
         if row.attempts_ended:
             excluded = self._gateway.database.read(lambda c: task_store.nodes_that_failed(c, row.id))
         waited = self._gateway.clock() - (row.queued_at or row.created_at)
         left = self._gateway.settings.region_patience_seconds - waited
-        asked = _asked(row, excluded, relaxed=row.location_mode == LocationMode.PREFER and left <= 0)
+        relaxed = row.location_mode == LocationMode.PREFER and left <= 0
+        asked = _asked(row, excluded, not_owners, relaxed=relaxed)
         answer = self._of_waiting(asked, self._waiting_task(row, asked), left)
-        answer.state = row.state
-        return _priced(answer, asked.needs, row.max_minutes)
+        answer.state = task.state
+        return _priced(answer, asked.needs, row.max_minutes, task.replicas)
+
+    def _waiting_run(self, task: Row[Any]) -> tuple[Row[Any], frozenset[int]]:
+        """Of a task with several runs one that waits, and the owners whose nodes may not have it."""
+        if task.replicas == 1 or views.is_final(task):
+            return task, frozenset()
+        runs = self._gateway.database.read(lambda c: replica_store.runs_of(c, task.id))
+        run = next((run for run in runs if run.state == TaskState.QUEUED), None)
+        if run is None:
+            return task, frozenset()
+        kept_from = self._gateway.database.read(lambda c: replica_store.not_owners(c, [run.id]))
+        return run, kept_from[run.id]
 
     def _of_dry_run(self, identity: Identity, task: pb.UploadTaskRequest) -> pb.ExplainTaskResponse:
         """What submitting it now would meet. Refused for what a submit would be refused for."""
@@ -125,10 +138,12 @@ class Explainer:
         # As its row would be; no task has an empty id.
         columns |= {"id": "", "owner_id": identity.user_id, "tier": task_tier(score)}
         row = SimpleNamespace(**columns, created_at=now, queued_at=now)
-        asked = _asked(row, frozenset(), relaxed=False)
+        # The first of several runs is kept from its owner's own nodes.
+        not_owners = frozenset({identity.user_id} if row.replicas > 1 else ())
+        asked = _asked(row, frozenset(), not_owners, relaxed=False)
         patience = self._gateway.settings.region_patience_seconds
         answer = self._of_waiting(asked, self._waiting_task(row, asked), patience)
-        return _priced(answer, asked.needs, row.max_minutes)
+        return _priced(answer, asked.needs, row.max_minutes, row.replicas)
 
     def _of_waiting(self, asked: Asked, task: WaitingTask, patience_left: float) -> pb.ExplainTaskResponse:
         try:
@@ -190,7 +205,7 @@ class Explainer:
         )
         served = self._usage.of({row.owner_id for row in rows}, now)
         hopeless = frozenset(row.id for row in rows if row.reason.startswith(_HOPELESS))
-        line = [self._waiting_task(row, _asked(row, frozenset(), relaxed=False)) for row in rows]
+        line = [self._waiting_task(row, _asked(row, frozenset(), frozenset(), relaxed=False)) for row in rows]
         return _Line(Turns(line, self._ageing, served, now, hopeless=hopeless), waiting)
 
     def _look_at_starts(self) -> dict[str, int]:
@@ -213,7 +228,7 @@ def _needs(row: Any) -> Resources:
     return Resources(row.cpu_score, row.memory_gb, row.gpu_score, row.gpu_memory_gb)
 
 
-def _asked(row: Any, excluded: frozenset[str], *, relaxed: bool) -> Asked:
+def _asked(row: Any, excluded: frozenset[str], not_owners: frozenset[int], *, relaxed: bool) -> Asked:
     return Asked(
         needs=_needs(row),
         tier=Tier(row.tier),
@@ -224,11 +239,14 @@ def _asked(row: Any, excluded: frozenset[str], *, relaxed: bool) -> Asked:
         gpu_name=row.gpu_name,
         node_id=row.pinned_node,
         excluded=excluded,
+        not_owners=not_owners,
     )
 
 
-def _priced(answer: pb.ExplainTaskResponse, needs: Resources, max_minutes: int) -> pb.ExplainTaskResponse:
+def _priced(
+    answer: pb.ExplainTaskResponse, needs: Resources, max_minutes: int, replicas: int
+) -> pb.ExplainTaskResponse:
     answer.price_per_minute_cpt = price_per_minute_cpt(needs)
-    answer.max_price_cpt = hold_cpt(needs, max_minutes)
+    answer.max_price_cpt = hold_cpt(needs, max_minutes) * replicas
     answer.max_minutes = max_minutes
     return answer

@@ -64,12 +64,13 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
         row = await gateway.run(tasks.find_own, gateway, current_identity_or_none(), request.task_id)
         window = await gateway.run(tasks.output_of, gateway, row)
         attempts = await gateway.run(tasks.attempts_of_task, gateway, row)
+        runs = await gateway.run(tasks.runs_of_task, gateway, row)
         return pb.PollTaskStatusResponse(
             task_id=row.id,
             status=views.status_word(row),
             output=_text(window).splitlines()[-_MAX_POLLED_LINES:],
             message=views.status_message(row),
-            detail=views.task_detail(row, attempts),
+            detail=views.task_detail(row, attempts, runs),
         )
 
     async def GetTaskLogs(self, request: pb.GetTaskLogsRequest, context: Context) -> pb.GetTaskLogsResponse:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-from sqlalchemy import Row
+from sqlalchemy import Connection, Row
 
 from gateway.context import Gateway
 from gateway.tokens import Identity
@@ -18,26 +18,38 @@ from nodepool.errors import ConflictError, InvalidInputError, NodePoolError, Not
 from nodepool.node import NodeKind
 from nodepool.pushed_end import STOPPED_BY_OWNER, end_with_what_there_is, keep_result
 from nodepool.results import check_result
-from nodepool.stores import pushed_store, task_store
+from nodepool.stores import pushed_store, replica_store, task_store
+from nodepool.stores.result_digest import forget_losers, with_digest
 from nodepool.stores.task_store import End
 from nodepool.stores.words import Words
-from nodepool.task import AttemptState, Outcome
+from nodepool.task import AttemptState, Outcome, TaskKind
 
 _MAX_OUTPUT_BYTES = 1 << 20
 
 
 def _current(gateway: Gateway, identity: Identity, task_id: str, node_id: str = "") -> Row[Any]:
     """The current attempt of a task that a node of the caller's has, live or ended (see pushed_store)."""
-    task = gateway.database.read(lambda connection: task_store.find(connection, task_id))
+    task = gateway.database.read(lambda connection: _of_caller(connection, identity, task_id))
     if not task.node_id or (node_id and node_id != task.node_id):
         raise StaleAttemptError(f"task {task_id!r} is not on that node; nothing was changed")
-    attempt = ids.attempt_id(task_id, task.attempt_number)
+    attempt = ids.attempt_id(task.id, task.attempt_number)
     row = gateway.database.read(lambda connection: pushed_store.find(connection, attempt))
     if row is None or row.owner_id != identity.user_id:
         raise NotFoundError(f"no node of yours has task {task_id!r}")
     if row.kind != NodeKind.PUSHED:
         raise ConflictError(f"task {task_id!r} is on an agent, which speaks for its attempt itself")
     return row
+
+
+def _of_caller(connection: Connection, identity: Identity, task_id: str) -> Row[Any]:
+    """The task, or the one run of it that is or was on a node of the caller's: nodes know the task's id."""
+    task = task_store.find(connection, task_id)
+    if task.kind == TaskKind.REPLICA:
+        raise NotFoundError(f"no node of yours has task {task_id!r}")
+    if task.verification:
+        runs = replica_store.runs_of(connection, task_id)
+        task = next((run for run in reversed(runs) if run.provider_id == identity.user_id), task)
+    return task
 
 
 def _live(gateway: Gateway, identity: Identity, task_id: str, node_id: str = "") -> Row[Any]:
@@ -108,6 +120,9 @@ def completed(gateway: Gateway, identity: Identity, task_id: str, node_id: str, 
     reason = STOPPED_BY_OWNER if stopped else "" if success else "its node reported that it failed"
     if live:
         end = end_with_what_there_is(gateway.files, gateway.outputs, row, outcome, reason, gateway.clock())
+        most = gateway.settings.max_workdir_bytes
+        end = with_digest(gateway.database, gateway.files, row.id, end, max_bytes=most)
     else:
         end = End(outcome=outcome, exit_code=None, reason=reason)
     gateway.lifecycle.end_attempt(row.id, row.node_id, identity.user_id, end)
+    forget_losers(gateway.database, gateway.files, row.id)

@@ -12,7 +12,8 @@ from sqlalchemy.exc import IntegrityError
 
 from gateway.context import Gateway
 from gateway.tokens import Identity
-from nodepool import regions, wire
+from nodepool import ids, regions, wire
+from nodepool.comparing import check_patterns
 from nodepool.errors import (
     AlreadyExistsError,
     InvalidInputError,
@@ -24,10 +25,10 @@ from nodepool.ids import check_task_id
 from nodepool.packages import check_package
 from nodepool.pricing import price_per_minute_cpt
 from nodepool.resources import Resources
-from nodepool.stores import ledger_store, node_store, task_store
+from nodepool.stores import ledger_store, node_store, replica_store, task_store
 from nodepool.stores.accounts_read import credit_score
 from nodepool.stores.disk import disk_errors
-from nodepool.task import TaskState
+from nodepool.task import TaskState, Verification
 from nodepool.trust import SCORE_OF, Tier, opens, task_tier
 from proto import nodepool_pb2 as pb
 
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 _SAME = (
     "package_sha256", "cpu_score", "memory_gb", "gpu_score", "gpu_memory_gb", "gpu_name", "region",
     "image", "network", "max_minutes", "pinned_node", "priority", "min_trust", "location_mode",
+    "replicas", "compare_outputs",
 )  # fmt: skip
 
 
@@ -85,6 +87,20 @@ def wishes(gateway: Gateway, request: pb.UploadTaskRequest) -> dict[str, Any]:
         "priority": wire.priority_from_wire(request),
         "min_trust": wire.min_trust_from_wire(request.min_trust),
         "location_mode": wire.location_mode_from_wire(request.location_mode),
+        **_compared(request),
+    }
+
+
+def _compared(request: pb.UploadTaskRequest) -> dict[str, Any]:
+    replicas = wire.replicas_from_wire(request.replicas)
+    if replicas > 1 and len(request.task_id) > replica_store.MAX_PARENT_ID:
+        raise InvalidInputError(
+            f"the task_id of a task with replicas must have at most {replica_store.MAX_PARENT_ID} characters"
+        )
+    return {
+        "replicas": replicas,
+        "compare_outputs": "\n".join(check_patterns(request.compare_outputs)),
+        "verification": Verification.PENDING if replicas > 1 else "",
     }
 
 
@@ -157,7 +173,8 @@ def _accept(gateway: Gateway, owner: Identity, columns: dict[str, Any], keep: An
         found = gateway.database.read(lambda connection: task_store.find(connection, columns["id"]))
         return _repeated(found, row, owner)
     gateway.unfinished.accepted(owner.user_id)
-    gateway.publisher.place_soon(row["id"], row["tier"], row["region"])
+    for task_id in _to_place(row):
+        gateway.publisher.place_soon(task_id, row["tier"], row["region"])
     return Accepted(columns["id"], repeated=False)
 
 
@@ -180,9 +197,17 @@ def _before(
 
 
 def _store(connection: Connection, row: dict[str, Any], fee_percent: int, now: float) -> None:
-    """The task, and what it may cost, or neither."""
+    """The task, its runs where it has several, and what it may cost, or none of it."""
     task_store.insert_task(connection, row)
+    if row["replicas"] > 1:
+        replica_store.add_runs(connection, row, range(1, row["replicas"] + 1), now)
     ledger_store.hold(connection, row, fee_percent=fee_percent, now=now)
+
+
+def _to_place(row: dict[str, Any]) -> list[str]:
+    if row["replicas"] == 1:
+        return [row["id"]]
+    return [ids.run_id(row["id"], number) for number in range(1, row["replicas"] + 1)]
 
 
 def check_trust(min_trust: str, score: int) -> None:

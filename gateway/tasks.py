@@ -46,7 +46,7 @@ def list_own(gateway: Gateway, identity: Identity) -> Sequence[Row[Any]]:
 
 def attempts_of_task(gateway: Gateway, row: Row[Any]) -> Sequence[Row[Any]]:
     """How its last attempts went, oldest first."""
-    if not row.attempt_number:
+    if not row.attempt_number or row.replicas > 1:
         return ()
     return gateway.database.read(lambda connection: attempt_records.of_task(connection, row.id))
 
@@ -116,7 +116,10 @@ def stop(gateway: Gateway, identity: Identity, task_id: str) -> Row[Any]:
     """Ask for the task's end; returns it as it was before. A stop is state; the hint only hurries it."""
     find_own(gateway, identity, task_id)
     now = gateway.clock()
-    row, follow = gateway.database.write(lambda connection: replica_ends.stop(connection, task_id, now))
+    start = gateway.settings.newcomer_credit_score
+    row, follow = gateway.database.write(
+        lambda connection: replica_ends.stop(connection, task_id, now, start_score=start)
+    )
     if is_final(row):
         return row
     try:

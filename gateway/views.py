@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from nodepool import wire
+from nodepool import ids, wire
 from nodepool.history import HistoryRules
 from nodepool.ledger import HoldState
 from nodepool.node import NodeStatus, NodeView
@@ -25,12 +25,15 @@ def is_final(row: Row[Any]) -> bool:
     return TaskState(row.state) in FINAL_TASK_STATES
 
 
-def task_detail(row: Row[Any], attempts: Sequence[Row[Any]] = ()) -> pb.TaskDetail:
+def task_detail(
+    row: Row[Any], attempts: Sequence[Row[Any]] = (), runs: Sequence[Row[Any]] = ()
+) -> pb.TaskDetail:
     return pb.TaskDetail(
         state=row.state,
         reason=row.reason,
         assigned_node=row.node_id,
-        attempt_number=row.attempt_number,
+        # With several runs, each has attempts of its own.
+        attempt_number=row.attempt_number if row.replicas == 1 else min(1, row.attempt_number),
         exit_code=row.exit_code or 0,
         has_exit_code=row.exit_code is not None,
         has_result=bool(row.result_attempt),
@@ -50,6 +53,19 @@ def task_detail(row: Row[Any], attempts: Sequence[Row[Any]] = ()) -> pb.TaskDeta
         held_cpt=row.hold_amount if row.hold_state == HoldState.HELD else 0,
         paid_cpt=row.hold_posted or 0,
         attempts=[_attempt_record(attempt) for attempt in attempts],
+        replicas=row.replicas,
+        verification=row.verification,
+        replica_records=[_replica_record(run) for run in runs],
+    )
+
+
+def _replica_record(run: Row[Any]) -> pb.ReplicaRecord:
+    return pb.ReplicaRecord(
+        number=ids.run_number(run.id),
+        node_id=run.node_id,
+        state=run.state,
+        digest=run.result_digest,
+        verdict=run.verification,
     )
 
 

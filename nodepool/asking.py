@@ -35,6 +35,7 @@ class Asked:
     gpu_name: str = ""
     node_id: str = ""
     excluded: frozenset[str] = frozenset()
+    not_owners: frozenset[int] = frozenset()
 
     def wish(self, default_memory_mb: int) -> Wish:
         return Wish(
@@ -46,6 +47,7 @@ class Asked:
             gpu_name=self.gpu_name,
             node_id=self.node_id,
             excluded=self.excluded,
+            not_owners=self.not_owners,
         )
 
 

@@ -57,10 +57,11 @@ def end_in_sql(
     )
     if ended.changed:
         _settle(connection, ended, end.outcome, owner_id, now)
-        if parent is not None and parent.replicas > 1:
-            ended = replace(ended, follow_up=replica_ends.follow_up(connection, parent, now))
-        # The last: rows of users are locked after the ledger's head.
         start = settings.newcomer_credit_score
+        if parent is not None and parent.replicas > 1:
+            follow = replica_ends.follow_up(connection, parent, now, start_score=start)
+            ended = replace(ended, follow_up=follow)
+        # The last: rows of users are locked after the ledger's head.
         moved = credit_store.after_end(connection, ended, end, owner_id, start=start, now=now)
         ended = replace(ended, tiers_changed=moved) if moved else ended
     return ended
@@ -125,6 +126,8 @@ class Lifecycle:
         for node_id, attempt_id in follow.stopped:
             self.registry.mark_stop(node_id, attempt_id)
         self.outputs.announce(follow.task.id)
+        for owner_id in follow.tiers_changed:
+            self.sync_nodes_of(owner_id)
 
     def lose_attempt(self, attempt_id: str, node_id: str, owner_id: int, reason: str) -> Ended:
         end = End(outcome=Outcome.LOST, exit_code=None, reason=reason)

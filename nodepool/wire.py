@@ -9,6 +9,7 @@ from nodepool.node import NodeFacts, NodeKind, NodeStatus, default_max_tasks
 from nodepool.resources import Resources
 from nodepool.task import DEFAULT_PRIORITY, MAX_PRIORITY, LocationMode, Outcome, TaskState
 from nodepool.trust import TIERS
+from nodepool.voting import MAX_REPLICAS
 from proto import nodepool_pb2 as pb
 
 TASK_STATUS_WORDS = {
@@ -80,6 +81,13 @@ def min_trust_from_wire(word: str) -> str:
     if tier not in TIERS:
         raise InvalidInputError(f"min_trust must be one of {', '.join(TIERS)} or empty, not {word[:40]!r}")
     return tier
+
+
+def replicas_from_wire(count: int) -> int:
+    """How many owners' nodes run it; 0, which older clients say, is 1."""
+    if not 0 <= count <= MAX_REPLICAS:
+        raise InvalidInputError(f"replicas must be 1 to {MAX_REPLICAS}, not {count}")
+    return count or 1
 
 
 def location_mode_from_wire(word: str) -> LocationMode:

@@ -7,14 +7,14 @@ behind. Asked again, they change nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Row, update
 
 from nodepool import ids, ledger
 from nodepool.replicas import Next, Run, Step, next_step
-from nodepool.stores import ledger_store, replica_store, task_store
+from nodepool.stores import credit_store, ledger_store, replica_store, task_store
 from nodepool.stores.ledger_store import Provider
 from nodepool.stores.tables import tasks
 from nodepool.task import (
@@ -45,11 +45,11 @@ class FollowUp:
     added: tuple[str, ...] = ()
     stopped: tuple[tuple[str, str], ...] = ()
     ended: bool = False
-    findings: dict[str, Finding] = field(default_factory=dict)  # by run, when it was decided
+    tiers_changed: frozenset[int] = frozenset()  # owners whose score opens another tier now
 
 
-def follow_up(connection: Connection, parent: Row[Any], now: float) -> FollowUp:
-    """`parent` is locked (see replica_store.lock), and has several runs."""
+def follow_up(connection: Connection, parent: Row[Any], now: float, *, start_score: int) -> FollowUp:
+    """`parent` is locked (see replica_store.lock), and has several runs; `start_score` is a newcomer's."""
     if parent.state in FINAL_TASK_STATES:
         return FollowUp(parent)
     runs = replica_store.runs_of(connection, parent.id)
@@ -62,11 +62,13 @@ def follow_up(connection: Connection, parent: Row[Any], now: float) -> FollowUp:
         added = replica_store.add_runs(connection, parent._mapping, numbers, now)
         return FollowUp(parent, added=tuple(added))
     if step.step is Step.END:
-        return _end(connection, parent, runs, step, now)
+        return _end(connection, parent, runs, step, now, start_score)
     return FollowUp(parent)
 
 
-def stop(connection: Connection, task_id: str, now: float) -> tuple[Row[Any], FollowUp | None]:
+def stop(
+    connection: Connection, task_id: str, now: float, *, start_score: int
+) -> tuple[Row[Any], FollowUp | None]:
     """task_store.request_stop, and of a task with several runs the stop of all of them."""
     before = task_store.request_stop(connection, task_id, now)
     if before.replicas == 1 or before.state in FINAL_TASK_STATES:
@@ -75,7 +77,7 @@ def stop(connection: Connection, task_id: str, now: float) -> tuple[Row[Any], Fo
     if parent.state in FINAL_TASK_STATES:  # no run of it had begun
         live = replica_store.drop_open(connection, task_id, parent.reason, now)
         return before, FollowUp(parent, stopped=_attempts(live), ended=True)
-    return before, follow_up(connection, parent, now)
+    return before, follow_up(connection, parent, now, start_score=start_score)
 
 
 def is_due(connection: Connection, parent_id: str, now: float) -> bool:
@@ -117,7 +119,12 @@ def vote_of(row: Row[Any]) -> Vote:
 
 
 def _end(
-    connection: Connection, parent: Row[Any], runs: Sequence[Row[Any]], step: Next, now: float
+    connection: Connection,
+    parent: Row[Any],
+    runs: Sequence[Row[Any]],
+    step: Next,
+    now: float,
+    start_score: int,
 ) -> FollowUp:
     count = step.count or Count(verdict=Verdict.UNDECIDED)
     voters = [run for run in runs if run.id in count.findings]
@@ -144,7 +151,21 @@ def _end(
         connection.execute(update(tasks).where(tasks.c.id == run.id).values(verification=verdict))
     _pay(connection, parent, [run for run in voters if count.findings[run.id] is not Finding.DIFFERED], now)
     stopped = replica_store.drop_open(connection, parent.id, _NOT_NEEDED, now)
-    return FollowUp(parent, stopped=_attempts(stopped), ended=True, findings=dict(count.findings))
+    # The last: rows of users are locked after the ledger's head.
+    changes = [
+        change
+        for run in voters
+        for change in credit_store.of_finding(
+            count.findings[run.id],
+            attempt_id=run.attempt_id,
+            task_id=parent.id,
+            node_id=run.node_id,
+            provider_id=run.provider_id,
+            task_owner_id=parent.owner_id,
+        )
+    ]
+    moved = credit_store.move(connection, changes, start=start_score, now=now) if changes else frozenset()
+    return FollowUp(parent, stopped=_attempts(stopped), ended=True, tiers_changed=moved)
 
 
 def _stopped(connection: Connection, parent: Row[Any], runs: Sequence[Row[Any]], now: float) -> FollowUp:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, update
@@ -19,6 +20,7 @@ from nodepool.stores import replica_store, task_store
 from nodepool.stores.database import Database
 from nodepool.stores.files import FileStore
 from nodepool.stores.tables import tasks
+from nodepool.stores.task_store import End
 from nodepool.task import FINAL_TASK_STATES, Outcome
 
 log = logging.getLogger(__name__)
@@ -27,20 +29,20 @@ _AT_ONCE = threading.Semaphore(2)
 _COMPARED = frozenset({Outcome.SUCCEEDED, Outcome.FAILED})
 
 
-def digest_of_run(
-    database: Database, files: FileStore, attempt_id: str, ran: Ran, *, has_result: bool, max_bytes: int
-) -> str:
-    """Of the result of this attempt, which is about to end; empty where nobody compares it.
+def with_digest(database: Database, files: FileStore, attempt_id: str, end: End, *, max_bytes: int) -> End:
+    """This end of the attempt with the digest of its stored result, where that is compared.
 
     `max_bytes` is the most that is unpacked of it. Raises UnavailableError or StorageFullError.
     """
     task_id = ids.task_of_attempt(attempt_id)
-    if not ids.parent_of(task_id) or ran.outcome not in _COMPARED:
-        return ""
+    if not ids.parent_of(task_id) or end.outcome not in _COMPARED:
+        return end
     run = database.read(lambda connection: task_store.find_or_none(connection, task_id))
     if run is None:
-        return ""
-    return _digest(files, run, attempt_id, ran, has_result=has_result, max_bytes=max_bytes)
+        return end
+    ran = Ran(outcome=end.outcome, exit_code=end.exit_code)
+    digest = _digest(files, run, attempt_id, ran, has_result=end.has_result, max_bytes=max_bytes)
+    return replace(end, digest=digest)
 
 
 def forget_losers(database: Database, files: FileStore, attempt_id: str) -> None:
