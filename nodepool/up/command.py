@@ -78,7 +78,7 @@ def up(
     Without REDIS_URL or REDIS_HOST an embedded Valkey is the broker, and without DATABASE_URL or
     DB_PATH a SQLite file is the database, both in the data directory.
     """
-    settings = _settings()
+    settings = read_settings()
     wanted = Options(
         data_dir=data_dir.resolve(),
         grpc_port=settings.grpc_server_port if grpc_port is None else grpc_port,
@@ -134,7 +134,7 @@ def say(line: str) -> None:
         sys.stdout.flush()
 
 
-def _settings() -> Settings:
+def read_settings() -> Settings:
     try:
         return Settings.model_validate({})
     except ValidationError as error:
