@@ -15,6 +15,7 @@ import time
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
+from dispatcher.allowance import Allowance
 from dispatcher.mirror import Mirror
 from dispatcher.place import reserve_and_place
 from dispatcher.waiting import Reasons, waiting_task
@@ -22,9 +23,10 @@ from nodepool import ids
 from nodepool.errors import NodePoolError
 from nodepool.fleet import Fleet
 from nodepool.planning import Planner
-from nodepool.queueing import Ageing, WaitingTask
+from nodepool.queueing import Ageing, WaitingLine, WaitingTask
 from nodepool.replicas import MAX_REPLICAS
 from nodepool.stores import placing, replica_store
+from nodepool.trust import Tier
 from nodepool.usage import EXPECTED_MINUTES, cost_per_minute
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ _LOOK_SHARE = 0.05
 _CHECK_LINE_SECONDS = 30.0
 _USAGE_SECONDS = 2.0
 _PAUSE_SECONDS = 0.5
+_MOST_REST_SECONDS = 0.05
 
 
 class Desk:
@@ -56,8 +59,13 @@ class Desk:
         fleet = Fleet()
         fleet.allow_pushed = settings.push_to_nodes
         self._served: dict[int, float] = {}
+        self._allowance = Allowance(dispatcher)
         self.planner = Planner(
-            fleet, ageing, served=lambda user_id: self._served.get(user_id, 0.0), charge=self._serve
+            fleet,
+            ageing,
+            served=lambda user_id: self._served.get(user_id, 0.0),
+            charge=self._serve,
+            allows=self._allowance.allows,
         )
         self._mirror = Mirror(
             dispatcher.registry, dispatcher.liveness, self.planner, settings.node_late_seconds
@@ -66,6 +74,8 @@ class Desk:
         self._something = threading.Condition()
         self._hints: dict[str, None] = {}
         self._changed: set[str] = set()
+        self._owners: set[int] = set()
+        self._ended = threading.Event()
         self._stopped = self._distrusted = False
         self._look_at = self._usage_at = self._check_line_at = float("-inf")
         self._thread = threading.Thread(target=self._run, name="desk", daemon=True)
@@ -83,6 +93,12 @@ class Desk:
             self._changed.add(node_id)
             self._something.notify()
 
+    def owner_changed(self, owner_id: int) -> None:
+        """The user's credit score opens another tier."""
+        with self._something:
+            self._owners.add(owner_id)
+            self._something.notify()
+
     def look_again(self) -> None:
         """Events may have been lost: read the whole fleet anew, its facts too."""
         with self._something:
@@ -98,6 +114,7 @@ class Desk:
         self._thread.start()
 
     def stop(self) -> None:
+        self._ended.set()
         with self._something:
             self._stopped = True
             self._something.notify()
@@ -107,8 +124,10 @@ class Desk:
     # -- the thread ----------------------------------------------------------------------------------
     def _run(self) -> None:
         while self._wait():
+            began = time.monotonic()
             try:
                 self.work()
+                self._rest(time.monotonic() - began)
             except NodePoolError as error:
                 log.warning("placing waits: %s", error)
                 self._pause()
@@ -119,8 +138,15 @@ class Desk:
     def _wait(self) -> bool:
         with self._something:
             timeout = max(0.0, self._look_at - time.monotonic())
-            self._something.wait_for(lambda: self._stopped or self._hints or self._changed, timeout)
+            self._something.wait_for(
+                lambda: self._stopped or self._hints or self._changed or self._owners, timeout
+            )
             return not self._stopped
+
+    def _rest(self, worked_seconds: float) -> None:
+        """As long as the work took: the threads that take hints get their turn, and the next round has more
+        of them. Who comes to an idle desk is not held up."""
+        self._ended.wait(min(worked_seconds, _MOST_REST_SECONDS))
 
     def _pause(self) -> None:
         """What was under way is read again: what of it was done is not known."""
@@ -133,21 +159,24 @@ class Desk:
         with self._something:
             hints, self._hints = list(self._hints), {}
             changed, self._changed = self._changed, set()
+            owners, self._owners = self._owners, set()
             if self._distrusted:
                 self._distrusted = False
                 changed |= self.planner.fleet.row_of.keys()
         try:
-            self._take_in(hints, changed)
+            self._take_in(hints, changed, owners)
             placed = self._place()
         except BaseException:
             with self._something:
                 self._hints.update(dict.fromkeys(hints))
                 self._changed |= changed
+                self._owners |= owners
             raise
         self._reasons.tell(self.planner)
+        self._allowance.tell(self.planner.line)
         return placed
 
-    def _take_in(self, hints: list[str], changed: set[str]) -> None:
+    def _take_in(self, hints: list[str], changed: set[str], owners: set[int]) -> None:
         now, monotonic = self._dispatcher.clock(), time.monotonic()
         if monotonic >= self._look_at:
             self._mirror.look_around(now)
@@ -158,7 +187,10 @@ class Desk:
         if monotonic >= self._check_line_at:
             self._check_line_at = monotonic + _CHECK_LINE_SECONDS
             self._check_line()
-        self._add([task_id for task_id in hints if task_id not in self.planner.line], now)
+        line = self.planner.line
+        again = [task.task_id for owner_id in owners for task in line.of_owner(owner_id)]
+        self._add([task_id for task_id in hints if task_id not in line] + again, now)
+        self._allowance.look(line, now, ended=bool(changed))
         if monotonic >= self._usage_at:
             self._usage_at = monotonic + _USAGE_SECONDS
             self._served = self._dispatcher.usage.of(self.planner.line.owners(), now)
@@ -176,6 +208,7 @@ class Desk:
         )
         strangers = {row.owner_id for row in rows} - self._served.keys()
         self._served |= dispatcher.usage.of(strangers, now)
+        self._allowance.know(rows)
         memory_mb = dispatcher.settings.default_task_memory_mb
         for row in rows:
             task = waiting_task(
@@ -190,12 +223,17 @@ class Desk:
         """Tasks that were stopped, or placed by another dispatcher, leave the line."""
         line = self.planner.line
         waiting = line.task_ids()
-        still = {row.id for row in self._dispatcher.database.read(lambda c: placing.waiting(c, waiting))}
-        for task_id in set(waiting) - still:
+        rows = self._dispatcher.database.read(lambda c: placing.waiting(c, waiting))
+        still = {row.id: Tier(row.tier) for row in rows}
+        for task_id in set(waiting) - still.keys():
             line.discard(task_id)
-        # Whose nodes a run may be on changes with the other runs of its task.
-        runs = [task_id for task_id in still if ids.parent_of(task_id)]
-        self._add(runs, self._dispatcher.clock())
+        # Whose nodes a run may be on changes with its task's other runs; which tier is open, with credit.
+        stale = [
+            task_id
+            for task_id, tier in still.items()
+            if ids.parent_of(task_id) or _differs(line, task_id, tier)
+        ]
+        self._add(stale, self._dispatcher.clock())
 
     def _place(self) -> int:
         placed = 0
@@ -223,6 +261,12 @@ class Desk:
     def _serve(self, task: WaitingTask, times: float = 1.0) -> None:
         """Known here at once, so that the next decision sees it."""
         self._served[task.owner_id] = self._served.get(task.owner_id, 0.0) + times * units_of(task)
+        self._allowance.took(task, int(times))
+
+
+def _differs(line: WaitingLine, task_id: str, tier: Tier) -> bool:
+    task = line.find(task_id)
+    return task is not None and task.wish.tier is not tier
 
 
 def units_of(task: WaitingTask) -> float:

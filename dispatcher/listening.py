@@ -1,4 +1,4 @@
-"""Hears of nodes that have more room or changed, and passes it on to the desk.
+"""Hears of nodes that have more room or changed, and of users whose tier did, and passes it on to the desk.
 
 What is said while nobody listens is lost: after every new connection the whole fleet is looked at.
 """
@@ -48,7 +48,7 @@ class Listener:
 
     def _listen(self) -> None:
         with self._redis.pubsub() as channel:  # type: ignore[no-untyped-call]
-            channel.subscribe(keys.NODE_EVENTS_CHANNEL)
+            channel.subscribe(keys.NODE_EVENTS_CHANNEL, keys.OWNER_EVENTS_CHANNEL)
             while not self._stopped.is_set():
                 message = channel.get_message(timeout=_LISTEN_SECONDS)
                 if message is None:
@@ -56,4 +56,10 @@ class Listener:
                 if message["type"] == "subscribe":
                     self._desk.look_again()
                 elif message["type"] == "message":
-                    self._desk.node_changed(message["data"].decode(errors="replace"))
+                    self._pass_on(message["channel"].decode(), message["data"].decode(errors="replace"))
+
+    def _pass_on(self, channel: str, text: str) -> None:
+        if channel == keys.NODE_EVENTS_CHANNEL:
+            self._desk.node_changed(text)
+        elif text.isdecimal():
+            self._desk.owner_changed(int(text))

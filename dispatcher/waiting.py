@@ -11,10 +11,10 @@ from sqlalchemy import Row
 from nodepool.placement import Wish
 from nodepool.planning import Planner
 from nodepool.queueing import WaitingTask
-from nodepool.queues import partition_queue
+from nodepool.queues import PLACE, partition_queue
 from nodepool.resources import Resources, claim_of
 from nodepool.stores import placing, task_store
-from nodepool.task import LocationMode
+from nodepool.task import LocationMode, TaskKind
 from nodepool.trust import Tier
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def waiting_task(
         queued_at=row.queued_at or row.created_at,
         attempt_number=row.attempt_number,
         location_mode=LocationMode(row.location_mode),
+        limited=row.kind != TaskKind.PROBE,
     )
 
 
@@ -81,11 +82,13 @@ def tell_again(dispatcher: Dispatcher, desk: Desk) -> None:
         queue: _MAX_WAITING_HINTS - dispatcher.registry.queue_length(queue)
         for queue in {partition_queue(row.tier, row.region) for row in stale}
     }
+    hints = []
     for row in stale:
         queue = partition_queue(row.tier, row.region)
         room[queue] -= 1
         if room[queue] >= 0:
-            dispatcher.publisher.place(row.id, row.tier, row.region)
+            hints.append((PLACE, row.id, queue))
+    dispatcher.publisher.send_all(hints)
     ids = [row.id for row in stale]
     dispatcher.database.write(lambda c: task_store.mark_hinted(c, ids, now))
 
@@ -104,9 +107,11 @@ class Reasons:
             if not group.blocked:
                 continue
             until, count = self._told.get(group.wish, (0.0, 0))
-            ids = [task.task_id for task in planner.line.tasks_of(group)]
-            if now < until and len(ids) <= count:
+            if now < until and group.waiting <= count:
                 continue
+            tasks = planner.line.tasks_of(group)
+            # Those whose owner is held are told of that.
+            ids = [task.task_id for task in tasks if task.owner_id not in planner.line.held]
             self._told[group.wish] = (now + _TELL_SECONDS, len(ids))
             self._write(ids, planner.decide(group).reason())
         if len(self._told) > 2 * len(planner.line.groups()) + 100:

@@ -34,11 +34,17 @@ class Planner:
         *,
         served: Callable[[int], float],
         charge: Callable[[WaitingTask], None],
+        allows: Callable[[WaitingTask], bool] = lambda _: True,
     ) -> None:
-        """`served` and `charge` are the account of who was served how much: see `nodepool.usage`."""
+        """`served` and `charge` are the account of who was served how much: see `nodepool.usage`.
+
+        `allows`: may its owner have one more running? While not, none of his tasks comes up; who asked to
+        hold him lets him go (`WaitingLine.let_go`).
+        """
         self.fleet = fleet
         self.line = WaitingLine(ageing, served)
         self._charge = charge
+        self._allows = allows
         self._choosers: dict[Wish, Chooser] = {}
 
     def plan(self, now: float, limit: int) -> list[Planned]:
@@ -46,6 +52,9 @@ class Planner:
         planned: list[Planned] = []
         while len(planned) < limit and (head := self.line.head(now)) is not None:
             task, group = head
+            if not self._allows(task):
+                self.line.hold(task.owner_id)
+                continue
             chooser = self._chooser(group)
             row = chooser.next()
             if row is None:

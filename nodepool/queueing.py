@@ -42,6 +42,7 @@ class WaitingTask:
     queued_at: float
     attempt_number: int = 0
     location_mode: LocationMode = LocationMode.STRICT
+    limited: bool = True  # it counts among what its owner may have running
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,11 @@ class Group:
     wish: Wish
     lanes: dict[int, _Lane] = field(default_factory=dict)
     blocked: bool = False
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks."""
+        return sum(lane.waiting for lane in self.lanes.values())
 
 
 @dataclass(slots=True, eq=False)
@@ -94,6 +100,7 @@ class WaitingLine:
         self._tasks: dict[str, tuple[WaitingTask, _Lane]] = {}
         self._groups: dict[Wish, Group] = {}
         self._owners: dict[int, _Owner] = {}
+        self.held: set[int] = set()
         self._order: list[tuple[_OwnerKey, int, _Owner]] = []
         self._count = 0
         self._patient: list[tuple[float, str]] = []
@@ -110,6 +117,24 @@ class WaitingLine:
 
     def owners(self) -> set[int]:
         return set(self._owners)
+
+    def find(self, task_id: str) -> WaitingTask | None:
+        found = self._tasks.get(task_id)
+        return found[0] if found is not None else None
+
+    def of_owner(self, owner_id: int) -> list[WaitingTask]:
+        return [task for task, _ in self._tasks.values() if task.owner_id == owner_id]
+
+    def hold(self, owner_id: int) -> None:
+        """None of this user's tasks comes up until he is let go: he has as much running as he may."""
+        self.held.add(owner_id)
+        if (owner := self._owners.get(owner_id)) is not None:
+            owner.key = None
+
+    def let_go(self, owner_id: int, now: float) -> None:
+        self.held.discard(owner_id)
+        if (owner := self._owners.get(owner_id)) is not None:
+            self._place(owner, now)
 
     def groups(self) -> list[Group]:
         """Those with tasks in them."""
@@ -244,7 +269,7 @@ class WaitingLine:
 
     def _place(self, owner: _Owner, now: float) -> None:
         """His place among the owners, by the first of his lanes that are not blocked."""
-        lane = self._best(owner, now)
+        lane = None if owner.owner_id in self.held else self._best(owner, now)
         if lane is None or lane.key is None:
             owner.key = None
             return

@@ -122,13 +122,15 @@ def _delta(
     return trust.change_of(change.cause, before, moved_today=int(row.moved_today), start=start)
 
 
-def _locked(connection: Connection, user_id: int) -> Row[Any]:
+def _locked(connection: Connection, user_id: int) -> Row[int, float]:
     for row in connection.execute(_LOCK, {"user": user_id}):
         return row
     raise NotFoundError("there is no such user")
 
 
-def _drift(connection: Connection, user_id: int, row: Row[Any], start: int, now: float) -> tuple[int, float]:
+def _drift(
+    connection: Connection, user_id: int, row: Row[int, float], start: int, now: float
+) -> tuple[int, float]:
     """The score as the time that passed has left it, and since when the next point counts."""
     points, decayed_at = trust.drift(row.credit_score, row.credit_decayed_at, now, start)
     score = int(row.credit_score) + points
@@ -160,7 +162,7 @@ def _add_row(connection: Connection, change: NewChange, delta: int, after: int, 
     )
 
 
-def _set(connection: Connection, user_id: int, row: Row[Any], score: int, decayed_at: float) -> None:
+def _set(connection: Connection, user_id: int, row: Row[int, float], score: int, decayed_at: float) -> None:
     connection.execute(
         _UPDATE,
         {"user": user_id, "before": row.credit_score, "after": score, "decayed_at": decayed_at},

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from nodepool.ids import attempt_id
 from nodepool.resources import Claim
 from nodepool.stores.replica_store import Apart
 from nodepool.stores.tables import attempts, tasks
 from nodepool.stores.task_store import WAITS
-from nodepool.task import AttemptState, TaskState, check_task_transition
+from nodepool.task import AttemptState, TaskKind, TaskState, check_task_transition
 
 _MAX_REASON = 500
+_Id = TypeVar("_Id", int, str)
 # Databases have a limit on the values of one statement.
 _AT_ONCE = 1000
 _MOVE = (
@@ -55,6 +56,17 @@ def waiting(connection: Connection, task_ids: Sequence[str]) -> list[Row[Any]]:
     for ids in _slices(task_ids):
         found += connection.execute(select(tasks).where(tasks.c.id.in_(ids), WAITS)).all()
     return found
+
+
+def running_of(connection: Connection, owner_ids: Collection[int]) -> dict[int, int]:
+    """How many tasks of each of these users are on nodes; of a task with several runs each run is one."""
+    counts: dict[int, int] = {}
+    on_nodes = tasks.c.state.in_([TaskState.PLACED, TaskState.RUNNING])
+    mine = on_nodes & (tasks.c.replicas == 1) & (tasks.c.kind != TaskKind.PROBE)
+    for some in _slices(owner_ids):
+        query = select(tasks.c.owner_id, func.count()).where(mine, tasks.c.owner_id.in_(some))
+        counts |= {row[0]: row[1] for row in connection.execute(query.group_by(tasks.c.owner_id))}
+    return counts
 
 
 def failed_nodes(connection: Connection, task_ids: Sequence[str]) -> dict[str, frozenset[str]]:
@@ -135,6 +147,6 @@ def set_reason(connection: Connection, task_ids: Sequence[str], reason: str, now
     return news
 
 
-def _slices(ids: Collection[str]) -> Iterable[list[str]]:
+def _slices(ids: Collection[_Id]) -> Iterable[list[_Id]]:
     every = list(ids)
     return (every[start : start + _AT_ONCE] for start in range(0, len(every), _AT_ONCE))

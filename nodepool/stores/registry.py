@@ -98,6 +98,11 @@ class Registry:
                 pipe.publish(keys.NODE_EVENTS_CHANNEL, node_id)
             pipe.execute()
 
+    def announce_owner(self, owner_id: int) -> None:
+        """Tell the dispatchers that other nodes are open to the user's waiting tasks. A hint too."""
+        with translated_errors():
+            self._redis.publish(keys.OWNER_EVENTS_CHANNEL, owner_id)
+
     def queue_length(self, queue: str) -> int:
         """How many messages wait in a queue of the dispatchers'."""
         with translated_errors():
