@@ -21,6 +21,7 @@ from tests.support.rogue import (
     assert_unchanged,
     task_of,
 )
+from tests.support.tasks import script
 
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 
@@ -137,7 +138,9 @@ def test_output_with_a_gap_or_far_away_is_bounded_and_breaks_nothing(node: Rogue
     "fields",
     [
         {"memory_gb": -1}, {"cpu_score": -1}, {"gpu_score": -1}, {"gpu_memory_gb": -1}, {"cpu_cores": -1},
-        {"memory_gb": 2**31 - 1}, {"max_tasks": -1}, {"max_tasks": 2**31 - 1}, {"location": "Atlantis"},
+        {"memory_gb": 2**31 - 1}, {"memory_gb": 65_537}, {"gpu_memory_gb": 65_537}, {"cpu_cores": 4097},
+        {"cpu_score": 2**31 - 1}, {"gpu_score": 2**31 - 1}, {"max_tasks": -1}, {"max_tasks": 2**31 - 1},
+        {"location": "Atlantis"},
         {"port": -1}, {"port": 70_000}, {"hostname": "h" * 100_000}, {"gpu_name": "g" * 100_000},
         {"hostname": "h\x1b[2J"}, {"docker_status": "d" * 100_000}, {"location": "\x1b"},
     ],
@@ -150,3 +153,16 @@ def test_a_registration_that_cannot_be_is_refused(pool: TestPool, other: RogueNo
     stub, metadata = other.account.stubs.nodes, other.account.metadata
     assert refused(lambda: stub.RegisterWorkerNode(request, metadata=metadata))[0] is INVALID
     assert node_id not in {node.node_id for node in other.account.node_list()}
+
+
+def test_a_node_that_has_nothing_gets_nothing(pool: TestPool) -> None:
+    user = pool.register_user()
+    nothing = {"cpu_cores": 0, "memory_gb": 0, "cpu_score": 0, "gpu_score": 0, "gpu_memory_gb": 0}
+    RogueNode(pool, user, "nothing").join(**nothing, location="Africa")
+    task = user.submit(script("print('hello')"), location="Africa")
+    pool.wait(lambda: "too small" in user.detail(task).reason, "the task says why it waits")
+    assert user.detail(task).state == "QUEUED"
+    # Until there is one that has something.
+    node = RogueNode(pool, user, "something").join(location="Africa")
+    pool.wait(lambda: user.detail(task).state == "PLACED", "the task is placed")
+    assert user.detail(task).assigned_node == node.node_id

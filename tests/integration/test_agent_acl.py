@@ -216,7 +216,13 @@ def test_the_user_is_cut_off_when_its_node_leaves(stage: Stage) -> None:
 def test_a_second_enrolment_makes_the_first_password_worthless(stage: Stage) -> None:
     user = stage.pool.register_user()
     first = enrol(user, f"{user.username}/twice")
+    connected = redis.Redis.from_url(first.broker_url, socket_timeout=10, retry=None)
+    assert connected.ping()
     second = enrol(user, f"{user.username}/twice")
+    # Whoever is connected already is cut off, not only kept from coming back.
+    with pytest.raises(redis.RedisError):
+        connected.ping()
+    connected.close()
     old = redis.Redis.from_url(first.broker_url, socket_timeout=10)
     with pytest.raises(redis.AuthenticationError):
         old.ping()
