@@ -11,10 +11,11 @@ import structlog
 from sqlalchemy.exc import IntegrityError
 
 from gateway import passwords
+from gateway.access import ADMIN_ROLE
 from nodepool.credentials import check_password, check_username
 from nodepool.errors import ConflictError, InvalidInputError
 from nodepool.stores import user_store
-from nodepool.stores.user_store import ADMIN_ROLE, Newcomer, User
+from nodepool.stores.user_store import Newcomer, User
 
 if TYPE_CHECKING:
     from gateway.context import Gateway

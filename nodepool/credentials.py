@@ -82,7 +82,8 @@ def check_new_username(username: str) -> str:
 def name_key(username: str) -> str:
     """The same for all names that people would take for one another: 'Ada', 'ada', 'ada.' and 'аdа'."""
     folded = unicodedata.normalize("NFKC", username).casefold()
-    plain = unicodedata.normalize("NFKC", folded).translate(_LOOK_ALIKES)
+    latin = unicodedata.normalize("NFKC", folded).translate(_LOOK_ALIKES)
+    plain = unicodedata.normalize("NFKC", latin)
     return plain.rstrip(_SEPARATORS) or plain
 
 
