@@ -22,15 +22,16 @@ from gateway.tokens import Identity
 from nodepool.asking import Asked, Pool
 from nodepool.errors import InvalidInputError, UnavailableError
 from nodepool.explain import Explanation, explain
+from nodepool.limits import LIMITS, running_reason
 from nodepool.pricing import hold_cpt, price_per_minute_cpt
 from nodepool.queueing import Ageing, WaitingTask
 from nodepool.resources import Resources
-from nodepool.stores import line_store, replica_store, task_store
+from nodepool.stores import line_store, placing, replica_store, task_store
 from nodepool.stores.accounts_read import credit_score
 from nodepool.stores.usage_store import UsageStore
 from nodepool.task import LocationMode, TaskState
 from nodepool.trust import Tier, task_tier
-from nodepool.turns import Turns, estimate
+from nodepool.turns import NOTHING_KNOWN, Turns, estimate
 from nodepool.usage import Decay
 from proto import nodepool_pb2 as pb
 
@@ -115,6 +116,7 @@ class Explainer:
         asked = _asked(row, excluded, not_owners, relaxed=relaxed)
         answer = self._of_waiting(asked, self._waiting_task(row, asked), left)
         answer.state = task.state
+        self._add_held(answer, row)
         return _priced(answer, asked.needs, row.max_minutes, task.replicas)
 
     def _waiting_run(self, task: Row[Any]) -> tuple[Row[Any], frozenset[int]]:
@@ -128,12 +130,25 @@ class Explainer:
         kept_from = self._gateway.database.read(lambda c: replica_store.not_owners(c, [run.id]))
         return run, kept_from[run.id]
 
+    def _add_held(self, answer: pb.ExplainTaskResponse, row: Row[Any]) -> None:
+        """Where its owner has as much running as he may, the nodes are not what it waits for."""
+        running = self._gateway.database.read(lambda c: placing.running_of(c, [row.owner_id]))
+        count = running.get(row.owner_id, 0)
+        if count < LIMITS[Tier(row.tier)].running_tasks:
+            return
+        answer.message = running_reason(count, Tier(row.tier))
+        answer.places_now, answer.best_node = False, ""
+        answer.estimated_wait_seconds, answer.estimate_basis = (
+            NOTHING_KNOWN,
+            "some of those have to end first",
+        )
+
     def _of_dry_run(self, identity: Identity, task: pb.UploadTaskRequest) -> pb.ExplainTaskResponse:
         """What submitting it now would meet. Refused for what a submit would be refused for."""
         task.task_id = task.task_id or _PLACEHOLDER_ID
         columns = submit.wishes(self._gateway, task)
         score = self._gateway.database.read(lambda c: credit_score(c, identity.user_id))
-        submit.check_trust(columns["min_trust"], score)
+        submit.check_access(columns, score)
         now = self._gateway.clock()
         # As its row would be; no task has an empty id.
         columns |= {"id": "", "owner_id": identity.user_id, "tier": task_tier(score)}

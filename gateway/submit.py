@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from gateway.context import Gateway
 from gateway.tokens import Identity
-from nodepool import ids, regions, wire
+from nodepool import ids, limits, regions, wire
 from nodepool.comparing import check_patterns
 from nodepool.errors import (
     AlreadyExistsError,
@@ -147,8 +147,8 @@ def _accept(gateway: Gateway, owner: Identity, columns: dict[str, Any], keep: An
         lambda connection: _before(connection, owner, columns, fee_percent)
     )
     if existing is None:
-        check_trust(columns["min_trust"], score)
-        _check_room(gateway, owner)
+        check_access(columns, score)
+        _check_room(gateway, owner, score)
     # A repeated upload puts bytes that are there already, which costs a look and changes nothing.
     if existing is not None and existing.owner_id != owner.user_id:
         raise _taken(columns["id"])
@@ -210,8 +210,11 @@ def _to_place(row: dict[str, Any]) -> list[str]:
     return [ids.run_id(row["id"], number) for number in range(1, row["replicas"] + 1)]
 
 
-def check_trust(min_trust: str, score: int) -> None:
-    """A task that asks for more trust than its owner's credit opens would wait for ever."""
+def check_access(columns: dict[str, Any], score: int) -> None:
+    """Raises PermissionDeniedError for what the owner's credit does not open."""
+    limits.check_access(columns, score)
+    # A task that asks for more trust would wait for ever.
+    min_trust = columns["min_trust"]
     if min_trust and not opens(task_tier(score), Tier(min_trust)):
         raise PermissionDeniedError(
             f"nodes of {min_trust} trust take a credit score of {SCORE_OF[Tier(min_trust)]} or more, "
@@ -219,13 +222,16 @@ def check_trust(min_trust: str, score: int) -> None:
         )
 
 
-def _check_room(gateway: Gateway, owner: Identity) -> None:
-    limit = gateway.settings.max_waiting_tasks_per_user
+def _check_room(gateway: Gateway, owner: Identity, score: int) -> None:
+    opened = limits.limits_of(score).unfinished_tasks
+    limit = min(gateway.settings.max_waiting_tasks_per_user, opened)
 
     def count() -> int:
         return gateway.database.read(lambda c: task_store.count_unfinished(c, owner.user_id))
 
     if gateway.unfinished.reaches(owner.user_id, limit, count):
+        if limit == opened:
+            raise RateLimitedError(limits.unfinished_message(limit, score))
         raise RateLimitedError(
             f"you have {limit} unfinished tasks, as many as this pool allows; wait until some have ended"
         )
