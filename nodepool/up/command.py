@@ -118,8 +118,9 @@ def _run(settings: Settings, wanted: Options) -> int:
         pass
     except OperatorRefusedError as error:
         raise click.ClickException(
-            f"the gateway does not let {plan.OPERATOR} in: {error}. Its password in "
-            f"{options.data_dir / 'secrets' / 'operator'} is not the one that this database knows"
+            f"the gateway does not let {settings.admin_username or plan.OPERATOR} in: {error}. "
+            "If the password was changed, write the new one into "
+            f"{options.data_dir / 'secrets' / 'operator'}, or into ADMIN_PASSWORD where that is set"
         ) from error
     finally:
         clean = supervisor.stop_all()

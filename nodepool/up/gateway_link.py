@@ -15,7 +15,7 @@ from proto import nodepool_pb2_grpc as rpc
 CALL_SECONDS = 3.0
 LOGIN_SECONDS = 10.0  # hashing a password is meant to be slow
 ONLINE = "ONLINE"
-_AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+_REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 
 class OperatorRefusedError(RuntimeError):
@@ -43,21 +43,13 @@ class GatewayLink:
             return False
 
     def log_in(self, username: str, password: str) -> bool:
-        """Registers the user where it is new. False: try again. Raises OperatorRefusedError."""
-        try:
-            # The first start has nobody to log in; later ones have, and are told that the name is taken.
-            self._users.Register(
-                pb.RegisterRequest(username=username, password=password), timeout=LOGIN_SECONDS
-            )
-        except grpc.RpcError as error:
-            if error.code() in _AWAY:
-                return False
+        """The gateway has made the user at its start. False: try again. Raises OperatorRefusedError."""
         try:
             answer = self._users.Login(
                 pb.LoginRequest(username=username, password=password), timeout=LOGIN_SECONDS
             )
         except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            if error.code() in _REFUSED:
                 raise OperatorRefusedError(error.details()) from error
             return False
         if not answer.success:

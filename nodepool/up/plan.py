@@ -45,6 +45,8 @@ class Options:
     agents: int
     runner: str
     flower: bool
+    # Whose the agents are, and who is the pool's admin.
+    operator: str = OPERATOR
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +102,11 @@ def pool_environment(
         if "storage_key" not in given:
             ours["STORAGE_KEY"] = secrets.storage
     return {**base, **ours}
+
+
+def gateway_environment(environment: Mapping[str, str], options: Options, secrets: Secrets) -> dict[str, str]:
+    """The pool's, and the operator's account, which the gateway makes an admin."""
+    return {**environment, "ADMIN_USERNAME": options.operator, "ADMIN_PASSWORD": secrets.operator}
 
 
 def agent_environment(base: Mapping[str, str], secrets: Secrets) -> dict[str, str]:
@@ -163,13 +170,13 @@ def agent_name(number: int) -> str:
     return f"agent-{number}"
 
 
-def node_id(number: int) -> str:
-    return f"{OPERATOR}/{agent_name(number)}"
+def node_id(number: int, operator: str = OPERATOR) -> str:
+    return f"{operator}/{agent_name(number)}"
 
 
-def worker_name(number: int) -> str:
+def worker_name(number: int, operator: str = OPERATOR) -> str:
     """The agent's name as a Celery worker."""
-    return f"agent@{node_id(number)}"
+    return f"agent@{node_id(number, operator)}"
 
 
 def agent_part(
@@ -178,7 +185,7 @@ def agent_part(
     name = agent_name(number)
     address = gateway_address(settings, options)
     argv = [
-        *_python("worker_agent"), "--gateway", address, "--username", OPERATOR, "--node", name,
+        *_python("worker_agent"), "--gateway", address, "--username", options.operator, "--node", name,
         "--runner", options.runner, "--data-dir", str(options.data_dir / "agents" / name),
     ]  # fmt: skip
     if settings.grpc_tls_cert_file is not None:

@@ -34,14 +34,14 @@ class Start:
     ) -> None:
         self._supervisor = supervisor
         self._settings = settings
-        self._options = options
+        self._options = options = replace(options, operator=settings.admin_username or plan.OPERATOR)
         self._say = say
         folder = private_dir(options.data_dir / "secrets")
-        self._flower_file = folder / "flower"
+        self._flower_file, self._operator_file = folder / "flower", folder / "operator"
         self._secrets = Secrets(
             jwt=kept_secret(folder / "jwt"),
             storage=kept_secret(folder / "storage"),
-            operator=kept_secret(folder / "operator"),
+            operator=settings.admin_password or kept_secret(self._operator_file),
             flower=kept_secret(self._flower_file),
         )
         self._address = plan.gateway_address(settings, options)
@@ -57,7 +57,7 @@ class Start:
         environment = plan.pool_environment(
             os.environ, self._settings, options, self._secrets, self._broker_url()
         )
-        supervisor.start(plan.gateway_part(environment))
+        supervisor.start(plan.gateway_part(plan.gateway_environment(environment, options, self._secrets)))
         if options.flower:
             supervisor.start(plan.flower_part(environment, options, self._secrets))
         link = GatewayLink(self._address, certificate=self._settings.grpc_tls_cert_file)
@@ -84,8 +84,9 @@ class Start:
         return valkey.url
 
     def _agents(self, link: GatewayLink) -> None:
+        operator = self._options.operator
         self._supervisor.wait_for(
-            lambda: link.log_in(plan.OPERATOR, self._secrets.operator), f"to log in as {plan.OPERATOR}"
+            lambda: link.log_in(operator, self._secrets.operator), f"to log in as {operator}"
         )
         environment = plan.agent_environment(os.environ, self._secrets)
         machine = Machine(psutil.cpu_count() or 1, psutil.virtual_memory().total)
@@ -93,7 +94,7 @@ class Start:
             self._supervisor.start(
                 plan.agent_part(number, environment, self._settings, self._options, machine)
             )
-        wanted = {plan.node_id(number) for number in self._numbers()}
+        wanted = {plan.node_id(number, operator) for number in self._numbers()}
         if wanted:
             self._say(f"waiting for {len(wanted)} agent{'s' if len(wanted) > 1 else ''}")
             self._supervisor.wait_for(lambda: wanted <= link.online_nodes(), "for all agents to be online")
@@ -101,7 +102,8 @@ class Start:
     def _flower(self, environment: Mapping[str, str]) -> None:
         """Until it shows the dispatcher and the agents; it is a window only, so not for ever."""
         window = FlowerWindow(self._options.flower_port, plan.flower_login(environment, self._secrets))
-        names = {plan.worker_name(number) for number in self._numbers()}
+        operator = self._options.operator
+        names = {plan.worker_name(number, operator) for number in self._numbers()}
         patience = time.monotonic() + FLOWER_PATIENCE_SECONDS
         self._supervisor.wait_for(
             lambda: window.shows(names, plan.DISPATCHER_PREFIX) or time.monotonic() > patience, "for Flower"
@@ -121,5 +123,15 @@ class Start:
                 else f"user {plan.FLOWER_USER}, password in {self._flower_file}"
             )
             self._say(f"Flower          http://{LOOPBACK}:{options.flower_port}  ({login})")
+        self._say(f"operator        {self._operator()}")
         self._say(f"data and logs   {options.data_dir}")
         self._say("Ctrl-C stops the pool")
+
+    def _operator(self) -> str:
+        name = self._options.operator
+        if self._settings.admin_password:
+            return f"user {name}, an admin, password as ADMIN_PASSWORD says"
+        return (
+            f"user {name}, an admin, password in {self._operator_file}: "
+            f"hivemind login {name} --password-stdin < {self._operator_file}"
+        )

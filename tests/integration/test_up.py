@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import jwt
 import psutil
 import pytest
 
@@ -144,6 +145,15 @@ def test_when_it_says_ready_the_gateway_serves_and_both_agents_are_online(up: Up
     log = up.process.log()
     assert f"gateway         127.0.0.1:{up.grpc_port}" in log
     assert f"http://127.0.0.1:{up.flower_port}" in log
+
+
+def test_it_tells_how_to_be_its_admin_and_that_works(up: Up) -> None:
+    (line,) = (line for line in up.process.log().splitlines() if line.startswith("operator "))
+    assert "user operator, an admin" in line
+    assert f"hivemind login operator --password-stdin < {up.data_dir / 'secrets' / 'operator'}" in line
+    operator = log_in(up.stubs(), "operator", up.secret("operator"))
+    claims = jwt.decode(operator.token, options={"verify_signature": False})
+    assert claims["role"] == "admin"
 
 
 def test_a_task_goes_through_it(up: Up, user: Account) -> None:

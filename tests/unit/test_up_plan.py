@@ -69,6 +69,15 @@ def test_what_the_operator_has_set_stays(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert "STORAGE_KEY" not in environment, "a storage elsewhere has its own key beside it"
 
 
+def test_the_operators_account_is_the_gateways_first_admin_and_nobody_elses_business(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    environment = environment_of(settings(monkeypatch, tmp_path), {"PATH": "/bin"})
+    assert not {"ADMIN_USERNAME", "ADMIN_PASSWORD"} & environment.keys()
+    of_gateway = plan.gateway_environment(environment, options(operator="ada"), SECRETS)
+    assert of_gateway == {**environment, "ADMIN_USERNAME": "ada", "ADMIN_PASSWORD": SECRETS.operator}
+
+
 @pytest.mark.parametrize("name", ["REDIS_URL", "REDIS_HOST", "REDIS_PORT", "REDIS_DB"])
 def test_any_word_about_redis_means_that_one_and_not_the_embedded(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
@@ -153,6 +162,7 @@ def test_several_agents_share_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert argv[argv.index("--cpu-score") + 1] == "2000"
     assert argv[argv.index("--node") + 1] == "agent-2"
     assert plan.node_id(2) == "operator/agent-2"
+    assert plan.worker_name(2, "ada") == "agent@ada/agent-2"
 
 
 def test_agents_speak_to_the_gateway_as_it_is_set_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
