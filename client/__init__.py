@@ -40,17 +40,23 @@ if TYPE_CHECKING:
         TaskNeeds,
         exit_code_of,
     )
+    from client.money import Balance, Credit, CreditChange, Statement, StatementLine, Transferred
     from client.nodes import NodeInfo
+    from client.operator import AdminAct, Operator, UserRecord
     from client.sdk import NodePoolClient
     from client.watching import Position
     from nodepool.task import TaskState
 
 __all__ = [
+    "AdminAct",
     "AttemptInfo",
     "BadResultError",
+    "Balance",
     "ClientError",
     "ConfigError",
     "ConflictError",
+    "Credit",
+    "CreditChange",
     "Endpoint",
     "ExistsError",
     "Explanation",
@@ -63,6 +69,7 @@ __all__ = [
     "NotAllowedError",
     "NotLoggedInError",
     "NotYetError",
+    "Operator",
     "OutputEvent",
     "PlainTextError",
     "Position",
@@ -70,6 +77,8 @@ __all__ = [
     "ResultInfo",
     "RetryPolicy",
     "StateEvent",
+    "Statement",
+    "StatementLine",
     "Submission",
     "Suggestion",
     "TaskEvent",
@@ -77,8 +86,10 @@ __all__ = [
     "TaskNeeds",
     "TaskState",
     "TimedOutError",
+    "Transferred",
     "UnreachableError",
     "UnsupportedError",
+    "UserRecord",
     "exit_code_of",
 ]
 
@@ -92,6 +103,15 @@ _HOME_OF = {
     "FailedClause": "client.explanation",
     "Suggestion": "client.explanation",
     "NodeInfo": "client.nodes",
+    "Balance": "client.money",
+    "Credit": "client.money",
+    "CreditChange": "client.money",
+    "Statement": "client.money",
+    "StatementLine": "client.money",
+    "Transferred": "client.money",
+    "AdminAct": "client.operator",
+    "Operator": "client.operator",
+    "UserRecord": "client.operator",
     "AttemptInfo": "client.models",
     "Identity": "client.models",
     "OutputEvent": "client.models",

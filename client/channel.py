@@ -34,7 +34,12 @@ from client.errors import (
     UnreachableError,
     UnsupportedError,
 )
-from proto.nodepool_pb2_grpc import MasterNodeServiceStub, NodeManagerServiceStub, UserServiceStub
+from proto.nodepool_pb2_grpc import (
+    AdminServiceStub,
+    MasterNodeServiceStub,
+    NodeManagerServiceStub,
+    UserServiceStub,
+)
 
 STATUS_TO_ERROR: dict[grpc.StatusCode, type[ClientError]] = {
     grpc.StatusCode.UNAUTHENTICATED: NotLoggedInError,
@@ -134,6 +139,7 @@ class Gateway:
         self.users = UserServiceStub(self._channel)
         self.nodes = NodeManagerServiceStub(self._channel)
         self.tasks = MasterNodeServiceStub(self._channel)
+        self.admin = AdminServiceStub(self._channel)
 
     def close(self) -> None:
         self._channel.close()

@@ -12,12 +12,13 @@ network or the input can do wrong. Knows no profile, no terminal and no environm
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from client import downloading, watching
+from client import downloading, money, watching
 from client.channel import Endpoint, Gateway, RetryPolicy
 from client.errors import (
     ClientError,
@@ -39,7 +40,9 @@ from client.models import (
     task_from_list,
     task_from_poll,
 )
+from client.money import Balance, Credit, Statement, Transferred
 from client.nodes import NodeInfo, node_from_wire
+from client.operator import Operator
 from client.tokens import read_token
 from client.uploading import Progress, new_task_id, silent, upload_task
 from client.watching import Position
@@ -110,22 +113,41 @@ class NodePoolClient:
         """Who the token says you are. Asks nobody: the token's text is read and *not* verified."""
         return read_token(self._need_token())
 
-    def balance(self, username: str = "") -> int:
-        """CPT in an account, your own by default."""
-        token = self._need_token()
-        request = pb.GetBalanceRequest(username=username or self.whoami().username, token=token)
-        answer = self._gateway.call(self._gateway.users.GetBalance, request)
-        _expect(answer, ClientError)
-        return answer.balance
+    def change_password(self, old: str, new: str) -> Identity:
+        """Every older token of the account ends; a new one is in use from here on. Not repeated by itself."""
+        request = pb.ChangePasswordRequest(token=self._need_token(), old_password=old, new_password=new)
+        answer = self._gateway.call(self._gateway.users.ChangePassword, request, idempotent=False)
+        _expect(answer, NotLoggedInError)
+        self._gateway.token = answer.token
+        return self.whoami()
 
-    def transfer(self, receiver: str, amount_cpt: int) -> str:
-        """Give CPT away; answers the pool's message. Never repeated by itself: it would be paid twice."""
+    def balance(self) -> Balance:
+        """Your CPT, what of it tasks hold, and your credit score."""
+        self._need_token()
+        return money.balance(self._gateway, self.whoami().username)
+
+    def transfer(self, receiver: str, amount_cpt: int, *, transfer_id: str = "") -> Transferred:
+        """Give CPT away. The same `transfer_id` again moves nothing more; without one, one is made."""
         if amount_cpt <= 0:
             raise RefusedError(f"the amount must be 1 CPT or more, not {amount_cpt}")
-        request = pb.TransferRequest(token=self._need_token(), receiver_username=receiver, amount=amount_cpt)
-        answer = self._gateway.call(self._gateway.users.Transfer, request, idempotent=False)
-        _expect(answer, RefusedError)
-        return answer.message
+        self._need_token()
+        return money.transfer(self._gateway, receiver, amount_cpt, transfer_id or uuid.uuid4().hex)
+
+    def statement(self, *, task_id: str = "", limit: int = 50, before_seq: int = 0) -> Statement:
+        """What moved on your account, newest first; with `task_id` what belongs to that task."""
+        self._need_token()
+        return money.statement(self._gateway, task_id=task_id, limit=limit, before_seq=before_seq)
+
+    def credit(self, *, limit: int = 50, before_seq: int = 0) -> Credit:
+        """Your credit score, what it opens, and why it is what it is."""
+        self._need_token()
+        return money.credit(self._gateway, limit=limit, before_seq=before_seq)
+
+    @property
+    def operator(self) -> Operator:
+        """What needs the role admin."""
+        self._need_token()
+        return Operator(self._gateway)
 
     # -- tasks ------------------------------------------------------------------------------
 

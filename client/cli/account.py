@@ -55,6 +55,33 @@ def login(app: App, username: str | None, *, password_stdin: bool) -> None:
 
 
 @click.command()
+@click.option(
+    "--password-stdin", is_flag=True, help="Read the old and the new password from two lines of stdin."
+)
+@json_option
+@pass_app
+def passwd(app: App, *, password_stdin: bool) -> None:
+    """Change your password. Every other login of the account ends, agents' too."""
+    connection = app.connection()
+    with connect(app, connection) as pool:
+        username = pool.whoami().username
+        if password_stdin:
+            old, new = _stdin_line(), _stdin_line()
+        else:
+            old = click.prompt("Old password", hide_input=True, err=True)
+            new = click.prompt("New password", hide_input=True, confirmation_prompt=True, err=True)
+        identity = pool.change_password(old, new)
+        account = config.account_of(connection, username=username, token=pool.token)
+    profile = config.load(app.profile_path).with_account(connection.gateway, account)
+    config.save(app.profile_path, profile)
+    if app.json:
+        app.answer({**jsonable(identity), "gateway": connection.gateway})
+    else:
+        app.notice(f"the password of {username} is changed; every other login has ended")
+    _warn_of_token_variable(app)
+
+
+@click.command()
 @json_option
 @pass_app
 def logout(app: App) -> None:
@@ -106,10 +133,7 @@ def _login(
 def _password(app: App, *, from_stdin: bool, confirm: bool) -> str:
     """Never from the command line, where every user of the machine could read it."""
     if from_stdin:
-        line = sys.stdin.readline(_MAX_PASSWORD_LINE).rstrip("\r\n")
-        if not line:
-            raise click.UsageError("--password-stdin: there is no password on stdin")
-        return line
+        return _stdin_line()
     kept = app.environment.get(config.ENV_PASSWORD, "")
     if kept:
         return kept
@@ -119,6 +143,13 @@ def _password(app: App, *, from_stdin: bool, confirm: bool) -> str:
         )
     password: str = click.prompt("Password", hide_input=True, confirmation_prompt=confirm, err=True)
     return password
+
+
+def _stdin_line() -> str:
+    line = sys.stdin.readline(_MAX_PASSWORD_LINE).rstrip("\r\n")
+    if not line:
+        raise click.UsageError("--password-stdin: there is no password on stdin")
+    return line
 
 
 def _warn_of_token_variable(app: App) -> None:

@@ -41,6 +41,10 @@ _COMMANDS = {
     "node": ("client.cli.nodes:node", "Drain or resume a node of yours."),
     "balance": ("client.cli.money:balance", "Your CPT."),
     "transfer": ("client.cli.money:transfer", "Give CPT to another user."),
+    "ledger": ("client.cli.money:ledger", "What moved on your account."),
+    "credit": ("client.cli.money:credit", "Your credit score, and why it is so."),
+    "passwd": ("client.cli.account:passwd", "Change your password."),
+    "admin": ("client.cli.admin:admin", "For operators: CPT, scores, users, disputes."),
 }
 
 _EPILOG = (

@@ -512,18 +512,6 @@ def test_a_node_is_drained_and_resumed(server: Scripted, alice: Shell) -> None:
     assert [request.draining for request in server.asked["SetNodeDraining"]] == [True, False]
 
 
-def test_money_is_shown_and_given(server: Scripted, alice: Shell) -> None:
-    server.answers("GetBalance", pb.GetBalanceResponse(success=True, balance=12))
-    server.answers("Transfer", pb.TransferResponse(success=True, message="sent"), grpc.StatusCode.UNAVAILABLE)
-    assert alice("balance").out == "12 CPT\n"
-    assert alice("balance", "--json").answer == {"username": "alice", "balance_cpt": 12}
-    given = alice("transfer", "bob", "5", "--json")
-    assert given.answer == {"receiver": "bob", "amount_cpt": 5, "message": "sent"}
-    lost = alice("transfer", "bob", "5", "--json")
-    assert lost.code == 5
-    assert "before you repeat it" in lost.error["hint"]
-
-
 def test_logs_and_results_are_fetched(server: Scripted, alice: Shell, tmp_path: Path) -> None:
     server.answers("GetTaskLogs", pb.GetTaskLogsResponse(success=True, logs="a\nb"))
     server.on("DownloadResult", lambda *_: in_chunks(RESULT))

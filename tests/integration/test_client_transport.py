@@ -94,14 +94,19 @@ def test_repeats_end(server: Scripted, alice: NodePoolClient) -> None:
     assert len(server.asked["PollTaskStatus"]) == QUICK.attempts
 
 
-@pytest.mark.parametrize("method", ["Transfer", "Register"])
-def test_what_would_count_twice_is_never_repeated(
-    server: Scripted, alice: NodePoolClient, method: str
-) -> None:
-    server.answers(method, grpc.StatusCode.UNAVAILABLE)
+def test_what_would_count_twice_is_never_repeated(server: Scripted, alice: NodePoolClient) -> None:
+    server.answers("Register", grpc.StatusCode.UNAVAILABLE)
     with pytest.raises(UnreachableError):
-        alice.transfer("bob", 3) if method == "Transfer" else alice.register("bob", "password")
-    assert len(server.asked[method]) == 1
+        alice.register("bob", "password")
+    assert len(server.asked["Register"]) == 1
+
+
+def test_a_transfer_is_repeated_under_its_own_id(server: Scripted, alice: NodePoolClient) -> None:
+    server.answers("Transfer", grpc.StatusCode.UNAVAILABLE, pb.TransferResponse(success=True, balance=4))
+    done = alice.transfer("bob", 3)
+    first, second = server.asked["Transfer"]
+    assert first.transfer_id == second.transfer_id == done.transfer_id != ""
+    assert (done.balance, first.receiver_username, first.amount) == (4, "bob", 3)
 
 
 @pytest.mark.parametrize("code", [code for code in STATUS_TO_ERROR if code.name != "DEADLINE_EXCEEDED"])
@@ -152,7 +157,7 @@ def test_a_login_is_used_by_the_calls_after_it(server: Scripted) -> None:
     with NodePoolClient(server.address, retry=QUICK) as client:
         assert client.login("alice", "password").username == "alice"
         assert client.refresh().expires_at == 5e9
-        assert client.balance() == 7
+        assert client.balance().balance == 7
         assert server.asked["GetBalance"][0].username == "alice"
         assert server.metadata["GetBalance"][0]["authorization"] == f"Bearer {client.token}"
 

@@ -13,7 +13,12 @@ import grpc
 from proto import nodepool_pb2 as pb
 from proto import nodepool_pb2_grpc as rpc
 
-SERVICES = (rpc.UserServiceServicer, rpc.NodeManagerServiceServicer, rpc.MasterNodeServiceServicer)
+SERVICES = (
+    rpc.UserServiceServicer,
+    rpc.NodeManagerServiceServicer,
+    rpc.MasterNodeServiceServicer,
+    rpc.AdminServiceServicer,
+)
 
 
 def token_of(username: str, **claims: Any) -> str:
