@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from gateway.tokens import Identity
 from nodepool import limits, trust
 from nodepool.errors import InvalidInputError
-from nodepool.stores import accounts_read, ledger_store
-from nodepool.stores.tables import credit_changes
+from nodepool.stores import accounts_read, credit_store, ledger_store
 from proto import nodepool_pb2 as pb
 
 if TYPE_CHECKING:
@@ -66,10 +65,7 @@ def credit(gateway: Gateway, identity: Identity, request: pb.GetCreditRequest) -
     def work(connection: Connection) -> pb.GetCreditResponse:
         score = accounts_read.credit_score(connection, identity.user_id)
         # One more tells whether there is another page.
-        query = select(credit_changes).where(credit_changes.c.user_id == identity.user_id)
-        if before_seq:
-            query = query.where(credit_changes.c.seq < before_seq)
-        rows = connection.execute(query.order_by(credit_changes.c.seq.desc()).limit(limit + 1)).all()
+        rows = credit_store.history(connection, identity.user_id, limit + 1, before_seq)
         page = rows[:limit]
         tier = trust.task_tier(score)
         return pb.GetCreditResponse(
