@@ -14,6 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from gateway.access import SERVICES
+from gateway.admin_servicer import AdminServicer
 from gateway.context import Gateway
 from gateway.interceptors import Gatekeeper
 from gateway.master_servicer import MasterNodeServicer
@@ -89,6 +90,7 @@ def make_server(gateway: Gateway) -> tuple[grpc.aio.Server, health.aio.HealthSer
     rpc.add_UserServiceServicer_to_server(UserServicer(gateway), server)
     rpc.add_NodeManagerServiceServicer_to_server(NodeManagerServicer(gateway), server)
     rpc.add_MasterNodeServiceServicer_to_server(MasterNodeServicer(gateway), server)
+    rpc.add_AdminServiceServicer_to_server(AdminServicer(gateway), server)
     rpc.add_WorkerNodeServiceServicer_to_server(WorkerNodeServicer(gateway), server)
     healthy = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
