@@ -21,7 +21,7 @@ from nodepool.stores.registry import RegisteredNode
 
 # Nodes that one statement asks for.
 _AT_ONCE = 500
-_COMPARED_WITHIN_PASSES = 15
+_COMPARED_WITHIN_PASSES = 30
 # A node's history moves its quality all the time; less than this changes no placement.
 _QUALITY_STEP = 0.05
 

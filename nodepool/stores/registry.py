@@ -23,6 +23,8 @@ from nodepool.trust import Tier
 
 # A report is small; more than this is not one.
 MAX_REPORT_BYTES = 256 * 1024
+# However large they all are, one answer of the server can be held.
+_REPORTS_AT_ONCE = 200
 # A reservation that SQL does not know is left alone for this long: its placement may be about to commit.
 PENDING_SECONDS = 30.0
 _AT_ONCE = 1000
@@ -66,6 +68,7 @@ class Registry:
         self._resize = client.register_script(scripts.RESIZE)
         self._rebuild = client.register_script(scripts.REBUILD)
         self._mark_stop = client.register_script(scripts.MARK_STOP)
+        self._reports = client.register_script(scripts.REPORTS)
 
     def put_node(self, node: RegisteredNode) -> None:
         self.put_nodes([node])
@@ -134,14 +137,16 @@ class Registry:
 
     def reports(self, node_ids: Iterable[str]) -> dict[str, Report | None]:
         """The last report of each; None for none, or one that cannot be read."""
-        ids = list(node_ids)
-        with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
-            for node_id in ids:
-                pipe.strlen(keys.report(node_id))
-                pipe.getrange(keys.report(node_id), 0, MAX_REPORT_BYTES - 1)
-                pipe.pttl(keys.report(node_id))
-            answers = pipe.execute() if ids else []
-        return {node_id: _report(*answers[3 * index : 3 * index + 3]) for index, node_id in enumerate(ids)}
+        ids, found = list(node_ids), {}
+        for start in range(0, len(ids), _REPORTS_AT_ONCE):
+            chunk = ids[start : start + _REPORTS_AT_ONCE]
+            names = [keys.report(node_id) for node_id in chunk]
+            with translated_errors():
+                facts, *bodies = cast("list[bytes]", self._reports(keys=names, args=[MAX_REPORT_BYTES]))
+            for node_id, fact, body in zip(chunk, facts.split(b","), bodies, strict=True):
+                size, _, pttl = fact.partition(b":")
+                found[node_id] = _report(int(size), body, int(pttl))
+        return found
 
     def write_report(self, node_id: str, *, at: float) -> None:
         """On behalf of a node that is pushed to and says over gRPC that it is alive."""
@@ -277,7 +282,7 @@ def _view(node_id: str, facts: dict[bytes, bytes], reserved: dict[bytes, bytes],
 
 def _report(size: int, body: bytes, pttl: int) -> Report | None:
     """Reports come from strangers: anything that is not as it should be is no report's content."""
-    if not body:
+    if not size:
         return None
     age = age_of(pttl)
     try:

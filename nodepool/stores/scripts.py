@@ -111,6 +111,19 @@ for name, sum in pairs(sums) do redis.call('HSET', KEYS[2], name, string.format(
 return redis.status_reply('OK')
 """
 
+# KEYS: reports. ARGV: the most bytes that one is read of. Returns "<size>:<PTTL>" of each, comma separated,
+# then each that is not larger; an empty one in place of one that is.
+REPORTS = """
+local facts, found = {}, {''}
+for i, name in ipairs(KEYS) do
+  local size = redis.call('STRLEN', name)
+  facts[i] = size .. ':' .. redis.call('PTTL', name)
+  found[i + 1] = size <= tonumber(ARGV[1]) and redis.call('GET', name) or ''
+end
+found[1] = table.concat(facts, ',')
+return found
+"""
+
 # KEYS: assigned. ARGV: attempt id. Only where it still is.
 MARK_STOP = """
 local text = redis.call('HGET', KEYS[1], ARGV[1])
