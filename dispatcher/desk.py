@@ -20,6 +20,7 @@ from dispatcher.mirror import Mirror
 from dispatcher.place import reserve_and_place
 from dispatcher.waiting import Reasons, waiting_task
 from nodepool import ids
+from nodepool.backlog import Backlog
 from nodepool.errors import NodePoolError
 from nodepool.fleet import Fleet
 from nodepool.planning import Planner
@@ -44,7 +45,6 @@ _LOOK_SHARE = 0.05
 _CHECK_LINE_SECONDS = 30.0
 _USAGE_SECONDS = 2.0
 _PAUSE_SECONDS = 0.5
-_MOST_REST_SECONDS = 0.05
 
 
 class Desk:
@@ -71,11 +71,11 @@ class Desk:
             dispatcher.registry, dispatcher.liveness, self.planner, settings.node_late_seconds
         )
         self._reasons = Reasons(dispatcher)
+        self._backlog = Backlog(dispatcher.redis)
         self._something = threading.Condition()
         self._hints: dict[str, None] = {}
         self._changed: set[str] = set()
         self._owners: set[int] = set()
-        self._ended = threading.Event()
         self._stopped = self._distrusted = False
         self._look_at = self._usage_at = self._check_line_at = float("-inf")
         self._thread = threading.Thread(target=self._run, name="desk", daemon=True)
@@ -114,7 +114,6 @@ class Desk:
         self._thread.start()
 
     def stop(self) -> None:
-        self._ended.set()
         with self._something:
             self._stopped = True
             self._something.notify()
@@ -124,10 +123,9 @@ class Desk:
     # -- the thread ----------------------------------------------------------------------------------
     def _run(self) -> None:
         while self._wait():
-            began = time.monotonic()
             try:
                 self.work()
-                self._rest(time.monotonic() - began)
+                self._take_backlog()
             except NodePoolError as error:
                 log.warning("placing waits: %s", error)
                 self._pause()
@@ -143,10 +141,10 @@ class Desk:
             )
             return not self._stopped
 
-    def _rest(self, worked_seconds: float) -> None:
-        """As long as the work took: the threads that take hints get their turn, and the next round has more
-        of them. Who comes to an idle desk is not held up."""
-        self._ended.wait(min(worked_seconds, _MOST_REST_SECONDS))
+    def _take_backlog(self) -> None:
+        """Where hints come faster than they are taken one by one, the next round has many of them."""
+        if self._hinted:
+            self.hint(*self._backlog.take(_ROUND))
 
     def _pause(self) -> None:
         """What was under way is read again: what of it was done is not known."""
@@ -158,6 +156,7 @@ class Desk:
         """Everything that can be placed now; how many were. Raises UnavailableError."""
         with self._something:
             hints, self._hints = list(self._hints), {}
+            self._hinted = bool(hints)
             changed, self._changed = self._changed, set()
             owners, self._owners = self._owners, set()
             if self._distrusted:
@@ -209,14 +208,10 @@ class Desk:
         strangers = {row.owner_id for row in rows} - self._served.keys()
         self._served |= dispatcher.usage.of(strangers, now)
         self._allowance.know(rows)
-        memory_mb = dispatcher.settings.default_task_memory_mb
+        nobody: frozenset[int] = frozenset()
         for row in rows:
-            task = waiting_task(
-                row,
-                failed.get(row.id, frozenset()),
-                not_owners.get(row.id, frozenset()),
-                default_memory_mb=memory_mb,
-            )
+            excluded = failed.get(row.id, frozenset())
+            task = waiting_task(row, dispatcher.settings, excluded, not_owners.get(row.id, nobody))
             self.planner.line.add(task, now)
 
     def _check_line(self) -> None:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row
 
+from nodepool.asking import asked_of
 from nodepool.placement import Wish
 from nodepool.planning import Planner
 from nodepool.queueing import WaitingTask
 from nodepool.queues import PLACE, partition_queue
-from nodepool.resources import Resources, claim_of
+from nodepool.settings import Settings
 from nodepool.stores import placing, task_store
 from nodepool.task import LocationMode, TaskKind
-from nodepool.trust import Tier
 
 if TYPE_CHECKING:
     from dispatcher.context import Dispatcher
@@ -31,34 +31,18 @@ _MAX_WAITING_HINTS = 1000
 _TELL_SECONDS = 5.0
 
 
-def wish_of(
-    row: Row[Any], excluded: frozenset[str], not_owners: frozenset[int], *, default_memory_mb: int
-) -> Wish:
-    """What the task of this row asks of a node; `excluded` had it before."""
-    needs = Resources(row.cpu_score, row.memory_gb, row.gpu_score, row.gpu_memory_gb)
-    return Wish(
-        claim=claim_of(needs, default_memory_mb=default_memory_mb),
-        tier=Tier(row.tier),
-        min_trust=Tier(row.min_trust) if row.min_trust else None,
-        region=row.region,
-        gpu_name=row.gpu_name.casefold(),
-        node_id=row.pinned_node,
-        excluded=excluded,
-        not_owners=not_owners,
-    )
-
-
 def waiting_task(
     row: Row[Any],
-    excluded: frozenset[str],
+    settings: Settings,
+    excluded: frozenset[str] = frozenset(),
     not_owners: frozenset[int] = frozenset(),
-    *,
-    default_memory_mb: int,
 ) -> WaitingTask:
+    """The task of this row in the line; `excluded` nodes had it before, `not_owners` may not have it."""
+    asked = asked_of(row, excluded, not_owners, settings.default_image)
     return WaitingTask(
         task_id=row.id,
         owner_id=row.owner_id,
-        wish=wish_of(row, excluded, not_owners, default_memory_mb=default_memory_mb),
+        wish=asked.wish(settings.default_task_memory_mb),
         priority=row.priority,
         created_at=row.created_at,
         queued_at=row.queued_at or row.created_at,

@@ -19,7 +19,7 @@ from gateway import submit, tasks, views
 from gateway.context import Gateway
 from gateway.kept import Kept
 from gateway.tokens import Identity
-from nodepool.asking import Asked, Pool
+from nodepool.asking import Asked, Pool, asked_of
 from nodepool.errors import InvalidInputError, UnavailableError
 from nodepool.explain import Explanation, explain
 from nodepool.limits import LIMITS, running_reason
@@ -113,7 +113,7 @@ class Explainer:
         waited = self._gateway.clock() - (row.queued_at or row.created_at)
         left = self._gateway.settings.region_patience_seconds - waited
         relaxed = row.location_mode == LocationMode.PREFER and left <= 0
-        asked = _asked(row, excluded, not_owners, relaxed=relaxed)
+        asked = self._asked(row, excluded, not_owners, relaxed=relaxed)
         answer = self._of_waiting(asked, self._waiting_task(row, asked), left)
         answer.state = task.state
         self._add_held(answer, row)
@@ -155,7 +155,7 @@ class Explainer:
         row = SimpleNamespace(**columns, created_at=now, queued_at=now)
         # The first of several runs is kept from its owner's own nodes.
         not_owners = frozenset({identity.user_id} if row.replicas > 1 else ())
-        asked = _asked(row, frozenset(), not_owners, relaxed=False)
+        asked = self._asked(row, frozenset(), not_owners)
         patience = self._gateway.settings.region_patience_seconds
         answer = self._of_waiting(asked, self._waiting_task(row, asked), patience)
         return _priced(answer, asked.needs, row.max_minutes, row.replicas)
@@ -220,12 +220,17 @@ class Explainer:
         )
         served = self._usage.of({row.owner_id for row in rows}, now)
         hopeless = frozenset(row.id for row in rows if row.reason.startswith(_HOPELESS))
-        line = [self._waiting_task(row, _asked(row, frozenset(), frozenset(), relaxed=False)) for row in rows]
+        line = [self._waiting_task(row, self._asked(row, frozenset(), frozenset())) for row in rows]
         return _Line(Turns(line, self._ageing, served, now, hopeless=hopeless), waiting)
 
     def _look_at_starts(self) -> dict[str, int]:
         since = self._gateway.clock() - _WINDOW_SECONDS
         return self._gateway.database.read(lambda c: line_store.starts_since(c, since))
+
+    def _asked(
+        self, row: Any, excluded: frozenset[str], not_owners: frozenset[int], *, relaxed: bool = False
+    ) -> Asked:
+        return asked_of(row, excluded, not_owners, self._gateway.settings.default_image, relaxed=relaxed)
 
     def _waiting_task(self, row: Any, asked: Asked) -> WaitingTask:
         return WaitingTask(
@@ -241,21 +246,6 @@ class Explainer:
 
 def _needs(row: Any) -> Resources:
     return Resources(row.cpu_score, row.memory_gb, row.gpu_score, row.gpu_memory_gb)
-
-
-def _asked(row: Any, excluded: frozenset[str], not_owners: frozenset[int], *, relaxed: bool) -> Asked:
-    return Asked(
-        needs=_needs(row),
-        tier=Tier(row.tier),
-        min_trust=Tier(row.min_trust) if row.min_trust else None,
-        region=row.region,
-        location_mode=LocationMode(row.location_mode),
-        relaxed=relaxed,
-        gpu_name=row.gpu_name,
-        node_id=row.pinned_node,
-        excluded=excluded,
-        not_owners=not_owners,
-    )
 
 
 def _priced(

@@ -36,6 +36,7 @@ class Asked:
     node_id: str = ""
     excluded: frozenset[str] = frozenset()
     not_owners: frozenset[int] = frozenset()
+    needs_agent: bool = False
 
     def wish(self, default_memory_mb: int) -> Wish:
         return Wish(
@@ -44,11 +45,37 @@ class Asked:
             min_trust=self.min_trust,
             region=self.region,
             relaxed=self.relaxed,
-            gpu_name=self.gpu_name,
+            gpu_name=self.gpu_name.casefold(),
             node_id=self.node_id,
             excluded=self.excluded,
             not_owners=self.not_owners,
+            needs_agent=self.needs_agent,
         )
+
+
+def asked_of(
+    row: Any,
+    excluded: frozenset[str],
+    not_owners: frozenset[int],
+    default_image: str,
+    *,
+    relaxed: bool = False,
+) -> Asked:
+    """What the task of this row asks for; `excluded` nodes had it before, `not_owners` may not have it."""
+    return Asked(
+        needs=Resources(row.cpu_score, row.memory_gb, row.gpu_score, row.gpu_memory_gb),
+        tier=Tier(row.tier),
+        min_trust=Tier(row.min_trust) if row.min_trust else None,
+        region=row.region,
+        location_mode=LocationMode(row.location_mode),
+        relaxed=relaxed,
+        gpu_name=row.gpu_name,
+        node_id=row.pinned_node,
+        excluded=excluded,
+        not_owners=not_owners,
+        # A node that is pushed to is told neither.
+        needs_agent=bool(row.network or row.image != default_image),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ OFFLINE = "offline"
 DRAINING = "draining"
 OTHER_NODE = "not the node asked for"
 PUSHED = "without an agent: this pool gives work to agents only"
+NEEDS_AGENT = "without an agent, which alone gives a task its image or the network"
 TRUST = "trust tier above what the owner's credit opens"
 MIN_TRUST = "below the trust that it asks for"
 OTHER_OWNER = "of an owner who has another run of it, or who submitted it"
@@ -65,6 +66,7 @@ class Wish:
     node_id: str = ""  # only this node, when not empty
     excluded: frozenset[str] = frozenset()
     not_owners: frozenset[int] = frozenset()  # whose nodes may not have it
+    needs_agent: bool = False  # an image or the network, which only agents can give
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,8 @@ def _matching(wish: Wish, fleet: Fleet) -> Iterable[tuple[str, BoolArray]]:
         yield OTHER_NODE, only
     if not fleet.allow_pushed:
         yield PUSHED, ~fleet.pushed
+    elif wish.needs_agent:
+        yield NEEDS_AGENT, ~fleet.pushed
     # Who names a node of his own trusts it.
     if not wish.node_id:
         yield TRUST, fleet.tier >= RANK[wish.tier]

@@ -66,8 +66,10 @@ def measure(stage: Stage, workload: Workload, tasks: int, dispatchers: int) -> F
                 for number in range(dispatchers)
             ]
             _warm_up(stage, workload)
-            # Not earlier: the sweep finds in SQL who waits, hint or no hint.
-            stage.add_tasks(rows)
+            # Not earlier: the sweep finds in SQL who waits, and tells again of whose hint is old.
+            now = time.time()
+            times = dict.fromkeys(("created_at", "updated_at", "hinted_at", "queued_at"), now)
+            stage.add_tasks([{**row, **times} for row in rows])
             placed = _pool(stage, hints, processes)
         after = _bare(stage, hints)
     return Flow(
@@ -125,19 +127,20 @@ def _warm_up(stage: Stage, workload: Workload) -> None:
 
 def _pool(stage: Stage, hints: Hints, processes: list[psutil.Process]) -> _Run:
     seen = before = told(stage)
-    cpu = _cpu_seconds(processes)
-    began = hints.lay(POOL_DB)
-    at_change = cpu
+    cpu = at_change = _cpu_seconds(processes)
+    ended = began = hints.lay(POOL_DB)
 
-    def count() -> int:
-        nonlocal at_change, seen
+    def moves() -> tuple[int, int]:
+        """What comes after the last placement (sweeps, looks at the fleet) is not of these tasks."""
+        nonlocal seen, at_change, ended
         if (now := told(stage)) != seen:
-            seen, at_change = now, _cpu_seconds(processes)
-        return now
+            seen, at_change, ended = now, _cpu_seconds(processes), time.perf_counter()
+        return now, hints.left(POOL_DB)
 
-    # What comes after the last placement (sweeps, looks at the fleet) is not of these tasks.
-    after, ended = until_still(count, _STILL_SECONDS, _MOST_SECONDS)
-    return _Run(after - before, ended - began, at_change - cpu)
+    until_still(moves, _STILL_SECONDS, _MOST_SECONDS)
+    if seen == before:
+        raise BenchmarkError("the dispatchers placed nothing")
+    return _Run(seen - before, ended - began, at_change - cpu)
 
 
 def _cpu_seconds(processes: list[psutil.Process]) -> float:

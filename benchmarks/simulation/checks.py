@@ -140,11 +140,7 @@ def waiting_wishes(stage: Stage) -> dict[Wish, list[str]]:
     )
     wishes: dict[Wish, list[str]] = defaultdict(list)
     for row in rows:
-        task = waiting_task(
-            row,
-            failed.get(row.id, frozenset()),
-            default_memory_mb=stage.settings.default_task_memory_mb,
-        )
+        task = waiting_task(row, stage.settings, failed.get(row.id, frozenset()))
         patient = now - task.queued_at < stage.settings.region_patience_seconds
         relaxed = task.location_mode is LocationMode.PREFER and not patient
         wishes[replace(task.wish, relaxed=relaxed)].append(task.task_id)

@@ -73,9 +73,8 @@ def place_reserving(stage: Stage, task_ids: Sequence[str]) -> Placing:
     planner = Planner(Fleet(), ageing, served=lambda user_id: units.get(user_id, 0.0), charge=charge)
     mirror = Mirror(dispatcher.registry, dispatcher.liveness, planner, settings.node_late_seconds)
     mirror.look_around(dispatcher.clock())
-    memory_mb = settings.default_task_memory_mb
     for row in dispatcher.database.read(lambda c: placing.waiting(c, task_ids)):
-        planner.line.add(waiting_task(row, frozenset(), default_memory_mb=memory_mb), dispatcher.clock())
+        planner.line.add(waiting_task(row, settings), dispatcher.clock())
     wishes = len(planner.line.groups())
     planning = reserving = 0.0
     began = time.perf_counter()

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from sqlalchemy import select
 
 from benchmarks.simulation.stage import Stage
-from dispatcher.waiting import wish_of
+from dispatcher.waiting import waiting_task
 from nodepool.fleet import Fleet
 from nodepool.placement import decide
 from nodepool.resources import RESOURCE_NAMES, Claim
@@ -71,9 +71,8 @@ def packing_of(stage: Stage) -> Packing:
 def _demand(stage: Stage, idle: Fleet) -> npt.NDArray[np.int64]:
     final = [state.value for state in FINAL_TASK_STATES]
     query = select(tasks).where(tasks.c.state.not_in(final))
-    memory_mb = stage.settings.default_task_memory_mb
     wishes = Counter(
-        wish_of(row, frozenset(), default_memory_mb=memory_mb)
+        waiting_task(row, stage.settings).wish
         for row in stage.dispatcher.database.read(lambda c: c.execute(query).all())
     )
     total = np.zeros(len(RESOURCE_NAMES), dtype=np.int64)

@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import psutil
 import redis
@@ -18,6 +18,7 @@ from celeryconfig import task_queues
 from nodepool.queues import PLACE, Publisher, make_app, node_queue, partition_queue
 from nodepool.up.plan import dispatcher_part
 
+T = TypeVar("T")
 POOL_DB, BARE_DB, STORE_DB = 0, 1, 2
 _QUEUES = tuple(queue.name for queue in task_queues)
 _READY_SECONDS = 60.0
@@ -108,7 +109,7 @@ def _total(client: redis.Redis, queues: Sequence[str]) -> int:
     return count
 
 
-def until_still(count: Callable[[], int], still_seconds: float, most_seconds: float) -> tuple[int, float]:
+def until_still(count: Callable[[], T], still_seconds: float, most_seconds: float) -> tuple[T, float]:
     """The count when it has not changed for so long, and when it last did (`time.perf_counter`)."""
     deadline = time.monotonic() + most_seconds
     now, at = count(), time.perf_counter()

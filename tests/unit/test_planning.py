@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nodepool import regions
 from nodepool.fleet import Amounts, Fleet
 from nodepool.node import NodeKind, NodeView
-from nodepool.placement import Chooser, Wish, decide, place
+from nodepool.placement import NEEDS_AGENT, Chooser, Wish, decide, place
 from nodepool.planning import Planner
 from nodepool.queueing import Ageing, WaitingTask
 from nodepool.resources import RESOURCE_NAMES, Claim
@@ -128,6 +128,13 @@ def test_pushed_nodes_are_taken_only_where_they_may_be() -> None:
     wish = Wish(claim=SMALL, tier=Tier.HIGH)
     assert place(wish, [view]).ranked == ()
     assert place(wish, [view], allow_pushed=True).ranked == ("p",)
+
+
+def test_a_task_that_needs_an_agent_is_not_given_to_a_node_without_one() -> None:
+    views = [node("agent", tier=Tier.LOW), node("pushed", kind=NodeKind.PUSHED)]
+    decision = place(Wish(claim=SMALL, tier=Tier.HIGH, needs_agent=True), views, allow_pushed=True)
+    assert decision.ranked == ("agent",)
+    assert decision.failed == {NEEDS_AGENT: 1}
 
 
 def test_a_large_fleet_is_chosen_from_in_the_order_of_the_rules() -> None:
