@@ -1,0 +1,138 @@
+"""A task with several runs straight in the database, and nodes of many owners to run them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row
+
+from nodepool.lifecycle import end_in_sql
+from nodepool.settings import Settings
+from nodepool.stores import placing, replica_ends, replica_store, task_store
+from nodepool.stores.database import Database
+from nodepool.stores.placing import Placement
+from nodepool.stores.replica_ends import FollowUp
+from nodepool.stores.task_store import End, Ended
+from nodepool.task import Outcome
+from tests.support.money import add_held_task, add_payer, spendable
+from tests.support.stores import CLAIM, add_node
+
+START_SCORE = 50
+
+
+def settings() -> Settings:
+    return Settings.model_validate({"audit_share": 0.0})
+
+
+@dataclass
+class Family:
+    """`owners[i]` has the node `n<i>`; `user_id` submits."""
+
+    database: Database
+    user_id: int
+    owners: list[int]
+    now: float = 100.0
+
+    def node(self, index: int) -> str:
+        return f"n{index}"
+
+    def submit(self, replicas: int, task_id: str = "t", **columns: Any) -> str:
+        def work(connection: Connection) -> str:
+            columns.setdefault("created_at", self.now)
+            add_held_task(
+                connection, self.user_id, task_id, replicas=replicas, verification="pending", **columns
+            )
+            parent = replica_store.lock(connection, task_id)
+            assert parent is not None
+            replica_store.add_runs(connection, parent._mapping, range(1, replicas + 1), self.now)
+            return task_id
+
+        return self.database.write(work)
+
+    def place(self, *placements: tuple[str, int]) -> set[str]:
+        """(task, index of the node), all in one transaction; who was placed."""
+        wanted = [
+            Placement(task_id, self.row(task_id).attempt_number + 1, self.node(index), CLAIM)
+            for task_id, index in placements
+        ]
+        return self.database.write(lambda c: placing.place_all(c, wanted, self.now))
+
+    def claim(self, task_id: str, index: int) -> Row[Any]:
+        attempt = f"{task_id}:{self.row(task_id).attempt_number}"
+        owner, node, now = self.owners[index], self.node(index), self.now
+        return self.database.write(lambda c: task_store.claim_attempt(c, attempt, node, owner, now))
+
+    def running(self, task_id: str, index: int) -> None:
+        assert self.place((task_id, index))
+        self.claim(task_id, index)
+
+    def end(
+        self,
+        task_id: str,
+        index: int,
+        digest: str = "",
+        outcome: Outcome = Outcome.SUCCEEDED,
+        *,
+        after: float = 30.0,
+        **facts: Any,
+    ) -> Ended:
+        self.now += after
+        attempt = f"{task_id}:{self.row(task_id).attempt_number}"
+        return self.end_attempt(attempt, index, digest, outcome, **facts)
+
+    def end_attempt(
+        self, attempt: str, index: int, digest: str, outcome: Outcome = Outcome.SUCCEEDED, **facts: Any
+    ) -> Ended:
+        values = {"exit_code": 0, "reason": "", "has_result": bool(digest), "result_bytes": 1, **facts}
+        end = End(outcome=outcome, digest=digest, **values)
+        owner, node, now = self.owners[index], self.node(index), self.now
+        return self.database.write(
+            lambda c: end_in_sql(c, attempt, node, owner, end, settings=settings(), now=now)
+        )
+
+    def stop(self, task_id: str) -> FollowUp | None:
+        now = self.now
+        return self.database.write(lambda c: replica_ends.stop(c, task_id, now, start_score=START_SCORE))[1]
+
+    def follow_up(self, task_id: str) -> FollowUp:
+        def work(connection: Connection) -> FollowUp:
+            parent = replica_store.lock(connection, task_id)
+            assert parent is not None
+            return replica_ends.follow_up(connection, parent, self.now, start_score=START_SCORE)
+
+        return self.database.write(work)
+
+    def is_due(self, task_id: str) -> bool:
+        return self.database.read(lambda c: replica_ends.is_due(c, task_id, self.now))
+
+    def row(self, task_id: str) -> Row[Any]:
+        return self.database.read(lambda c: task_store.find(c, task_id))
+
+    def states(self, task_id: str) -> list[str]:
+        return [run.state for run in self.runs(task_id)]
+
+    def verdicts(self, task_id: str) -> list[str]:
+        return [run.verification for run in self.runs(task_id)]
+
+    def runs(self, task_id: str) -> list[Row[Any]]:
+        return list(self.database.read(lambda c: replica_store.runs_of(c, task_id)))
+
+    def earned(self) -> list[int]:
+        """By each owner, who began with nothing."""
+        return self.database.read(lambda c: [spendable(c, owner) for owner in self.owners])
+
+    def spent(self) -> int:
+        """What the user paid or holds of the 1000 CPT."""
+        return 1000 - self.database.read(lambda c: spendable(c, self.user_id))
+
+
+def open_family(database: Database, owners: int = 6) -> Family:
+    def work(connection: Connection) -> Family:
+        user_id = add_payer(connection, "user")
+        ids = [add_payer(connection, f"owner{index}", grant=0) for index in range(owners)]
+        for index, owner_id in enumerate(ids):
+            add_node(connection, owner_id, f"n{index}")
+        return Family(database, user_id, ids)
+
+    return database.write(work)
