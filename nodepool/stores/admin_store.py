@@ -53,7 +53,7 @@ def set_blocked(connection: Connection, user_id: int, *, blocked: bool) -> bool:
     return bool(changed.rowcount)
 
 
-def page_of_users(connection: Connection, limit: int, after: str, contains: str) -> list[Row[Any]]:
+def page_of_users(connection: Connection, limit: int, after: str, contains: str) -> Sequence[Any]:
     """Users by name, with what they have, hold and run. The pool's own users are not among them."""
     held = (
         select(func.coalesce(func.sum(holds.c.amount), 0))
@@ -83,7 +83,7 @@ def page_of_users(connection: Connection, limit: int, after: str, contains: str)
     )
     if contains:
         query = query.where(users.c.username.contains(contains, autoescape=True))
-    return list(connection.execute(query.order_by(users.c.username).limit(limit)).all())
+    return connection.execute(query.order_by(users.c.username).limit(limit)).all()
 
 
 def unfinished_of(connection: Connection, owner_id: int) -> Sequence[str]:
