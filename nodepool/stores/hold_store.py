@@ -144,6 +144,8 @@ def void(connection: Connection, task_id: str, now: float) -> Settled:
 def _entries(held: Row[Any], providers: Sequence[Provider], bill: Bill, minutes: int) -> list[NewEntry]:
     task_id, entries = held.task_id, []
     memo = f"{minutes} min at {held.price_per_minute} CPT a minute"
+    if len(providers) > 1:
+        memo = f"a share of {memo}"
     for provider, part in zip(providers, bill.parts, strict=True):
         attempt = provider.attempt_id
         if part.payment:
