@@ -19,6 +19,16 @@ from kombu import Connection, Exchange, Queue
 _DIRECT = Exchange("", type="direct")
 
 
+def argument_of(text: bytes, name: str) -> str | None:
+    """The only argument of a message of the task `name`; None for anything else."""
+    try:
+        message = json.loads(text)
+        (argument,) = json.loads(base64.b64decode(message["body"]))[0]
+        return str(argument) if message["headers"]["task"] == name else None
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
 class Envelopes:
     """Thread-safe: two threads at the same new task make its pattern twice."""
 
