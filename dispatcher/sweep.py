@@ -18,6 +18,7 @@ from sqlalchemy import Row
 from dispatcher.allocation import Allocator
 from dispatcher.comparing import Comparisons
 from dispatcher.context import Dispatcher
+from dispatcher.decay import CreditDrift
 from dispatcher.desk import Desk
 from dispatcher.hearing import BRAKE_PERIODS, Beat, Hearing
 from dispatcher.overtime import Overtime
@@ -55,6 +56,7 @@ class Sweeper:
         self._pushed = PushedAttempts(dispatcher)
         self._overtime = Overtime(dispatcher)
         self._allocator = Allocator(dispatcher)
+        self._credit_drift = CreditDrift(dispatcher)
         self._comparisons = Comparisons(dispatcher)
         self._hearing = Hearing(now, dispatcher.settings.node_late_seconds)
         # Who is asked in a pass whether it still has its work.
@@ -146,6 +148,7 @@ class Sweeper:
         self._stop_again(live)
         self._allocator.adjust(live, reports)
         self._comparisons.settle()
+        self._credit_drift.look()
         tell_again(dispatcher, self._desk)
 
     def _beat(self, node: Row[str, str, float]) -> Beat:

@@ -73,6 +73,8 @@ _TIER_OF_OWNER = (
     .scalar_subquery()
 )
 
+_STALE = tasks.c.state.in_(_LIVE_STATES) & (tasks.c.kind != TaskKind.PROBE) & (tasks.c.tier != _TIER_OF_OWNER)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewChange:
@@ -277,19 +279,18 @@ def drift_all(connection: Connection, *, start: int, now: float, limit: int) -> 
     return frozenset(changed)
 
 
-def retier(connection: Connection, user_id: int | None = None) -> frozenset[int]:
-    """Unfinished tasks (of one user, or all) get the tier that their owner's score opens now.
+def owners_of_stale_tasks(connection: Connection) -> frozenset[int]:
+    """Who has unfinished tasks with another tier than the score opens now."""
+    return frozenset(connection.execute(select(tasks.c.owner_id).where(_STALE).distinct()).scalars())
 
-    A transaction of its own: rows of tasks are locked before those of users. The owners of those that
-    had another one.
+
+def retier(connection: Connection, user_id: int) -> None:
+    """The user's unfinished tasks get the tier that the score opens now.
+
+    A transaction of its own: rows of tasks are locked before those of users.
     """
-    stale = (
-        tasks.c.state.in_(_LIVE_STATES) & (tasks.c.kind != TaskKind.PROBE) & (tasks.c.tier != _TIER_OF_OWNER)
-    )
-    if user_id is not None:
-        stale &= tasks.c.owner_id == user_id
-    changed = update(tasks).where(stale).values(tier=_TIER_OF_OWNER).returning(tasks.c.owner_id)
-    return frozenset(connection.execute(changed).scalars())
+    mine = _STALE & (tasks.c.owner_id == user_id)
+    connection.execute(update(tasks).where(mine).values(tier=_TIER_OF_OWNER))
 
 
 # -- shown -------------------------------------------------------------------------------------------

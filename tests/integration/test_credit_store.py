@@ -313,8 +313,9 @@ def test_unfinished_tasks_get_the_tier_of_their_owners_score(pool: Pool) -> None
     probe = pool.database.write(lambda c: add_task(c, pool.owner_id, "probe", tier="high", kind="probe"))
     other = pool.database.write(lambda c: add_task(c, pool.user_id, "other", tier="normal"))
     pool.found(Finding.DIFFERED, "d:1")
-    assert pool.database.write(lambda c: credit_store.retier(c, pool.owner_id)) == {pool.owner_id}
-    assert pool.database.write(credit_store.retier) == frozenset()
+    assert pool.database.read(credit_store.owners_of_stale_tasks) == {pool.owner_id}
+    pool.database.write(lambda c: credit_store.retier(c, pool.owner_id))
+    assert pool.database.read(credit_store.owners_of_stale_tasks) == frozenset()
 
     def tiers() -> dict[str, str]:
         rows = pool.database.read(lambda c: c.execute(select(tasks.c.id, tasks.c.tier)).all())
@@ -322,7 +323,7 @@ def test_unfinished_tasks_get_the_tier_of_their_owners_score(pool: Pool) -> None
 
     assert tiers() == {waiting: "low", ended: "high", probe: "high", other: "normal"}
     pool.set(200)
-    pool.database.write(credit_store.retier)
+    pool.database.write(lambda c: credit_store.retier(c, pool.owner_id))
     assert tiers()[waiting] == "high"
 
 

@@ -215,3 +215,28 @@ def test_the_order_is_told_without_a_fleet(limit: int) -> None:
     for number in range(3):
         line.add(f"t{number}", priority=number)
     assert order_of(line.line, 0, limit) == ["t2", "t1", "t0"][:limit]
+
+
+def test_a_user_who_is_held_is_passed_over_until_he_is_let_go() -> None:
+    line = Line()
+    line.add("a1", owner=1)
+    line.add("b1", owner=2, now=5)
+    line.line.hold(1)
+    line.add("a2", owner=1, now=6)
+    assert line.all(10) == ["b1"]
+    # Time alone lets nobody go, and neither does more room.
+    line.line.unblock_all(1000)
+    assert line.all(1000) == []
+    line.line.let_go(1, 1000)
+    assert line.all(1000) == ["a1", "a2"]
+
+
+def test_a_user_who_was_held_and_left_the_line_may_come_back() -> None:
+    line = Line()
+    line.add("a1", owner=1)
+    line.line.hold(1)
+    line.line.discard("a1")
+    line.add("a2", owner=1)
+    assert line.all(0) == []
+    line.line.let_go(1, 0)
+    assert line.all(0) == ["a2"]
