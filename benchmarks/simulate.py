@@ -44,7 +44,7 @@ DEFAULT_LATE_SECONDS = 15.0
 
 def main() -> int:
     given = _arguments()
-    began = time.monotonic()
+    began, load = time.monotonic(), os.getloadavg()[0]
     logging.getLogger("dispatcher").setLevel(logging.ERROR)
     _end_in_time(given.most_seconds)
     result = Result(nodes=given.nodes, tasks=given.tasks, seed=given.seed, users=given.users)
@@ -55,7 +55,7 @@ def main() -> int:
         result.failed.append("the rest: interrupted, or out of time")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    result.seconds = time.monotonic() - began
+    result.seconds, result.load = time.monotonic() - began, (load, os.getloadavg()[0])
     text = json.dumps(result.as_object(), indent=2)
     given.output.parent.mkdir(parents=True, exist_ok=True)
     given.output.write_text(text + "\n", encoding="utf-8")
@@ -184,7 +184,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.simulate", description=__doc__)
     parser.add_argument("--nodes", type=_count, default=10_000, help="virtual nodes (default 10000)")
     parser.add_argument("--tasks", type=_count, default=20_000, help="tasks (default 20000)")
-    parser.add_argument("--users", type=_count, default=50, help="users that own both (default 50)")
+    parser.add_argument("--users", type=_count, default=200, help="users that own both (default 200)")
     parser.add_argument("--seed", type=int, default=1, help="the same seed makes the same nodes and tasks")
     parser.add_argument("--only", type=_sections, default=SECTIONS, metavar=",".join(SECTIONS))
     parser.add_argument("--dispatchers", type=_count, default=1, help="dispatcher processes behind Celery")

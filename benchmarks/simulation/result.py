@@ -38,6 +38,7 @@ class Result:
     brims: list[Brim] = field(default_factory=list)
     violations: Violations = field(default_factory=Violations)
     seconds: float = 0.0
+    load: tuple[float, float] = (0.0, 0.0)  # processes that wanted to run: at the start and at the end
     failed: list[str] = field(default_factory=list)
 
     @property
@@ -116,6 +117,7 @@ class Result:
             "users": self.users,
             "seconds": self.seconds,
             "machine": machine(),
+            "load": self.load,
             "engine": [_plain(one) for one in self.engines],
             "engine_packing": _plain(self.packing),
             "life": _plain(self.life),

@@ -22,7 +22,8 @@ _Rows = list[tuple[str, str]]
 def show(result: Result, console: Console) -> None:
     facts = machine()
     console.print(
-        f"\n{facts['processor']}, {facts['cores']} cores, Python {facts['python']}; seed {result.seed}"
+        f"\n{facts['processor']}, {facts['cores']} cores, load {result.load[0]:.1f} to {result.load[1]:.1f}, "
+        f"Python {facts['python']}; seed {result.seed}"
     )
     if result.engines:
         console.print(_engine_table(result.engines))
@@ -56,6 +57,7 @@ def _engine_table(engines: Sequence[Engine]) -> Table:
     row("[bold]placements/s, reserved in Redis, without SQL", lambda it: _number(it.reserving.per_second))
     for part in engines[0].reserving.parts:
         row(f"  {part}, us each", partial(_each, run="reserving", part=part))
+    row("  CPU, us each", lambda it: _number(it.reserving.cpu_microseconds_each))
     row(
         "  placements/s where no two wishes are equal",
         lambda it: _number(it.distinct.per_second) if it.distinct else "",
@@ -63,6 +65,7 @@ def _engine_table(engines: Sequence[Engine]) -> Table:
     row("[bold]placements/s, hints to messages, SQL committed", lambda it: _number(it.whole.per_second))
     for part in engines[0].whole.parts:
         row(f"  {part}, us each", partial(_each, run="whole", part=part))
+    row("  CPU, us each", lambda it: _number(it.whole.cpu_microseconds_each))
     row("[bold]one decision to its reservation, ms", lambda it: _ms(it.single.reserved))
     row("  worst, ms", lambda it: _number(it.single.worst))
     row("  to SQL committed and the node told, ms", lambda it: _ms(it.single.committed))

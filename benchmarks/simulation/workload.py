@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from nodepool import regions
+from nodepool.limits import Limits, limits_of
 from nodepool.node import NodeKind, default_max_tasks
-from nodepool.task import DEFAULT_PRIORITY, MAX_PRIORITY, LocationMode, TaskState
+from nodepool.task import DEFAULT_PRIORITY, LocationMode, TaskState
 from nodepool.trust import Tier, task_tier
 
 # Scores of users, and how many of a hundred have them: high, normal and low trust.
@@ -41,6 +43,12 @@ class Shape:
     memory_gb: int
     gpu_score: int = 0
     gpu_memory_gb: int = 0
+
+    def is_within(self, limits: Limits) -> bool:
+        return all(
+            getattr(self, name) <= getattr(limits, name)
+            for name in ("cpu_score", "memory_gb", "gpu_score", "gpu_memory_gb")
+        )
 
 
 MACHINES = (
@@ -79,8 +87,11 @@ class Workload:
 
     def __init__(self, seed: int, users: int) -> None:
         self._random = random.Random(seed)
-        scores = self._random.choices(_SCORES, _SCORE_WEIGHTS, k=users)
+        scores = [max(_SCORES), *self._random.choices(_SCORES, _SCORE_WEIGHTS, k=users - 1)]
         self.users = [User(number, f"user{number}", score) for number, score in enumerate(scores, 1)]
+        # Whoever has as many unfinished tasks as he may have running hands in no more.
+        self._handing_in = list(self.users)
+        self._tasks_of: Counter[int] = Counter()
         self._made = 0
 
     def nodes(self, count: int, now: float) -> Iterator[dict[str, Any]]:
@@ -116,8 +127,13 @@ class Workload:
 
     def _task(self, now: float) -> dict[str, Any]:
         rng = self._random
-        owner = rng.choice(self.users)
-        shape = rng.choices(SHAPES, [shape.weight for shape in SHAPES])[0]
+        owner = rng.choice(self._handing_in)
+        limits = limits_of(owner.score)
+        self._tasks_of[owner.user_id] += 1
+        if self._tasks_of[owner.user_id] == min(limits.running_tasks, limits.unfinished_tasks):
+            self._handing_in.remove(owner)
+        shapes = [shape for shape in SHAPES if shape.is_within(limits)]
+        shape = rng.choices(shapes, [shape.weight for shape in shapes])[0]
         tier = task_tier(owner.score)
         region, mode = regions.ANY, LocationMode.STRICT
         if rng.random() < _WISHES_REGION:
@@ -133,7 +149,7 @@ class Workload:
             gpu_name=rng.choice(GPU_NAMES) if shape.gpu_score and rng.random() < _NAMES_ITS_GPU else "",
             region=region,
             location_mode=mode,
-            priority=rng.randint(0, MAX_PRIORITY) if other else DEFAULT_PRIORITY,
+            priority=rng.randint(0, limits.priority) if other else DEFAULT_PRIORITY,
             min_trust="" if trusting else Tier.NORMAL,
         )
 
