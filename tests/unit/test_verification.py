@@ -69,6 +69,12 @@ def test_blocks_grow_from_the_audit_share_to_its_least() -> None:
     assert block_size(node(1_000_000), CLEAN, RULES) == 100
 
 
+@pytest.mark.parametrize("size", [2, 3, 49, 98, 100, 999])
+def test_the_least_share_is_reached_exactly(size: int) -> None:
+    rules = Rules(audit_share=1.0, audit_share_least=1 / size)
+    assert block_size(node(1_000_000), CLEAN, rules) == size
+
+
 @given(NODES, OWNERS, SHARES, SHARES)
 def test_a_node_is_audited_less_with_its_row_and_never_never(
     record: NodeRecord, owner: OwnerRecord, share: float, least: float
@@ -144,6 +150,11 @@ def test_one_error_of_an_owner_with_a_record_is_met_with_lenience() -> None:
     # The next one soon after is met with none.
     record, owner = after("v" * (FORGIVEN_AFTER - 1), change.owner, change.node)
     assert not after_finding(record, owner, Finding.DIFFERED, 2000.0).lenient
+
+
+def test_an_owner_with_strikes_finds_no_lenience_however_clean_his_row() -> None:
+    owner = OwnerRecord(strikes=3, clean=FORGIVEN_AFTER + 1)
+    assert not after_finding(node(5000), owner, Finding.DIFFERED, 0.0).lenient
 
 
 def test_an_honest_node_recovers_from_an_error() -> None:

@@ -63,6 +63,12 @@ def test_four_that_are_divided_equally_get_a_fifth() -> None:
     assert count_votes(votes_of("a", "b", "a", "b", "b"), replicas=4).digest == "b"
 
 
+def test_five_replicas_that_are_divided_get_two_more_at_most() -> None:
+    assert count_votes(votes_of("a", "b", "a", "b", "c"), replicas=5).wanted == 1
+    assert count_votes(votes_of("a", "b", "a", "b", "c", "d"), replicas=5).wanted == 1
+    assert count_votes(votes_of("a", "b", "a", "b", "c", "d", "e"), replicas=5).verdict is Verdict.UNDECIDED
+
+
 def test_answers_that_are_all_different_say_nothing_of_the_nodes() -> None:
     count = count_votes(votes_of(*"abcde"))
     assert (count.verdict, count.digest) == (Verdict.UNDECIDED, "")
