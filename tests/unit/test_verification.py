@@ -69,7 +69,7 @@ def test_blocks_grow_from_the_audit_share_to_its_least() -> None:
     assert block_size(node(1_000_000), CLEAN, RULES) == 100
 
 
-@pytest.mark.parametrize("size", [2, 3, 49, 98, 100, 999])
+@pytest.mark.parametrize("size", [2, 93, 99, 100, 245, 999])
 def test_the_least_share_is_reached_exactly(size: int) -> None:
     rules = Rules(audit_share=1.0, audit_share_least=1 / size)
     assert block_size(node(1_000_000), CLEAN, rules) == size
