@@ -27,7 +27,7 @@ from worker_agent.engine_watch import EngineWatch
 from worker_agent.enrolment import board_of, consumer_options_of, limits_of, terms_of
 from worker_agent.heartbeat import Board, Heartbeat
 from worker_agent.journal import End, Journal, end_of_earlier_life
-from worker_agent.link import GatewayLink, LinkGivenUpError
+from worker_agent.link import GatewayLink, LinkGivenUpError, LoginRefusedError
 from worker_agent.membership import Membership, ReplacedError
 from worker_agent.package import PackageCache, remove_tree
 from worker_agent.report import build_report
@@ -91,6 +91,7 @@ class Agent:
         self._link = link
         self._membership = Membership(link, setup.registration)
         self._replaced: ReplacedError | None = None
+        self._shut_out: LoginRefusedError | None = None
         self._runner = runner
         self._on_online = on_online
         self._lock = threading.RLock()
@@ -130,16 +131,20 @@ class Agent:
     def run(self) -> None:
         """Until it was asked to stop and has handed back its work.
 
-        Raises LinkRefusedError when the gateway does not want this node, RunRefusedError when what
-        earlier lives left running cannot be ended, ReplacedError when another agent has the node now.
+        Raises LinkRefusedError when the gateway does not want this node, LoginRefusedError when it does
+        not let its owner in (any more), RunRefusedError when what earlier lives left running cannot be
+        ended, ReplacedError when another agent has the node now.
         """
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
         leftovers = self._end_earlier_life()
         try:
             enrolment = self._enroll(self._stop_asked.is_set)
+        except LoginRefusedError:
+            raise
         except LinkGivenUpError:
             return
         self._link.on_contact = self._contact
+        self._link.on_login_refused = self._login_refused
         options = consumer_options_of(enrolment, self._setup.node_id, self._setup.max_tasks)
         self._consumer = Consumer(options, self.execute, self.stop_attempt, self._ready.set)
         self._heartbeat = Heartbeat(
@@ -154,8 +159,8 @@ class Agent:
         threading.Thread(target=self._announce, name="announce", daemon=True).start()
         self._consumer.run()
         self._drained.wait()
-        if self._replaced is not None:
-            raise self._replaced
+        if reason := self._replaced or self._shut_out:
+            raise reason
 
     def ask_to_stop(self) -> None:
         """Safe in a signal handler."""
@@ -317,6 +322,15 @@ class Agent:
                 self._requests.get(timeout=_TICK_SECONDS)
                 self._stop_requested()
             self.handle(Tick(monotonic_seconds()))
+
+    def _login_refused(self, error: LoginRefusedError) -> None:
+        """No end and no output gets through any more: as at a stop, and ends are kept for the next start."""
+        with self._lock:
+            if self._shut_out is not None:
+                return
+            self._shut_out = error
+        log.error("the agent ends: it is not let in any more", action="agent.shut_out", reason=str(error))
+        self.ask_to_stop()
 
     def _leave_to(self, error: ReplacedError) -> None:
         """Another agent has this node. It keeps the node's registration, so nothing is signed off here."""

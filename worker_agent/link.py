@@ -64,6 +64,10 @@ class LinkGivenUpError(NodePoolError):
     """Nobody waits for the gateway's answer any more."""
 
 
+class LoginRefusedError(LinkGivenUpError):
+    """The gateway does not let the agent's owner in; until somebody changes that, no call gets through."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkOptions:
     address: str  # host:port
@@ -79,11 +83,15 @@ def never() -> bool:
 
 
 class GatewayLink:
-    """Thread-safe. `on_contact` is called whenever the gateway answers, on the caller's thread."""
+    """Thread-safe. `on_contact` is called whenever the gateway answers, on the caller's thread.
+
+    So is `on_login_refused`, before LoginRefusedError is raised, which any call may raise.
+    """
 
     def __init__(self, options: LinkOptions, on_contact: Callable[[], None] = lambda: None) -> None:
         self._options = options
         self.on_contact = on_contact
+        self.on_login_refused: Callable[[LoginRefusedError], None] = lambda _: None
         self._channel = open_channel(options)
         self._users = rpc.UserServiceStub(self._channel)
         self._nodes = rpc.NodeManagerServiceStub(self._channel)
@@ -99,7 +107,7 @@ class GatewayLink:
 
     # -- the node ------------------------------------------------------------------------------------
     def log_in(self, give_up: Callable[[], bool] = never) -> None:
-        """Raises LinkRefusedError when the name and the password do not fit."""
+        """Raises LoginRefusedError when the name and the password do not fit."""
         self._retrying(self._fresh_token, give_up)
 
     def register(self, request: pb.RegisterWorkerNodeRequest, give_up: Callable[[], bool] = never) -> None:
@@ -189,6 +197,9 @@ class GatewayLink:
                     continue
                 _raise_unless_passing(error)
                 self._note_silence(error)
+            except LoginRefusedError as error:
+                self.on_login_refused(error)
+                raise
             except ValueError as error:  # the channel was closed
                 raise LinkGivenUpError from error
             else:
@@ -234,7 +245,10 @@ class GatewayLink:
         request = pb.LoginRequest(username=self._options.username, password=self._options.password)
         answer = self._users.Login(request, timeout=_CALL_SECONDS)
         if not answer.success:
-            raise LinkRefusedError(f"the gateway refuses the login: {answer.message}")
+            raise LoginRefusedError(
+                f"the gateway refuses the login of {self._options.username}: {answer.message}. If the "
+                "password was changed, start the agent with the new one (HIVEMIND_PASSWORD)"
+            )
         self._keep(answer.token, answer.expires_at)
 
     def _refresh_locked(self) -> None:

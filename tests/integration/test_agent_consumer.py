@@ -323,6 +323,20 @@ def test_a_wrong_password_ends_the_agent_with_a_reason(make_stage: StageMaker) -
     assert "wrong name or password" in stage.agent.log()
 
 
+def test_a_password_that_was_changed_ends_the_agent_and_loses_no_result(stage: Stage) -> None:
+    attempt = stage.running("t:1", SHORT)
+    stage.gateway.password = "the new one"
+    stage.gateway.tokens.clear()
+    assert stage.agent.process.wait(30) == 1
+    log = stage.agent.log()
+    assert "wrong name or password" in log
+    assert "start the agent with the new one (HIVEMIND_PASSWORD)" in log
+    assert not attempt.ends
+    stage.start("--grace-seconds", "5")
+    assert stage.outcome(attempt) == "SUCCEEDED"
+    assert attempt.result_text("task_logs.txt") == "begun\ndone\n"
+
+
 def test_the_password_is_in_no_log_and_in_no_environment(stage: Stage) -> None:
     assert stage.gateway.password not in stage.agent.log()
     assert stage.gateway.password not in " ".join(psutil.Process(stage.agent.pid).cmdline())

@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 from tests.support.agent_stage import smallest_acl
 from tests.support.scripted_gateway import ScriptedGateway
 from tests.support.valkey import TestValkey
-from worker_agent.link import GatewayLink, LinkGivenUpError, LinkOptions, LinkRefusedError
+from worker_agent.link import GatewayLink, LinkGivenUpError, LinkOptions, LinkRefusedError, LoginRefusedError
 
 
 def certificate() -> tuple[bytes, bytes]:
@@ -88,9 +88,12 @@ def test_a_gateway_with_another_certificate_gets_no_password(
 
 def test_a_wrong_password_is_not_tried_again(gateway: ScriptedGateway, tmp_path: Path) -> None:
     link = link_to(gateway, tmp_path / "ca.pem", "a wrong password")
-    with pytest.raises(LinkRefusedError, match="wrong name or password"):
+    told: list[LoginRefusedError] = []
+    link.on_login_refused = told.append
+    with pytest.raises(LoginRefusedError, match=r"wrong name or password.*start the agent with the new one"):
         link.enroll("owner/n1")
     link.close()
+    assert len(told) == 1
     assert gateway.calls == ["Login"]
 
 
