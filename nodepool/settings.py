@@ -179,7 +179,9 @@ class Settings(BaseSettings):
     login_lock_seconds: float = Field(
         30.0, ge=0, description="first such while; each further wrong password doubles it, up to an hour"
     )
-    newcomer_credit_score: int = Field(50, ge=0, le=1000, description="credit score of a new user")
+    newcomer_credit_score: int = Field(
+        50, ge=0, le=1000, description="credit score of a new user; below 50 in a pool that strangers can join"
+    )
     newcomer_balance_cpt: int = Field(
         1000, ge=0, description="CPT in the account of a new user; 0 in a pool that strangers can join"
     )
