@@ -31,6 +31,7 @@ _MILLISECONDS = 1000
 class AccountKind(StrEnum):
     USER = "user"
     ESCROW = "escrow"  # what tasks hold
+    PENDING = "pending"  # what was paid for results that are not verified yet
     FEE = "fee"  # what the pool keeps
     MINT = "mint"  # where CPT come from; its balance is minus all that was ever minted
 
@@ -43,6 +44,8 @@ class EntryKind(StrEnum):
     FEE = "fee"
     RELEASE = "release"
     REVERSAL = "reversal"
+    AWARD = "award"  # what a verified result brings, or a run that the pool ordered
+    REFUND = "refund"  # of what was paid for a result that was false
 
 
 class HoldState(StrEnum):
@@ -52,6 +55,7 @@ class HoldState(StrEnum):
 
 
 ESCROW = AccountKind.ESCROW.value
+PENDING = AccountKind.PENDING.value
 FEE = AccountKind.FEE.value
 MINT = AccountKind.MINT.value
 _USER_PREFIX = "user:"
@@ -93,6 +97,15 @@ def payment_id(attempt_id: str) -> str:
 
 def fee_id(attempt_id: str) -> str:
     return f"fee:{attempt_id}"
+
+
+def award_id(attempt_id: str, source: str) -> str:
+    """`source` is the account that it comes from: a run may be paid from two."""
+    return f"award:{attempt_id}:{source}"
+
+
+def refund_id(task_id: str) -> str:
+    return f"refund:{task_id}"
 
 
 def reversal_id(entry_id: str) -> str:

@@ -35,6 +35,7 @@ class Provider:
     user_id: int
     share: int = 1
     attempt_id: str = ""
+    account: str = ""  # where it goes, when it is not the user's
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,7 @@ def _entries(held: Row[Any], providers: Sequence[Provider], bill: Bill, minutes:
     for provider, part in zip(providers, bill.parts, strict=True):
         attempt = provider.attempt_id
         if part.payment:
-            account = ledger.user_account(provider.user_id)
+            account = provider.account or ledger.user_account(provider.user_id)
             pay = ledger.payment_id(attempt)
             entries.append(
                 NewEntry(pay, EntryKind.PAYMENT, ledger.ESCROW, account, part.payment, task_id, memo)

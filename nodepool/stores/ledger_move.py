@@ -108,6 +108,11 @@ def move(connection: Connection, entries: Sequence[NewEntry], now: float) -> lis
     return new
 
 
+def lock(connection: Connection) -> None:
+    """Nobody else moves CPT, or does what is done under the same lock, until the transaction ends."""
+    _lock_head(connection)
+
+
 def append(connection: Connection, entries: Sequence[NewEntry], now: float) -> None:
     """The same for movements that the caller knows to be new; an id that is there is an IntegrityError."""
     for entry in entries:

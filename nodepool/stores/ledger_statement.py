@@ -17,7 +17,7 @@ from nodepool.ledger import EntryKind, NewEntry
 from nodepool.stores.ledger_move import move
 from nodepool.stores.tables import holds, ledger_accounts, ledger_entries, users
 
-_REVERSIBLE = frozenset({EntryKind.PAYMENT, EntryKind.TRANSFER, EntryKind.GRANT})
+_REVERSIBLE = frozenset({EntryKind.PAYMENT, EntryKind.AWARD, EntryKind.TRANSFER, EntryKind.GRANT})
 _MOST_LINES = 500
 
 
@@ -121,10 +121,14 @@ def reverse(connection: Connection, entry_id: str, now: float, *, memo: str = ""
     row = find_entry(connection, entry_id)
     if row.kind not in _REVERSIBLE:
         raise ConflictError(
-            f"{entry_id[:100]!r} is a {row.kind}; payments, transfers and grants can be reversed"
+            f"{entry_id[:100]!r} is a {row.kind}; payments, awards, transfers and grants can be reversed"
+        )
+    if row.credit_account == ledger.PENDING:
+        raise ConflictError(
+            "what was paid for this task waits until its result is verified; reverse the award that follows"
         )
     rows = [row]
-    back_to = row.debit_account
+    back_to = _payer(connection, row.task_id) if row.debit_account == ledger.PENDING else row.debit_account
     if row.kind == EntryKind.PAYMENT:
         back_to = _payer(connection, row.task_id)
         fee = select(ledger_entries).where(

@@ -20,7 +20,7 @@ from nodepool.stores.database import Database
 from nodepool.stores.ledger_report import CHUNK_ROWS, MAX_PROBLEMS, Report, stream
 from nodepool.stores.tables import ledger_accounts, ledger_entries, ledger_head, users
 
-_SYSTEM = {ledger.ESCROW, ledger.FEE, ledger.MINT}
+_SYSTEM = {ledger.ESCROW, ledger.PENDING, ledger.FEE, ledger.MINT}
 
 
 def verify(connection: Connection) -> list[str]:

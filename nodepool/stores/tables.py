@@ -75,7 +75,7 @@ login_addresses = Table(
 ledger_accounts = Table(
     "ledger_accounts",
     metadata,
-    Column("id", String(80), primary_key=True),  # user:<user id>, escrow, fee, mint
+    Column("id", String(80), primary_key=True),  # user:<user id>, escrow, pending, fee, mint
     Column("kind", String(16), nullable=False),
     Column("user_id", ForeignKey("users.id"), unique=True),
     Column("balance", BigInteger, nullable=False),
@@ -272,6 +272,38 @@ Index(
     sqlite_where=probes.c.verdict == "",
     postgresql_where=probes.c.verdict == "",
 )
+# What checked results say of nodes and owners (nodepool/verification.py). Rows come with the first finding.
+node_records = Table(
+    "node_records",
+    metadata,
+    Column("node_id", ForeignKey("nodes.id"), primary_key=True),
+    Column("verified", Integer, nullable=False, server_default="0"),  # in a row
+    Column("paused_until", Float, nullable=False, server_default="0"),
+)
+owner_records = Table(
+    "owner_records",
+    metadata,
+    Column("user_id", ForeignKey("users.id"), primary_key=True),
+    Column("strikes", Integer, nullable=False, server_default="0"),
+    Column("clean", Integer, nullable=False, server_default="0"),  # verified since the last strike
+)
+# Results of low-trust nodes that are not paid yet; a row lives until its block has passed or is recalled.
+provisional_results = Table(
+    "provisional_results",
+    metadata,
+    Column("task_id", ForeignKey("tasks.id"), primary_key=True),
+    Column("attempt_id", String(140), nullable=False),
+    Column("node_id", ForeignKey("nodes.id"), nullable=False),
+    Column("owner_id", ForeignKey("users.id"), nullable=False),  # of the node
+    Column("finished_at", Float, nullable=False),
+    # Empty while open, then the run that checks it, or the task that was drawn for it.
+    Column("block", String(128), nullable=False, server_default=""),
+    Column("drawn", Boolean, nullable=False, server_default=text("false")),
+    # strict or lenient: its node was found to lie elsewhere, and it is run again by itself.
+    Column("recalled", String(8), nullable=False, server_default=""),
+)
+Index("ix_provisional_results_node", provisional_results.c.node_id, provisional_results.c.block)
+Index("ix_provisional_results_block", provisional_results.c.block)
 Index("ix_tasks_parent", tasks.c.parent_id)
 Index("ix_tasks_owner_created", tasks.c.owner_id, tasks.c.created_at)
 Index("ix_tasks_state_created", tasks.c.state, tasks.c.created_at)

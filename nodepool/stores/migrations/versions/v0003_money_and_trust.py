@@ -43,6 +43,7 @@ def upgrade() -> None:
     _add_task_columns()
     _create_ledger()
     _create_records()
+    _create_verification()
     _create_probes()
     create_triggers(op.get_bind())
     _open_accounts()
@@ -64,6 +65,9 @@ def downgrade() -> None:
     )
     drop_triggers(op.get_bind())
     for table in (
+        "provisional_results",
+        "owner_records",
+        "node_records",
         "probes",
         "admin_acts",
         "credit_changes",
@@ -100,6 +104,42 @@ def _add_name_keys() -> None:
     op.create_index("uq_users_name_key", "users", ["name_key"], unique=True)
 
 
+def _create_verification() -> None:
+    op.create_table(
+        "node_records",
+        sa.Column("node_id", sa.String(length=129), nullable=False),
+        sa.Column("verified", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("paused_until", sa.Float(), server_default="0", nullable=False),
+        sa.ForeignKeyConstraint(["node_id"], ["nodes.id"], name=op.f("fk_node_records_node_id")),
+        sa.PrimaryKeyConstraint("node_id", name=op.f("pk_node_records")),
+    )
+    op.create_table(
+        "owner_records",
+        sa.Column("user_id", sa.Integer(), nullable=False),
+        sa.Column("strikes", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("clean", sa.Integer(), server_default="0", nullable=False),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_owner_records_user_id")),
+        sa.PrimaryKeyConstraint("user_id", name=op.f("pk_owner_records")),
+    )
+    op.create_table(
+        "provisional_results",
+        sa.Column("task_id", sa.String(length=128), nullable=False),
+        sa.Column("attempt_id", sa.String(length=140), nullable=False),
+        sa.Column("node_id", sa.String(length=129), nullable=False),
+        sa.Column("owner_id", sa.Integer(), nullable=False),
+        sa.Column("finished_at", sa.Float(), nullable=False),
+        sa.Column("block", sa.String(length=128), server_default="", nullable=False),
+        sa.Column("drawn", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("recalled", sa.String(length=8), server_default="", nullable=False),
+        sa.ForeignKeyConstraint(["task_id"], ["tasks.id"], name=op.f("fk_provisional_results_task_id")),
+        sa.ForeignKeyConstraint(["node_id"], ["nodes.id"], name=op.f("fk_provisional_results_node_id")),
+        sa.ForeignKeyConstraint(["owner_id"], ["users.id"], name=op.f("fk_provisional_results_owner_id")),
+        sa.PrimaryKeyConstraint("task_id", name=op.f("pk_provisional_results")),
+    )
+    op.create_index("ix_provisional_results_node", "provisional_results", ["node_id", "block"], unique=False)
+    op.create_index("ix_provisional_results_block", "provisional_results", ["block"], unique=False)
+
+
 def _create_logins() -> None:
     op.create_table(
         "login_guards",
@@ -127,7 +167,7 @@ def _open_accounts() -> None:
     accounts = sa.table("ledger_accounts", *map(sa.column, ("id", "kind", "user_id", "balance")))
     entries = sa.table("ledger_entries", *map(sa.column, _ENTRY_COLUMNS))
     head = sa.table("ledger_head", *map(sa.column, ("id", "seq", "hash")))
-    for system in (ledger.ESCROW, ledger.FEE, ledger.MINT):
+    for system in (ledger.ESCROW, ledger.PENDING, ledger.FEE, ledger.MINT):
         connection.execute(sa.insert(accounts).values(id=system, kind=system, user_id=None, balance=0))
     seq, minted, last_hash = 0, 0, ledger.GENESIS
     now = float(connection.execute(sa.text("SELECT coalesce(max(created_at), 0) FROM users")).scalar_one())
