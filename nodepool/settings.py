@@ -180,7 +180,10 @@ class Settings(BaseSettings):
         30.0, ge=0, description="first such while; each further wrong password doubles it, up to an hour"
     )
     newcomer_credit_score: int = Field(
-        50, ge=0, le=1000, description="credit score of a new user; below 50 in a pool that strangers can join"
+        50,
+        ge=0,
+        le=1000,
+        description="credit score of a new user; below 50 in a pool that strangers can join",
     )
     newcomer_balance_cpt: int = Field(
         1000, ge=0, description="CPT in the account of a new user; 0 in a pool that strangers can join"
