@@ -259,7 +259,7 @@ probes = Table(
     metadata,
     Column("task_id", ForeignKey("tasks.id"), primary_key=True),
     Column("node_id", ForeignKey("nodes.id"), nullable=False),
-    Column("answer_sha256", String(64), nullable=False),
+    Column("seed", String(64), nullable=False),  # never told before the node has claimed the task
     # How much there is to compute, in points of cpu_score times seconds, and what the node claimed then.
     Column("work", BigInteger, nullable=False),
     Column("claimed_cpu_score", Integer, nullable=False),
