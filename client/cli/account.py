@@ -71,14 +71,8 @@ def passwd(app: App, *, password_stdin: bool) -> None:
             old = click.prompt("Old password", hide_input=True, err=True)
             new = click.prompt("New password", hide_input=True, confirmation_prompt=True, err=True)
         identity = pool.change_password(old, new)
-        account = config.account_of(connection, username=username, token=pool.token)
-    profile = config.load(app.profile_path).with_account(connection.gateway, account)
-    config.save(app.profile_path, profile)
-    if app.json:
-        app.answer({**jsonable(identity), "gateway": connection.gateway})
-    else:
-        app.notice(f"the password of {username} is changed; every other login has ended")
-    _warn_of_token_variable(app)
+        done = f"the password of {username} is changed; every other login has ended"
+        _keep(app, connection, pool, identity, done)
 
 
 @click.command()
@@ -120,13 +114,21 @@ def _login(
     app: App, connection: config.Connection, pool: NodePoolClient, username: str, password: str
 ) -> None:
     identity = pool.login(username, password)
-    account = config.account_of(connection, username=username, token=pool.token)
+    done = f"logged in to {connection.gateway} as {username}, until {_moment(identity)}"
+    _keep(app, connection, pool, identity, done)
+
+
+def _keep(
+    app: App, connection: config.Connection, pool: NodePoolClient, identity: Identity, done: str
+) -> None:
+    """The token in use, for the commands after this one."""
+    account = config.account_of(connection, username=identity.username, token=pool.token)
     profile = config.load(app.profile_path).with_account(connection.gateway, account)
     config.save(app.profile_path, profile)
     if app.json:
         app.answer({**jsonable(identity), "gateway": connection.gateway})
     else:
-        app.notice(f"logged in to {connection.gateway} as {username}, until {_moment(identity)}")
+        app.notice(done)
     _warn_of_token_variable(app)
 
 
