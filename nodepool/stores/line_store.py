@@ -18,8 +18,9 @@ from nodepool.stores.task_store import WAITS
 # What placing and its order depend on.
 _NEEDS: tuple[Any, ...] = (
     tasks.c.id, tasks.c.owner_id, tasks.c.tier, tasks.c.min_trust, tasks.c.region, tasks.c.location_mode,
-    tasks.c.gpu_name, tasks.c.pinned_node, tasks.c.image, tasks.c.network, tasks.c.cpu_score, tasks.c.memory_gb, tasks.c.gpu_score,
-    tasks.c.gpu_memory_gb, tasks.c.priority, tasks.c.created_at, tasks.c.queued_at, tasks.c.reason,
+    tasks.c.gpu_name, tasks.c.pinned_node, tasks.c.image, tasks.c.network, tasks.c.cpu_score,
+    tasks.c.memory_gb, tasks.c.gpu_score, tasks.c.gpu_memory_gb, tasks.c.priority, tasks.c.created_at,
+    tasks.c.queued_at, tasks.c.reason,
 )  # fmt: skip
 
 
