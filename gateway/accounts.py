@@ -5,7 +5,6 @@ Use cases, with no gRPC in them.
 
 from __future__ import annotations
 
-import re
 import secrets
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from gateway import logins, passwords
 from gateway.standing import BLOCKED, ENDED, GONE
 from gateway.tokens import Identity, IssuedToken
-from nodepool import ledger, observability
+from nodepool import ids, ledger, observability
 from nodepool.credentials import check_new_password, check_new_username, is_username
 from nodepool.errors import (
     AlreadyExistsError,
@@ -31,8 +30,6 @@ from nodepool.stores.user_store import Newcomer, User
 
 if TYPE_CHECKING:
     from gateway.context import Gateway
-
-_TRANSFER_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 
 
 class Balance(NamedTuple):
@@ -144,8 +141,8 @@ def transfer(
     transfer's; PermissionDeniedError where one of both is blocked.
     """
     ledger.check_amount(amount_cpt)
-    if transfer_id and not _TRANSFER_ID.fullmatch(transfer_id):
-        raise InvalidInputError("transfer_id must be 1 to 100 letters, digits, '.', '_', ':' or '-'")
+    if transfer_id:
+        ids.check_movement_id(transfer_id, "transfer_id")
     if receiver_name == sender.username:
         raise InvalidInputError("you cannot transfer CPT to yourself")
     now = gateway.clock()

@@ -71,7 +71,7 @@ class UserServicer(rpc.UserServiceServicer):
         done = await self._gateway.run(
             accounts.transfer, self._gateway, current_identity(), receiver, amount_cpt, request.transfer_id
         )
-        word = "were transferred before; nothing more was moved" if done.repeated else "transferred"
+        word = "were transferred before; nothing more was moved" if done.repeated else "are transferred"
         return pb.TransferResponse(
             success=True,
             message=f"{amount_cpt} CPT to {receiver} {word}",

@@ -364,7 +364,7 @@ def test_what_is_not_there_is_exit_code_4(shell: Shell, arguments: tuple[str, ..
 
 
 def test_cpt_that_is_not_there_cannot_be_given(shell: Shell, pool: TestPool) -> None:
-    assert shell("transfer", pool.owner.username, "5").returncode == 6
+    assert shell("transfer", pool.owner.username, str(10**15)).returncode == 6
 
 
 def test_refused_uploads_are_exit_code_6(shell: Shell, tmp_path: Path) -> None:
