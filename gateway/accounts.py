@@ -186,7 +186,9 @@ def _move_once(connection: Connection, movement: NewEntry, now: float) -> bool:
 
 def _find(connection: Connection, username: str) -> User | None:
     # What cannot be a name may not be storable either.
-    return user_store.by_name(connection, username) if is_username(username) else None
+    user = user_store.by_name(connection, username) if is_username(username) else None
+    # The pool's own users are nobody's: they neither log in nor are given anything.
+    return None if user is None or user.role == user_store.SYSTEM_ROLE else user
 
 
 def _present(connection: Connection, identity: Identity) -> User:

@@ -23,7 +23,7 @@ def matches(password: str, password_hash: str | None, rounds: int) -> bool:
     usable = len(given) <= MAX_PASSWORD_BYTES and b"\0" not in given
     against = password_hash or dummy_hash(rounds)
     same = bcrypt.checkpw(given if usable else b"not usable", against.encode())
-    return same and usable and password_hash is not None
+    return same and usable and bool(password_hash)
 
 
 @lru_cache(maxsize=4)

@@ -14,6 +14,7 @@ from nodepool.stores import ledger_store
 from nodepool.stores.tables import users
 
 USER_ROLE = "user"
+SYSTEM_ROLE = "system"  # of the pool itself; nobody logs in with it
 
 _ACCOUNT = (users.c.id, users.c.username, users.c.role, users.c.blocked, users.c.token_generation)
 _STANDING = select(*_ACCOUNT[1:]).where(users.c.id == bindparam("user_id"))

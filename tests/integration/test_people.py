@@ -25,13 +25,14 @@ from nodepool.errors import (
     AlreadyExistsError,
     ConflictError,
     InvalidInputError,
+    NotFoundError,
     PermissionDeniedError,
     RateLimitedError,
     UnauthenticatedError,
 )
 from nodepool.lockout import FORGOTTEN_AFTER_SECONDS, LONGEST_SECONDS
 from nodepool.settings import Settings
-from nodepool.stores import login_store, migrate
+from nodepool.stores import login_store, migrate, user_store
 from nodepool.stores.database import Database
 from nodepool.stores.tables import login_addresses, login_guards, users
 from tests.support.valkey import TestValkey
@@ -223,6 +224,18 @@ def test_a_wrong_name_costs_the_same_work_as_a_wrong_password(
 
 def test_the_dummys_own_password_opens_nothing(sqlite_pool: Pool) -> None:
     assert sqlite_pool.log_in("nobody-here", "nobody's password") is None
+    sqlite_pool.register("ada")
+    sqlite_pool.set("ada", password_hash="")
+    assert sqlite_pool.log_in("ada", "nobody's password") is None
+
+
+def test_the_pools_own_users_do_not_log_in_and_are_given_nothing(sqlite_pool: Pool) -> None:
+    ada = sqlite_pool.someone("ada")
+    sqlite_pool.register("bob")
+    sqlite_pool.set("bob", role=user_store.SYSTEM_ROLE)
+    assert sqlite_pool.log_in("bob") is None
+    with pytest.raises(NotFoundError, match="no user of the receiver's name"):
+        accounts.transfer(sqlite_pool.gateway, ada, "bob", 1)
 
 
 # -- lock-out ------------------------------------------------------------------------------------------
