@@ -121,7 +121,7 @@ class Money(RuleBasedStateMachine):
         self.stage = Stage(self.template)
         self.now = 1000.0
         self.balances = {f"user:{number}": GRANT for number in range(1, USERS + 1)}
-        self.balances |= {"escrow": 0, "fee": 0, "mint": -GRANT * USERS}
+        self.balances |= {"escrow": 0, "pending": 0, "fee": 0, "mint": -GRANT * USERS}
         self.tasks: dict[str, Task] = {}
         self.moves: dict[str, tuple[str, str, int]] = {}
         for number in range(1, USERS + 1):
