@@ -7,16 +7,22 @@ majority that has waited long enough, nobody else does.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from dispatcher.context import Dispatcher
-from nodepool.stores import replica_ends, replica_store
-from nodepool.stores.replica_ends import FollowUp
+from nodepool.lifecycle import deciding
+from nodepool.stores import audit_ends, audit_store, replica_ends, replica_store
+from nodepool.stores.replica_ends import Deciding, FollowUp
+from nodepool.verification import MOST_BLOCK_SECONDS
 
 log = logging.getLogger(__name__)
 # Looked at in one pass; the next one goes on from there.
 _AT_ONCE = 200
+_IsDue = Callable[[Connection, str, Deciding], bool]
+_Follow = Callable[[Connection, Row[Any], Deciding], FollowUp]
 
 
 class Comparisons:
@@ -24,30 +30,45 @@ class Comparisons:
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
-        self._after = ""
+        self._after = self._after_checked = ""
 
     def settle(self) -> None:
         """A page of them."""
-        dispatcher, now = self._dispatcher, self._dispatcher.clock()
+        dispatcher = self._dispatcher
+        now = deciding(dispatcher.settings, dispatcher.clock())
+        page = dispatcher.database.read(lambda c: replica_store.undecided(c, _AT_ONCE, after=self._after))
+        self._after = page[-1] if len(page) == _AT_ONCE else ""
+        self._settle(page, now, replica_ends.is_due, replica_ends.follow_up)
         page = dispatcher.database.read(
-            lambda c: [
-                (task_id, replica_ends.is_due(c, task_id, now))
-                for task_id in replica_store.undecided(c, _AT_ONCE, after=self._after)
-            ]
+            lambda c: audit_store.under_check(c, _AT_ONCE, after=self._after_checked)
         )
-        self._after = page[-1][0] if len(page) == _AT_ONCE else ""
-        for task_id, is_due in page:
-            if is_due:
-                self._follow_up(task_id, now)
+        self._after_checked = page[-1] if len(page) == _AT_ONCE else ""
+        self._settle(page, now, audit_ends.is_due, audit_ends.follow_up)
+        self._close_blocks(now)
 
-    def _follow_up(self, task_id: str, now: float) -> None:
+    def _settle(self, page: list[str], now: Deciding, is_due: _IsDue, follow_up: _Follow) -> None:
+        due = self._dispatcher.database.read(
+            lambda c: [task_id for task_id in page if is_due(c, task_id, now)]
+        )
+        for task_id in due:
+            self._follow_up(task_id, now, follow_up)
+
+    def _close_blocks(self, now: Deciding) -> None:
+        """Those that are not full after a long time."""
+        dispatcher = self._dispatcher
+        before = now.now - MOST_BLOCK_SECONDS
+        for node_id in dispatcher.database.read(lambda c: audit_store.blocks_since_before(c, before)):
+            added = dispatcher.database.write(
+                lambda c, node_id=node_id: audit_ends.close_block(c, node_id, now)  # type: ignore[misc]
+            )
+            for run in added:
+                dispatcher.publisher.place(run.task_id, run.tier, run.region)
+
+    def _follow_up(self, task_id: str, now: Deciding, follow_up: _Follow) -> None:
         def work(connection: Connection) -> FollowUp | None:
             parent = replica_store.lock(connection, task_id)
-            if parent is None:
-                return None
-            return replica_ends.follow_up(connection, parent, now, start_score=start)
+            return follow_up(connection, parent, now) if parent is not None else None
 
-        start = self._dispatcher.settings.newcomer_credit_score
         follow = self._dispatcher.database.write(work)
         if follow is not None:
             log.info("runs of task %s: %d added, %d stopped, ended: %s", task_id, len(follow.added),

@@ -16,6 +16,7 @@ from gateway.tokens import Identity
 from gateway.views import is_final
 from nodepool import ids
 from nodepool.errors import NodePoolError, NotFoundError, PermissionDeniedError, UnavailableError
+from nodepool.lifecycle import deciding
 from nodepool.node import NodeKind
 from nodepool.stores import attempt_records, node_store, replica_ends, replica_store, task_store
 from nodepool.stores.output_store import OutputWindow
@@ -115,11 +116,8 @@ def _output_in_result(gateway: Gateway, attempt: str) -> bytes:
 def stop(gateway: Gateway, identity: Identity, task_id: str) -> Row[Any]:
     """Ask for the task's end; returns it as it was before. A stop is state; the hint only hurries it."""
     find_own(gateway, identity, task_id)
-    now = gateway.clock()
-    start = gateway.settings.newcomer_credit_score
-    row, follow = gateway.database.write(
-        lambda connection: replica_ends.stop(connection, task_id, now, start_score=start)
-    )
+    with_what = deciding(gateway.settings, gateway.clock())
+    row, follow = gateway.database.write(lambda connection: replica_ends.stop(connection, task_id, with_what))
     if is_final(row):
         return row
     try:

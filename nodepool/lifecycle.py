@@ -7,6 +7,7 @@ commit may fail: the sweep does it again from SQL.
 from __future__ import annotations
 
 import logging
+import secrets
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,19 +19,30 @@ from nodepool.errors import UnavailableError
 from nodepool.queues import Publisher
 from nodepool.resources import Claim
 from nodepool.settings import Settings
-from nodepool.stores import credit_store, ledger_store, node_store, replica_ends, replica_store, task_store
+from nodepool.stores import (
+    audit_ends,
+    credit_store,
+    ledger_store,
+    node_store,
+    replica_ends,
+    replica_store,
+    task_store,
+)
 from nodepool.stores.database import Database
 from nodepool.stores.ledger_store import Provider
 from nodepool.stores.output_store import OutputStore
 from nodepool.stores.registry import RegisteredNode, Registry
-from nodepool.stores.replica_ends import FollowUp
+from nodepool.stores.replica_ends import Deciding, FollowUp
 from nodepool.stores.task_store import End, Ended
 from nodepool.stores.usage_store import UsageStore
 from nodepool.task import FINAL_TASK_STATES, Outcome, TaskState
 from nodepool.usage import EXPECTED_MINUTES, cost_per_minute
+from nodepool.verification import Rules
 
 log = logging.getLogger(__name__)
 _SECONDS_PER_MINUTE = 60
+# Which result is checked must not be foreseen.
+_RANDOM = secrets.SystemRandom()
 
 
 def end_in_sql(
@@ -56,10 +68,9 @@ def end_in_sql(
         rules=settings.history_rules,
     )
     if ended.changed:
-        _settle(connection, ended, end.outcome, owner_id, now)
+        follow = _follow_up(connection, ended, end, owner_id, parent, deciding(settings, now))
         start = settings.newcomer_credit_score
-        if parent is not None and parent.replicas > 1:
-            follow = replica_ends.follow_up(connection, parent, now, start_score=start)
+        if follow is not None:
             ended = replace(ended, follow_up=follow)
         # The last: rows of users are locked after the ledger's head.
         moved = credit_store.after_end(connection, ended, end, owner_id, start=start, now=now)
@@ -67,13 +78,45 @@ def end_in_sql(
     return ended
 
 
-def _settle(connection: Connection, ended: Ended, outcome: Outcome, provider_id: int, now: float) -> None:
+def deciding(settings: Settings, now: float) -> Deciding:
+    """What is decided with on runs that are compared."""
+    return Deciding(
+        now=now,
+        start_score=settings.newcomer_credit_score,
+        allow_pushed=settings.push_to_nodes,
+        rules=Rules(audit_share=settings.audit_share, audit_share_least=settings.audit_share_least),
+        ticket=_RANDOM.random(),
+    )
+
+
+def _follow_up(
+    connection: Connection,
+    ended: Ended,
+    end: End,
+    provider_id: int,
+    parent: Row[Any] | None,
+    deciding: Deciding,
+) -> FollowUp | None:
+    """The money of the end, and what follows where results are compared."""
+    if parent is not None:
+        follow = replica_ends.follow_up if parent.replicas > 1 else audit_ends.follow_up
+        return follow(connection, parent, deciding)
+    if not audit_ends.is_provisional(connection, ended, end, provider_id, deciding):
+        _settle(connection, ended, end.outcome, provider_id, deciding.now)
+        return None
+    _settle(connection, ended, end.outcome, provider_id, deciding.now, account=ledger.PENDING)
+    return audit_ends.keep(connection, ended, ended.task.attempt_id, provider_id, deciding)
+
+
+def _settle(
+    connection: Connection, ended: Ended, outcome: Outcome, provider_id: int, now: float, account: str = ""
+) -> None:
     """A task that has ended pays what is due; one that goes on keeps what it holds."""
     if ended.state not in FINAL_TASK_STATES:
         return
     row = ended.task
     minutes = ledger.minutes_to_pay(outcome, row.attempt_started_at, now, row.max_minutes)
-    providers = [Provider(provider_id)] if minutes else []
+    providers = [Provider(provider_id, account=account)] if minutes else []
     ledger_store.settle(connection, row.id, row.attempt_id, providers, minutes, now)
 
 
@@ -121,13 +164,15 @@ class Lifecycle:
 
     def tell(self, follow: FollowUp) -> None:
         """What follows for a task with several runs, to those whom it concerns. Raises UnavailableError."""
-        for task_id in follow.added:
-            self.publisher.place(task_id, follow.task.tier, follow.task.region)
+        for run in follow.added:
+            self.publisher.place(run.task_id, run.tier, run.region)
         for node_id, attempt_id in follow.stopped:
             self.registry.mark_stop(node_id, attempt_id)
         self.outputs.announce(follow.task.id)
         for owner_id in follow.tiers_changed:
             self.sync_nodes_of(owner_id)
+        for node_id in follow.paused:
+            self._put(self.database.read(lambda c: node_store.find(c, node_id)))  # noqa: B023
 
     def lose_attempt(self, attempt_id: str, node_id: str, owner_id: int, reason: str) -> Ended:
         end = End(outcome=Outcome.LOST, exit_code=None, reason=reason)

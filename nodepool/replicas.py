@@ -20,6 +20,8 @@ PATIENCE_SECONDS = 60.0
 _AS_LONG_AGAIN = 2.0
 # How long runs that differ wait for an owner who could decide.
 TIE_PATIENCE_SECONDS = 600.0
+# And how long a run that nobody asked for waits for any: its node waits for its pay meanwhile.
+CHECK_PATIENCE_SECONDS = 86400.0
 # Runs that ended without a vote are replaced; not for ever.
 _MOST_WITHOUT_A_VOTE = 5
 
@@ -98,7 +100,7 @@ def _early(
         slowest = max(run.seconds for run in voted)
         patience = max(PATIENCE_SECONDS, _AS_LONG_AGAIN * slowest if runs_now else 0.0)
         return count if 2 * support > replicas and waited >= patience else None
-    if runs_now or waited < TIE_PATIENCE_SECONDS:
+    if runs_now or waited < (TIE_PATIENCE_SECONDS if asked else CHECK_PATIENCE_SECONDS):
         return None
     # Whoever asked for so many votes waits for them; beyond that nobody waits for ever.
     return count if len(votes) >= replicas or not asked else None

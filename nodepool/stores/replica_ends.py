@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, update
 
 from nodepool import ids, ledger
 from nodepool.replicas import Next, Run, Step, next_step
-from nodepool.stores import credit_store, ledger_store, replica_store, task_store
+from nodepool.stores import credit_store, ledger_store, record_store, replica_store, task_store
 from nodepool.stores.ledger_store import Provider
 from nodepool.stores.tables import tasks
 from nodepool.task import (
@@ -26,15 +26,38 @@ from nodepool.task import (
     Verification,
     check_task_transition,
 )
-from nodepool.trust import Tier, docker_works, node_tier
+from nodepool.verification import Rules
 from nodepool.voting import Count, Finding, Verdict, Vote
 
-_NOT_NEEDED = "the other runs of the task have decided"
-_VERDICTS = {
+NOT_NEEDED = "the other runs of the task have decided"
+VERDICTS = {
     Finding.VERIFIED: RunVerdict.AGREED,
     Finding.DIFFERED: RunVerdict.DIFFERS,
     Finding.UNDECIDED: RunVerdict.NONE,
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deciding:
+    """What is decided with, beside what SQL knows.
+
+    `start_score` is a newcomer's; `ticket` is 0 <= ticket < 1, from a source that no node can foresee.
+    """
+
+    now: float
+    start_score: int
+    allow_pushed: bool
+    rules: Rules
+    ticket: float
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A run that waits, and the partition of its queue."""
+
+    task_id: str
+    tier: str
+    region: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,34 +65,41 @@ class FollowUp:
     """What is to be told outside SQL: runs that wait, and (node, attempt) of those to be stopped."""
 
     task: Row[Any]
-    added: tuple[str, ...] = ()
+    added: tuple[Waiting, ...] = ()
     stopped: tuple[tuple[str, str], ...] = ()
     ended: bool = False
     tiers_changed: frozenset[int] = frozenset()  # owners whose score opens another tier now
+    paused: frozenset[str] = frozenset()  # nodes that get no low-trust work for a while
 
 
-def follow_up(connection: Connection, parent: Row[Any], now: float, *, start_score: int) -> FollowUp:
-    """`parent` is locked (see replica_store.lock), and has several runs; `start_score` is a newcomer's."""
+def follow_up(connection: Connection, parent: Row[Any], deciding: Deciding) -> FollowUp:
+    """`parent` is locked (see replica_store.lock), and has several runs."""
+    now = deciding.now
     if parent.state in FINAL_TASK_STATES:
         return FollowUp(parent)
     runs = replica_store.runs_of(connection, parent.id)
     if parent.stop_requested:
         return _stopped(connection, parent, runs, now)
-    step = _next(connection, parent, runs, now)
+    step = _next(connection, parent, runs, deciding)
     if step.step is Step.ADD:
-        first = max((ids.run_number(run.id) for run in runs), default=0) + 1
-        numbers = range(first, first + step.add)
-        added = replica_store.add_runs(connection, parent._mapping, numbers, now)
-        return FollowUp(parent, added=tuple(added))
+        return FollowUp(parent, added=add(connection, parent, step.add, runs, now))
     if step.step is Step.END:
-        return _end(connection, parent, runs, step, now, start_score)
+        return _end(connection, parent, runs, step, deciding)
     return FollowUp(parent)
 
 
-def stop(
-    connection: Connection, task_id: str, now: float, *, start_score: int
-) -> tuple[Row[Any], FollowUp | None]:
+def add(
+    connection: Connection, parent: Row[Any], count: int, runs: Sequence[Row[Any]], now: float
+) -> tuple[Waiting, ...]:
+    """So many runs more."""
+    first = max((ids.run_number(run.id) for run in runs), default=0) + 1
+    added = replica_store.add_runs(connection, parent._mapping, range(first, first + count), now)
+    return tuple(Waiting(task_id, parent.tier, parent.region) for task_id in added)
+
+
+def stop(connection: Connection, task_id: str, deciding: Deciding) -> tuple[Row[Any], FollowUp | None]:
     """task_store.request_stop, and of a task with several runs the stop of all of them."""
+    now = deciding.now
     before = task_store.request_stop(connection, task_id, now)
     if before.replicas == 1 or before.state in FINAL_TASK_STATES:
         return before, None
@@ -77,10 +107,10 @@ def stop(
     if parent.state in FINAL_TASK_STATES:  # no run of it had begun
         live = replica_store.drop_open(connection, task_id, parent.reason, now)
         return before, FollowUp(parent, stopped=_attempts(live), ended=True)
-    return before, follow_up(connection, parent, now, start_score=start_score)
+    return before, follow_up(connection, parent, deciding)
 
 
-def is_due(connection: Connection, parent_id: str, now: float) -> bool:
+def is_due(connection: Connection, parent_id: str, deciding: Deciding) -> bool:
     """Whether follow_up would change something. Locks nothing."""
     parent = task_store.find_or_none(connection, parent_id)
     if parent is None or parent.state in FINAL_TASK_STATES:
@@ -90,16 +120,16 @@ def is_due(connection: Connection, parent_id: str, now: float) -> bool:
         return any(not run.stop_requested for run in runs if run.state not in FINAL_TASK_STATES) or all(
             run.state in FINAL_TASK_STATES for run in runs
         )
-    return _next(connection, parent, runs, now).step is not Step.WAIT
+    return _next(connection, parent, runs, deciding).step is not Step.WAIT
 
 
-def _next(connection: Connection, parent: Row[Any], runs: Sequence[Row[Any]], now: float) -> Next:
+def _next(connection: Connection, parent: Row[Any], runs: Sequence[Row[Any]], deciding: Deciding) -> Next:
     owners = {parent.owner_id, *(run.provider_id for run in runs if run.provider_id is not None)}
-    others = replica_store.somebody_else(connection, owners)
-    return next_step([_run(run) for run in runs], replicas=parent.replicas, now=now, others=others)
+    others = replica_store.somebody_else(connection, owners, allow_pushed=deciding.allow_pushed)
+    return next_step([run_of(run) for run in runs], replicas=parent.replicas, now=deciding.now, others=others)
 
 
-def _run(row: Row[Any]) -> Run:
+def run_of(row: Row[Any]) -> Run:
     voted = row.attempt_state == AttemptState.FINISHED and bool(row.result_digest)
     started, ended = row.attempt_started_at or 0.0, row.attempt_finished_at or 0.0
     return Run(
@@ -112,9 +142,11 @@ def _run(row: Row[Any]) -> Run:
 
 
 def vote_of(row: Row[Any]) -> Vote:
-    tier = node_tier(row.credit_score, docker_works=docker_works(row.docker_status))
     return Vote(
-        run_id=row.id, owner_id=row.provider_id, digest=row.result_digest, trusted=tier is not Tier.LOW
+        run_id=row.id,
+        owner_id=row.provider_id,
+        digest=row.result_digest,
+        trusted=record_store.is_trusted_row(row),
     )
 
 
@@ -123,9 +155,9 @@ def _end(
     parent: Row[Any],
     runs: Sequence[Row[Any]],
     step: Next,
-    now: float,
-    start_score: int,
+    deciding: Deciding,
 ) -> FollowUp:
+    now = deciding.now
     count = step.count or Count(verdict=Verdict.UNDECIDED)
     voters = [run for run in runs if run.id in count.findings]
     agreed = count.verdict is Verdict.AGREED
@@ -147,10 +179,10 @@ def _end(
         )
     )
     for run in voters:
-        verdict = _VERDICTS[count.findings[run.id]]
+        verdict = VERDICTS[count.findings[run.id]]
         connection.execute(update(tasks).where(tasks.c.id == run.id).values(verification=verdict))
     _pay(connection, parent, [run for run in voters if count.findings[run.id] is not Finding.DIFFERED], now)
-    stopped = replica_store.drop_open(connection, parent.id, _NOT_NEEDED, now)
+    stopped = replica_store.drop_open(connection, parent.id, NOT_NEEDED, now)
     # The last: rows of users are locked after the ledger's head.
     changes = [
         change
@@ -164,7 +196,7 @@ def _end(
             task_owner_id=parent.owner_id,
         )
     ]
-    moved = credit_store.move(connection, changes, start=start_score, now=now) if changes else frozenset()
+    moved = credit_store.move(connection, changes, start=deciding.start_score, now=now)
     return FollowUp(parent, stopped=_attempts(stopped), ended=True, tiers_changed=moved)
 
 

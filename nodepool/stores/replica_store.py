@@ -14,7 +14,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, func, insert, or_, select, update
 
 from nodepool import ids
-from nodepool.stores.tables import attempts, nodes, tasks, users
+from nodepool.node import NodeKind
+from nodepool.stores.tables import attempts, node_records, nodes, owner_records, tasks, users
 from nodepool.task import FINAL_TASK_STATES, AttemptState, TaskKind, TaskState, check_task_transition
 
 MAX_PARENT_ID = 126  # so that there is room for the run's number
@@ -43,10 +44,14 @@ _RUNS = (
         nodes.c.owner_id.label("provider_id"),
         nodes.c.docker_status,
         users.c.credit_score,
+        node_records.c.verified,
+        owner_records.c.strikes,
     )
     .outerjoin(attempts, (attempts.c.task_id == tasks.c.id) & (attempts.c.number == tasks.c.attempt_number))
     .outerjoin(nodes, nodes.c.id == attempts.c.node_id)
     .outerjoin(users, users.c.id == nodes.c.owner_id)
+    .outerjoin(node_records, node_records.c.node_id == nodes.c.id)
+    .outerjoin(owner_records, owner_records.c.user_id == nodes.c.owner_id)
 )
 _CHILDREN = _RUNS.where(tasks.c.parent_id == bindparam("task_id")).order_by(tasks.c.id)
 
@@ -186,11 +191,13 @@ class Apart:
         return True
 
 
-def somebody_else(connection: Connection, taken: Collection[int]) -> bool:
+def somebody_else(connection: Connection, taken: Collection[int], *, allow_pushed: bool) -> bool:
     """Whether another owner than these has a node that takes work."""
     query = select(func.count()).where(
         nodes.c.active, nodes.c.draining.is_(False), nodes.c.owner_id.not_in(sorted(taken))
     )
+    if not allow_pushed:
+        query = query.where(nodes.c.kind == NodeKind.AGENT)
     return connection.execute(query).scalar_one() > 0
 
 

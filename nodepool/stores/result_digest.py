@@ -21,12 +21,13 @@ from nodepool.stores.database import Database
 from nodepool.stores.files import FileStore
 from nodepool.stores.tables import tasks
 from nodepool.stores.task_store import End
-from nodepool.task import FINAL_TASK_STATES, Outcome
+from nodepool.task import FINAL_TASK_STATES, Outcome, TaskState, Verification
 
 log = logging.getLogger(__name__)
 # A hostile result costs much more memory and time than an honest one: not many at once.
 _AT_ONCE = threading.Semaphore(2)
 _COMPARED = frozenset({Outcome.SUCCEEDED, Outcome.FAILED})
+_OUTCOMES = {TaskState.SUCCEEDED: Outcome.SUCCEEDED, TaskState.FAILED: Outcome.FAILED}
 
 
 def with_digest(database: Database, files: FileStore, attempt_id: str, end: End, *, max_bytes: int) -> End:
@@ -40,9 +41,23 @@ def with_digest(database: Database, files: FileStore, attempt_id: str, end: End,
     run = database.read(lambda connection: task_store.find_or_none(connection, task_id))
     if run is None:
         return end
+    _complete(database, files, run.parent_id, max_bytes)
     ran = Ran(outcome=end.outcome, exit_code=end.exit_code)
     digest = _digest(files, run, attempt_id, ran, has_result=end.has_result, max_bytes=max_bytes)
     return replace(end, digest=digest)
+
+
+def _complete(database: Database, files: FileStore, task_id: str, max_bytes: int) -> None:
+    """The digest of a result that was kept without one, because it was not known that it is checked."""
+    task = database.read(lambda connection: task_store.find_or_none(connection, task_id))
+    if task is None or task.replicas > 1 or task.result_digest or task.state not in _OUTCOMES:
+        return
+    ran = Ran(outcome=_OUTCOMES[task.state], exit_code=task.exit_code)
+    attempt_id = ids.attempt_id(task.id, task.attempt_number)
+    has_result = bool(task.result_attempt)
+    digest = _digest(files, task, attempt_id, ran, has_result=has_result, max_bytes=max_bytes)
+    query = update(tasks).where(tasks.c.id == task_id, tasks.c.result_digest == "")
+    database.write(lambda connection: connection.execute(query.values(result_digest=digest)))
 
 
 def forget_losers(database: Database, files: FileStore, attempt_id: str) -> None:
@@ -51,7 +66,9 @@ def forget_losers(database: Database, files: FileStore, attempt_id: str) -> None
     if not parent_id:
         return
     try:
-        losers = database.read(lambda connection: _losers(connection, parent_id))
+        losers, false_result = database.read(lambda connection: _losers(connection, parent_id))
+        if false_result:
+            files.delete_result(false_result)
         for run in losers:
             files.delete_result(run.result_attempt)
         forgotten = [run.id for run in losers]
@@ -64,15 +81,18 @@ def forget_losers(database: Database, files: FileStore, attempt_id: str) -> None
 _FORGET = update(tasks).values(result_attempt="", result_bytes=0)
 
 
-def _losers(connection: Connection, parent_id: str) -> list[Row[Any]]:
+def _losers(connection: Connection, parent_id: str) -> tuple[list[Row[Any]], str]:
+    """Runs with a result that is not their task's, and an attempt of the task itself that was false."""
     parent = task_store.find_or_none(connection, parent_id)
-    if parent is None or parent.state not in FINAL_TASK_STATES:
-        return []
-    return [
+    if parent is None or parent.state not in FINAL_TASK_STATES or parent.verification == Verification.PENDING:
+        return [], ""
+    own = ids.attempt_id(parent.id, parent.attempt_number)
+    losers = [
         run
         for run in replica_store.runs_of(connection, parent_id)
         if run.state in FINAL_TASK_STATES and run.result_attempt not in {"", parent.result_attempt}
     ]
+    return losers, own if parent.replicas == 1 and parent.result_attempt != own else ""
 
 
 def _digest(

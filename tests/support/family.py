@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
-from nodepool.lifecycle import end_in_sql
+from nodepool.lifecycle import deciding, end_in_sql
 from nodepool.settings import Settings
 from nodepool.stores import placing, replica_ends, replica_store, task_store
 from nodepool.stores.database import Database
@@ -17,8 +17,6 @@ from nodepool.stores.task_store import End, Ended
 from nodepool.task import Outcome
 from tests.support.money import add_held_task, add_payer, spendable
 from tests.support.stores import CLAIM, add_node
-
-START_SCORE = 50
 
 
 def settings() -> Settings:
@@ -93,18 +91,18 @@ class Family:
 
     def stop(self, task_id: str) -> FollowUp | None:
         now = self.now
-        return self.database.write(lambda c: replica_ends.stop(c, task_id, now, start_score=START_SCORE))[1]
+        return self.database.write(lambda c: replica_ends.stop(c, task_id, deciding(settings(), now)))[1]
 
     def follow_up(self, task_id: str) -> FollowUp:
         def work(connection: Connection) -> FollowUp:
             parent = replica_store.lock(connection, task_id)
             assert parent is not None
-            return replica_ends.follow_up(connection, parent, self.now, start_score=START_SCORE)
+            return replica_ends.follow_up(connection, parent, deciding(settings(), self.now))
 
         return self.database.write(work)
 
     def is_due(self, task_id: str) -> bool:
-        return self.database.read(lambda c: replica_ends.is_due(c, task_id, self.now))
+        return self.database.read(lambda c: replica_ends.is_due(c, task_id, deciding(settings(), self.now)))
 
     def row(self, task_id: str) -> Row[Any]:
         return self.database.read(lambda c: task_store.find(c, task_id))

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from nodepool.replicas import PATIENCE_SECONDS, TIE_PATIENCE_SECONDS, Run, Step, next_step
+from nodepool.replicas import (
+    CHECK_PATIENCE_SECONDS,
+    PATIENCE_SECONDS,
+    TIE_PATIENCE_SECONDS,
+    Run,
+    Step,
+    next_step,
+)
 from nodepool.task import TaskState
 from nodepool.voting import Finding, Verdict, Vote
 
@@ -111,7 +118,8 @@ def test_what_nobody_asked_for_is_not_waited_for() -> None:
     own = said("a", 1)
     assert next_of(own, replicas=2, others=False, asked=False) == UNDECIDED
     assert next_of(own, replicas=2, asked=False) == (Step.ADD, 1, None)
-    assert next_of(own, WAITING, replicas=2, now=TIE_PATIENCE_SECONDS, asked=False) == UNDECIDED
+    assert next_of(own, WAITING, replicas=2, now=CHECK_PATIENCE_SECONDS - 1, asked=False) == WAIT
+    assert next_of(own, WAITING, replicas=2, now=CHECK_PATIENCE_SECONDS, asked=False) == UNDECIDED
     assert next_of(own, RUNNING, replicas=2, now=1e9, asked=False) == WAIT
 
 

@@ -1,0 +1,323 @@
+"""Audits: when a low-trust node's result is checked, and what follows when the check has an answer.
+
+Functions of a connection, called in the transaction that ends a run, and by the sweep. Asked again, they
+change nothing. The rules are in nodepool/verification.py; docs/adr/0015-replicas-are-tasks.md says where
+the pool differs from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, Row, select, update
+
+from nodepool import ledger, verification
+from nodepool.replicas import Next, Run, Step, next_step
+from nodepool.stores import (
+    audit_store,
+    credit_store,
+    ledger_store,
+    record_store,
+    replica_ends,
+    replica_store,
+)
+from nodepool.stores.replica_ends import VERDICTS, Deciding, FollowUp, Waiting
+from nodepool.stores.tables import tasks
+from nodepool.stores.task_store import End, Ended
+from nodepool.task import FINAL_TASK_STATES, Outcome, TaskKind, TaskState, Verification
+from nodepool.verification import BlockEnd
+from nodepool.voting import Count, Finding, Verdict, Vote
+
+_RUNS_COMPARED = 2
+_STRICT, _LENIENT = "strict", "lenient"
+_COMPARED = frozenset({Outcome.SUCCEEDED, Outcome.FAILED})
+
+
+@dataclass(slots=True)
+class _Follows:
+    """What is told outside SQL, as it gathers."""
+
+    added: list[Waiting] = field(default_factory=list)
+    paused: set[str] = field(default_factory=set)
+
+
+# -- a result comes in --------------------------------------------------------------------------------
+def is_provisional(
+    connection: Connection, ended: Ended, end: End, provider_id: int, deciding: Deciding
+) -> bool:
+    """Whether the result of this end is paid only when it stands.
+
+    Not where nobody else could check it, nor that of a node of the task's own owner: anybody could order
+    his own good name.
+    """
+    row = ended.task
+    if (
+        end.outcome not in _COMPARED
+        or row.kind != TaskKind.USER
+        or row.pinned_node
+        or provider_id == row.owner_id
+        or deciding.rules.audit_share <= 0
+        or len(row.id) > replica_store.MAX_PARENT_ID
+    ):
+        return False
+    return record_store.is_low(connection, ended.node_id) and replica_store.somebody_else(
+        connection, {provider_id, row.owner_id}, allow_pushed=deciding.allow_pushed
+    )
+
+
+def keep(
+    connection: Connection, ended: Ended, attempt_id: str, provider_id: int, deciding: Deciding
+) -> FollowUp:
+    """The result of this end is provisional; a block that it fills is audited."""
+    ledger_store.lock(connection)
+    audit_store.keep(
+        connection,
+        task_id=ended.task.id,
+        attempt_id=attempt_id,
+        node_id=ended.node_id,
+        owner_id=provider_id,
+        now=deciding.now,
+    )
+    follows = _Follows()
+    _close_block(connection, ended.node_id, deciding, follows)
+    return FollowUp(ended.task, added=tuple(follows.added))
+
+
+def close_block(connection: Connection, node_id: str, deciding: Deciding) -> tuple[Waiting, ...]:
+    """The sweep asks too: a block closes with time."""
+    ledger_store.lock(connection)
+    follows = _Follows()
+    _close_block(connection, node_id, deciding, follows)
+    return tuple(follows.added)
+
+
+def _close_block(connection: Connection, node_id: str, deciding: Deciding, follows: _Follows) -> None:
+    results = audit_store.open_of(connection, node_id)
+    if not results:
+        return
+    node = record_store.of_node(connection, node_id)
+    owner = record_store.of_owner(connection, results[0].owner_id)
+    size = verification.block_size(node, owner, deciding.rules)
+    if verification.is_full(size, len(results), results[0].finished_at, deciding.now):
+        names = [result.task_id for result in results]
+        _check(connection, verification.draw(names, deciding.ticket), names, deciding.now, follows)
+
+
+def _check(
+    connection: Connection, task_id: str, block_of: Sequence[str], now: float, follows: _Follows,
+    recalled: str = "",
+) -> None:  # fmt: skip
+    task = audit_store.put_under_check(connection, task_id, block_of, now, recalled=recalled)
+    newest = replica_store.runs_of(connection, task_id)[-1]
+    follows.added.append(Waiting(newest.id, task.tier, task.region))
+
+
+# -- a check ends -------------------------------------------------------------------------------------
+def is_due(connection: Connection, task_id: str, deciding: Deciding) -> bool:
+    """Whether follow_up would change something. Locks nothing."""
+    result = audit_store.find(connection, task_id)
+    if result is None or not result.drawn:
+        return False
+    task = connection.execute(select(tasks).where(tasks.c.id == task_id)).one()
+    return _next(connection, task, result, deciding)[0].step is not Step.WAIT
+
+
+def follow_up(connection: Connection, task: Row[Any], deciding: Deciding) -> FollowUp:
+    """A run that checks this task ended. `task` is locked (see replica_store.lock)."""
+    ledger_store.lock(connection)
+    result = audit_store.find(connection, task.id)
+    if result is None or not result.drawn:
+        return FollowUp(task)  # it was decided before
+    step, runs = _next(connection, task, result, deciding)
+    if step.step is Step.ADD:
+        return FollowUp(task, added=replica_ends.add(connection, task, step.add, runs, deciding.now))
+    if step.step is Step.END:
+        return _decide(connection, task, result, runs, step, deciding)
+    return FollowUp(task)
+
+
+def _next(
+    connection: Connection, task: Row[Any], result: Row[Any], deciding: Deciding
+) -> tuple[Next, Sequence[Row[Any]]]:
+    runs = replica_store.runs_of(connection, task.id)
+    owners = {task.owner_id, result.owner_id, *(run.provider_id for run in runs if run.provider_id)}
+    others = replica_store.somebody_else(connection, owners, allow_pushed=deciding.allow_pushed)
+    # Its digest is made when there is another to compare it with.
+    known = bool(task.result_digest) or not any(run.result_digest for run in runs)
+    vote = _own_vote(connection, task, result) if known else None
+    own = Run(state=TaskState(task.state), vote=vote, ended_at=result.finished_at)
+    compared = [own, *(replica_ends.run_of(run) for run in runs)]
+    step = next_step(compared, replicas=_RUNS_COMPARED, now=deciding.now, others=others, asked=False)
+    return step, runs
+
+
+def _own_vote(connection: Connection, task: Row[Any], result: Row[Any]) -> Vote:
+    """Of the run that is checked."""
+    record = record_store.of_node(connection, result.node_id)
+    trusted = verification.is_trusted(record, record_store.of_owner(connection, result.owner_id))
+    return Vote(run_id=task.id, owner_id=result.owner_id, digest=task.result_digest, trusted=trusted)
+
+
+def _decide(
+    connection: Connection,
+    task: Row[Any],
+    result: Row[Any],
+    runs: Sequence[Row[Any]],
+    step: Next,
+    deciding: Deciding,
+) -> FollowUp:
+    now, follows = deciding.now, _Follows()
+    count = step.count or Count(verdict=Verdict.UNDECIDED)
+    own = count.findings.get(task.id, Finding.UNDECIDED)
+    checkers = [run for run in runs if run.id in count.findings]
+    for run in checkers:
+        verdict = VERDICTS[count.findings[run.id]]
+        connection.execute(update(tasks).where(tasks.c.id == run.id).values(verification=verdict))
+    # Findings first: what a strike costs depends on the record before it.
+    lenient = _note(connection, result, own, deciding, follows) if not result.recalled else False
+    struck = [run for run in checkers if count.findings[run.id] is Finding.DIFFERED]
+    for run in struck:
+        _note_checker(connection, run, deciding, follows)
+    _pay(connection, task, result, own, [run for run in checkers if run not in struck], now)
+    disputed = Verification.DISPUTED if len(checkers) > 0 else ""
+    if own is Finding.DIFFERED:
+        best = next(run for run in checkers if run.result_digest == count.digest)
+        _replace(connection, task, best, now)
+        audit_store.forget(connection, task.id, Verification.DISPUTED)
+        if not result.recalled:
+            _recall(connection, result, lenient=lenient, now=now, follows=follows)
+    elif result.recalled:
+        audit_store.forget(connection, task.id, Verification.AUDITED if own is Finding.VERIFIED else disputed)
+    else:
+        _end_block(connection, task.id, own, disputed, deciding, follows)
+    stopped = replica_store.drop_open(connection, task.id, replica_ends.NOT_NEEDED, now)
+    moved = credit_store.move(
+        connection, _credit(task, result, own, checkers, count), start=deciding.start_score, now=now
+    )
+    return FollowUp(
+        task,
+        added=tuple(follows.added),
+        stopped=tuple((run.node_id, run.attempt_id) for run in stopped),
+        ended=True,
+        tiers_changed=moved,
+        paused=frozenset(follows.paused),
+    )
+
+
+def _note(
+    connection: Connection, result: Row[Any], finding: Finding, deciding: Deciding, follows: _Follows
+) -> bool:
+    """Count the finding for the run that was checked; whether its owner is forgiven."""
+    change = record_store.note(connection, result.node_id, result.owner_id, finding, deciding.now)
+    if change.struck:
+        follows.paused.add(result.node_id)
+    return change.lenient
+
+
+def _note_checker(connection: Connection, run: Row[Any], deciding: Deciding, follows: _Follows) -> None:
+    """A checker that was wrong. One that was right is no better for it: it may know that it checks."""
+    change = record_store.note(connection, run.node_id, run.provider_id, Finding.DIFFERED, deciding.now)
+    follows.paused.add(run.node_id)
+    for result in audit_store.of_node(connection, run.node_id)[:1]:
+        _recall(connection, result, lenient=change.lenient, now=deciding.now, follows=follows)
+
+
+def _recall(connection: Connection, of: Row[Any], *, lenient: bool, now: float, follows: _Follows) -> None:
+    """All that the node of this result has not been paid yet is run again, each result by itself."""
+    for result in audit_store.of_node(connection, of.node_id):
+        if result.drawn:
+            continue  # it is being checked: the check decides
+        recalled = _LENIENT if lenient else _STRICT
+        _check(connection, result.task_id, [result.task_id], now, follows, recalled)
+
+
+def _end_block(
+    connection: Connection,
+    task_id: str,
+    own: Finding,
+    disputed: str,
+    deciding: Deciding,
+    follows: _Follows,
+) -> None:
+    results = audit_store.of_block(connection, task_id)
+    left = [result.task_id for result in results if not result.drawn]
+    if verification.block_end(own) is BlockEnd.DRAW_AGAIN and left:
+        audit_store.award(connection, next(it for it in results if it.task_id == task_id), deciding.now)
+        audit_store.forget(connection, task_id, disputed)
+        _check(connection, verification.draw(left, deciding.ticket), left, deciding.now, follows)
+        return
+    verified = own is Finding.VERIFIED
+    for result in results:
+        audit_store.award(connection, result, deciding.now)
+        word = disputed if result.task_id == task_id else ""
+        audit_store.forget(connection, result.task_id, Verification.AUDITED if verified else word)
+
+
+def _pay(
+    connection: Connection,
+    task: Row[Any],
+    result: Row[Any],
+    own: Finding,
+    checkers: Sequence[Row[Any]],
+    now: float,
+) -> None:
+    """The checkers who did not differ, and a recalled run that may keep its pay.
+
+    Of a result that was false, or is not paid although it was right, the user's payment pays the checkers.
+    """
+    paid_after_all = result.recalled == _LENIENT or own is Finding.UNDECIDED
+    if result.recalled and paid_after_all and own is not Finding.DIFFERED:
+        audit_store.award(connection, result, now)
+    forfeit = own is Finding.DIFFERED or bool(result.recalled and not paid_after_all)
+    funds = audit_store.pending(connection, result.attempt_id) if forfeit else 0
+    runs = []
+    for run in checkers:
+        minutes = ledger.minutes_to_pay(
+            Outcome.SUCCEEDED, run.attempt_started_at, run.attempt_finished_at or now, task.max_minutes
+        )
+        if amount := minutes * task.price_per_minute:
+            runs.append((run.attempt_id, run.provider_id, amount))
+    audit_store.pay_runs(connection, task.id, runs, funds, now)
+
+
+def _replace(connection: Connection, task: Row[Any], best: Row[Any], now: float) -> None:
+    """The result that most agree on takes the place of the false one. How the task ended stays."""
+    reason = "its first result was false, as other nodes found; this is the one that they agree on"
+    if best.state != task.state:
+        reason = f"its first result was false: other nodes agree that it {best.state.lower()}"
+    connection.execute(
+        update(tasks)
+        .where(tasks.c.id == task.id, tasks.c.state.in_([state.value for state in FINAL_TASK_STATES]))
+        .values(
+            result_attempt=best.result_attempt,
+            result_bytes=best.result_bytes,
+            result_digest=best.result_digest,
+            exit_code=best.exit_code,
+            node_id=best.node_id,
+            reason=reason,
+            updated_at=now,
+        )
+    )
+
+
+def _credit(
+    task: Row[Any], result: Row[Any], own: Finding, checkers: Iterable[Row[Any]], count: Count
+) -> list[credit_store.NewChange]:
+    """Of a recalled run nothing more: its owner has lost for the one that was found out."""
+    found = [(run, count.findings[run.id], run.attempt_id, run.provider_id) for run in checkers]
+    if not result.recalled:
+        found.append((result, own, result.attempt_id, result.owner_id))
+    return [
+        change
+        for row, finding, attempt_id, provider_id in found
+        for change in credit_store.of_finding(
+            finding,
+            attempt_id=attempt_id,
+            task_id=task.id,
+            node_id=row.node_id,
+            provider_id=provider_id,
+            task_owner_id=task.owner_id,
+        )
+    ]

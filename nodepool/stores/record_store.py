@@ -1,0 +1,80 @@
+"""What checked results say of nodes and their owners, in SQL. The rules are in nodepool/verification.py.
+
+Functions of a connection. Records are changed with the ledger's head locked, and read at any time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
+
+from nodepool import verification
+from nodepool.stores.tables import node_records, nodes, owner_records, users
+from nodepool.trust import Tier, docker_works, node_tier
+from nodepool.verification import Change, NodeRecord, OwnerRecord
+from nodepool.voting import Finding
+
+_NODE = select(node_records).where(node_records.c.node_id == bindparam("node"))
+_OWNER = select(owner_records).where(owner_records.c.user_id == bindparam("user"))
+_TIER = (
+    select(users.c.credit_score, nodes.c.docker_status)
+    .join(users, users.c.id == nodes.c.owner_id)
+    .where(nodes.c.id == bindparam("node"))
+)
+
+
+def of_node(connection: Connection, node_id: str) -> NodeRecord:
+    row = connection.execute(_NODE, {"node": node_id}).one_or_none()
+    return NodeRecord(verified=row.verified, paused_until=row.paused_until) if row else NodeRecord()
+
+
+def of_owner(connection: Connection, user_id: int) -> OwnerRecord:
+    row = connection.execute(_OWNER, {"user": user_id}).one_or_none()
+    return OwnerRecord(strikes=row.strikes, clean=row.clean) if row else OwnerRecord()
+
+
+def is_low(connection: Connection, node_id: str) -> bool:
+    """Whether it is a node of the lowest tier, whose results are checked."""
+    row = connection.execute(_TIER, {"node": node_id}).one()
+    return node_tier(row.credit_score, docker_works=docker_works(row.docker_status)) is Tier.LOW
+
+
+def is_trusted_row(row: Row[Any]) -> bool:
+    """Of a row with docker_status, credit_score, verified and strikes (see replica_store.runs_of)."""
+    node, owner = NodeRecord(verified=row.verified or 0), OwnerRecord(strikes=row.strikes or 0)
+    return _tier(row) is not Tier.LOW or verification.is_trusted(node, owner)
+
+
+def _tier(row: Row[Any]) -> Tier:
+    return node_tier(row.credit_score, docker_works=docker_works(row.docker_status))
+
+
+def note(connection: Connection, node_id: str, owner_id: int, finding: Finding, now: float) -> Change:
+    """One compared run of the node."""
+    node, owner = of_node(connection, node_id), of_owner(connection, owner_id)
+    change = verification.after_finding(node, owner, finding, now)
+    if change.node != node:
+        _put_node(connection, node_id, change.node)
+    if change.owner != owner:
+        values = {"strikes": change.owner.strikes, "clean": change.owner.clean}
+        changed = connection.execute(
+            update(owner_records).where(owner_records.c.user_id == owner_id).values(values)
+        )
+        if not changed.rowcount:
+            connection.execute(insert(owner_records).values(user_id=owner_id, **values))
+    return change
+
+
+def begin_node(connection: Connection, node_id: str, owner_id: int, now: float) -> None:
+    """A node id that is new: it waits as long as the one that it may be meant to replace."""
+    record = verification.first_record(of_owner(connection, owner_id), now)
+    if record != NodeRecord():
+        _put_node(connection, node_id, record)
+
+
+def _put_node(connection: Connection, node_id: str, record: NodeRecord) -> None:
+    values = {"verified": record.verified, "paused_until": record.paused_until}
+    changed = connection.execute(update(node_records).where(node_records.c.node_id == node_id).values(values))
+    if not changed.rowcount:
+        connection.execute(insert(node_records).values(node_id=node_id, **values))
