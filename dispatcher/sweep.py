@@ -23,6 +23,7 @@ from dispatcher.desk import Desk
 from dispatcher.hearing import BRAKE_PERIODS, Beat, Hearing
 from dispatcher.overtime import Overtime
 from dispatcher.place import lose
+from dispatcher.prober import Prober
 from dispatcher.pushed import PushedAttempts
 from dispatcher.reconcile import Live, Reconciler, Turns
 from dispatcher.waiting import tell_again
@@ -57,6 +58,7 @@ class Sweeper:
         self._overtime = Overtime(dispatcher)
         self._allocator = Allocator(dispatcher)
         self._credit_drift = CreditDrift(dispatcher)
+        self._prober = Prober(dispatcher, desk)
         self._comparisons = Comparisons(dispatcher)
         self._hearing = Hearing(now, dispatcher.settings.node_late_seconds)
         # Who is asked in a pass whether it still has its work.
@@ -150,6 +152,7 @@ class Sweeper:
         self._comparisons.settle()
         self._credit_drift.look()
         tell_again(dispatcher, self._desk)
+        self._prober.look()
 
     def _beat(self, node: Row[str, str, float]) -> Beat:
         """Nodes without an agent are heard through a gateway only: while none serves they are not late."""

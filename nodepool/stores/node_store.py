@@ -40,7 +40,7 @@ def register(
     values |= values.pop("total")
     node_id = values.pop("node_id")
     values |= {"active": True, "registered_at": now, "peer_address": peer_address}
-    renewal = values if again else {**values, "draining": False}
+    renewal = values if again else {**values, "draining": False, "probe_due_at": now}
     renewed = connection.execute(
         update(nodes).where(nodes.c.id == node_id, nodes.c.owner_id == owner_id).values(renewal)
     )
@@ -108,7 +108,9 @@ def registered_node(
 
     On probation there is room for one task.
     """
-    total = Resources(row.cpu_score, row.memory_gb, row.gpu_score, row.gpu_memory_gb)
+    # What probes found is believed before what the node claims.
+    cpu_score = min(row.cpu_score, row.measured_cpu_score) if row.measured_cpu_score else row.cpu_score
+    total = Resources(cpu_score, row.memory_gb, row.gpu_score, row.gpu_memory_gb)
     capacity = capacity_of(total, max_tasks=row.max_tasks, overcommit=overcommit)
     history = history_of(row)
     if history.on_probation(rules):

@@ -260,6 +260,7 @@ probes = Table(
     Column("task_id", ForeignKey("tasks.id"), primary_key=True),
     Column("node_id", ForeignKey("nodes.id"), nullable=False),
     Column("seed", String(64), nullable=False),  # never told before the node has claimed the task
+    Column("chains", Integer, nullable=False),
     # How much there is to compute, in points of cpu_score times seconds, and what the node claimed then.
     Column("work", BigInteger, nullable=False),
     Column("claimed_cpu_score", Integer, nullable=False),

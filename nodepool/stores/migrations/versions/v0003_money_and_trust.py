@@ -323,6 +323,7 @@ def _create_probes() -> None:
         sa.Column("task_id", sa.String(length=128), nullable=False),
         sa.Column("node_id", sa.String(length=129), nullable=False),
         sa.Column("seed", sa.String(length=64), nullable=False),
+        sa.Column("chains", sa.Integer(), nullable=False),
         sa.Column("work", sa.BigInteger(), nullable=False),
         sa.Column("claimed_cpu_score", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),

@@ -1,0 +1,210 @@
+"""Gives nodes tasks with known answers, and judges what comes back; a part of the sweep.
+
+A node is probed when it has registered and about every PROBE_HOURS after that, when nothing else runs there.
+A node that is never idle is probed beside its work when another such time has passed. What is measured,
+and why so, is in `nodepool.probes`.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Row
+
+from dispatcher.push_effects import open_files
+from nodepool import probes
+from nodepool.errors import CorruptFileError, NodePoolError, NotFoundError
+from nodepool.node import NodeView
+from nodepool.probes import Probe, Verdict
+from nodepool.stores import probe_store, task_store
+from nodepool.stores.files import FileStore
+from nodepool.stores.probe_store import Closing, NewProbe
+from nodepool.task import FINAL_TASK_STATES, TaskState
+from nodepool.trust import MOVES, Cause
+
+if TYPE_CHECKING:
+    from dispatcher.context import Dispatcher
+    from dispatcher.desk import Desk
+
+log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 1.0
+_MOST_OPEN = 8
+_MOST_LOOKED_AT = 200
+_SECONDS_PER_HOUR, _SECONDS_PER_MINUTE = 3600.0, 60.0
+# A probe that finds no moment is taken back.
+_PATIENCE_SECONDS = 30.0
+# After one that says too little, or something bad, the next comes so much sooner.
+_SOONER = 50.0
+# Of a busy node no less than this share of its score is probed.
+_LEAST_SHARE = 4
+# A result with an answer is small.
+_MAX_RESULT_BYTES = 4 << 20
+
+
+class Prober:
+    """For one thread."""
+
+    def __init__(self, dispatcher: Dispatcher, desk: Desk) -> None:
+        self._dispatcher = dispatcher
+        self._desk = desk
+        self._files: FileStore | None = None
+        self._random = secrets.SystemRandom()
+        self._next_at = float("-inf")
+
+    @property
+    def _period_seconds(self) -> float:
+        return self._dispatcher.settings.probe_hours * _SECONDS_PER_HOUR
+
+    def look(self) -> None:
+        """About once a second. Raises UnavailableError."""
+        now = self._dispatcher.clock()
+        if self._period_seconds <= 0 or now < self._next_at:
+            return
+        self._next_at = now + _LOOK_SECONDS
+        opened = self._dispatcher.database.read(lambda c: probe_store.opened(c, _MOST_OPEN))
+        still = [probe for probe in opened if not self._follow(probe, now)]
+        if len(still) < _MOST_OPEN:
+            self._begin(_MOST_OPEN - len(still), now)
+
+    # -- beginning ---------------------------------------------------------------------------------------
+    def _begin(self, most: int, now: float) -> None:
+        dispatcher = self._dispatcher
+        due = dispatcher.database.read(lambda c: probe_store.due(c, now, _MOST_LOOKED_AT))
+        if not due:
+            return
+        late = dispatcher.settings.node_late_seconds
+        views = dispatcher.registry.views([node.id for node in due], late)
+        ready = [
+            (node, view)
+            for node, view in zip(due, views, strict=True)
+            if view is not None and view.online and self._is_time(node, view, now)
+        ]
+        for node, view in ready[:most]:
+            self._submit(node, view, now)
+
+    def _is_time(self, node: Row[Any], view: NodeView, now: float) -> bool:
+        return view.reserved.tasks == 0 or now - node.probe_due_at > self._period_seconds
+
+    def _submit(self, node: Row[Any], view: NodeView, now: float) -> None:
+        dispatcher, settings = self._dispatcher, self._dispatcher.settings
+        belief = probe_store.belief_of(node)
+        score = max(belief.score - view.reserved.cpu_score, belief.score // _LEAST_SHARE, 1)
+        seed, work = secrets.token_hex(32), score * belief.seconds
+        chains = probes.chains_of(node.cpu_cores)
+        package = Probe.of(seed, work=work, chains=chains).package()
+        new = NewProbe(
+            task_id=f"probe-{secrets.token_hex(12)}",
+            node=node,
+            score=score,
+            chains=chains,
+            seed=seed,
+            work=work,
+            image=settings.default_image,
+            max_minutes=probes.MAX_MINUTES,
+            package_sha256=self._store().put_package(package),
+            package_bytes=len(package),
+        )
+        again = now + self._period_seconds
+        if dispatcher.database.write(lambda c: probe_store.add(c, new, due_again=again, now=now)):
+            log.info("node %s is probed: %s", node.id, new.task_id)
+            self._desk.hint(new.task_id)
+
+    # -- what came of it ---------------------------------------------------------------------------------
+    def _follow(self, probe: Row[Any], now: float) -> bool:
+        """True when it is over."""
+        if probe.state in FINAL_TASK_STATES:
+            self._close(probe, now)
+            return True
+        waits_too_long = probe.state == TaskState.QUEUED and (
+            probe.attempts_ended or now - probe.created_at > _PATIENCE_SECONDS
+        )
+        # A probe does not keep a node that wants to go.
+        if not probe.stop_requested and (waits_too_long or probe.draining or not probe.active):
+            self._dispatcher.database.write(lambda c: task_store.request_stop(c, probe.task_id, now))
+        return False
+
+    def _close(self, probe: Row[Any], now: float) -> None:
+        dispatcher = self._dispatcher
+        closing = self._judged(probe, now)
+        start = dispatcher.settings.newcomer_credit_score
+        moved = dispatcher.database.write(
+            lambda c: probe_store.close(c, probe, closing, start=start, now=now)
+        )
+        self._tidy_up(probe)
+        if moved is None:
+            return
+        log.info("the probe of node %s: %s after %.1f s", probe.node_id, closing.verdict,
+                 probe_store.ran_seconds(probe))  # fmt: skip
+        if closing.belief.measured != probe.measured_cpu_score:
+            log.warning("node %s claims cpu_score %d and is believed %d now", probe.node_id,
+                        probe.cpu_score, closing.belief.score)  # fmt: skip
+            dispatcher.lifecycle.sync_node(probe.node_id)
+        for owner_id in moved:
+            dispatcher.lifecycle.sync_nodes_of(owner_id)
+
+    def _judged(self, probe: Row[Any], now: float) -> Closing:
+        before = probe_store.belief_of(probe)
+        seconds = probe_store.ran_seconds(probe)
+        verdict = self._verdict(probe, seconds)
+        others = verdict is Verdict.SILENT and self._dispatcher.database.read(
+            lambda c: probe_store.answered_elsewhere(c, probe.owner_id, now - 2 * self._period_seconds)
+        )
+        judged = probes.judge(before, verdict, work=probe.work, seconds=seconds, others_answer=others)
+        change = None
+        if judged.false_claim:
+            words = f"it claims cpu_score {before.claimed}, and {probes.SLOW_TIMES} probes found no more than"
+            change = probe_store.change_of(probe, Cause.FALSE_CLAIM, f"{words} {judged.belief.measured}")
+        elif verdict in _CAUSES:
+            change = probe_store.change_of(probe, _CAUSES[verdict], MOVES[_CAUSES[verdict]].meaning)
+        pause = self._period_seconds / (1.0 if verdict is Verdict.RIGHT else _SOONER)
+        return Closing(
+            verdict=verdict,
+            belief=judged.belief,
+            due_at=now + pause * self._random.uniform(0.75, 1.25),
+            changes=(change,) if change else (),
+        )
+
+    def _verdict(self, probe: Row[Any], seconds: float) -> Verdict:
+        score = min(probe.claimed_cpu_score, probe_store.belief_of(probe).score)
+        if probe.state == TaskState.SUCCEEDED:
+            right = self._is_right(probe)
+            if not right:
+                return Verdict.SILENT if right is None else Verdict.WRONG
+            return Verdict.SLOW if probes.is_slow(probe.work, seconds, score) else Verdict.RIGHT
+        if probe.state == TaskState.STOPPED and not probe.attempts_ended:
+            return Verdict.WITHDRAWN
+        at_bound = seconds >= probes.MAX_MINUTES * _SECONDS_PER_MINUTE
+        slow = at_bound and probes.is_slow(probe.work, seconds, score)
+        return Verdict.SLOW if slow else Verdict.SILENT
+
+    def _is_right(self, probe: Row[Any]) -> bool | None:
+        """None where the pool has lost what the node returned."""
+        if not probe.result_attempt or probe.result_bytes > _MAX_RESULT_BYTES:
+            return False
+        try:
+            answer = probes.answer_of(self._store().result_bytes(probe.result_attempt))
+        except (NotFoundError, CorruptFileError) as error:
+            log.warning("the result of %s cannot be read: %s", probe.task_id, error)
+            return None
+        expected = Probe.of(probe.seed, work=probe.work, chains=probe.chains)
+        return expected.is_right(answer, [self._random.random() for _ in range(probes.CHECKED_SEGMENTS)])
+
+    def _tidy_up(self, probe: Row[Any]) -> None:
+        """Nobody asks for them again."""
+        try:
+            self._store().delete_package(probe.package_sha256)
+            if probe.result_attempt:
+                self._store().delete_result(probe.result_attempt)
+        except NodePoolError as error:
+            log.info("files of %s stay on the disk: %s", probe.task_id, error)
+
+    def _store(self) -> FileStore:
+        if self._files is None:
+            self._files = open_files(self._dispatcher.settings)
+        return self._files
+
+
+_CAUSES = {Verdict.RIGHT: Cause.PROBED, Verdict.WRONG: Cause.DIFFERED}

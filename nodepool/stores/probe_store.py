@@ -1,0 +1,218 @@
+"""Probes in SQL: whose turn it is, the tasks that they are, and what they found.
+
+Functions of a connection: the use case that calls them owns the transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from nodepool.node import ENGINE_AWAY, NodeKind
+from nodepool.probes import Belief, Verdict
+from nodepool.stores import credit_store, task_store, user_store
+from nodepool.stores.credit_store import NewChange, change_id
+from nodepool.stores.tables import attempts, nodes, probes, tasks, users
+from nodepool.stores.user_store import Newcomer
+from nodepool.task import TaskKind, TaskState
+from nodepool.trust import Cause, docker_works, node_tier
+
+# Nobody can register such a name, or log in with it.
+POOL_USERNAME = "(pool)"
+_LEAST_PRIORITY = 0
+_OPEN = probes.c.verdict == ""
+_MAY_BE_PROBED = (
+    nodes.c.active
+    & nodes.c.draining.is_(False)
+    & (nodes.c.kind == NodeKind.AGENT)
+    & (nodes.c.docker_status != ENGINE_AWAY)
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewProbe:
+    task_id: str
+    node: Row[Any]  # as of due()
+    score: int  # of cpu_score, what it is given
+    chains: int
+    seed: str
+    work: int
+    image: str
+    max_minutes: int
+    package_sha256: str
+    package_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closing:
+    """What was found, and what is to follow."""
+
+    verdict: Verdict
+    belief: Belief
+    due_at: float
+    changes: tuple[NewChange, ...] = ()
+
+
+def pool_user(connection: Connection, now: float) -> int:
+    """The user whom the pool's own tasks belong to; made when it is not there. It cannot log in."""
+    found: int | None = connection.execute(
+        select(users.c.id).where(users.c.username == POOL_USERNAME)
+    ).scalar()
+    if found is not None:
+        return found
+    newcomer = Newcomer(POOL_USERNAME, "", user_store.SYSTEM_ROLE, credit_score=0, grant_cpt=0)
+    user_id = user_store.add(connection, newcomer, now)
+    connection.execute(update(users).where(users.c.id == user_id).values(blocked=True))
+    return user_id
+
+
+def due(connection: Connection, now: float, limit: int) -> Sequence[Row[Any]]:
+    """Nodes whose turn it is, those who wait longest first."""
+    query = (
+        select(nodes, users.c.credit_score)
+        .join(users, users.c.id == nodes.c.owner_id)
+        .where(_MAY_BE_PROBED, nodes.c.probe_due_at <= now)
+    )
+    return connection.execute(query.order_by(nodes.c.probe_due_at, nodes.c.id).limit(limit)).all()
+
+
+def belief_of(node: Row[Any]) -> Belief:
+    return Belief(claimed=node.cpu_score, measured=node.measured_cpu_score, slow=node.slow_probes)
+
+
+def add(connection: Connection, probe: NewProbe, *, due_again: float, now: float) -> bool:
+    """The task, pinned to its node. False when it is not the node's turn any more."""
+    node = probe.node
+    taken = connection.execute(
+        update(nodes)
+        .where(nodes.c.id == node.id, nodes.c.probe_due_at == node.probe_due_at, _MAY_BE_PROBED)
+        .values(probe_due_at=due_again)
+    )
+    if taken.rowcount == 0:
+        return False
+    task_store.insert_task(connection, _task(probe, pool_user(connection, now), now))
+    connection.execute(
+        insert(probes).values(
+            task_id=probe.task_id,
+            node_id=node.id,
+            seed=probe.seed,
+            chains=probe.chains,
+            work=probe.work,
+            claimed_cpu_score=node.cpu_score,
+            created_at=now,
+        )
+    )
+    return True
+
+
+def _task(probe: NewProbe, owner_id: int, now: float) -> dict[str, Any]:
+    node = probe.node
+    return {
+        "id": probe.task_id,
+        "owner_id": owner_id,
+        "kind": TaskKind.PROBE,
+        "state": TaskState.QUEUED,
+        "cpu_score": probe.score,
+        "memory_gb": 0,
+        "gpu_score": 0,
+        "gpu_memory_gb": 0,
+        "gpu_name": "",
+        "region": "any",
+        # No higher than it must be: among those who wait, it comes after users' tasks of that tier.
+        "tier": node_tier(node.credit_score, docker_works=docker_works(node.docker_status)),
+        "pinned_node": node.id,
+        "priority": _LEAST_PRIORITY,
+        "image": probe.image,
+        "network": False,
+        "max_minutes": probe.max_minutes,
+        "package_sha256": probe.package_sha256,
+        "package_bytes": probe.package_bytes,
+        "created_at": now,
+        "updated_at": now,
+        "hinted_at": now,
+        "queued_at": now,
+    }
+
+
+def opened(connection: Connection, limit: int) -> Sequence[Row[Any]]:
+    """Probes that are not judged yet, oldest first, with their task, its last attempt and their node."""
+    query = (
+        select(
+            probes,
+            tasks.c.state,
+            tasks.c.attempt_number,
+            tasks.c.attempts_ended,
+            tasks.c.stop_requested,
+            tasks.c.result_attempt,
+            tasks.c.result_bytes,
+            tasks.c.package_sha256,
+            attempts.c.state.label("attempt_state"),
+            attempts.c.started_at,
+            attempts.c.finished_at,
+            nodes.c.owner_id,
+            nodes.c.draining,
+            nodes.c.active,
+            nodes.c.cpu_score,
+            nodes.c.measured_cpu_score,
+            nodes.c.slow_probes,
+        )
+        .join(tasks, tasks.c.id == probes.c.task_id)
+        .join(nodes, nodes.c.id == probes.c.node_id)
+        .outerjoin(
+            attempts, (attempts.c.task_id == tasks.c.id) & (attempts.c.number == tasks.c.attempt_number)
+        )
+        .where(_OPEN)
+    )
+    return connection.execute(query.order_by(probes.c.created_at).limit(limit)).all()
+
+
+def close(
+    connection: Connection, probe: Row[Any], closing: Closing, *, start: int, now: float
+) -> frozenset[int] | None:
+    """Keep the verdict and what follows, once; users whose tier has changed. None: it was judged before."""
+    closed = connection.execute(
+        update(probes).where(probes.c.task_id == probe.task_id, _OPEN).values(verdict=closing.verdict)
+    )
+    if closed.rowcount == 0:
+        return None
+    connection.execute(
+        update(nodes)
+        .where(nodes.c.id == probe.node_id)
+        .values(
+            probe_due_at=closing.due_at,
+            measured_cpu_score=closing.belief.measured,
+            slow_probes=closing.belief.slow,
+        )
+    )
+    return credit_store.move(connection, closing.changes, start=start, now=now)
+
+
+def change_of(probe: Row[Any], cause: Cause, reason: str) -> NewChange:
+    return NewChange(
+        id=change_id(cause, f"{probe.task_id}:{probe.attempt_number}"),
+        user_id=probe.owner_id,
+        cause=cause,
+        reason=reason,
+        node_id=probe.node_id,
+    )
+
+
+def answered_elsewhere(connection: Connection, owner_id: int, since: float) -> bool:
+    """Has a node of another owner answered a probe rightly since then? So probes can be answered here."""
+    query = (
+        select(probes.c.task_id)
+        .join(nodes, nodes.c.id == probes.c.node_id)
+        .where(probes.c.verdict == Verdict.RIGHT, probes.c.created_at >= since, nodes.c.owner_id != owner_id)
+        .limit(1)
+    )
+    return connection.execute(query).first() is not None
+
+
+def ran_seconds(probe: Row[Any]) -> float:
+    """By the pool's clock, from the claim to the end."""
+    if probe.started_at is None or probe.finished_at is None:
+        return 0.0
+    return max(0.0, float(probe.finished_at - probe.started_at))
