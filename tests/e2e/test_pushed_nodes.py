@@ -164,7 +164,7 @@ def test_a_held_call_lives_as_long_as_its_worker_speaks_and_ends_with_the_task(
     task = user.submit(SOURCE)
     assert taken.called.wait(60)
     said = worker.call("ReportRunningStatus", node_id=worker.node_id, task_id=task)
-    assert said.success
+    assert (said.success, said.cpt_reward) == (True, 1)  # the minute that it began, at one CPT
     user.wait_for(task, "RUNNING")
     word = f"attempt:{task}:1:word"
     pool.valkey.admin.delete(word)
