@@ -36,7 +36,7 @@ def compare(scene: Scene, seed: int) -> tuple[dict[str, Any], dict[str, History]
 
 def main() -> int:
     given = _arguments()
-    scene = Scene(rounds=given.rounds)
+    scene = Scene(rounds=given.rounds, patience=given.patience)
     if given.whitewash:
         # Caught once, and back within an hour under another account.
         scene = replace(scene, comeback_strikes=1, comeback_rounds=12)
@@ -76,6 +76,13 @@ def _arguments() -> argparse.Namespace:
         "--whitewash",
         action="store_true",
         help="cheaters come back under a new account an hour after a catch",
+    )
+    parser.add_argument(
+        "--patience",
+        type=int,
+        default=0,
+        metavar="N",
+        help="under our rule cheaters lie only once one of N of their results is checked",
     )
     parser.add_argument("--json", action="store_true", help="the figures as JSON, the same for the same seed")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="both rules over time")

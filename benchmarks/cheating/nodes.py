@@ -44,6 +44,7 @@ class Scene:
     load: float = 0.6  # fresh tasks a round, per slot
     honest_errors: float = 0.0002  # share of false results of an honest node
     sneaky_lies: float = 0.1
+    patience: int = 0  # under our rule cheaters also wait until of so many results one is checked
     late_joiners: float = 0.2  # share of honest nodes that join at some time during the run
     comeback_strikes: int = 3  # a cheater with so many strikes throws his account away
     comeback_rounds: int = 288  # and is back under a new one a day later

@@ -37,8 +37,8 @@ SAMPLE = 12
 class Ours(Policy):
     name = "ours"
 
-    def __init__(self, nodes: list[Node], chance: Random) -> None:
-        super().__init__(nodes, chance)
+    def __init__(self, nodes: list[Node], chance: Random, patience: int) -> None:
+        super().__init__(nodes, chance, patience)
         self.rules = verification.Rules()
         self.trusted_there = False
         self.pending = {node.number: Pending() for node in nodes}
@@ -48,7 +48,13 @@ class Ours(Policy):
         return self.round * ROUND_SECONDS
 
     def looks_trusted(self, node: Node) -> bool:
+        return self._trusted(node) and self._block_size(node) >= self.patience
+
+    def _trusted(self, node: Node) -> bool:
         return verification.is_trusted(node.record, node.owner.record)
+
+    def _block_size(self, node: Node) -> int:
+        return verification.block_size(node.record, node.owner.record, self.rules)
 
     def forget(self, node: Node, stranger: Owner) -> None:
         self._recall(node, None, lenient=False)
@@ -79,7 +85,7 @@ class Ours(Policy):
         return pairs
 
     def _pass_time(self) -> None:
-        self.trusted_there = any(self.looks_trusted(node) for node in self.nodes)
+        self.trusted_there = any(self._trusted(node) for node in self.nodes)
         for node in self.nodes:
             if self.pending[node.number].open:
                 self._close_if_full(node)
@@ -102,7 +108,7 @@ class Ours(Policy):
             node_id=str(index),
             owner_id=node.owner.number,
             tier=Tier.LOW,
-            trusted=self.looks_trusted(node),
+            trusted=self._trusted(node),
         )
 
     def returned(self, task: Task, run: Run) -> None:
@@ -123,7 +129,7 @@ class Ours(Policy):
             if verification.pays_recalled(lenient=task.lenient, confirmed=confirmed):
                 self.pay(task.recalled)
             task.recalled = None
-        size = verification.block_size(node.record, node.owner.record, self.rules)
+        size = self._block_size(node)
         if not verification.holds_back(size):
             self.deliver(task, run.digest)
         pending = self.pending[node.number]
@@ -134,7 +140,7 @@ class Ours(Policy):
 
     def _close_if_full(self, node: Node) -> None:
         pending = self.pending[node.number]
-        size = verification.block_size(node.record, node.owner.record, self.rules)
+        size = self._block_size(node)
         oldest = pending.oldest_round * ROUND_SECONDS
         if verification.is_full(size, len(pending.open), oldest, self.now):
             block = Block(pending.open)
@@ -164,7 +170,7 @@ class Ours(Policy):
                 run_id=str(index),
                 owner_id=run.node.owner.number,
                 digest=str(run.digest),
-                trusted=self.looks_trusted(run.node),
+                trusted=self._trusted(run.node),
             )
             for index, run in enumerate(task.runs)
         ]

@@ -14,7 +14,6 @@ from benchmarks.cheating.nodes import RIGHT, RING, Answers, Kind, Node, Owner, S
 class Run:
     node: Node
     digest: int
-    trusted: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -55,8 +54,8 @@ class Policy(ABC):
 
     name: str
 
-    def __init__(self, nodes: list[Node], chance: Random) -> None:
-        self.nodes, self.chance = nodes, chance
+    def __init__(self, nodes: list[Node], chance: Random, patience: int) -> None:
+        self.nodes, self.chance, self.patience = nodes, chance, patience
         self.wanted: deque[Task] = deque()
         self.tally = Tally()
         self.round = 0
@@ -64,7 +63,7 @@ class Policy(ABC):
 
     @abstractmethod
     def looks_trusted(self, node: Node) -> bool:
-        """What the node can tell of its own standing."""
+        """Does the node, which knows the rule and its own past, find that lying may begin?"""
 
     def slots(self, node: Node, most: int) -> int:
         """How many tasks the node may run in this round."""
@@ -125,7 +124,7 @@ COST_OF_A_RUN = 0.5
 def play(scene: Scene, seed: int, policy_class: type[Policy]) -> History:
     nodes = population(scene, Random(f"{seed} population"))
     chance = Random(f"{seed} {policy_class.__name__}")
-    policy = policy_class(nodes, chance)
+    policy = policy_class(nodes, chance, scene.patience)
     answers = Answers(scene, Random(f"{seed} answers"))
     fresh: deque[Task] = deque()
     tallies, earned = [], []
@@ -160,7 +159,7 @@ def _one_round(scene: Scene, policy: Policy, answers: Answers, fresh: deque[Task
         trusted = policy.looks_trusted(node)
         digest = answers.of(node, trusted=trusted, ring_lied=task.ring_lied)
         task.ring_lied = task.ring_lied or digest == RING
-        runs.append((task, Run(node, digest, trusted)))
+        runs.append((task, Run(node, digest)))
     for task, run in runs:
         policy.returned(task, run)
 
