@@ -13,13 +13,16 @@ from nodepool.errors import NotFoundError, PermissionDeniedError
 from nodepool.history import HistoryRules
 from nodepool.node import ENGINE_AWAY, NodeFacts, NodeKind
 from nodepool.resources import Overcommit, Resources, capacity_of
+from nodepool.stores import record_store
 from nodepool.stores.attempt_records import history_of
 from nodepool.stores.registry import RegisteredNode
-from nodepool.stores.tables import nodes, users
-from nodepool.trust import docker_works, node_tier
+from nodepool.stores.tables import node_records, nodes, users
+from nodepool.trust import Tier, docker_works, node_tier
 
-_WITH_OWNER = select(nodes, users.c.username.label("owner"), users.c.credit_score).join(
-    users, users.c.id == nodes.c.owner_id
+_WITH_OWNER = (
+    select(nodes, users.c.username.label("owner"), users.c.credit_score, node_records.c.paused_until)
+    .join(users, users.c.id == nodes.c.owner_id)
+    .outerjoin(node_records, node_records.c.node_id == nodes.c.id)
 )
 
 
@@ -54,7 +57,8 @@ def register(
     if other is not None and other != owner_id:
         raise PermissionDeniedError(f"node id {node_id!r} begins with another user's name; use {owner}/NAME")
     try:
-        connection.execute(insert(nodes).values(id=node_id, owner_id=owner_id, **values))
+        connection.execute(insert(nodes).values(id=node_id, owner_id=owner_id, probe_due_at=now, **values))
+        record_store.begin_node(connection, node_id, owner_id, now)
     except IntegrityError as error:
         raise PermissionDeniedError(f"node id {node_id!r} was taken at the same moment") from error
 
@@ -115,13 +119,16 @@ def registered_node(
     history = history_of(row)
     if history.on_probation(rules):
         capacity = replace(capacity, tasks=min(1, capacity.tasks))
+    tier = node_tier(row.credit_score, docker_works=docker_works(row.docker_status))
+    # After a false result a low-trust node gets no work for a while.
+    paused = tier is Tier.LOW and (row.paused_until or 0.0) > now
     return RegisteredNode(
         node_id=row.id,
-        tier=node_tier(row.credit_score, docker_works=docker_works(row.docker_status)),
+        tier=tier,
         region=row.region,
         gpu_name=row.gpu_name,
         kind=row.kind,
-        draining=row.draining or (row.kind == NodeKind.AGENT and row.docker_status == ENGINE_AWAY),
+        draining=row.draining or paused or (row.kind == NodeKind.AGENT and row.docker_status == ENGINE_AWAY),
         capacity=capacity,
         quality=history.as_of(now, rules).quality,
         owner_id=row.owner_id,

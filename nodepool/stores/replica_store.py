@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, or_, select, update
 
 from nodepool import ids
 from nodepool.node import NodeKind
@@ -193,12 +193,12 @@ class Apart:
 
 def somebody_else(connection: Connection, taken: Collection[int], *, allow_pushed: bool) -> bool:
     """Whether another owner than these has a node that takes work."""
-    query = select(func.count()).where(
+    query = select(nodes.c.id).where(
         nodes.c.active, nodes.c.draining.is_(False), nodes.c.owner_id.not_in(sorted(taken))
     )
     if not allow_pushed:
         query = query.where(nodes.c.kind == NodeKind.AGENT)
-    return connection.execute(query).scalar_one() > 0
+    return connection.execute(query.limit(1)).first() is not None
 
 
 def undecided(connection: Connection, limit: int, *, after: str = "") -> list[str]:

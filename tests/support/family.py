@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +13,11 @@ from nodepool.settings import Settings
 from nodepool.stores import placing, replica_ends, replica_store, task_store
 from nodepool.stores.database import Database
 from nodepool.stores.placing import Placement
-from nodepool.stores.replica_ends import FollowUp
+from nodepool.stores.replica_ends import Deciding, FollowUp
 from nodepool.stores.task_store import End, Ended
 from nodepool.task import Outcome
 from tests.support.money import add_held_task, add_payer, spendable
 from tests.support.stores import CLAIM, add_node
-
-
-def settings() -> Settings:
-    return Settings.model_validate({"audit_share": 0.0})
 
 
 @dataclass
@@ -30,6 +27,7 @@ class Family:
     database: Database
     user_id: int
     owners: list[int]
+    settings: Settings
     now: float = 100.0
 
     def node(self, index: int) -> str:
@@ -86,23 +84,29 @@ class Family:
         end = End(outcome=outcome, digest=digest, **values)
         owner, node, now = self.owners[index], self.node(index), self.now
         return self.database.write(
-            lambda c: end_in_sql(c, attempt, node, owner, end, settings=settings(), now=now)
+            lambda c: end_in_sql(c, attempt, node, owner, end, settings=self.settings, now=now)
         )
 
     def stop(self, task_id: str) -> FollowUp | None:
-        now = self.now
-        return self.database.write(lambda c: replica_ends.stop(c, task_id, deciding(settings(), now)))[1]
+        return self.database.write(lambda c: replica_ends.stop(c, task_id, self.deciding()))[1]
 
-    def follow_up(self, task_id: str) -> FollowUp:
+    def deciding(self) -> Deciding:
+        return deciding(self.settings, self.now)
+
+    def follow_up(
+        self,
+        task_id: str,
+        follow: Callable[[Connection, Row[Any], Deciding], FollowUp] = replica_ends.follow_up,
+    ) -> FollowUp:
         def work(connection: Connection) -> FollowUp:
             parent = replica_store.lock(connection, task_id)
             assert parent is not None
-            return replica_ends.follow_up(connection, parent, deciding(settings(), self.now))
+            return follow(connection, parent, self.deciding())
 
         return self.database.write(work)
 
     def is_due(self, task_id: str) -> bool:
-        return self.database.read(lambda c: replica_ends.is_due(c, task_id, deciding(settings(), self.now)))
+        return self.database.read(lambda c: replica_ends.is_due(c, task_id, self.deciding()))
 
     def row(self, task_id: str) -> Row[Any]:
         return self.database.read(lambda c: task_store.find(c, task_id))
@@ -125,12 +129,17 @@ class Family:
         return 1000 - self.database.read(lambda c: spendable(c, self.user_id))
 
 
-def open_family(database: Database, owners: int = 6) -> Family:
+def open_family(
+    database: Database, owners: int = 6, *, audit_share: float = 0.0, docker_status: str = "running"
+) -> Family:
+    """Without Docker, the nodes have the lowest trust."""
+    settings = Settings.model_validate({"audit_share": audit_share})
+
     def work(connection: Connection) -> Family:
         user_id = add_payer(connection, "user")
         ids = [add_payer(connection, f"owner{index}", grant=0) for index in range(owners)]
         for index, owner_id in enumerate(ids):
-            add_node(connection, owner_id, f"n{index}")
-        return Family(database, user_id, ids)
+            add_node(connection, owner_id, f"n{index}", docker_status=docker_status)
+        return Family(database, user_id, ids, settings)
 
     return database.write(work)
