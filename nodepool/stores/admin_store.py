@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 
 from nodepool.ledger import HoldState
 from nodepool.stores.tables import admin_acts, holds, ledger_accounts, nodes, tasks, users
+from nodepool.stores.user_store import SYSTEM_ROLE
 from nodepool.task import FINAL_TASK_STATES, TaskState
 
 _UNFINISHED = [state.value for state in TaskState if state not in FINAL_TASK_STATES]
@@ -79,7 +80,7 @@ def page_of_users(connection: Connection, limit: int, after: str, contains: str)
             unfinished.label("unfinished_tasks"),
         )
         .join(ledger_accounts, ledger_accounts.c.user_id == users.c.id)
-        .where(users.c.username > after)
+        .where(users.c.username > after, users.c.role != SYSTEM_ROLE)
     )
     if contains:
         query = query.where(users.c.username.contains(contains, autoescape=True))

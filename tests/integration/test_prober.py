@@ -1,0 +1,337 @@
+"""Probes on a real Valkey, on SQLite and PostgreSQL, with nodes that a test plays."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Row, select
+
+from dispatcher import context
+from dispatcher.push_effects import open_files
+from nodepool import probes
+from nodepool.credentials import check_username
+from nodepool.errors import InvalidInputError
+from nodepool.resources import Resources
+from nodepool.settings import Settings
+from nodepool.stores import admin_store, credit_store, ledger_store, node_store, probe_store, task_store
+from nodepool.stores.files import FileStore
+from nodepool.stores.tables import probes as probes_table
+from nodepool.stores.tables import tasks, users
+from nodepool.stores.task_store import End
+from nodepool.task import Outcome, TaskState
+from nodepool.trust import Cause
+from tests.integration.test_sweep import START, Fleet
+from tests.support.stores import add_node, add_task, add_user
+from tests.support.tasks import package, unpacked
+from tests.support.valkey import TestValkey
+
+HOURS = 24.0
+# Small, so that a test computes it in no time.
+SCORE = 40
+TOTAL = Resources(cpu_score=SCORE, memory_gb=4)
+
+
+class Pool(Fleet):
+    """Nodes of one owner, whose probes the test runs on its own clock."""
+
+    files: FileStore
+    folder: Path
+
+    def rogue(self, node_id: str, owner_id: int = 0, **facts: Any) -> str:
+        mine, self.owner_id = self.owner_id, owner_id or self.owner_id
+        self.node(node_id, total=TOTAL, cpu_cores=2, **facts)
+        self.owner_id = mine
+        return node_id
+
+    def probe(self, node_id: str) -> Row[Any]:
+        """The node's newest."""
+        query = (
+            select(tasks, probes_table.c.verdict)
+            .join(probes_table, probes_table.c.task_id == tasks.c.id)
+            .where(probes_table.c.node_id == node_id)
+            .order_by(probes_table.c.created_at.desc())
+        )
+        row = self.dispatcher.database.read(lambda c: c.execute(query).first())
+        assert row is not None, f"{node_id} was not probed"
+        return row
+
+    def count(self) -> int:
+        return len(self.dispatcher.database.read(lambda c: c.execute(select(probes_table)).all()))
+
+    def turn(self, node_id: str, *, after: float = 0.0) -> Row[Any]:
+        """A sweep in which the node is given its probe, which it claims."""
+        self.sweep(after=after, heard=(node_id,))
+        self.sweep(after=1.1, heard=(node_id,))
+        probe = self.probe(node_id)
+        assert probe.state == TaskState.PLACED, (probe.state, probe.reason)
+        owner_id = self.node_row(node_id).owner_id
+        self.dispatcher.database.write(
+            lambda c: task_store.claim_attempt(c, f"{probe.id}:1", node_id, owner_id, self.now[0])
+        )
+        return probe
+
+    def answer(self, probe: Row[Any]) -> bytes:
+        """The result of an honest run."""
+        folder = self.folder / probe.id
+        folder.mkdir()
+        source = unpacked(self.files.package_bytes(probe.package_sha256))["main.py"]
+        (folder / "main.py").write_bytes(source)
+        subprocess.run([sys.executable, "main.py"], cwd=folder, check=True)
+        return package({"main.py": source, "answer.txt": (folder / "answer.txt").read_bytes()})
+
+    def end(
+        self, probe: Row[Any], outcome: Outcome = Outcome.SUCCEEDED, *, seconds: float, result: bytes = b""
+    ) -> None:
+        """The node ends its probe after so long, and the sweep judges it."""
+        self.now[0] += seconds
+        node_id, attempt = probe.pinned_node, f"{probe.id}:1"
+        self.report(node_id)
+        if result:
+            with self.files.result_writer(attempt) as writer:
+                writer.write(result)
+                writer.commit()
+        end = End(
+            outcome=outcome,
+            exit_code=0,
+            reason="so it was",
+            result_bytes=len(result),
+            has_result=bool(result),
+        )
+        owner_id = self.node_row(node_id).owner_id
+        self.dispatcher.lifecycle.end_attempt(attempt, node_id, owner_id, end)
+        self.sweep(after=1.1, heard=(node_id,))
+
+    def honest(self, node_id: str, *, seconds: float = 1.5, after: float = 0.0) -> str:
+        probe = self.turn(node_id, after=after)
+        self.end(probe, seconds=seconds, result=self.answer(probe))
+        return str(self.probe_row(probe.id).verdict)
+
+    def probe_row(self, task_id: str) -> Row[Any]:
+        query = select(probes_table).where(probes_table.c.task_id == task_id)
+        return self.dispatcher.database.read(lambda c: c.execute(query).one())
+
+    def node_row(self, node_id: str) -> Row[Any]:
+        return self.dispatcher.database.read(lambda c: node_store.find(c, node_id))
+
+    def until_due(self, node_id: str) -> float:
+        """Seconds until the node's next probe."""
+        return float(self.node_row(node_id).probe_due_at) - self.now[0]
+
+    def score(self) -> int:
+        query = select(users.c.credit_score).where(users.c.id == self.owner_id)
+        return int(self.dispatcher.database.read(lambda c: c.execute(query).scalar_one()))
+
+    def causes(self) -> list[str]:
+        rows = self.dispatcher.database.read(lambda c: credit_store.history(c, self.owner_id, 100))
+        return [row.kind for row in reversed(rows)]
+
+    def capacity(self, node_id: str) -> int:
+        return {view.node_id: view.capacity.cpu_score for view in self.dispatcher.registry.snapshot(15)}[
+            node_id
+        ]
+
+
+@pytest.fixture
+def pool(valkey: TestValkey, tmp_path: Path, database_url: str) -> Iterator[Pool]:
+    settings = Settings.model_validate(
+        {
+            "redis_url": valkey.url,
+            "database_url": database_url,
+            "task_storage_path": tmp_path,
+            "probe_hours": HOURS,
+        }
+    )
+    now = [START]
+    dispatcher = context.build(settings, clock=lambda: now[0])
+    owner_id = dispatcher.database.write(lambda c: add_user(c, "provider", credit_score=40))
+    dispatcher.database.write(lambda c: ledger_store.open_account(c, owner_id, now=START))
+    pool = Pool(dispatcher, now, owner_id)
+    pool.files, pool.folder = open_files(settings), tmp_path
+    yield pool
+    dispatcher.close()
+
+
+def test_a_node_is_probed_when_it_has_registered_and_about_a_day_later(pool: Pool) -> None:
+    pool.rogue("n1")
+    assert pool.honest("n1") == probes.Verdict.RIGHT
+    assert pool.count() == 1
+    day = HOURS * 3600
+    assert 0.7 * day < pool.until_due("n1") < 1.3 * day
+    pool.sweep(after=0.5 * day, heard=("n1",))
+    pool.sweep(after=2, heard=("n1",))
+    assert pool.count() == 1
+    assert pool.honest("n1", after=day) == probes.Verdict.RIGHT
+    assert pool.count() == 2
+    pool.dispatcher.database.write(lambda c: _register_anew(c, pool))
+    pool.sweep(after=2, heard=("n1",))
+    assert pool.count() == 3
+
+
+def _register_anew(connection: Any, pool: Pool) -> None:
+    add_node(connection, pool.owner_id, "n1", now=pool.now[0], total=TOTAL, cpu_cores=2)
+
+
+def test_nobody_sees_pays_or_counts_a_probe(pool: Pool) -> None:
+    pool.rogue("n1")
+    probe = pool.turn("n1")
+    database = pool.dispatcher.database
+    holds = database.read(lambda c: task_store.find(c, probe.id))
+    assert (holds.hold_state, holds.price_per_minute) == (None, 0)
+    assert database.read(lambda c: task_store.of_owner(c, pool.owner_id, 10)) == []
+    pool.end(probe, seconds=1.0, result=pool.answer(probe))
+    assert database.read(ledger_store.verify) == []
+    history = pool.node_row("n1")
+    assert (history.history_good, history.history_bad) == (0, 0)
+    # The files are of no use any more.
+    assert not list(pool.folder.rglob("*.zip"))
+
+
+def test_the_pools_own_user_cannot_log_in_and_is_not_listed(pool: Pool) -> None:
+    pool.rogue("n1")
+    pool.turn("n1")
+    database = pool.dispatcher.database
+    row = database.read(
+        lambda c: c.execute(select(users).where(users.c.username == probe_store.POOL_USERNAME)).one()
+    )
+    assert (row.blocked, row.password_hash) == (True, "")
+    with pytest.raises(InvalidInputError):
+        check_username(row.username)
+    listed = database.read(lambda c: admin_store.page_of_users(c, 100, "", ""))
+    assert probe_store.POOL_USERNAME not in [user.username for user in listed]
+
+
+def test_a_right_answer_wins_back_a_point(pool: Pool) -> None:
+    pool.rogue("n1")
+    assert pool.honest("n1") == probes.Verdict.RIGHT
+    assert (pool.score(), pool.causes()) == (41, [Cause.PROBED])
+
+
+def test_a_wrong_answer_costs_as_a_false_result_does(pool: Pool) -> None:
+    pool.rogue("n1")
+    probe = pool.turn("n1")
+    lie = package({"answer.txt": "\n".join(" ".join(["0" * 32] * 64) for _ in range(2))})
+    pool.end(probe, seconds=1.0, result=lie)
+    assert pool.probe_row(probe.id).verdict == probes.Verdict.WRONG
+    assert (pool.score(), pool.causes()) == (15, [Cause.DIFFERED])
+    # It is asked again soon.
+    assert pool.until_due("n1") < 3600
+
+
+def test_no_answer_in_a_success_is_a_wrong_one(pool: Pool) -> None:
+    pool.rogue("n1")
+    probe = pool.turn("n1")
+    pool.end(probe, seconds=1.0)
+    assert pool.causes() == [Cause.DIFFERED]
+
+
+def test_a_node_that_claims_ten_times_its_score_is_corrected_after_three_probes(pool: Pool) -> None:
+    pool.rogue("n1")
+    believed = pool.capacity("n1")
+    for times in range(probes.SLOW_TIMES):
+        assert pool.capacity("n1") == believed
+        assert pool.honest("n1", seconds=10.5, after=3600 if times else 0) == probes.Verdict.SLOW
+    assert pool.causes() == [Cause.FALSE_CLAIM]
+    assert pool.score() == 25
+    assert believed / 12 < pool.capacity("n1") < believed / 8
+    assert pool.node_row("n1").cpu_score == SCORE
+    # It stays so when the node only says it again.
+    pool.dispatcher.database.write(lambda c: _register_anew(c, pool))
+    pool.dispatcher.lifecycle.sync_node("n1")
+    assert pool.capacity("n1") < believed / 8
+    # One that was wronged comes back by what it shows.
+    for _ in range(5):
+        pool.honest("n1", seconds=0.5, after=2 * HOURS * 3600)
+    assert pool.capacity("n1") == believed
+    assert pool.causes().count(Cause.FALSE_CLAIM) == 1
+
+
+def test_a_run_that_was_cut_off_at_its_bound_is_slow(pool: Pool) -> None:
+    pool.rogue("n1")
+    probe = pool.turn("n1")
+    pool.end(probe, Outcome.FAILED, seconds=60.0 * probes.MAX_MINUTES + 1)
+    assert pool.probe_row(probe.id).verdict == probes.Verdict.SLOW
+
+
+def test_a_probe_that_fails_says_nothing_while_nobody_elses_succeed(pool: Pool) -> None:
+    pool.rogue("n1")
+    for times in range(4):
+        probe = pool.turn("n1", after=3600 if times else 0)
+        pool.end(probe, Outcome.FAILED, seconds=0.3)
+        assert pool.probe_row(probe.id).verdict == probes.Verdict.SILENT
+    assert (pool.causes(), pool.node_row("n1").measured_cpu_score) == ([], 0)
+
+
+def test_a_node_that_never_answers_where_others_do_is_believed_less(pool: Pool) -> None:
+    other = pool.dispatcher.database.write(lambda c: add_user(c, "other"))
+    pool.rogue("n2", other)
+    assert pool.honest("n2") == probes.Verdict.RIGHT
+    pool.rogue("n1")
+    for times in range(probes.SLOW_TIMES):
+        probe = pool.turn("n1", after=3600 if times else 0)
+        pool.end(probe, Outcome.FAILED, seconds=0.3)
+    assert (pool.causes(), pool.node_row("n1").measured_cpu_score) == ([], int(SCORE / probes.SLOW_FACTOR))
+
+
+def test_a_busy_node_is_left_alone_and_probed_beside_its_work_when_it_never_rests(pool: Pool) -> None:
+    user = pool.dispatcher.database.write(lambda c: add_user(c, "user"))
+    pool.rogue("n1")
+    assert pool.place(pool.dispatcher.database.write(lambda c: add_task(c, user, cpu_score=10))) == 1
+    pool.report("n1")
+    pool.sweep(after=2, heard=("n1",))
+    assert pool.count() == 0
+    for _ in range(2):
+        pool.sweep(after=HOURS * 3600, heard=("n1",))
+    assert pool.count() == 1
+    assert pool.probe("n1").cpu_score == SCORE - 10
+
+
+def test_a_probe_comes_after_users_tasks_and_is_taken_back_when_it_finds_no_room(pool: Pool) -> None:
+    user = pool.dispatcher.database.write(lambda c: add_user(c, "user"))
+    pool.rogue("n1", max_tasks=1)
+    pool.report("n1")
+    pool.sweeper.sweep()  # the probe is made, and waits
+    task_id = pool.dispatcher.database.write(lambda c: add_task(c, user, cpu_score=10, tier="low"))
+    assert pool.place(task_id) == 1
+    assert pool.row(task_id).state == TaskState.PLACED
+    probe = pool.probe("n1")
+    assert probe.state == TaskState.QUEUED
+    pool.sweep(after=31, heard=("n1",))
+    pool.sweep(after=2, heard=("n1",))
+    assert (pool.probe("n1").state, pool.probe("n1").verdict) == (TaskState.STOPPED, probes.Verdict.WITHDRAWN)
+    assert pool.causes() == []
+
+
+def test_a_node_that_drains_is_not_probed_and_a_probe_does_not_hold_it(pool: Pool) -> None:
+    pool.rogue("n1")
+    probe = pool.turn("n1")
+    database = pool.dispatcher.database
+    database.write(lambda c: node_store.set_draining(c, "n1", draining=True))
+    pool.sweep(after=1.1, heard=("n1",))
+    assert pool.row(probe.id).stop_requested
+    pool.end(probe, Outcome.STOPPED, seconds=0.1)
+    assert pool.probe_row(probe.id).verdict == probes.Verdict.WITHDRAWN
+    pool.sweep(after=HOURS * 3600 * 3, heard=("n1",))
+    assert pool.count() == 1
+
+
+def test_a_node_that_loses_its_probe_is_asked_again_later_and_not_at_once(pool: Pool) -> None:
+    pool.rogue("n1")
+    probe = pool.turn("n1")
+    pool.end(probe, Outcome.REFUSED, seconds=0.2)
+    pool.sweep(after=1.1, heard=("n1",))
+    assert pool.probe_row(probe.id).verdict == probes.Verdict.SILENT
+    assert pool.causes() == []
+    assert pool.count() == 1
+
+
+def test_nothing_is_probed_where_it_is_off(pool: Pool) -> None:
+    object.__setattr__(pool.dispatcher.settings, "probe_hours", 0.0)
+    pool.rogue("n1")
+    for _ in range(3):
+        pool.sweep(after=HOURS * 3600, heard=("n1",))
+    assert pool.count() == 0
