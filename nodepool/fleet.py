@@ -88,6 +88,9 @@ class Fleet:
         self.capacity: IntArray = np.zeros((len(RESOURCE_NAMES), rows), dtype=np.int64)
         self.reserved: IntArray = np.zeros((len(RESOURCE_NAMES), rows), dtype=np.int64)
         self.rank: FloatArray = np.zeros(rows)
+        # Of the rank what load does not change, and what load is measured by.
+        self._fixed: FloatArray = np.zeros(rows)
+        self._divisor: FloatArray = np.ones((len(RESOURCE_NAMES), rows))
 
     def _grow(self) -> None:
         old = self.__dict__.copy()
@@ -118,6 +121,8 @@ class Fleet:
         self.quality[row] = view.quality
         self.capacity[:, row] = Amounts.of(view.capacity).column
         self.reserved[:, row] = Amounts.of(view.reserved).column
+        self._divisor[:, row] = np.where(self.capacity[:, row] > 0, self.capacity[:, row], np.inf)
+        self._fixed[row] = self._rank_without_load(row)
         self._rank(row)
         return row
 
@@ -161,13 +166,15 @@ class Fleet:
         )
 
     def _rank(self, row: int) -> None:
-        capacity = self.capacity[:, row]
-        has = capacity > 0
-        load = float((self.reserved[has, row] / capacity[has]).max()) if has.any() else 1.0
-        cpu = float(capacity[0])
-        self.rank[row] = (
+        load = float((self.reserved[:, row] / self._divisor[:, row]).max())
+        self.rank[row] = self._fixed[row] + _step(load, LOAD_STEPS) * _LOAD_WEIGHT
+
+    def _rank_without_load(self, row: int) -> float:
+        cpu = float(self.capacity[0, row])
+        return (
             float(self.tier[row]) * _TIER_WEIGHT
-            + _step(load, LOAD_STEPS) * _LOAD_WEIGHT
+            # Who has nothing is full.
+            + (0.0 if self.capacity[:, row].any() else LOAD_STEPS * _LOAD_WEIGHT)
             + _step(1.0 - float(self.quality[row]), QUALITY_STEPS) * _QUALITY_WEIGHT
             # Of two equals the smaller one, which keeps the larger one free for larger tasks.
             + cpu / (cpu + _FIT_HALF)

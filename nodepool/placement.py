@@ -51,6 +51,8 @@ CLAIM_WORDS = {
 }
 # How many of the best are kept at hand for tasks of equal needs.
 _SHORT_LIST = 512
+# A sample has so many times more.
+_SAMPLE = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +244,19 @@ class Chooser:
         self._more = len(rows) > _SHORT_LIST
         self._cutoff = float("inf")
         if self._more:
-            best = np.argpartition(keys, _SHORT_LIST)[:_SHORT_LIST]
-            rows, keys = rows[best], keys[best]
+            rows, keys = _short_list(rows, keys)
             self._cutoff = float(keys.max())
-        self._heap = sorted(zip(keys.tolist(), rows.tolist(), strict=True))
+        order = np.lexsort((rows, keys))  # what is sorted is a heap
+        self._heap = list(zip(keys[order].tolist(), rows[order].tolist(), strict=True))
+
+
+def _short_list(rows: RowArray, keys: FloatArray) -> tuple[RowArray, FloatArray]:
+    """Those with the smallest keys. Of very many only those are compared that are small beside a sample."""
+    step = len(keys) // (_SAMPLE * _SHORT_LIST)
+    if step > 1:
+        bound = np.partition(keys[::step], 2 * _SHORT_LIST // step)[2 * _SHORT_LIST // step]
+        few = keys <= bound
+        if np.count_nonzero(few) >= _SHORT_LIST:
+            rows, keys = rows[few], keys[few]
+    best = np.argpartition(keys, _SHORT_LIST - 1)[:_SHORT_LIST]
+    return rows[best], keys[best]

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache
 from typing import Any, cast
 
 import redis
@@ -250,11 +251,21 @@ def _facts(node: RegisteredNode) -> dict[str, str | int | float]:
 
 
 def _entry(claim: Claim, *, at: float, stop: bool) -> str:
-    return json.dumps({"at": round(at, 3), "stop": stop, "claim": asdict(claim)})
+    return f'{{"at": {round(at, 3)}, "stop": {"true" if stop else "false"}, "claim": {_as_json(claim)}}}'
 
 
-def _pairs(claim: Claim) -> list[str | int]:
-    return [part for name in _CLAIM_FIELDS for part in (name, getattr(claim, name))]
+# Many tasks ask for the same.
+@lru_cache(maxsize=4096)
+def _as_json(claim: Claim) -> str:
+    return json.dumps(asdict(claim))
+
+
+@lru_cache(maxsize=4096)
+def _pairs(claim: Claim) -> tuple[str | int, ...]:
+    """Name and amount of what is asked for at all."""
+    return tuple(
+        part for name in _CLAIM_FIELDS if getattr(claim, name) for part in (name, getattr(claim, name))
+    )
 
 
 def _age_of(pttl: int) -> float:
