@@ -77,11 +77,7 @@ def hold(connection: Connection, task: Mapping[str, Any], *, fee_percent: int, n
         task_id=task["id"],
         memo=terms.memo,
     )
-    try:
-        append(connection, [entry], now)
-    except NotEnoughCptError:
-        check_covered(connection, task["owner_id"], terms)
-        raise
+    # Before the ledger's head is locked: everybody who moves CPT waits for that.
     connection.execute(
         _INSERT_HOLD,
         {
@@ -95,6 +91,11 @@ def hold(connection: Connection, task: Mapping[str, Any], *, fee_percent: int, n
             "created_at": float(now),
         },
     )
+    try:
+        append(connection, [entry], now)
+    except NotEnoughCptError:
+        check_covered(connection, task["owner_id"], terms)
+        raise
     return terms
 
 
