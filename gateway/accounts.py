@@ -47,7 +47,7 @@ def register(gateway: Gateway, username: str, password: str) -> None:
     """Makes a user with an account. InvalidInputError, AlreadyExistsError."""
     check_new_username(username)
     check_new_password(password, username)
-    _refuse_taken(gateway, username)
+    gateway.database.read(lambda connection: _refuse_taken(connection, username))
     newcomer = Newcomer(
         username,
         passwords.hashed(password, gateway.settings.bcrypt_rounds),
@@ -59,12 +59,12 @@ def register(gateway: Gateway, username: str, password: str) -> None:
     try:
         gateway.database.write(lambda connection: user_store.add(connection, newcomer, now))
     except IntegrityError:
-        _refuse_taken(gateway, username)
+        gateway.database.read(lambda connection: _refuse_taken(connection, username))
         raise
 
 
-def _refuse_taken(gateway: Gateway, username: str) -> None:
-    taken = gateway.database.read(lambda connection: user_store.taken_name(connection, username))
+def _refuse_taken(connection: Connection, username: str) -> None:
+    taken = user_store.taken_name(connection, username)
     if taken == username:
         raise AlreadyExistsError(f"the name {username} is taken; choose another")
     if taken is not None:

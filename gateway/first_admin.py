@@ -32,11 +32,10 @@ def ensure(gateway: Gateway) -> None:
         check_username(username)
     except InvalidInputError as error:
         raise InvalidInputError(f"ADMIN_USERNAME: {error}") from None
-    user = _find(gateway, username)
-    if user is None:
+    if _find(gateway, username) is None:
         _make(gateway, username)
-    elif user.role != ADMIN_ROLE:
-        _promote(gateway, user)
+    else:
+        _take(gateway, username)
 
 
 def _make(gateway: Gateway, username: str) -> None:
@@ -55,15 +54,20 @@ def _make(gateway: Gateway, username: str) -> None:
     try:
         gateway.database.write(lambda connection: user_store.add(connection, admin, now))
     except IntegrityError:
-        user = _find(gateway, username)
-        if user is None:
-            raise ConflictError(
-                f"ADMIN_USERNAME: the name {username} is too much like one that is taken; choose another"
-            ) from None
-        if user.role != ADMIN_ROLE:
-            _promote(gateway, user)
-        return  # another gateway, which started at the same moment, has made the same
-    log.info("the first admin is made", action="admin.made", username=username)
+        # Another gateway may have started at the same moment, and have made the same.
+        _take(gateway, username)
+    else:
+        log.info("the first admin is made", action="admin.made", username=username)
+
+
+def _take(gateway: Gateway, username: str) -> None:
+    user = _find(gateway, username)
+    if user is None or user.role == user_store.SYSTEM_ROLE:
+        raise ConflictError(
+            f"ADMIN_USERNAME: the name {username} is too much like one that is taken; choose another"
+        )
+    if user.role != ADMIN_ROLE:
+        _promote(gateway, user)
 
 
 def _promote(gateway: Gateway, user: User) -> None:

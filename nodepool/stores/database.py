@@ -21,7 +21,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from nodepool.errors import InvalidInputError, NodePoolError, StorageFullError, UnavailableError
+from nodepool.errors import InvalidInputError, StorageFullError, UnavailableError
 
 T = TypeVar("T")
 _MAX_GROUP = 256
@@ -165,12 +165,13 @@ class _GroupWriter:
 
     def _commit(self, group: list[tuple[Callable[[Connection], Any], Future[Any]]]) -> None:
         done: list[tuple[Future[Any], Any]] = []
+        failed: list[tuple[Future[Any], Exception]] = []
         try:
             with self._engine.connect() as connection:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
                 try:
                     for work, future in group:
-                        self._run_one(connection, work, future, done)
+                        self._run_one(connection, work, future, done, failed)
                     connection.exec_driver_sql("COMMIT")
                 except BaseException:
                     _rollback(connection)
@@ -180,8 +181,11 @@ class _GroupWriter:
                 if not future.done():
                     future.set_exception(error)
             return
+        # Only now: a write fails because of another one of the group, and who hears of it looks for that one.
         for future, value in done:
             future.set_result(value)
+        for future, failure in failed:
+            future.set_exception(failure)
 
     @staticmethod
     def _run_one(
@@ -189,18 +193,16 @@ class _GroupWriter:
         work: Callable[[Connection], Any],
         future: Future[Any],
         done: list[tuple[Future[Any], Any]],
+        failed: list[tuple[Future[Any], Exception]],
     ) -> None:
         connection.exec_driver_sql("SAVEPOINT one")
         try:
             value = work(connection)
-        except (NodePoolError, IntegrityError) as error:
-            connection.exec_driver_sql("ROLLBACK TO one")
-            future.set_exception(error)
         except OperationalError:
             raise
-        except Exception as error:  # noqa: BLE001 - a bug in one write must not undo its neighbours
+        except Exception as error:  # noqa: BLE001 - what is wrong with one write must not undo its neighbours
             connection.exec_driver_sql("ROLLBACK TO one")
-            future.set_exception(error)
+            failed.append((future, error))
         else:
             done.append((future, value))
         connection.exec_driver_sql("RELEASE one")

@@ -48,7 +48,7 @@ def sqlite(tmp_path: Path) -> Iterator[Database]:
 
 
 def _names(database: Database) -> set[str]:
-    return set(database.read(lambda connection: connection.execute(select(users.c.username)).scalars()))
+    return set(database.read(lambda connection: connection.execute(select(users.c.username)).scalars().all()))
 
 
 def test_migrations_from_nothing_give_what_the_tables_say(database: Database) -> None:
@@ -68,6 +68,21 @@ def test_migrating_again_and_from_several_threads_changes_nothing(database_url: 
     finally:
         for database in databases:
             database.close()
+
+
+def test_who_is_told_that_a_name_is_taken_finds_who_has_it(database: Database) -> None:
+    """Also when both come in one commit: the failure is told when the other one can be read."""
+
+    def add(round_: int) -> bool:
+        try:
+            database.write(lambda connection: add_user(connection, f"user{round_}"))
+        except IntegrityError:
+            return f"user{round_}" in _names(database)
+        return True
+
+    with ThreadPoolExecutor(20) as threads:
+        for round_ in range(20):
+            assert all(threads.map(add, [round_] * 20))
 
 
 def test_a_write_that_fails_does_not_undo_its_neighbours(database: Database) -> None:
