@@ -16,6 +16,7 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from dispatcher.allowance import Allowance
+from dispatcher.checkers import drawn
 from dispatcher.mirror import Mirror
 from dispatcher.place import reserve_and_place
 from dispatcher.waiting import Reasons, waiting_task
@@ -27,6 +28,7 @@ from nodepool.planning import Planner
 from nodepool.queueing import Ageing, WaitingLine, WaitingTask
 from nodepool.replicas import MAX_REPLICAS
 from nodepool.stores import placing, replica_store
+from nodepool.task import TaskKind
 from nodepool.trust import Tier
 from nodepool.usage import EXPECTED_MINUTES, cost_per_minute
 
@@ -45,6 +47,7 @@ _LOOK_SHARE = 0.05
 _CHECK_LINE_SECONDS = 30.0
 _USAGE_SECONDS = 2.0
 _PAUSE_SECONDS = 0.5
+_MOST_SERVED = 1e15
 
 
 class Desk:
@@ -59,11 +62,12 @@ class Desk:
         fleet = Fleet()
         fleet.allow_pushed = settings.push_to_nodes
         self._served: dict[int, float] = {}
+        self._last: set[int] = set()
         self._allowance = Allowance(dispatcher)
         self.planner = Planner(
             fleet,
             ageing,
-            served=lambda user_id: self._served.get(user_id, 0.0),
+            served=self._served_of,
             charge=self._serve,
             allows=self._allowance.allows,
         )
@@ -208,10 +212,15 @@ class Desk:
         strangers = {row.owner_id for row in rows} - self._served.keys()
         self._served |= dispatcher.usage.of(strangers, now)
         self._allowance.know(rows)
+        self._last |= {row.owner_id for row in rows if row.kind == TaskKind.PROBE}
         nobody: frozenset[int] = frozenset()
-        for row in rows:
-            excluded = failed.get(row.id, frozenset())
-            task = waiting_task(row, dispatcher.settings, excluded, not_owners.get(row.id, nobody))
+        waiting = [
+            waiting_task(
+                row, dispatcher.settings, failed.get(row.id, frozenset()), not_owners.get(row.id, nobody)
+            )
+            for row in rows
+        ]
+        for task in drawn(dispatcher, self.planner.fleet, waiting):
             self.planner.line.add(task, now)
 
     def _check_line(self) -> None:
@@ -252,6 +261,10 @@ class Desk:
         again = [task_id for task_id in task_ids if ids.parent_of(task_id) and tries[task_id] < MAX_REPLICAS]
         tries.update(again)
         self._add(again, self._dispatcher.clock())
+
+    def _served_of(self, user_id: int) -> float:
+        """The pool's own tasks come after users'."""
+        return _MOST_SERVED if user_id in self._last else self._served.get(user_id, 0.0)
 
     def _serve(self, task: WaitingTask, times: float = 1.0) -> None:
         """Known here at once, so that the next decision sees it."""

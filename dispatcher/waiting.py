@@ -15,7 +15,7 @@ from nodepool.queueing import WaitingTask
 from nodepool.queues import PLACE, partition_queue
 from nodepool.settings import Settings
 from nodepool.stores import placing, task_store
-from nodepool.task import LocationMode, TaskKind
+from nodepool.task import ORDERED_BY_POOL, LocationMode
 
 if TYPE_CHECKING:
     from dispatcher.context import Dispatcher
@@ -48,7 +48,7 @@ def waiting_task(
         queued_at=row.queued_at or row.created_at,
         attempt_number=row.attempt_number,
         location_mode=LocationMode(row.location_mode),
-        limited=row.kind != TaskKind.PROBE,
+        limited=row.kind not in ORDERED_BY_POOL,
     )
 
 

@@ -22,7 +22,7 @@ from nodepool.stores import pushed_store, replica_store, task_store
 from nodepool.stores.result_digest import forget_losers, with_digest
 from nodepool.stores.task_store import End
 from nodepool.stores.words import Words
-from nodepool.task import AttemptState, Outcome, TaskKind
+from nodepool.task import AttemptState, Outcome
 
 _MAX_OUTPUT_BYTES = 1 << 20
 
@@ -44,7 +44,7 @@ def _current(gateway: Gateway, identity: Identity, task_id: str, node_id: str = 
 def _of_caller(connection: Connection, identity: Identity, task_id: str) -> Row[Any]:
     """The task, or the one run of it that is or was on a node of the caller's: nodes know the task's id."""
     task = task_store.find(connection, task_id)
-    if task.kind == TaskKind.REPLICA:
+    if task.parent_id:
         raise NotFoundError(f"no node of yours has task {task_id!r}")
     if task.verification:
         runs = replica_store.runs_of(connection, task_id)

@@ -13,7 +13,12 @@ DEFAULT_PRIORITY = 5
 class TaskKind(StrEnum):
     USER = "user"  # somebody's
     REPLICA = "replica"  # one run of its parent, made by the pool
+    AUDIT = "audit"  # the same, ordered by the pool to check its parent's result
     PROBE = "probe"  # the pool's own, with a known answer
+
+
+# What the pool orders counts for nobody's limits.
+ORDERED_BY_POOL = frozenset({TaskKind.AUDIT, TaskKind.PROBE})
 
 
 class Verification(StrEnum):

@@ -16,7 +16,7 @@ from nodepool.resources import Claim
 from nodepool.stores.replica_store import Apart
 from nodepool.stores.tables import attempts, tasks
 from nodepool.stores.task_store import WAITS
-from nodepool.task import AttemptState, TaskKind, TaskState, check_task_transition
+from nodepool.task import ORDERED_BY_POOL, AttemptState, TaskState, check_task_transition
 
 _MAX_REASON = 500
 _Id = TypeVar("_Id", int, str)
@@ -62,7 +62,7 @@ def running_of(connection: Connection, owner_ids: Collection[int]) -> dict[int, 
     """How many tasks of each of these users are on nodes; of a task with several runs each run is one."""
     counts: dict[int, int] = {}
     on_nodes = tasks.c.state.in_([TaskState.PLACED, TaskState.RUNNING])
-    mine = on_nodes & (tasks.c.replicas == 1) & (tasks.c.kind != TaskKind.PROBE)
+    mine = on_nodes & (tasks.c.replicas == 1) & (tasks.c.kind.not_in(ORDERED_BY_POOL))
     for some in _slices(owner_ids):
         query = select(tasks.c.owner_id, func.count()).where(mine, tasks.c.owner_id.in_(some))
         counts |= {row[0]: row[1] for row in connection.execute(query.group_by(tasks.c.owner_id))}

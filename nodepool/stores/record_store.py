@@ -5,6 +5,7 @@ Functions of a connection. Records are changed with the ledger's head locked, an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, insert, select, update
@@ -48,6 +49,21 @@ def is_trusted_row(row: Row[Any]) -> bool:
 
 def _tier(row: Row[Any]) -> Tier:
     return node_tier(row.credit_score, docker_works=docker_works(row.docker_status))
+
+
+def trusted_among(connection: Connection, node_ids: Sequence[str]) -> frozenset[str]:
+    """Those of the nodes that have proven themselves by verified results."""
+    query = (
+        select(node_records.c.node_id, node_records.c.verified, owner_records.c.strikes)
+        .join(nodes, nodes.c.id == node_records.c.node_id)
+        .outerjoin(owner_records, owner_records.c.user_id == nodes.c.owner_id)
+        .where(node_records.c.node_id.in_(node_ids), node_records.c.verified >= verification.TRUSTED_AFTER)
+    )
+    return frozenset(
+        row.node_id
+        for row in connection.execute(query)
+        if verification.is_trusted(NodeRecord(verified=row.verified), OwnerRecord(strikes=row.strikes or 0))
+    )
 
 
 def note(connection: Connection, node_id: str, owner_id: int, finding: Finding, now: float) -> Change:

@@ -75,7 +75,7 @@ def add_runs(
             **{name: parent[name] for name in _OF_PARENT},
             "id": ids.run_id(parent["id"], number),
             "parent_id": parent["id"],
-            "kind": TaskKind.REPLICA,
+            "kind": TaskKind.REPLICA if parent["replicas"] > 1 else TaskKind.AUDIT,
             "state": TaskState.QUEUED,
             "updated_at": now,
             "hinted_at": now,
@@ -140,6 +140,15 @@ def not_owners(connection: Connection, task_ids: Collection[str]) -> dict[str, f
         task_id: frozenset(owner for run, owner in owners.get(parent, ()) if run != task_id)
         for task_id, parent in parents.items()
     }
+
+
+def extra_runs(connection: Connection, run_ids: Collection[str]) -> frozenset[str]:
+    """Those that were added because the others did not agree."""
+    parents = sorted({ids.parent_of(run) for run in run_ids})
+    query = select(tasks.c.id, tasks.c.replicas).where(tasks.c.id.in_(parents))
+    # An audited task's own run is the first of two.
+    first = {row.id: row.replicas if row.replicas > 1 else 1 for row in connection.execute(query)}
+    return frozenset(run for run in run_ids if ids.run_number(run) > first.get(ids.parent_of(run), 1))
 
 
 def _owners(connection: Connection, parents: set[str]) -> dict[str, list[tuple[str, int]]]:

@@ -1,0 +1,55 @@
+"""Which node runs a task for comparison: drawn by chance, trusted ones where there are any.
+
+Not the best one: a node that makes itself attractive must not be drawn for a friend's task.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from nodepool import ids
+from nodepool.fleet import Fleet
+from nodepool.placement import decide
+from nodepool.queueing import WaitingTask
+from nodepool.stores import record_store, replica_store
+from nodepool.trust import TIERS
+from nodepool.voting import Checker, may_check
+
+if TYPE_CHECKING:
+    from dispatcher.context import Dispatcher
+
+# Of a large fleet the best so many are drawn from.
+_MOST_CANDIDATES = 500
+
+
+def drawn(dispatcher: Dispatcher, fleet: Fleet, tasks: Sequence[WaitingTask]) -> list[WaitingTask]:
+    """The tasks, those that are runs for comparison bound to a node that has room for them now.
+
+    Where none has, a run waits for the first that will.
+    """
+    candidates = {
+        task.task_id: decide(task.wish, fleet).ranked[:_MOST_CANDIDATES]
+        for task in tasks
+        if ids.parent_of(task.task_id)
+    }
+    if not any(candidates.values()):
+        return list(tasks)
+    nodes = {node_id for ranked in candidates.values() for node_id in ranked}
+    trusted, extra = dispatcher.database.read(
+        lambda c: (record_store.trusted_among(c, sorted(nodes)), replica_store.extra_runs(c, candidates))
+    )
+
+    def checker(node_id: str) -> Checker:
+        row = fleet.row_of[node_id]
+        tier = TIERS[int(fleet.tier[row])]
+        return Checker(node_id=node_id, owner_id=int(fleet.owner[row]), tier=tier, trusted=node_id in trusted)
+
+    found = []
+    for task in tasks:
+        choice = may_check(map(checker, candidates.get(task.task_id, ())), (), disputed=task.task_id in extra)
+        node_id = secrets.choice(choice).node_id if choice else task.wish.node_id
+        found.append(replace(task, wish=replace(task.wish, node_id=node_id)))
+    return found

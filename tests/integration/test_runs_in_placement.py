@@ -1,0 +1,219 @@
+"""Runs of one task in the dispatcher, on a real Valkey and SQLite: owners apart, drawn by chance, swept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, insert, update
+
+from dispatcher import context
+from nodepool.replicas import PATIENCE_SECONDS
+from nodepool.settings import Settings
+from nodepool.stores import audit_store, keys, ledger_store, placing, replica_store, task_store
+from nodepool.stores.tables import node_records, tasks
+from nodepool.stores.task_store import End
+from nodepool.task import Outcome
+from nodepool.verification import MOST_BLOCK_SECONDS
+from tests.integration.test_sweep import START, Fleet
+from tests.support.money import add_held_task
+from tests.support.stores import add_node, add_user
+from tests.support.valkey import TestValkey
+
+
+class Runs(Fleet):
+    """With a node for each of several owners, none of whom submits."""
+
+    owners: dict[str, int]
+
+    def owned(self, name: str, **facts: Any) -> str:
+        """A node of an owner of its own."""
+        now, database = self.now[0], self.dispatcher.database
+
+        def work(connection: Connection) -> int:
+            owner = add_user(connection, f"owner-of-{name}")
+            ledger_store.open_account(connection, owner, now=now)
+            add_node(connection, owner, name, now=now, **facts)
+            return owner
+
+        self.owners = {**getattr(self, "owners", {}), name: database.write(work)}
+        self.dispatcher.lifecycle.sync_node(name)
+        self.report(name)
+        return name
+
+    def submit(self, task_id: str, replicas: int) -> str:
+        now = self.now[0]
+
+        def work(connection: Connection) -> None:
+            times = {"created_at": now, "updated_at": now, "hinted_at": now, "queued_at": now}
+            word = "pending" if replicas > 1 else ""
+            add_held_task(connection, self.owner_id, task_id, replicas=replicas, verification=word, **times)
+            parent = replica_store.lock(connection, task_id)
+            assert parent is not None
+            if replicas > 1:
+                replica_store.add_runs(connection, parent._mapping, range(1, replicas + 1), now)
+
+        self.dispatcher.database.write(work)
+        return task_id
+
+    def runs(self, task_id: str) -> dict[str, str]:
+        rows = self.dispatcher.database.read(lambda c: replica_store.runs_of(c, task_id))
+        return {row.id: row.node_id for row in rows}
+
+    def end(self, task_id: str, digest: str, *, after: float = 10.0) -> None:
+        row = self.row(task_id)
+        attempt, node_id = f"{task_id}:{row.attempt_number}", row.node_id
+        owner, database = self.owners[node_id], self.dispatcher.database
+        database.write(lambda c: task_store.claim_attempt(c, attempt, node_id, owner, self.now[0]))
+        self.now[0] += after
+        for name in self.owners:
+            self.report(name)
+        end = End(outcome=Outcome.SUCCEEDED, exit_code=0, reason="", digest=digest)
+        self.dispatcher.lifecycle.end_attempt(attempt, node_id, owner, end)
+
+
+@pytest.fixture
+def runs(valkey: TestValkey, tmp_path: Path) -> Iterator[Runs]:
+    settings = Settings.model_validate(
+        {"redis_url": valkey.url, "db_path": tmp_path / "users.db", "task_storage_path": tmp_path}
+    )
+    now = [START]
+    dispatcher = context.build(settings, clock=lambda: now[0])
+    owner_id = dispatcher.database.write(add_user)
+    dispatcher.database.write(lambda c: ledger_store.open_account(c, owner_id, grant=10_000, now=START))
+    yield Runs(dispatcher, now, owner_id)
+    dispatcher.close()
+
+
+def test_runs_go_to_different_owners_however_good_one_of_them_looks(runs: Runs) -> None:
+    runs.node("own")
+    for name in ("a", "b", "c", "d"):
+        runs.owned(name)
+    runs.submit("t", 3)
+    assert runs.place("t~1", "t~2", "t~3") == 3
+    assert len(set(runs.runs("t").values())) == 3
+    assert "own" not in runs.runs("t").values()
+
+
+def test_a_second_node_of_an_owner_is_of_no_use_to_him(runs: Runs) -> None:
+    runs.owned("a")
+    database = runs.dispatcher.database
+    database.write(lambda c: add_node(c, runs.owners["a"], "a2", now=START))
+    runs.dispatcher.lifecycle.sync_node("a2")
+    runs.report("a2")
+    runs.submit("t", 2)
+    assert runs.place("t~1", "t~2") == 1
+    assert runs.place("t~1", "t~2") == 0
+    (waits,) = [run for run, node in runs.runs("t").items() if not node]
+    assert runs.row(waits).reason.endswith(
+        "looked at 2 nodes: 2 of an owner who has another run of it, or who submitted it"
+    )
+    runs.owned("b")
+    assert runs.place(waits) == 1
+
+
+def test_a_run_is_drawn_and_not_given_to_the_best(runs: Runs) -> None:
+    for number in range(8):
+        runs.owned(f"n{number}")
+    chosen = set()
+    for number in range(12):
+        runs.submit(f"t{number}", 2)
+        assert runs.place(f"t{number}~1", f"t{number}~2") == 2
+        chosen |= set(runs.runs(f"t{number}").values())
+    assert len(chosen) > 4
+
+
+def test_trusted_nodes_are_drawn_before_unknown_ones(runs: Runs) -> None:
+    for number in range(6):
+        runs.owned(f"n{number}", docker_status="none")
+    for name in ("n4", "n5"):
+        runs.dispatcher.database.write(
+            lambda c, name=name: c.execute(insert(node_records).values(node_id=name, verified=60))  # type: ignore[misc]
+        )
+    runs.submit("t", 2)
+    assert runs.place("t~1", "t~2") == 2
+    assert set(runs.runs("t").values()) == {"n4", "n5"}
+
+
+def test_of_several_runs_that_are_planned_with_one_owner_all_find_another(runs: Runs) -> None:
+    """All of them see the same picture, in which nothing keeps them apart yet."""
+    for number in range(5):
+        runs.owned(f"n{number}")
+    for number in range(10):
+        runs.submit(f"t{number}", 5)
+    placed = runs.place(*(f"t{number}~{run}" for number in range(10) for run in range(1, 6)))
+    while more := runs.place(*(f"t{number}~{run}" for number in range(10) for run in range(1, 6))):
+        placed += more
+    assert placed == 40  # eight task slots each
+    for number in range(10):
+        nodes = [node for node in runs.runs(f"t{number}").values() if node]
+        assert len(nodes) == len(set(nodes))
+
+
+def test_the_sweep_does_what_time_brings(runs: Runs) -> None:
+    for name in ("a", "b"):
+        runs.owned(name)
+    runs.submit("t", 3)
+    assert runs.place("t~1", "t~2", "t~3") == 2
+    ran = [run for run, node in runs.runs("t").items() if node]
+    for run in ran:
+        runs.end(run, "same")
+    assert runs.row("t").state == "RUNNING"
+    runs.sweep(after=PATIENCE_SECONDS, heard=("a", "b"))
+    row = runs.row("t")
+    assert (row.state, row.verification) == ("SUCCEEDED", "agreed")
+
+
+def test_a_block_that_is_old_is_checked_and_its_check_is_placed(runs: Runs) -> None:
+    runs.owned("low", docker_status="none")
+    runs.dispatcher.database.write(
+        lambda c: c.execute(insert(node_records).values(node_id="low", verified=60))
+    )
+    runs.submit("t", 1)
+    assert runs.place("t") == 1
+    runs.owned("other")
+    runs.end("t", "")
+    assert runs.runs("t") == {}
+    runs.sweep(after=MOST_BLOCK_SECONDS + 1, heard=("low", "other"))
+    assert runs.runs("t") == {"t~1": "other"}
+    runs.dispatcher.database.write(
+        lambda c: c.execute(update(tasks).where(tasks.c.id == "t").values(result_digest="same"))
+    )
+    runs.end("t~1", "same")
+    assert runs.row("t").verification == "audited"
+    assert runs.dispatcher.database.read(lambda c: audit_store.under_check(c, 10)) == []
+
+
+def test_a_check_counts_among_nobodys_running_tasks(runs: Runs) -> None:
+    runs.owned("low", docker_status="none")
+    runs.submit("t", 1)
+    runs.place("t")
+    runs.owned("other")
+    runs.end("t", "")
+    assert runs.place("t~1") == 1
+    counts = runs.dispatcher.database.read(lambda c: placing.running_of(c, [runs.owner_id]))
+    assert counts.get(runs.owner_id, 0) == 0
+
+
+def test_a_paused_node_gets_nothing_until_its_pause_is_over(runs: Runs) -> None:
+    runs.owned("low", docker_status="none")
+    until = START + 100
+    runs.dispatcher.database.write(
+        lambda c: c.execute(insert(node_records).values(node_id="low", paused_until=until))
+    )
+    runs.dispatcher.lifecycle.sync_node("low")
+    runs.submit("t", 1)
+    assert runs.place("t") == 0
+    runs.now[0] = until + 1
+    runs.sweep(heard=("low",))
+    assert runs.row("t").node_id == "low"
+
+
+def test_facts_of_an_older_pool_get_their_owner(runs: Runs) -> None:
+    runs.owned("a")
+    runs.dispatcher.redis.hdel(keys.facts("a"), "owner")
+    runs.sweep(after=1, heard=("a",))
+    (view,) = runs.dispatcher.registry.snapshot(15)
+    assert view.owner_id == runs.owners["a"]
