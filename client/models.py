@@ -11,11 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.errors import RefusedError, UnsupportedError
+from nodepool.comparing import check_patterns
 from nodepool.errors import InvalidInputError
 from nodepool.regions import task_region
 from nodepool.resources import MAX_AMOUNT, Resources
 from nodepool.task import FINAL_TASK_STATES, MAX_PRIORITY, TaskState
-from nodepool.wire import TASK_STATUS_WORDS, gpu_name_from_wire, location_mode_from_wire, min_trust_from_wire
+from nodepool.wire import (
+    TASK_STATUS_WORDS,
+    gpu_name_from_wire,
+    location_mode_from_wire,
+    min_trust_from_wire,
+    replicas_from_wire,
+)
 from proto import nodepool_pb2 as pb
 
 _SIGNAL_EXIT_BASE = 128
@@ -43,6 +50,8 @@ class TaskNeeds:
     `image` one of the operator's allow-list, `max_minutes` the longest run. `priority` is 0-9, 9 first,
     None the pool's default. `min_trust` (high, normal, low) is the least trusted tier of node that will do.
     `location_mode` says what `location` means: strict, only there, or prefer, after a while elsewhere too.
+    `replicas` (1-5) run on nodes of as many owners, and what most agree on is the result; `compare_outputs`
+    names the files that are compared (paths or patterns such as out/*.csv), none all of them.
     """
 
     cpu_score: int = 0
@@ -57,6 +66,8 @@ class TaskNeeds:
     priority: int | None = None
     min_trust: str = ""
     location_mode: str = ""
+    replicas: int = 1
+    compare_outputs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises RefusedError for what no pool would take."""
@@ -66,6 +77,8 @@ class TaskNeeds:
             gpu_name_from_wire(self.gpu_name)
             min_trust_from_wire(self.min_trust)
             location_mode_from_wire(self.location_mode)
+            replicas_from_wire(self.replicas)
+            check_patterns(self.compare_outputs)
         except InvalidInputError as error:
             raise RefusedError(str(error)) from error
         if not 0 <= self.max_minutes <= MAX_AMOUNT:
@@ -106,6 +119,17 @@ class AttemptInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaInfo:
+    """One of several runs of a task whose results are compared."""
+
+    number: int
+    node: str
+    state: str
+    digest: str = ""  # SHA-256 of what is compared
+    verdict: str = ""  # empty while open; agreed, differs or none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskInfo:
     task_id: str
     status: str  # PENDING, RUNNING, COMPLETED, FAILED or STOPPED
@@ -128,6 +152,9 @@ class TaskInfo:
     location_mode: str = ""
     max_minutes: int = 0  # 0: an older pool, that tells none of these four
     attempts: tuple[AttemptInfo, ...] = ()  # newest last; only in `NodePoolClient.status`
+    replicas: int = 1
+    verification: str = ""  # empty: nothing is compared; pending, agreed, audited or disputed
+    replica_records: tuple[ReplicaInfo, ...] = ()  # only in `NodePoolClient.status`
 
     @property
     def final(self) -> bool:
@@ -249,6 +276,18 @@ def _task(task_id: str, status: str, detail: pb.TaskDetail | None, *, message: s
         location_mode=detail.location_mode,
         max_minutes=detail.max_minutes,
         attempts=tuple(map(attempt_from_wire, detail.attempts)),
+        replicas=max(1, detail.replicas),
+        verification=detail.verification,
+        replica_records=tuple(
+            ReplicaInfo(
+                number=record.number,
+                node=record.node_id,
+                state=record.state,
+                digest=record.digest,
+                verdict=record.verdict,
+            )
+            for record in detail.replica_records
+        ),
     )
 
 
@@ -284,6 +323,8 @@ def needs_to_wire(needs: TaskNeeds) -> pb.UploadTaskRequest:
         max_minutes=needs.max_minutes,
         min_trust=needs.min_trust,
         location_mode=needs.location_mode,
+        replicas=needs.replicas,
+        compare_outputs=needs.compare_outputs,
     )
     if needs.priority is not None:
         request.priority = needs.priority

@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from client.columns import Column, FittedTable, Form
-from client.models import AttemptInfo, TaskInfo
+from client.models import AttemptInfo, ReplicaInfo, TaskInfo
 from client.terminal import one_line
 from nodepool.task import LocationMode
 
@@ -112,6 +112,7 @@ def task_details(task: TaskInfo, now: float) -> Group:
         "age": duration_text(now - task.created_at) if task.created_at else "",
         "run time": duration_text(task.run_seconds(now)),
         "result": bytes_text(task.result_bytes) if task.has_result else "",
+        "verified": _verification_text(task),
     }
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
@@ -119,7 +120,34 @@ def task_details(task: TaskInfo, now: float) -> Group:
     for name, text in rows.items():
         if text:
             table.add_row(name, Text(one_line(text)))
-    return Group(table, "", attempts_table(task.attempts, now)) if task.attempts else Group(table)
+    parts: list[RenderableType] = [table]
+    if task.attempts:
+        parts += ["", attempts_table(task.attempts, now)]
+    if task.replica_records:
+        parts += ["", replicas_table(task.replica_records)]
+    return Group(*parts)
+
+
+def _verification_text(task: TaskInfo) -> str:
+    words = {
+        "pending": "not yet: results are being compared"
+        if task.replicas > 1
+        else "not yet: it may be checked",
+        "agreed": "yes: enough of its runs agree",
+        "audited": "yes: by an audit of its node",
+        "disputed": "no: its runs did not agree",
+    }
+    return words.get(task.verification, task.verification)
+
+
+def replicas_table(replicas: Sequence[ReplicaInfo]) -> Table:
+    """The runs whose results are compared; equal digests are equal results."""
+    table = _table("RUN", "NODE", "STATE", "DIGEST", "VERDICT")
+    for run in replicas:
+        table.add_row(
+            str(run.number), one_line(run.node), one_line(run.state), run.digest[:12], one_line(run.verdict)
+        )
+    return table
 
 
 def attempts_table(attempts: Sequence[AttemptInfo], now: float) -> FittedTable[AttemptInfo]:

@@ -18,6 +18,7 @@ from client.sdk import NodePoolClient
 from client.unpacking import check_destination
 from nodepool.task import DEFAULT_PRIORITY, MAX_PRIORITY, LocationMode
 from nodepool.trust import TIERS
+from nodepool.voting import MAX_REPLICAS
 
 
 @click.command()
@@ -45,6 +46,20 @@ from nodepool.trust import TIERS
     "--min-trust",
     type=click.Choice([tier.value for tier in TIERS]),
     help="No node that is trusted less [default: any that your credit opens].",
+)
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, MAX_REPLICAS),
+    default=1,
+    help=f"Run on nodes of so many owners (1-{MAX_REPLICAS}); what most agree on is the result.",
+)
+@click.option(
+    "--compare",
+    "compare_outputs",
+    multiple=True,
+    metavar="PATTERN",
+    help="A file of the result, such as 'out/*.csv', that must be the same in every run; "
+    "may be given several times [default: all files].",
 )
 @click.option(
     "--dry-run", "is_dry", is_flag=True, help="Say where it would run now and its price; send nothing."

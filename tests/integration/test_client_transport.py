@@ -295,6 +295,8 @@ def test_a_large_package_is_streamed_and_a_cut_stream_is_sent_again_whole(
         ({"priority": -1}, "priority must be 0 to 9"),
         ({"min_trust": "highest"}, "min_trust must be one of high, normal, low"),
         ({"location_mode": "near"}, "location_mode must be one of strict, prefer"),
+        ({"replicas": 6}, "replicas must be 1 to 5"),
+        ({"compare_outputs": ("../x",)}, "compare_outputs names files of the result"),
         ({"gpu_name": "R\nTX"}, "printable"),
     ],
 )
