@@ -37,7 +37,7 @@ _SECONDS_PER_HOUR, _SECONDS_PER_MINUTE = 3600.0, 60.0
 # A probe that finds no moment is taken back.
 _PATIENCE_SECONDS = 30.0
 # After one that says too little, or something bad, the next comes so much sooner.
-_SOONER = 50.0
+_SOONER = 24.0
 # Of a busy node no less than this share of its score is probed.
 _LEAST_SHARE = 4
 # A result with an answer is small.
@@ -86,6 +86,8 @@ class Prober:
             self._submit(node, view, now)
 
     def _is_time(self, node: Row[Any], view: NodeView, now: float) -> bool:
+        if view.draining:  # or paused, or without its engine
+            return False
         return view.reserved.tasks == 0 or now - node.probe_due_at > self._period_seconds
 
     def _submit(self, node: Row[Any], view: NodeView, now: float) -> None:

@@ -37,7 +37,7 @@ SECONDS, SECONDS_IN_DOUBT = 1, 4
 # What is not the node's speed: fetching the package, starting a container, sending the result.
 OVERHEAD_SECONDS = 2.0
 # A node is slow when it shows less than its score divided by this. Machines are noisy, and a desktop is used.
-SLOW_FACTOR = 3.0
+SLOW_FACTOR = 4.0
 # So many slow ones in a row are no accident.
 SLOW_TIMES = 3
 # Done in less than this share of its time: the node has more than it is believed to have.

@@ -219,7 +219,7 @@ def test_a_wrong_answer_costs_as_a_false_result_does(pool: Pool) -> None:
     assert pool.probe_row(probe.id).verdict == probes.Verdict.WRONG
     assert (pool.score(), pool.causes()) == (15, [Cause.DIFFERED])
     # It is asked again soon.
-    assert pool.until_due("n1") < 3600
+    assert pool.until_due("n1") < 2 * 3600
 
 
 def test_no_answer_in_a_success_is_a_wrong_one(pool: Pool) -> None:
@@ -234,7 +234,7 @@ def test_a_node_that_claims_ten_times_its_score_is_corrected_after_three_probes(
     believed = pool.capacity("n1")
     for times in range(probes.SLOW_TIMES):
         assert pool.capacity("n1") == believed
-        assert pool.honest("n1", seconds=10.5, after=3600 if times else 0) == probes.Verdict.SLOW
+        assert pool.honest("n1", seconds=10.5, after=2 * 3600 if times else 0) == probes.Verdict.SLOW
     assert pool.causes() == [Cause.FALSE_CLAIM]
     assert pool.score() == 25
     assert believed / 12 < pool.capacity("n1") < believed / 8
@@ -260,7 +260,7 @@ def test_a_run_that_was_cut_off_at_its_bound_is_slow(pool: Pool) -> None:
 def test_a_probe_that_fails_says_nothing_while_nobody_elses_succeed(pool: Pool) -> None:
     pool.rogue("n1")
     for times in range(4):
-        probe = pool.turn("n1", after=3600 if times else 0)
+        probe = pool.turn("n1", after=2 * 3600 if times else 0)
         pool.end(probe, Outcome.FAILED, seconds=0.3)
         assert pool.probe_row(probe.id).verdict == probes.Verdict.SILENT
     assert (pool.causes(), pool.node_row("n1").measured_cpu_score) == ([], 0)
@@ -272,7 +272,7 @@ def test_a_node_that_never_answers_where_others_do_is_believed_less(pool: Pool) 
     assert pool.honest("n2") == probes.Verdict.RIGHT
     pool.rogue("n1")
     for times in range(probes.SLOW_TIMES):
-        probe = pool.turn("n1", after=3600 if times else 0)
+        probe = pool.turn("n1", after=2 * 3600 if times else 0)
         pool.end(probe, Outcome.FAILED, seconds=0.3)
     assert (pool.causes(), pool.node_row("n1").measured_cpu_score) == ([], int(SCORE / probes.SLOW_FACTOR))
 
@@ -335,3 +335,16 @@ def test_nothing_is_probed_where_it_is_off(pool: Pool) -> None:
     for _ in range(3):
         pool.sweep(after=HOURS * 3600, heard=("n1",))
     assert pool.count() == 0
+
+
+def test_a_probe_comes_after_the_tasks_of_a_user_who_has_used_much(pool: Pool) -> None:
+    user = pool.dispatcher.database.write(lambda c: add_user(c, "user"))
+    pool.dispatcher.usage.add({user: 100_000.0}, pool.now[0])
+    pool.rogue("n1", max_tasks=1)
+    pool.report("n1")
+    pool.sweeper.sweep()
+    values = {"cpu_score": 10, "tier": "low", "created_at": pool.now[0] + 100}
+    task_id = pool.dispatcher.database.write(lambda c: add_task(c, user, **values))
+    assert pool.place(task_id) == 1
+    assert pool.row(task_id).state == TaskState.PLACED
+    assert pool.probe("n1").state == TaskState.QUEUED
