@@ -51,6 +51,8 @@ CLAIM_WORDS = {
 }
 # How many of the best are kept at hand for tasks of equal needs.
 _SHORT_LIST = 512
+# So many of them are looked at together.
+_RUN = 64
 # A sample has so many times more.
 _SAMPLE = 8
 
@@ -195,6 +197,11 @@ class Chooser:
         for _, keeps in (*_matching(wish, fleet), *_large_enough(self.amounts, fleet)):
             self._matching &= keeps
         self._extra = _extra_keys(wish, fleet)
+        # The short list in order, and up to where it is used up.
+        self._rows: RowArray = np.empty(0, dtype=np.intp)
+        self._list_keys: FloatArray = np.empty(0)
+        self._at = 0
+        # Those whose place has changed since, and those that were offered.
         self._heap: list[tuple[float, int]] = []
         # There may be more than the list holds, none of them better than this.
         self._cutoff = float("-inf")
@@ -203,19 +210,51 @@ class Chooser:
     def next(self) -> int | None:
         """The row of the best node with room now, or None. The caller takes the room there."""
         while True:
-            while self._heap:
-                key, row = self._heap[0]
-                now = self._key(row)
-                if now <= key and self._fleet.fits(row, self.amounts):
+            while (first := self._first()) is not None:
+                row, listed = first
+                if self._fleet.fits(row, self.amounts):
                     return row
-                heapq.heappop(self._heap)
-                if now > key:
-                    self._put(now, row)
+                if listed:
+                    self._at += 1
+                else:
+                    heapq.heappop(self._heap)
             if not self._more:
                 return None
             self._fill()
-            if not self._heap:
+            if not len(self._rows):
                 return None
+
+    def _first(self) -> tuple[int, bool] | None:
+        """The best row whose place is still what it was; whether it comes from the list."""
+        listed = self._first_listed()
+        while self._heap:
+            key, row = self._heap[0]
+            now = self._key(row)
+            if now <= key:
+                if listed is None or (key, row) < listed:
+                    return row, False
+                break
+            heapq.heappop(self._heap)
+            self._put(now, row)
+        return None if listed is None else (listed[1], True)
+
+    def _first_listed(self) -> tuple[float, int] | None:
+        rank, extra = self._fleet.rank, self._extra
+        while self._at < len(self._rows):
+            end = self._at + _RUN
+            rows, keys = self._rows[self._at : end], self._list_keys[self._at : end]
+            if self._key(int(rows[0])) <= keys[0]:
+                return float(keys[0]), int(rows[0])
+            # Nodes that one wish has used others have used as well: they come in runs.
+            now = rank[rows] if extra is None else rank[rows] + extra[rows]
+            moved = now > keys
+            count = len(rows) if moved.all() else int(moved.argmin())
+            later = now[:count] <= self._cutoff
+            for index in np.flatnonzero(later).tolist():
+                heapq.heappush(self._heap, (float(now[index]), int(rows[index])))
+            self._more |= not later.all()
+            self._at += count
+        return None
 
     def offer(self, row: int) -> bool:
         """A node has more room, or takes work again: whether this wish fits there now."""
@@ -246,8 +285,9 @@ class Chooser:
         if self._more:
             rows, keys = _short_list(rows, keys)
             self._cutoff = float(keys.max())
-        order = np.lexsort((rows, keys))  # what is sorted is a heap
-        self._heap = list(zip(keys[order].tolist(), rows[order].tolist(), strict=True))
+        order = np.lexsort((rows, keys))
+        self._rows, self._list_keys, self._at = rows[order], keys[order], 0
+        self._heap = []
 
 
 def _short_list(rows: RowArray, keys: FloatArray) -> tuple[RowArray, FloatArray]:
