@@ -16,6 +16,7 @@ from sqlalchemy import Row
 from dispatcher.push_effects import open_files
 from nodepool import probes
 from nodepool.errors import CorruptFileError, NodePoolError, NotFoundError
+from nodepool.lifecycle import deciding
 from nodepool.node import NodeView
 from nodepool.probes import Probe, Verdict
 from nodepool.stores import probe_store, task_store
@@ -131,20 +132,21 @@ class Prober:
     def _close(self, probe: Row[Any], now: float) -> None:
         dispatcher = self._dispatcher
         closing = self._judged(probe, now)
-        start = dispatcher.settings.newcomer_credit_score
-        moved = dispatcher.database.write(
-            lambda c: probe_store.close(c, probe, closing, start=start, now=now)
-        )
+        by = deciding(dispatcher.settings, now)
+        closed = dispatcher.database.write(lambda c: probe_store.close(c, probe, closing, by))
         self._tidy_up(probe)
-        if moved is None:
+        if closed is None:
             return
+        self._desk.hint(*closed.added)
         log.info("the probe of node %s: %s after %.1f s", probe.node_id, closing.verdict,
                  probe_store.ran_seconds(probe))  # fmt: skip
         if closing.belief.measured != probe.measured_cpu_score:
             log.warning("node %s claims cpu_score %d and is believed %d now", probe.node_id,
                         probe.cpu_score, closing.belief.score)  # fmt: skip
             dispatcher.lifecycle.sync_node(probe.node_id)
-        for owner_id in moved:
+        if closing.verdict is Verdict.WRONG:  # its records have changed, and it may have to pause
+            dispatcher.lifecycle.sync_node(probe.node_id)
+        for owner_id in closed.tiers_changed:
             dispatcher.lifecycle.sync_nodes_of(owner_id)
 
     def _judged(self, probe: Row[Any], now: float) -> Closing:

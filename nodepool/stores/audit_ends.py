@@ -224,6 +224,18 @@ def _note_checker(connection: Connection, run: Row[Any], deciding: Deciding, fol
         _recall(connection, result, lenient=change.lenient, now=deciding.now, follows=follows)
 
 
+def found_false(
+    connection: Connection, node_id: str, owner_id: int, deciding: Deciding
+) -> tuple[Waiting, ...]:
+    """The node gave a wrong answer where the pool knows the right one; the runs that wait because of it."""
+    ledger_store.lock(connection)
+    change = record_store.note(connection, node_id, owner_id, Finding.DIFFERED, deciding.now)
+    follows = _Follows()
+    for result in audit_store.of_node(connection, node_id)[:1]:
+        _recall(connection, result, lenient=change.lenient, now=deciding.now, follows=follows)
+    return tuple(follows.added)
+
+
 def _recall(connection: Connection, of: Row[Any], *, lenient: bool, now: float, follows: _Follows) -> None:
     """All that the node of this result has not been paid yet is run again, each result by itself."""
     for result in audit_store.of_node(connection, of.node_id):

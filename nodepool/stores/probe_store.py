@@ -13,8 +13,9 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from nodepool.node import ENGINE_AWAY, NodeKind
 from nodepool.probes import Belief, Verdict
-from nodepool.stores import credit_store, task_store, user_store
+from nodepool.stores import audit_ends, credit_store, task_store, user_store
 from nodepool.stores.credit_store import NewChange, change_id
+from nodepool.stores.replica_ends import Deciding
 from nodepool.stores.tables import attempts, nodes, probes, tasks, users
 from nodepool.stores.user_store import Newcomer
 from nodepool.task import TaskKind, TaskState
@@ -54,6 +55,14 @@ class Closing:
     belief: Belief
     due_at: float
     changes: tuple[NewChange, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """What is to be told outside SQL: users with another tier, and runs that wait."""
+
+    tiers_changed: frozenset[int]
+    added: tuple[str, ...] = ()
 
 
 def pool_user(connection: Connection, now: float) -> int:
@@ -169,10 +178,8 @@ def opened(connection: Connection, limit: int) -> Sequence[Row[Any]]:
     return connection.execute(query.order_by(probes.c.created_at).limit(limit)).all()
 
 
-def close(
-    connection: Connection, probe: Row[Any], closing: Closing, *, start: int, now: float
-) -> frozenset[int] | None:
-    """Keep the verdict and what follows, once; users whose tier has changed. None: it was judged before."""
+def close(connection: Connection, probe: Row[Any], closing: Closing, deciding: Deciding) -> Closed | None:
+    """Keep the verdict and what follows, once. None: it was judged before."""
     closed = connection.execute(
         update(probes).where(probes.c.task_id == probe.task_id, _OPEN).values(verdict=closing.verdict)
     )
@@ -187,7 +194,12 @@ def close(
             slow_probes=closing.belief.slow,
         )
     )
-    return credit_store.move(connection, closing.changes, start=start, now=now)
+    added: tuple[str, ...] = ()
+    if closing.verdict is Verdict.WRONG:
+        waiting = audit_ends.found_false(connection, probe.node_id, probe.owner_id, deciding)
+        added = tuple(run.task_id for run in waiting)
+    moved = credit_store.move(connection, closing.changes, start=deciding.start_score, now=deciding.now)
+    return Closed(moved, added)
 
 
 def change_of(probe: Row[Any], cause: Cause, reason: str) -> NewChange:

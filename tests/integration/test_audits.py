@@ -324,3 +324,22 @@ def due(low: Family, task_id: str) -> bool:
 
 def settle(low: Family, task_id: str) -> None:
     low.follow_up(task_id, audit_ends.follow_up)
+
+
+def test_a_node_that_is_found_false_by_the_pool_itself_is_not_paid_before_all_of_it_was_run_again(
+    low: Family,
+) -> None:
+    trust(low, 0)
+    trust(low, 1)
+    for number in range(3):
+        submit(low, f"t{number}")
+        ran(low, f"t{number}", 0)
+    by = low.deciding()
+    owner_id = low.owners[0]
+    added = low.database.write(lambda c: audit_ends.found_false(c, low.node(0), owner_id, by))
+    assert sorted(run.task_id for run in added) == ["t0~1", "t1~1", "t2~1"]
+    assert record(low, 0) == (0, 1, True)
+    for number in range(3):
+        checked(low, f"t{number}~1", 1, "true")
+    assert low.earned()[0] == 0
+    assert (waiting_pay(low), low.spent(), provisional(low)) == (0, 3 * PRICE, [])

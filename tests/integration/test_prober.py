@@ -18,7 +18,15 @@ from nodepool.credentials import check_username
 from nodepool.errors import InvalidInputError
 from nodepool.resources import Resources
 from nodepool.settings import Settings
-from nodepool.stores import admin_store, credit_store, ledger_store, node_store, probe_store, task_store
+from nodepool.stores import (
+    admin_store,
+    credit_store,
+    ledger_store,
+    node_store,
+    probe_store,
+    record_store,
+    task_store,
+)
 from nodepool.stores.files import FileStore
 from nodepool.stores.tables import probes as probes_table
 from nodepool.stores.tables import tasks, users
@@ -218,6 +226,10 @@ def test_a_wrong_answer_costs_as_a_false_result_does(pool: Pool) -> None:
     pool.end(probe, seconds=1.0, result=lie)
     assert pool.probe_row(probe.id).verdict == probes.Verdict.WRONG
     assert (pool.score(), pool.causes()) == (15, [Cause.DIFFERED])
+    # A strike, as any false result is, and a pause.
+    record = pool.dispatcher.database.read(lambda c: record_store.of_owner(c, pool.owner_id))
+    assert record.strikes == 1
+    assert {view.node_id: view.draining for view in pool.dispatcher.registry.snapshot(15)}["n1"]
     # It is asked again soon.
     assert pool.until_due("n1") < 2 * 3600
 
