@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, Row, exists, func, select
+from sqlalchemy import Connection, Row, Select, exists, func, literal, select
 
 from nodepool import ledger
 from nodepool.errors import InvalidInputError
 from nodepool.ledger import EntryKind, HoldState, Terms
 from nodepool.stores.ledger_report import CHUNK_ROWS, MAX_PROBLEMS, Report, stream
-from nodepool.stores.tables import holds, ledger_accounts, ledger_entries, tasks
+from nodepool.stores.tables import holds, ledger_accounts, ledger_entries, provisional_results, tasks
 from nodepool.task import FINAL_TASK_STATES
 
 _OF_A_HOLD = (EntryKind.HOLD, EntryKind.PAYMENT, EntryKind.FEE, EntryKind.RELEASE)
@@ -48,11 +48,26 @@ def check_holds(connection: Connection, report: Report) -> None:
             for text in _problems(row, entries[row.task_id]):
                 report.wrong(f"the hold of task {row.task_id} {text}")
     _check_what_has_none(connection, report)
-    escrow = select(ledger_accounts.c.balance).where(ledger_accounts.c.id == ledger.ESCROW)
-    held_now = select(func.coalesce(func.sum(holds.c.amount), 0)).where(holds.c.state == HoldState.HELD)
-    balance, held = connection.execute(escrow).scalar(), int(connection.execute(held_now).scalar_one())
-    if balance != held:
-        report.wrong(f"the escrow has {balance} CPT, and tasks hold {held}")
+    held_now = select(func.sum(holds.c.amount)).where(holds.c.state == HoldState.HELD)
+    _check_account(connection, ledger.ESCROW, held_now, "tasks hold", report)
+    # What was paid for results that are not verified yet.
+    paid = ledger_entries.c.id == literal(ledger.payment_id("")) + provisional_results.c.attempt_id
+    waits = (
+        select(func.sum(ledger_entries.c.amount))
+        .join(provisional_results, paid)
+        .where(ledger_entries.c.credit_account == ledger.PENDING)
+    )
+    _check_account(connection, ledger.PENDING, waits, "results that are not verified yet keep back", report)
+
+
+def _check_account(
+    connection: Connection, account: str, expected: Select[Any], words: str, report: Report
+) -> None:
+    query = select(ledger_accounts.c.balance).where(ledger_accounts.c.id == account)
+    balance = connection.execute(query).scalar()
+    amount = int(connection.execute(expected).scalar() or 0)
+    if balance != amount:
+        report.wrong(f"account {account} has {balance} CPT, and {words} {amount}")
 
 
 def _check_what_has_none(connection: Connection, report: Report) -> None:

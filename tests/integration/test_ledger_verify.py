@@ -225,6 +225,18 @@ def test_a_user_without_an_account_and_a_task_that_never_held_are_found(database
     assert "(hold:waits) belongs to a hold that is not there" in found
 
 
+def test_pay_that_waits_for_a_result_that_nobody_checks_is_found(database: Database) -> None:
+    def forgotten(connection: Connection) -> None:
+        add_held_task(connection, 1, "unchecked", state="SUCCEEDED")
+        keeps = [Provider(2, account=ledger.PENDING)]
+        ledger_store.settle(connection, "unchecked", "unchecked:1", keeps, 2, 40.0)
+
+    database.write(forgotten)
+    assert _problems(database) == [
+        "account pending has 6 CPT, and results that are not verified yet keep back 0"
+    ]
+
+
 def test_so_many_problems_are_cut_short(database: Database) -> None:
     def many(connection: Connection) -> None:
         for number in range(150):
