@@ -169,9 +169,9 @@ def _environment(image: str) -> dict[str, str]:
         for name, value in os.environ.items()
         if not (name.lower() in Settings.model_fields or name.startswith(("HIVEMIND_", "FLOWER_", "CELERY_")))
     }
-    # Enough for every task of a benchmark.
-    money = {"NEWCOMER_BALANCE_CPT": str(10**12)}
-    return {**kept, "LOG_LEVEL": "INFO", **money, **({"DEFAULT_IMAGE": image} if image else {})}
+    # Enough for every task of a benchmark, and no tasks but those.
+    own = {"NEWCOMER_BALANCE_CPT": str(10**12), "PROBE_HOURS": "0"}
+    return {**kept, "LOG_LEVEL": "INFO", **own, **({"DEFAULT_IMAGE": image} if image else {})}
 
 
 def _free_port() -> int:
