@@ -2,7 +2,7 @@
 
 Functions of a connection: the use case that calls them owns the transaction. They lock rows of users, each
 after the rows of tasks and the ledger's head (see ledger_move), several in the order of their ids. What
-they return are the users whose tier has changed; `Lifecycle.tiers_changed` tells everybody of those, after
+they return are the users whose tier has changed; `Lifecycle.sync_nodes_of` tells everybody of those, after
 the commit.
 
 An event that moves nothing, because its cause has reached its bound for the day, leaves no row.
