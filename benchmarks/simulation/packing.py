@@ -8,6 +8,7 @@ since trust, regions and GPUs keep tasks from nodes: the share is on the safe si
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from dataclasses import dataclass, replace
 
@@ -28,10 +29,11 @@ _NOTHING = Claim(0, 0, 0, 0, tasks=0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packing:
-    """`share` is that of the scarcest resource, which is the one with the most demand for its capacity."""
+    """`share` is the mean over the scarce resources: those with more demand than capacity, or where there are
+    none the one with most demand for its capacity."""
 
     share: float
-    scarcest: str
+    scarce: list[str]
     shares: dict[str, float]  # used of the bound, by resource
     used: dict[str, float]  # used of the capacity, by resource
 
@@ -45,26 +47,15 @@ def packing_of(stage: Stage) -> Packing:
     )
     demand = _demand(stage, Fleet.of(replace(view, reserved=_NOTHING) for view in views))
     bound = np.minimum(capacity, demand)
-    shares = {
-        name: float(used[index] / bound[index])
-        for index, name in enumerate(RESOURCE_NAMES)
-        if bound[index] > 0
-    }
-    wanted = {
-        name: float(demand[index] / capacity[index])
-        for index, name in enumerate(RESOURCE_NAMES)
-        if capacity[index] > 0
-    }
-    scarcest = max(shares, key=lambda name: wanted[name])
+    there = [index for index in range(len(RESOURCE_NAMES)) if bound[index] > 0]
+    shares = {RESOURCE_NAMES[index]: float(used[index] / bound[index]) for index in there}
+    wanted = {RESOURCE_NAMES[index]: float(demand[index] / capacity[index]) for index in there}
+    scarce = [name for name in wanted if wanted[name] > 1] or [max(wanted, key=lambda name: wanted[name])]
     return Packing(
-        share=shares[scarcest],
-        scarcest=scarcest,
+        share=statistics.fmean(shares[name] for name in scarce),
+        scarce=scarce,
         shares=shares,
-        used={
-            name: float(used[index] / capacity[index])
-            for index, name in enumerate(RESOURCE_NAMES)
-            if capacity[index] > 0
-        },
+        used={RESOURCE_NAMES[index]: float(used[index] / capacity[index]) for index in there},
     )
 
 

@@ -20,7 +20,7 @@ from benchmarks.simulation.reports import Reports
 PLACEMENTS_PER_S, DECISION_P99_MS, COST_RATIO = 10_000, 5.0, 4.0
 CELERY_RATIO, SWEEP_SHARE, PACKING_RATIO = 0.5, 0.25, 0.95
 AIM_NODES = 10_000
-BOUND = "fractional relaxation by resource, of the resource with the most demand for its capacity"
+BOUND = "fractional relaxation by resource, mean over the scarce ones"
 
 
 @dataclass(slots=True)
@@ -55,11 +55,10 @@ class Result:
 
     @property
     def brim_ratio(self) -> float | None:
-        """What two dispatchers use of what one does, of the resource where they are furthest behind."""
+        """How full two dispatchers make the fleet, beside one."""
         if len(self.brims) < 2:
             return None
-        one, two = self.brims[0].packing.used, self.brims[-1].packing.used
-        return min(two[name] / one[name] for name in one if one[name])
+        return self.brims[-1].packing.share / self.brims[0].packing.share
 
     def aims(self) -> Iterator[tuple[str, float, str, bool]]:
         """Name, value, aim, whether it is met."""

@@ -141,7 +141,7 @@ def _report_rows(reports: Reports) -> _Rows:
 def _packing_rows(packing: Packing) -> _Rows:
     used = ", ".join(f"{name} {share:.2f}" for name, share in packing.used.items())
     return [
-        (f"[bold]used of the bound, {packing.scarcest}", f"{packing.share:.3f}"),
+        (f"[bold]used of the bound, mean of {', '.join(packing.scarce)}", f"{packing.share:.3f}"),
         ("used of the capacity", used),
     ]
 
