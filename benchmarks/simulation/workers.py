@@ -62,7 +62,6 @@ def dispatcher_environment(stage: Stage, **settings: Any) -> dict[str, str]:
         "DB_PATH": str(stage.settings.db_path),
         "NODE_LATE_SECONDS": f"{stage.settings.node_late_seconds:g}",
         "PROBE_HOURS": f"{stage.settings.probe_hours:g}",
-        "PROBE_HOURS": "0",
         **{name.upper(): str(value) for name, value in settings.items()},
     }
 
