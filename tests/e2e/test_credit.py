@@ -102,9 +102,10 @@ def test_a_user_of_low_credit_is_told_what_would_be_allowed(
 
 def test_a_user_of_low_credit_may_have_so_many_unfinished_and_so_many_running(pool: TestPool) -> None:
     account = low_user(pool)
-    node = RogueNode(pool, pool.register_user()).join(max_tasks=200, memory_gb=200, cpu_score=100_000)
+    facts: dict[str, Any] = {"max_tasks": 200, "memory_gb": 200, "cpu_score": 100_000, "location": "Europe"}
+    node = RogueNode(pool, pool.register_user()).join(**facts)
     node.report()
-    tasks = [account.submit(PACKAGE, cpu_score=1) for _ in range(LOW.unfinished_tasks)]
+    tasks = [account.submit(PACKAGE, cpu_score=1, location="Europe") for _ in range(LOW.unfinished_tasks)]
     code, told = refused(lambda: account.submit(PACKAGE))
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert f"{LOW.unfinished_tasks} unfinished tasks, as many as your credit score of 31 allows" in told
