@@ -20,7 +20,9 @@ LIE = package({"main.py": HONEST, "out.txt": "41", "execution_log.txt": "exit", 
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestPool]:
-    pool = TestPool(tmp_path_factory.mktemp("audits"), PoolOptions(agents=0, settings=SETTINGS))
+    pool = TestPool(
+        tmp_path_factory.mktemp("audits"), PoolOptions(agents=0, settings={**SETTINGS, "AUDIT_SHARE": "0.1"})
+    )
     try:
         pool.start()
         yield pool

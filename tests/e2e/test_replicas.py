@@ -66,7 +66,7 @@ class Owners:
 @pytest.fixture(scope="module")
 def owners(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Owners]:
     folder: Path = tmp_path_factory.mktemp("replicas")
-    pool = TestPool(folder, PoolOptions(agents=0, settings={"AUDIT_SHARE": "0", **SETTINGS}))
+    pool = TestPool(folder, PoolOptions(agents=0, settings=SETTINGS))
     try:
         pool.start()
         yield Owners(pool)
