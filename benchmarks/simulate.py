@@ -34,6 +34,8 @@ SECTIONS = ("engine", "celery", "reports", "brim")
 FOLDER = Path("bench-results")
 SMALLEST_WITH_OTHERS, LARGEST = 1000, 100_000
 BRIM_NODES, BRIM_TASKS = 200, 5000
+# A node has room for about a dozen: the other sizes are not filled either.
+TASKS_OF_A_NODE = 4
 MOST_SINGLES, BRIEF_SINGLES = 1000, 500
 MOST_HINTS = 10_000
 WATCH_SECONDS = 12.0
@@ -113,9 +115,10 @@ def _engine(given: argparse.Namespace, folder: Path, result: Result, nodes: int)
     with open_stage(folder, node_late_seconds=LATE_SECONDS) as stage:
         _say(f"{nodes:,} nodes: registering")
         fill(stage, workload, nodes)
-        _say(f"{nodes:,} nodes: placing {given.tasks:,} tasks")
-        singles = min(given.tasks, MOST_SINGLES if asked else BRIEF_SINGLES)
-        result.engines.append(engine.measure(stage, workload, given.tasks, singles, briefly=not asked))
+        tasks = given.tasks if asked else min(given.tasks, TASKS_OF_A_NODE * nodes)
+        _say(f"{nodes:,} nodes: placing {tasks:,} tasks")
+        singles = min(tasks, MOST_SINGLES if asked else BRIEF_SINGLES)
+        result.engines.append(engine.measure(stage, workload, tasks, singles, briefly=not asked))
         if not asked:
             _add(result.violations, check(stage))
             return

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.figures import Spread, spread
+from benchmarks.pool import BenchmarkError
 from benchmarks.simulation.stage import Stage
 from benchmarks.simulation.watching import watched
 from benchmarks.simulation.workload import Workload
@@ -169,6 +170,8 @@ def decide_singly(stage: Stage, desk: Desk, task_ids: Sequence[str]) -> Decision
             if reserving.calls > before:
                 reserved.append(_MILLISECONDS * (reserving.ended_at - began))
                 committed.append(_MILLISECONDS * (ended - began))
+    if not reserved:
+        raise BenchmarkError("the fleet is full before single tasks come: give it more nodes, or fewer tasks")
     return Decisions(
         reserved=spread(reserved),
         worst=max(reserved),
@@ -209,6 +212,8 @@ def decide_on_arrival(stage: Stage, task_ids: Sequence[str], per_second: float, 
                     break
         finally:
             desk.stop()
+    if not taken:
+        raise BenchmarkError("no task that came found a node")
     return spread([_MILLISECONDS * (at - hinted[it]) for it, at in taken.items() if it in hinted])
 
 

@@ -111,9 +111,7 @@ def open_stage(folder: Path, *, clock: Clock = system_clock, **settings: Any) ->
             time.sleep(0.02)
         # Virtual nodes answer no probes.
         settings = {"probe_hours": 0.0, **settings}
-        # Tasks of the pool's own would be counted among those that are measured.
-        given = {"probe_hours": 0.0, **settings}
-        chosen = Settings.model_construct(redis_url=broker.url, db_path=folder / "pool.db", **given)
+        chosen = Settings.model_construct(redis_url=broker.url, db_path=folder / "pool.db", **settings)
         dispatcher = build(chosen, clock)
         try:
             yield Stage(folder, chosen, dispatcher)
