@@ -24,7 +24,6 @@ from nodepool.stores import (
     credit_store,
     ledger_store,
     node_store,
-    replica_ends,
     replica_store,
     task_store,
 )
@@ -99,7 +98,8 @@ def _follow_up(
 ) -> FollowUp | None:
     """The money of the end, and what follows where results are compared."""
     if parent is not None:
-        follow = replica_ends.follow_up if parent.replicas > 1 else audit_ends.follow_up
+        several = parent.replicas > 1
+        follow = audit_ends.follow_up_of_replicas if several else audit_ends.follow_up
         return follow(connection, parent, deciding)
     if not audit_ends.is_provisional(connection, ended, end, provider_id, deciding):
         _settle(connection, ended, end.outcome, provider_id, deciding.now)

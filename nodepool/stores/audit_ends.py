@@ -8,7 +8,7 @@ the pool differs from them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
@@ -136,6 +136,16 @@ def follow_up(connection: Connection, task: Row[Any], deciding: Deciding) -> Fol
     if step.step is Step.END:
         return _decide(connection, task, result, runs, step, deciding)
     return FollowUp(task)
+
+
+def follow_up_of_replicas(connection: Connection, task: Row[Any], deciding: Deciding) -> FollowUp:
+    """replica_ends.follow_up, and what its vote says of nodes whose result was false."""
+    follow = replica_ends.follow_up(connection, task, deciding)
+    added = list(follow.added)
+    for node_id, owner_id in follow.refuted:
+        added += found_false(connection, node_id, owner_id, deciding)
+    paused = follow.paused | {node_id for node_id, _ in follow.refuted}
+    return replace(follow, added=tuple(added), paused=frozenset(paused))
 
 
 def _next(

@@ -70,6 +70,7 @@ class FollowUp:
     ended: bool = False
     tiers_changed: frozenset[int] = frozenset()  # owners whose score opens another tier now
     paused: frozenset[str] = frozenset()  # nodes that get no low-trust work for a while
+    refuted: tuple[tuple[str, int], ...] = ()  # nodes whose result was false, each with its owner
 
 
 def follow_up(connection: Connection, parent: Row[Any], deciding: Deciding) -> FollowUp:
@@ -197,7 +198,14 @@ def _end(
         )
     ]
     moved = credit_store.move(connection, changes, start=deciding.start_score, now=now)
-    return FollowUp(parent, stopped=_attempts(stopped), ended=True, tiers_changed=moved)
+    false = [run for run in voters if count.findings[run.id] is Finding.DIFFERED]
+    return FollowUp(
+        parent,
+        stopped=_attempts(stopped),
+        ended=True,
+        tiers_changed=moved,
+        refuted=tuple((run.node_id, run.provider_id) for run in false),
+    )
 
 
 def _stopped(connection: Connection, parent: Row[Any], runs: Sequence[Row[Any]], now: float) -> FollowUp:

@@ -343,3 +343,21 @@ def test_a_node_that_is_found_false_by_the_pool_itself_is_not_paid_before_all_of
         checked(low, f"t{number}~1", 1, "true")
     assert low.earned()[0] == 0
     assert (waiting_pay(low), low.spent(), provisional(low)) == (0, 3 * PRICE, [])
+
+
+def test_a_lie_among_replicas_costs_what_the_node_has_not_been_paid(low: Family) -> None:
+    trust(low, 0)
+    submit(low, "unpaid")
+    ran(low, "unpaid", 0)
+    low.submit(4)
+    for index in range(4):
+        low.running(f"t~{index + 1}", index)
+    low.end("t~1", 0, "lie")
+    for index in range(1, 4):
+        ended = low.end(f"t~{index + 1}", index, "true")
+    assert ended.follow_up is not None
+    assert (ended.follow_up.paused, record(low, 0)) == ({"n0"}, (0, 1, True))
+    assert [run.task_id for run in ended.follow_up.added] == ["unpaid~1"]
+    checked(low, "unpaid~1", 1, "true")
+    checked(low, "unpaid~2", 2, "true")
+    assert (word(low, "unpaid"), low.earned()[0], waiting_pay(low)) == ("audited", 0, 0)
