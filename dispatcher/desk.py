@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from dispatcher.allowance import Allowance
@@ -44,6 +45,7 @@ _MAX_HINTS = 100_000
 _LOOK_SECONDS = 1.0
 # A look at the whole fleet may take this share of the thread's time.
 _LOOK_SHARE = 0.05
+_LOOK_PART_SECONDS = 0.002
 _CHECK_LINE_SECONDS = 30.0
 _USAGE_SECONDS = 2.0
 _PAUSE_SECONDS = 0.5
@@ -82,6 +84,8 @@ class Desk:
         self._owners: set[int] = set()
         self._stopped = self._distrusted = False
         self._look_at = self._usage_at = self._check_line_at = float("-inf")
+        self._looking: Iterator[None] | None = None
+        self._look_took = 0.0
         self._thread = threading.Thread(target=self._run, name="desk", daemon=True)
 
     # -- what others say -----------------------------------------------------------------------------
@@ -128,6 +132,7 @@ class Desk:
     def _run(self) -> None:
         while self._wait():
             try:
+                self._look_on()
                 self.work()
                 self._take_backlog()
             except NodePoolError as error:
@@ -139,11 +144,33 @@ class Desk:
 
     def _wait(self) -> bool:
         with self._something:
-            timeout = max(0.0, self._look_at - time.monotonic())
+            timeout = 0.0 if self._looking else max(0.0, self._look_at - time.monotonic())
             self._something.wait_for(
                 lambda: self._stopped or self._hints or self._changed or self._owners, timeout
             )
             return not self._stopped
+
+    def _look_on(self) -> None:
+        """A part of the look at the whole fleet, when it is time for one: a task that comes meanwhile does
+        not wait for all of it. The first look, and one that was asked for, are made whole by `work`."""
+        began = time.monotonic()
+        if self._looking is None and float("-inf") < self._look_at <= began:
+            self._looking, self._look_took = self._mirror.look(self._dispatcher.clock()), 0.0
+            self._look_at = float("inf")
+        if self._looking is None or self._look_at == float("-inf"):
+            return
+        ended = True
+        for _ in self._looking:
+            if time.monotonic() - began >= _LOOK_PART_SECONDS:
+                ended = False
+                break
+        self._look_took += time.monotonic() - began
+        if ended:
+            self._looked(self._look_took)
+
+    def _looked(self, took_seconds: float) -> None:
+        self._looking = None
+        self._look_at = time.monotonic() + max(_LOOK_SECONDS, took_seconds / _LOOK_SHARE)
 
     def _take_backlog(self) -> None:
         """Where hints come faster than they are taken one by one, the next round has many of them."""
@@ -153,7 +180,7 @@ class Desk:
     def _pause(self) -> None:
         """What was under way is read again: what of it was done is not known."""
         with self._something:
-            self._look_at = float("-inf")
+            self._looking, self._look_at = None, float("-inf")
             self._something.wait_for(lambda: self._stopped, _PAUSE_SECONDS)
 
     def work(self) -> int:
@@ -183,8 +210,7 @@ class Desk:
         now, monotonic = self._dispatcher.clock(), time.monotonic()
         if monotonic >= self._look_at:
             self._mirror.look_around(now)
-            took = time.monotonic() - monotonic
-            self._look_at = time.monotonic() + max(_LOOK_SECONDS, took / _LOOK_SHARE)
+            self._looked(time.monotonic() - monotonic)
         if changed:
             self._mirror.read(changed, now)
         if monotonic >= self._check_line_at:

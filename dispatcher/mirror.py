@@ -7,14 +7,14 @@ round trips, and what differs is read again. What is still missed costs a refuse
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from nodepool.fleet import Fleet
 from nodepool.node import NodeView
 from nodepool.planning import Planner
 from nodepool.resources import RESOURCE_NAMES, Claim
-from nodepool.stores.liveness import Liveness
+from nodepool.stores.liveness import CHUNK_NODES, Liveness
 from nodepool.stores.registry import Registry
 
 _TASKS = RESOURCE_NAMES.index("tasks")
@@ -38,13 +38,27 @@ class Mirror:
 
     def look_around(self, now: float) -> None:
         """Compare the whole fleet with Redis: who is there, who is alive, whose reservations differ."""
+        for _ in self.look(now):
+            pass
+
+    def look(self, now: float) -> Iterator[None]:
+        """The same in parts of a few milliseconds; what is done between them is seen."""
         known = self._registry.node_ids()
         for gone in self._facts.keys() - known:
             self._forget(gone, now)
-        changed = known - self._facts.keys()
-        ids = [node_id for node_id in known if node_id in self._facts]
+        # New ones at once: each would have everything worked out anew.
+        self.read(known - self._facts.keys(), now)
+        ids = list(known)
+        for start in range(0, len(ids), CHUNK_NODES):
+            yield
+            self._compare(ids[start : start + CHUNK_NODES], now)
+
+    def _compare(self, ids: list[str], now: float) -> None:
+        changed = set()
         for node_id, sign in zip(ids, self._liveness.signs(ids), strict=True):
-            row = self.fleet.row_of[node_id]
+            row = self.fleet.row_of.get(node_id)
+            if row is None:
+                continue  # it has left meanwhile
             online = sign.age_seconds <= self._late_seconds
             if online != self.fleet.online[row] or sign.listed != self.fleet.reserved[_TASKS, row]:
                 changed.add(node_id)
@@ -58,7 +72,8 @@ class Mirror:
             if view is None:
                 self._forget(node_id, now)
                 continue
-            facts = replace(view, online=True, reserved=_NOTHING)
+            # History changes with many ends of tasks, and only the place of the node with it.
+            facts = replace(view, online=True, reserved=_NOTHING, quality=1.0)
             row = self.fleet.put(view)
             if self._facts.get(node_id) != facts:
                 self._facts[node_id] = facts
