@@ -133,15 +133,29 @@ def _lose(stage: Stage, reporters: Reporters, node_ids: Sequence[str]) -> tuple[
     rows = ended()
     lost = [rows[name].finished_at - last[node_id] for name, node_id in ids.items()]
 
-    def again() -> Mapping[str, Row[Any]]:
-        query = select(attempts).where(
-            attempts.c.task_id.in_([row.task_id for row in rows.values()]), attempts.c.number > 1
-        )
-        return {row.task_id: row for row in stage.dispatcher.database.read(lambda c: c.execute(query).all())}
+    waiting = {row.task_id for row in rows.values()}
+    later: dict[str, Row[Any]] = {}
 
-    _until(lambda: len(again()) == len(ids), "they are placed again")
-    later = again()
-    elsewhere = [later[rows[name].task_id].created_at - last[node_id] for name, node_id in ids.items()]
+    def settled() -> bool:
+        """Each is placed again, or is told why there is no room for it."""
+        query = select(tasks.c.id, tasks.c.state, tasks.c.reason).where(tasks.c.id.in_(waiting))
+        follow = select(attempts).where(attempts.c.task_id.in_(waiting), attempts.c.number > 1)
+        states, followers = stage.dispatcher.database.read(
+            lambda c: (c.execute(query).all(), c.execute(follow).all())
+        )
+        later.update({row.task_id: row for row in followers})
+        return all(
+            task_id in later or (state == TaskState.QUEUED and reason) for task_id, state, reason in states
+        )
+
+    _until(settled, "they are placed again")
+    elsewhere = [
+        later[rows[name].task_id].created_at - last[node_id]
+        for name, node_id in ids.items()
+        if rows[name].task_id in later
+    ]
+    if not elsewhere:
+        raise BenchmarkError("there was room for none of the lost nodes' tasks")
     return lost, elsewhere
 
 
