@@ -6,6 +6,7 @@ same queues of the same server, and its task does nothing. It is taken before an
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -20,17 +21,20 @@ from benchmarks.simulation.workers import (
     POOL_DB,
     Hints,
     dispatcher_environment,
+    log_of,
     told,
     until_still,
     worker,
 )
 from benchmarks.simulation.workload import Workload
 from nodepool.pace import report_period
+from nodepool.queues import PLACE
 
 _MOST_SECONDS = 90.0
 _POLL_SECONDS = 0.02
 _STILL_SECONDS = 3.0
 _WARM_TASKS = 20
+_RECEIVED = re.compile(rf"Task {re.escape(PLACE)}\[.*\] received")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +45,7 @@ class Flow:
     placed: int
     placements_per_s: float
     cpu_ms_each: float  # of the dispatchers' processes
+    taken_singly: int  # hints that Celery handed over one by one; the rest were taken many at once
     bare_per_s: float
     bare_cpu_ms_each: float
 
@@ -70,7 +75,9 @@ def measure(stage: Stage, workload: Workload, tasks: int, dispatchers: int) -> F
             now = time.time()
             times = dict.fromkeys(("created_at", "updated_at", "hinted_at", "queued_at"), now)
             stage.add_tasks([{**row, **times} for row in rows])
+            before_them = _received(stage, dispatchers)
             placed = _pool(stage, hints, processes)
+            singly = _received(stage, dispatchers) - before_them
         after = _bare(stage, hints)
     return Flow(
         nodes=len(stage.node_ids),
@@ -79,6 +86,7 @@ def measure(stage: Stage, workload: Workload, tasks: int, dispatchers: int) -> F
         placed=placed.count,
         placements_per_s=placed.per_second,
         cpu_ms_each=placed.cpu_ms_each,
+        taken_singly=singly,
         bare_per_s=(before.per_second + after.per_second) / 2,
         bare_cpu_ms_each=(before.cpu_ms_each + after.cpu_ms_each) / 2,
     )
@@ -141,6 +149,12 @@ def _pool(stage: Stage, hints: Hints, processes: list[psutil.Process]) -> _Run:
     if seen == before:
         raise BenchmarkError("the dispatchers placed nothing")
     return _Run(seen - before, ended - began, at_change - cpu)
+
+
+def _received(stage: Stage, dispatchers: int) -> int:
+    """Hints that Celery's logs tell of."""
+    logs = (log_of(stage, f"dispatcher{number}") for number in range(dispatchers))
+    return sum(len(_RECEIVED.findall(log.read_text(errors="replace"))) for log in logs)
 
 
 def _cpu_seconds(processes: list[psutil.Process]) -> float:

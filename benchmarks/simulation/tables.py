@@ -120,6 +120,7 @@ def _flow_rows(flow: Flow) -> _Rows:
     cpu = f"{flow.cpu_ms_each:.2f} / {flow.bare_cpu_ms_each:.2f}"
     return [
         ("[bold]placements/s, hints laid to messages in the nodes' queues", _number(flow.placements_per_s)),
+        ("  of them handed over by Celery one by one, the rest taken many at once", f"{flow.taken_singly:,}"),
         ("bare Celery, the same messages to a task that does nothing, /s", _number(flow.bare_per_s)),
         ("CPU of the worker processes, ms each: dispatcher / bare", cpu),
     ]

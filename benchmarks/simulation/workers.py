@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import psutil
@@ -32,6 +33,10 @@ def url_of(stage: Stage, database: int) -> str:
     return f"{stage.settings.effective_redis_url.rpartition('/')[0]}/{database}"
 
 
+def log_of(stage: Stage, name: str) -> Path:
+    return stage.folder / f"{name}.log"
+
+
 @contextmanager
 def worker(
     stage: Stage, name: str, environment: Mapping[str, str], *, app: str = "", database: int = POOL_DB
@@ -43,7 +48,7 @@ def worker(
     argv[argv.index("-n") + 1] = f"{name}@%h"
     if app:
         argv[argv.index("-A") + 1] = app
-    path = stage.folder / f"{name}.log"
+    path = log_of(stage, name)
     with path.open("wb") as log:
         child = start_child(argv, part.env, log, stdin=subprocess.DEVNULL)
     try:
