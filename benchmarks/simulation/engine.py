@@ -8,6 +8,7 @@ SQL*: the desk itself, from the hints to the messages in the nodes' queues, ever
 
 from __future__ import annotations
 
+import gc
 import random
 import time
 from collections import Counter
@@ -149,10 +150,11 @@ def place_whole(stage: Stage, task_ids: Sequence[str]) -> tuple[Desk, Placing]:
 
 
 def _warm_up(stage: Stage) -> None:
-    """The first messages of a process cost Celery a tenth of a second."""
+    """The first messages of a process cost Celery more, and what was made before is not to be collected now."""
     node_id = stage.node_ids[0]
     stage.dispatcher.publisher.execute_all([(node_id, "warm:1"), (node_id, "warm:2")])
     stage.dispatcher.redis.delete(node_queue(node_id))
+    gc.collect()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -109,8 +109,8 @@ def open_stage(folder: Path, *, clock: Clock = system_clock, **settings: Any) ->
             if server.poll() is not None or time.monotonic() > deadline:
                 raise BenchmarkError(f"Valkey did not start: {(folder / 'valkey.log').read_text()[-600:]}")
             time.sleep(0.02)
-        # Virtual nodes answer no probes.
-        settings = {"probe_hours": 0.0, **settings}
+        # Virtual nodes answer no probes, and their results are not compared.
+        settings = {"probe_hours": 0.0, "audit_share": 0.0, **settings}
         chosen = Settings.model_construct(redis_url=broker.url, db_path=folder / "pool.db", **settings)
         dispatcher = build(chosen, clock)
         try:

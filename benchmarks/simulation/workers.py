@@ -67,6 +67,7 @@ def dispatcher_environment(stage: Stage, **settings: Any) -> dict[str, str]:
         "DB_PATH": str(stage.settings.db_path),
         "NODE_LATE_SECONDS": f"{stage.settings.node_late_seconds:g}",
         "PROBE_HOURS": f"{stage.settings.probe_hours:g}",
+        "AUDIT_SHARE": f"{stage.settings.audit_share:g}",
         **{name.upper(): str(value) for name, value in settings.items()},
     }
 
