@@ -150,7 +150,7 @@ def place_whole(stage: Stage, task_ids: Sequence[str]) -> tuple[Desk, Placing]:
 
 
 def _warm_up(stage: Stage) -> None:
-    """The first messages of a process cost Celery more, and what was made before is not to be collected now."""
+    """The first messages of a process cost more, and what was made before is not to be collected later."""
     node_id = stage.node_ids[0]
     stage.dispatcher.publisher.execute_all([(node_id, "warm:1"), (node_id, "warm:2")])
     stage.dispatcher.redis.delete(node_queue(node_id))
