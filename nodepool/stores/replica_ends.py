@@ -185,6 +185,21 @@ def _end(
     _pay(connection, parent, [run for run in voters if count.findings[run.id] is not Finding.DIFFERED], now)
     stopped = replica_store.drop_open(connection, parent.id, NOT_NEEDED, now)
     # The last: rows of users are locked after the ledger's head.
+    moved = _move_credit(connection, parent, voters, count, deciding)
+    false = [run for run in voters if count.findings[run.id] is Finding.DIFFERED]
+    return FollowUp(
+        parent,
+        stopped=_attempts(stopped),
+        ended=True,
+        tiers_changed=moved,
+        refuted=tuple((run.node_id, run.provider_id) for run in false),
+    )
+
+
+def _move_credit(
+    connection: Connection, parent: Row[Any], voters: Sequence[Row[Any]], count: Count, deciding: Deciding
+) -> frozenset[int]:
+    """What each finding does to its owner's score; the owners whose tier has changed."""
     changes = [
         change
         for run in voters
@@ -197,15 +212,7 @@ def _end(
             task_owner_id=parent.owner_id,
         )
     ]
-    moved = credit_store.move(connection, changes, start=deciding.start_score, now=now)
-    false = [run for run in voters if count.findings[run.id] is Finding.DIFFERED]
-    return FollowUp(
-        parent,
-        stopped=_attempts(stopped),
-        ended=True,
-        tiers_changed=moved,
-        refuted=tuple((run.node_id, run.provider_id) for run in false),
-    )
+    return credit_store.move(connection, changes, start=deciding.start_score, now=deciding.now)
 
 
 def _stopped(connection: Connection, parent: Row[Any], runs: Sequence[Row[Any]], now: float) -> FollowUp:
