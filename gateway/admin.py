@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection
 
 from gateway import nodes, tasks
+from gateway.paging import page_size
 from gateway.tokens import Identity
 from nodepool import ids, ledger
 from nodepool.errors import ConflictError, InvalidInputError, NodePoolError, NotFoundError
@@ -124,7 +125,7 @@ def _after(what: str, act: Callable[[], object]) -> None:
 
 
 def list_users(gateway: Gateway, request: pb.ListUsersRequest) -> pb.ListUsersResponse:
-    size = _page_size(request.page_size, _USERS, _MOST_USERS)
+    size = page_size(request.page_size, default=_USERS, most=_MOST_USERS)
     rows = gateway.database.read(
         lambda c: admin_store.page_of_users(c, size + 1, request.after_username, request.name_contains)
     )
@@ -165,7 +166,7 @@ def reverse(gateway: Gateway, admin: Identity, request: pb.ReversePaymentRequest
 
 
 def list_acts(gateway: Gateway, request: pb.ListAdminActsRequest) -> pb.ListAdminActsResponse:
-    size = _page_size(request.page_size, _ACTS, _MOST_ACTS)
+    size = page_size(request.page_size, default=_ACTS, most=_MOST_ACTS)
     rows = gateway.database.read(lambda c: admin_store.acts(c, size + 1, request.before_seq))
     page = rows[:size]
     return pb.ListAdminActsResponse(
@@ -198,9 +199,3 @@ def _reason(text: str, *, needed: bool = True) -> str:
     if len(reason) > _MAX_REASON or not reason.isprintable():
         raise InvalidInputError(f"the reason must be at most {_MAX_REASON} printable characters")
     return reason
-
-
-def _page_size(size: int, default: int, most: int) -> int:
-    if size < 0:
-        raise InvalidInputError(f"page_size must be 0 to {most}, not {size}")
-    return min(size or default, most)

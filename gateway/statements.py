@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
+from gateway.paging import page_size
 from gateway.tokens import Identity
 from nodepool import limits, trust
 from nodepool.errors import InvalidInputError
@@ -107,8 +108,7 @@ def _allowed(gateway: Gateway, score: int) -> list[tuple[str, int]]:
 
 def _page(size: int, before_seq: int) -> tuple[int, int]:
     """How many lines, and from where on."""
-    if size < 0:
-        raise InvalidInputError(f"page_size must be 0 (for {DEFAULT_LINES}) to {MOST_LINES}, not {size}")
+    limit = page_size(size, default=DEFAULT_LINES, most=MOST_LINES)
     if before_seq < 0:
         raise InvalidInputError("before_seq must be next_before_seq of the page before, or 0")
-    return min(size or DEFAULT_LINES, MOST_LINES), before_seq
+    return limit, before_seq

@@ -145,10 +145,6 @@ class Fleet:
             self.present[row] = self.online[row] = False
             self._free_rows.append(row)
 
-    def set_reserved(self, row: int, reserved: IntArray) -> None:
-        self.reserved[:, row] = reserved
-        self._rank(row)
-
     def take(self, row: int, amounts: Amounts) -> None:
         self.reserved[:, row] += amounts.column
         self._rank(row)

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from nodepool.ledger import HoldState
+from nodepool.stores import user_store
 from nodepool.stores.tables import admin_acts, holds, ledger_accounts, nodes, tasks, users
 from nodepool.stores.user_store import SYSTEM_ROLE
 from nodepool.task import FINAL_TASK_STATES, TaskState
@@ -45,12 +46,11 @@ def acts(connection: Connection, limit: int, before_seq: int) -> Sequence[Row[An
 
 def set_blocked(connection: Connection, user_id: int, *, blocked: bool) -> bool:
     """True when it was otherwise before. A blocked user's tokens end for good."""
-    values: dict[str, Any] = {"blocked": blocked}
-    if blocked:
-        values["token_generation"] = users.c.token_generation + 1
     changed = connection.execute(
-        update(users).where(users.c.id == user_id, users.c.blocked.is_not(blocked)).values(values)
+        update(users).where(users.c.id == user_id, users.c.blocked.is_not(blocked)).values(blocked=blocked)
     )
+    if changed.rowcount and blocked:
+        user_store.end_tokens(connection, user_id)
     return bool(changed.rowcount)
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from nodepool.errors import StorageFullError
 from nodepool.stores.files import FileStore
+from tests.support.environment import not_here
 
 KEY = bytes(32)
 DISK_BYTES = 1 << 20
@@ -42,13 +43,13 @@ assert store.package_bytes(small) == b"small"
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     if os.geteuid() != 0:
-        pytest.skip("only root may mount a small disk")
+        not_here("only root may mount a small disk")
     path = tmp_path / "disk"
     path.mkdir()
     options = f"size={DISK_BYTES}"
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", path], check=False)
     if mounted.returncode != 0:
-        pytest.skip("this machine does not let a small disk be mounted")
+        not_here("this machine does not let a small disk be mounted")
     try:
         yield path
     finally:

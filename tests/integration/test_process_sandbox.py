@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.environment import ROOT
+from tests.support.environment import ROOT, not_here
 from tests.support.runs import MIB, RunFactory, task_processes
 from tests.support.waiting import wait_until
 from worker_agent.runners.base import RunRefusedError
@@ -109,7 +109,7 @@ def test_a_task_has_no_privilege_and_can_gain_none(sandboxed: RunFactory) -> Non
 
 def test_runs_at_the_same_time_have_different_users(runs: RunFactory) -> None:
     if not AS_ROOT:
-        pytest.skip("only root can drop to other users")
+        not_here("only root can drop to other users")
     code = "import os, time; print(os.getuid(), flush=True); time.sleep(600)"
     lives = [runs.start({"main.py": code}) for _ in range(3)]
     wait_until(lambda: all("\n" in live.output for live in lives), "all of them run")
@@ -123,7 +123,7 @@ def test_runs_at_the_same_time_have_different_users(runs: RunFactory) -> None:
 
 def test_two_runners_on_a_machine_never_share_a_user(runs: RunFactory, run_folder: Path) -> None:
     if not AS_ROOT:
-        pytest.skip("only root can drop to other users")
+        not_here("only root can drop to other users")
     other = ProcessRunner(run_folder / "other-state")
     try:
         code = "import os; print(os.getuid())"
