@@ -4,7 +4,6 @@
 # ruff: noqa: N802, ARG002
 from __future__ import annotations
 
-import tempfile
 from collections.abc import AsyncIterator
 
 from gateway import spoken_for, submit, tasks, views, watching
@@ -18,8 +17,6 @@ from proto import nodepool_pb2 as pb
 from proto import nodepool_pb2_grpc as rpc
 
 _MAX_POLLED_LINES = 1000
-# Up to here an upload or a result is kept in memory.
-_SPOOL_BYTES = 1 << 20
 # What a reply needs around a result.
 _REPLY_ROOM_BYTES = 4096
 
@@ -45,8 +42,7 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
         if first is None or first.WhichOneof("part") != "task":
             raise InvalidInputError("the first message must be the task")
         columns = submit.wishes(gateway, first.task)
-        folder = str(gateway.settings.task_storage_path)
-        with disk_errors(), tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=folder) as file:
+        with disk_errors(), gateway.files.spool() as file:
             size = 0
             async for message in request_iterator:
                 if message.WhichOneof("part") != "zip_chunk":

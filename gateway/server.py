@@ -31,6 +31,9 @@ log = structlog.get_logger(__name__)
 GRACE_SECONDS = 3.0
 MIN_CLIENT_PING_INTERVAL_MS = 5000
 PRESENCE_SECONDS = 5.0
+SWEEP_FILES_SECONDS = 600.0
+# Beside the lock that a living writer holds: a file is there a moment before its lock.
+LEFT_SECONDS = 60.0
 MIB = 1 << 20
 
 
@@ -140,6 +143,16 @@ async def _be_present(gateway: Gateway) -> None:
         await asyncio.sleep(PRESENCE_SECONDS)
 
 
+async def _sweep_files(gateway: Gateway) -> None:
+    """What writers of this store left when they died; at the start, and ever after."""
+    while True:
+        with suppress(NodePoolError):
+            removed = await gateway.run(gateway.files.sweep_temporary, LEFT_SECONDS, gateway.clock())
+            if removed:
+                log.info("files of writers that died are removed", action="files.swept", removed=removed)
+        await asyncio.sleep(SWEEP_FILES_SECONDS)
+
+
 async def serve(gateway: Gateway) -> None:
     """Serves until SIGTERM or SIGINT. CannotServeError where it cannot begin."""
     stopping = asyncio.Event()
@@ -151,6 +164,7 @@ async def serve(gateway: Gateway) -> None:
     gateway.events.start(loop)
     await server.start()
     presence = asyncio.create_task(_be_present(gateway))
+    sweeping = asyncio.create_task(_sweep_files(gateway))
     for service in ("", *SERVICES):
         await healthy.set(service, health_pb2.HealthCheckResponse.SERVING)
     log.info(
@@ -166,5 +180,6 @@ async def serve(gateway: Gateway) -> None:
         await healthy.enter_graceful_shutdown()
     finally:
         presence.cancel()
+        sweeping.cancel()
         with suppress(asyncio.CancelledError):
             await server.stop(GRACE_SECONDS)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 import secrets
@@ -57,6 +58,9 @@ class NewFile:
         self.path = folder / f"{secrets.token_hex(16)}.part"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self._descriptor = os.open(self.path, flags, _PRIVATE_FILE)
+        # Says that its writer lives; some file systems have no locks.
+        with contextlib.suppress(OSError):
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def write(self, data: bytes) -> None:
         view = memoryview(data)
@@ -84,3 +88,30 @@ class NewFile:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def sweep_left(folder: Path, older_than_seconds: float, now: float) -> int:
+    """Removes the files of a folder of NewFiles whose writers died, and that were not written for a while.
+
+    `now` is Unix time. Returns how many that were.
+    """
+    removed = 0
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if now - path.stat().st_mtime > older_than_seconds and not _is_written(path):
+                path.unlink()
+                removed += 1
+    return removed
+
+
+def _is_written(path: Path) -> bool:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no locks here: its age alone says it
+        return False
+    finally:
+        os.close(descriptor)
+    return False

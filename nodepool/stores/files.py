@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import os
 import re
-import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from nodepool.errors import CorruptFileError, InvalidInputError, NotFoundError
-from nodepool.stores.disk import PRIVATE_FOLDER, NewFile, disk_errors, make_folder, sync_folder
+from nodepool.stores.disk import PRIVATE_FOLDER, NewFile, disk_errors, make_folder, sweep_left, sync_folder
 from nodepool.stores.sealing import (
     FRAME_BYTES,
     HEADER_BYTES,
@@ -29,11 +28,11 @@ from nodepool.stores.sealing import (
     seal,
     unseal,
 )
+from nodepool.stores.spool import SealedSpool
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ATTEMPT = re.compile(r"[A-Za-z0-9._~-]{1,200}:[0-9]{1,10}")
 _KNOWN_PACKAGES = 65_536
-_SPOOL_BYTES = 1 << 20
 
 
 class FileStore:
@@ -103,13 +102,16 @@ class FileStore:
 
     @contextlib.contextmanager
     def seekable(self, chunks: Iterator[bytes]) -> Iterator[IO[bytes]]:
-        """What open_package or open_result gives, to read from anywhere; on the disk it has no name."""
-        folder = str(self._incoming)
-        with disk_errors(), tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=folder) as file:
+        """What open_package or open_result gives, to read from anywhere."""
+        with disk_errors(), self.spool() as file:
             for chunk in chunks:
                 file.write(chunk)
             file.seek(0)
             yield file
+
+    def spool(self) -> SealedSpool:
+        """Where what is on its way is collected until it is whole; what of it is on the disk is encrypted."""
+        return SealedSpool(self._incoming)
 
     def put_log(self, attempt_id: str, data: bytes) -> None:
         """Takes the place of an earlier log of the attempt."""
@@ -130,14 +132,8 @@ class FileStore:
 
     def sweep_temporary(self, older_than_seconds: float, now: float) -> int:
         """Removes what writers that died left; `now` is Unix time. How many files that were."""
-        removed = 0
         with disk_errors():
-            for path in self._incoming.iterdir():
-                with contextlib.suppress(FileNotFoundError):
-                    if path.stat().st_mtime < now - older_than_seconds:
-                        path.unlink()
-                        removed += 1
-        return removed
+            return sweep_left(self._incoming, older_than_seconds, now)
 
     def _package_path(self, sha: str) -> Path:
         return self._packages / sha[:2] / sha

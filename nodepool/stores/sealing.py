@@ -26,7 +26,7 @@ _SALT_BYTES = 16
 _PREFIX_BYTES = 8
 _RANDOM_BYTES = _SALT_BYTES + _PREFIX_BYTES
 _NAME_TAG_BYTES = 16
-_TAG_BYTES = 16
+TAG_BYTES = 16
 HEADER_BYTES = len(_MAGIC) + _RANDOM_BYTES + _NAME_TAG_BYTES
 
 
@@ -81,9 +81,9 @@ def unseal(key: bytes, name: str, file: IO[bytes]) -> Iterator[bytes]:
     yield b""
     cipher = _file_cipher(key, random)
     number = 0
-    frame = file.read(FRAME_BYTES + _TAG_BYTES)
+    frame = file.read(FRAME_BYTES + TAG_BYTES)
     while True:
-        following = file.read(FRAME_BYTES + _TAG_BYTES)
+        following = file.read(FRAME_BYTES + TAG_BYTES)
         try:
             plain = cipher.decrypt(_nonce(random, number), frame, _frame_data(final=not following))
         except (InvalidTag, ValueError) as error:

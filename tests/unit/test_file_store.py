@@ -288,16 +288,31 @@ def test_a_reader_that_stops_early_leaves_no_open_file(store: FileStore) -> None
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_the_sweep_removes_only_what_is_old_and_unfinished(store: FileStore, root: Path) -> None:
+# A writer that dies the hard way, with a part of what was sent on the disk.
+DYING = """
+import os, signal, sys
+from pathlib import Path
+from nodepool.stores.files import FileStore
+writer = FileStore(Path(sys.argv[1]), bytes(range(32))).package_writer()
+writer.write(b"a secret" * 100_000)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_sweep_removes_only_what_writers_that_died_left(store: FileStore, root: Path) -> None:
     sha = store.put_package(b"data")
     os.utime(package_path(root, sha), (0, 0))
-    with store.package_writer() as left, store.package_writer() as busy:
-        left.write(content(2 * FRAME_BYTES))
-        (left_path,) = (root / "incoming").iterdir()
-        os.utime(left_path, (1000, 1000))
+    with store.package_writer() as busy:
         busy.write(content(2 * FRAME_BYTES + 1))
+        (busy_path,) = (root / "incoming").iterdir()
+        subprocess.run([sys.executable, "-c", DYING, str(root)], check=False)
+        (left_path,) = set((root / "incoming").iterdir()) - {busy_path}
+        assert b"a secret" not in left_path.read_bytes()
+        for path in (busy_path, left_path):
+            os.utime(path, (1000, 1000))
         assert store.sweep_temporary(older_than_seconds=60, now=1060.0) == 0
         assert store.sweep_temporary(older_than_seconds=60, now=1061.0) == 1
+        assert list((root / "incoming").iterdir()) == [busy_path]
         sha_of_busy, _ = busy.commit()
     assert set(files_below(root)) == {package_path(root, sha), package_path(root, sha_of_busy)}
 
