@@ -14,6 +14,8 @@ from typing import ParamSpec, TypeVar
 import redis
 
 from gateway.events import EventHub
+from gateway.memory import MemoryBudget
+from gateway.reading import Reader
 from gateway.standing import Standings
 from gateway.tokens import Tokens
 from gateway.unfinished import UnfinishedCounts
@@ -50,6 +52,8 @@ class Gateway:
     events: EventHub
     clock: Clock
     unfinished: UnfinishedCounts
+    memory: MemoryBudget
+    reader: Reader
     threads: ThreadPoolExecutor = field(repr=False)
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -76,6 +80,7 @@ def build(settings: Settings, clock: Clock = system_clock) -> Gateway:
     root = settings.task_storage_path
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     threads = ThreadPoolExecutor(settings.grpc_threads, thread_name_prefix="use-case")
+    memory = MemoryBudget(settings.grpc_memory_mb << 20)
     return Gateway(
         settings=settings,
         database=database,
@@ -98,6 +103,8 @@ def build(settings: Settings, clock: Clock = system_clock) -> Gateway:
         events=EventHub(connect(settings)),
         clock=clock,
         unfinished=UnfinishedCounts(time.monotonic),
+        memory=memory,
+        reader=Reader(memory, settings.grpc_stall_seconds),
         threads=threads,
     )
 

@@ -1,96 +1,125 @@
-"""What happens around every call: its request id, who is calling, and what its errors become.
+"""What happens around every call: who calls, whether he may now, his messages, and what errors become.
 
-Written to cost little: what depends on the method alone is worked out once for each method.
+A call is let in before its body is read. gRPC reads the message of a unary call before it asks anybody,
+so every handler here is made one of a stream, which reads when it is told to: on the wire they are the
+same. What depends on the method alone is worked out once for each method.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
-from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import grpc
-import redis
-import sqlalchemy.exc
 import structlog
 
-from gateway.access import ADMIN_ROLE, REQUIRED, TOKEN_IN_MESSAGE, Access, is_ours
-from gateway.standing import FRESH_SECONDS, Standings
-from gateway.tokens import Identity, Tokens
+from gateway import messages, sockets
+from gateway.access import REQUIRED, TOKEN_IN_MESSAGE, Access
+from gateway.callers import (
+    Callers,
+    check_same,
+    current_identity,
+    current_identity_or_none,
+    identity_of_call,
+    token_in,
+)
+from gateway.calls import OpenCalls, Ticket
+from gateway.rate_limit import peer_address
+from gateway.reading import Reader
+from gateway.standing import FRESH_SECONDS
+from gateway.statuses import STATUS_OF_ERROR, status_of
+from gateway.tokens import Identity
 from nodepool import errors, observability
+from nodepool.settings import Settings
 
-__all__ = ["Context", "Gatekeeper", "Identity", "current_identity", "current_identity_or_none", "status_of"]
+__all__ = [
+    "STATUS_OF_ERROR",
+    "Arrival",
+    "Context",
+    "Gate",
+    "Gatekeeper",
+    "Identity",
+    "current_identity",
+    "current_identity_or_none",
+    "status_of",
+]
 
 log = structlog.get_logger(__name__)
 
-BEARER = "bearer "
-# On the way each byte may become three, and clients take 8 KiB of trailers.
-MAX_MESSAGE_BYTES = 2000
-
-STATUS_OF_ERROR: dict[type[Exception], grpc.StatusCode] = {
-    errors.InvalidInputError: grpc.StatusCode.INVALID_ARGUMENT,
-    errors.TooLargeError: grpc.StatusCode.INVALID_ARGUMENT,
-    errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
-    errors.PermissionDeniedError: grpc.StatusCode.PERMISSION_DENIED,
-    errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
-    errors.AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
-    errors.StaleAttemptError: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.ConflictError: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.NotEnoughCptError: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.RateLimitedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    errors.StorageFullError: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
-    errors.CorruptFileError: grpc.StatusCode.DATA_LOSS,
-}
-# Drivers' errors that no store has translated; their texts may name hosts and users.
-_AWAY = (redis.ConnectionError, redis.TimeoutError, sqlalchemy.exc.OperationalError)
-
-_identity: ContextVar[Identity | None] = ContextVar("identity", default=None)
+# How long a stranger's message may take, and one message of who is known.
+_STRANGERS_SECONDS, _MESSAGE_SECONDS, _LARGE_MESSAGE_SECONDS = 5.0, 30.0, 600.0
+# A stranger who asks for the protocol's description asks again and again on one stream.
+_STRANGERS_STREAM_SECONDS = 30.0
+_ADDRESSES = 4096
 
 Behavior = Callable[[Any, Any], Any]
-Admit = Callable[[Any, Any], Awaitable[Identity | None]]
 # The stubs know parameters that the classes do not have.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
-
-def current_identity() -> Identity:
-    """Who is calling; UnauthenticatedError where an anonymous caller was let in."""
-    identity = _identity.get()
-    if identity is None:
-        raise errors.UnauthenticatedError
-    return identity
+_address_of = lru_cache(_ADDRESSES)(peer_address)
 
 
-def current_identity_or_none() -> Identity | None:
-    """Who is calling; None for an anonymous caller of a PUBLIC or ANONYMOUS_READ call."""
-    return _identity.get()
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A call that is about to be let in. `peer` is gRPC's name of who calls; limits go by `address`."""
+
+    method: str
+    peer: str
+    address: str
+    identity: Identity | None
 
 
-def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
-    """The status and message that a caller gets for an error; INTERNAL for what is not in the table."""
-    for kind in type(error).__mro__:
-        if code := STATUS_OF_ERROR.get(kind):
-            return code, str(error).encode(errors="replace")[:MAX_MESSAGE_BYTES].decode(errors="ignore")
-    if isinstance(error, _AWAY):
-        return grpc.StatusCode.UNAVAILABLE, str(errors.UnavailableError())
-    return (
-        grpc.StatusCode.INTERNAL,
-        f"something went wrong in the pool; tell its operator: request {observability.request_id.get()}",
-    )
+# Raises what the call is refused with. Asked before the body is read, but where the token is in the
+# message: there after that small message.
+Gate = Callable[[Arrival], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Method:
+    """What is known of a method before anybody calls it."""
+
+    name: str
+    required: Access
+    token_in_message: bool
+    handler: Handler
+    limit: int
+    observe: Callable[[float], None]
+
+    @property
+    def is_stream(self) -> bool:
+        return bool(self.handler.request_streaming or self.handler.response_streaming)
+
+    @property
+    def behavior(self) -> Behavior:
+        handler = self.handler
+        found: Any = handler.unary_unary or handler.unary_stream
+        found = found or handler.stream_unary or handler.stream_stream
+        behavior: Behavior = found
+        return behavior
 
 
 class Gatekeeper(grpc.aio.ServerInterceptor):
-    """Binds the request's context, authenticates, and turns errors into statuses."""
+    """Binds the request's context, lets calls in, reads their messages, and turns errors into statuses."""
 
-    def __init__(self, tokens: Tokens, standings: Standings, *, allow_anonymous_reads: bool) -> None:
-        self._tokens = tokens
-        self._standings = standings
-        self._allow_anonymous_reads = allow_anonymous_reads
+    def __init__(
+        self,
+        settings: Settings,
+        callers: Callers,
+        calls: OpenCalls,
+        reader: Reader,
+        gates: Sequence[Gate] = (),
+    ) -> None:
+        self._settings = settings
+        self._callers = callers
+        self._calls = calls
+        self._reader = reader
+        self._gates = tuple(gates)
         # At most one entry for each method that the server has.
         self._guarded: dict[str, Handler] = {}
 
@@ -99,69 +128,167 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
-        method = handler_call_details.method
-        guarded = self._guarded.get(method)
+        name = handler_call_details.method
+        guarded = self._guarded.get(name)
         if guarded is None:
             handler = await continuation(handler_call_details)
-            if handler is None or (not is_ours(method) and REQUIRED.get(method) is Access.PUBLIC):
-                return handler
-            guarded = self._guarded[method] = _rewrapped(handler, self._guard(method, handler))
+            if handler is None:
+                return None
+            required = REQUIRED.get(name)
+            if required is None:
+                return _closed(name)
+            method = _Method(
+                name=name,
+                required=required,
+                token_in_message=name in TOKEN_IN_MESSAGE,
+                handler=handler,
+                limit=messages.limit_of(name, self._settings),
+                observe=observability.rpc_seconds.labels(name).observe,
+            )
+            guarded = self._guarded[name] = self._guard(method)
         return guarded
 
-    def _guard(self, method: str, handler: Handler) -> Behavior:
-        if not handler.response_streaming:
-            return self._guard_single(method, handler.stream_unary or handler.unary_unary, handler)
-        behavior = handler.stream_stream or handler.unary_stream
-        if inspect.isasyncgenfunction(behavior):
-            return self._guard_stream(method, behavior, handler)
-        return self._guard_single(method, behavior, handler)
+    def _guard(self, method: _Method) -> Handler:
+        handler = method.handler
 
-    def _guard_single(self, method: str, behavior: Any, handler: Handler) -> Behavior:
-        admit, finish = self._admission(method, handler), _finisher(method)
-        streaming = handler.request_streaming
+        async def single(_: Any, context: Context) -> Any:
+            return await self._call(method, context, self._answer)
 
-        async def guarded(request: Any, context: Context) -> Any:
-            started = time.perf_counter()
-            try:
-                identity = await admit(request, context)
-                if streaming and identity is not None:
-                    request = self._while_admitted(request, identity)
-                return await behavior(request, context)
-            except grpc.aio.AbortError:
-                raise
-            except Exception as error:  # noqa: BLE001 - every error becomes a status here
-                await _abort(context, method, error)
-            finally:
-                finish(started)
+        async def several(_: Any, context: Context) -> None:
+            await self._call(method, context, self._answer_stream)
 
-        return guarded
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(several, None, handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(single, None, handler.response_serializer)
 
-    def _guard_stream(self, method: str, behavior: Any, handler: Handler) -> Behavior:
-        admit, finish = self._admission(method, handler), _finisher(method)
+    # -- one call ------------------------------------------------------------------------------------
+    async def _call(self, method: _Method, context: Context, answer: Callable[..., Awaitable[Any]]) -> Any:
+        started = time.perf_counter()
+        observability.request_id.set(observability.new_request_id())
+        identity_of_call.set(None)
+        try:
+            peer = context.peer()
+            with self._calls.ticket(_address_of(peer), stream=method.is_stream) as ticket:
+                return await answer(method, context, sockets.plain_peer(peer), ticket)
+        except grpc.aio.AbortError:
+            raise
+        except grpc.aio.InternalError:
+            raise asyncio.CancelledError from None  # the client is gone
+        except Exception as error:  # noqa: BLE001 - every error becomes a status here
+            await _abort(context, method.name, error)
+        finally:
+            method.observe(time.perf_counter() - started)
 
-        async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
-            started = time.perf_counter()
-            try:
-                identity = await admit(request, context)
-                messages = behavior(request, context)
-                if identity is not None:
-                    messages = self._while_admitted(messages, identity)
-                async with aclosing(messages):
-                    async for message in messages:
-                        yield message
-            except grpc.aio.AbortError:
-                raise
-            except Exception as error:  # noqa: BLE001 - every error becomes a status here
-                await _abort(context, method, error)
-            finally:
-                finish(started)
+    async def _answer(self, method: _Method, context: Context, peer: str, ticket: Ticket) -> Any:
+        request, _ = await self._admit(method, context, peer, ticket)
+        return await method.behavior(request, context)
 
-        return guarded
+    async def _answer_stream(self, method: _Method, context: Context, peer: str, ticket: Ticket) -> None:
+        request, identity = await self._admit(method, context, peer, ticket)
+        answers = method.behavior(request, context)
+        if asyncio.iscoroutine(answers):
+            await answers  # it writes by itself
+            return
+        if identity is not None:
+            answers = self._while_admitted(answers, identity)
+        async with aclosing(answers):
+            async for message in answers:
+                await self._write(context, peer, message)
 
-    async def _while_admitted(self, messages: AsyncIterator[Any], identity: Identity) -> AsyncGenerator[Any]:
+    async def _write(self, context: Context, peer: str, message: Any) -> None:
+        seconds = self._reader.stall_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                await context.write(message)
+        except TimeoutError:
+            # A status cannot get past what is not read, so the connection ends with it.
+            self._reader.end_connection(peer)
+            raise errors.StalledError(f"nothing was read for {seconds:g} seconds") from None
+
+    # -- letting in ----------------------------------------------------------------------------------
+    async def _admit(
+        self, method: _Method, context: Context, peer: str, ticket: Ticket
+    ) -> tuple[Any, Identity | None]:
+        """The call's message, or its stream of messages, and who calls."""
+        required = method.required
+        token = "" if required is Access.PUBLIC else token_in(context.invocation_metadata())
+        if token:
+            identity = await self._callers.identify(token, required)
+            ticket.is_of(identity.user_id)
+            await self._pass_gates(method, peer, identity)
+        else:
+            identity = None
+            ticket.is_strangers()
+            if required is Access.PUBLIC:
+                await self._pass_gates(method, peer, None)
+            elif not method.token_in_message:
+                self._callers.admit_anonymous(required)
+                await self._pass_gates(method, peer, None)
+        if method.handler.request_streaming:
+            identity_of_call.set(identity)
+            return self._requests(method, context, peer, identity), identity
+        request = await self._one(method, context, peer, identity)
+        if method.token_in_message:
+            check_same(token, request.token)
+            if identity is None:
+                identity = await self._of_message(method, request.token, peer, ticket)
+        identity_of_call.set(identity)
+        return request, identity
+
+    async def _of_message(self, method: _Method, token: str, peer: str, ticket: Ticket) -> Identity | None:
+        identity = None
+        if token:
+            identity = await self._callers.identify(token, method.required)
+            ticket.is_of(identity.user_id)
+        else:
+            self._callers.admit_anonymous(method.required)
+        await self._pass_gates(method, peer, identity)
+        return identity
+
+    async def _pass_gates(self, method: _Method, peer: str, identity: Identity | None) -> None:
+        for gate in self._gates:
+            await gate(Arrival(method.name, peer, _address_of(peer), identity))
+
+    # -- messages ------------------------------------------------------------------------------------
+    async def _one(self, method: _Method, context: Context, peer: str, identity: Identity | None) -> Any:
+        if identity is None:
+            seconds = _STRANGERS_SECONDS
+        else:
+            seconds = _MESSAGE_SECONDS if method.limit <= messages.SMALL_BYTES else _LARGE_MESSAGE_SECONDS
+        raw = await self._read(method, context, peer, identity, seconds)
+        if raw is None:
+            await check_alive(context)
+            raise errors.InvalidInputError("the call has no message")
+        return messages.parsed(raw, method.handler.request_deserializer)
+
+    def _requests(
+        self, method: _Method, context: Context, peer: str, identity: Identity | None
+    ) -> AsyncIterator[Any]:
+        """The stream's messages, up to its client's word that it is all; else BrokenOffError."""
+        requests = self._each(method, context, peer, identity)
+        return requests if identity is None else self._while_admitted(requests, identity)
+
+    async def _each(
+        self, method: _Method, context: Context, peer: str, identity: Identity | None
+    ) -> AsyncGenerator[Any]:
+        seconds = self._reader.stall_seconds if identity is not None else _STRANGERS_STREAM_SECONDS
+        while (raw := await self._read(method, context, peer, identity, seconds)) is not None:
+            yield messages.parsed(raw, method.handler.request_deserializer)
+        await check_alive(context)
+
+    async def _read(
+        self, method: _Method, context: Context, peer: str, identity: Identity | None, seconds: float
+    ) -> bytes | None:
+        limit = min(method.limit, messages.STRANGERS_BYTES) if identity is None else method.limit
+        account = 0 if identity is None else identity.user_id
+        raw = await self._reader.read(context, peer, account, limit, seconds)
+        if raw is not None and len(raw) > limit:
+            raise messages.too_large(method.name, limit)
+        return raw
+
+    async def _while_admitted(self, source: AsyncIterator[Any], identity: Identity) -> AsyncGenerator[Any]:
         """A stream's messages. It ends when its caller is not let in any more, also while none come."""
         ended = object()
-        source = aiter(messages)
 
         async def next_one() -> Any:
             return await anext(source, ended)
@@ -172,7 +299,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
                 await asyncio.wait({coming}, timeout=FRESH_SECONDS)
                 # A database that is away for a moment ends no download.
                 with suppress(errors.UnavailableError):
-                    await self._standings.admit(identity)
+                    await self._callers.standings.admit(identity)
                 if not coming.done():
                     continue
                 message = coming.result()
@@ -188,61 +315,25 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
             if isinstance(source, AsyncGenerator):
                 await source.aclose()
 
-    def _admission(self, method: str, handler: Handler) -> Admit:
-        """A function that lets a call in, with its identity bound, or raises."""
-        required = REQUIRED.get(method)
-        in_message = method in TOKEN_IN_MESSAGE and not handler.request_streaming
 
-        async def admit(request: Any, context: Context) -> Identity | None:
-            observability.request_id.set(observability.new_request_id())
-            _identity.set(None)
-            if required is Access.PUBLIC:
-                return None
-            if required is None:
-                raise errors.PermissionDeniedError("this call is not open to anybody")
-            token = _the_token(context, request.token if in_message else "")
-            if not token:
-                self._admit_anonymous(required)
-                return None
-            named = self._tokens.read(token)
-            identity = self._standings.admitted(named) or await self._standings.admit(named)
-            if required is Access.ADMIN and identity.role != ADMIN_ROLE:
-                raise errors.PermissionDeniedError("only the pool's operator may do this")
-            _identity.set(identity)
-            return identity
+def _closed(method: str) -> Handler:
+    """Of a method that is not in the table."""
 
-        return admit
+    async def refuse(_: Any, context: Context) -> None:
+        await _abort(context, method, errors.PermissionDeniedError("this call is not open to anybody"))
 
-    def _admit_anonymous(self, required: Access) -> None:
-        if required is not Access.ANONYMOUS_READ:
-            raise errors.UnauthenticatedError("this call needs a token: log in first")
-        if not self._allow_anonymous_reads:
-            raise errors.UnauthenticatedError(
-                "this call needs a token: log in first "
-                "(the pool's operator can allow it without one: ALLOW_ANONYMOUS_READS)"
-            )
+    return grpc.stream_stream_rpc_method_handler(refuse)
 
 
-def _the_token(context: Context, in_message: str) -> str:
-    """The call's token, from its metadata, its message or both alike; "" where there is none."""
-    found = in_message
-    for key, value in context.invocation_metadata() or ():
-        if key != "authorization":
-            continue
-        text = value if isinstance(value, str) else value.decode("ascii", "replace")
-        if text[: len(BEARER)].lower() != BEARER:
-            raise errors.UnauthenticatedError(
-                "the authorization metadata must be 'Bearer ' and the token: log in again"
-            )
-        token = text[len(BEARER) :].strip()
-        if not token:
-            raise errors.UnauthenticatedError("the token in the metadata is empty: log in again")
-        if found and token != found:
-            raise errors.UnauthenticatedError(
-                "two different tokens came with this call: log in again and send one"
-            )
-        found = token
-    return found
+async def check_alive(context: Context) -> None:
+    """Raises BrokenOffError for a stream that ended because its client, or the connection, is gone.
+
+    gRPC ends both alike. Where the client said that it was all, an answer can still be begun.
+    """
+    try:
+        await context.send_initial_metadata(())
+    except grpc.aio.InternalError:
+        raise errors.BrokenOffError from None
 
 
 async def _abort(context: Context, method: str, error: Exception) -> None:
@@ -254,24 +345,7 @@ async def _abort(context: Context, method: str, error: Exception) -> None:
         log.warning("a part of the pool is away", action="rpc.unavailable", method=method, reason=repr(error))
     else:
         log.debug("a call was refused", action="rpc.refused", method=method, code=code.name, reason=message)
-    await context.abort(code, message)
-
-
-def _finisher(method: str) -> Callable[[float], None]:
-    seconds = observability.rpc_seconds.labels(method)
-
-    def finish(started: float) -> None:
-        seconds.observe(time.perf_counter() - started)
-
-    return finish
-
-
-def _rewrapped(handler: Handler, behavior: Behavior) -> Handler:
-    make: Any = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[bool(handler.request_streaming), bool(handler.response_streaming)]
-    made: Handler = make(behavior, handler.request_deserializer, handler.response_serializer)
-    return made
+    try:
+        await context.abort(code, message)
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None  # the client is gone

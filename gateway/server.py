@@ -15,9 +15,12 @@ from grpc_reflection.v1alpha import reflection
 
 from gateway.access import SERVICES
 from gateway.admin_servicer import AdminServicer
+from gateway.callers import Callers
+from gateway.calls import CallLimits, OpenCalls
 from gateway.context import Gateway
 from gateway.interceptors import Gatekeeper
 from gateway.master_servicer import MasterNodeServicer
+from gateway.messages import largest_message
 from gateway.node_servicer import NodeManagerServicer
 from gateway.user_servicer import UserServicer
 from gateway.worker_servicer import WorkerNodeServicer
@@ -35,6 +38,12 @@ SWEEP_FILES_SECONDS = 600.0
 # Beside the lock that a living writer holds: a file is there a moment before its lock.
 LEFT_SECONDS = 60.0
 MIB = 1 << 20
+_NO_COMPRESSION = 1
+WINDOW_BYTES = 64 << 10
+# A token has 4 KiB at most.
+METADATA_BYTES = 8 << 10
+IDLE_MS = 600_000
+HANDSHAKE_MS = 10_000
 
 
 class CannotServeError(Exception):
@@ -68,10 +77,20 @@ def check_exposure(settings: Settings) -> None:
 
 
 def server_options(settings: Settings) -> list[tuple[str, Any]]:
-    message_bytes = settings.grpc_max_message_mb * MIB
     return [
-        ("grpc.max_send_message_length", message_bytes),
-        ("grpc.max_receive_message_length", message_bytes),
+        ("grpc.max_send_message_length", settings.grpc_max_message_mb * MIB),
+        ("grpc.max_receive_message_length", largest_message(settings)),
+        # A small message may unpack to a large one, and nobody needs it: packages are packed already.
+        ("grpc.compression_enabled_algorithms_bitset", _NO_COMPRESSION),
+        # What a client may send ahead on a stream that nobody reads yet, at most; it would grow by itself.
+        ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.max_concurrent_streams", settings.grpc_max_calls_per_account),
+        ("grpc.max_metadata_size", METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", 2 * METADATA_BYTES),
+        ("grpc.max_allowed_incoming_connections", settings.grpc_max_connections),
+        ("grpc.max_connection_idle_ms", IDLE_MS),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
         ("grpc.keepalive_time_ms", settings.grpc_keepalive_seconds * 1000),
         ("grpc.keepalive_timeout_ms", settings.grpc_keepalive_timeout_seconds * 1000),
         ("grpc.keepalive_permit_without_calls", 1),
@@ -87,7 +106,10 @@ def make_server(gateway: Gateway) -> tuple[grpc.aio.Server, health.aio.HealthSer
     """A server with every service, bound to nothing yet."""
     settings = gateway.settings
     gatekeeper = Gatekeeper(
-        gateway.tokens, gateway.standings, allow_anonymous_reads=settings.allow_anonymous_reads
+        settings,
+        Callers(gateway.tokens, gateway.standings, settings.allow_anonymous_reads),
+        OpenCalls(CallLimits.from_settings(settings)),
+        gateway.reader,
     )
     server = grpc.aio.server(interceptors=(gatekeeper,), options=server_options(settings))
     rpc.add_UserServiceServicer_to_server(UserServicer(gateway), server)
@@ -160,7 +182,7 @@ async def serve(gateway: Gateway) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     server, healthy = make_server(gateway)
-    port = bind(server, gateway.settings)
+    gateway.reader.port = port = bind(server, gateway.settings)
     gateway.events.start(loop)
     await server.start()
     presence = asyncio.create_task(_be_present(gateway))

@@ -71,3 +71,11 @@ class UnavailableError(NodePoolError):
 
 class InvalidTransitionError(NodePoolError):
     """That change of state is not in the table."""
+
+
+class StalledError(NodePoolError):
+    """Nothing came, or nothing was read, for too long; the call is ended."""
+
+
+class BrokenOffError(NodePoolError):
+    """The stream broke off before its end; nothing of it was kept."""

@@ -32,6 +32,26 @@ class Settings(BaseSettings):
         50051, ge=0, le=65535, description="port the gateway listens on; 0 picks one"
     )
     grpc_max_message_mb: int = Field(100, ge=1, le=1024, description="largest gRPC message, MiB")
+    grpc_max_calls: int = Field(
+        2000,
+        ge=16,
+        description="calls open at one moment; those without a token have a quarter of it",
+    )
+    grpc_max_calls_per_address: int = Field(
+        500, ge=4, description="the same of one address; those without a token have a quarter of it"
+    )
+    grpc_max_calls_per_account: int = Field(200, ge=1, description="calls of one account open at one moment")
+    grpc_max_streams_per_account: int = Field(64, ge=1, description="of these uploads, downloads and watches")
+    grpc_max_connections: int = Field(2000, ge=8, description="connections open at one moment")
+    grpc_max_connections_per_address: int = Field(
+        200, ge=1, description="connections of one address open at one moment"
+    )
+    grpc_stall_seconds: float = Field(
+        60.0, gt=0, description="a stream on which nothing comes, or nothing is read, for this long ends"
+    )
+    grpc_memory_mb: int = Field(
+        192, ge=8, description="memory for packages, results and outputs of all calls at one moment, MiB"
+    )
     grpc_threads: int = Field(20, ge=1, le=200, description="threads that run use cases")
     grpc_keepalive_seconds: int = Field(30, ge=5, description="idle time before the gateway pings a client")
     grpc_keepalive_timeout_seconds: int = Field(

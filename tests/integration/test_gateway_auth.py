@@ -264,7 +264,7 @@ def test_transfers_that_cannot_be_are_refused_and_move_nothing(stubs: Stubs, acc
     for receiver, amount, expected in (
         (account.username, 1, grpc.StatusCode.INVALID_ARGUMENT),
         ("nobody-here", 1, grpc.StatusCode.NOT_FOUND),
-        ("\0", 1, grpc.StatusCode.NOT_FOUND),
+        ("\0", 1, grpc.StatusCode.INVALID_ARGUMENT),
         (other.username, NEWCOMER_CPT + 1, grpc.StatusCode.FAILED_PRECONDITION),
     ):
         assert refused(lambda: _transfer(account, receiver, amount))[0] is expected  # noqa: B023
