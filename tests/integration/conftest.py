@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from nodepool.isolation import Isolation
 from tests.support.agent_stage import Stage, StageMaker
 from tests.support.environment import not_here
 from tests.support.runs import RunFactory, task_processes
@@ -29,7 +30,7 @@ def run_folder() -> Iterator[Path]:
 def _runs(folder: Path, *, use_bubblewrap: bool) -> Iterator[RunFactory]:
     runner = ProcessRunner(folder / "state", use_bubblewrap=use_bubblewrap)
     try:
-        if use_bubblewrap and runner.isolation != "bubblewrap":
+        if use_bubblewrap and runner.isolation is not Isolation.BUBBLEWRAP:
             not_here("bubblewrap does not work on this machine")
         runs = RunFactory(runner, folder)
         yield runs

@@ -38,7 +38,8 @@ signal.pause()
     agent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT)
     assert agent.stdout is not None
     with agent.stdout:
-        line = agent.stdout.readline()
+        while (line := agent.stdout.readline()) not in {b"running\n", b""}:
+            pass  # what the runner logs
         agent.kill()
         agent.wait()
     assert line == b"running\n"

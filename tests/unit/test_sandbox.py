@@ -1,4 +1,4 @@
-"""What a task may do, as container options and as a command line."""
+"""What a task may do in a container, as the engine's options."""
 
 from __future__ import annotations
 
@@ -11,13 +11,9 @@ from worker_agent.runners.base import RunSpec, exit_code_of_shell
 from worker_agent.sandbox import (
     Bootstrap,
     EngineFacts,
-    SandboxTools,
-    TaskUser,
     attempt_slug,
     container_name,
     container_options,
-    process_command,
-    process_environment,
     resize_options,
     task_command,
 )
@@ -40,19 +36,6 @@ SPEC = RunSpec(
     tmpfs_bytes=16 * MIB,
     pids_limit=64,
 )
-TOOLS = SandboxTools(
-    python="/opt/python/bin/python3.11",
-    python_prefix="/opt/python",
-    system_paths=(("/usr", ""), ("/bin", "usr/bin"), ("/etc/ssl", "")),
-    network_files=("/etc/resolv.conf",),
-    passwd_file="/state/passwd",
-    group_file="/state/group",
-    prlimit="/usr/bin/prlimit",
-    bwrap="/usr/bin/bwrap",
-    setpriv="/usr/bin/setpriv",
-    unshare="/usr/bin/unshare",
-)
-ROOTS = TaskUser(drop_to=60_800)
 BOOTSTRAP = Bootstrap(script="import sys", host_dir=Path("/data/work/task_1.2.deps"))
 
 
@@ -60,10 +43,6 @@ def host(spec: RunSpec = SPEC, engine: EngineFacts = ENGINE) -> dict[str, object
     options = container_options(spec, user="60799:60799", engine=engine)["HostConfig"]
     assert isinstance(options, dict)
     return options
-
-
-def command(spec: RunSpec = SPEC, tools: SandboxTools = TOOLS, user: TaskUser = ROOTS) -> str:
-    return " ".join(process_command(spec, tools, user))
 
 
 def test_a_container_gets_every_limit() -> None:
@@ -175,102 +154,6 @@ def test_names_of_containers_are_allowed_ones_and_differ() -> None:
     assert slashed != container_name("ann-pc", "t:1")
     assert container_name("安/圖", "t:1").isascii()
     assert attempt_slug("a.1:2") != attempt_slug("a:12")
-
-
-def test_limits_come_first_then_namespaces_then_the_user_then_the_task() -> None:
-    words = process_command(SPEC, TOOLS, ROOTS)
-    order = [
-        words.index(word) for word in ("/usr/bin/prlimit", "/usr/bin/bwrap", "/usr/bin/setpriv", TOOLS.python)
-    ]
-    assert order == sorted(order)
-    assert words[-1] == "main.py"
-
-
-def test_every_limit_of_a_process_is_set() -> None:
-    line = command()
-    for limit in (
-        f"--data={512 * MIB}:{512 * MIB}",
-        f"--fsize={100 * MIB}:{100 * MIB}",
-        "--nproc=64:64",
-        "--nofile=4096:4096",
-        "--core=0:0",
-        "--as=",
-        "--cpu=",
-    ):
-        assert limit in line
-    plain = command(tools=replace(TOOLS, prlimit=""))
-    for limit in (
-        f"ulimit -d {512 << 10};",
-        f"ulimit -f {200 << 10};",
-        "ulimit -u 64",
-        "ulimit -c 0;",
-        "ulimit -n",
-    ):
-        assert limit in plain
-
-
-def test_an_unprivileged_agents_own_processes_do_not_count_against_the_task() -> None:
-    assert "--nproc=164:164" in command(user=TaskUser(drop_to=None, processes_besides=100))
-
-
-def test_root_is_given_up_with_every_capability() -> None:
-    line = command()
-    for option in (
-        "--no-new-privs",
-        "--reuid=60800",
-        "--regid=60800",
-        "--clear-groups",
-        "--bounding-set=-all",
-    ):
-        assert option in line
-    assert "--unshare-user" not in line
-    assert "--reuid" not in command(user=TaskUser(drop_to=None))
-    assert "--unshare-user" in command(user=TaskUser(drop_to=None))
-
-
-def test_a_sandbox_shows_what_it_must_and_no_more() -> None:
-    line = command()
-    for option in (
-        "--die-with-parent",
-        "--new-session",
-        "--unshare-pid",
-        "--unshare-net",
-        "--ro-bind /usr /usr",
-        "--symlink usr/bin /bin",
-        "--ro-bind /opt/python /opt/python",
-        "--bind /data/work/task_1.2 /work",
-        f"--size {16 * MIB} --tmpfs /tmp",
-        "--remount-ro /",
-        "--chdir /work",
-    ):
-        assert option in line
-    assert line.count("--bind ") == 1
-    assert "resolv.conf" not in line
-
-
-def test_the_network_is_shared_only_when_asked_for() -> None:
-    networked = replace(SPEC, network=True)
-    assert "--unshare-net" not in command(networked)
-    assert "/etc/resolv.conf" in command(networked)
-    without = replace(TOOLS, bwrap="")
-    assert "/usr/bin/unshare --net" in command(tools=without)
-    assert "unshare" not in command(networked, without)
-
-
-def test_without_any_tool_the_limits_remain() -> None:
-    bare = SandboxTools(python="/usr/bin/python3", python_prefix="")
-    words = process_command(SPEC, bare, TaskUser(drop_to=None))
-    assert words[:2] == ["/bin/sh", "-c"]
-    assert words[-2:] == ["/usr/bin/python3", "main.py"]
-
-
-def test_a_task_gets_nothing_of_the_agents_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AGENT_SECRET", "s3cret")
-    environment = process_environment(SPEC, TOOLS, "/tmp")
-    assert environment["TASK_ID"] == "task_1"
-    assert environment["PYTHONUNBUFFERED"] == "1"
-    assert environment["PATH"].startswith("/opt/python/bin:")
-    assert "AGENT_SECRET" not in environment
 
 
 @pytest.mark.parametrize(

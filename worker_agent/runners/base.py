@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nodepool.errors import NodePoolError
+from nodepool.isolation import Isolation
 
 STOP_GRACE_SECONDS = 1.0
 # Shells, container engines and bubblewrap tell "ended by signal S" as exit code 128 + S.
@@ -107,6 +108,11 @@ class Runner(Protocol):
     @property
     def name(self) -> str:
         """`docker` or `process`."""
+        ...
+
+    @property
+    def isolation(self) -> Isolation:
+        """How far its runs are kept from the agent and from each other on this machine, found by trying."""
         ...
 
     def prepare(self, spec: RunSpec) -> Prepared:

@@ -21,6 +21,7 @@ from docker.constants import DEFAULT_UNIX_SOCKET
 from docker.errors import APIError, ImageNotFound, NotFound
 from docker.utils import kwargs_from_env
 
+from nodepool.isolation import Isolation
 from worker_agent.package import remove_tree
 from worker_agent.runners.base import RunRefusedError, RunSpec
 from worker_agent.runners.container_run import ENGINE_ERRORS, Attached, ContainerRun, close_stream, unlimited
@@ -73,6 +74,10 @@ class DockerRunner:
         self._unremoved: set[str] = set()
         # For what no run waits for: measuring, and removing containers that have ended.
         self._helpers = ThreadPoolExecutor(_HELPERS, "docker-helper")
+
+    @property
+    def isolation(self) -> Isolation:
+        return Isolation.CONTAINER
 
     def prepare(self, spec: RunSpec) -> PreparedContainer:
         bootstrap = bootstrap_for(spec.work_dir)

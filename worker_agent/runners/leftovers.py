@@ -73,6 +73,8 @@ def end_user(uid: int) -> bool:
     for _ in range(_ROUNDS):
         members = proc.processes_of_user(uid)
         if not members:
+            for pid in proc.processes_of_user(uid, with_zombies=True):
+                proc.bury(pid)
             return found
         found = True
         subprocess.run(

@@ -64,24 +64,9 @@ def tree_usage(pid: int) -> TreeUsage:
     return TreeUsage(ticks / _TICKS_PER_SECOND, pages * _PAGE_BYTES)
 
 
-def proportional_bytes(pid: int) -> int:
-    """Memory of the tree with shared pages counted once. Slow: the kernel walks the page tables."""
-    total = 0
-    for member in (pid, *descendants(pid)):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            for line in (_PROC / str(member) / "smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
-                    total += int(line.split()[1]) << 10
-    return total
-
-
-def processes_of_user(uid: int) -> list[int]:
-    found = []
-    for pid in _all():
-        with contextlib.suppress(OSError):
-            if (_PROC / str(pid)).stat().st_uid == uid and not _is_zombie(pid):
-                found.append(pid)
-    return found
+def processes_of_user(uid: int, *, with_zombies: bool = False) -> list[int]:
+    """By who a process is, not by who owns its files in /proc: those are root's when it is not dumpable."""
+    return [pid for pid in _all() if uid in _users(pid) and (with_zombies or not _is_zombie(pid))]
 
 
 def processes_with(variable: str, value: str) -> list[int]:
@@ -99,10 +84,9 @@ def threads_of_user(uid: int) -> int:
     """What RLIMIT_NPROC counts."""
     count = 0
     for pid in _all():
-        with contextlib.suppress(OSError):
-            if (_PROC / str(pid)).stat().st_uid == uid:
-                fields = _stat_fields(pid)
-                count += int(fields[17]) if fields else 0
+        if uid in _users(pid):
+            fields = _stat_fields(pid)
+            count += int(fields[17]) if fields else 0
     return count
 
 
@@ -137,6 +121,20 @@ def _children(pid: int) -> list[int]:
                 text = (_PROC / str(pid) / "task" / thread / "children").read_text()
                 found += [int(child) for child in text.split()]
     return found
+
+
+def _users(pid: int) -> set[int]:
+    """Real, effective, saved and file system user."""
+    with contextlib.suppress(OSError):
+        owner = (_PROC / str(pid)).stat().st_uid
+        if owner:
+            return {owner}
+    # Root's, or one that is not dumpable, whose files in /proc are root's whoever it is.
+    with contextlib.suppress(OSError, ValueError):
+        for line in (_PROC / str(pid) / "status").read_text(errors="replace").splitlines():
+            if line.startswith("Uid:"):
+                return {int(uid) for uid in line.split()[1:]}
+    return set()
 
 
 def _is_zombie(pid: int) -> bool:

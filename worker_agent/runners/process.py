@@ -1,39 +1,44 @@
-"""Runs attempts as processes: own user, limits, and bubblewrap's namespaces where the machine has them.
+"""Runs attempts as processes: own user, limits, control groups, and namespaces where the machine has them.
 
 Weaker than a container whatever the machine offers, which is why such a node is of low trust. What
-a run may do is decided in `worker_agent.sandbox`; here it is started, watched and ended.
+a run may do is decided in `worker_agent.runners.plan`; here it is started, watched and ended.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import subprocess
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
+from nodepool.isolation import Isolation
 from worker_agent.package import remove_tree
-from worker_agent.runners import leftovers, proc
+from worker_agent.runners import cgroups, leftovers, proc
 from worker_agent.runners.base import RunRefusedError, RunSpec
+from worker_agent.runners.cgroups import ControlGroups, GroupLimits, RunGroup
+from worker_agent.runners.plan import Place, Sandbox, SandboxTools, TaskUser, run_plan
 from worker_agent.runners.process_run import ProcessRun, Started
 from worker_agent.runners.requirements import bootstrap_for
 from worker_agent.runners.shares import CoreShares, UserPool
-from worker_agent.runners.tools import FIRST_UID, UID_COUNT, find_tools
+from worker_agent.runners.spawner import Spawner
+from worker_agent.runners.tools import FIRST_UID, UID_COUNT, agents_python, find_tools
 from worker_agent.runners.watch import Watcher
-from worker_agent.sandbox import (
-    Bootstrap,
-    TaskUser,
-    attempt_slug,
-    process_command,
-    process_environment,
-)
+from worker_agent.sandbox import Bootstrap, attempt_slug
+
+log = structlog.get_logger(__name__)
 
 DEFAULT_LOCK_DIR = Path("/run/hivemind-users")
 _SANDBOX_HOME = "/tmp"  # noqa: S108  the sandbox's own
 _RECORDS = "runs"
 _HOMES = "homes"
+_TRIAL_SECONDS = 10
+_TRIAL_GROUP = GroupLimits(memory_bytes=256 << 20, processes=64, cpus=1.0)
+_JOINS = 'for file; do echo 0 > "$file" || exit 1; done; kill -STOP $$'
 
 
 class ProcessRunner:
@@ -52,31 +57,43 @@ class ProcessRunner:
         self._state_dir = state_dir
         for folder in (state_dir, state_dir / _RECORDS, state_dir / _HOMES):
             folder.mkdir(parents=True, exist_ok=True)
-        self.tools = find_tools(state_dir, as_root=self._as_root, use_bubblewrap=use_bubblewrap)
+        self._spawner = Spawner(agents_python())
+        try:
+            self.tools = find_tools(
+                state_dir, self._try_run, as_root=self._as_root, use_bubblewrap=use_bubblewrap
+            )
+            name = hashlib.sha256(str(state_dir.resolve()).encode()).hexdigest()[:12]
+            self.groups = cgroups.find_groups(name, self._try_group)
+        except BaseException:
+            self._spawner.close()
+            raise
         self._users = UserPool(FIRST_UID, UID_COUNT, _lock_dir(lock_dir, state_dir))
         self._cores = CoreShares(os.sched_getaffinity(0))
-        self._all_cores = frozenset(os.sched_getaffinity(0))
         self._watcher = Watcher("process-watcher")
-        if self.tools.bwrap:
-            proc.adopt_orphans()
-        # A sandbox dies with the thread that started it: one that lives as long as the runner.
-        self._spawner = ThreadPoolExecutor(1, "process-spawner")
+        log.info(
+            "how tasks are kept apart on this machine",
+            action="runner.isolation",
+            isolation=str(self.isolation),
+            sandbox=str(self.tools.sandbox),
+            limits=str(self.groups or "limits of processes, and counting"),
+        )
 
     @property
-    def isolation(self) -> str:
-        """`bubblewrap`, `namespaces` or `limits`: the first is the strongest."""
-        if self.tools.bwrap:
-            return "bubblewrap"
-        return "namespaces" if self.tools.unshare else "limits"
+    def isolation(self) -> Isolation:
+        return {
+            Sandbox.BUBBLEWRAP: Isolation.BUBBLEWRAP,
+            Sandbox.NAMESPACES: Isolation.USER,
+            Sandbox.NONE: Isolation.NONE,
+        }[self.tools.sandbox]
 
     def prepare(self, spec: RunSpec) -> PreparedProcess:
         if spec.gpu:
             raise RunRefusedError("this node runs tasks without containers, and so without its GPU")
-        if self._as_root and not self.tools.bwrap:
+        if self._as_root and not self.tools.separate:
             _check_reachable(spec.work_dir)
         user = self._user()
         bootstrap = bootstrap_for(spec.work_dir)
-        home = None if self.tools.bwrap else self._state_dir / _HOMES / attempt_slug(spec.attempt_id)
+        home = None if self.tools.separate else self._state_dir / _HOMES / attempt_slug(spec.attempt_id)
         if home is not None:
             home.mkdir(exist_ok=True)
         prepared = PreparedProcess(self, spec, user, bootstrap, home)
@@ -91,10 +108,12 @@ class ProcessRunner:
         return prepared
 
     def reap(self, keep: Collection[str]) -> int:
+        kept = {attempt_slug(attempt_id) for attempt_id in keep}
         ended = leftovers.end_recorded(
             self._state_dir / _RECORDS, keep, self._users.owns_or_locks if self._as_root else None
         )
-        kept = {attempt_slug(attempt_id) for attempt_id in keep}
+        if self.groups is not None:
+            self.groups.end_left(kept)
         for home in (self._state_dir / _HOMES).iterdir():
             if home.name not in kept:
                 remove_tree(home)
@@ -105,8 +124,10 @@ class ProcessRunner:
 
     def close(self) -> None:
         self._watcher.close()
-        self._spawner.shutdown()
+        self._spawner.close()
         self._users.close()
+        if self.groups is not None:
+            self.groups.close()
 
     def _user(self) -> TaskUser:
         if self._as_root:
@@ -114,17 +135,22 @@ class ProcessRunner:
         return TaskUser(drop_to=None, processes_besides=proc.threads_of_user(os.geteuid()))
 
     def _start(self, prepared: PreparedProcess, on_output: Callable[[bytes], None]) -> ProcessRun:
-        cores = self._cores.take(prepared.spec.cpus)
+        spec = prepared.spec
+        cores = self._cores.take(spec.cpus)
+        group: RunGroup | None = None
         try:
-            started = self._spawner.submit(self._spawn, prepared, cores).result()
+            group = self._group(spec)
+            started = self._launch(prepared, cores, group)
         except BaseException as error:
             self._cores.give_back(cores)
+            if group is not None:
+                group.end()
             self._clean(prepared)
             if isinstance(error, OSError):
                 raise RunRefusedError(f"the task's process cannot be started: {error}") from error
             raise
         record = leftovers.record(
-            self._state_dir / _RECORDS, prepared.spec.attempt_id, started.process.pid, started.uid
+            self._state_dir / _RECORDS, spec.attempt_id, started.launched.pid, started.uid
         )
 
         def clean() -> None:
@@ -132,53 +158,60 @@ class ProcessRunner:
             self._cores.give_back(cores)
             self._clean(prepared)
 
-        folders = (prepared.spec.work_dir, *prepared.own_folders)
-        return ProcessRun(
-            prepared.spec, started, on_output, self._watcher, folders, prepared.bootstrap, clean
-        )
+        folders = (spec.work_dir, *prepared.own_folders)
+        return ProcessRun(spec, started, on_output, self._watcher, folders, prepared.bootstrap, clean)
 
-    def _spawn(self, prepared: PreparedProcess, cores: frozenset[int]) -> Started:
-        """In the spawner's thread, whose cores the child inherits."""
-        spec, tools, user = prepared.spec, self.tools, prepared.user
-        status_reader, status_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK) if tools.bwrap else (None, None)
-        command = process_command(
-            spec, tools, user, bootstrap=prepared.bootstrap, status_descriptor=status_writer
+    def _group(self, spec: RunSpec) -> RunGroup | None:
+        """Raises OSError: a run without the limits that this machine has for others is not begun."""
+        if self.groups is None:
+            return None
+        limits = GroupLimits(memory_bytes=spec.memory_bytes, processes=spec.pids_limit + 2, cpus=spec.cpus)
+        return self.groups.make(attempt_slug(spec.attempt_id), limits)
+
+    def _launch(self, prepared: PreparedProcess, cores: Collection[int], group: RunGroup | None) -> Started:
+        place = Place(
+            home=_SANDBOX_HOME if prepared.home is None else str(prepared.home),
+            group_files=() if group is None else group.join_files,
+            memory_counted=group is not None,
+            time_bounded=group is not None and group.bounds_time,
+            cores=cores,
         )
-        home = _SANDBOX_HOME if prepared.home is None else str(prepared.home)
-        # Without setpriv the user must be changed here.
-        drop_here = user.drop_to if not tools.setpriv else None
-        os.sched_setaffinity(0, cores)
+        plan = run_plan(prepared.spec, self.tools, prepared.user, place, prepared.bootstrap)
+        launched = self._spawner.launch(plan)
+        return Started(launched, prepared.user.drop_to, self.tools.separate, group)
+
+    def _try_run(self, tools: SandboxTools, spec: RunSpec, user: TaskUser) -> bool:
+        return self._spawner.succeeds(run_plan(spec, tools, user, Place()), _TRIAL_SECONDS)
+
+    def _try_group(self, groups: ControlGroups) -> bool:
+        """A process in a group that is limited, and seen there. Raises OSError."""
+        group = groups.make("trial", _TRIAL_GROUP)
         try:
-            process = subprocess.Popen(
-                command,
+            joined = subprocess.Popen(
+                ["/bin/sh", "-c", _JOINS, "sh", *group.join_files],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                bufsize=0,
-                cwd=spec.work_dir,
-                env=process_environment(spec, tools, home, prepared.bootstrap),
-                start_new_session=True,
-                pass_fds=() if status_writer is None else (status_writer,),
-                user=drop_here,
-                group=drop_here,
-                extra_groups=None if drop_here is None else [],
-                umask=0o022,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
             )
-        except BaseException:
-            if status_reader is not None:
-                os.close(status_reader)
-            raise
+            os.waitid(os.P_PID, joined.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            seen = joined.pid in group.processes()
+            joined.kill()
+            joined.wait()
+            return seen
         finally:
-            if status_writer is not None:
-                os.close(status_writer)
-        return Started(process, status_reader, user.drop_to)
+            group.end()
 
     def _clean(self, prepared: PreparedProcess) -> None:
         for folder in prepared.own_folders:
             with contextlib.suppress(OSError):
                 remove_tree(folder)
-        if prepared.user.drop_to is not None:
-            self._users.release(prepared.user.drop_to)
+        if prepared.user.drop_to is None:
+            return
+        if not self.tools.separate:
+            # The next run of this user finds its way to any folder of the machine.
+            with contextlib.suppress(OSError):
+                give_tree(prepared.spec.work_dir, os.geteuid(), os.getegid())
+        self._users.release(prepared.user.drop_to, alone=self.tools.separate)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,13 @@ import json
 import os
 import resource
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import structlog
 
 from worker_agent.runners import leftovers, proc
 from worker_agent.runners.base import (
@@ -22,9 +23,13 @@ from worker_agent.runners.base import (
     Usage,
     exit_code_of_shell,
 )
+from worker_agent.runners.cgroups import RunGroup
 from worker_agent.runners.requirements import install_problem
-from worker_agent.runners.watch import RunLimits, Watcher
+from worker_agent.runners.spawner import Launched
+from worker_agent.runners.watch import CountedMemory, RunLimits, Watcher
 from worker_agent.sandbox import Bootstrap
+
+log = structlog.get_logger(__name__)
 
 _READ_BYTES = 1 << 16
 _TICK_SECONDS = 0.25
@@ -35,10 +40,10 @@ _LAST_OUTPUT_BYTES = 500
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    process: subprocess.Popen[bytes]
-    # bubblewrap's account of itself; None without bubblewrap.
-    status_reader: int | None
+    launched: Launched
     uid: int | None
+    separate: bool  # in a PID namespace of its own
+    group: RunGroup | None
 
 
 class ProcessRun:
@@ -53,13 +58,18 @@ class ProcessRun:
         clean: Callable[[], None],
     ) -> None:
         self._spec = spec
-        self._process = started.process
-        self._pid = started.process.pid
-        self._status_reader = started.status_reader
+        self._pid = started.launched.pid
+        self._read_from = started.launched.output
+        self._status_reader = started.launched.status_reader
         self._uid = started.uid
+        self._separate = started.separate
+        self._group = started.group
         self._bootstrap = bootstrap
         self._clean = clean
-        self._limits = RunLimits(folders, spec.max_run_seconds, spec.max_workdir_bytes)
+        self._limits = RunLimits(
+            folders, spec.max_run_seconds, spec.max_workdir_bytes, processes=self._processes
+        )
+        self._memory = None if self._group else CountedMemory(spec.memory_bytes)
         # Guards what follows, and that no signal is sent once the pid may be another's.
         self._lock = threading.Lock()
         self._over = False
@@ -84,22 +94,24 @@ class ProcessRun:
             if self._killer is not None:
                 self._killer.cancel()
             _, status, rusage = os.wait4(self._pid, 0)
-            code = self._process.returncode = os.waitstatus_to_exitcode(status)
-        sandbox = None if self._status_reader is None else read_status(self._status_reader)
+            code = os.waitstatus_to_exitcode(status)
+        sandbox = read_status(self._status_reader)
         cpu_seconds, peak_bytes = _of(rusage)
-        if sandbox is not None:
-            cpu_inside, peak_inside = _end_of_sandbox(sandbox.first_pid)
-            cpu_seconds, peak_bytes = cpu_seconds + cpu_inside, max(peak_bytes, peak_inside)
-        else:
+        cpu_inside, peak_inside = _end_of_sandbox(sandbox.first_pid)
+        cpu_seconds, peak_bytes = cpu_seconds + cpu_inside, max(peak_bytes, peak_inside)
+        if not self._separate:
             self._end_leftovers()
         self._reader.join(_READER_SECONDS)
         self._on_output = None
-        if not self._reader.is_alive() and self._process.stdout is not None:
-            self._process.stdout.close()
-        exit_code = code if self._status_reader is None else exit_code_of_shell(code)
-        problem = self._problem or ("" if self._stopped else self._install_problem(exit_code))
+        if not self._reader.is_alive():
+            self._read_from.close()
+        exit_code = exit_code_of_shell(code) if self._separate else code
+        problem = self._problem or ("" if self._stopped else self._end_of_group(exit_code))
+        problem = problem or ("" if self._stopped else self._install_problem(exit_code))
+        if self._group is not None and not self._group.end():
+            log.warning("a run's control group cannot be removed", action="runner.group_left")
         self._clean()
-        if sandbox and not sandbox.began and code > 0 and not self._stopped and not self._problem:
+        if not sandbox.began and code > 0 and not self._stopped and not self._problem:
             words = self._last_output.decode(errors="replace").strip()
             raise RunRefusedError(f"the sandbox could not be set up: {words}")
         return RunEnd(
@@ -123,13 +135,17 @@ class ProcessRun:
         """Nothing: without control groups a process has no soft limit, and niceness or cores could not be
         given back by an unprivileged agent, or would take from the run what it may still use."""
 
+    def _end_of_group(self, exit_code: int) -> str:
+        if self._group is None or not self._group.ran_out_of_memory():
+            return ""
+        self._peak_memory_bytes = max(self._peak_memory_bytes, self._spec.memory_bytes)
+        return self._memory_words() if exit_code else ""
+
     def _install_problem(self, exit_code: int) -> str:
         return install_problem(self._bootstrap, network=self._spec.network, exit_code=exit_code)
 
     def _read(self) -> None:
-        assert self._process.stdout is not None  # noqa: S101
-        descriptor = self._process.stdout.fileno()
-        while data := os.read(descriptor, _READ_BYTES):
+        while data := self._read_from.read(_READ_BYTES):
             self._last_output = data[-_LAST_OUTPUT_BYTES:]
             if (on_output := self._on_output) is not None:
                 on_output(data)
@@ -149,6 +165,8 @@ class ProcessRun:
 
     def _measure(self) -> None:
         now, used = time.monotonic(), proc.tree_usage(self._pid)
+        if self._group is not None:
+            used = replace(used, memory_bytes=self._group.memory_bytes())
         if self._measured is not None and now > self._measured[0]:
             percent = 100.0 * max(0.0, used.cpu_seconds - self._measured[1]) / (now - self._measured[0])
             self._usage = Usage(percent, used.memory_bytes)
@@ -159,11 +177,24 @@ class ProcessRun:
         self._peak_memory_bytes = max(self._peak_memory_bytes, used.memory_bytes)
 
     def _memory_problem(self) -> str:
-        limit = self._spec.memory_bytes
-        # Shared pages were counted once for each process: look closer before ending a run for it.
-        if self._usage.memory_bytes <= limit or proc.proportional_bytes(self._pid) <= limit:
-            return ""
-        return f"the task used more memory than its {limit >> 20} MiB"
+        if self._group is not None:
+            if not self._group.ran_out_of_memory():
+                return ""
+            self._peak_memory_bytes = max(self._peak_memory_bytes, self._spec.memory_bytes)
+            return self._memory_words()
+        assert self._memory is not None  # noqa: S101
+        return self._memory_words() if self._memory.is_over(self._processes(), self._usage) else ""
+
+    def _memory_words(self) -> str:
+        return f"the task used more memory than its {self._spec.memory_bytes >> 20} MiB"
+
+    def _processes(self) -> list[int]:
+        """Those that the task's code is in: what waits for it outside of it is the agent's own program."""
+        if self._group is not None:
+            members = self._group.processes()
+            return [pid for pid in members if pid != self._pid] if self._separate else members
+        members = proc.descendants(self._pid)
+        return members[1:] if self._separate else [self._pid, *members]
 
     def _begin_end(self) -> None:
         """SIGTERM to the task, SIGKILL to everything later. With the lock held."""
@@ -177,9 +208,9 @@ class ProcessRun:
 
     def _task_processes(self) -> list[int]:
         members = proc.descendants(self._pid)
-        if self._status_reader is None:
+        if not self._separate:
             return [self._pid, *members]
-        # Not bubblewrap itself: with it everything would be gone at once.
+        # Not the first of the namespace: with it everything would be gone at once.
         return members[1:]
 
     def _kill(self) -> None:
@@ -187,8 +218,8 @@ class ProcessRun:
             if self._over:
                 return
             members = proc.descendants(self._pid)
-            if self._status_reader is not None and members:
-                # The first of its namespace: all the others end with it, and bubblewrap after them.
+            if self._separate and members:
+                # The first of its namespace: all the others end with it, and who waits for it after them.
                 proc.send(members[0], signal.SIGKILL)
                 return
             for pid in (self._pid, *members):
@@ -196,6 +227,8 @@ class ProcessRun:
 
     def _end_leftovers(self) -> None:
         """What the task left running."""
+        if self._group is not None:
+            self._group.end()
         if self._uid is not None:
             leftovers.end_user(self._uid)
         else:
@@ -204,7 +237,7 @@ class ProcessRun:
 
 @dataclass(frozen=True, slots=True)
 class _Sandbox:
-    """What bubblewrap told of itself."""
+    """What bubblewrap, or the launcher, told of itself."""
 
     first_pid: int | None
     began: bool
@@ -221,7 +254,8 @@ def read_status(descriptor: int) -> _Sandbox:
     finally:
         os.close(descriptor)
     first_pid = told.get("child-pid")
-    return _Sandbox(first_pid if isinstance(first_pid, int) else None, "exit-code" in told)
+    began = "exit-code" in told or "began" in told
+    return _Sandbox(first_pid if isinstance(first_pid, int) else None, began)
 
 
 def _end_of_sandbox(first_pid: int | None) -> tuple[float, int]:

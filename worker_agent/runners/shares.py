@@ -10,15 +10,20 @@ import threading
 from collections import Counter
 from pathlib import Path
 
-from worker_agent.runners import proc
+import structlog
+
+from worker_agent.runners import leavings
 from worker_agent.runners.base import RunRefusedError
+
+log = structlog.get_logger(__name__)
 
 
 class UserPool:
     """One unprivileged user for each concurrent run.
 
     A user is locked across processes for as long as this pool lives: several agents on a machine must
-    not share one, because everything that a user runs is killed when its run ends.
+    not share one, because everything that a user runs is killed when its run ends. One that has left
+    something which cannot be removed is not used again while it is there.
     """
 
     def __init__(self, first_uid: int, count: int, lock_dir: Path) -> None:
@@ -26,6 +31,7 @@ class UserPool:
         self._lock_dir = lock_dir
         self._locks: dict[int, int] = {}
         self._free: list[int] = []
+        self._set_aside: set[int] = set()
         self._guard = threading.Lock()
 
     def acquire(self) -> int:
@@ -34,15 +40,28 @@ class UserPool:
             if self._free:
                 return self._free.pop()
             for uid in self._candidates:
-                if uid not in self._locks and self._try_lock(uid):
-                    if not _is_someone(uid) and not proc.processes_of_user(uid):
+                if uid not in self._locks and not _is_someone(uid) and self._try_lock(uid):
+                    # Processes that no agent of this machine holds are somebody else's: leave them alone.
+                    if not leavings.has_processes(uid) and not leavings.remove(uid):
                         return uid
                     self._unlock(uid)
+            for uid in sorted(self._set_aside):
+                if not leavings.remove(uid):
+                    self._set_aside.discard(uid)
+                    return uid
         raise RunRefusedError("all unprivileged users of this machine are taken by other runs")
 
-    def release(self, uid: int) -> None:
+    def release(self, uid: int, *, alone: bool) -> None:
+        """After a run: all of its is gone before its user can be another's.
+
+        One that was alone in namespaces of its own has left nothing outside of them.
+        """
+        left = "" if alone else leavings.remove(uid)
         with self._guard:
-            self._free.append(uid)
+            if left:
+                self._put_aside(uid, left)
+            else:
+                self._free.append(uid)
 
     def owns_or_locks(self, uid: int) -> bool:
         """Whether no other agent can be using this user. For leftovers, before this node runs any."""
@@ -59,6 +78,16 @@ class UserPool:
             for uid in list(self._locks):
                 self._unlock(uid)
             self._free.clear()
+            self._set_aside.clear()
+
+    def _put_aside(self, uid: int, left: str) -> None:
+        self._set_aside.add(uid)
+        log.warning(
+            "a user of earlier runs is not used again while something of it is there",
+            action="runner.user_set_aside",
+            uid=uid,
+            left=left,
+        )
 
     def _try_lock(self, uid: int) -> bool:
         self._lock_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -6,20 +6,20 @@ import os
 import resource
 import shutil
 import stat
-import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from worker_agent.runners.base import RunRefusedError, RunSpec
-from worker_agent.sandbox import MAX_OPEN_FILES, SandboxTools, TaskUser, process_command
+from worker_agent.runners.plan import Sandbox, SandboxTools, TaskUser
+from worker_agent.sandbox import MAX_OPEN_FILES
 
 # 60706 to 61183 is the range that systemd leaves unused: below are home and container users, above
 # its dynamic ones.
 FIRST_UID = 60_800
 UID_COUNT = 256
-_PROBE_SECONDS = 10
 _SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32", "/libx32", "/nix/store", "/gnu/store")
 _SYSTEM_FILES = (
     "/etc/ssl",
@@ -36,8 +36,17 @@ _PYTHONS = ("/usr/local/bin/python3", "/usr/bin/python3")
 _NETWORK_FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/gai.conf")
 
 
-def find_tools(state_dir: Path, *, as_root: bool, use_bubblewrap: bool = True) -> SandboxTools:
-    """`state_dir` gets the files of users and groups that a sandbox is shown."""
+def find_tools(
+    state_dir: Path,
+    try_run: Callable[[SandboxTools, RunSpec, TaskUser], bool],
+    *,
+    as_root: bool,
+    use_bubblewrap: bool = True,
+) -> SandboxTools:
+    """`state_dir` gets the files of users and groups that a sandbox is shown; `try_run` runs a task for real.
+
+    Raises RunRefusedError when tasks could not run here at all.
+    """
     passwd, group = _user_files(state_dir, as_root=as_root)
     python, prefix = _python(state_dir, hidden_is_fine=True)
     tools = SandboxTools(
@@ -48,18 +57,31 @@ def find_tools(state_dir: Path, *, as_root: bool, use_bubblewrap: bool = True) -
         passwd_file=str(passwd),
         group_file=str(group),
         open_files=_open_files(),
-        prlimit=_working(["prlimit", "--nofile=64:64", "--", "true"]),
-        setpriv=_working(["setpriv", "--no-new-privs", "--inh-caps=-all", "--", "true"]),
+        machine=os.uname().machine,
+        setpriv=shutil.which("setpriv") or "",
     )
-    if use_bubblewrap and (found := shutil.which("bwrap")):
-        with_bubblewrap = replace(tools, bwrap=found)
-        if (tools.setpriv or not as_root) and _sandbox_works(with_bubblewrap, state_dir, as_root=as_root):
-            return with_bubblewrap
+    for candidate in _separate(tools, as_root=as_root, use_bubblewrap=use_bubblewrap):
+        if _works(candidate, try_run, state_dir, as_root=as_root):
+            return candidate
+    # Without a root of its own a run sees the machine's files, and the interpreter must be open to its user.
     python, _ = _python(state_dir, hidden_is_fine=not as_root)
-    plain = replace(tools, python=python, python_prefix="")
-    # Without setpriv the user is changed before the command begins, and then no namespace can be made.
-    unshare = _working(["unshare", "--net", "--ipc", "--", "true"]) if as_root and tools.setpriv else ""
-    return replace(plain, unshare=unshare)
+    return replace(tools, python=python, python_prefix="")
+
+
+def _separate(tools: SandboxTools, *, as_root: bool, use_bubblewrap: bool) -> Iterator[SandboxTools]:
+    """What would keep a run apart here, the strongest first."""
+    if use_bubblewrap and (found := shutil.which("bwrap")) and (tools.setpriv or not as_root):
+        bubblewrap = replace(tools, sandbox=Sandbox.BUBBLEWRAP, bwrap=found)
+        if not as_root:
+            yield replace(bubblewrap, disable_userns=True)
+        yield bubblewrap
+    if as_root:
+        yield replace(tools, sandbox=Sandbox.NAMESPACES)
+
+
+def agents_python() -> str:
+    """What the launcher runs with: the agent's own, or the machine's where that cannot be started again."""
+    return sys.executable if os.access(sys.executable, os.X_OK) else shutil.which("python3") or sys.executable
 
 
 def _open_files() -> int:
@@ -67,27 +89,17 @@ def _open_files() -> int:
     return MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
 
 
-def _working(command: list[str]) -> str:
-    """The program's path when the command succeeds, else nothing."""
-    found = shutil.which(command[0])
-    return found if found and _succeeds([found, *command[1:]]) else ""
-
-
-def _succeeds(command: list[str]) -> bool:
-    try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PROBE_SECONDS, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0
-
-
-def _sandbox_works(tools: SandboxTools, state_dir: Path, *, as_root: bool) -> bool:
+def _works(
+    tools: SandboxTools,
+    try_run: Callable[[SandboxTools, RunSpec, TaskUser], bool],
+    state_dir: Path,
+    *,
+    as_root: bool,
+) -> bool:
     """A real run that writes a file: what this machine forbids is found here, not by a task."""
     with tempfile.TemporaryDirectory(dir=state_dir, prefix="probe-") as name:
         work_dir = Path(name)
-        (work_dir / "main.py").write_text("open('done', 'w').close()")
+        (work_dir / "run.sh").write_text("echo done > done\n")
         user = TaskUser(drop_to=FIRST_UID if as_root else None, processes_besides=10_000)
         if user.drop_to is not None:
             os.chown(work_dir, user.drop_to, user.drop_to)
@@ -97,7 +109,7 @@ def _sandbox_works(tools: SandboxTools, state_dir: Path, *, as_root: bool) -> bo
             task_id="probe",
             node_id="probe",
             work_dir=work_dir,
-            entry="main.py",
+            entry="run.sh",
             memory_bytes=1 << 30,
             cpus=1.0,
             gpu=False,
@@ -108,7 +120,7 @@ def _sandbox_works(tools: SandboxTools, state_dir: Path, *, as_root: bool) -> bo
             tmpfs_bytes=1 << 20,
             pids_limit=64,
         )
-        return _succeeds(process_command(spec, tools, user)) and (work_dir / "done").exists()
+        return try_run(tools, spec, user) and (work_dir / "done").exists()
 
 
 def _python(state_dir: Path, *, hidden_is_fine: bool) -> tuple[str, str]:

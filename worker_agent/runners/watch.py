@@ -6,15 +6,19 @@ ended here.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import os
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from worker_agent.runners import counting
+from worker_agent.runners.base import Usage
 
 MAX_WORKDIR_ENTRIES = 200_000
 MAX_WORKDIR_DEPTH = 100
@@ -22,6 +26,9 @@ _IDLE_SECONDS = 3600.0
 # A folder with many files takes long to add up: no more than this share of the time goes there.
 _WALK_SHARE = 0.1
 _WALK_SECONDS = 0.5
+# What is on its way between processes is soon there, and others write to the disk as well.
+_LOOKS = 3
+_OTHERS_BYTES = 64 << 20
 
 
 class Watcher:
@@ -78,8 +85,12 @@ class RunLimits:
     folders: tuple[Path, ...]  # the working directory, and what else the run can write to on disk
     max_run_seconds: int
     max_workdir_bytes: int
+    # Those of the run that can be looked into, whose open files count.
+    processes: Callable[[], Collection[int]] = tuple
     started: float = field(default_factory=time.monotonic)
     _next_walk: float = 0.0
+    _used_before: int | None = None
+    _looks_at_hidden: int = 0
 
     def check(self) -> str:
         now = time.monotonic()
@@ -87,7 +98,7 @@ class RunLimits:
             return f"the task ran longer than {self.max_run_seconds} seconds"
         if now < self._next_walk:
             return ""
-        problem = workdir_problem(self.folders, self.max_workdir_bytes)
+        problem = self._disk_problem()
         took = time.monotonic() - now
         self._next_walk = now + took + max(_WALK_SECONDS, took / _WALK_SHARE)
         return problem
@@ -95,15 +106,68 @@ class RunLimits:
     def seconds_left(self) -> float:
         return self.started + self.max_run_seconds - time.monotonic()
 
+    def _disk_problem(self) -> str:
+        devices = _devices(self.folders)
+        held = counting.held_by(self.processes(), devices)
+        seen = look_into(self.folders, self.max_workdir_bytes, held.disk_bytes)
+        if seen.problem:
+            return seen.problem
+        used = counting.used_on_disk(self.folders[0])
+        if self._used_before is None:
+            self._used_before = used
+        self._looks_at_hidden = self._looks_at_hidden + 1 if held.hidden or seen.hidden else 0
+        if (
+            self._looks_at_hidden >= _LOOKS
+            and used - self._used_before > self.max_workdir_bytes + _OTHERS_BYTES
+        ):
+            return (
+                f"the disk filled by more than {self.max_workdir_bytes} bytes while the task kept files "
+                "where they cannot be counted: in closed folders, or open and without a name"
+            )
+        return ""
 
-def workdir_problem(folders: tuple[Path, ...], max_bytes: int) -> str:
-    """Empty, or what is too much in the folders together. Holes in files count: packing them takes time."""
-    total = entries = 0
+
+@dataclass(slots=True)
+class CountedMemory:
+    """Whether a run uses more memory than it may, where no control group counts it."""
+
+    limit_bytes: int
+    _before: int = field(default_factory=counting.shared_memory_of_machine)
+    _looks_at_hidden: int = 0
+
+    def is_over(self, processes: Collection[int], usage: Usage) -> bool:
+        held = counting.held_by(processes, ())
+        files = held.memory_bytes + counting.private_tmpfs_bytes(processes)
+        # Shared pages were counted once for each process: look closer before ending a run for it.
+        if usage.memory_bytes + files > self.limit_bytes:
+            resident = counting.resident_bytes(processes, held.memory.keys())
+            if resident + files > self.limit_bytes:
+                return True
+        self._looks_at_hidden = self._looks_at_hidden + 1 if held.hidden else 0
+        grown = counting.shared_memory_of_machine() - self._before
+        return self._looks_at_hidden >= _LOOKS and grown > self.limit_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """`problem`: what is too much in the folders; `hidden`: not everything in them could be counted."""
+
+    problem: str
+    hidden: bool
+
+
+def look_into(folders: tuple[Path, ...], max_bytes: int, besides: int = 0) -> Look:
+    """All folders together, and `besides`. Holes in files count: packing them takes time."""
+    total, entries, hidden = besides, 0, False
+    if total > max_bytes:
+        return Look(f"the task kept more than {max_bytes} bytes in open files that it had deleted", False)
     waiting = [(str(folder), 0) for folder in folders]
     while waiting:
         folder, depth = waiting.pop()
         if depth > MAX_WORKDIR_DEPTH:
-            return f"the working directory has folders nested more than {MAX_WORKDIR_DEPTH} deep"
+            return Look(
+                f"the working directory has folders nested more than {MAX_WORKDIR_DEPTH} deep", hidden
+            )
         try:
             with os.scandir(folder) as found:
                 for entry in found:
@@ -111,12 +175,24 @@ def workdir_problem(folders: tuple[Path, ...], max_bytes: int) -> str:
                     size = _size(entry, waiting, depth)
                     total += size
                     if total > max_bytes:
-                        return f"the working directory grew over {max_bytes} bytes"
+                        return Look(f"the working directory grew over {max_bytes} bytes", hidden)
                     if entries > MAX_WORKDIR_ENTRIES:
-                        return f"the working directory has more than {MAX_WORKDIR_ENTRIES} files"
+                        return Look(
+                            f"the working directory has more than {MAX_WORKDIR_ENTRIES} files", hidden
+                        )
+        except PermissionError:
+            hidden = True
         except OSError:
-            continue  # gone, or made unreadable: by the next look it may be there again
-    return ""
+            continue  # gone: by the next look it may be there again
+    return Look("", hidden)
+
+
+def _devices(folders: tuple[Path, ...]) -> set[int]:
+    found = set()
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            found.add(folder.stat().st_dev)
+    return found
 
 
 def _size(entry: os.DirEntry[str], waiting: list[tuple[str, int]], depth: int) -> int:

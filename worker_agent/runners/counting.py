@@ -1,0 +1,181 @@
+"""Counts what a run holds beyond the folders that it was given, where the kernel does not bound it.
+
+A file that was deleted while it is open takes its room on the disk until it is closed, and memory has
+files that never had a name. They are found through the descriptors and mappings of the run's processes.
+What cannot be found like that (a descriptor on its way through a socket, a process that cannot be looked
+into) is called hidden.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_MAX_DESCRIPTORS = 20_000
+_MAX_MAPS_BYTES = 4 << 20
+_BLOCK_BYTES = 512
+_DELETED = " (deleted)"
+_PRIVATE_TMPFS = ("tmp", "dev/shm")
+
+
+@dataclass(slots=True)
+class Held:
+    """`disk` and `memory` are bytes of files without a name, by (device, inode)."""
+
+    disk: dict[tuple[int, int], int] = field(default_factory=dict)
+    memory: dict[tuple[int, int], int] = field(default_factory=dict)
+    hidden: bool = False
+    looked_at: int = 0
+
+    @property
+    def disk_bytes(self) -> int:
+        return sum(self.disk.values())
+
+    @property
+    def memory_bytes(self) -> int:
+        return sum(self.memory.values())
+
+
+def held_by(pids: Collection[int], disk_devices: Collection[int]) -> Held:
+    held = Held()
+    for pid in pids:
+        process = Path("/proc") / str(pid)
+        skipped = _devices(process / "root" / name for name in _PRIVATE_TMPFS)
+        try:
+            _descriptors(process, set(disk_devices), skipped, held)
+            _mappings(process, set(disk_devices), skipped, held)
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended
+        except PermissionError:
+            held.hidden = held.hidden or _lives(process)
+    return held
+
+
+def private_tmpfs_bytes(pids: Collection[int]) -> int:
+    """What lies in the /tmp and /dev/shm that a sandbox made, seen through its processes."""
+    used: dict[int, int] = {}
+    ours = _devices(Path("/") / name for name in _PRIVATE_TMPFS)
+    for pid in pids:
+        for name in _PRIVATE_TMPFS:
+            with contextlib.suppress(OSError):
+                path = Path("/proc") / str(pid) / "root" / name
+                device = path.stat().st_dev
+                if device not in ours and device not in used:
+                    there = os.statvfs(path)
+                    used[device] = (there.f_blocks - there.f_bfree) * there.f_frsize
+    return sum(used.values())
+
+
+def used_on_disk(folder: Path) -> int:
+    """Bytes used on the folder's file system, by whomever."""
+    with contextlib.suppress(OSError):
+        there = os.statvfs(folder)
+        return (there.f_blocks - there.f_bfree) * there.f_frsize
+    return 0
+
+
+def shared_memory_of_machine() -> int:
+    """Bytes of shared memory and tmpfs on the whole machine."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("Shmem:"):
+                return int(line.split()[1]) << 10
+    return 0
+
+
+def resident_bytes(pids: Collection[int], files: Collection[tuple[int, int]]) -> int:
+    """Memory with shared pages counted once, without what is mapped of these files. Slow: the kernel walks
+    the page tables."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            counts = True
+            with (Path("/proc") / str(pid) / "smaps").open() as lines:
+                for line in lines:
+                    first, *rest = line.split(None, 5)
+                    if not first.endswith(":"):
+                        counts = len(rest) < 4 or _named(rest[2], rest[3]) not in files
+                    elif counts and first == "Pss:":
+                        total += int(rest[0]) << 10
+    return total
+
+
+def _descriptors(process: Path, disk: set[int], skipped: set[int], held: Held) -> None:
+    for name in os.listdir(process / "fd"):  # noqa: PTH208
+        held.looked_at += 1
+        if held.looked_at > _MAX_DESCRIPTORS:
+            held.hidden = True
+            return
+        with contextlib.suppress(FileNotFoundError):
+            status = (process / "fd" / name).stat()
+            if stat.S_ISREG(status.st_mode):
+                _add(status, disk, skipped, held)
+            elif stat.S_ISSOCK(status.st_mode) and _carries(process / "fdinfo" / name):
+                held.hidden = True
+
+
+def _mappings(process: Path, disk: set[int], skipped: set[int], held: Held) -> None:
+    with (process / "maps").open(errors="replace") as file:
+        text = file.read(_MAX_MAPS_BYTES)
+    held.hidden = held.hidden or len(text) == _MAX_MAPS_BYTES
+    for line in text.splitlines():
+        if not line.endswith(_DELETED):
+            continue
+        span, _, _, device, inode, path = line.split(None, 5)
+        key = _named(device, inode)
+        if key in held.disk or key in held.memory or key[0] in skipped or _is_resident(path):
+            continue
+        try:
+            _add((process / "map_files" / span).stat(), disk, skipped, held)
+        except FileNotFoundError:
+            continue
+        except PermissionError:
+            held.hidden = True
+
+
+def _add(status: os.stat_result, disk: set[int], skipped: set[int], held: Held) -> None:
+    if status.st_nlink or status.st_dev in skipped:
+        return
+    key = (status.st_dev, status.st_ino)
+    if status.st_dev in disk:
+        held.disk[key] = status.st_blocks * _BLOCK_BYTES
+    elif os.major(status.st_dev) == 0:
+        held.memory[key] = status.st_blocks * _BLOCK_BYTES
+
+
+def _is_resident(path: str) -> bool:
+    """Shared memory that can only be mapped: it is counted with the pages of its processes."""
+    return path.startswith(("/dev/zero", "/SYSV"))
+
+
+def _carries(fdinfo: Path) -> bool:
+    """Whether a local socket has descriptors on their way."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in fdinfo.read_text().splitlines():
+            if line.startswith("scm_fds:"):
+                return int(line.split()[1]) > 0
+    return False
+
+
+def _named(device: str, inode: str) -> tuple[int, int]:
+    major, _, minor = device.partition(":")
+    return os.makedev(int(major, 16), int(minor, 16)), int(inode)
+
+
+def _devices(paths: Iterable[Path]) -> set[int]:
+    found = set()
+    for path in paths:
+        with contextlib.suppress(OSError):
+            found.add(path.stat().st_dev)
+    return found
+
+
+def _lives(process: Path) -> bool:
+    with contextlib.suppress(OSError):
+        text = (process / "stat").read_text(errors="replace")
+        return text[text.rfind(")") + 2 :][:1] not in {"Z", "X", ""}
+    return False
