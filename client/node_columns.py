@@ -32,10 +32,11 @@ _MAKERS = ("NVIDIA ", "GeForce ", "AMD ", "Radeon ", "Tesla ")
 
 _NODES_COLUMNS = (
     *("NODE", "STATUS", "TIER", "REGION", "TASKS", "CPU", "MEMORY"),
-    *("GPU", "HISTORY", "HOST CPU", "HOST MEM", "OWNER", "SEEN"),
+    *("GPU", "HISTORY", "HOST CPU", "HOST MEM", "ISOLATION", "OWNER", "SEEN"),
 )
 _NODES_SHRINK = (
-    *("SEEN", "HOST MEM", "HOST CPU", "OWNER", "CPU", "MEMORY", "HISTORY", "GPU", "STATUS", "REGION"),
+    *("SEEN", "HOST MEM", "HOST CPU", "ISOLATION", "OWNER", "CPU", "MEMORY", "HISTORY", "GPU"),
+    *("STATUS", "REGION"),
     *("GPU", "CPU", "MEMORY", "REGION", "HISTORY", "TIER", "MEMORY", "CPU", "TASKS"),
 )
 _TOP_COLUMNS = (
@@ -94,7 +95,7 @@ class _Look:
         columns: tuple[Column[NodeInfo], ...] = (
             Column("NODE", self._names(), folds_at=_WHOLE),
             Column("STATUS", (Form("STATUS", _status), Form("", self._status_glyph))),
-            Column("TIER", (_said("TIER", lambda node: node.trust_tier),)),
+            Column("TIER", (_said("TIER", _tier),)),
             Column("REGION", (_said("REGION", _region), _said("REGION", _short_region))),
             Column("LOAD", (Form("LOAD", _load),), "right"),
             Column(
@@ -108,6 +109,7 @@ class _Look:
             Column(
                 "HOST MEM", (Form("HOST MEM", lambda node: _measured(node, node.memory_percent)),), "right"
             ),
+            Column("ISOLATION", (_said("ISOLATION", lambda node: node.isolation),)),
             Column("OWNER", (_said("OWNER", lambda node: node.owner),)),
             Column("SEEN", (_said("SEEN", self._seen),)),
         )
@@ -177,6 +179,10 @@ def _said(title: str, text: Callable[[NodeInfo], str]) -> Form[NodeInfo]:
 
 def _status(node: NodeInfo) -> Text:
     return status_text(node.status)
+
+
+def _tier(node: NodeInfo) -> str:
+    return f"{node.trust_tier}, owner only" if node.owner_only else node.trust_tier
 
 
 def _region(node: NodeInfo) -> str:

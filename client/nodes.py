@@ -73,6 +73,8 @@ class NodeInfo:
     history_weight: float
     on_probation: bool
     last_heartbeat: float
+    isolation: str = ""  # empty: the pool does not say
+    owner_only: bool = False  # it runs its owner's tasks only
 
     @property
     def offline(self) -> bool:

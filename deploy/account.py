@@ -7,6 +7,7 @@ import sys
 
 import grpc
 
+from nodepool import hardening
 from proto import nodepool_pb2 as pb
 from proto import nodepool_pb2_grpc as rpc
 
@@ -14,6 +15,7 @@ CALL_SECONDS = 30.0
 
 
 def main() -> int:
+    hardening.harden()
     name, password = os.environ["HIVEMIND_USERNAME"], os.environ["HIVEMIND_PASSWORD"]
     with grpc.insecure_channel(os.environ["HIVEMIND_GATEWAY"]) as channel:
         users = rpc.UserServiceStub(channel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from typing import Any
@@ -15,7 +16,7 @@ from dispatcher.listening import Listener
 from dispatcher.push import Pusher
 from dispatcher.push_effects import PushEffects, open_files
 from dispatcher.sweep import Sweeper
-from nodepool import observability, queues
+from nodepool import hardening, observability, queues
 from nodepool.settings import Settings
 
 # The thread that takes hints waits for the interpreter after each of its many small commands to the broker,
@@ -41,6 +42,14 @@ class _Worker:
 @signals.setup_logging.connect(weak=False)
 def _set_up_logging(**_: Any) -> None:
     observability.set_up_logging(settings.log_level, as_json=settings.log_json)
+
+
+@signals.celeryd_init.connect(weak=False)
+def _harden(**_: Any) -> None:
+    """The worker's process, as early as Celery lets us; importing this module changes no process."""
+    hardening.harden()
+    hardening.forget_secrets()
+    os.umask(0o077)
 
 
 @signals.worker_init.connect(weak=False)

@@ -65,6 +65,7 @@ class Desk:
         fleet.allow_pushed = settings.push_to_nodes
         self._served: dict[int, float] = {}
         self._last: set[int] = set()
+        self._own_only: frozenset[int] = frozenset()
         self._allowance = Allowance(dispatcher)
         self.planner = Planner(
             fleet,
@@ -217,6 +218,9 @@ class Desk:
             self._check_line_at = monotonic + _CHECK_LINE_SECONDS
             self._check_line()
         line = self.planner.line
+        # Nodes for their owner alone came or went: what is his is told apart from now on, or no more.
+        own, self._own_only = self._own_only, frozenset(self.planner.fleet.own_only)
+        owners = owners | (own ^ self._own_only)
         again = [task.task_id for owner_id in owners for task in line.of_owner(owner_id)]
         self._add([task_id for task_id in hints if task_id not in line] + again, now)
         self._allowance.look(line, now, ended=bool(changed))
@@ -242,7 +246,11 @@ class Desk:
         nobody: frozenset[int] = frozenset()
         waiting = [
             waiting_task(
-                row, dispatcher.settings, failed.get(row.id, frozenset()), not_owners.get(row.id, nobody)
+                row,
+                dispatcher.settings,
+                failed.get(row.id, frozenset()),
+                not_owners.get(row.id, nobody),
+                self.planner.fleet.owner_of_wish(row.owner_id),
             )
             for row in rows
         ]

@@ -29,6 +29,7 @@ from flower.views.monitor import Metrics
 from tornado.ioloop import IOLoop, PeriodicCallback
 from tornado.web import authenticated
 
+from nodepool import hardening
 from nodepool.errors import InvalidInputError
 from nodepool.ids import check_node_id
 
@@ -148,6 +149,8 @@ def build(capp: Celery) -> Flower:
 
 
 def main(argv: list[str] | None = None) -> int:
+    hardening.harden()
+    os.umask(0o077)
     parser = argparse.ArgumentParser(prog="python -m dispatcher.monitor", description="Flower on the pool")
     parser.add_argument("--address", default="127.0.0.1", help="address to listen on (default: loopback)")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT)
@@ -168,6 +171,7 @@ def main(argv: list[str] | None = None) -> int:
     options.enable_events = False
     os.environ.pop("FLOWER_UNAUTHENTICATED_API", None)
     monitor = build(find_app("dispatcher"))
+    hardening.forget_secrets()
     loop = monitor.io_loop
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.add_callback_from_signal(monitor.stop))

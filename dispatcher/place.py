@@ -39,7 +39,7 @@ def reserve_and_place(
     wanted = {it.task.task_id: _placement(it) for it in planned}
     try:
         answers = dispatcher.registry.reserve_all(
-            [(it.node_id, it.attempt_id, it.claim) for it in wanted.values()], at=now
+            [(it.node_id, it.attempt_id, it.claim, it.owner_id) for it in wanted.values()], at=now
         )
         fits = [answer in _RESERVED for answer in answers]
         reserved = [placement for placement, fit in zip(wanted.values(), fits, strict=True) if fit]
@@ -75,7 +75,9 @@ def _tell(dispatcher: Dispatcher, planner: Planner, done: list[Placement]) -> No
 
 def _placement(planned: Planned) -> Placement:
     task = planned.task
-    return Placement(task.task_id, task.attempt_number + 1, planned.node_id, task.wish.claim)
+    return Placement(
+        task.task_id, task.attempt_number + 1, planned.node_id, task.wish.claim, owner_id=task.owner_id
+    )
 
 
 def _give_back(dispatcher: Dispatcher, placement: Placement) -> None:

@@ -145,7 +145,8 @@ class Reconciler:
 def _same_facts(view: NodeView | None, node: RegisteredNode) -> bool:
     return (
         view is not None
-        and (view.tier, view.region, view.gpu_name, view.kind, view.draining, view.capacity, view.owner_id)
-        == (node.tier, node.region, node.gpu_name, node.kind, node.draining, node.capacity, node.owner_id)
+        and (view.tier, view.region, view.gpu_name, view.kind, view.draining, view.capacity)
+        == (node.tier, node.region, node.gpu_name, node.kind, node.draining, node.capacity)
+        and (view.owner_id, view.owner_only) == (node.owner_id, node.owner_only)
         and abs(view.quality - node.quality) < _QUALITY_STEP
     )

@@ -36,9 +36,13 @@ def waiting_task(
     settings: Settings,
     excluded: frozenset[str] = frozenset(),
     not_owners: frozenset[int] = frozenset(),
+    wish_owner: int = 0,
 ) -> WaitingTask:
-    """The task of this row in the line; `excluded` nodes had it before, `not_owners` may not have it."""
-    asked = asked_of(row, excluded, not_owners, settings.default_image)
+    """The task of this row in the line; `excluded` nodes had it before, `not_owners` may not have it.
+
+    `wish_owner` is its owner where that counts (Fleet.owner_of_wish).
+    """
+    asked = asked_of(row, excluded, not_owners, settings.default_image, owner_id=wish_owner)
     return WaitingTask(
         task_id=row.id,
         owner_id=row.owner_id,

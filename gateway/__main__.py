@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 
 import structlog
 from pydantic import ValidationError
 
-from gateway import context, first_admin
+from gateway import context, first_admin, nodes
 from gateway.server import CannotServeError, check_exposure, serve
+from nodepool import hardening
 from nodepool.errors import NodePoolError
 from nodepool.observability import set_up_logging
 from nodepool.settings import Settings
@@ -18,6 +20,9 @@ log = structlog.get_logger(__name__)
 
 
 def main() -> int:
+    hardening.harden()
+    hardening.begin(os.environ)
+    os.umask(0o077)
     try:
         settings = Settings.model_validate({})
     except ValidationError as error:
@@ -25,6 +30,7 @@ def main() -> int:
             name = "_".join(str(part) for part in problem["loc"]).upper()
             print(f"gateway: {name + ': ' if name else ''}{problem['msg']}", file=sys.stderr)
         return 2
+    hardening.forget_secrets()
     set_up_logging(settings.log_level, as_json=settings.log_json)
     try:
         check_exposure(settings)
@@ -42,6 +48,7 @@ def _run(settings: Settings) -> int:
     gateway = context.build(settings)
     try:
         first_admin.ensure(gateway)
+        nodes.retire_of_admins(gateway)
         asyncio.run(serve(gateway))
     finally:
         gateway.close()

@@ -17,6 +17,7 @@ from nodepool.errors import (
     ConflictError,
     InvalidInputError,
     NodePoolError,
+    OwnerOnlyError,
     StaleAttemptError,
     TooLargeError,
 )
@@ -38,11 +39,17 @@ _MAX_CHECKED = 10_000
 def claim(gateway: Gateway, identity: Identity, request: pb.ClaimAttemptRequest) -> pb.AttemptSpec:
     """Move the attempt to running on this node and say what to run."""
     now = gateway.clock()
-    row = gateway.database.write(
-        lambda connection: task_store.claim_attempt(
-            connection, request.attempt_id, request.node_id, identity.user_id, now
+    try:
+        row = gateway.database.write(
+            lambda connection: task_store.claim_attempt(
+                connection, request.attempt_id, request.node_id, identity.user_id, now
+            )
         )
-    )
+    except OwnerOnlyError as error:
+        # Nobody's fault: it has become so since the task was placed.
+        end = End(outcome=Outcome.REFUSED, exit_code=None, reason=str(error), blameless=True)
+        gateway.lifecycle.end_attempt(request.attempt_id, request.node_id, identity.user_id, end)
+        raise StaleAttemptError(f"{error}; the task goes elsewhere") from error
     with suppress(NodePoolError):  # watchers look by themselves
         gateway.outputs.announce(row.id)
     return pb.AttemptSpec(
@@ -60,6 +67,7 @@ def claim(gateway: Gateway, identity: Identity, request: pb.ClaimAttemptRequest)
         max_run_seconds=row.max_minutes * _SECONDS_PER_MINUTE,
         package_follows=row.package_sha256 not in request.cached_sha256,
         stop_requested=row.stop_requested,
+        of_node_owner=row.owner_id == identity.user_id,
     )
 
 

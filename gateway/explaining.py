@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -56,6 +56,7 @@ class _Nodes:
     explained: dict[Asked, Explanation] = field(default_factory=dict)
 
     def explain(self, asked: Asked) -> Explanation:
+        asked = replace(asked, owner_id=self.pool.fleet.owner_of_wish(asked.owner_id))
         found = self.explained.get(asked)
         if found is None:
             found = explain(asked, self.pool)
@@ -230,13 +231,15 @@ class Explainer:
     def _asked(
         self, row: Any, excluded: frozenset[str], not_owners: frozenset[int], *, relaxed: bool = False
     ) -> Asked:
-        return asked_of(row, excluded, not_owners, self._gateway.settings.default_image, relaxed=relaxed)
+        image = self._gateway.settings.default_image
+        return asked_of(row, excluded, not_owners, image, relaxed=relaxed, owner_id=row.owner_id)
 
     def _waiting_task(self, row: Any, asked: Asked) -> WaitingTask:
         return WaitingTask(
             task_id=row.id,
             owner_id=row.owner_id,
-            wish=asked.wish(self._gateway.settings.default_task_memory_mb),
+            # Whose it is makes no difference to its place in the line.
+            wish=replace(asked, owner_id=0).wish(self._gateway.settings.default_task_memory_mb),
             priority=row.priority,
             created_at=row.created_at,
             queued_at=row.queued_at or row.created_at,

@@ -5,13 +5,22 @@ from __future__ import annotations
 import logging
 
 from gateway import views
+from gateway.access import ADMIN_ROLE
 from gateway.context import Gateway
 from gateway.tokens import Identity
 from nodepool import addresses, pace, queues, wire
-from nodepool.errors import ConflictError, NodePoolError, StaleAttemptError, UnavailableError
+from nodepool.errors import (
+    ConflictError,
+    NodePoolError,
+    PermissionDeniedError,
+    StaleAttemptError,
+    UnavailableError,
+)
 from nodepool.node import NodeKind
 from nodepool.stores import broker_users, instances, keys, node_store, task_store
 from nodepool.stores.liveness import Liveness
+from nodepool.stores.task_store import End
+from nodepool.task import Outcome
 from nodepool.trust import docker_works, node_tier
 from proto import nodepool_pb2 as pb
 
@@ -20,6 +29,7 @@ log = logging.getLogger(__name__)
 
 def register(gateway: Gateway, identity: Identity, request: pb.RegisterWorkerNodeRequest, peer: str) -> None:
     """`peer` is gRPC's name of who called: a node without an agent is called there and nowhere else."""
+    check_owner(identity)
     facts = wire.node_facts_from_wire(request)
     now, settings = gateway.clock(), gateway.settings
     peer_address = addresses.address_of_peer(peer)
@@ -40,6 +50,22 @@ def register(gateway: Gateway, identity: Identity, request: pb.RegisterWorkerNod
         # Before it is announced: whoever looks then sees it online.
         gateway.registry.write_report(facts.node_id, at=now)
     _sync(gateway, facts.node_id)
+
+
+def check_owner(identity: Identity) -> None:
+    """Raises PermissionDeniedError for an admin: whoever gets at an agent's password would run the pool."""
+    if identity.role == ADMIN_ROLE:
+        raise PermissionDeniedError(
+            f"{identity.username} is an admin, and nodes never belong to one: make an account for them "
+            "(hivemind register NAME) and start the agent with its name and password"
+        )
+
+
+def retire_of_admins(gateway: Gateway) -> None:
+    """Nodes whose owner has become an admin since, or whom a version before this one let in, leave."""
+    for row in gateway.database.read(lambda c: node_store.active_of_role(c, ADMIN_ROLE)):
+        log.warning("node %s leaves the pool: its owner %s is an admin", row.id, row.owner)
+        _leave(gateway, row.id, blameless=True)
 
 
 def _sync(gateway: Gateway, node_id: str) -> None:
@@ -74,6 +100,7 @@ def listed(gateway: Gateway) -> list[pb.WorkerNodeInfo]:
 
 def enroll(gateway: Gateway, identity: Identity, node_id: str, instance: str = "") -> pb.EnrollAgentResponse:
     """A broker user of its own, and everything else that the agent needs to know."""
+    check_owner(identity)
     row = gateway.database.read(lambda c: node_store.find_own(c, node_id, identity.user_id))
     if row.kind != NodeKind.AGENT or not row.active:
         raise ConflictError(f"register {node_id!r} with kind 'agent' first")
@@ -122,10 +149,20 @@ def set_draining(gateway: Gateway, identity: Identity, node_id: str, *, draining
 def deregister(gateway: Gateway, identity: Identity, node_id: str) -> None:
     """The node leaves for good or until it registers again; what it still had goes elsewhere."""
     gateway.database.read(lambda c: node_store.find_own(c, node_id, identity.user_id))
+    _leave(gateway, node_id)
+
+
+def _leave(gateway: Gateway, node_id: str, *, blameless: bool = False) -> None:
+    end = End(
+        outcome=Outcome.LOST,
+        exit_code=None,
+        reason=f"node {node_id} left the pool",
+        blameless=blameless,
+    )
     gateway.database.write(lambda c: node_store.deactivate(c, node_id))
     for row in gateway.database.read(lambda c: task_store.live_attempts(c, node_id)):
         try:
-            gateway.lifecycle.lose_attempt(row.id, node_id, row.owner_id, f"node {node_id} left the pool")
+            gateway.lifecycle.end_attempt(row.id, node_id, row.owner_id, end)
         except StaleAttemptError:
             continue
     try:

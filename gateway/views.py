@@ -10,7 +10,7 @@ from sqlalchemy import Row
 from nodepool import ids, wire
 from nodepool.history import HistoryRules
 from nodepool.ledger import HoldState
-from nodepool.node import NodeStatus, NodeView
+from nodepool.node import NodeStatus, NodeView, is_owner_only, isolation_of
 from nodepool.queues import partition_queue
 from nodepool.stores.attempt_records import history_of
 from nodepool.stores.registry import Report
@@ -128,6 +128,7 @@ def node_info(
 ) -> pb.WorkerNodeInfo:
     age = report.age_seconds if report else float("inf")
     history = history_of(row).as_of(now, rules)
+    level = isolation_of(row.isolation, row.docker_status)
     info = pb.WorkerNodeInfo(
         node_id=row.id,
         hostname=row.hostname,
@@ -154,6 +155,8 @@ def node_info(
         relative_speed=history.relative_speed,
         history_weight=history.weight,
         on_probation=history.on_probation(rules),
+        isolation=level,
+        owner_only=is_owner_only(row.kind, level, accepts_strangers=row.accepts_strangers),
     )
     if view is not None:
         info.MergeFrom(_amounts(view))

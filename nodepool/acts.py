@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from nodepool.asking import Asked, Pool, as_if
 from nodepool.fleet import Fleet
 from nodepool.node import MAX_TASKS_LIMIT
@@ -47,6 +49,10 @@ def acts(asked: Asked, pool: Pool, fleet: Fleet) -> list[Suggestion]:
             "the owner of {} starts it again and resumes it: it is offline and draining",
         ),
         (as_if(fleet, capacity=slots), "the owner of {} offers more task slots there (--max-tasks)"),
+        (
+            as_if(fleet, owner_only=np.zeros_like(fleet.owner_only)),
+            "the owner of {} installs bubblewrap or Docker there: tasks of others could read its files now",
+        ),
         (
             as_if(fleet, allow_pushed=True),
             "the operator gives work to nodes without an agent, such as {} (PUSH_TO_NODES)",

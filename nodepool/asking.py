@@ -37,6 +37,7 @@ class Asked:
     excluded: frozenset[str] = frozenset()
     not_owners: frozenset[int] = frozenset()
     needs_agent: bool = False
+    owner_id: int = 0  # see Wish
 
     def wish(self, default_memory_mb: int) -> Wish:
         return Wish(
@@ -50,6 +51,7 @@ class Asked:
             excluded=self.excluded,
             not_owners=self.not_owners,
             needs_agent=self.needs_agent,
+            owner_id=self.owner_id,
         )
 
 
@@ -60,6 +62,7 @@ def asked_of(
     default_image: str,
     *,
     relaxed: bool = False,
+    owner_id: int = 0,
 ) -> Asked:
     """What the task of this row asks for; `excluded` nodes had it before, `not_owners` may not have it."""
     return Asked(
@@ -75,6 +78,7 @@ def asked_of(
         not_owners=not_owners,
         # A node that is pushed to is told neither.
         needs_agent=bool(row.network or row.image != default_image),
+        owner_id=owner_id,
     )
 
 

@@ -45,6 +45,10 @@ class StaleAttemptError(NodePoolError):
     """This attempt is not the task's current one any more; nothing was changed."""
 
 
+class OwnerOnlyError(StaleAttemptError):
+    """The attempt is of somebody else's task, and its node takes its owner's only."""
+
+
 class ConflictError(NodePoolError):
     """That cannot be done in the present state."""
 

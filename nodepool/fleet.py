@@ -6,6 +6,7 @@ something only as long as its node is here.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -61,6 +62,8 @@ class Fleet:
         self.row_of: dict[str, int] = {}
         self._free_rows: list[int] = []
         self._gpu_names: dict[str, int] = {"": NO_GPU}
+        # Owners with nodes for their own tasks only. To all others such nodes are alike.
+        self.own_only: Counter[int] = Counter()
         self._allocate(max(rows, _MIN_ROWS))
 
     @classmethod
@@ -80,6 +83,7 @@ class Fleet:
         self.online: BoolArray = np.zeros(rows, dtype=np.bool_)
         self.draining: BoolArray = np.zeros(rows, dtype=np.bool_)
         self.pushed: BoolArray = np.zeros(rows, dtype=np.bool_)
+        self.owner_only: BoolArray = np.zeros(rows, dtype=np.bool_)
         self.tier = np.zeros(rows, dtype=np.int8)
         self.region = np.zeros(rows, dtype=np.int8)
         self.gpu = np.zeros(rows, dtype=np.int32)
@@ -117,7 +121,9 @@ class Fleet:
         self.tier[row] = RANK[view.tier]
         self.region[row] = REGION_INDEX[view.region]
         self.gpu[row] = self._gpu_names.setdefault(view.gpu_name.casefold(), len(self._gpu_names))
-        self.owner[row] = view.owner_id
+        self._count_own(row, -1)
+        self.owner[row], self.owner_only[row] = view.owner_id, view.owner_only
+        self._count_own(row, 1)
         self.quality[row] = view.quality
         self.capacity[:, row] = Amounts.of(view.capacity).column
         self.reserved[:, row] = Amounts.of(view.reserved).column
@@ -142,8 +148,23 @@ class Fleet:
     def remove(self, node_id: str) -> None:
         row = self.row_of.pop(node_id, None)
         if row is not None:
-            self.present[row] = self.online[row] = False
+            self._count_own(row, -1)
+            self.present[row] = self.online[row] = self.owner_only[row] = False
             self._free_rows.append(row)
+
+    def _count_own(self, row: int, change: int) -> None:
+        if self.owner_only[row]:
+            owner = int(self.owner[row])
+            self.own_only[owner] += change
+            if not self.own_only[owner]:
+                del self.own_only[owner]
+
+    def owner_of_wish(self, owner_id: int) -> int:
+        """Whose task it is, where that makes a difference to some node here; else 0, alike for all.
+
+        Equal wishes are worked out once: they must not differ for nothing.
+        """
+        return owner_id if owner_id in self.own_only else 0
 
     def take(self, row: int, amounts: Amounts) -> None:
         self.reserved[:, row] += amounts.column
@@ -195,6 +216,7 @@ class Fleet:
             reserved=Claim(*(int(amount) for amount in self.reserved[:, row])),
             quality=float(self.quality[row]),
             owner_id=int(self.owner[row]),
+            owner_only=bool(self.owner_only[row]),
         )
 
 

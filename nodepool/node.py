@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from nodepool.errors import InvalidInputError
+from nodepool.isolation import Isolation, keeps_strangers_out
 from nodepool.resources import Claim, Resources
-from nodepool.trust import Tier
+from nodepool.trust import Tier, docker_works
 
 MAX_TASKS_LIMIT = 256
 # What an agent says of its containers' engine while that is gone: it runs nothing, and gets nothing.
@@ -44,6 +45,8 @@ class NodeFacts:
     docker_status: str
     kind: NodeKind
     max_tasks: int
+    isolation: str = ""  # one of Isolation; empty: it does not tell
+    accepts_strangers: bool = False  # its owner wants others' tasks though it keeps them off nothing
 
     def __post_init__(self) -> None:
         if not 0 <= self.cpu_cores <= _MAX_CORES:
@@ -60,6 +63,24 @@ class NodeFacts:
             text = getattr(self, name)
             if len(text) > _MAX_TEXT or not (text.isprintable()):
                 raise InvalidInputError(f"{name} must be at most {_MAX_TEXT} printable characters")
+        if self.isolation and self.isolation not in set(Isolation):
+            raise InvalidInputError(f"isolation must be one of {', '.join(Isolation)}, or empty")
+
+
+def isolation_of(told: str, docker_status: str) -> Isolation:
+    """How far a node keeps runs apart. Older agents and workers do not tell: theirs is Docker, or nothing."""
+    if told:
+        return Isolation(told)
+    engine = docker_works(docker_status) or docker_status == ENGINE_AWAY
+    return Isolation.CONTAINER if engine else Isolation.NONE
+
+
+def is_owner_only(kind: str, level: Isolation, *, accepts_strangers: bool) -> bool:
+    """Whether the node takes its owner's tasks and nobody else's.
+
+    A worker without an agent has been set up by its owner to run what others send, and cannot say so.
+    """
+    return kind == NodeKind.AGENT and not keeps_strangers_out(level) and not accepts_strangers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +98,7 @@ class NodeView:
     reserved: Claim
     quality: float = 1.0  # 0-1, of its history
     owner_id: int = 0  # 0: not told
+    owner_only: bool = False  # it takes its owner's tasks only
 
 
 def default_max_tasks(cpu_cores: int) -> int:

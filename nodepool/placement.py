@@ -34,6 +34,7 @@ DRAINING = "draining"
 OTHER_NODE = "not the node asked for"
 PUSHED = "without an agent: this pool gives work to agents only"
 NEEDS_AGENT = "without an agent, which alone gives a task its image or the network"
+OWNER_ONLY = "for tasks of its owner only: it cannot keep others' from what its agent can read"
 TRUST = "trust tier above what the owner's credit opens"
 MIN_TRUST = "below the trust that it asks for"
 OTHER_OWNER = "of an owner who has another run of it, or who submitted it"
@@ -71,6 +72,7 @@ class Wish:
     excluded: frozenset[str] = frozenset()
     not_owners: frozenset[int] = frozenset()  # whose nodes may not have it
     needs_agent: bool = False  # an image or the network, which only agents can give
+    owner_id: int = 0  # whose task it is, where that counts (Fleet.owner_of_wish)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,7 @@ def _matching(wish: Wish, fleet: Fleet) -> Iterable[tuple[str, BoolArray]]:
         yield PUSHED, ~fleet.pushed
     elif wish.needs_agent:
         yield NEEDS_AGENT, ~fleet.pushed
+    yield OWNER_ONLY, ~fleet.owner_only | (fleet.owner == wish.owner_id)
     # Who names a node of his own trusts it.
     if not wish.node_id:
         yield TRUST, fleet.tier >= RANK[wish.tier]

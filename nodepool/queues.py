@@ -56,7 +56,8 @@ def event_exchange(node_id: str) -> str:
 def make_app(settings: Settings, name: str = "nodepool") -> Celery:
     app = Celery(name, set_as_current=False)
     app.config_from_object("celeryconfig")
-    app.conf.update(broker_url=settings.effective_redis_url)
+    # Celery's own variable first, as ever; it is read here, since it does not stay in the environment.
+    app.conf.update(broker_url=app.conf.broker_url or settings.effective_redis_url)
     return app
 
 

@@ -24,6 +24,9 @@ class Tier(StrEnum):
     LOW = "low"
 
 
+# How agents and the existing workers say that Docker works, in lower case.
+DOCKER_WORKS = frozenset({"running", "available", "ok", "true", "yes", "enabled", "ready"})
+
 # From the most to the least trusted; also the order in which dispatchers serve them.
 TIERS = (Tier.HIGH, Tier.NORMAL, Tier.LOW)
 # The credit score that each takes.
@@ -54,15 +57,7 @@ def opens(task: Tier, node: Tier) -> bool:
 
 def docker_works(docker_status: str) -> bool:
     """The words that agents and the existing workers register with."""
-    return docker_status.strip().casefold() in {
-        "running",
-        "available",
-        "ok",
-        "true",
-        "yes",
-        "enabled",
-        "ready",
-    }
+    return docker_status.strip().casefold() in DOCKER_WORKS
 
 
 class Cause(StrEnum):

@@ -122,4 +122,6 @@ def node_facts_from_wire(request: pb.RegisterWorkerNodeRequest) -> NodeFacts:
         max_tasks=(request.max_tasks or default_max_tasks(request.cpu_cores))
         if kind is NodeKind.AGENT
         else 1,
+        isolation=request.isolation,
+        accepts_strangers=request.accepts_strangers_without_isolation,
     )

@@ -648,6 +648,8 @@ class RegisterWorkerNodeRequest(_message.Message):
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
     INSTANCE_FIELD_NUMBER: _builtins.int
     AGAIN_FIELD_NUMBER: _builtins.int
+    ISOLATION_FIELD_NUMBER: _builtins.int
+    ACCEPTS_STRANGERS_WITHOUT_ISOLATION_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     hostname: _builtins.str
     cpu_cores: _builtins.int
@@ -670,6 +672,11 @@ class RegisterWorkerNodeRequest(_message.Message):
     """The same start tells of itself again: its containers' engine came or went, or the broker forgot it.
     Refused with FAILED_PRECONDITION when another start has taken the node over. Draining stays as it is.
     """
+    isolation: _builtins.str
+    """How far runs are kept from the agent: container, bubblewrap, user, none. Empty (older agents): told by
+    docker_status. A node that keeps nobody out takes its owner's tasks only, unless 106 is set.
+    """
+    accepts_strangers_without_isolation: _builtins.bool
     def __init__(
         self,
         *,
@@ -689,10 +696,12 @@ class RegisterWorkerNodeRequest(_message.Message):
         agent_version: _builtins.str = ...,
         instance: _builtins.str = ...,
         again: _builtins.bool = ...,
+        isolation: _builtins.str = ...,
+        accepts_strangers_without_isolation: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "agent_version", b"agent_version", "cpu_cores", b"cpu_cores", "cpu_score", b"cpu_score", "docker_status", b"docker_status", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "hostname", b"hostname", "instance", b"instance", "kind", b"kind", "location", b"location", "max_tasks", b"max_tasks", "memory_gb", b"memory_gb", "node_id", b"node_id", "port", b"port"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_strangers_without_isolation", b"accepts_strangers_without_isolation", "again", b"again", "agent_version", b"agent_version", "cpu_cores", b"cpu_cores", "cpu_score", b"cpu_score", "docker_status", b"docker_status", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "hostname", b"hostname", "instance", b"instance", "isolation", b"isolation", "kind", b"kind", "location", b"location", "max_tasks", b"max_tasks", "memory_gb", b"memory_gb", "node_id", b"node_id", "port", b"port"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -839,6 +848,8 @@ class WorkerNodeInfo(_message.Message):
     RELATIVE_SPEED_FIELD_NUMBER: _builtins.int
     HISTORY_WEIGHT_FIELD_NUMBER: _builtins.int
     ON_PROBATION_FIELD_NUMBER: _builtins.int
+    ISOLATION_FIELD_NUMBER: _builtins.int
+    OWNER_ONLY_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     hostname: _builtins.str
     cpu_cores: _builtins.int
@@ -887,6 +898,10 @@ class WorkerNodeInfo(_message.Message):
     history_weight: _builtins.float
     on_probation: _builtins.bool
     """one task at a time until one succeeds"""
+    isolation: _builtins.str
+    """as registered: container, bubblewrap, user or none"""
+    owner_only: _builtins.bool
+    """takes its owner's tasks only"""
     def __init__(
         self,
         *,
@@ -927,10 +942,12 @@ class WorkerNodeInfo(_message.Message):
         relative_speed: _builtins.float = ...,
         history_weight: _builtins.float = ...,
         on_probation: _builtins.bool = ...,
+        isolation: _builtins.str = ...,
+        owner_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_cpu_score", b"capacity_cpu_score", "capacity_gpu_memory_gb", b"capacity_gpu_memory_gb", "capacity_gpu_score", b"capacity_gpu_score", "capacity_memory_mb", b"capacity_memory_mb", "cpu_cores", b"cpu_cores", "cpu_percent", b"cpu_percent", "cpu_score", b"cpu_score", "docker_status", b"docker_status", "draining", b"draining", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "history_weight", b"history_weight", "hostname", b"hostname", "kind", b"kind", "last_heartbeat", b"last_heartbeat", "location", b"location", "max_tasks", b"max_tasks", "memory_gb", b"memory_gb", "memory_percent", b"memory_percent", "node_id", b"node_id", "on_probation", b"on_probation", "owner", b"owner", "port", b"port", "region", b"region", "relative_speed", b"relative_speed", "reserved_cpu_score", b"reserved_cpu_score", "reserved_gpu_memory_gb", b"reserved_gpu_memory_gb", "reserved_gpu_score", b"reserved_gpu_score", "reserved_memory_gb", b"reserved_memory_gb", "reserved_memory_mb", b"reserved_memory_mb", "running_tasks", b"running_tasks", "status", b"status", "success_rate", b"success_rate", "trust_tier", b"trust_tier", "used_cpu_score", b"used_cpu_score", "used_memory_mb", b"used_memory_mb"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_cpu_score", b"capacity_cpu_score", "capacity_gpu_memory_gb", b"capacity_gpu_memory_gb", "capacity_gpu_score", b"capacity_gpu_score", "capacity_memory_mb", b"capacity_memory_mb", "cpu_cores", b"cpu_cores", "cpu_percent", b"cpu_percent", "cpu_score", b"cpu_score", "docker_status", b"docker_status", "draining", b"draining", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "history_weight", b"history_weight", "hostname", b"hostname", "isolation", b"isolation", "kind", b"kind", "last_heartbeat", b"last_heartbeat", "location", b"location", "max_tasks", b"max_tasks", "memory_gb", b"memory_gb", "memory_percent", b"memory_percent", "node_id", b"node_id", "on_probation", b"on_probation", "owner", b"owner", "owner_only", b"owner_only", "port", b"port", "region", b"region", "relative_speed", b"relative_speed", "reserved_cpu_score", b"reserved_cpu_score", "reserved_gpu_memory_gb", b"reserved_gpu_memory_gb", "reserved_gpu_score", b"reserved_gpu_score", "reserved_memory_gb", b"reserved_memory_gb", "reserved_memory_mb", b"reserved_memory_mb", "running_tasks", b"running_tasks", "status", b"status", "success_rate", b"success_rate", "trust_tier", b"trust_tier", "used_cpu_score", b"used_cpu_score", "used_memory_mb", b"used_memory_mb"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1159,6 +1176,7 @@ class AttemptSpec(_message.Message):
     MAX_RUN_SECONDS_FIELD_NUMBER: _builtins.int
     PACKAGE_FOLLOWS_FIELD_NUMBER: _builtins.int
     STOP_REQUESTED_FIELD_NUMBER: _builtins.int
+    OF_NODE_OWNER_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     task_id: _builtins.str
     attempt_number: _builtins.int
@@ -1174,6 +1192,8 @@ class AttemptSpec(_message.Message):
     package_follows: _builtins.bool
     """The package follows in package_chunk messages."""
     stop_requested: _builtins.bool
+    of_node_owner: _builtins.bool
+    """The task belongs to the owner of the node."""
     def __init__(
         self,
         *,
@@ -1191,10 +1211,11 @@ class AttemptSpec(_message.Message):
         max_run_seconds: _builtins.int = ...,
         package_follows: _builtins.bool = ...,
         stop_requested: _builtins.bool = ...,
+        of_node_owner: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "cpu_score", b"cpu_score", "gpu_memory_gb", b"gpu_memory_gb", "gpu_score", b"gpu_score", "image", b"image", "max_run_seconds", b"max_run_seconds", "memory_gb", b"memory_gb", "network", b"network", "package_bytes", b"package_bytes", "package_follows", b"package_follows", "package_sha256", b"package_sha256", "stop_requested", b"stop_requested", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "cpu_score", b"cpu_score", "gpu_memory_gb", b"gpu_memory_gb", "gpu_score", b"gpu_score", "image", b"image", "max_run_seconds", b"max_run_seconds", "memory_gb", b"memory_gb", "network", b"network", "of_node_owner", b"of_node_owner", "package_bytes", b"package_bytes", "package_follows", b"package_follows", "package_sha256", b"package_sha256", "stop_requested", b"stop_requested", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

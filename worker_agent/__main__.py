@@ -14,7 +14,9 @@ from pathlib import Path
 import grpc
 import structlog
 
+from nodepool import hardening
 from nodepool.errors import NodePoolError
+from nodepool.isolation import keeps_strangers_out
 from nodepool.node import default_max_tasks
 from proto import nodepool_pb2 as pb
 from worker_agent.agent import Agent, NodeSetup
@@ -22,7 +24,7 @@ from worker_agent.capacity import Hardware, probe_hardware
 from worker_agent.link import GatewayLink, LinkOptions
 from worker_agent.logs import set_up_logging
 from worker_agent.membership import ReplacedError
-from worker_agent.options import PASSWORD_VARIABLE, Options, RunnerChoice, parse_options
+from worker_agent.options import Options, RunnerChoice, parse_options
 from worker_agent.runners.base import Runner, RunRefusedError
 from worker_agent.runners.docker import DockerRunner
 from worker_agent.runners.process import ProcessRunner
@@ -33,14 +35,14 @@ log = structlog.get_logger(__name__)
 EXIT_REFUSED = 1
 # For whoever starts agents again: not this one, it would take the node back.
 EXIT_REPLACED = 3
-# Celery prefers these to what it is configured with, and the pool's broker user is not the agent's.
-_FOREIGN_VARIABLES = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")
 
 
 def main() -> int:
+    hardening.harden()
+    hardening.begin(os.environ)
     options = parse_options(sys.argv[1:], os.environ)
-    for name in (PASSWORD_VARIABLE, *_FOREIGN_VARIABLES):
-        os.environ.pop(name, None)
+    # Celery would prefer some of them to what it is configured with, and the pool's broker user is not ours.
+    hardening.forget_secrets()
     set_up_logging(options.log_level, options.node_id)
     try:
         return _run(options)
@@ -66,6 +68,7 @@ def _run(options: Options) -> int:
     )
     runner = _choose_runner(options)
     hardware = probe_hardware()
+    _say_whose_tasks(options, runner)
     agent = Agent(_setup(options, hardware, runner), link, runner, lambda: _say_online(options.node_id))
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: agent.ask_to_stop())
@@ -125,6 +128,28 @@ def _choose_runner(options: Options) -> Runner:
     return ProcessRunner(options.data_dir / "runner")
 
 
+def _say_whose_tasks(options: Options, runner: Runner) -> None:
+    level = runner.isolation
+    if keeps_strangers_out(level):
+        log.info(
+            "runs are kept from this machine: everybody's tasks run here", action="isolation", level=level
+        )
+    elif options.accepts_strangers:
+        log.warning(
+            "everybody's tasks run here, and can read whatever this agent can: its owner wants it so",
+            action="isolation",
+            level=level,
+        )
+    else:
+        log.warning(
+            "runs here could read whatever this agent can, so it takes the tasks of its owner only; install "
+            "bubblewrap or Docker to take others'",
+            action="isolation",
+            level=level,
+            owner=options.username,
+        )
+
+
 def _setup(options: Options, hardware: Hardware, runner: Runner) -> NodeSetup:
     """Overrides only take away: a node does not promise what it does not have."""
     score = min(options.cpu_score or hardware.cpu_score, hardware.cpu_score)
@@ -149,11 +174,14 @@ def _setup(options: Options, hardware: Hardware, runner: Runner) -> NodeSetup:
             kind="agent",
             max_tasks=max_tasks,
             agent_version=metadata.version("hivemind-nodepool"),
+            isolation=runner.isolation,
+            accepts_strangers_without_isolation=options.accepts_strangers,
         ),
         data_dir=options.data_dir,
         cores=hardware.cpu_cores,
         score_per_core=max(1.0, hardware.cpu_score / hardware.cpu_cores),
         max_tasks=max_tasks,
+        owner_only=not (keeps_strangers_out(runner.isolation) or options.accepts_strangers),
         grace_seconds=max(0.0, options.grace_seconds) if math.isfinite(options.grace_seconds) else 0.0,
     )
 

@@ -79,6 +79,7 @@ class NodeSetup:
     score_per_core: float
     max_tasks: int
     grace_seconds: float
+    owner_only: bool = False  # whatever the pool sends: runs here are kept from nothing
 
 
 class Agent:
@@ -119,6 +120,7 @@ class Agent:
             cores=setup.cores,
             score_per_core=setup.score_per_core,
             terms=self.terms,
+            owner_only=setup.owner_only,
             emit=self.handle,
             closing=self._closing.is_set,
         )

@@ -55,6 +55,7 @@ class Workshop:
     cores: int
     score_per_core: float
     terms: Callable[[], Terms]
+    owner_only: bool  # tasks of others are refused
     emit: Callable[[Event], None]
     closing: Callable[[], bool]  # nobody waits for acknowledgements any more
 
@@ -212,6 +213,11 @@ class Attempt:
         return self._end(execution, done, stream)
 
     def _job(self, spec: pb.AttemptSpec, terms: Terms) -> Job:
+        if self._shop.owner_only and not spec.of_node_owner:
+            # The pool knows, and should not have sent it; whoever sent it does not decide.
+            raise RunRefusedError(
+                "this node runs its owner's tasks only: others' could read its files"
+            )
         image = spec.image or terms.default_image
         if image not in terms.allowed_images:
             raise RunRefusedError(f"the image {image!r} is not one that this pool allows")

@@ -44,6 +44,7 @@ class Options:
     tls: bool
     ca_file: Path | None
     allow_insecure_plaintext: bool
+    accepts_strangers: bool
 
 
 def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
@@ -74,6 +75,7 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> O
         tls=given.tls or given.ca_file is not None,
         ca_file=given.ca_file,
         allow_insecure_plaintext=given.allow_insecure_plaintext,
+        accepts_strangers=given.let_strangers_read_this_machine,
     )
 
 
@@ -110,6 +112,12 @@ def _parser() -> argparse.ArgumentParser:
         "--allow-insecure-plaintext",
         action="store_true",
         help="no TLS though the gateway is another machine: password and code can be read on the way",
+    )
+    add(
+        "--let-strangers-read-this-machine",
+        action="store_true",
+        help="take everybody's tasks though nothing here keeps them from the files and processes that this "
+        "agent can read, its password too (default: such a node runs its owner's tasks only)",
     )
     return parser
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from nodepool.errors import NotFoundError, PermissionDeniedError
 from nodepool.history import HistoryRules
-from nodepool.node import ENGINE_AWAY, NodeFacts, NodeKind
+from nodepool.node import ENGINE_AWAY, NodeFacts, NodeKind, is_owner_only, isolation_of
 from nodepool.resources import Overcommit, Resources, capacity_of
 from nodepool.stores import record_store
 from nodepool.stores.attempt_records import history_of
@@ -85,6 +85,10 @@ def active_of(connection: Connection, owner_id: int) -> Sequence[Row[Any]]:
     return connection.execute(_WITH_OWNER.where(nodes.c.active, nodes.c.owner_id == owner_id)).all()
 
 
+def active_of_role(connection: Connection, role: str) -> Sequence[Row[Any]]:
+    return connection.execute(_WITH_OWNER.where(nodes.c.active, users.c.role == role)).all()
+
+
 def active_among(connection: Connection, node_ids: Sequence[str]) -> Sequence[Row[Any]]:
     """Of these nodes those that are active; not more ids than one statement takes."""
     return connection.execute(_WITH_OWNER.where(nodes.c.active, nodes.c.id.in_(node_ids))).all()
@@ -132,4 +136,9 @@ def registered_node(
         capacity=capacity,
         quality=history.as_of(now, rules).quality,
         owner_id=row.owner_id,
+        owner_only=is_owner_only(
+            row.kind,
+            isolation_of(row.isolation, row.docker_status),
+            accepts_strangers=row.accepts_strangers,
+        ),
     )

@@ -44,6 +44,7 @@ class Placement:
     number: int
     node_id: str
     claim: Claim
+    owner_id: int = 0  # of the task
 
     @property
     def attempt_id(self) -> str:

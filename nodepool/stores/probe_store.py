@@ -16,6 +16,7 @@ from nodepool.probes import Belief, Verdict
 from nodepool.stores import audit_ends, credit_store, task_store, user_store
 from nodepool.stores.credit_store import NewChange, change_id
 from nodepool.stores.replica_ends import Deciding
+from nodepool.stores.strangers import takes_strangers
 from nodepool.stores.tables import attempts, nodes, probes, tasks, users
 from nodepool.stores.user_store import Newcomer
 from nodepool.task import TaskKind, TaskState
@@ -30,6 +31,8 @@ _MAY_BE_PROBED = (
     & nodes.c.draining.is_(False)
     & (nodes.c.kind == NodeKind.AGENT)
     & (nodes.c.docker_status != ENGINE_AWAY)
+    # The pool's probes are a stranger's, too.
+    & takes_strangers()
 )
 
 

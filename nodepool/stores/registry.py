@@ -57,6 +57,7 @@ class RegisteredNode:
     capacity: Claim
     quality: float = 1.0  # 0-1, of its history
     owner_id: int = 0
+    owner_only: bool = False
 
 
 class Registry:
@@ -155,22 +156,25 @@ class Registry:
         with translated_errors():
             self._redis.set(keys.report(node_id), body, ex=keys.REPORT_TTL_SECONDS)
 
-    def reserve(self, node_id: str, attempt_id: str, claim: Claim, *, at: float) -> str:
-        """Check and subtract under the attempt's id. "ok" and "again" mean that it is reserved."""
+    def reserve(self, node_id: str, attempt_id: str, claim: Claim, *, at: float, owner_id: int = 0) -> str:
+        """Check and subtract under the attempt's id. "ok" and "again" mean that it is reserved.
+
+        `owner_id` is the task's owner.
+        """
         with translated_errors():
             answer = self._reserve(
                 keys=[keys.facts(node_id), keys.reserved(node_id), keys.assigned(node_id)],
-                args=[attempt_id, _entry(claim, at=at, stop=False), *_pairs(claim)],
+                args=[attempt_id, _entry(claim, at=at, stop=False), owner_id, *_pairs(claim)],
             )
         return cast(bytes, answer).decode()
 
-    def reserve_all(self, wanted: Sequence[tuple[str, str, Claim]], *, at: float) -> list[str]:
-        """`reserve` for many (node, attempt, claim) in one round trip, each whole or not at all."""
+    def reserve_all(self, wanted: Sequence[tuple[str, str, Claim, int]], *, at: float) -> list[str]:
+        """`reserve` for many (node, attempt, claim, task's owner) in one round trip, each whole or not."""
         with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
-            for node_id, attempt_id, claim in wanted:
+            for node_id, attempt_id, claim, owner_id in wanted:
                 self._reserve(
                     keys=[keys.facts(node_id), keys.reserved(node_id), keys.assigned(node_id)],
-                    args=[attempt_id, _entry(claim, at=at, stop=False), *_pairs(claim)],
+                    args=[attempt_id, _entry(claim, at=at, stop=False), owner_id, *_pairs(claim)],
                     client=pipe,
                 )
             return [cast(bytes, answer).decode() for answer in pipe.execute()]
@@ -246,6 +250,7 @@ def _facts(node: RegisteredNode) -> dict[str, str | int | float]:
         "draining": int(node.draining),
         "quality": node.quality,
         "owner": node.owner_id,
+        "owner_only": int(node.owner_only),
         **{f"capacity_{name}": getattr(node.capacity, name) for name in _CLAIM_FIELDS},
     }
 
@@ -288,6 +293,7 @@ def _view(node_id: str, facts: dict[bytes, bytes], reserved: dict[bytes, bytes],
         reserved=Claim(**{name: int(reserved.get(name.encode(), 0)) for name in RESOURCE_NAMES}),
         quality=float(facts.get(b"quality", 1.0)),
         owner_id=int(facts.get(b"owner", 0)),
+        owner_only=facts.get(b"owner_only") != b"0",
     )
 
 

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Row, bindparam, insert, or_, select, update
 
 from nodepool import ids
 from nodepool.node import NodeKind
+from nodepool.stores.strangers import takes_strangers
 from nodepool.stores.tables import attempts, node_records, nodes, owner_records, tasks, users
 from nodepool.task import FINAL_TASK_STATES, AttemptState, TaskKind, TaskState, check_task_transition
 
@@ -203,7 +204,10 @@ class Apart:
 def somebody_else(connection: Connection, taken: Collection[int], *, allow_pushed: bool) -> bool:
     """Whether another owner than these has a node that takes work."""
     query = select(nodes.c.id).where(
-        nodes.c.active, nodes.c.draining.is_(False), nodes.c.owner_id.not_in(sorted(taken))
+        nodes.c.active,
+        nodes.c.draining.is_(False),
+        nodes.c.owner_id.not_in(sorted(taken)),
+        takes_strangers(),
     )
     if not allow_pushed:
         query = query.where(nodes.c.kind == NodeKind.AGENT)

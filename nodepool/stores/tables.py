@@ -186,6 +186,9 @@ nodes = Table(
     Column("location", String(200), nullable=False),
     Column("region", String(16), nullable=False),
     Column("docker_status", String(200), nullable=False),
+    # As the agent tells (nodepool/isolation.py); empty: it does not, and docker_status says it.
+    Column("isolation", String(16), nullable=False, server_default=""),
+    Column("accepts_strangers", Boolean, nullable=False, server_default=text("false")),
     Column("max_tasks", Integer, nullable=False),
     Column("draining", Boolean, nullable=False, server_default=text("false")),
     Column("active", Boolean, nullable=False, server_default=text("true")),

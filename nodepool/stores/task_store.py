@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from nodepool import ids
-from nodepool.errors import ConflictError, NotFoundError, StaleAttemptError
+from nodepool.errors import ConflictError, NotFoundError, OwnerOnlyError, StaleAttemptError
 from nodepool.history import HistoryRules
+from nodepool.node import is_owner_only, isolation_of
 from nodepool.resources import Claim
 from nodepool.stores import attempt_records, hold_store, replica_store
 from nodepool.stores.attempt_records import Lock
@@ -148,10 +149,19 @@ def live_attempt(
 def claim_attempt(
     connection: Connection, attempt_id: str, node_id: str, owner_id: int, now: float
 ) -> Row[Any]:
-    """assigned -> running, and the task with it. Asked again while it runs, it answers the same."""
+    """assigned -> running, and the task with it. Asked again while it runs, it answers the same.
+
+    Raises OwnerOnlyError where the node has become one of its owner's alone since the task was placed.
+    """
     parent = replica_store.lock_parent_of(connection, ids.task_of_attempt(attempt_id))
     row = live_attempt(connection, attempt_id, node_id, owner_id, lock=True)
     if row.attempt_state == AttemptState.ASSIGNED:
+        if row.owner_id != owner_id and is_owner_only(
+            row.node_kind,
+            isolation_of(row.node_isolation, row.node_docker),
+            accepts_strangers=row.node_accepts_strangers,
+        ):
+            raise OwnerOnlyError(f"node {node_id} takes its owner's tasks only")
         check_attempt_transition(AttemptState.ASSIGNED, AttemptState.RUNNING)
         connection.execute(
             update(attempts)

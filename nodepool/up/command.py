@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import click
 from pydantic import ValidationError
 
+from nodepool import hardening
 from nodepool.settings import Settings
 from nodepool.up import plan
 from nodepool.up.files import DataDirInUseError, DirLock
@@ -69,16 +71,31 @@ def default_data_dir() -> Path:
     show_default=True,
     help="What tasks run in; auto: Docker where it works and has the image.",
 )
+@click.option(
+    plan.STRANGERS_OPTION,
+    "accept_strangers",
+    is_flag=True,
+    help="Where nothing keeps tasks from this machine's files and processes, run everybody's all the same.",
+)
 @click.option("--flower/--no-flower", default=True, show_default=True, help="The window on the pool.")
 def up(
-    data_dir: Path, grpc_port: int | None, flower_port: int, agents: int, runner: str, *, flower: bool
+    data_dir: Path,
+    grpc_port: int | None,
+    flower_port: int,
+    agents: int,
+    runner: str,
+    *,
+    accept_strangers: bool,
+    flower: bool,
 ) -> None:
     """Start the whole pool here: broker, gateway, dispatcher, Flower and agents. Ctrl-C stops it.
 
     Without REDIS_URL or REDIS_HOST an embedded Valkey is the broker, and without DATABASE_URL or
     DB_PATH a SQLite file is the database, both in the data directory.
     """
-    settings = read_settings()
+    hardening.harden()
+    settings, environment = read_settings(), dict(os.environ)
+    hardening.forget_secrets()
     wanted = Options(
         data_dir=data_dir.resolve(),
         grpc_port=settings.grpc_server_port if grpc_port is None else grpc_port,
@@ -86,6 +103,7 @@ def up(
         agents=agents,
         runner=runner,
         flower=flower,
+        accept_strangers=accept_strangers,
     )
     _make_data_dir(wanted.data_dir)
     try:
@@ -93,12 +111,12 @@ def up(
     except DataDirInUseError as error:
         raise click.ClickException(str(error)) from error
     try:
-        sys.exit(_run(settings, wanted))
+        sys.exit(_run(settings, wanted, environment))
     finally:
         lock.release()
 
 
-def _run(settings: Settings, wanted: Options) -> int:
+def _run(settings: Settings, wanted: Options, environment: Mapping[str, str]) -> int:
     """From the first part's start to the last one's end; the command's exit status."""
     supervisor = Supervisor(wanted.data_dir, say)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -112,16 +130,12 @@ def _run(settings: Settings, wanted: Options) -> int:
     )
     clean = False
     try:
-        Start(supervisor, settings, options, say).all()
+        Start(supervisor, settings, options, environment, say).all()
         supervisor.run()
     except StopRequestedError:
         pass
     except OperatorRefusedError as error:
-        raise click.ClickException(
-            f"the gateway does not let {settings.admin_username or plan.OPERATOR} in: {error}. "
-            "If the password was changed, write the new one into "
-            f"{options.data_dir / 'secrets' / 'operator'}, or into ADMIN_PASSWORD where that is set"
-        ) from error
+        raise click.ClickException(str(error)) from error
     finally:
         clean = supervisor.stop_all()
         say("stopped" if clean else "stopped, not all of it cleanly")

@@ -1,4 +1,4 @@
-"""What `hivemind up` asks of its gateway: whether it serves, a token of the operator, the nodes online.
+"""What `hivemind up` asks of its gateway: whether it serves, an account and its token, the nodes online.
 
 A client like any other: over gRPC, with no way around it.
 """
@@ -15,11 +15,12 @@ from proto import nodepool_pb2_grpc as rpc
 CALL_SECONDS = 3.0
 LOGIN_SECONDS = 10.0  # hashing a password is meant to be slow
 ONLINE = "ONLINE"
+_HOPELESS = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.PERMISSION_DENIED)
 _REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 
 class OperatorRefusedError(RuntimeError):
-    """The gateway does not let the operator in with the password that the data directory has."""
+    """The gateway lets nobody in with the password that the data directory has."""
 
 
 class GatewayLink:
@@ -42,8 +43,21 @@ class GatewayLink:
         except grpc.RpcError:
             return False
 
+    def register(self, username: str, password: str) -> bool | None:
+        """True: there is such an account now. False: there was one before. None: try again."""
+        request = pb.RegisterRequest(username=username, password=password)
+        try:
+            self._users.Register(request, timeout=LOGIN_SECONDS)
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.ALREADY_EXISTS:
+                return False
+            if error.code() in _HOPELESS:
+                raise OperatorRefusedError(error.details()) from error
+            return None
+        return True
+
     def log_in(self, username: str, password: str) -> bool:
-        """The gateway has made the user at its start. False: try again. Raises OperatorRefusedError."""
+        """False: try again. Raises OperatorRefusedError."""
         try:
             answer = self._users.Login(
                 pb.LoginRequest(username=username, password=password), timeout=LOGIN_SECONDS
@@ -57,14 +71,14 @@ class GatewayLink:
         self._token = answer.token
         return True
 
-    def online_nodes(self) -> frozenset[str]:
-        """Ids of the nodes that are online; none while the gateway is away. Call log_in() first."""
+    def online_nodes(self) -> dict[str, pb.WorkerNodeInfo]:
+        """The nodes that are online; none while the gateway is away. Call log_in() first."""
         metadata = (("authorization", f"Bearer {self._token}"),)
         try:
             answer = self._nodes.GetNodeList(pb.GetNodeListRequest(), metadata=metadata, timeout=CALL_SECONDS)
         except grpc.RpcError:
-            return frozenset()
-        return frozenset(node.node_id for node in answer.nodes if node.status == ONLINE)
+            return {}
+        return {node.node_id: node for node in answer.nodes if node.status == ONLINE}
 
     def close(self) -> None:
         self._channel.close()

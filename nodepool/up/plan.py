@@ -12,12 +12,14 @@ from pathlib import Path
 
 from celeryconfig import task_queues
 from nodepool.settings import Settings
+from nodepool.up import account
 from nodepool.up.supervisor import Part
 
 OPERATOR = "operator"
 FLOWER_USER = "flower"
 FLOWER_LOGIN = "FLOWER_BASIC_AUTH"
 DISPATCHER_PREFIX = "dispatcher@"
+STRANGERS_OPTION = "--let-strangers-read-this-machine"
 LOOPBACK = "127.0.0.1"
 _WILDCARDS = ("0.0.0.0", "::", "[::]", "")  # noqa: S104 - recognised, not bound
 _REDIS_FIELDS = frozenset({"redis_url", "redis_host", "redis_port", "redis_db"})
@@ -45,8 +47,9 @@ class Options:
     agents: int
     runner: str
     flower: bool
-    # Whose the agents are, and who is the pool's admin.
-    operator: str = OPERATOR
+    operator: str = OPERATOR  # the pool's admin
+    account: str = account.NAME  # whose the agents are
+    accept_strangers: bool = False  # also where nothing keeps their tasks from this machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,10 +112,10 @@ def gateway_environment(environment: Mapping[str, str], options: Options, secret
     return {**environment, "ADMIN_USERNAME": options.operator, "ADMIN_PASSWORD": secrets.operator}
 
 
-def agent_environment(base: Mapping[str, str], secrets: Secrets) -> dict[str, str]:
+def agent_environment(base: Mapping[str, str], password: str) -> dict[str, str]:
     """An agent gets none of the pool's settings: it is told all it needs when it enrols."""
     kept = {name: value for name, value in base.items() if not _is_of_the_pool(name)}
-    return {**kept, "HIVEMIND_PASSWORD": secrets.operator, "PYTHONUNBUFFERED": "1"}
+    return {**kept, "HIVEMIND_PASSWORD": password, "PYTHONUNBUFFERED": "1"}
 
 
 def _is_of_the_pool(name: str) -> bool:
@@ -170,13 +173,13 @@ def agent_name(number: int) -> str:
     return f"agent-{number}"
 
 
-def node_id(number: int, operator: str = OPERATOR) -> str:
-    return f"{operator}/{agent_name(number)}"
+def node_id(number: int, owner: str = account.NAME) -> str:
+    return f"{owner}/{agent_name(number)}"
 
 
-def worker_name(number: int, operator: str = OPERATOR) -> str:
+def worker_name(number: int, owner: str = account.NAME) -> str:
     """The agent's name as a Celery worker."""
-    return f"agent@{node_id(number, operator)}"
+    return f"agent@{node_id(number, owner)}"
 
 
 def agent_part(
@@ -185,13 +188,15 @@ def agent_part(
     name = agent_name(number)
     address = gateway_address(settings, options)
     argv = [
-        *_python("worker_agent"), "--gateway", address, "--username", options.operator, "--node", name,
+        *_python("worker_agent"), "--gateway", address, "--username", options.account, "--node", name,
         "--runner", options.runner, "--data-dir", str(options.data_dir / "agents" / name),
     ]  # fmt: skip
     if settings.grpc_tls_cert_file is not None:
         argv += ["--ca-file", str(settings.grpc_tls_cert_file.resolve())]
     elif settings.allow_insecure_plaintext:
         argv += ["--allow-insecure-plaintext"]
+    if options.accept_strangers:
+        argv += [STRANGERS_OPTION]
     if options.agents > 1:
         share = memory_share_gb(machine, options.agents)
         score = max(1, machine.cores * SCORE_OF_A_CORE // options.agents)

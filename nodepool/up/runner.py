@@ -24,7 +24,7 @@ class Choice:
 def choose(wished: str, image: str) -> Choice:
     """`wished` itself unless it is `auto`. Asks the engine, pulls nothing."""
     if wished == PROCESS:
-        return Choice(PROCESS, "tasks run as sandboxed processes")
+        return Choice(PROCESS, "tasks run as processes")
     try:
         client = docker.from_env(timeout=ENGINE_SECONDS)
     except DockerException:
@@ -42,4 +42,4 @@ def choose(wished: str, image: str) -> Choice:
             client.close()
     if wished == DOCKER:
         return Choice(DOCKER, f"{problem}: tasks that come now will be refused")
-    return Choice(PROCESS, f"{problem}: tasks run as sandboxed processes")
+    return Choice(PROCESS, f"{problem}: tasks run as processes")

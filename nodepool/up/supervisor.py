@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nodepool import hardening
 from nodepool.up import leash
 from nodepool.up.logs import bound, last_lines, open_log
 from nodepool.up.processes import end_leftovers, write_pid_file
@@ -38,7 +39,7 @@ class Part:
 
     name: str
     argv: Sequence[str]
-    env: Mapping[str, str]  # all of it
+    env: Mapping[str, str]  # all of it; secrets in it go to the program by a pipe (nodepool/hardening.py)
     stage: int
     stop_seconds: float  # from SIGTERM to SIGKILL
     umask: int = -1  # -1: the supervisor's own
@@ -76,12 +77,17 @@ class _Running:
         self.started_at = now
         log = open_log(self.log_path)
         self.log_offset = os.fstat(log).st_size
+        environment, secrets = hardening.split(self.part.env)
+        pipe = hardening.pipe_of(secrets) if secrets else None
+        if pipe is not None:
+            environment[hardening.PIPE_VARIABLE] = str(pipe)
         argv = [sys.executable, "-I", "-S", str(leash.__file__), str(os.getpid()), *self.part.argv]
         try:
             # A session of its own: Ctrl-C in the terminal reaches the supervisor only, which knows the order.
             self.process = subprocess.Popen(
                 argv,
-                env=dict(self.part.env),
+                env=environment,
+                pass_fds=() if pipe is None else (pipe,),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -90,6 +96,8 @@ class _Running:
             )
         finally:
             os.close(log)
+            if pipe is not None:
+                os.close(pipe)
         write_pid_file(self.pid_path, self.process.pid)
 
     def send(self, number: signal.Signals) -> None:

@@ -142,7 +142,7 @@ def finish(user: Account, up: Up) -> None:
 def test_when_it_says_ready_the_gateway_serves_and_both_agents_are_online(up: Up, user: Account) -> None:
     assert up.stubs().nodes.HealthCheck(pb.HealthCheckRequest(), timeout=5).healthy
     online = {node.node_id for node in user.node_list() if node.status == "ONLINE"}
-    assert online == {"operator/agent-1", "operator/agent-2"}
+    assert online == {"local/agent-1", "local/agent-2"}
     log = up.process.log()
     assert f"gateway         127.0.0.1:{up.grpc_port}" in log
     assert f"http://127.0.0.1:{up.flower_port}" in log
@@ -151,10 +151,22 @@ def test_when_it_says_ready_the_gateway_serves_and_both_agents_are_online(up: Up
 def test_it_tells_how_to_be_its_admin_and_that_works(up: Up) -> None:
     (line,) = (line for line in up.process.log().splitlines() if line.startswith("operator "))
     assert "user operator, an admin" in line
-    assert f"hivemind login operator --password-stdin < {up.data_dir / 'secrets' / 'operator'}" in line
+    assert f" login operator --password-stdin < {up.data_dir / 'secrets' / 'operator'}" in line
     operator = log_in(up.stubs(), "operator", up.secret("operator"))
     claims = jwt.decode(operator.token, options={"verify_signature": False})
     assert claims["role"] == "admin"
+
+
+def test_it_tells_how_to_be_the_one_who_owns_the_agents_and_that_is_no_admin(up: Up) -> None:
+    (line,) = (line for line in up.process.log().splitlines() if line.startswith("your account "))
+    file = up.data_dir / "secrets" / "local"
+    assert line.endswith(
+        f"hivemind --gateway 127.0.0.1:{up.grpc_port} login local --password-stdin < {file}"
+    )
+    local = log_in(up.stubs(), "local", up.secret("local"))
+    claims = jwt.decode(local.token, options={"verify_signature": False})
+    assert claims["role"] != "admin"
+    assert {node.owner for node in local.node_list()} == {"local"}
 
 
 def test_a_task_goes_through_it(up: Up, user: Account) -> None:
@@ -167,7 +179,7 @@ def test_flower_shows_the_dispatcher_and_both_agents(up: Up) -> None:
         return alive if len(alive) == 3 else {}
 
     alive = up.wait(all_there, "Flower has heard of all three")
-    assert {"agent@operator/agent-1", "agent@operator/agent-2"} < set(alive)
+    assert {"agent@local/agent-1", "agent@local/agent-2"} < set(alive)
     assert sum(name.startswith("dispatcher@") for name in alive) == 1
     assert all(alive.values())
 
@@ -175,13 +187,13 @@ def test_flower_shows_the_dispatcher_and_both_agents(up: Up) -> None:
 def test_flower_shows_the_queues_of_tiers_and_regions_and_of_nodes(up: Up) -> None:
     def names() -> set[str]:
         found = {queue["name"] for queue in up.flower("/api/queues/length")["active_queues"]}
-        return found if {"low.any", "node.operator/agent-2"} <= found else set()
+        return found if {"low.any", "node.local/agent-2"} <= found else set()
 
     found = up.wait(names, "Flower knows all queues")
-    assert {"high.asia", "normal.any", "low.any", "node.operator/agent-1", "node.operator/agent-2"} <= found
+    assert {"high.asia", "normal.any", "low.any", "node.local/agent-1", "node.local/agent-2"} <= found
     workers = up.flower("/api/workers")
     queues = {name: [queue["name"] for queue in worker["active_queues"]] for name, worker in workers.items()}
-    assert queues["agent@operator/agent-1"] == ["node.operator/agent-1"]
+    assert queues["agent@local/agent-1"] == ["node.local/agent-1"]
     assert [set(names) for names in queues.values()].count({queue.name for queue in task_queues}) == 1
 
 
@@ -194,7 +206,7 @@ def test_flower_asks_for_a_password_and_tells_no_secret(up: Up) -> None:
             refused.value.close()
     broker = (up.data_dir / "valkey" / "password").read_text().strip()
     shown = json.dumps(up.flower("/api/workers?refresh=1"))
-    for secret in (broker, *(up.secret(name) for name in ("jwt", "storage", "operator", "flower"))):
+    for secret in (broker, *(up.secret(name) for name in ("jwt", "storage", "operator", "local", "flower"))):
         assert secret not in shown
 
 
@@ -213,7 +225,7 @@ def test_flower_is_a_window_and_commands_nobody(up: Up) -> None:
 
 
 def test_its_secrets_are_in_files_for_their_owner_only(up: Up) -> None:
-    for name in ("jwt", "storage", "operator", "flower"):
+    for name in ("jwt", "storage", "operator", "local", "flower"):
         path = up.data_dir / "secrets" / name
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert len(up.secret(name)) >= 32
@@ -224,7 +236,7 @@ def test_its_secrets_are_in_files_for_their_owner_only(up: Up) -> None:
 
 def test_no_secret_is_in_a_log_or_on_a_command_line(up: Up) -> None:
     broker = (up.data_dir / "valkey" / "password").read_text().strip()
-    secrets = [broker, *(up.secret(name) for name in ("jwt", "storage", "operator", "flower"))]
+    secrets = [broker, *(up.secret(name) for name in ("jwt", "storage", "operator", "local", "flower"))]
     texts = [up.process.log(), *(file.read_text() for file in (up.data_dir / "logs").iterdir())]
     texts += [" ".join(psutil.Process(up.pid(part)).cmdline()) for part in PARTS]
     assert not [secret for secret in secrets for text in texts if secret in text]

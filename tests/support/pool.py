@@ -50,6 +50,8 @@ class PoolOptions:
     settings: Mapping[str, str] = field(default_factory=dict)
     database_url: str = ""
     agent_arguments: tuple[str, ...] = ()
+    # The tests' own programs are no strangers, and a machine may have neither bubblewrap nor root.
+    accept_strangers: bool = True
     flower: bool = False
 
 
@@ -226,7 +228,9 @@ class TestPool:
             [
                 *within, sys.executable, *program, "--gateway", self.address, "--username", owner.username,
                 "--node", name, "--location", location, "--runner", runner or self.options.runner,
-                "--data-dir", str(self.folder / f"agent-{name}"), *self.options.agent_arguments, *arguments,
+                "--data-dir", str(self.folder / f"agent-{name}"),
+                *((plan.STRANGERS_OPTION,) if self.options.accept_strangers else ()),
+                *self.options.agent_arguments, *arguments,
             ],
             {**self.base_environment(), "HIVEMIND_PASSWORD": owner.password},
             self.folder,

@@ -43,6 +43,7 @@ class RogueNode:
         facts = {
             "node_id": self.node_id, "hostname": "rogue", "cpu_cores": 4, "memory_gb": 4, "cpu_score": 4000,
             "location": "Asia", "kind": "agent", "docker_status": "unavailable", "max_tasks": 8,
+            "isolation": "bubblewrap",
         }  # fmt: skip
         request = pb.RegisterWorkerNodeRequest(**{**facts, **fields})
         stub = self.account.stubs.nodes

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert
 
+from nodepool.isolation import Isolation
 from nodepool.node import NodeFacts, NodeKind
 from nodepool.resources import Claim, Resources
 from nodepool.stores import node_store, placing, task_store
@@ -51,6 +52,7 @@ def add_node(connection: Connection, owner_id: int, node_id: str, *, now: float 
         "docker_status": "running",
         "kind": NodeKind.AGENT,
         "max_tasks": 8,
+        "isolation": Isolation.BUBBLEWRAP,
     }
     node_store.register(connection, NodeFacts(**{**defaults, **facts}), owner_id, now)
 

@@ -103,10 +103,10 @@ def test_an_agent_gets_its_password_and_none_of_the_pools_settings() -> None:
         "FLOWER_BASIC_AUTH": "a:b",
         "HIVEMIND_TOKEN": "x",
     }
-    assert plan.agent_environment(base, SECRETS) == {
+    assert plan.agent_environment(base, "the-agents-own") == {
         "PATH": "/bin",
         "DOCKER_HOST": "unix:///run/docker.sock",
-        "HIVEMIND_PASSWORD": SECRETS.operator,
+        "HIVEMIND_PASSWORD": "the-agents-own",
         "PYTHONUNBUFFERED": "1",
     }
 
@@ -156,12 +156,28 @@ def agent_argv(made: Settings, *, number: int = 1, agents: int = 1) -> list[str]
     return list(plan.agent_part(number, {}, made, options(agents=agents), MACHINE).argv)
 
 
+def test_agents_belong_to_the_local_account_and_never_to_the_admin(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    argv = agent_argv(settings(monkeypatch, tmp_path))
+    assert argv[argv.index("--username") + 1] == "local" != plan.OPERATOR
+
+
+def test_strangers_are_let_in_without_isolation_only_where_the_option_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made = settings(monkeypatch, tmp_path)
+    assert plan.STRANGERS_OPTION not in agent_argv(made)
+    asked = plan.agent_part(1, {}, made, options(accept_strangers=True), MACHINE).argv
+    assert plan.STRANGERS_OPTION in asked
+
+
 def test_several_agents_share_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     argv = agent_argv(settings(monkeypatch, tmp_path), number=2, agents=2)
     assert argv[argv.index("--memory-gb") + 1] == "6"
     assert argv[argv.index("--cpu-score") + 1] == "2000"
     assert argv[argv.index("--node") + 1] == "agent-2"
-    assert plan.node_id(2) == "operator/agent-2"
+    assert plan.node_id(2) == "local/agent-2"
     assert plan.worker_name(2, "ada") == "agent@ada/agent-2"
 
 

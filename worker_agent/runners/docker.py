@@ -115,6 +115,10 @@ class DockerRunner:
             raise _refusal(error, "") from error
         return ended
 
+    @property
+    def isolation(self) -> Isolation:
+        return Isolation.CONTAINER
+
     def problem(self) -> str:
         """Also removes what could not be removed while the engine was away: such a task may go on there."""
         try:
