@@ -215,9 +215,7 @@ class Attempt:
     def _job(self, spec: pb.AttemptSpec, terms: Terms) -> Job:
         if self._shop.owner_only and not spec.of_node_owner:
             # The pool knows, and should not have sent it; whoever sent it does not decide.
-            raise RunRefusedError(
-                "this node runs its owner's tasks only: others' could read its files"
-            )
+            raise RunRefusedError("this node runs its owner's tasks only: others' could read its files")
         image = spec.image or terms.default_image
         if image not in terms.allowed_images:
             raise RunRefusedError(f"the image {image!r} is not one that this pool allows")

@@ -10,6 +10,7 @@ from typing import Any
 
 from nodepool import regions
 from nodepool.limits import Limits, limits_of
+from nodepool.isolation import Isolation
 from nodepool.node import NodeKind, default_max_tasks
 from nodepool.task import DEFAULT_PRIORITY, LocationMode, TaskState
 from nodepool.trust import Tier, task_tier
@@ -116,6 +117,7 @@ class Workload:
                 "location": region,
                 "region": region,
                 "docker_status": "unavailable" if rng.random() < _WITHOUT_DOCKER else "running",
+                "isolation": Isolation.BUBBLEWRAP,
                 "max_tasks": default_max_tasks(machine.cores),
                 "registered_at": now,
                 "history_at": now,

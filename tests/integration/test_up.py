@@ -160,9 +160,7 @@ def test_it_tells_how_to_be_its_admin_and_that_works(up: Up) -> None:
 def test_it_tells_how_to_be_the_one_who_owns_the_agents_and_that_is_no_admin(up: Up) -> None:
     (line,) = (line for line in up.process.log().splitlines() if line.startswith("your account "))
     file = up.data_dir / "secrets" / "local"
-    assert line.endswith(
-        f"hivemind --gateway 127.0.0.1:{up.grpc_port} login local --password-stdin < {file}"
-    )
+    assert line.endswith(f"hivemind --gateway 127.0.0.1:{up.grpc_port} login local --password-stdin < {file}")
     local = log_in(up.stubs(), "local", up.secret("local"))
     claims = jwt.decode(local.token, options={"verify_signature": False})
     assert claims["role"] != "admin"

@@ -1,0 +1,161 @@
+"""A task that looks for its machine's secrets: in files, in other processes, by ptrace. Small and bounded.
+
+It is told what to look for in a form that it does not find in itself, and reports where it saw that and
+which processes it could look into.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.environment import not_here
+
+# Of nobody: above the users that tasks get from an agent that is root.
+ORDINARY_UID = 61_999
+MARK = "SPIED "
+PROGRAM = r"""
+import base64, ctypes, json, os, sys, time
+
+needles = [base64.b64decode(text[::-1]) for text in json.loads('NEEDLES')]
+me, end = os.getpid(), time.monotonic() + 20
+family = {me, os.getppid()}
+seen, looked_into = [], {}
+libc = ctypes.CDLL(None, use_errno=True)
+
+def search(place, data):
+    for number, needle in enumerate(needles):
+        if needle in data:
+            seen.append([number, place])
+
+def read(place, limit=1 << 20):
+    try:
+        with open(place, 'rb', 0) as file:
+            search(place, file.read(limit))
+        return True
+    except (OSError, ValueError):
+        return False
+
+def memory(pid):
+    try:
+        lines = open(f'/proc/{pid}/maps').read().splitlines()
+        with open(f'/proc/{pid}/mem', 'rb', 0) as file:
+            for line in lines[:400]:
+                where, mode = line.split()[:2]
+                if 'rw' not in mode:
+                    continue
+                first, last = (int(part, 16) for part in where.split('-'))
+                file.seek(first)
+                search(f'/proc/{pid}/mem', file.read(min(last - first, 4 << 20)))
+        return True
+    except (OSError, ValueError):
+        return False
+
+for name in os.listdir('/proc'):
+    if not name.isdigit() or int(name) in family:
+        continue
+    pid = int(name)
+    ways = [what for what in ('environ', 'maps', 'auxv') if read(f'/proc/{pid}/{what}')]
+    ways += ['mem'] if memory(pid) else []
+    try:
+        for fd in os.listdir(f'/proc/{pid}/fd'):
+            ways.append('fd')
+            link = os.readlink(f'/proc/{pid}/fd/{fd}')
+            if link.startswith('/') and os.path.isfile(link):
+                read(f'/proc/{pid}/fd/{fd}')
+    except OSError:
+        pass
+    if libc.ptrace(0x4206, pid, 0, 0) == 0:
+        ways.append('ptrace')
+        libc.ptrace(17, pid, 0, 0)
+    if ways:
+        looked_into[name] = sorted(set(ways))
+
+files = 0
+for root in json.loads('ROOTS'):
+    for folder, folders, names in os.walk(root):
+        if time.monotonic() > end or files > 20000:
+            break
+        if os.path.abspath(folder) == os.getcwd():
+            continue
+        for name in names:
+            path = os.path.join(folder, name)
+            if os.path.isfile(path):
+                files += 1
+                read(path)
+print('MARK' + json.dumps({'seen': seen, 'looked_into': looked_into, 'files': files}))
+"""
+
+
+@dataclass(frozen=True)
+class Spied:
+    seen: list[str]  # "needle at place"
+    looked_into: dict[int, list[str]]  # process -> the ways
+
+    def of(self, pids: Iterable[int]) -> dict[int, list[str]]:
+        return {pid: self.looked_into[pid] for pid in pids if pid in self.looked_into}
+
+
+def spy(needles: Sequence[str], roots: Sequence[Path | str]) -> str:
+    """The program's source."""
+    told = [base64.b64encode(needle.encode()).decode()[::-1] for needle in needles]
+    return (
+        PROGRAM.replace("NEEDLES", json.dumps(told))
+        .replace("ROOTS", json.dumps([str(root) for root in roots]))
+        .replace("MARK", MARK)
+    )
+
+
+def spied(output: str) -> Spied:
+    line = next(line for line in output.splitlines() if line.startswith(MARK))
+    told = json.loads(line.removeprefix(MARK))
+    seen = [f"secret {number} in {place}" for number, place in told["seen"]]
+    return Spied(seen, {int(pid): ways for pid, ways in told["looked_into"].items()})
+
+
+def spy_as(uid: int, needles: Sequence[str], roots: Sequence[Path | str] = ()) -> Spied:
+    """Run here as a process of that user, without any sandbox."""
+    done = subprocess.run(
+        [sys.executable, "-c", spy(needles, roots)],
+        user=uid, group=uid, extra_groups=[], cwd="/", capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    return spied(done.stdout)
+
+
+def needs_ordinary_user() -> None:
+    """These tests become another user, who has to get at this Python."""
+    if os.geteuid() != 0:
+        not_here("root, to become another user")
+    try:
+        subprocess.run(
+            [sys.executable, "-c", "import grpc"],
+            user=ORDINARY_UID, group=ORDINARY_UID, extra_groups=[], cwd="/", check=True, capture_output=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        not_here("a Python that an ordinary user can run")
+
+
+def as_ordinary_user(*, bubblewrap: bool, folder: Path) -> tuple[str, ...]:
+    """A command that runs the rest of its line as an ordinary user, who finds bubblewrap or does not."""
+    path = os.environ["PATH"] if bubblewrap else without_bubblewrap(folder)
+    user = str(ORDINARY_UID)
+    return ("setpriv", "--reuid", user, "--regid", user, "--clear-groups", "env", f"PATH={path}")
+
+
+def without_bubblewrap(folder: Path) -> str:
+    """A PATH with every program of this machine but bubblewrap."""
+    place = folder / "programs"
+    if not place.exists():
+        place.mkdir()
+        for name in os.environ["PATH"].split(os.pathsep):
+            for program in Path(name).glob("*") if Path(name).is_dir() else ():
+                link = place / program.name
+                if program.name not in ("bwrap", "docker") and not link.is_symlink():
+                    link.symlink_to(program)
+    return str(place)
