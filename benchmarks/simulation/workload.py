@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from nodepool import regions
-from nodepool.limits import Limits, limits_of
 from nodepool.isolation import Isolation
+from nodepool.limits import Limits, limits_of
 from nodepool.node import NodeKind, default_max_tasks
 from nodepool.task import DEFAULT_PRIORITY, LocationMode, TaskState
 from nodepool.trust import Tier, task_tier

@@ -19,7 +19,7 @@ from tests.support.money import account, spendable
 OLD = {1: ("ada", 250), 2: ("bob", 0), 3: ("carol", 10**15)}
 
 
-def _alembic(database: Database, go: Any, revision: str) -> None:
+def alembic_to(database: Database, go: Any, revision: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(migrate.__file__).parent / "migrations"))
     with database.engine.connect() as connection:
@@ -37,7 +37,7 @@ def _alembic(database: Database, go: Any, revision: str) -> None:
 def old(database_url: str) -> Iterator[Database]:
     """A database of the version before, with users, of whom one has no account at all."""
     database = Database(database_url)
-    _alembic(database, command.upgrade, "0002")
+    alembic_to(database, command.upgrade, "0002")
     with database.engine.begin() as connection:
         for user_id, (name, balance) in {**OLD, 4: ("dora", None)}.items():
             connection.execute(
@@ -68,7 +68,7 @@ def test_old_balances_become_grants_and_the_ledger_is_right(old: Database) -> No
 
 def test_the_way_back_keeps_the_balances(old: Database) -> None:
     migrate.migrate(old)
-    _alembic(old, command.downgrade, "0002")
+    alembic_to(old, command.downgrade, "0002")
     query = text("SELECT user_id, balance FROM accounts ORDER BY user_id")
     assert [tuple(row) for row in old.read(lambda c: c.execute(query).all())] == [
         (1, 250),

@@ -93,6 +93,19 @@ def test_a_release_told_twice_gives_back_once(registry: Registry) -> None:
     assert _reserved(registry) == _sum(1)
 
 
+def test_a_node_of_its_owner_alone_takes_nobody_elses_task_whatever_a_dispatcher_thinks(
+    registry: Registry, valkey: TestValkey
+) -> None:
+    registry.put_node(replace(_node(), owner_id=7, owner_only=True))
+    assert registry.reserve(NODE, "t:1", CLAIM, at=NOW, owner_id=8) == "owner only"
+    assert registry.reserve(NODE, "t:2", CLAIM, at=NOW, owner_id=7) == "ok"
+    (view,) = registry.snapshot(15)
+    assert (view.owner_only, view.reserved) == (True, _sum(1))
+    # As a version wrote it that knew no such nodes.
+    valkey.admin.hdel(f"node:{NODE}:facts", "owner_only")
+    assert registry.reserve(NODE, "t:3", CLAIM, at=NOW, owner_id=8) == "owner only"
+
+
 def test_nothing_is_reserved_on_a_node_that_drains_or_is_gone(registry: Registry) -> None:
     registry.put_node(_node(draining=True))
     assert registry.reserve(NODE, "t:1", CLAIM, at=NOW) == "draining"

@@ -125,6 +125,7 @@ class TestPool:
     def _secret(self, name: str) -> str:
         path = self.folder / f"{name}.secret"
         if not path.exists():
+            path.touch(mode=0o600)
             path.write_text(secrets.token_hex(32))
         return path.read_text()
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.environment import not_here
+from tests.support.environment import ROOT, not_here
 
 # Of nobody: above the users that tasks get from an agent that is root.
 ORDINARY_UID = 61_999
@@ -37,8 +37,9 @@ def search(place, data):
 def read(place, limit=1 << 20):
     try:
         with open(place, 'rb', 0) as file:
-            search(place, file.read(limit))
-        return True
+            data = file.read(limit)
+        search(place, data)
+        return bool(data)
     except (OSError, ValueError):
         return False
 
@@ -119,37 +120,58 @@ def spied(output: str) -> Spied:
     return Spied(seen, {int(pid): ways for pid, ways in told["looked_into"].items()})
 
 
-def spy_as(uid: int, needles: Sequence[str], roots: Sequence[Path | str] = ()) -> Spied:
+def spy_as(uid: int, needles: Sequence[str], roots: Sequence[Path | str], folder: Path) -> Spied:
     """Run here as a process of that user, without any sandbox."""
-    done = subprocess.run(
-        [sys.executable, "-c", spy(needles, roots)],
-        user=uid, group=uid, extra_groups=[], cwd="/", capture_output=True, text=True, check=True, timeout=60,
-    )  # fmt: skip
+    command = [*as_user(uid, folder), "env", sys.executable, "-c", spy(needles, roots)]
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=True, timeout=60)
     return spied(done.stdout)
 
 
-def needs_ordinary_user() -> None:
+def needs_ordinary_user(folder: Path) -> None:
     """These tests become another user, who has to get at this Python."""
     if os.geteuid() != 0:
         not_here("root, to become another user")
-    try:
-        subprocess.run(
-            [sys.executable, "-c", "import grpc"],
-            user=ORDINARY_UID, group=ORDINARY_UID, extra_groups=[], cwd="/", check=True, capture_output=True,
-        )  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
-        not_here("a Python that an ordinary user can run")
+    command = [*as_user(ORDINARY_UID, folder), sys.executable, "-c", "import grpc"]
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        not_here(f"a Python that an ordinary user can run ({done.stderr.strip()[-200:]})")
+
+
+def as_user(uid: int, folder: Path) -> tuple[str, ...]:
+    """What runs the rest of the line as this user, who is shown Python also in root's own home."""
+    dropped = ("setpriv", "--reuid", str(uid), "--regid", str(uid), "--clear-groups")
+    needed = [Path(sys.base_prefix), Path(sys.prefix), ROOT]
+    hidden = next((it for path in needed for it in _hiding(path)), None)
+    if hidden is None:
+        return dropped
+    shown = [str(path) for path in needed if path.is_relative_to(hidden)]
+    return ("unshare", "--mount", "--propagation", "private", "sh", "-ec", _SHOWN, "sh",
+            str(hidden), str(folder / "shown"), " ".join(shown), *dropped)  # fmt: skip
+
+
+# In a mount namespace of its own: $1 becomes an empty folder that has only $3 in it. What follows is run.
+_SHOWN = """
+hidden=$1 kept=$2 paths=$3; shift 3
+for path in $paths; do mkdir -p "$kept$path"; mount --bind "$path" "$kept$path"; done
+mount -t tmpfs -o mode=755 none "$hidden"
+for path in $paths; do mkdir -p "$path"; mount --bind "$kept$path" "$path"; done
+exec "$@"
+"""
+
+
+def _hiding(path: Path) -> list[Path]:
+    """The folders above it that others cannot go through, the outermost first."""
+    return [it for it in reversed(path.resolve().parents) if not it.stat().st_mode & 0o001]
 
 
 def as_ordinary_user(*, bubblewrap: bool, folder: Path) -> tuple[str, ...]:
-    """A command that runs the rest of its line as an ordinary user, who finds bubblewrap or does not."""
+    """The same for an ordinary user, who finds bubblewrap or does not."""
     path = os.environ["PATH"] if bubblewrap else without_bubblewrap(folder)
-    user = str(ORDINARY_UID)
-    return ("setpriv", "--reuid", user, "--regid", user, "--clear-groups", "env", f"PATH={path}")
+    return (*as_user(ORDINARY_UID, folder), "env", f"PATH={path}")
 
 
 def without_bubblewrap(folder: Path) -> str:
-    """A PATH with every program of this machine but bubblewrap."""
+    """A PATH with every program of this machine but bubblewrap and Docker."""
     place = folder / "programs"
     if not place.exists():
         place.mkdir()

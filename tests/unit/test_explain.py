@@ -367,3 +367,13 @@ def test_what_can_never_run_stays_out_of_an_idle_pool(asked: Asked, nodes: list[
         resting = [replace(view, online=True, draining=False) for view in emptied(nodes)]
         patient = replace(asked, relaxed=asked.location_mode is LocationMode.PREFER)
         assert takers(patient, resting) == 0
+
+
+def test_where_only_owners_tasks_run_somebody_elses_is_told_what_its_owner_could_do() -> None:
+    pool = pool_of(node("eve/n", tier=Tier.LOW, owner_only=True, owner_id=7))
+    found = explain(asks(owner_id=8), pool)
+    assert found.can_never_run
+    assert placement.OWNER_ONLY in found.sentence()
+    (act,) = found.suggestions
+    assert act.sentence.startswith("the owner of eve/n installs bubblewrap or Docker")
+    assert explain(asks(owner_id=7), pool).decision.ranked == ("eve/n",)
