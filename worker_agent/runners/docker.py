@@ -115,10 +115,6 @@ class DockerRunner:
             raise _refusal(error, "") from error
         return ended
 
-    @property
-    def isolation(self) -> Isolation:
-        return Isolation.CONTAINER
-
     def problem(self) -> str:
         """Also removes what could not be removed while the engine was away: such a task may go on there."""
         try:
