@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from typing import Any
+from typing import Any, cast
 
 from celery import signals
 from celery.app.task import Task
@@ -25,6 +25,17 @@ _SWITCH_SECONDS = 0.0005
 
 settings = Settings()
 app = queues.make_app(settings, "dispatcher")
+
+
+class _DeafWorker(app.Worker):  # type: ignore[name-defined, misc]
+    """Hears no other worker's events, whatever the command line says: kombu unpacks whatever it is sent,
+    and the channels of an agent whose name begins with `worker.` look like everybody's."""
+
+    def prepare_args(self, **options: Any) -> dict[str, Any]:
+        return {**super().prepare_args(**options), "without_gossip": True, "without_mingle": True}
+
+
+cast(Any, app).Worker = _DeafWorker
 
 
 class _Worker:

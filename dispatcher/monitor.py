@@ -2,8 +2,8 @@
 
 Flower learns a worker's queues by asking it over remote control. Agents run on other people's
 machines and have that turned off, so what Flower shows of them is read off their events; commands
-go to the pool's own dispatchers only. An agent may put any name into its events, so a name says
-nothing about who sent it.
+go to the pool's own dispatchers only. What is believed of an event stands in nodepool/worker_events.py,
+and how it gets here in monitor_events.py.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import redis
 from celery import Celery
-from celery.app.utils import find_app
 from flower.app import Flower
 from flower.command import apply_env_options, extract_settings
 from flower.inspector import Inspector
@@ -29,14 +29,19 @@ from flower.views.monitor import Metrics
 from tornado.ioloop import IOLoop, PeriodicCallback
 from tornado.web import authenticated
 
+from dispatcher.app import app
+from dispatcher.app import settings as pool
+from dispatcher.monitor_events import AGENT_PREFIX, PoolEvents
+from dispatcher.monitor_memory import MemoryLimit
 from nodepool import hardening
 from nodepool.errors import InvalidInputError
 from nodepool.ids import check_node_id
+from nodepool.stores.redis_client import connect
+from nodepool.worker_events import AGENT_TASKS
 
-AGENT_PREFIX = "agent@"
 DISPATCHER_PREFIX = "dispatcher@"
-AGENT_TASKS = ("worker_agent.execute", "worker_agent.stop")
 DEFAULT_PORT = 5555
+MEMORY_PERIOD_SECONDS = 1.0
 MAX_TASKS = 10_000
 WATCH_PERIOD_SECONDS = 0.5
 ASK_PERIOD_SECONDS = 2.0
@@ -137,13 +142,21 @@ class GuardedMetrics(Metrics):  # type: ignore[misc] # flower has no types
         await super().get()
 
 
-def build(capp: Celery) -> Flower:
+def build(capp: Celery, client: redis.Redis) -> Flower:
     """Flower on this Celery application with the options that are set by now."""
     extract_settings()
-    monitor = Flower(capp=capp, options=options, **settings)
-    monitor.inspector = PoolInspector(
-        monitor.io_loop, capp, options.inspect_timeout / 1000.0, monitor.events.state.workers
+    loop = IOLoop.current()
+    events = PoolEvents(
+        client,
+        capp,
+        loop,
+        max_workers_in_memory=options.max_workers,
+        max_tasks_in_memory=options.max_tasks,
     )
+    monitor = Flower(capp=capp, options=options, events=events, io_loop=loop, **settings)
+    inspector = PoolInspector(loop, capp, options.inspect_timeout / 1000.0, events.state.workers)
+    monitor.inspector = inspector
+    events.on_forget = lambda name: inspector.workers.pop(name, None)
     monitor.add_handlers(".*", [(r"/metrics", GuardedMetrics)])
     return monitor
 
@@ -170,13 +183,16 @@ def main(argv: list[str] | None = None) -> int:
     # Dispatchers and agents send events from their start; nobody has to be told to.
     options.enable_events = False
     os.environ.pop("FLOWER_UNAUTHENTICATED_API", None)
-    monitor = build(find_app("dispatcher"))
+    memory = MemoryLimit(pool.flower_memory_mb << 20)
+    memory.set()
+    monitor = build(app, connect(pool))
     hardening.forget_secrets()
     loop = monitor.io_loop
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.add_callback_from_signal(monitor.stop))
     port = monitor.start_http_server()
     PeriodicCallback(monitor.inspector.watch, WATCH_PERIOD_SECONDS * 1000).start()
+    PeriodicCallback(memory.look, MEMORY_PERIOD_SECONDS * 1000).start()
     logger.info("Flower listens on http://%s:%s", arguments.address, port)
     monitor.start()
     return 0

@@ -17,6 +17,7 @@ from kombu.exceptions import OperationalError
 
 from nodepool.envelope import Envelopes
 from nodepool.settings import Settings
+from nodepool.worker_events import CHANNEL_ENDS
 
 PLACE = "dispatcher.place"
 PUSH = "dispatcher.push"
@@ -51,6 +52,12 @@ def control_exchange(node_id: str) -> str:
 
 def event_exchange(node_id: str) -> str:
     return f"celeryev/{node_id}"
+
+
+def event_channels(node_id: str, database: int) -> list[str]:
+    """Every channel that a node's worker publishes events on; for an empty id the pool's own workers'."""
+    exchange = event_exchange(node_id) if node_id else "celeryev"
+    return [f"/{database}.{exchange}/{end}" for end in CHANNEL_ENDS]
 
 
 def make_app(settings: Settings, name: str = "nodepool") -> Celery:

@@ -167,6 +167,11 @@ class Settings(BaseSettings):
         10.0, gt=0, description="how long such a node may take to answer that it has taken a task"
     )
     agent_events: bool = Field(True, description="agents send Celery events, so that Flower shows them")
+    flower_memory_mb: int = Field(
+        512,
+        ge=128,
+        description="most memory of Flower, MiB; before it takes more it ends, to be started again",
+    )
 
     cpu_overcommit: float = Field(1.5, ge=1, le=16, description="CPU reserved on a node over its total")
     memory_overcommit: float = Field(

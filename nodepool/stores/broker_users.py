@@ -29,7 +29,8 @@ def rules(node_id: str, database: int) -> list[str]:
         f"(~{keys.report(node_id)} +set)",
         f"(%R~{keys.assigned(node_id)} +hgetall)",
         f"(%R~{keys.PACE} +get)",
-        f"(&/{database}.{queues.event_exchange(node_id)}/* +publish)",
+        # Each by its whole name: with a pattern, node `a` could speak as node `a/b`.
+        f"({' '.join(f'&{name}' for name in queues.event_channels(node_id, database))} +publish)",
     ]
 
 
