@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import redis
 
+from nodepool import bounded_json
 from nodepool.allocation import Use
 from nodepool.node import NodeKind, NodeView
 from nodepool.resources import MAX_AMOUNT, RESOURCE_NAMES, Claim
@@ -24,6 +25,7 @@ from nodepool.trust import Tier
 
 # A report is small; more than this is not one.
 MAX_REPORT_BYTES = 256 * 1024
+_MAX_REPORT_DEPTH = 4
 # However large they all are, one answer of the server can be held.
 _REPORTS_AT_ONCE = 200
 # A reservation that SQL does not know is left alone for this long: its placement may be about to commit.
@@ -305,7 +307,10 @@ def _report(size: int, body: bytes, pttl: int) -> Report | None:
     try:
         if size > MAX_REPORT_BYTES:
             raise ValueError
-        parsed = json.loads(body)
+        # Numbers are looked at one by one below.
+        parsed = bounded_json.loads(
+            body, max_bytes=MAX_REPORT_BYTES, max_depth=_MAX_REPORT_DEPTH, endless_numbers=True
+        )
         runs = {str(run["attempt_id"])[:200]: run for run in parsed.get("running", [])[:512]}
         uses = {name: use for name, run in runs.items() if (use := _use(run)) is not None}
         percents = _percent(parsed["cpu_percent"]), _percent(parsed["memory_percent"])

@@ -23,8 +23,8 @@ TOP_KEYS = {"services", "volumes"}
 # Of the Compose specification, what these files use: a misspelt key would be refused, or worse, ignored.
 SERVICE_KEYS = {
     "cap_add", "cap_drop", "command", "depends_on", "env_file", "environment", "healthcheck", "image", "init",
-    "logging", "ports", "read_only", "restart", "security_opt", "shm_size", "stop_grace_period", "tmpfs",
-    "user", "volumes",
+    "logging", "mem_limit", "ports", "read_only", "restart", "security_opt", "shm_size", "stop_grace_period",
+    "tmpfs", "user", "volumes",
 }  # fmt: skip
 HEALTH_KEYS = {"test", "interval", "timeout", "retries", "start_period"}
 VARIABLE = re.compile(r"\$\{(\w+)(?:(:[?-])([^}]*))?\}")
@@ -101,6 +101,12 @@ def test_a_part_of_ours_has_no_more_rights_than_it_needs(compose: dict[str, Any]
     else:
         assert "cap_add" not in part
         assert "user" not in part
+
+
+def test_flower_has_a_memory_limit_above_the_one_that_it_knows(compose: dict[str, Any]) -> None:
+    flower = compose["services"]["flower"]
+    assert flower["mem_limit"] == "${FLOWER_CONTAINER_MEMORY:-640m}"
+    assert flower["environment"]["FLOWER_MEMORY_MB"] == "${FLOWER_MEMORY_MB:-512}"
 
 
 @pytest.mark.parametrize("service", sorted(STATEFUL))

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import pytest
 import redis
+from celery import Celery
 
 from nodepool import queues
 from nodepool.node import NodeKind
@@ -61,11 +62,6 @@ class Window:
         found = re.search(pattern, self.get("/metrics"), re.MULTILINE)
         return float(found[1]) if found else 0.0
 
-    def peak_memory(self) -> int:
-        """The most that it ever had, bytes."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.findall(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)[0]) << 10
-
     def send(self, node_id: str, message: bytes, end: str = "worker.heartbeat") -> None:
         self.agents[node_id].publish(f"/0.{queues.event_exchange(node_id)}/{end}", message)
 
@@ -77,6 +73,12 @@ class Window:
         for page in PAGES:
             self.get(page)
         assert self.process.is_running
+
+
+def peak_memory(pid: int) -> int:
+    """The most that a process ever had, bytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.findall(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)[0]) << 10
 
 
 def node(node_id: str) -> RegisteredNode:
@@ -138,12 +140,12 @@ def test_a_small_event_that_unpacks_to_much_is_dropped_unopened(window: Window) 
     bomb = bad_events.bomb(EVIL)
     assert len(bomb) < 2048
     window.assert_works()
-    before, dropped = window.peak_memory(), window.dropped("compressed")
+    before, dropped = peak_memory(window.process.pid), window.dropped("compressed")
     for _ in range(5):
         window.send(EVIL, bomb)
     wait_until(lambda: window.dropped("compressed") == dropped + 5, "all five are dropped", 20)
     window.assert_works()
-    assert window.peak_memory() - before < 32 * MEBIBYTE
+    assert peak_memory(window.process.pid) - before < 32 * MEBIBYTE
 
 
 def test_whatever_a_node_sends_is_dropped_and_counted_and_nothing_of_it_stays(window: Window) -> None:
@@ -226,3 +228,37 @@ def test_who_talks_too_much_is_not_listened_to_for_a_while(window: Window) -> No
     assert window.dropped("rate") > dropped
     window.assert_works()
     assert window.process.log().count("events were dropped") <= 3
+
+
+def test_the_kernel_limits_its_memory(window: Window) -> None:
+    limits = Path(f"/proc/{window.process.pid}/limits").read_text()
+    assert re.search(rf"^Max data size\s+{512 * MEBIBYTE}\s+{512 * MEBIBYTE}\s", limits, re.MULTILINE)
+
+
+def test_a_dispatcher_is_deaf_to_what_nodes_send_whatever_its_command_line_says(
+    window: Window, tmp_path: Path
+) -> None:
+    """An agent whose node's name begins with `worker.` has channels that match those of Celery's gossip."""
+    environment = {
+        **window.process.env,
+        "CELERY_BROKER_URL": window.valkey.url,
+        "DB_PATH": str(tmp_path / "users.db"),
+        "TASK_STORAGE_PATH": str(tmp_path / "storage"),
+        "JWT_SECRET_KEY": secrets.token_hex(32),
+    }
+    argv = [sys.executable, "-m", "celery", "-A", "dispatcher", "worker", "--pool", "threads", "-c", "1"]
+    log = tmp_path / "dispatcher.log"
+    dispatcher = TestProcess("dispatcher", argv, environment, tmp_path, log)
+    dispatcher.start()
+    try:
+        dispatcher.wait_for_line(" ready.")
+        before = peak_memory(dispatcher.pid)
+        for message in (bad_events.bomb(EVIL), b"no event", envelope(7, properties={"delivery_tag": None})):
+            window.send(EVIL, message)
+        # What is answered after it is answered having heard it, or not.
+        client = Celery(broker=window.valkey.url, set_as_current=False)
+        assert client.control.ping(timeout=10, limit=1)
+        assert peak_memory(dispatcher.pid) - before < 32 * MEBIBYTE
+        assert "connection" not in dispatcher.log().partition(" ready.")[2].lower()
+    finally:
+        dispatcher.kill()

@@ -176,6 +176,8 @@ LIES = {
     "null": b"null",
     "a list": b"[]",
     "deep": b"[" * 100_000,
+    "deep where it matters": b'{"cpu_percent": 1, "memory_percent": 1, "running": [{"attempt_id": [[1]]}]}',
+    "deep with words": b'{"a": "]]", "b": ' + b'[{"x": ' * 5000 + b"1" + b"}]" * 5000 + b"}",
     "too long": b'{"cpu_percent": 1, "memory_percent": 1, "running": []' + b" " * MAX_REPORT_BYTES + b"}",
     "infinite": b'{"cpu_percent": Infinity, "memory_percent": -Infinity, "running": []}',
     "NaN": b'{"cpu_percent": NaN, "memory_percent": "nan", "running": []}',

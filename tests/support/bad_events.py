@@ -8,6 +8,7 @@ import json
 import time
 import uuid
 import zlib
+from functools import lru_cache
 from typing import Any
 
 BOMB_BYTES = 96 << 20
@@ -35,7 +36,12 @@ def envelope(event: Any, **changes: Any) -> bytes:
     """As kombu writes it; `changes` are of its parts, `headers` and `properties` added to."""
     plain = changes.pop("plain", None)
     body = json.dumps(event).encode() if plain is None else plain
-    properties = {"delivery_mode": 1, "delivery_info": {"exchange": "x", "routing_key": "y"}, "priority": 0}
+    properties = {
+        "delivery_tag": str(uuid.uuid4()),
+        "delivery_mode": 1,
+        "delivery_info": {"exchange": "x", "routing_key": "y"},
+        "priority": 0,
+    }
     return json.dumps(
         {
             "body": base64.b64encode(body).decode(),
@@ -48,6 +54,7 @@ def envelope(event: Any, **changes: Any) -> bytes:
     ).encode()
 
 
+@lru_cache
 def bomb(node_id: str, size_bytes: int = BOMB_BYTES) -> bytes:
     """A heartbeat and so many blanks, in a few hundred bytes."""
     packer = bz2.BZ2Compressor()
