@@ -1,24 +1,49 @@
 """Tables that fit their terminal: columns get narrower, then go, in an order that the table names.
 
-Knows rich and nothing of what is shown.
+Every cell goes through `plain_text`, here and nowhere else, so that no column can forget it: brackets in it
+are no markup, and what would not be seen as it is gets a mark. Knows rich and nothing of what is shown.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from client.plain_text import harmless
 
 Item = TypeVar("Item")
 _GAP = 2
 # Below this a column that folds is not worth its lines.
 _LEAST_FOLDED = 12
+
+
+class PlainTable(Table):
+    """A table of rich's whose cells are taken by the letter."""
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        super().add_row(*(_plain_cell(cell) for cell in cells), **options)
+
+
+def plain(text: Text) -> Text:
+    """The same with its styles, and with characters that do no harm."""
+    shown = harmless(text.plain)
+    if shown != text.plain:
+        text = text.copy()
+        text.plain = shown  # as long as before, so that the styles stay where they are
+    return text
+
+
+def _plain_cell(cell: RenderableType | None) -> RenderableType | None:
+    if isinstance(cell, str):
+        return Text(harmless(cell))
+    return plain(cell) if isinstance(cell, Text) else cell
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +81,7 @@ class _Shown:
         self.form = form
         chosen = self.column.forms[form]
         self.title = chosen.title
-        self.cells = [chosen.cell(item) for item in items]
+        self.cells = [plain(chosen.cell(item)) for item in items]
         longest = max((cell_len(cell.plain) for cell in self.cells), default=0)
         # A column in which nothing is said is left out.
         self.width = max(longest, cell_len(self.title)) if longest else 0
@@ -126,9 +151,9 @@ def _line(cells: Sequence[Text], shown: Sequence[_Shown], console: Console) -> I
     yield Segment.line()
 
 
-def _folded(shown: Sequence[_Shown], width: int) -> Table:
+def _folded(shown: Sequence[_Shown], width: int) -> PlainTable:
     """What does not fit goes on below, in the columns that may fold."""
-    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
+    table = PlainTable(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
     room = width - _total([each for each in shown if not each.column.folds_at]) - _GAP
     for each in shown:
         folds = bool(each.column.folds_at)

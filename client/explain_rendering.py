@@ -9,13 +9,13 @@ import shlex
 from collections.abc import Iterator
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from client.columns import PlainTable
 from client.explanation import Explanation, Suggestion
 from client.models import TaskNeeds
+from client.plain_text import one_line
 from client.rendering import count_text
-from client.terminal import one_line
 from nodepool.task import FINAL_TASK_STATES, TaskState
 
 # A pool's list is short; what it says beyond that is not for eyes.
@@ -84,7 +84,7 @@ def _details(told: Explanation) -> Iterator[RenderableType]:
     facts = list(_facts(told))
     if facts:
         yield Text()
-        table = Table.grid(padding=(0, 2))
+        table = PlainTable.grid(padding=(0, 2))
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         for name, text in facts:
@@ -92,8 +92,8 @@ def _details(told: Explanation) -> Iterator[RenderableType]:
         yield table
 
 
-def _clauses(told: Explanation) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+def _clauses(told: Explanation) -> PlainTable:
+    table = PlainTable(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("NODES", justify="right", no_wrap=True)
     table.add_column("IN THE WAY", overflow="fold")
     for each in told.failed[:_MAX_LINES]:
@@ -108,8 +108,8 @@ def _clauses(told: Explanation) -> Table:
     return table
 
 
-def _suggestions(suggestions: tuple[Suggestion, ...]) -> Table:
-    table = Table.grid(padding=(0, 2))
+def _suggestions(suggestions: tuple[Suggestion, ...]) -> RenderableType:
+    table = PlainTable.grid(padding=(0, 2))
     table.add_column(no_wrap=True, style="cyan")
     table.add_column(overflow="fold")
     for each in suggestions[:_MAX_LINES]:

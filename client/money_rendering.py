@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from client.columns import PlainTable
 from client.money import Credit, CreditChange, Statement
 from client.operator import AdminAct, UserRecord
-from client.terminal import one_line
+from client.plain_text import one_line
 
 
 def moment_text(at: float) -> str:
@@ -29,8 +29,8 @@ def amount_text(amount: int) -> Text:
     return Text(f"{amount:+,}", "green" if amount > 0 else "")
 
 
-def _table(*columns: tuple[str, str]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+def _table(*columns: tuple[str, str]) -> PlainTable:
+    table = PlainTable(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for title, kind in columns:
         if kind == "number":
             table.add_column(title, justify="right", no_wrap=True)
@@ -39,7 +39,7 @@ def _table(*columns: tuple[str, str]) -> Table:
     return table
 
 
-def statement_table(statement: Statement) -> Table:
+def statement_table(statement: Statement) -> PlainTable:
     table = _table(
         ("SEQ", "number"), ("WHEN", "word"), ("KIND", "word"), ("AMOUNT", "number"), ("BALANCE", "number"),
         ("WITH", "word"), ("TASK", "word"), ("MEMO", "text"),
@@ -72,8 +72,8 @@ def credit_text(credit: Credit) -> RenderableType:
     return Group(*parts)
 
 
-def _limits(limits: dict[str, int]) -> Table:
-    table = Table.grid(padding=(0, 2))
+def _limits(limits: dict[str, int]) -> RenderableType:
+    table = PlainTable.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_column(justify="right")
     for name, most in limits.items():
@@ -81,7 +81,7 @@ def _limits(limits: dict[str, int]) -> Table:
     return table
 
 
-def _changes(changes: Sequence[CreditChange]) -> Table:
+def _changes(changes: Sequence[CreditChange]) -> PlainTable:
     table = _table(
         ("SEQ", "number"), ("WHEN", "word"), ("CHANGE", "number"), ("SCORE", "number"), ("WHY", "text"),
         ("NODE", "word"), ("TASK", "word"),
@@ -99,7 +99,7 @@ def _changes(changes: Sequence[CreditChange]) -> Table:
     return table
 
 
-def users_table(users: Iterable[UserRecord]) -> Table:
+def users_table(users: Iterable[UserRecord]) -> PlainTable:
     table = _table(
         ("USER", "word"), ("ROLE", "word"), ("SCORE", "number"), ("BALANCE", "number"), ("HELD", "number"),
         ("NODES", "number"), ("TASKS", "number"), ("SINCE", "word"), ("", "word"),
@@ -119,7 +119,7 @@ def users_table(users: Iterable[UserRecord]) -> Table:
     return table
 
 
-def acts_table(acts: Iterable[AdminAct]) -> Table:
+def acts_table(acts: Iterable[AdminAct]) -> PlainTable:
     table = _table(
         ("SEQ", "number"),
         ("WHEN", "word"),

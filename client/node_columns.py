@@ -12,8 +12,8 @@ from rich.text import Text
 
 from client.columns import Column, FittedTable, Form
 from client.nodes import Load, NodeInfo
+from client.plain_text import one_line
 from client.rendering import duration_text, status_text
-from client.terminal import one_line
 
 # Told apart by their shape as well: not every terminal, and not every eye, has colours.
 GLYPHS = ("█", "▒", "░")

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -22,12 +22,12 @@ from rich.progress import (
     TimeElapsedColumn,
     TransferSpeedColumn,
 )
-from rich.table import Table
+from rich.segment import Segment
 from rich.text import Text
 
-from client.columns import Column, FittedTable, Form
+from client.columns import Column, FittedTable, Form, PlainTable
 from client.models import AttemptInfo, ReplicaInfo, TaskInfo
-from client.terminal import one_line
+from client.plain_text import lines, one_line
 from nodepool.task import LocationMode
 
 # Wide enough that nothing is cut when the output is not for a screen.
@@ -79,7 +79,7 @@ def duration_text(seconds: float | None) -> str:
     return f"{seconds // _DAY_SECONDS:.0f} d {seconds % _DAY_SECONDS // _HOUR_SECONDS:.0f} h"
 
 
-def tasks_table(tasks: Sequence[TaskInfo], now: float) -> Table:
+def tasks_table(tasks: Sequence[TaskInfo], now: float) -> PlainTable:
     table = _table("TASK", "STATUS", "NODE", "AGE", "RUN TIME", "REASON")
     for task in tasks:
         reason = one_line(task.reason)
@@ -114,7 +114,7 @@ def task_details(task: TaskInfo, now: float) -> Group:
         "result": bytes_text(task.result_bytes) if task.has_result else "",
         "verified": _verification_text(task),
     }
-    table = Table.grid(padding=(0, 2))
+    table = PlainTable.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, text in rows.items():
@@ -140,7 +140,7 @@ def _verification_text(task: TaskInfo) -> str:
     return words.get(task.verification, task.verification)
 
 
-def replicas_table(replicas: Sequence[ReplicaInfo]) -> Table:
+def replicas_table(replicas: Sequence[ReplicaInfo]) -> PlainTable:
     """The runs whose results are compared; equal digests are equal results."""
     table = _table("RUN", "NODE", "STATE", "DIGEST", "VERDICT")
     for run in replicas:
@@ -181,12 +181,26 @@ def _amount(count: int) -> str:
     return bytes_text(count) if count else ""
 
 
+class PlainConsole(Console):
+    """The last door: whatever was forgotten before goes through `plain_text` here. Brackets are no markup.
+
+    Control codes of rich's own, for a screen that is drawn anew, pass: nothing of others is in them.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(lines(segment.text), segment.style)
+
+
 def stdout_console() -> Console:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name that this terminal's encoding lacks is shown as well as it can be.
         sys.stdout.reconfigure(errors="replace")
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_PIPE_COLUMNS)
+    console = PlainConsole()
+    return console if console.is_terminal else PlainConsole(width=_PIPE_COLUMNS)
 
 
 def show(renderable: RenderableType) -> None:
@@ -201,11 +215,11 @@ def transfer_bar(label: str, *, shown: bool) -> Iterator[Callable[[int, int], No
         yield lambda _done, _total: None
         return
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
-        console=Console(stderr=True),
+        console=PlainConsole(stderr=True),
         transient=True,
     )
     with bar:
@@ -222,13 +236,13 @@ class Spinner:
     def show(self, text: str) -> None:
         if not sys.stderr.isatty():
             return
-        shown = Text(one_line(text)).markup  # brackets in it are no markup
+        shown = one_line(text)
         if self._progress is None:
             self._progress = Progress(
                 SpinnerColumn(),
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 TimeElapsedColumn(),
-                console=Console(stderr=True),
+                console=PlainConsole(stderr=True),
                 transient=True,
             )
             self._progress.add_task(shown, total=None)
@@ -242,8 +256,8 @@ class Spinner:
             self._progress = None
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+def _table(*columns: str) -> PlainTable:
+    table = PlainTable(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for column in columns:
         table.add_column(column, no_wrap=column not in _WRAPPED_COLUMNS, overflow="fold")
     return table

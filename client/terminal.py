@@ -1,7 +1,9 @@
-"""Other people's text on this terminal: what a task or a pool says may be shown, not obeyed.
+"""A task's output on this terminal: it may be shown, not obeyed.
 
-Colours of a task's output pass; sequences that would move the cursor, set titles, write to the
-clipboard or ask the terminal to answer do not. Pure: bytes in, bytes out.
+It is the user's own program that speaks, so its colours pass; but it was run by a stranger, so sequences
+that would move the cursor, set titles, write to the clipboard or ask the terminal to answer do not, nor
+do marks that turn the order of letters around. Pure: bytes in, bytes out. A file or a pipe gets the bytes
+as they are, and does not come here. What others say of a task is `plain_text.py`'s.
 """
 
 from __future__ import annotations
@@ -15,15 +17,16 @@ _SEQUENCE = re.compile(
     rb"|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)"
     rb"|\x1b(?:[ -/]+[0-~]|[0-OQ-WYZ\\`-~])"
 )
-_UNFINISHED = re.compile(rb"(?:\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?|[ -/]*)?|\xc2)\Z")
-# The second kind is the C1 controls in UTF-8: one of them opens a sequence as ESC [ does.
-_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]")
+_UNFINISHED = re.compile(
+    rb"(?:\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?|[ -/]*)?|\xc2|\xe2[\x80\x81]?)\Z"
+)
+# The second kind is the C1 controls in UTF-8: one of them opens a sequence as ESC [ does. The third are
+# U+202A-202E and U+2066-2069, embeddings, overrides and isolates of another direction of writing.
+_CONTROL = re.compile(
+    rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\xaa-\xae]|\xe2\x81[\xa6-\xa9]"
+)
+_PLAIN = re.compile(rb"\x1b\[[0;:]*m")
 _MAX_PENDING_BYTES = 4096
-
-
-def one_line(text: str) -> str:
-    """Text from elsewhere, on one line and without control characters."""
-    return "".join(c if c.isprintable() else " " for c in text).strip()
 
 
 class OutputFilter:
@@ -31,6 +34,14 @@ class OutputFilter:
 
     def __init__(self) -> None:
         self._pending = b""
+        self._coloured = False
+
+    def plain(self) -> bytes:
+        """What takes back the colours that are on, before somebody else says something."""
+        if not self._coloured:
+            return b""
+        self._coloured = False
+        return b"\x1b[0m"
 
     def feed(self, data: bytes) -> bytes:
         data = self._pending + data
@@ -47,6 +58,7 @@ class OutputFilter:
             parts.append(_CONTROL.sub(b"", data[position : match.start()]))
             if _COLOUR.fullmatch(match[0]):
                 parts.append(match[0])
+                self._coloured = not _PLAIN.fullmatch(match[0])
             position = match.end()
         parts.append(_CONTROL.sub(b"", data[position:]))
         return parts

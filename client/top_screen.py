@@ -14,8 +14,8 @@ from rich.text import Text
 
 from client.node_columns import ASCII_GLYPHS, GLYPHS, bar, gib_text, top_table
 from client.nodes import Load, NodeInfo, NodeOrder, Totals, in_order, totals_of
+from client.plain_text import one_line
 from client.rendering import duration_text
-from client.terminal import one_line
 
 _BAR_CELLS = 24
 _NARROW_BELOW, _NARROW_BAR_CELLS = 72, 10

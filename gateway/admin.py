@@ -23,6 +23,7 @@ from nodepool.stores import (
     user_store,
 )
 from nodepool.stores.user_store import User
+from nodepool.words import is_plain
 from proto import nodepool_pb2 as pb
 
 if TYPE_CHECKING:
@@ -196,6 +197,6 @@ def _reason(text: str, *, needed: bool = True) -> str:
     reason = text.strip()
     if needed and not reason:
         raise InvalidInputError("say why: the reason is kept with the act")
-    if len(reason) > _MAX_REASON or not reason.isprintable():
+    if len(reason) > _MAX_REASON or not is_plain(reason):
         raise InvalidInputError(f"the reason must be at most {_MAX_REASON} printable characters")
     return reason

@@ -7,35 +7,26 @@ what cannot be read within bounds has no digest.
 from __future__ import annotations
 
 import hashlib
-import re
-import struct
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import translate
-from io import UnsupportedOperation
-from typing import IO, Any
+from typing import IO
 
 from nodepool.errors import InvalidInputError
+from nodepool.globs import MAX_PATTERN_CHARACTERS, Globs, count_classes
+from nodepool.results import RESULT_BOUNDS
 from nodepool.task import Outcome
+from nodepool.words import is_plain
+from nodepool.zip_listing import UNREADABLE, ListingError, Tree, check_places, read_listing
 
 MAX_PATTERNS = 32
-MAX_PATTERN_CHARACTERS = 200
+MAX_CLASSES = 64
 # What the agent adds to the working directory; the output is compared where a task makes nothing else.
 OUTPUT_FILE = "task_logs.txt"
 _ADDED = frozenset({"execution_log.txt", OUTPUT_FILE, "task_stopped.txt"})
 # Python keeps times in there.
 _CACHE = "/__pycache__/"
-# The listing of a ZIP is read in one piece: 8 MiB are some ten thousands of files.
-_MAX_LISTING_BYTES = 8 << 20
 _CHUNK_BYTES = 1 << 18
-_ENCRYPTED_FLAG = 0x1
-_PACKINGS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
-_UNREADABLE = (
-    zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, OverflowError, ValueError,
-    NotImplementedError, RuntimeError, KeyError,
-)  # fmt: skip
 
 
 class IncomparableError(Exception):
@@ -60,7 +51,7 @@ def check_patterns(patterns: Sequence[str]) -> tuple[str, ...]:
     if len(patterns) > MAX_PATTERNS:
         raise InvalidInputError(f"compare_outputs takes at most {MAX_PATTERNS} patterns, not {len(patterns)}")
     for pattern in patterns:
-        if not 0 < len(pattern) <= MAX_PATTERN_CHARACTERS or not pattern.isprintable():
+        if not 0 < len(pattern) <= MAX_PATTERN_CHARACTERS or not is_plain(pattern):
             raise InvalidInputError(
                 f"each of compare_outputs must have 1 to {MAX_PATTERN_CHARACTERS} printable characters"
             )
@@ -68,6 +59,8 @@ def check_patterns(patterns: Sequence[str]) -> tuple[str, ...]:
             raise InvalidInputError(
                 f"compare_outputs names files of the result, such as out/*.csv, not {pattern[:60]!r}"
             )
+    if sum(map(count_classes, patterns)) > MAX_CLASSES:
+        raise InvalidInputError(f"compare_outputs takes at most {MAX_CLASSES} of [...] in all its patterns")
     return tuple(patterns)
 
 
@@ -99,15 +92,19 @@ def unlike_any_other(run_id: str) -> str:
 
 def _files(archive: IO[bytes], patterns: Sequence[str], max_bytes: int) -> dict[str, bytes]:
     """The SHA-256 of each file that the patterns name; of all where there are none."""
-    wanted = _matcher(patterns)
+    wanted = Globs(patterns) if patterns else None
     left = max_bytes
     found: dict[str, bytes] = {}
     try:
-        with zipfile.ZipFile(_Careful(archive)) as opened:
-            for entry in opened.infolist():
-                if entry.is_dir() or not wanted(entry.filename):
+        listing = read_listing(archive, RESULT_BOUNDS)
+        tree = Tree(RESULT_BOUNDS, folds=False)
+        for entry in listing.entries:
+            tree.add(entry.filename.rstrip("/"), is_folder=entry.is_dir())
+        check_places(archive, listing)
+        with zipfile.ZipFile(archive) as opened:
+            for entry in listing.entries:
+                if entry.is_dir() or (wanted is not None and not wanted.matches(entry.filename)):
                     continue
-                _check_entry(entry, found)
                 content = hashlib.sha256()
                 for chunk in _chunks(opened, entry):
                     left -= len(chunk)
@@ -115,48 +112,14 @@ def _files(archive: IO[bytes], patterns: Sequence[str], max_bytes: int) -> dict[
                         raise IncomparableError(f"it unpacks to more than {max_bytes} bytes")
                     content.update(chunk)
                 found[entry.filename] = content.digest()
-    except _UNREADABLE as error:
+    except ListingError as error:
+        raise IncomparableError(f"it {error}") from error
+    except UNREADABLE as error:
         raise IncomparableError(f"it is not a readable ZIP file: {str(error)[:200]}") from error
     return found
-
-
-def _check_entry(entry: zipfile.ZipInfo, found: dict[str, bytes]) -> None:
-    if entry.compress_type not in _PACKINGS or entry.flag_bits & _ENCRYPTED_FLAG:
-        raise IncomparableError("it is encrypted, or packed in an unusual way")
-    if entry.filename in found:
-        raise IncomparableError("it has two files of one name")
 
 
 def _chunks(opened: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[bytes]:
     with opened.open(entry) as source:
         while chunk := source.read(_CHUNK_BYTES):
             yield chunk
-
-
-def _matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
-    if not patterns:
-        return lambda _: True
-    # `*` is any characters here, also a slash.
-    any_of = re.compile("|".join(translate(pattern) for pattern in patterns))
-    return lambda name: any_of.match(name) is not None
-
-
-class _Careful:
-    """The file, but for reads of a length that only a hostile listing asks for."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-
-    def read(self, size: int = -1) -> bytes:
-        if size > _MAX_LISTING_BYTES:
-            raise zipfile.BadZipFile("its listing is too long")
-        if size < 0:
-            # Only the end of the file is read so, from near the end.
-            return self._file.read(_MAX_LISTING_BYTES)
-        return self._file.read(size)
-
-    def write(self, _data: bytes) -> int:
-        raise UnsupportedOperation("read only")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)

@@ -10,6 +10,7 @@ import hashlib
 import re
 
 from nodepool.errors import InvalidInputError
+from nodepool.words import is_plain
 
 _TASK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _MOVEMENT_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
@@ -28,7 +29,7 @@ def check_task_id(task_id: str) -> str:
 
 
 def check_node_id(node_id: str) -> str:
-    if not _NODE_ID.fullmatch(node_id):
+    if not _NODE_ID.fullmatch(node_id) or not is_plain(node_id):
         raise InvalidInputError(
             "node_id must be NAME or USER/NAME, each of at most 64 letters, digits, '.', '_', '@', '+' or '-'"
         )

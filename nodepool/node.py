@@ -9,6 +9,8 @@ from nodepool.errors import InvalidInputError
 from nodepool.isolation import Isolation, keeps_strangers_out
 from nodepool.resources import Claim, Resources
 from nodepool.trust import Tier, docker_works
+from nodepool.trust import Tier
+from nodepool.words import is_plain
 
 MAX_TASKS_LIMIT = 256
 # What an agent says of its containers' engine while that is gone: it runs nothing, and gets nothing.
@@ -61,7 +63,7 @@ class NodeFacts:
             raise InvalidInputError(f"max_tasks must be 0 to {MAX_TASKS_LIMIT}, not {self.max_tasks}")
         for name in ("hostname", "location", "gpu_name", "docker_status"):
             text = getattr(self, name)
-            if len(text) > _MAX_TEXT or not (text.isprintable()):
+            if len(text) > _MAX_TEXT or not is_plain(text):
                 raise InvalidInputError(f"{name} must be at most {_MAX_TEXT} printable characters")
         if self.isolation and self.isolation not in set(Isolation):
             raise InvalidInputError(f"isolation must be one of {', '.join(Isolation)}, or empty")

@@ -6,25 +6,31 @@ unpacks. Nothing here writes; entries are only read to the extent that the calle
 
 from __future__ import annotations
 
-import lzma
-import posixpath
 import stat
-import struct
 import zipfile
-import zlib
 from dataclasses import dataclass
 from typing import IO
 
 from nodepool.errors import InvalidPackageError
+from nodepool.words import is_plain
+from nodepool.zip_listing import (
+    MAX_NAME_BYTES,
+    UNREADABLE,
+    Bounds,
+    ListingError,
+    Tree,
+    check_places,
+    read_listing,
+)
 
 ENTRY_SCRIPTS = ("main.py", "task_script.py", "run.py", "app.py", "script.py")
 SHELL_ENTRY = "run.sh"
 REQUIREMENTS = "requirements.txt"
 # Small files of zeros are honest; the ratio is only asked of what unpacks to more than this.
 RATIO_FREE_BYTES = 1 << 20
-_ENCRYPTED_FLAG = 0x1
-_MAX_NAME_BYTES = 255
-_MAX_PATH_BYTES = 1024
+# Folders in each other; no package that people made by hand or by a tool comes near it.
+DEFAULT_MAX_DEPTH = 32
+_BLOCK_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,11 @@ class PackageLimits:
     max_unpacked_bytes: int = 512 << 20
     max_entries: int = 10_000
     max_ratio: int = 200
+    max_depth: int = DEFAULT_MAX_DEPTH
+
+    @property
+    def bounds(self) -> Bounds:
+        return Bounds(self.max_entries, self.max_depth)
 
 
 def check_package(file: IO[bytes], limits: PackageLimits, *, read_all: bool = False) -> list[zipfile.ZipInfo]:
@@ -41,27 +52,32 @@ def check_package(file: IO[bytes], limits: PackageLimits, *, read_all: bool = Fa
     is also decompressed, so that a wrong CRC and a size that lies are found.
     """
     try:
-        with zipfile.ZipFile(file) as archive:
-            entries = archive.infolist()
-            _check_entries(entries, limits)
-            if read_all:
+        listing = read_listing(file, limits.bounds)
+        entries = listing.entries
+        _check_entries(entries, limits)
+        check_places(file, listing)
+        if read_all:
+            with zipfile.ZipFile(file) as archive:
                 for entry in entries:
                     _check_content(archive, entry)
-            entry_script([entry.filename for entry in entries])
-            return entries
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-        struct.error,
-        EOFError,
-        OSError,
-        OverflowError,
-        ValueError,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:
+    except ListingError as error:
+        raise InvalidPackageError(f"the package {error}") from error
+    except UNREADABLE as error:
         raise InvalidPackageError(f"the package is not a readable ZIP file: {error}") from error
+    entry_script([entry.filename for entry in entries])
+    return entries
+
+
+def disk_bytes(entries: list[zipfile.ZipInfo]) -> int:
+    """What the entries take on a disk, generously: whole blocks, and one for every file and folder."""
+    folders: set[str] = set()
+    total = 0
+    for entry in entries:
+        path = entry.filename.rstrip("/")
+        total += (1 + -(-entry.file_size // _BLOCK_BYTES)) * _BLOCK_BYTES
+        while (path := path.rpartition("/")[0]) and path not in folders:
+            folders.add(path)
+    return total + len(folders) * _BLOCK_BYTES
 
 
 def entry_script(names: list[str]) -> str:
@@ -81,30 +97,13 @@ def entry_script(names: list[str]) -> str:
 def _check_entries(entries: list[zipfile.ZipInfo], limits: PackageLimits) -> None:
     if not entries:
         raise InvalidPackageError("the package is an empty ZIP file")
-    if len(entries) > limits.max_entries:
-        raise InvalidPackageError(
-            f"the package has {len(entries)} entries, more than the {limits.max_entries} allowed"
-        )
-    seen: set[str] = set()
-    files: set[str] = set()
+    tree = Tree(limits.bounds)
     unpacked = packed = 0
     for entry in entries:
-        name = _checked_name(entry)
-        key = name.casefold()
-        if key in seen:
-            raise InvalidPackageError(f"the package has two entries called {name[:100]!r}")
-        seen.add(key)
-        if not entry.is_dir():
-            files.add(key)
+        tree.add(_checked_name(entry), is_folder=entry.is_dir())
         unpacked += entry.file_size
         packed += entry.compress_size
     _check_sizes(unpacked, packed, limits)
-    for key in seen:
-        parent = posixpath.dirname(key)
-        while parent:
-            if parent in files:
-                raise InvalidPackageError(f"the package uses {parent[:100]!r} as a file and as a folder")
-            parent = posixpath.dirname(parent)
 
 
 def _check_sizes(unpacked: int, packed: int, limits: PackageLimits) -> None:
@@ -122,17 +121,15 @@ def _checked_name(entry: zipfile.ZipInfo) -> str:
     name = entry.filename
     shown = repr(name[:100])
     # zipfile cuts the name at a NUL; orig_filename still has it.
-    if "\0" in entry.orig_filename or "\\" in entry.orig_filename or not name.isprintable():
+    if "\0" in entry.orig_filename or "\\" in entry.orig_filename or not is_plain(name):
         raise InvalidPackageError(f"the entry name {shown} has a character that is not allowed")
     if name.startswith("/") or (len(name) > 1 and name[1] == ":"):
         raise InvalidPackageError(f"the entry {shown} has an absolute path")
     parts = name.rstrip("/").split("/")
     if any(part in {"", ".", ".."} for part in parts):
         raise InvalidPackageError(f"the entry {shown} leaves the package's folder or has an empty part")
-    if len(name.encode()) > _MAX_PATH_BYTES or any(len(p.encode()) > _MAX_NAME_BYTES for p in parts):
+    if any(len(part.encode()) > MAX_NAME_BYTES for part in parts):
         raise InvalidPackageError(f"the entry name {shown} is too long")
-    if entry.flag_bits & _ENCRYPTED_FLAG:
-        raise InvalidPackageError(f"the entry {shown} is encrypted; upload the package without a password")
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if kind not in {0, stat.S_IFREG, stat.S_IFDIR}:
         raise InvalidPackageError(

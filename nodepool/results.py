@@ -7,7 +7,13 @@ import zipfile
 from dataclasses import dataclass
 
 from nodepool.errors import InvalidInputError, TooLargeError
+from nodepool.zip_listing import UNREADABLE, Bounds, ListingError, check_end
 
+# What an agent packs, and what is read of what anybody packed: files and folders, and folders in each other.
+MAX_RESULT_ENTRIES = 100_000
+MAX_RESULT_DEPTH = 100
+# The agent's own files come on top.
+RESULT_BOUNDS = Bounds(MAX_RESULT_ENTRIES + 100, MAX_RESULT_DEPTH, listing_bytes_per_entry=160)
 _MAX_WORDS = 300
 
 
@@ -16,8 +22,12 @@ def check_result(data: bytes, max_bytes: int) -> None:
     if len(data) > max_bytes:
         raise TooLargeError(f"the result has {len(data)} bytes; at most {max_bytes} are taken")
     # Only the end is read: a listing of millions of entries must not cost the pool its memory.
-    if not zipfile.is_zipfile(io.BytesIO(data)):
-        raise InvalidInputError("the result is not a ZIP file")
+    try:
+        check_end(io.BytesIO(data), RESULT_BOUNDS)
+    except ListingError as error:
+        raise InvalidInputError(f"the result {error}") from error
+    except UNREADABLE as error:
+        raise InvalidInputError(f"the result is not a ZIP file: {error}") from error
 
 
 def printable(words: str) -> str:

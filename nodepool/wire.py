@@ -10,6 +10,7 @@ from nodepool.resources import Resources
 from nodepool.task import DEFAULT_PRIORITY, MAX_PRIORITY, LocationMode, Outcome, TaskState
 from nodepool.trust import TIERS
 from nodepool.voting import MAX_REPLICAS
+from nodepool.words import is_plain
 from proto import nodepool_pb2 as pb
 
 TASK_STATUS_WORDS = {
@@ -59,7 +60,7 @@ def needs_from_wire(request: pb.UploadTaskRequest) -> Resources:
 def gpu_name_from_wire(word: str) -> str:
     """Empty or `Any` is no wish."""
     name = word.strip()
-    if len(name) > _MAX_GPU_NAME or not name.isprintable():
+    if len(name) > _MAX_GPU_NAME or not is_plain(name):
         raise InvalidInputError(f"gpu_name must be at most {_MAX_GPU_NAME} printable characters")
     return "" if name.casefold() == "any" else name
 

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import IO
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
+from nodepool.results import MAX_RESULT_DEPTH, MAX_RESULT_ENTRIES
+from nodepool.zip_listing import MAX_PATH_BYTES
+
 EXECUTION_LOG = "execution_log.txt"
 TASK_LOGS = "task_logs.txt"
 TASK_STOPPED = "task_stopped.txt"
-MAX_RESULT_ENTRIES = 100_000
 _RESERVED = frozenset({EXECUTION_LOG, TASK_LOGS, TASK_STOPPED})
 _COPY_BYTES = 1 << 18
 # Results are packed while the machine has other tasks to run: speed before size.
@@ -32,8 +34,11 @@ _OVERHEAD_BYTES = 48 << 10
 # Local header, central entry and extra fields of one member, without its name.
 _MEMBER_BYTES = 200
 DEFAULT_MAX_READ_BYTES = 2 << 30
-_MAX_PATH_BYTES = 4096
-_MAX_DEPTH = 100
+# A run can leave more files than get in; beyond so many nobody looks. And all their paths are in memory.
+_MAX_LOOKED_AT = 2 * MAX_RESULT_ENTRIES
+_MAX_NAMES_BYTES = 8 << 20
+# Every file is opened from the root, folder by folder: the deeper they lie, the fewer get in.
+_MAX_FOLDERS_OPENED = 1_000_000
 _DOS_FOLDER = 0x10
 
 
@@ -143,54 +148,78 @@ def _add_files(archive: _Archive, work_dir: Path) -> None:
     """Small files first: one large file must not crowd out all the others."""
     root = os.open(work_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        for _, path in sorted(_found(root, archive.left_out)):
-            _add_file(archive, root, path)
+        folders_left = _MAX_FOLDERS_OPENED
+        for _, path in sorted(_Look(root, archive.left_out).found()):
+            folders_left -= path.count("/")
+            if folders_left < 0:
+                archive.left_out.add(path, "too many files lie too deep")
+            else:
+                _add_file(archive, root, path)
     finally:
         os.close(root)
 
 
-def _found(root: int, left_out: _LeftOut) -> list[tuple[int, str]]:
-    """Size and path of every plain file, and of every folder with a slash at its end."""
-    found: list[tuple[int, str]] = []
-    waiting = [""]
-    while waiting:
-        folder = waiting.pop()
+@dataclass(slots=True)
+class _Look:
+    """Size and path of every plain file, and of every folder with a slash at its end; all of it bounded."""
+
+    root: int
+    left_out: _LeftOut
+    looked_at: int = 0
+    names_bytes: int = 0
+    files: list[tuple[int, str]] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=lambda: [""])
+
+    def found(self) -> list[tuple[int, str]]:
+        folders_left = _MAX_FOLDERS_OPENED
+        while self.waiting and self.looked_at <= _MAX_LOOKED_AT:
+            folder = self.waiting.pop()
+            folders_left -= folder.count("/")
+            if folders_left < 0:
+                self.left_out.add(folder, "too many folders lie too deep")
+                continue
+            try:
+                descriptor = _open_below(
+                    self.root, folder + ".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+                )
+            except OSError as error:
+                self.left_out.add(folder, f"cannot be read ({error.strerror})")
+                continue
+            try:
+                self._look_into(descriptor, folder)
+            finally:
+                os.close(descriptor)
+        return self.files
+
+    def _look_into(self, descriptor: int, folder: str) -> None:
+        with os.scandir(descriptor) as entries:
+            for entry in entries:
+                self.looked_at += 1
+                if self.looked_at > _MAX_LOOKED_AT:
+                    self.left_out.add(folder, f"nobody looks at more than {_MAX_LOOKED_AT} files")
+                    return
+                self._sort_out(folder + entry.name, entry)
+
+    def _sort_out(self, path: str, entry: os.DirEntry[str]) -> None:
         try:
-            descriptor = _open_below(root, folder + ".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            status = entry.stat(follow_symlinks=False)
         except OSError as error:
-            left_out.add(folder, f"cannot be read ({error.strerror})")
-            continue
-        try:
-            with os.scandir(descriptor) as entries:
-                for entry in entries:
-                    _sort_out(folder + entry.name, entry, found, waiting, left_out)
-        finally:
-            os.close(descriptor)
-    return found
-
-
-def _sort_out(
-    path: str,
-    entry: os.DirEntry[str],
-    found: list[tuple[int, str]],
-    waiting: list[str],
-    left_out: _LeftOut,
-) -> None:
-    try:
-        status = entry.stat(follow_symlinks=False)
-    except OSError as error:
-        left_out.add(path, f"cannot be read ({error.strerror})")
-        return
-    why = _why_not(path, status)
-    if not why and len(found) >= MAX_RESULT_ENTRIES:
-        why = f"there are more than {MAX_RESULT_ENTRIES} files"
-    if why:
-        left_out.add(path, why)
-    elif stat.S_ISREG(status.st_mode):
-        found.append((status.st_size, path))
-    else:
-        found.append((0, path + "/"))
-        waiting.append(path + "/")
+            self.left_out.add(path, f"cannot be read ({error.strerror})")
+            return
+        why = _why_not(path, status)
+        if not why and len(self.files) >= MAX_RESULT_ENTRIES:
+            why = f"there are more than {MAX_RESULT_ENTRIES} files"
+        if not why and self.names_bytes + len(path) > _MAX_NAMES_BYTES:
+            why = "the paths of all files together are too long"
+        if why:
+            self.left_out.add(path, why)
+            return
+        self.names_bytes += len(path.encode())
+        if stat.S_ISREG(status.st_mode):
+            self.files.append((status.st_size, path))
+        else:
+            self.files.append((0, path + "/"))
+            self.waiting.append(path + "/")
 
 
 def _why_not(path: str, status: os.stat_result) -> str:
@@ -200,7 +229,7 @@ def _why_not(path: str, status: os.stat_result) -> str:
         return "it is a link"
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         return "it is a device, pipe or socket"
-    if not _is_text(path) or len(path.encode()) > _MAX_PATH_BYTES or path.count("/") > _MAX_DEPTH:
+    if not _is_text(path) or len(path.encode()) >= MAX_PATH_BYTES or path.count("/") >= MAX_RESULT_DEPTH:
         return "its path is not text, or too long"
     return ""
 

@@ -107,7 +107,7 @@ def whoami(app: App) -> None:
     if app.json:
         app.answer({**jsonable(identity), "gateway": connection.gateway})
     else:
-        click.echo(f"{identity.username} at {connection.gateway}, until {_moment(identity)}")
+        app.say(f"{identity.username} at {connection.gateway}, until {_moment(identity)}")
 
 
 def _login(

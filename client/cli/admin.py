@@ -11,8 +11,8 @@ from client.cli.app import App, json_option, pass_app
 from client.cli.connect import connect
 from client.money_rendering import acts_table, users_table
 from client.operator import Operator
+from client.plain_text import one_line
 from client.rendering import jsonable, show
-from client.terminal import one_line
 
 _reason_option = click.option("--reason", required=True, help="Kept with the act.")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from client import config
+from client.plain_text import json_line, one_line
 
 _Function = TypeVar("_Function", bound=Any)
 
@@ -31,12 +31,16 @@ class App:
 
     def answer(self, value: Any) -> None:
         """The machine-readable answer: one JSON value on one line of stdout."""
-        click.echo(json.dumps(value, ensure_ascii=False))
+        click.echo(json_line(value))
+
+    def say(self, text: str) -> None:
+        """The answer in words: one line of stdout."""
+        click.echo(one_line(text))
 
     def notice(self, text: str) -> None:
-        """For people only."""
+        """For people only, on stderr."""
         if not self.json:
-            click.echo(text, err=True)
+            click.echo(one_line(text), err=True)
 
 
 pass_app = click.make_pass_decorator(App)

@@ -6,7 +6,6 @@ are found through the entry point group `hivemind.commands`; a broken one breaks
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ import click
 from client.cli.app import App
 from client.config import Wishes
 from client.errors import EXIT_CODE_MEANINGS, ClientError, ExitCode
+from client.plain_text import json_line, one_line
 from nodepool.errors import InvalidInputError, NodePoolError
 
 PLUGIN_GROUP = "hivemind.commands"
@@ -184,10 +184,9 @@ def _tell(app: App, code: str, message: str, hint: str, exit_code: int) -> int:
     line = " ".join(message.split()).rstrip(".")
     if app.json:
         error = {"code": code, "message": line, "hint": hint, "exit_code": int(exit_code)}
-        click.echo(json.dumps({"error": error}, ensure_ascii=False), err=True)
+        click.echo(json_line({"error": error}), err=True)
     else:
-        shown = "".join(c if c.isprintable() else " " for c in line)
-        click.echo(f"error: {shown}" + (f"; {hint}" if hint else ""), err=True)
+        click.echo(one_line(f"error: {line}" + (f"; {hint}" if hint else "")), err=True)
     return int(exit_code)
 
 
@@ -199,6 +198,6 @@ def _tell_click(error: click.ClickException, *, as_json: bool) -> None:
             "hint": "",
             "exit_code": error.exit_code,
         }
-        click.echo(json.dumps({"error": problem}, ensure_ascii=False), err=True)
+        click.echo(json_line({"error": problem}), err=True)
     else:
         error.show()

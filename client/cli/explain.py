@@ -49,7 +49,7 @@ def dry_run(app: App, path: Path, needs: TaskNeeds) -> None:
         }
         app.answer({"dry_run": True, "accepted": True, "package": packed, "explanation": jsonable(told)})
         return
-    click.echo(
+    app.say(
         f"{path}: {count_text(package.files, 'file')}, {bytes_text(package.size_bytes)} packed, "
         f"runs {package.entry_script}"
     )

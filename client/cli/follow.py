@@ -10,9 +10,10 @@ from typing import Protocol
 from client.cli.app import App, write_stdout
 from client.errors import ClientError
 from client.models import OutputEvent, StateEvent, TaskEvent, TaskInfo
+from client.plain_text import one_line
 from client.rendering import Spinner, bytes_text, duration_text, jsonable
 from client.sdk import NodePoolClient
-from client.terminal import OutputFilter, one_line
+from client.terminal import OutputFilter
 from client.watching import Position
 from nodepool.task import TaskState
 
@@ -113,6 +114,8 @@ class TerminalSink:
 
     def close(self) -> None:
         self.spinner.hide()
+        if self._filter and (end := self._filter.plain()):
+            write_stdout(end)
         if self._screen and not self._on_fresh_line:
             sys.stdout.write("\n")
             sys.stdout.flush()

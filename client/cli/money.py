@@ -10,8 +10,8 @@ from client.cli.app import App, json_option, pass_app
 from client.cli.connect import connect
 from client.errors import UnreachableError
 from client.money_rendering import credit_text, statement_table
+from client.plain_text import one_line
 from client.rendering import count_text, jsonable, show
-from client.terminal import one_line
 
 _LEDGER_GROUP = "hivemind.ledger"
 
@@ -28,7 +28,7 @@ def balance(app: App) -> None:
         app.answer({"username": username, "balance_cpt": found.balance, **jsonable(found)})
     else:
         held = f", and {found.held:,} CPT held for tasks" if found.held else ""
-        click.echo(f"{found.balance:,} CPT{held}")
+        app.say(f"{found.balance:,} CPT{held}")
 
 
 @click.command()

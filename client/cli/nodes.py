@@ -9,8 +9,8 @@ import click
 from client.cli.app import App, json_option, pass_app
 from client.cli.connect import connect
 from client.node_columns import ASCII_GLYPHS, GLYPHS, nodes_table
+from client.plain_text import one_line
 from client.rendering import jsonable, stdout_console
-from client.terminal import one_line
 
 
 @click.command()

@@ -116,7 +116,7 @@ def submit(
             if app.json:
                 app.answer(jsonable(sent))
             else:
-                click.echo(sent.task_id)
+                app.say(sent.task_id)
             return ExitCode.OK
         if app.json:
             app.answer({"event": "submitted", **jsonable(sent)})

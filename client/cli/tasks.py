@@ -13,8 +13,9 @@ from client.cli.connect import connect
 from client.cli.follow import follow
 from client.cli.submit import fetch, result_json
 from client.errors import ExitCode, RefusedError
+from client.plain_text import one_line
 from client.rendering import bytes_text, count_text, jsonable, show, task_details, tasks_table
-from client.terminal import OutputFilter, one_line
+from client.terminal import OutputFilter
 from nodepool.errors import InvalidInputError
 from nodepool.ids import check_task_id
 
@@ -68,7 +69,10 @@ def logs(app: App, task_id: str, *, follows: bool) -> int:
         app.answer({"task_id": task_id, "logs": text})
     else:
         data = text.encode()
-        write_stdout(OutputFilter().feed(data) if sys.stdout.isatty() else data)
+        if sys.stdout.isatty():
+            screen = OutputFilter()
+            data = screen.feed(data) + screen.plain()
+        write_stdout(data)
     return ExitCode.OK
 
 

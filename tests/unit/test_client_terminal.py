@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.terminal import OutputFilter, one_line
+from client.plain_text import harmless, json_line, one_line
+from client.terminal import OutputFilter
 
 
 @pytest.mark.parametrize(
@@ -22,6 +25,7 @@ from client.terminal import OutputFilter, one_line
         (b"\x1b[6nx\x1bcy\x1b(0z", b"xyz"),
         (b"bell\x07back\x08\x00", b"bellback"),
         (b"\xc2\x9b2Jx\xc2\xa7", b"2Jx\xc2\xa7"),
+        ("a\u202eb\u2066c\u2069 \u2028 \u05d0".encode(), "abc \u2028 \u05d0".encode()),
     ],
 )
 def test_colours_pass_and_commands_do_not(raw: bytes, shown: bytes) -> None:
@@ -51,4 +55,43 @@ def test_a_sequence_that_never_ends_does_not_hold_the_output_for_ever() -> None:
 
 
 def test_text_of_others_stays_on_one_line() -> None:
-    assert one_line(" a\nb\x1b[2Jc\x07 ") == "a b [2Jc"
+    assert one_line(" a\nb\x1b[2Jc\x07 ") == "a b\ufffd[2Jc\ufffd"
+
+
+HOSTILE = [
+    ("\x1b[31mred\x1b[0m", "\ufffd[31mred\ufffd[0m"),
+    ("al\u200bice", "al\ufffdice"),
+    ("\u202egnp.exe", "\ufffdgnp.exe"),
+    ("a\u3164b\u00ad\ufeff", "a\ufffdb\ufffd\ufffd"),
+    ("a\u2028b\u00a0c", "a b c"),
+    ("z" + "\u0301" * 9, "z" + "\u0301" * 3 + "\ufffd" * 6),
+    ("[red]亞洲[/red]", "[red]亞洲[/red]"),
+]
+
+
+@pytest.mark.parametrize(("text", "shown"), HOSTILE)
+def test_a_name_never_looks_like_another_one(text: str, shown: str) -> None:
+    assert harmless(text) == shown
+
+
+@given(st.text())
+def test_whatever_comes_as_many_characters_are_seen(text: str) -> None:
+    shown = harmless(text)
+    assert len(shown) == len(text)
+    assert shown.isprintable()
+
+
+@given(st.text())
+def test_json_says_the_same_and_tells_no_terminal_anything(text: str) -> None:
+    told = json_line({"text": text})
+    assert json.loads(told) == {"text": text}
+    assert told.isprintable()
+
+
+def test_colours_of_a_task_end_before_somebody_else_speaks() -> None:
+    screen = OutputFilter()
+    screen.feed(b"\x1b[8mhidden")
+    assert screen.plain() == b"\x1b[0m"
+    assert screen.plain() == b""
+    screen.feed(b"\x1b[31mred\x1b[0m")
+    assert screen.plain() == b""

@@ -147,7 +147,19 @@ def test_what_cannot_be_read_agrees_with_nobody() -> None:
 
 
 @pytest.mark.parametrize(
-    "patterns", [["a"] * 33, [""], ["a" * 201], ["a\nb"], ["/etc/passwd"], ["../out"], ["a/../b"]]
+    "patterns",
+    [
+        ["a"] * 33,
+        ["[ab]" * 33, "[a]" * 33],
+        ["a\u3164"],
+        ["a\u202eb"],
+        [""],
+        ["a" * 201],
+        ["a\nb"],
+        ["/etc/passwd"],
+        ["../out"],
+        ["a/../b"],
+    ],
 )
 def test_patterns_that_cannot_be_are_refused(patterns: list[str]) -> None:
     with pytest.raises(InvalidInputError, match="compare_outputs"):
