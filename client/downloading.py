@@ -22,6 +22,7 @@ def fetch_result(
     *,
     unpack_into: bool,
     overwrite: bool,
+    max_unpacked_bytes: int,
     progress: Callable[[int, int], None],
     status: Callable[[str], TaskInfo],
 ) -> ResultInfo:
@@ -38,7 +39,9 @@ def fetch_result(
         try:
             size = _download(gateway, task_id, part, progress, status)
             if unpack_into:
-                unpacked = unpack(part, destination, overwrite=overwrite)
+                unpacked = unpack(
+                    part, destination, overwrite=overwrite, max_unpacked_bytes=max_unpacked_bytes
+                )
                 return ResultInfo(
                     task_id=task_id,
                     path=destination,

@@ -16,11 +16,10 @@ from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import IO
 
-from pathspec import GitIgnoreSpec
-
 from client.errors import MissingError, RefusedError
+from client.ignoring import ignores_of
 from nodepool.errors import InvalidPackageError
-from nodepool.packages import PackageLimits, check_package, entry_script
+from nodepool.packages import PackageLimits, check_package, check_path, entry_script
 
 IGNORE_FILE = ".hivemindignore"
 # A line `!pattern` in the ignore file takes one of these back.
@@ -47,7 +46,6 @@ _FIXED_TIME = (1980, 1, 1, 0, 0, 0)
 _UNIX = 3
 _IN_MEMORY_BYTES = 16 << 20
 _CHUNK_BYTES = 1 << 20
-_MAX_IGNORE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +78,7 @@ class _Found:
     files: list[tuple[str, Path]] = field(default_factory=list)
     empty_folders: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    folders: int = 0
     unpacked_bytes: int = 0
 
 
@@ -153,7 +152,7 @@ def _entry(name: str, mode: int) -> zipfile.ZipInfo:
 
 
 def _collect(root: Path, limits: PackageLimits) -> _Found:
-    ignores = _ignores(root)
+    ignores = ignores_of(root / IGNORE_FILE, DEFAULT_IGNORES)
     found = _Found()
     waiting = [(root, "")]
     while waiting:
@@ -165,11 +164,13 @@ def _collect(root: Path, limits: PackageLimits) -> _Found:
                 if ignores.match_file(name + "/" if entry.is_dir(follow_symlinks=False) else name):
                     continue
                 kept += 1
+                _check_name(name, entry, limits)
                 if entry.is_dir(follow_symlinks=False):
+                    found.folders += 1
                     waiting.append((Path(entry.path), name + "/"))
                 else:
                     _add(found, entry, name)
-                _check_bounds(found, len(waiting), limits, root)
+                _check_bounds(found, limits, root)
         if prefix and not kept:
             found.empty_folders.append(prefix.rstrip("/"))
     found.warnings.sort()
@@ -186,32 +187,32 @@ def _add(found: _Found, entry: os.DirEntry[str], name: str) -> None:
         found.warnings.append(f"left out {name}: it is not a plain file")
 
 
-def _check_bounds(found: _Found, waiting: int, limits: PackageLimits, root: Path) -> None:
-    count = len(found.files) + len(found.empty_folders) + len(found.warnings) + waiting
+def _check_name(name: str, entry: os.DirEntry[str], limits: PackageLimits) -> None:
+    """What a pool would refuse after the upload is said before it, with the path."""
+    try:
+        check_path(name)
+    except InvalidPackageError as error:
+        raise RefusedError(
+            f"{entry.path!r}: {error}", hint=f"rename it, or name it in {IGNORE_FILE}"
+        ) from error
+    if name.count("/") + entry.is_dir(follow_symlinks=False) > limits.max_depth:
+        raise RefusedError(
+            f"{entry.path!r} is in more than {limits.max_depth} folders in each other",
+            hint=f"name what is not needed in {IGNORE_FILE}",
+        )
+
+
+def _check_bounds(found: _Found, limits: PackageLimits, root: Path) -> None:
+    count = len(found.files) + found.folders + len(found.warnings)
     if count > limits.max_entries:
         raise RefusedError(
-            f"{root} has more than {limits.max_entries} files; name what is not needed in {IGNORE_FILE}"
+            f"{root} has more than {limits.max_entries} files and folders; "
+            f"name what is not needed in {IGNORE_FILE}"
         )
     if found.unpacked_bytes > limits.max_unpacked_bytes:
         raise RefusedError(
             f"{root} has over {limits.max_unpacked_bytes} bytes; name what is not needed in {IGNORE_FILE}"
         )
-
-
-def _ignores(root: Path) -> GitIgnoreSpec:
-    lines = list(DEFAULT_IGNORES)
-    file = root / IGNORE_FILE
-    if file.is_file():
-        with file.open("rb") as source:
-            text = source.read(_MAX_IGNORE_BYTES + 1)
-        if len(text) > _MAX_IGNORE_BYTES:
-            raise RefusedError(f"{file} is larger than {_MAX_IGNORE_BYTES} bytes")
-        try:
-            lines += text.decode("utf-8-sig").splitlines()
-            return GitIgnoreSpec.from_lines(lines)
-        except ValueError as error:
-            raise RefusedError(f"{file} cannot be understood: {error}") from error
-    return GitIgnoreSpec.from_lines(lines)
 
 
 def _readable(name: str) -> str:

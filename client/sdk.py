@@ -44,6 +44,7 @@ from client.money import Balance, Credit, Statement, Transferred
 from client.nodes import NodeInfo, node_from_wire
 from client.operator import Operator
 from client.tokens import read_token
+from client.unpacking import MAX_UNPACKED_BYTES
 from client.uploading import Progress, new_task_id, silent, upload_task
 from client.watching import Position
 from proto import nodepool_pb2 as pb
@@ -234,10 +235,12 @@ class NodePoolClient:
         *,
         unpack: bool = False,
         overwrite: bool = False,
+        max_unpacked_bytes: int = MAX_UNPACKED_BYTES,
         progress: Progress | None = None,
     ) -> ResultInfo:
         """Fetch the result ZIP to the file `destination`, or unpack it into that directory.
 
+        It was made on a stranger's machine: one that unpacks to more than `max_unpacked_bytes` is refused.
         Nothing is at `destination` before all of it has arrived. Raises NotYetError while the task
         runs, RefusedError when something is there already and `overwrite` is false.
         """
@@ -247,6 +250,7 @@ class NodePoolClient:
             Path(destination),
             unpack_into=unpack,
             overwrite=overwrite,
+            max_unpacked_bytes=max_unpacked_bytes,
             progress=progress or silent,
             status=self.status,
         )

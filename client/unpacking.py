@@ -12,21 +12,31 @@ import secrets
 import shutil
 import stat
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from client.errors import BadResultError, RefusedError
+from nodepool.results import RESULT_BOUNDS
+from nodepool.words import is_plain
+from nodepool.zip_listing import (
+    MAX_NAME_BYTES,
+    MAX_PATH_BYTES,
+    UNREADABLE,
+    ListingError,
+    Tree,
+    check_places,
+    read_listing,
+)
 
-MAX_UNPACKED_BYTES = 8 << 30
-MAX_ENTRIES = 200_000
+MAX_UNPACKED_BYTES = 4 << 30
 _MAX_WARNINGS = 20
 _CHUNK_BYTES = 1 << 20
-_ENCRYPTED_FLAG = 0x1
-# As in packages. Folders nested deeper than this allows could not even be removed again.
-_MAX_PATH_BYTES = 1024
+_WINDOWS_DEVICES = frozenset(
+    {"CON", "PRN", "AUX", "NUL", "CLOCK$", "CONIN$", "CONOUT$"}
+    | {f"{port}{number}" for port in ("COM", "LPT") for number in "0123456789\u00b9\u00b2\u00b3"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,28 +92,56 @@ def _disk_errors(directory: Path) -> Iterator[None]:
 
 
 def _extract(archive_path: Path, root: Path, max_unpacked_bytes: int) -> Unpacked:
-    files: list[str] = []
     warnings: list[str] = []
-    room = max_unpacked_bytes
     try:
-        with zipfile.ZipFile(archive_path) as archive:
-            entries = archive.infolist()
-            if len(entries) > MAX_ENTRIES:
-                raise BadResultError(f"the result has {len(entries)} entries, more than {MAX_ENTRIES}")
-            for entry in entries:
-                problem = _problem(entry)
-                if problem:
-                    warnings.append(f"left out {entry.filename[:100]!r}: {problem}")
-                elif entry.is_dir():
-                    (root / entry.filename).mkdir(parents=True, exist_ok=True)
-                else:
-                    room = _write(archive, entry, root, room)
-                    files.append(entry.filename)
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        with archive_path.open("rb") as file:
+            listing = read_listing(file, RESULT_BOUNDS)
+            kept = _kept(listing.entries, warnings)
+            _check_size(kept, root, max_unpacked_bytes)
+            check_places(file, listing)
+            with zipfile.ZipFile(file) as archive:
+                for entry in kept:
+                    if entry.is_dir():
+                        (root / entry.filename).mkdir(parents=True, exist_ok=True)
+                    else:
+                        _write(archive, entry, root)
+    except ListingError as error:
+        raise BadResultError(f"the result {error}") from error
+    except UNREADABLE as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # this machine's disk
         raise BadResultError(f"the result is not a readable ZIP file: {error}") from error
     if len(warnings) > _MAX_WARNINGS:
         warnings[_MAX_WARNINGS:] = [f"left out {len(warnings) - _MAX_WARNINGS} more"]
-    return Unpacked(tuple(sorted(files)), tuple(warnings))
+    files = sorted(entry.filename for entry in kept if not entry.is_dir())
+    return Unpacked(tuple(files), tuple(warnings))
+
+
+def _kept(entries: list[zipfile.ZipInfo], warnings: list[str]) -> list[zipfile.ZipInfo]:
+    """What is unpacked; folders count that only paths name. Raises BadResultError or ListingError."""
+    tree = Tree(RESULT_BOUNDS, folds=False)
+    kept = []
+    for entry in entries:
+        problem = _problem(entry)
+        if problem:
+            warnings.append(f"left out {entry.filename[:100]!r}: {problem}")
+        else:
+            tree.add(entry.filename.removesuffix("/"), is_folder=entry.is_dir())
+            kept.append(entry)
+    return kept
+
+
+def _check_size(entries: list[zipfile.ZipInfo], root: Path, max_unpacked_bytes: int) -> None:
+    """Before anything is written. What an entry says of its size is held to when it is read."""
+    size = sum(entry.file_size for entry in entries)
+    if size > max_unpacked_bytes:
+        raise BadResultError(
+            f"the result unpacks to {size} bytes, more than the {max_unpacked_bytes} allowed; "
+            "that looks like a ZIP bomb",
+            hint="if you expect that much, allow it with --max-gib, or keep the ZIP with --zip",
+        )
+    if size > shutil.disk_usage(root).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _problem(entry: zipfile.ZipInfo) -> str:
@@ -112,22 +150,30 @@ def _problem(entry: zipfile.ZipInfo) -> str:
     parts = name.removesuffix("/").split("/")
     if name.startswith("/") or ".." in parts or os.path.splitdrive(name)[0]:
         raise BadResultError(f"the result's entry {name[:100]!r} would leave its directory")
-    if "\0" in entry.orig_filename or "\\" in name or not name.isprintable() or {"", "."} & set(parts):
+    if "\0" in entry.orig_filename or "\\" in name or not is_plain(name) or {"", "."} & set(parts):
         return "its name has characters that are not allowed"
-    if len(name.encode()) > _MAX_PATH_BYTES:
+    if len(name.encode()) > MAX_PATH_BYTES or any(len(part.encode()) > MAX_NAME_BYTES for part in parts):
         return "its path is too long"
-    if entry.flag_bits & _ENCRYPTED_FLAG:
-        return "it is encrypted"
+    if len(parts) > RESULT_BOUNDS.max_depth:
+        return "it is in too many folders"
+    if os.name == "nt" and not all(map(fits_windows, parts)):
+        return "Windows has another meaning for its name"
     kind = stat.S_IFMT(entry.external_attr >> 16)
     return "" if kind in {0, stat.S_IFREG, stat.S_IFDIR} else "it is a link or a device"
 
 
-def _write(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, root: Path, room: int) -> int:
-    """Write one file and answer how many more bytes may follow. What it says of its size is not believed."""
+def fits_windows(name: str) -> bool:
+    """Not a device, no stream of another file, and nothing that Windows would cut off."""
+    stem = name.split(".", maxsplit=1)[0].rstrip(" ").upper()
+    return stem not in _WINDOWS_DEVICES and not set(name) & set('<>:"|?*') and name[-1:] not in {".", " "}
+
+
+def _write(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, root: Path) -> None:
     path = root / entry.filename
     mode = 0o777 if (entry.external_attr >> 16) & 0o111 else 0o666
     # Exclusive: the directory is fresh, so whatever is there came from this very ZIP.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    room = entry.file_size
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, flags, mode)
@@ -137,20 +183,28 @@ def _write(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, root: Path, room: i
         while chunk := source.read(_CHUNK_BYTES):
             room -= len(chunk)
             if room < 0:
-                raise BadResultError(
-                    "the result unpacks to more bytes than allowed; that looks like a ZIP bomb"
-                )
+                raise BadResultError(f"the entry {entry.filename[:100]!r} is larger than it says")
             sink.write(chunk)
-    return room
 
 
 def _move(fresh: Path, directory: Path) -> None:
     if not directory.exists():
         fresh.rename(directory)
         return
-    for source in sorted(fresh.rglob("*")):
-        target = directory / source.relative_to(fresh)
+    moves = [(source, directory / source.relative_to(fresh)) for source in sorted(fresh.rglob("*"))]
+    for source, target in moves:
+        _check_target(source, target)
+    for source, target in moves:
         if source.is_dir():
-            target.mkdir(parents=True, exist_ok=True)
+            target.mkdir(exist_ok=True)
         else:
             source.replace(target)
+
+
+def _check_target(source: Path, target: Path) -> None:
+    """A result is never written through a link. Parents are asked before their children."""
+    if source.is_dir():
+        if target.is_symlink() or (target.exists() and not target.is_dir()):
+            raise RefusedError(f"{target} is a link or a file, and the result has a folder there")
+    elif target.is_dir() and not target.is_symlink():
+        raise RefusedError(f"{target} is a directory, and the result has a file there")

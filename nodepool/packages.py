@@ -15,6 +15,7 @@ from nodepool.errors import InvalidPackageError
 from nodepool.words import is_plain
 from nodepool.zip_listing import (
     MAX_NAME_BYTES,
+    MAX_PATH_BYTES,
     UNREADABLE,
     Bounds,
     ListingError,
@@ -117,25 +118,33 @@ def _check_sizes(unpacked: int, packed: int, limits: PackageLimits) -> None:
         )
 
 
-def _checked_name(entry: zipfile.ZipInfo) -> str:
-    name = entry.filename
-    shown = repr(name[:100])
-    # zipfile cuts the name at a NUL; orig_filename still has it.
-    if "\0" in entry.orig_filename or "\\" in entry.orig_filename or not is_plain(name):
+def check_path(path: str) -> None:
+    """A path of a file or folder in a package. Raises InvalidPackageError."""
+    shown = repr(path[:100])
+    if "\\" in path or not is_plain(path):
         raise InvalidPackageError(f"the entry name {shown} has a character that is not allowed")
-    if name.startswith("/") or (len(name) > 1 and name[1] == ":"):
+    if path.startswith("/") or path[1:2] == ":":
         raise InvalidPackageError(f"the entry {shown} has an absolute path")
-    parts = name.rstrip("/").split("/")
+    parts = path.split("/")
     if any(part in {"", ".", ".."} for part in parts):
         raise InvalidPackageError(f"the entry {shown} leaves the package's folder or has an empty part")
-    if any(len(part.encode()) > MAX_NAME_BYTES for part in parts):
+    if len(path.encode()) > MAX_PATH_BYTES or any(len(part.encode()) > MAX_NAME_BYTES for part in parts):
         raise InvalidPackageError(f"the entry name {shown} is too long")
+
+
+def _checked_name(entry: zipfile.ZipInfo) -> str:
+    name = entry.filename
+    path = name.removesuffix("/")
+    # zipfile cuts the name at a NUL; orig_filename still has it.
+    if "\0" in entry.orig_filename or "\\" in entry.orig_filename:
+        raise InvalidPackageError(f"the entry name {name[:100]!r} has a character that is not allowed")
+    check_path(path)
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if kind not in {0, stat.S_IFREG, stat.S_IFDIR}:
         raise InvalidPackageError(
-            f"the entry {shown} is a link or a device; only files and folders are allowed"
+            f"the entry {name[:100]!r} is a link or a device; only files and folders are allowed"
         )
-    return name.rstrip("/")
+    return path
 
 
 def _check_content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:

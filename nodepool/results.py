@@ -13,7 +13,9 @@ from nodepool.zip_listing import UNREADABLE, Bounds, ListingError, check_end
 MAX_RESULT_ENTRIES = 100_000
 MAX_RESULT_DEPTH = 100
 # The agent's own files come on top.
-RESULT_BOUNDS = Bounds(MAX_RESULT_ENTRIES + 100, MAX_RESULT_DEPTH, listing_bytes_per_entry=160)
+RESULT_BOUNDS = Bounds(
+    MAX_RESULT_ENTRIES + 100, MAX_RESULT_DEPTH, listing_bytes_per_entry=160, max_path_bytes=4096
+)
 _MAX_WORDS = 300
 
 

@@ -66,6 +66,7 @@ class Bounds:
     max_entries: int  # files and folders
     max_depth: int  # folders in each other
     listing_bytes_per_entry: int = _LISTING_BYTES_PER_ENTRY
+    max_path_bytes: int = MAX_PATH_BYTES
 
     @property
     def max_listing_bytes(self) -> int:
@@ -91,7 +92,7 @@ def read_listing(file: IO[bytes], bounds: Bounds) -> Listing:
     Raises ListingError, or one of UNREADABLE.
     """
     end = check_end(file, bounds)
-    _check_lengths(file, end)
+    _check_lengths(file, end, bounds)
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
     if len(entries) != end.entries:
@@ -180,7 +181,7 @@ def _read_wide_end(file: IO[bytes], at: int) -> End | None:
     return End(entries, begins, length)
 
 
-def _check_lengths(file: IO[bytes], end: End) -> None:
+def _check_lengths(file: IO[bytes], end: End, bounds: Bounds) -> None:
     """Every record of the listing, before an object is made of it."""
     file.seek(end.listing_begins)
     listing = file.read(end.listing_bytes)
@@ -190,7 +191,7 @@ def _check_lengths(file: IO[bytes], end: End) -> None:
             raise zipfile.BadZipFile("its listing has another number of entries than it says")
         name, extra, comment = _CENTRAL_LENGTHS.unpack_from(listing, at + 28)
         begins = at + _CENTRAL_BYTES
-        if name > MAX_PATH_BYTES:
+        if name > bounds.max_path_bytes:
             shown = listing[begins : begins + 100].decode(errors="replace")
             raise ListingError(f"has an entry whose path is too long ({name} bytes): {shown!r}…")
         if extra > _MAX_EXTRA_BYTES or comment > _MAX_COMMENT_BYTES:
@@ -225,7 +226,7 @@ def check_places(file: IO[bytes], listing: Listing) -> None:
         file.seek(entry.header_offset)
         head = file.read(_LOCAL.size)
         signature, _, flags, method, _, _, _, packed, _, name_bytes, extra_bytes = _LOCAL.unpack(head)
-        if signature != _LOCAL_SIGNATURE or name_bytes > MAX_PATH_BYTES:
+        if signature != _LOCAL_SIGNATURE:
             raise zipfile.BadZipFile(f"there is no entry {entry.filename[:100]!r} where the listing says")
         told = entry.orig_filename.encode("utf-8" if entry.flag_bits & _UTF8_FLAG else "cp437")
         follows = flags & _SIZES_FOLLOW_FLAG

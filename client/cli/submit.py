@@ -15,7 +15,7 @@ from client.errors import ExitCode
 from client.models import ResultInfo, TaskNeeds, exit_code_of
 from client.rendering import bytes_text, count_text, jsonable, transfer_bar
 from client.sdk import NodePoolClient
-from client.unpacking import check_destination
+from client.unpacking import MAX_UNPACKED_BYTES, check_destination
 from nodepool.task import DEFAULT_PRIORITY, MAX_PRIORITY, LocationMode
 from nodepool.trust import TIERS
 from nodepool.voting import MAX_REPLICAS
@@ -151,10 +151,24 @@ def _to_the_end(
 
 
 def fetch(
-    app: App, pool: NodePoolClient, task_id: str, destination: Path, *, unpack: bool, force: bool
+    app: App,
+    pool: NodePoolClient,
+    task_id: str,
+    destination: Path,
+    *,
+    unpack: bool,
+    force: bool,
+    max_unpacked_bytes: int = MAX_UNPACKED_BYTES,
 ) -> ResultInfo:
     with transfer_bar("download", shown=not app.json) as progress:
-        fetched = pool.result(task_id, destination, unpack=unpack, overwrite=force, progress=progress)
+        fetched = pool.result(
+            task_id,
+            destination,
+            unpack=unpack,
+            overwrite=force,
+            max_unpacked_bytes=max_unpacked_bytes,
+            progress=progress,
+        )
     for warning in fetched.warnings:
         app.notice(f"warning: {warning}")
     return fetched

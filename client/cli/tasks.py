@@ -16,6 +16,7 @@ from client.errors import ExitCode, RefusedError
 from client.plain_text import one_line
 from client.rendering import bytes_text, count_text, jsonable, show, task_details, tasks_table
 from client.terminal import OutputFilter
+from client.unpacking import MAX_UNPACKED_BYTES
 from nodepool.errors import InvalidInputError
 from nodepool.ids import check_task_id
 
@@ -99,9 +100,18 @@ def stop(app: App, task_id: str) -> None:
 )
 @click.option("--zip", "zip_file", type=click.Path(path_type=Path), help="Keep the ZIP as this file instead.")
 @click.option("--force", is_flag=True, help="Overwrite files that are there.")
+@click.option(
+    "--max-gib",
+    type=click.IntRange(min=1),
+    default=MAX_UNPACKED_BYTES >> 30,
+    show_default=True,
+    help="Refuse a result that unpacks to more.",
+)
 @json_option
 @pass_app
-def result(app: App, task_id: str, *, output: Path | None, zip_file: Path | None, force: bool) -> None:
+def result(
+    app: App, task_id: str, *, output: Path | None, zip_file: Path | None, force: bool, max_gib: int
+) -> None:
     """Fetch a task's files."""
     if output and zip_file:
         raise click.UsageError("--output and --zip: choose one")
@@ -112,7 +122,15 @@ def result(app: App, task_id: str, *, output: Path | None, zip_file: Path | None
         raise RefusedError(str(error)) from error
     with connect(app) as pool:
         destination = zip_file or output or Path(task_id)
-        fetched = fetch(app, pool, task_id, destination, unpack=zip_file is None, force=force)
+        fetched = fetch(
+            app,
+            pool,
+            task_id,
+            destination,
+            unpack=zip_file is None,
+            force=force,
+            max_unpacked_bytes=max_gib << 30,
+        )
     if app.json:
         app.answer(result_json(fetched))
     else:

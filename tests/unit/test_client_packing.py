@@ -8,8 +8,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from pathspec import GitIgnoreSpec
 
 from client.errors import MissingError, RefusedError
+from client.ignoring import LinearPattern
 from client.packing import IGNORE_FILE, open_package
 from nodepool.packages import PackageLimits
 
@@ -197,4 +201,66 @@ def test_a_name_that_is_no_unicode_is_refused(tmp_path: Path) -> None:
     write(tmp_path, {"main.py": ""})
     (tmp_path / os.fsdecode(b"bad\xff.txt")).write_text("")
     with pytest.raises(RefusedError, match="not Unicode"):
+        open_package(tmp_path)
+
+
+def test_folders_count_like_files(tmp_path: Path) -> None:
+    write(tmp_path, {"main.py": "", "a/b/c/d/e/f/g/h/i.txt": ""})
+    with pytest.raises(RefusedError, match="more than 9 files and folders"):
+        open_package(tmp_path, PackageLimits(max_entries=9))
+    package = open_package(tmp_path, PackageLimits(max_entries=10))
+    package.close()
+    assert package.files == 2
+
+
+@pytest.mark.parametrize("name", ["a/" * 33 + "x.txt", "da\u202eta.txt", "back\\slash.txt", "new\nline"])
+def test_what_a_pool_would_refuse_is_said_before_it_is_packed_with_its_path(
+    tmp_path: Path, name: str
+) -> None:
+    write(tmp_path, {"main.py": "", name: ""})
+    with pytest.raises(RefusedError) as refused:
+        open_package(tmp_path)
+    assert str(tmp_path) in str(refused.value)
+    assert IGNORE_FILE in refused.value.hint
+
+
+EVIL = "*a" * 60 + "*b"
+
+
+def test_patterns_of_somebody_elses_ignore_file_cannot_keep_the_machine_busy(tmp_path: Path) -> None:
+    """Each of these would be tried in more ways than there are seconds, if it were tried again."""
+    lines = [EVIL, f"/{EVIL}/x", f"d/{EVIL}", "**/" + "*a" * 60 + "?b", "a*" * 100 + "[bc]"]
+    write(tmp_path, {"main.py": "", "a" * 250: "", "d/" + "a" * 250: "", IGNORE_FILE: "\n".join(lines)})
+    assert names(tmp_path) == ["a" * 250, "d/" + "a" * 250, "main.py"]
+
+
+@given(
+    st.lists(
+        st.sampled_from(["a", "b", "*", "**/", "?", "/", "[ab]", "!", "ab"]), min_size=1, max_size=8
+    ).map("".join),
+    st.lists(st.sampled_from(["a", "b", "/", "ab"]), min_size=1, max_size=10).map("".join),
+)
+def test_patterns_mean_what_they_mean_to_git(pattern: str, path: str) -> None:
+    assume(path.strip("/") and "//" not in path)
+    try:
+        theirs = GitIgnoreSpec.from_lines([pattern], backend="simple")
+    except ValueError:
+        with pytest.raises(ValueError, match=r"[Pp]attern"):
+            GitIgnoreSpec.from_lines([pattern], LinearPattern, backend="simple")
+        return
+    ours = GitIgnoreSpec.from_lines([pattern], LinearPattern, backend="simple")
+    assert ours.match_file(path) == theirs.match_file(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("x" * 257, "longer than"),
+        ("a/**/b/**/c/**/d/**", "of `[*][*]`"),
+        ("a\n" * 1001, "more than 1000 patterns"),
+    ],
+)
+def test_an_ignore_file_has_bounds(tmp_path: Path, text: str, what: str) -> None:
+    write(tmp_path, {"main.py": "", IGNORE_FILE: text})
+    with pytest.raises(RefusedError, match=what):
         open_package(tmp_path)
