@@ -20,7 +20,7 @@ _ACCENTS = frozenset({"Mn", "Me"})
 
 
 def harmless(text: str) -> str:
-    """As many characters as before, each of which is one that is seen. A blank for every kind of blank."""
+    """As many characters as before, all of which are seen; a blank for each control and kind of blank."""
     if text.isascii() and text.isprintable():
         return text
     shown = []
@@ -33,7 +33,7 @@ def harmless(text: str) -> str:
 
 def _seen(character: str) -> str:
     if not character.isprintable():
-        return " " if character.isspace() else _MARK
+        return " " if character.isspace() or unicodedata.category(character) == "Cc" else _MARK
     return _MARK if UNSEEN.match(character) else character
 
 

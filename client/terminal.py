@@ -10,6 +10,10 @@ from __future__ import annotations
 
 import re
 
+from client.plain_text import one_line
+
+__all__ = ["OutputFilter", "one_line"]
+
 _COLOUR = re.compile(rb"\x1b\[[0-9;:]*m")
 # An escape sequence: CSI, a string up to its end (OSC, DCS, PM, APC, SOS), or a short one.
 _SEQUENCE = re.compile(

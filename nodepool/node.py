@@ -9,7 +9,6 @@ from nodepool.errors import InvalidInputError
 from nodepool.isolation import Isolation, keeps_strangers_out
 from nodepool.resources import Claim, Resources
 from nodepool.trust import Tier, docker_works
-from nodepool.trust import Tier
 from nodepool.words import is_plain
 
 MAX_TASKS_LIMIT = 256

@@ -29,7 +29,7 @@ from worker_agent.heartbeat import Board, Heartbeat
 from worker_agent.journal import End, Journal, end_of_earlier_life
 from worker_agent.link import GatewayLink, LinkGivenUpError, LoginRefusedError
 from worker_agent.membership import Membership, ReplacedError
-from worker_agent.package import PackageCache, remove_tree
+from worker_agent.package import PackageCache
 from worker_agent.report import build_report
 from worker_agent.runners.base import Runner, RunRefusedError
 from worker_agent.state import (
@@ -56,6 +56,7 @@ from worker_agent.state import (
     Tick,
 )
 from worker_agent.streaming import monotonic_seconds
+from worker_agent.trash import Trash
 
 log = structlog.get_logger(__name__)
 
@@ -86,7 +87,12 @@ class Agent:
     """`run` in the main thread; `ask_to_stop` from a signal handler, a second time for "at once"."""
 
     def __init__(
-        self, setup: NodeSetup, link: GatewayLink, runner: Runner, on_online: Callable[[], None]
+        self,
+        setup: NodeSetup,
+        link: GatewayLink,
+        runner: Runner,
+        on_online: Callable[[], None],
+        trash: Trash,
     ) -> None:
         self._setup = setup
         self._link = link
@@ -117,6 +123,7 @@ class Agent:
             journal=Journal(setup.data_dir / "journal"),
             cache=PackageCache(setup.data_dir / "packages", _CACHE_BYTES),
             runs_dir=setup.data_dir / "runs",
+            trash=trash,
             cores=setup.cores,
             score_per_core=setup.score_per_core,
             terms=self.terms,
@@ -125,7 +132,7 @@ class Agent:
             closing=self._closing.is_set,
         )
         self._terms: Terms | None = None
-        self._engine_watch = EngineWatch(runner.problem, self._engine_changed, self._report_period)
+        self._engine_watch = EngineWatch(self._problem, self._engine_changed, self._report_period)
         self._consumer: Consumer
         self._heartbeat: Heartbeat
 
@@ -176,6 +183,7 @@ class Agent:
             for attempt in self._attempts.values():
                 attempt.done.set()  # Celery's threads wait for it, and the process for them
         self._runner.close()
+        self._workshop.trash.close()
 
     # -- what its parts tell it ----------------------------------------------------------------------
     def execute(self, attempt_id: str) -> None:
@@ -265,7 +273,7 @@ class Agent:
         """Ends what still runs, and returns what is to be told of it."""
         ended = self._runner.reap(())
         with contextlib.suppress(OSError):
-            remove_tree(self._workshop.runs_dir)
+            self._workshop.trash.throw(self._workshop.runs_dir)
         self._workshop.runs_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
         journal = self._workshop.journal
         found = [(e.attempt_id, end_of_earlier_life(e, journal.results)) for e in journal.entries()]
@@ -293,6 +301,10 @@ class Agent:
             return None
         self._consumer.rebuild(consumer_options_of(enrolment, self._setup.node_id, self._setup.max_tasks))
         return board_of(enrolment)
+
+    def _problem(self) -> str:
+        """Why nothing can be run here now, or nothing."""
+        return self._runner.problem() or self._workshop.trash.problem()
 
     def _engine_changed(self, problem: str) -> bool:
         """Tells the pool, which gives the node no work meanwhile; what comes all the same is refused."""

@@ -23,6 +23,7 @@ from worker_agent.runners.base import Runner, RunRefusedError, Usage
 from worker_agent.sandbox import attempt_slug
 from worker_agent.state import Allocation, Ended, Event, Settled, Stale, Started, StopAsked, StopCause
 from worker_agent.streaming import OutputStream
+from worker_agent.trash import Trash
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +53,7 @@ class Workshop:
     journal: Journal
     cache: PackageCache
     runs_dir: Path
+    trash: Trash
     cores: int
     score_per_core: float
     terms: Callable[[], Terms]
@@ -195,6 +197,7 @@ class Attempt:
             self._job(spec, terms),
             terms.limits,
             shop.runs_dir / attempt_slug(self.attempt_id),
+            shop.trash.throw,
         )
         with self._lock:
             self._execution = execution

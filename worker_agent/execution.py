@@ -16,9 +16,10 @@ from nodepool.packages import PackageLimits
 from nodepool.task import Outcome
 from worker_agent import wall_clock
 from worker_agent.output import OutputBuffer
-from worker_agent.package import remove_tree, unpack
 from worker_agent.result import BuiltResult, RunFacts, build_result
 from worker_agent.runners.base import Run, RunEnd, Runner, RunSpec, Usage
+from worker_agent.trash import remove_tree
+from worker_agent.unpacking import Unpacking, UnpackLimits
 
 DEFAULT_MEMORY_BYTES = 512 << 20
 _GIB = 1 << 30
@@ -65,13 +66,23 @@ class Done:
 class Execution:
     """`stop`, `resize` and `usage` may be called from any thread at any time, `run` once."""
 
-    def __init__(self, runner: Runner, job: Job, limits: RunLimits, folder: Path) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        job: Job,
+        limits: RunLimits,
+        folder: Path,
+        discard: Callable[[Path], None] = remove_tree,
+    ) -> None:
+        """`discard` takes the folder away when it is not needed any more; it may do so later."""
         self._runner = runner
+        self._discard = discard
         self._job = job
         self._limits = limits
         self._folder = folder
         self._lock = threading.Lock()
         self._run: Run | None = None
+        self._unpacking: Unpacking | None = None
         self._stopped = False
         self.work_dir = folder / "work"
         self.output = OutputBuffer(limits.max_output_bytes)
@@ -107,7 +118,9 @@ class Execution:
     def stop(self) -> None:
         with self._lock:
             self._stopped = True
-            run = self._run
+            run, unpacking = self._run, self._unpacking
+        if unpacking is not None:
+            unpacking.stop()
         if run is not None:
             run.stop()
 
@@ -143,15 +156,32 @@ class Execution:
 
     def clean(self) -> None:
         """Raises OSError when something of the run's folder stays."""
-        remove_tree(self._folder)
+        self._discard(self._folder)
 
     def _unpack(self, package: int) -> str:
-        remove_tree(self._folder)
+        """What is to be run; empty when it was stopped meanwhile."""
+        self._discard(self._folder)
         # The run's user goes through the folder, and sees nothing in it.
         self._folder.mkdir(parents=True, mode=0o711)
         self.work_dir.mkdir(mode=0o700)
-        limits = PackageLimits(self._limits.max_unpacked_bytes, self._limits.max_package_entries, _ANY_RATIO)
-        return unpack(package, self.work_dir, limits)
+        limits = UnpackLimits(
+            package=PackageLimits(
+                self._limits.max_unpacked_bytes, self._limits.max_package_entries, _ANY_RATIO
+            ),
+            max_workdir_bytes=self._limits.max_workdir_bytes,
+            max_seconds=self._job.max_run_seconds,
+        )
+        unpacking = Unpacking(self.work_dir, limits)
+        with self._lock:
+            self._unpacking = unpacking
+            stopped = self._stopped
+        if stopped:
+            return ""
+        try:
+            return unpacking.run(package)
+        finally:
+            with self._lock:
+                self._unpacking = None
 
     def _spec(self, entry: str) -> RunSpec:
         job, limits = self._job, self._limits

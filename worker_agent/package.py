@@ -1,7 +1,6 @@
-"""Packages in, results out: the cache of packages, safe unpacking, and the result ZIP.
+"""The cache of packages on a node: by hash, bounded in bytes of disk and in number.
 
-Everything a task wrote is hostile: it is opened without following links, and only what is a plain
-file or folder gets into the result. This file knows neither the gateway nor how a task is run.
+Knows neither the gateway nor how a task is run.
 """
 
 from __future__ import annotations
@@ -9,20 +8,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
-import subprocess
 import tempfile
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from zipfile import ZipFile, ZipInfo
 
 from nodepool.errors import InvalidPackageError
-from nodepool.packages import PackageLimits, check_package, entry_script
+from worker_agent.trash import remove_tree
+from worker_agent.unpacking import unpack
+
+__all__ = ["PackageCache", "remove_tree", "unpack"]
 
 _COPY_BYTES = 1 << 18
 _SHA256_LENGTH = 64
-_EXECUTABLE = 0o111
+# A package of a hundred bytes takes a block and an inode all the same.
+MAX_KEPT = 4096
 
 
 class PackageCache:
@@ -31,10 +31,11 @@ class PackageCache:
     The folder belongs to this cache alone. Thread-safe.
     """
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int, max_kept: int = MAX_KEPT) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder = folder
         self._max_bytes = max_bytes
+        self._max_kept = max_kept
         self._lock = threading.Lock()
         for leftover in folder.glob("*.part"):
             leftover.unlink(missing_ok=True)
@@ -103,79 +104,14 @@ class PackageCache:
             for _, path in entries:
                 with contextlib.suppress(FileNotFoundError):
                     sizes[path] = path.stat().st_size
-            total = sum(sizes.values())
+            total, count = sum(sizes.values()), len(sizes)
             for path, size in sizes.items():
-                if total <= self._max_bytes:
+                if total <= self._max_bytes and count <= self._max_kept:
                     return
                 if path != spare:
                     path.unlink(missing_ok=True)
                     total -= size
-
-
-def unpack(package: int | Path, folder: Path, limits: PackageLimits) -> str:
-    """Unpack into the empty `folder`, checked once more; returns the name of what is to be run.
-
-    `package` is a path, or a descriptor that stays open. Raises InvalidPackageError; what was
-    unpacked until then stays for the caller to remove with the folder.
-    """
-    source = os.dup(package) if isinstance(package, int) else package
-    with open(source, "rb") as file:  # noqa: PTH123  a descriptor too
-        file.seek(0)
-        entries = check_package(file, limits)
-        with ZipFile(file) as archive:
-            for entry in entries:
-                _unpack_entry(archive, entry, folder)
-    return entry_script([entry.filename for entry in entries])
-
-
-def _unpack_entry(archive: ZipFile, entry: ZipInfo, folder: Path) -> None:
-    target = folder / entry.filename
-    if entry.is_dir():
-        target.mkdir(parents=True, exist_ok=True)
-        return
-    if "/" in entry.filename:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    mode = 0o755 if (entry.external_attr >> 16) & _EXECUTABLE else 0o644
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    left = entry.file_size
-    with open(os.open(target, flags, mode), "wb") as out:  # noqa: PTH123
-        try:
-            with archive.open(entry) as source:
-                while chunk := source.read(_COPY_BYTES):
-                    left -= len(chunk)
-                    if left < 0:
-                        raise InvalidPackageError(
-                            f"the entry {entry.filename[:100]!r} is larger than it says"
-                        )
-                    out.write(chunk)
-        except InvalidPackageError:
-            raise
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # the node's disk, not the package
-            raise InvalidPackageError(
-                f"the entry {entry.filename[:100]!r} cannot be unpacked: {error}"
-            ) from error
-    if left:
-        raise InvalidPackageError(f"the entry {entry.filename[:100]!r} is cut short")
-
-
-def remove_tree(folder: Path) -> None:
-    """Remove a folder that a task has written into; it need not exist.
-
-    Raises OSError when something of it stays.
-    """
-    try:
-        shutil.rmtree(folder)
-    except FileNotFoundError:
-        return
-    except (OSError, RecursionError):
-        # Thousands of folders in each other are too deep for Python, and not for rm.
-        done = subprocess.run(["rm", "-rf", "--", str(folder)], capture_output=True, check=False)
-        if done.returncode:
-            raise OSError(
-                f"{folder} cannot be removed: {done.stderr[-500:].decode(errors='replace')}"
-            ) from None
+                    count -= 1
 
 
 def _sha256_of(descriptor: int) -> str:

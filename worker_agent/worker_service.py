@@ -45,6 +45,7 @@ class LocalNode:
     node_id: str
     runner: Runner
     runs_dir: Path
+    discard: Callable[[Path], None]
     terms: Callable[[], Terms]
     find: Callable[[str], list[str]]
     stop: Callable[[str], None]
@@ -135,7 +136,7 @@ class WorkerService(rpc.WorkerNodeServiceServicer):
             max_run_seconds=_LOCAL_RUN_SECONDS,
         )
         folder = self.node.runs_dir / attempt_slug(attempt_id)
-        execution = Execution(self.node.runner, job, terms.limits, folder)
+        execution = Execution(self.node.runner, job, terms.limits, folder, self.node.discard)
         self._enter(request.task_id, execution, context)
         try:
             with tempfile.TemporaryFile() as package:

@@ -55,11 +55,11 @@ def test_a_sequence_that_never_ends_does_not_hold_the_output_for_ever() -> None:
 
 
 def test_text_of_others_stays_on_one_line() -> None:
-    assert one_line(" a\nb\x1b[2Jc\x07 ") == "a b\ufffd[2Jc\ufffd"
+    assert one_line(" a\nb\x1b[2Jc\x07 ") == "a b [2Jc"
 
 
 HOSTILE = [
-    ("\x1b[31mred\x1b[0m", "\ufffd[31mred\ufffd[0m"),
+    ("\x1b[31mred\x1b[0m", " [31mred [0m"),
     ("al\u200bice", "al\ufffdice"),
     ("\u202egnp.exe", "\ufffdgnp.exe"),
     ("a\u3164b\u00ad\ufeff", "a\ufffdb\ufffd\ufffd"),

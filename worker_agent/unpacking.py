@@ -1,0 +1,198 @@
+"""A package becomes a working directory: checked once more, and written without following anything.
+
+`unpack` does it here; `Unpacking` in a child process, which has a user and limits of its own and dies with
+the attempt. Whatever a package makes of itself there is the task's fault; a full disk is the node's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from zipfile import ZipFile, ZipInfo
+
+from nodepool.errors import InvalidPackageError
+from nodepool.packages import PackageLimits, check_package, disk_bytes, entry_script
+
+_COPY_BYTES = 1 << 18
+_EXECUTABLE = 0o111
+_MAX_ANSWER_BYTES = 1 << 16
+# Above the users of tasks, in the range that systemd leaves unused.
+_UNPACK_UID = 61_100
+_CHILD = (
+    "import sys; sys.path.append(sys.argv[1]); from worker_agent.unpack_child import main; main(sys.argv[2])"
+)
+_HOME = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnpackLimits:
+    """The run's own, as far as they are about its files and its time."""
+
+    package: PackageLimits
+    max_workdir_bytes: int
+    max_seconds: int
+
+
+def unpack(package: int | Path, folder: Path, limits: PackageLimits, *, max_disk_bytes: int = 0) -> str:
+    """Unpack into the empty `folder`; returns the name of what is to be run.
+
+    `package` is a path, or a descriptor that stays open. `max_disk_bytes`, unless 0, is asked of whole blocks
+    and of folders too, before anything is written. Raises InvalidPackageError; what was unpacked until then
+    stays for the caller to remove with the folder.
+    """
+    source = os.dup(package) if isinstance(package, int) else package
+    with open(source, "rb") as file:  # noqa: PTH123  a descriptor too
+        file.seek(0)
+        entries = check_package(file, limits)
+        if max_disk_bytes and (needed := disk_bytes(entries)) > max_disk_bytes:
+            raise InvalidPackageError(
+                f"the package takes {needed} bytes of disk when it is unpacked, "
+                f"more than the {max_disk_bytes} that a working directory may have"
+            )
+        with ZipFile(file) as archive:
+            for entry in entries:
+                _unpack_entry(archive, entry, folder)
+    return entry_script([entry.filename for entry in entries])
+
+
+def _unpack_entry(archive: ZipFile, entry: ZipInfo, folder: Path) -> None:
+    target = folder / entry.filename
+    if entry.is_dir():
+        target.mkdir(parents=True, exist_ok=True)
+        return
+    if "/" in entry.filename:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    mode = 0o755 if (entry.external_attr >> 16) & _EXECUTABLE else 0o644
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    left = entry.file_size
+    with open(os.open(target, flags, mode), "wb") as out:  # noqa: PTH123
+        try:
+            with archive.open(entry) as source:
+                while chunk := source.read(_COPY_BYTES):
+                    left -= len(chunk)
+                    if left < 0:
+                        raise InvalidPackageError(
+                            f"the entry {entry.filename[:100]!r} is larger than it says"
+                        )
+                    out.write(chunk)
+        except InvalidPackageError:
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the node's disk, not the package
+            raise InvalidPackageError(
+                f"the entry {entry.filename[:100]!r} cannot be unpacked: {error}"
+            ) from error
+    if left:
+        raise InvalidPackageError(f"the entry {entry.filename[:100]!r} is cut short")
+
+
+class Unpacking:
+    """One package, in a process of its own. `run` once; `stop` from any thread."""
+
+    def __init__(self, folder: Path, limits: UnpackLimits) -> None:
+        self._folder = folder
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopped = False
+        self._late = False
+
+    def run(self, package: int) -> str:
+        """The name of what is to be run; empty when it was stopped.
+
+        Raises InvalidPackageError, and OSError for what is the node's fault.
+        """
+        user = self._give_folder()
+        request = {
+            "package": package,
+            "limits": asdict(self._limits.package),
+            "max_disk_bytes": self._limits.max_workdir_bytes,
+            "user": user,
+            "parent": os.getpid(),
+        }
+        with self._lock:
+            if self._stopped:
+                return ""
+            process = self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-B", "-c", _CHILD, str(_HOME), json.dumps(request)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                cwd=self._folder,
+                env={"LANG": "C.UTF-8"},
+                pass_fds=(package,),
+                start_new_session=True,
+            )
+        try:
+            told = self._wait(process)
+        finally:
+            with self._lock:
+                self._process = None
+        if self._stopped:
+            return ""
+        if self._late:
+            raise InvalidPackageError(f"unpacking took longer than {self._limits.max_seconds} seconds")
+        return _judged(process.returncode, told)
+
+    def stop(self) -> None:
+        with self._lock:
+            self._stopped = True
+            self._kill()
+
+    def _give_folder(self) -> int:
+        """The user that unpacks: none of the agent's, where there is another one. 0 when there is not."""
+        if os.geteuid() != 0:
+            return 0
+        try:
+            os.chown(self._folder, _UNPACK_UID, _UNPACK_UID)
+        except OSError:  # a user namespace without it
+            return 0
+        return _UNPACK_UID
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> bytes:
+        """Blocks until it has ended, by itself or by the time's end."""
+        timer = threading.Timer(self._limits.max_seconds, self._kill_late)
+        timer.daemon = True
+        timer.start()
+        try:
+            with process:
+                assert process.stdout is not None  # noqa: S101
+                return process.stdout.read(_MAX_ANSWER_BYTES)
+        finally:
+            timer.cancel()
+
+    def _kill_late(self) -> None:
+        with self._lock:
+            self._late = self._process is not None
+            self._kill()
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(OSError):
+                self._process.kill()
+
+
+def _judged(code: int, told: bytes) -> str:
+    """What the child said, or what its end says."""
+    if code == 0:
+        answer = json.loads(told)
+        if "refused" in answer:
+            raise InvalidPackageError(str(answer["refused"]))
+        if "errno" in answer:
+            raise OSError(answer["errno"], os.strerror(answer["errno"]))
+        if "failed" in answer:
+            raise OSError(None, f"the process that unpacks failed: {answer['failed']}")
+        return str(answer["entry"])
+    if code == -signal.SIGXCPU:
+        raise InvalidPackageError("unpacking the package took too much CPU time")
+    if code == -signal.SIGXFSZ:
+        raise InvalidPackageError("a file of the package is larger than it may be")
+    raise OSError(None, f"the process that unpacks ended with {code}")
