@@ -73,7 +73,7 @@ class Stage:
     def said_online(self) -> int:
         return self.agent.log().count(f"online {self.node_id}\n")
 
-    def send(self, attempt_id: str, files: Mapping[str, str], **spec: object) -> ScriptedAttempt:
+    def send(self, attempt_id: str, files: Mapping[str, str] | bytes, **spec: object) -> ScriptedAttempt:
         return self.gateway.send(self.node_id, attempt_id, files, **spec)
 
     def running(self, attempt_id: str, files: Mapping[str, str]) -> ScriptedAttempt:

@@ -15,6 +15,7 @@ import pytest
 
 from proto import nodepool_pb2 as pb
 from tests.support.accounts import CALL_SECONDS, Account
+from tests.support.bombs import folder_bomb, method_of, overlapping, with_end
 from tests.support.tasks import package, script
 
 LOCAL_HEADER, CENTRAL_HEADER = b"PK\x03\x04", b"PK\x01\x02"
@@ -129,6 +130,14 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "a password": (encrypted(), "encrypted"),
     "a size that is too small": (with_size(3), "not a readable ZIP"),
     "a size that is too large": (with_size(1000), "cut short"),
+    "folders that only paths name": (folder_bomb(10, 20), "files and folders"),
+    "folders in each other": (folder_bomb(1, 40), "folders in each other"),
+    "entries that share their bytes": (overlapping(20, b"x" * 5000), "overlap"),
+    "LZMA": (method_of(zip_of(("a", b"1")), zipfile.ZIP_LZMA), "only stored and deflated"),
+    "a listing that lies of its length": (with_end(zip_of(("a", b"1")), size=1 << 30), "not where it says"),
+    "bytes before the first entry": (b"#!/bin/sh\n" + zip_of(("a", b"1")), "not where it says"),
+    "one name written in two ways": (zip_of(("caf\u00e9", b"1"), ("cafe\u0301", b"2")), "two entries"),
+    "a name that turns around": (zip_of(("a\u202eb", b"1")), "not allowed"),
     "wrong bytes": (with_wrong_bytes(), "not a readable ZIP"),
 }
 

@@ -31,7 +31,9 @@ from tests.support.valkey import TestValkey
 CHUNK = 64 << 10
 
 
-def package_of(files: Mapping[str, str]) -> bytes:
+def package_of(files: Mapping[str, str] | bytes) -> bytes:
+    if isinstance(files, bytes):
+        return files
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, text in files.items():
@@ -116,7 +118,7 @@ class ScriptedGateway(rpc.UserServiceServicer, rpc.NodeManagerServiceServicer):
         self._celery.close()
 
     # -- the pool's side -----------------------------------------------------------------------------
-    def attempt(self, attempt_id: str, files: Mapping[str, str], **spec: Any) -> ScriptedAttempt:
+    def attempt(self, attempt_id: str, files: Mapping[str, str] | bytes, **spec: Any) -> ScriptedAttempt:
         attempt = ScriptedAttempt(attempt_id, package_of(files), spec)
         self.attempts[attempt_id] = attempt
         return attempt
@@ -133,7 +135,9 @@ class ScriptedGateway(rpc.UserServiceServicer, rpc.NodeManagerServiceServicer):
         queue = Queue(name, Exchange("", type="direct"), routing_key=name, no_declare=True)
         self._celery.send_task(task, args=[attempt_id], queue=queue, ignore_result=True)
 
-    def send(self, node_id: str, attempt_id: str, files: Mapping[str, str], **spec: Any) -> ScriptedAttempt:
+    def send(
+        self, node_id: str, attempt_id: str, files: Mapping[str, str] | bytes, **spec: Any
+    ) -> ScriptedAttempt:
         attempt = self.attempt(attempt_id, files, **spec)
         self.assign(node_id, attempt_id)
         self.hint(node_id, attempt_id)
