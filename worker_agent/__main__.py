@@ -28,7 +28,6 @@ from worker_agent.options import Options, RunnerChoice, parse_options
 from worker_agent.runners.base import Runner, RunRefusedError
 from worker_agent.runners.docker import DockerRunner
 from worker_agent.runners.process import ProcessRunner
-from worker_agent.trash import Trash
 from worker_agent.worker_service import LocalNode, WorkerService, read_or_make_secret, serve
 
 log = structlog.get_logger(__name__)
@@ -70,13 +69,10 @@ def _run(options: Options) -> int:
     runner = _choose_runner(options)
     hardware = probe_hardware()
     _say_whose_tasks(options, runner)
-    trash = Trash(options.data_dir / "trash")
-    agent = Agent(
-        _setup(options, hardware, runner), link, runner, lambda: _say_online(options.node_id), trash
-    )
+    agent = Agent(_setup(options, hardware, runner), link, runner, lambda: _say_online(options.node_id))
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: agent.ask_to_stop())
-    service, server = _serve_owner(options, agent, runner, trash) if options.port else (None, None)
+    service, server = _serve_owner(options, agent, runner) if options.port else (None, None)
     try:
         agent.run()
     finally:
@@ -89,14 +85,12 @@ def _run(options: Options) -> int:
     return 0
 
 
-def _serve_owner(
-    options: Options, agent: Agent, runner: Runner, trash: Trash
-) -> tuple[WorkerService, grpc.Server]:
+def _serve_owner(options: Options, agent: Agent, runner: Runner) -> tuple[WorkerService, grpc.Server]:
     node = LocalNode(
         node_id=options.node_id,
         runner=runner,
         runs_dir=options.data_dir / "runs",
-        discard=trash.throw,
+        discard=agent.trash.throw,
         terms=agent.terms,
         find=agent.attempts_of,
         stop=agent.stop_attempt,

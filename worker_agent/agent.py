@@ -87,12 +87,7 @@ class Agent:
     """`run` in the main thread; `ask_to_stop` from a signal handler, a second time for "at once"."""
 
     def __init__(
-        self,
-        setup: NodeSetup,
-        link: GatewayLink,
-        runner: Runner,
-        on_online: Callable[[], None],
-        trash: Trash,
+        self, setup: NodeSetup, link: GatewayLink, runner: Runner, on_online: Callable[[], None]
     ) -> None:
         self._setup = setup
         self._link = link
@@ -116,6 +111,7 @@ class Agent:
         # No lease before there is an enrolment.
         no_limits = Limits(lease_seconds=float("inf"), report_period_seconds=1.0, max_held=0)
         self._state = AgentState(no_limits, monotonic_seconds())
+        self.trash = Trash(setup.data_dir / "trash")
         self._workshop = Workshop(
             node_id=setup.node_id,
             link=link,
@@ -123,7 +119,7 @@ class Agent:
             journal=Journal(setup.data_dir / "journal"),
             cache=PackageCache(setup.data_dir / "packages", _CACHE_BYTES),
             runs_dir=setup.data_dir / "runs",
-            trash=trash,
+            trash=self.trash,
             cores=setup.cores,
             score_per_core=setup.score_per_core,
             terms=self.terms,
@@ -132,7 +128,9 @@ class Agent:
             closing=self._closing.is_set,
         )
         self._terms: Terms | None = None
-        self._engine_watch = EngineWatch(self._problem, self._engine_changed, self._report_period)
+        self._engine_watch = EngineWatch(
+            lambda: runner.problem() or self.trash.problem(), self._engine_changed, self._report_period
+        )
         self._consumer: Consumer
         self._heartbeat: Heartbeat
 
@@ -183,7 +181,7 @@ class Agent:
             for attempt in self._attempts.values():
                 attempt.done.set()  # Celery's threads wait for it, and the process for them
         self._runner.close()
-        self._workshop.trash.close()
+        self.trash.close()
 
     # -- what its parts tell it ----------------------------------------------------------------------
     def execute(self, attempt_id: str) -> None:
@@ -273,7 +271,7 @@ class Agent:
         """Ends what still runs, and returns what is to be told of it."""
         ended = self._runner.reap(())
         with contextlib.suppress(OSError):
-            self._workshop.trash.throw(self._workshop.runs_dir)
+            self.trash.throw(self._workshop.runs_dir)
         self._workshop.runs_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
         journal = self._workshop.journal
         found = [(e.attempt_id, end_of_earlier_life(e, journal.results)) for e in journal.entries()]
@@ -301,10 +299,6 @@ class Agent:
             return None
         self._consumer.rebuild(consumer_options_of(enrolment, self._setup.node_id, self._setup.max_tasks))
         return board_of(enrolment)
-
-    def _problem(self) -> str:
-        """Why nothing can be run here now, or nothing."""
-        return self._runner.problem() or self._workshop.trash.problem()
 
     def _engine_changed(self, problem: str) -> bool:
         """Tells the pool, which gives the node no work meanwhile; what comes all the same is refused."""
