@@ -1,6 +1,7 @@
 """Which node runs a task for comparison: drawn by chance, trusted ones where there are any.
 
-Not the best one: a node that makes itself attractive must not be drawn for a friend's task.
+Not the best one: a node that makes itself attractive must not be drawn for a friend's task. Owners are drawn
+before nodes, so that many nodes are no better than one, and neighbours of those who ran it come last.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from nodepool import ids
 from nodepool.fleet import Fleet
 from nodepool.placement import decide
 from nodepool.queueing import WaitingTask
-from nodepool.stores import record_store, replica_store
+from nodepool.stores import record_store, relations, replica_store
 from nodepool.trust import TIERS
 from nodepool.voting import Checker, may_check
 
@@ -38,8 +39,16 @@ def drawn(dispatcher: Dispatcher, fleet: Fleet, tasks: Sequence[WaitingTask]) ->
     if not any(candidates.values()):
         return list(tasks)
     nodes = {node_id for ranked in candidates.values() for node_id in ranked}
-    trusted, extra = dispatcher.database.read(
-        lambda c: (record_store.trusted_among(c, sorted(nodes)), replica_store.extra_runs(c, candidates))
+    trusted, extra, near = dispatcher.database.read(
+        lambda c: (
+            record_store.trusted_among(c, sorted(nodes)),
+            replica_store.extra_runs(c, candidates),
+            {
+                task.task_id: relations.neighbours(c, candidates[task.task_id], task.wish.not_owners)
+                for task in tasks
+                if task.task_id in candidates
+            },
+        )
     )
 
     def checker(node_id: str) -> Checker:
@@ -49,7 +58,14 @@ def drawn(dispatcher: Dispatcher, fleet: Fleet, tasks: Sequence[WaitingTask]) ->
 
     found = []
     for task in tasks:
-        choice = may_check(map(checker, candidates.get(task.task_id, ())), (), disputed=task.task_id in extra)
-        node_id = secrets.choice(choice).node_id if choice else task.wish.node_id
+        ranked = candidates.get(task.task_id, ())
+        strangers = [node_id for node_id in ranked if node_id not in near.get(task.task_id, ())]
+        choice = may_check(map(checker, strangers or ranked), (), disputed=task.task_id in extra)
+        node_id = _one_of(choice) if choice else task.wish.node_id
         found.append(replace(task, wish=replace(task.wish, node_id=node_id)))
     return found
+
+
+def _one_of(choice: Sequence[Checker]) -> str:
+    owner_id = secrets.choice(sorted({checker.owner_id for checker in choice}))
+    return secrets.choice([checker.node_id for checker in choice if checker.owner_id == owner_id])

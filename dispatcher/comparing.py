@@ -38,7 +38,7 @@ class Comparisons:
         now = deciding(dispatcher.settings, dispatcher.clock())
         page = dispatcher.database.read(lambda c: replica_store.undecided(c, _AT_ONCE, after=self._after))
         self._after = page[-1] if len(page) == _AT_ONCE else ""
-        self._settle(page, now, replica_ends.is_due, audit_ends.follow_up_of_replicas)
+        self._settle(page, now, replica_ends.is_due, replica_ends.follow_up)
         page = dispatcher.database.read(
             lambda c: audit_store.under_check(c, _AT_ONCE, after=self._after_checked)
         )

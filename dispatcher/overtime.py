@@ -53,4 +53,10 @@ class Overtime:
         if self._effects is None:
             self._effects = PushEffects(self._dispatcher, open_files(self._dispatcher.settings))
         log.warning("attempt %s: %s", row.id, reason)
-        self._effects.end(row, outcome, reason, at_bound=True, late=True)
+        self._effects.end(row, outcome, reason, at_bound=True, late=True, worked=self._worked(row))
+
+    def _worked(self, row: Row[Any]) -> bool:
+        """Whether the node's last report says that the run uses a CPU."""
+        report = self._dispatcher.registry.reports([row.node_id])[row.node_id]
+        use = report.uses.get(row.id) if report is not None else None
+        return use is not None and use.cpu_score > 0

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row
 
 from dispatcher.mirror import Mirror
+from nodepool import ids
 from nodepool.errors import StaleAttemptError
 from nodepool.planning import Planned, Planner
-from nodepool.stores import placing, task_store
+from nodepool.stores import placing
 from nodepool.stores.placing import Placement
 from nodepool.task import Outcome
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from dispatcher.context import Dispatcher
 
 log = logging.getLogger(__name__)
+_TOKEN_BYTES = 16
 _RESERVED = frozenset({"ok", "again"})
 
 
@@ -76,16 +79,18 @@ def _tell(dispatcher: Dispatcher, planner: Planner, done: list[Placement]) -> No
 def _placement(planned: Planned) -> Placement:
     task = planned.task
     return Placement(
-        task.task_id, task.attempt_number + 1, planned.node_id, task.wish.claim, owner_id=task.owner_id
+        task.task_id,
+        task.attempt_number + 1,
+        planned.node_id,
+        task.wish.claim,
+        ids.attempt_id(secrets.token_hex(_TOKEN_BYTES)),
+        owner_id=task.owner_id,
     )
 
 
 def _give_back(dispatcher: Dispatcher, placement: Placement) -> None:
-    """Somebody else moved the task. When that was another dispatcher with this very attempt on this very
-    node, the reservation is its; else it is ours to give back."""
-    live = dispatcher.database.read(lambda c: task_store.live_attempts(c, placement.node_id))
-    if placement.attempt_id not in {row.id for row in live}:
-        dispatcher.registry.release(placement.node_id, placement.attempt_id)
+    """Somebody else moved the task; nobody else has an attempt of this id."""
+    dispatcher.registry.release(placement.node_id, placement.attempt_id)
     dispatcher.registry.announce(placement.node_id)
 
 

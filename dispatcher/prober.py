@@ -1,8 +1,9 @@
 """Gives nodes tasks with known answers, and judges what comes back; a part of the sweep.
 
-A node is probed when it has registered and about every PROBE_HOURS after that, when nothing else runs there.
-A node that is never idle is probed beside its work when another such time has passed. What is measured,
-and why so, is in `nodepool.probes`.
+A node is probed when it has registered, and at times that nobody can foresee after that, every PROBE_HOURS
+on the average, when nothing else runs there. A node that is never idle is probed beside its work when another
+such time has passed. What is measured, and why so, is in `nodepool.probes`; how a probe looks like any task,
+in `dispatcher.disguise`.
 """
 
 from __future__ import annotations
@@ -13,16 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row
 
+from dispatcher import disguise
 from dispatcher.push_effects import open_files
 from nodepool import probes
 from nodepool.errors import CorruptFileError, NodePoolError, NotFoundError
 from nodepool.lifecycle import deciding
 from nodepool.node import NodeView
-from nodepool.probes import Probe, Verdict
+from nodepool.probes import DEFAULT_RUN_MEMORY_BYTES, Probe, Verdict
 from nodepool.stores import probe_store, task_store
 from nodepool.stores.files import FileStore
 from nodepool.stores.probe_store import Closing, NewProbe
-from nodepool.task import FINAL_TASK_STATES, TaskState
+from nodepool.task import FINAL_TASK_STATES, AttemptState, TaskState
 from nodepool.trust import MOVES, Cause
 
 if TYPE_CHECKING:
@@ -43,6 +45,11 @@ _SOONER = 24.0
 _LEAST_SHARE = 4
 # A result with an answer is small.
 _MAX_RESULT_BYTES = 4 << 20
+_MOST_SECONDS = probes.MAX_MINUTES * _SECONDS_PER_MINUTE
+# Of the mean; between them the pause is drawn so that the time that has passed tells nothing.
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 3.0
+_SHAPES = 50
+_MIB_PER_GIB_BITS, _BYTES_PER_GIB_BITS = 10, 30
 
 
 class Prober:
@@ -94,19 +101,31 @@ class Prober:
     def _submit(self, node: Row[Any], view: NodeView, now: float) -> None:
         dispatcher, settings = self._dispatcher, self._dispatcher.settings
         belief = probe_store.belief_of(node)
-        score = max(belief.score - view.reserved.cpu_score, belief.score // _LEAST_SHARE, 1)
+        score = disguise.round_as_people_do(
+            max(belief.score - view.reserved.cpu_score, belief.score // _LEAST_SHARE, 1)
+        )
         seed, work = secrets.token_hex(32), score * belief.seconds
         chains = probes.chains_of(node.cpu_cores)
-        package = Probe.of(seed, work=work, chains=chains).package()
+        recent = dispatcher.database.read(lambda c: probe_store.recent_tasks(c, _SHAPES))
+        shape = disguise.shape_of(
+            recent,
+            self._random,
+            now=now,
+            memory_gb=max(0, (view.capacity.memory_mb - view.reserved.memory_mb) >> _MIB_PER_GIB_BITS),
+            default_minutes=settings.default_max_minutes,
+        )
+        probe = Probe.of(seed, work=work, chains=chains)
+        package = disguise.package(probe, shape, self._random, now)
         new = NewProbe(
-            task_id=f"probe-{secrets.token_hex(12)}",
+            task_id=shape.task_id,
             node=node,
             score=score,
             chains=chains,
             seed=seed,
             work=work,
             image=settings.default_image,
-            max_minutes=probes.MAX_MINUTES,
+            memory_gb=shape.memory_gb,
+            max_minutes=max(shape.max_minutes, probes.MAX_MINUTES),
             package_sha256=self._store().put_package(package),
             package_bytes=len(package),
         )
@@ -124,8 +143,9 @@ class Prober:
         waits_too_long = probe.state == TaskState.QUEUED and (
             probe.attempts_ended or now - probe.created_at > _PATIENCE_SECONDS
         )
-        # A probe does not keep a node that wants to go.
-        if not probe.stop_requested and (waits_too_long or probe.draining or not probe.active):
+        # A probe does not keep a node that wants to go, nor one that will never answer.
+        too_long = probe.attempt_state == AttemptState.RUNNING and now - probe.started_at > _MOST_SECONDS
+        if not probe.stop_requested and (waits_too_long or too_long or probe.draining or not probe.active):
             self._dispatcher.database.write(lambda c: task_store.request_stop(c, probe.task_id, now))
         return False
 
@@ -144,6 +164,10 @@ class Prober:
             log.warning("node %s claims cpu_score %d and is believed %d now", probe.node_id,
                         probe.cpu_score, closing.belief.score)  # fmt: skip
             dispatcher.lifecycle.sync_node(probe.node_id)
+        if closing.engine_shown is not None and closing.engine_shown != probe.engine_shown:
+            word = "runs tasks in containers" if closing.engine_shown else "shows no working container engine"
+            log.info("node %s %s", probe.node_id, word)
+            dispatcher.lifecycle.sync_node(probe.node_id)
         if closing.verdict is Verdict.WRONG:  # its records have changed, and it may have to pause
             dispatcher.lifecycle.sync_node(probe.node_id)
         for owner_id in closed.tiers_changed:
@@ -152,7 +176,8 @@ class Prober:
     def _judged(self, probe: Row[Any], now: float) -> Closing:
         before = probe_store.belief_of(probe)
         seconds = probe_store.ran_seconds(probe)
-        verdict = self._verdict(probe, seconds)
+        answer = self._answer(probe)
+        verdict = self._verdict(probe, seconds, answer)
         others = verdict is Verdict.SILENT and self._dispatcher.database.read(
             lambda c: probe_store.answered_elsewhere(c, probe.owner_id, now - 2 * self._period_seconds)
         )
@@ -167,34 +192,47 @@ class Prober:
         return Closing(
             verdict=verdict,
             belief=judged.belief,
-            due_at=now + pause * self._random.uniform(0.75, 1.25),
+            due_at=now + pause * min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, self._random.expovariate(1.0))),
+            engine_shown=self._engine_shown(probe, verdict, answer),
             changes=(change,) if change else (),
         )
 
-    def _verdict(self, probe: Row[Any], seconds: float) -> Verdict:
+    def _verdict(self, probe: Row[Any], seconds: float, answer: bytes | None) -> Verdict:
         score = min(probe.claimed_cpu_score, probe_store.belief_of(probe).score)
         if probe.state == TaskState.SUCCEEDED:
-            right = self._is_right(probe)
-            if not right:
-                return Verdict.SILENT if right is None else Verdict.WRONG
+            if answer is None:
+                return Verdict.SILENT
+            draws = [self._random.random() for _ in range(probes.CHECKED_SEGMENTS)]
+            if not _expected(probe).is_right(answer, draws):
+                return Verdict.WRONG
             return Verdict.SLOW if probes.is_slow(probe.work, seconds, score) else Verdict.RIGHT
-        if probe.state == TaskState.STOPPED and not probe.attempts_ended:
-            return Verdict.WITHDRAWN
-        at_bound = seconds >= probes.MAX_MINUTES * _SECONDS_PER_MINUTE
-        slow = at_bound and probes.is_slow(probe.work, seconds, score)
-        return Verdict.SLOW if slow else Verdict.SILENT
+        if seconds >= _MOST_SECONDS and probes.is_slow(probe.work, seconds, score):
+            return Verdict.SLOW
+        withdrawn = probe.state == TaskState.STOPPED and not probe.attempts_ended
+        return Verdict.WITHDRAWN if withdrawn else Verdict.SILENT
 
-    def _is_right(self, probe: Row[Any]) -> bool | None:
+    def _answer(self, probe: Row[Any]) -> bytes | None:
         """None where the pool has lost what the node returned."""
         if not probe.result_attempt or probe.result_bytes > _MAX_RESULT_BYTES:
-            return False
+            return b""
         try:
-            answer = probes.answer_of(self._store().result_bytes(probe.result_attempt))
+            result = self._store().result_bytes(probe.result_attempt)
         except (NotFoundError, CorruptFileError) as error:
             log.warning("the result of %s cannot be read: %s", probe.task_id, error)
             return None
-        expected = Probe.of(probe.seed, work=probe.work, chains=probe.chains)
-        return expected.is_right(answer, [self._random.random() for _ in range(probes.CHECKED_SEGMENTS)])
+        return probes.answer_of(result, _expected(probe).answer_file)
+
+    def _engine_shown(self, probe: Row[Any], verdict: Verdict, answer: bytes | None) -> bool | None:
+        """Whether Docker counts from now on; None: as before."""
+        if verdict is Verdict.WRONG:
+            return False
+        if verdict not in {Verdict.RIGHT, Verdict.SLOW}:
+            return None
+        memory = (probe.memory_gb << _BYTES_PER_GIB_BITS) or DEFAULT_RUN_MEMORY_BYTES
+        contained = bool(answer) and probes.ran_in_container(answer or b"", memory)
+        if verdict is Verdict.SLOW:
+            return None if contained or not answer else False
+        return contained
 
     def _tidy_up(self, probe: Row[Any]) -> None:
         """Nobody asks for them again."""
@@ -209,6 +247,10 @@ class Prober:
         if self._files is None:
             self._files = open_files(self._dispatcher.settings)
         return self._files
+
+
+def _expected(probe: Row[Any]) -> Probe:
+    return Probe.of(probe.seed, work=probe.work, chains=probe.chains)
 
 
 _CAUSES = {Verdict.RIGHT: Cause.PROBED, Verdict.WRONG: Cause.DIFFERED}

@@ -145,10 +145,12 @@ class PushEffects:
         blameless: bool = False,
         at_bound: bool = False,
         late: bool = False,
+        worked: bool = False,
     ) -> None:
         """End the attempt as it is now, with what its node gave; nothing happens when it is over.
 
-        `late`: its node should have ended it before.
+        `late`: its node should have ended it before. `worked`: what it reports of the run shows work. One
+        that shows none at its bound was not run at all: the task goes elsewhere.
         """
         lifecycle, now = self._dispatcher.lifecycle, self._dispatcher.clock()
         # Its owner asked for its end: however the run went, that is what became of it.
@@ -161,11 +163,10 @@ class PushEffects:
             end = End(outcome=outcome, exit_code=None, reason=reason, blameless=blameless)
         else:
             end = end_with_what_there_is(
-                self._files, lifecycle.outputs, current, outcome, reason, now, at_bound=at_bound
-            )
-            end = replace(end, late=late)
-            most = self.settings.max_workdir_bytes
-            end = with_digest(self._dispatcher.database, self._files, current.id, end, max_bytes=most)
+                self._files, lifecycle.outputs, current, outcome, reason, now,
+                at_bound=at_bound, worked=worked,
+            )  # fmt: skip
+            end = self._seen_through(current, replace(end, late=late or (end.idle and at_bound)))
         try:
             ended = lifecycle.end_attempt(current.id, current.node_id, current.owner_id, end)
             forget_losers(self._dispatcher.database, self._files, current.id)
@@ -174,6 +175,15 @@ class PushEffects:
             return
         log.info("attempt %s on %s: %s: %s; its task is %s", current.id, current.node_id, outcome, reason,
                  ended.state)  # fmt: skip
+
+    def _seen_through(self, row: Row[Any], end: End) -> End:
+        """A run that nobody worked at until its bound is no run; another has its result compared."""
+        if end.idle and end.outcome is Outcome.FAILED:
+            self._files.delete_result(row.id)
+            reason = f"node {row.node_id} took it and did nothing for {row.max_minutes} minutes"
+            return End(outcome=Outcome.LOST, exit_code=None, reason=reason, idle=True, late=True)
+        most = self.settings.max_workdir_bytes
+        return with_digest(self._dispatcher.database, self._files, row.id, end, max_bytes=most)
 
     def stop_target(self, attempt_id: str) -> Row[Any] | None:
         """The attempt whose run is to be ended on its node, also when the pool has ended it already.

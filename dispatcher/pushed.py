@@ -81,7 +81,8 @@ class PushedAttempts:
         elif now - row.started_at > row.max_minutes * _SECONDS_PER_MINUTE:
             # Its worker knows no longest run, so the pool ends it, as an agent would.
             reason = f"ended after its longest run, {row.max_minutes} minutes"
-            effects.end(row, Outcome.FAILED, reason, at_bound=True)
+            worked = effects.words.showed_work(row.id)
+            effects.end(row, Outcome.FAILED, reason, at_bound=True, worked=worked)
             self._dispatcher.publisher.push_stop(row.node_id, row.id)
         else:
             self._running(row, mine, effects, now)
@@ -93,9 +94,9 @@ class PushedAttempts:
         if not row.pushed_at:
             effects.end(row, Outcome.STOPPED, f"{STOPPED_BY_OWNER} before it was sent to its node")
         elif now - mine.stop_seen_at > patience:
-            effects.end(
-                row, Outcome.STOPPED, f"{STOPPED_BY_OWNER}; its node did not end it within {patience:g} s"
-            )
+            reason = f"{STOPPED_BY_OWNER}; its node did not end it within {patience:g} s"
+            worked = effects.words.showed_work(row.id)
+            effects.end(row, Outcome.STOPPED, reason, worked=worked)
         elif self._due(mine, now):
             self._dispatcher.publisher.push_stop(row.node_id, row.id)
 

@@ -15,7 +15,7 @@ from nodepool.queueing import WaitingTask
 from nodepool.queues import PLACE, partition_queue
 from nodepool.settings import Settings
 from nodepool.stores import placing, task_store
-from nodepool.task import ORDERED_BY_POOL, LocationMode
+from nodepool.task import ORDERED_BY_POOL, LocationMode, TaskKind
 
 if TYPE_CHECKING:
     from dispatcher.context import Dispatcher
@@ -42,7 +42,9 @@ def waiting_task(
 
     `wish_owner` is its owner where that counts (Fleet.owner_of_wish).
     """
-    asked = asked_of(row, excluded, not_owners, settings.default_image, owner_id=wish_owner)
+    # Who only prefers a region does not choose by it who checks the result.
+    relaxed = row.kind == TaskKind.AUDIT and row.location_mode == LocationMode.PREFER
+    asked = asked_of(row, excluded, not_owners, settings.default_image, relaxed=relaxed, owner_id=wish_owner)
     return WaitingTask(
         task_id=row.id,
         owner_id=row.owner_id,

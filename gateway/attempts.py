@@ -21,7 +21,7 @@ from nodepool.errors import (
     StaleAttemptError,
     TooLargeError,
 )
-from nodepool.stores import task_store
+from nodepool.stores import attempt_records, task_store
 from nodepool.stores.files import Writer
 from nodepool.stores.result_digest import forget_losers, with_digest
 from nodepool.stores.task_store import End
@@ -32,6 +32,7 @@ MAX_OUTPUT_CHUNK_BYTES = 1 << 20
 # Far above any output; Redis' scripts count exactly only up to 2**53.
 MAX_OUTPUT_OFFSET = 1 << 40
 _SECONDS_PER_MINUTE = 60
+_FIRST = 1
 _CHECKED_FOR_SECONDS = 1.0
 _MAX_CHECKED = 10_000
 
@@ -55,7 +56,7 @@ def claim(gateway: Gateway, identity: Identity, request: pb.ClaimAttemptRequest)
     return pb.AttemptSpec(
         attempt_id=request.attempt_id,
         task_id=ids.shown_task(row.id),  # what a program makes of it must not differ between runs
-        attempt_number=row.number,
+        attempt_number=_FIRST,  # how often it was tried elsewhere is none of its node's business
         package_sha256=row.package_sha256,
         package_bytes=row.package_bytes,
         cpu_score=row.cpu_score,
@@ -79,6 +80,7 @@ def package_chunks(gateway: Gateway, spec: pb.AttemptSpec) -> Iterator[bytes]:
 class _Checked:
     until: float
     stop_requested: bool
+    task_id: str
 
 
 class OutputDesk:
@@ -97,7 +99,9 @@ class OutputDesk:
             raise InvalidInputError(f"send at most {MAX_OUTPUT_CHUNK_BYTES} bytes of output at once")
         _check_offset(request.offset)
         checked = self._check(identity, request)
-        end = self._gateway.outputs.append(request.attempt_id, request.offset, request.data)
+        end = self._gateway.outputs.append(
+            request.attempt_id, request.offset, request.data, task_id=checked.task_id
+        )
         return pb.AppendOutputResponse(next_offset=end, stop_requested=checked.stop_requested)
 
     def _check(self, identity: Identity, request: pb.AppendOutputRequest) -> _Checked:
@@ -112,7 +116,7 @@ class OutputDesk:
             )
             if len(self._checked) >= _MAX_CHECKED:
                 self._checked.clear()
-            checked = self._checked[key] = _Checked(now + _CHECKED_FOR_SECONDS, row.stop_requested)
+            checked = self._checked[key] = _Checked(now + _CHECKED_FOR_SECONDS, row.stop_requested, row.id)
         return checked
 
 
@@ -174,6 +178,8 @@ def finish(gateway: Gateway, identity: Identity, end: pb.AttemptEnd, writer: Wri
         # Kept within what can be when the attempt is ended: there its node and times are known.
         cpu_seconds=end.cpu_seconds,
         peak_memory_bytes=end.peak_memory_bytes,
+        # An agent sends a result with every run; one that sends nothing at all has nothing to be paid for.
+        idle=has_exit_code and not size and not output_bytes and not end.cpu_seconds > 0,
     )
     database, files, most = gateway.database, gateway.files, gateway.settings.max_workdir_bytes
     told = with_digest(database, files, end.attempt_id, told, max_bytes=most)
@@ -188,7 +194,7 @@ def finish(gateway: Gateway, identity: Identity, end: pb.AttemptEnd, writer: Wri
 
 def _forget_result(gateway: Gateway, attempt_id: str) -> None:
     """Unless it is the task's: the attempt may have ended in another call at the same moment."""
-    task = gateway.database.read(lambda c: task_store.find_or_none(c, ids.task_of_attempt(attempt_id)))
+    task = gateway.database.read(lambda c: attempt_records.task_of(c, attempt_id))
     if task is None or task.result_attempt != attempt_id:
         gateway.files.delete_result(attempt_id)
 

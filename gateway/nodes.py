@@ -17,11 +17,10 @@ from nodepool.errors import (
     UnavailableError,
 )
 from nodepool.node import NodeKind
-from nodepool.stores import broker_users, instances, keys, node_store, task_store
+from nodepool.stores import broker_users, instances, keys, node_store, record_store, task_store
 from nodepool.stores.liveness import Liveness
 from nodepool.stores.task_store import End
 from nodepool.task import Outcome
-from nodepool.trust import docker_works, node_tier
 from proto import nodepool_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -42,7 +41,15 @@ def register(gateway: Gateway, identity: Identity, request: pb.RegisterWorkerNod
         gateway.database.read(lambda c: node_store.find_own(c, facts.node_id, identity.user_id))
         instances.check(gateway.redis, facts.node_id, request.instance)
     gateway.database.write(
-        lambda c: node_store.register(c, facts, identity.user_id, now, peer_address=peer_address, again=again)
+        lambda c: node_store.register(
+            c,
+            facts,
+            identity.user_id,
+            now,
+            peer_address=peer_address,
+            again=again,
+            believed=settings.probe_hours <= 0,
+        )
     )
     if not again:
         instances.take_over(gateway.redis, facts.node_id, request.instance)
@@ -126,7 +133,7 @@ def enroll(gateway: Gateway, identity: Identity, node_id: str, instance: str = "
         ),
         pace_key=keys.PACE,
         lease_seconds=settings.lease_seconds,
-        trust_tier=node_tier(row.credit_score, docker_works=docker_works(row.docker_status)),
+        trust_tier=record_store.tier_of_row(row),
         default_image=settings.default_image,
         allowed_images=settings.image_allow_list,
         network_allowed=settings.allow_task_network,

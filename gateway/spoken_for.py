@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row
 
 from gateway.context import Gateway
 from gateway.tokens import Identity
-from nodepool import ids, ledger
+from nodepool import ledger
 from nodepool.errors import ConflictError, InvalidInputError, NodePoolError, NotFoundError, StaleAttemptError
 from nodepool.node import NodeKind
 from nodepool.pushed_end import STOPPED_BY_OWNER, end_with_what_there_is, keep_result
@@ -32,8 +32,7 @@ def _current(gateway: Gateway, identity: Identity, task_id: str, node_id: str = 
     task = gateway.database.read(lambda connection: _of_caller(connection, identity, task_id))
     if not task.node_id or (node_id and node_id != task.node_id):
         raise StaleAttemptError(f"task {task_id!r} is not on that node; nothing was changed")
-    attempt = ids.attempt_id(task.id, task.attempt_number)
-    row = gateway.database.read(lambda connection: pushed_store.find(connection, attempt))
+    row = gateway.database.read(lambda c: pushed_store.current(c, task.id, task.attempt_number))
     if row is None or row.owner_id != identity.user_id:
         raise NotFoundError(f"no node of yours has task {task_id!r}")
     if row.kind != NodeKind.PUSHED:
@@ -76,7 +75,7 @@ def store_output(gateway: Gateway, identity: Identity, task_id: str, node_id: st
         raise InvalidInputError(f"send at most {_MAX_OUTPUT_BYTES} bytes of output at once")
     row = _live(gateway, identity, task_id, node_id)
     if data:
-        gateway.outputs.append_at_end(row.id, data)
+        gateway.outputs.append_at_end(row.id, data, task_id=task_id)
 
 
 def store_logs(gateway: Gateway, identity: Identity, task_id: str, node_id: str, logs: str) -> None:
@@ -101,10 +100,19 @@ def store_result(gateway: Gateway, identity: Identity, task_id: str, result: byt
 def running(gateway: Gateway, identity: Identity, task_id: str, node_id: str) -> tuple[bool, int]:
     """Is the task to go on there (its owner may have asked for its end), and what has it earned so far?"""
     row = _live(gateway, identity, task_id, node_id)
+    with suppress(NodePoolError):
+        Words(gateway.redis).works(row.id)
     now = gateway.clock()
     started_at = row.started_at or now  # it was claimed just now, by being spoken for
     reward = ledger.earned(row.price_per_minute, row.fee_percent or 0, started_at, now, row.max_minutes)
     return not row.stop_requested, reward
+
+
+def _showed_work(gateway: Gateway, attempt_id: str) -> bool:
+    try:
+        return Words(gateway.redis).showed_work(attempt_id)
+    except NodePoolError:
+        return True  # nobody can say that it did not
 
 
 def completed(gateway: Gateway, identity: Identity, task_id: str, node_id: str, *, success: bool) -> None:
@@ -119,7 +127,10 @@ def completed(gateway: Gateway, identity: Identity, task_id: str, node_id: str, 
     outcome = Outcome.STOPPED if stopped else Outcome.SUCCEEDED if success else Outcome.FAILED
     reason = STOPPED_BY_OWNER if stopped else "" if success else "its node reported that it failed"
     if live:
-        end = end_with_what_there_is(gateway.files, gateway.outputs, row, outcome, reason, gateway.clock())
+        worked = _showed_work(gateway, row.id)
+        end = end_with_what_there_is(
+            gateway.files, gateway.outputs, row, outcome, reason, gateway.clock(), worked=worked
+        )
         most = gateway.settings.max_workdir_bytes
         end = with_digest(gateway.database, gateway.files, row.id, end, max_bytes=most)
     else:

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row
+from sqlalchemy import Connection, Row
 
 from gateway.context import Gateway
 from gateway.tokens import Identity
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 _MAX_LISTED = 1000
 # The agent adds a notice after the output that it cut.
 _NOTICE_BYTES = 4096
+_ANOTHER_RUN = 1000
 
 
 def find_own(gateway: Gateway, identity: Identity | None, task_id: str) -> Row[Any]:
@@ -68,11 +69,24 @@ def attempt_of(gateway: Gateway, row: Row[Any]) -> str:
         return str(row.result_attempt)
     if not row.attempt_number:
         return ""
+    return gateway.database.read(lambda connection: _current_attempt(connection, row))
+
+
+def _current_attempt(connection: Connection, row: Row[Any]) -> str:
     if row.replicas == 1:
-        return ids.attempt_id(row.id, row.attempt_number)
-    run_id = ids.run_id(row.id, row.attempt_number)
-    run = gateway.database.read(lambda connection: task_store.find(connection, run_id))
-    return ids.attempt_id(run.id, run.attempt_number)
+        return attempt_records.id_of(connection, row.id, row.attempt_number)
+    run = task_store.find(connection, ids.run_id(row.id, row.attempt_number))
+    return attempt_records.id_of(connection, run.id, run.attempt_number)
+
+
+def attempt_number_of(gateway: Gateway, row: Row[Any], attempt: str) -> int:
+    """Another attempt has a larger one, also where the result is another run's than the one watched."""
+    found = gateway.database.read(lambda connection: attempt_records.task_of(connection, attempt))
+    if found is None:
+        return 0
+    run = ids.run_number(found.id)
+    watched = row.attempt_number if row.replicas > 1 else 0
+    return int(found.number) + (_ANOTHER_RUN * run if run != watched else 0)
 
 
 def output_of(gateway: Gateway, row: Row[Any], offset: int = 0) -> OutputWindow:
@@ -126,7 +140,7 @@ def stop(gateway: Gateway, identity: Identity, task_id: str) -> Row[Any]:
             return row
         gateway.outputs.announce(task_id)
         if row.state in (TaskState.PLACED, TaskState.RUNNING):
-            attempt = ids.attempt_id(row.id, row.attempt_number)
+            attempt = gateway.database.read(lambda c: attempt_records.id_of(c, row.id, row.attempt_number))
             gateway.registry.mark_stop(row.node_id, attempt)
             tell = gateway.publisher.push_stop if _is_pushed(gateway, row.node_id) else gateway.publisher.stop
             tell(row.node_id, attempt)

@@ -13,9 +13,9 @@ from nodepool.ledger import HoldState
 from nodepool.node import NodeStatus, NodeView, is_owner_only, isolation_of
 from nodepool.queues import partition_queue
 from nodepool.stores.attempt_records import history_of
+from nodepool.stores.record_store import tier_of_row
 from nodepool.stores.registry import Report
 from nodepool.task import FINAL_TASK_STATES, TaskState
-from nodepool.trust import docker_works, node_tier
 from proto import nodepool_pb2 as pb
 
 _MIB_PER_GIB = 1024
@@ -142,7 +142,7 @@ def node_info(
         location=row.location,
         port=row.port,
         gpu_name=row.gpu_name,
-        trust_tier=node_tier(row.credit_score, docker_works=docker_works(row.docker_status)),
+        trust_tier=tier_of_row(row),
         region=row.region,
         docker_status=row.docker_status,
         draining=row.draining,

@@ -12,7 +12,6 @@ from sqlalchemy import Row
 from gateway import tasks, views
 from gateway.context import Gateway
 from gateway.tokens import Identity
-from nodepool import ids
 from nodepool.errors import UnavailableError
 from nodepool.stores.output_store import OutputWindow
 from proto import nodepool_pb2 as pb
@@ -20,13 +19,14 @@ from proto import nodepool_pb2 as pb
 # How long a lost wake-up can go unnoticed.
 _LOOK_AGAIN_SECONDS = 1.0
 _CHUNK_BYTES = 256 * 1024
-_ANOTHER_RUN = 1000
 
 
 @dataclass(slots=True)
 class _Position:
     attempt_number: int
     offset: int
+    attempt: str = ""  # whose number was looked up last
+    seen_number: int = 0
 
 
 async def watch(
@@ -59,23 +59,17 @@ def _look(
     gateway: Gateway, identity: Identity, task_id: str, position: _Position
 ) -> tuple[Row[Any], int, OutputWindow]:
     row = tasks.find_own(gateway, identity, task_id)
-    number = _attempt_number(row, tasks.attempt_of(gateway, row))
+    attempt = tasks.attempt_of(gateway, row)
+    # The same one, most of the times that anybody looks.
+    if attempt != position.attempt:
+        position.attempt, position.seen_number = attempt, tasks.attempt_number_of(gateway, row, attempt)
+    number = position.seen_number
     offset = position.offset if position.attempt_number == number else 0
     try:
         return row, number, tasks.output_of(gateway, row, offset)
     except UnavailableError:
         # State is in SQL; output goes on when Redis is back.
         return row, number, OutputWindow(0, b"")
-
-
-def _attempt_number(row: Row[Any], attempt: str) -> int:
-    """Another attempt has a larger one, also where the result is another run's than the one watched."""
-    if not attempt:
-        return 0
-    task_id, _, number = attempt.rpartition(":")
-    run = ids.run_number(task_id)
-    watched = row.attempt_number if row.replicas > 1 else 0
-    return int(number) + (_ANOTHER_RUN * run if run != watched else 0)
 
 
 def _news(number: int, window: OutputWindow, position: _Position) -> list[pb.OutputChunk]:

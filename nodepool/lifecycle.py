@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
-from nodepool import ids, ledger
+from nodepool import ledger
 from nodepool.clock import Clock
 from nodepool.errors import UnavailableError
 from nodepool.queues import Publisher
@@ -24,6 +24,7 @@ from nodepool.stores import (
     credit_store,
     ledger_store,
     node_store,
+    replica_ends,
     replica_store,
     task_store,
 )
@@ -34,7 +35,7 @@ from nodepool.stores.registry import RegisteredNode, Registry
 from nodepool.stores.replica_ends import Deciding, FollowUp
 from nodepool.stores.task_store import End, Ended
 from nodepool.stores.usage_store import UsageStore
-from nodepool.task import FINAL_TASK_STATES, Outcome, TaskState
+from nodepool.task import FINAL_TASK_STATES, Outcome, TaskKind, TaskState
 from nodepool.usage import EXPECTED_MINUTES, cost_per_minute
 from nodepool.verification import Rules
 
@@ -55,7 +56,7 @@ def end_in_sql(
     now: float,
 ) -> Ended:
     """All that SQL is to know of the end of an attempt, in one transaction."""
-    parent = replica_store.lock_parent_of(connection, ids.task_of_attempt(attempt_id))
+    parent = replica_store.lock_parent_of(connection, attempt_id)
     ended = task_store.end_attempt(
         connection,
         attempt_id,
@@ -67,7 +68,10 @@ def end_in_sql(
         rules=settings.history_rules,
     )
     if ended.changed:
-        follow = _follow_up(connection, ended, end, owner_id, parent, deciding(settings, now))
+        by = deciding(settings, now)
+        follow = _follow_up(connection, ended, end, owner_id, parent, by)
+        if end.is_idleness and ended.task.kind != TaskKind.PROBE and owner_id != ended.task.owner_id:
+            follow = audit_ends.found_idle(connection, ended, owner_id, follow, by)
         start = settings.newcomer_credit_score
         if follow is not None:
             ended = replace(ended, follow_up=follow)
@@ -83,8 +87,14 @@ def deciding(settings: Settings, now: float) -> Deciding:
         now=now,
         start_score=settings.newcomer_credit_score,
         allow_pushed=settings.push_to_nodes,
-        rules=Rules(audit_share=settings.audit_share, audit_share_least=settings.audit_share_least),
+        rules=Rules(
+            audit_share=settings.audit_share,
+            audit_share_least=settings.audit_share_least,
+            spot_share=settings.spot_check_share,
+            least_owners=settings.check_owners_least,
+        ),
         ticket=_RANDOM.random(),
+        spot_ticket=_RANDOM.random(),
     )
 
 
@@ -99,23 +109,24 @@ def _follow_up(
     """The money of the end, and what follows where results are compared."""
     if parent is not None:
         several = parent.replicas > 1
-        follow = audit_ends.follow_up_of_replicas if several else audit_ends.follow_up
+        follow = replica_ends.follow_up if several else audit_ends.follow_up
         return follow(connection, parent, deciding)
     if not audit_ends.is_provisional(connection, ended, end, provider_id, deciding):
-        _settle(connection, ended, end.outcome, provider_id, deciding.now)
+        _settle(connection, ended, end, provider_id, deciding.now)
         return None
-    _settle(connection, ended, end.outcome, provider_id, deciding.now, account=ledger.PENDING)
-    return audit_ends.keep(connection, ended, ended.task.attempt_id, provider_id, deciding)
+    _settle(connection, ended, end, provider_id, deciding.now, account=ledger.PENDING)
+    return audit_ends.keep(connection, ended, end, provider_id, deciding)
 
 
 def _settle(
-    connection: Connection, ended: Ended, outcome: Outcome, provider_id: int, now: float, account: str = ""
+    connection: Connection, ended: Ended, end: End, provider_id: int, now: float, account: str = ""
 ) -> None:
     """A task that has ended pays what is due; one that goes on keeps what it holds."""
     if ended.state not in FINAL_TASK_STATES:
         return
     row = ended.task
-    minutes = ledger.minutes_to_pay(outcome, row.attempt_started_at, now, row.max_minutes)
+    minutes = ledger.minutes_to_pay(end.outcome, row.attempt_started_at, now, row.max_minutes)
+    minutes = 0 if end.idle else minutes
     providers = [Provider(provider_id, account=account)] if minutes else []
     ledger_store.settle(connection, row.id, row.attempt_id, providers, minutes, now)
 

@@ -21,8 +21,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -44,31 +45,71 @@ SLOW_TIMES = 3
 FAST_SHARE = 0.75
 MAX_MINUTES = 2
 MAX_ANSWER_BYTES = 1 << 20
-ANSWER_FILE = "answer.txt"
+# What an agent gives to a run that asks for no memory; a test compares.
+DEFAULT_RUN_MEMORY_BYTES = 512 << 20
 _VALUE_BYTES = 16
 
+# Every name in capitals is replaced by another, so that no two probes read alike.
 _SOURCE = """\
 import hashlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 SEED, CHAINS, SEGMENTS, ROUNDS = {seed!r}, {chains}, {segments}, {rounds}
 
 
-def chain(number):
-    value = f"{{SEED}}:{{number}}".encode()
-    values = []
-    for segment in range(SEGMENTS):
-        salt = f"{{SEED}}:{{number}}:{{segment}}".encode()
-        value = hashlib.pbkdf2_hmac("sha512", value, salt, ROUNDS, {value_bytes})
-        values.append(value.hex())
-    return values
+def READ(PATH):
+    try:
+        with open(PATH) as HANDLE:
+            return HANDLE.read(4096)
+    except OSError:
+        return ""
 
 
-with ThreadPoolExecutor(CHAINS) as threads:
-    with open({answer_file!r}, "w") as answer:
-        for values in threads.map(chain, range(CHAINS)):
-            answer.write(" ".join(values) + "\\n")
+def LOOK():
+    STATUS = dict(LINE.split(":", 1) for LINE in READ("/proc/self/status").splitlines() if ":" in LINE)
+    MEMORY = READ("/sys/fs/cgroup/memory.max") or READ("/sys/fs/cgroup/memory/memory.limit_in_bytes")
+    WORDS = [MEMORY, str(os.statvfs("/").f_flag & os.ST_RDONLY)]
+    WORDS += [STATUS.get(NAME, "") for NAME in ("NoNewPrivs", "CapEff", "CapBnd")]
+    WORDS += [str(any(os.path.exists(PATH) for PATH in ("/.dockerenv", "/run/.containerenv")))]
+    return ",".join("".join(WORD.split()) for WORD in WORDS)
+
+
+def CHAIN(NUMBER):
+    VALUE = f"{{SEED}}:{{SEEN}}:{{NUMBER}}".encode()
+    VALUES = []
+    for SEGMENT in range(SEGMENTS):
+        SALT = f"{{SEED}}:{{NUMBER}}:{{SEGMENT}}".encode()
+        VALUE = hashlib.pbkdf2_hmac("sha512", VALUE, SALT, ROUNDS, {value_bytes})
+        VALUES.append(VALUE.hex())
+    return VALUES
+
+
+SEEN = LOOK()
+with ThreadPoolExecutor(CHAINS) as THREADS:
+    with open({answer_file!r}, "w") as ANSWER:
+        ANSWER.write(SEEN + "\\n")
+        for VALUES in THREADS.map(CHAIN, range(CHAINS)):
+            ANSWER.write(" ".join(VALUES) + "\\n")
 """
+# What its places for names are called; `{{` and the like of str.format are none.
+NAMES = (
+    "SEED", "CHAINS", "SEGMENTS", "ROUNDS", "READ", "PATH", "HANDLE", "LOOK", "STATUS", "LINE", "MEMORY",
+    "WORDS", "WORD", "NAME", "CHAIN", "NUMBER", "VALUE", "VALUES", "SEGMENT", "SALT", "SEEN",
+    "THREADS", "ANSWER",
+)  # fmt: skip
+_NAME = re.compile(r"\b(?:" + "|".join(NAMES) + r")\b")
+# One of these, by the seed.
+_ANSWER_FILES = (
+    "result.txt",
+    "output.txt",
+    "out.txt",
+    "results.csv",
+    "values.txt",
+    "data.out",
+    "summary.txt",
+)
+_MAX_SEEN, _SEEN_WORDS = 400, 6
 
 
 def chains_of(cores: int) -> int:
@@ -95,32 +136,41 @@ class Probe:
         rounds = max(1, work * ROUNDS_PER_POINT_SECOND // (chains * SEGMENTS))
         return cls(seed=seed, chains=chains, rounds=rounds)
 
-    def source(self) -> str:
-        return _SOURCE.format(
-            seed=self.seed,
-            chains=self.chains,
-            segments=SEGMENTS,
-            rounds=self.rounds,
-            value_bytes=_VALUE_BYTES,
-            answer_file=ANSWER_FILE,
-        )
+    @property
+    def answer_file(self) -> str:
+        digest = hashlib.sha256(self.seed.encode()).digest()
+        return _ANSWER_FILES[digest[0] % len(_ANSWER_FILES)]
 
-    def package(self) -> bytes:
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-            # A time of its own would make two packages of one probe differ.
-            archive.writestr(zipfile.ZipInfo("main.py"), self.source())
-        return buffer.getvalue()
+    def source(self, names: Mapping[str, str] | None = None) -> str:
+        """`names`: what each of NAMES is called."""
+        words = dict(names or {})
+        return _NAME.sub(
+            lambda found: words.get(found[0], found[0].lower() + "_"),
+            _SOURCE.format(
+                seed=self.seed,
+                chains=self.chains,
+                segments=SEGMENTS,
+                rounds=self.rounds,
+                value_bytes=_VALUE_BYTES,
+                answer_file=self.answer_file,
+            ),
+        )
 
     def is_right(self, answer: bytes, draws: Sequence[float]) -> bool:
         """Does the answer hold at these segments? `draws`: 0 <= draw < 1 each, made after the answer came."""
-        chains = _read(answer)
-        if len(chains) != self.chains or any(len(values) != SEGMENTS for values in chains):
+        seen, _, rest = answer.partition(b"\n")
+        chains = _read(rest)
+        if (
+            len(seen) > _MAX_SEEN
+            or len(chains) != self.chains
+            or any(len(values) != SEGMENTS for values in chains)
+        ):
             return False
         for draw in draws:
             number, segment = divmod(int(draw * self.chains * SEGMENTS), SEGMENTS)
             values = chains[number]
-            before = values[segment - 1] if segment else f"{self.seed}:{number}".encode()
+            first = f"{self.seed}:".encode() + seen + f":{number}".encode()
+            before = values[segment - 1] if segment else first
             salt = f"{self.seed}:{number}:{segment}".encode()
             if hashlib.pbkdf2_hmac("sha512", before, salt, self.rounds, _VALUE_BYTES) != values[segment]:
                 return False
@@ -138,10 +188,31 @@ def _read(answer: bytes) -> list[list[bytes]]:
     return chains if fits else []
 
 
-def answer_of(result: bytes) -> bytes:
+def ran_in_container(answer: bytes, memory_bytes: int) -> bool:
+    """Whether a right answer says that it was made in a container with this memory.
+
+    What the program saw goes into every value of the answer, so that it cannot be changed afterwards. Whoever
+    rewrites the program can make it see what he likes: this finds out nodes that have no working engine, or
+    one that does not limit what it runs, and not those who take the trouble to pretend.
+    """
+    words = answer.partition(b"\n")[0].decode("ascii", "replace").split(",")
+    if len(words) != _SEEN_WORDS:
+        return False
+    memory, read_only, no_new_privileges, effective, bounding, marked = words
+    no_capabilities = effective.strip("0") == bounding.strip("0") == "" and bool(effective and bounding)
+    return (
+        memory == str(memory_bytes)
+        and read_only == "1"
+        and no_new_privileges == "1"
+        and no_capabilities
+        and marked == "True"
+    )
+
+
+def answer_of(result: bytes, name: str) -> bytes:
     """The answer in a result ZIP; empty when there is none that can be read within bounds."""
     try:
-        with zipfile.ZipFile(io.BytesIO(result)) as archive, archive.open(ANSWER_FILE) as file:
+        with zipfile.ZipFile(io.BytesIO(result)) as archive, archive.open(name) as file:
             answer = file.read(MAX_ANSWER_BYTES + 1)
     except Exception:  # noqa: BLE001 - a result is made on a stranger's machine
         return b""

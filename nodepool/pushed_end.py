@@ -14,7 +14,7 @@ from sqlalchemy import Row
 from nodepool.errors import NodePoolError, NotFoundError, UnavailableError
 from nodepool.results import PoolResult, made_by_the_pool
 from nodepool.stores.files import FileStore
-from nodepool.stores.output_store import OutputStore
+from nodepool.stores.output_store import OutputStore, OutputWindow
 from nodepool.stores.task_store import End
 from nodepool.task import Outcome, TaskState
 from nodepool.wire import TASK_STATUS_WORDS
@@ -39,12 +39,16 @@ def end_with_what_there_is(
     now: float,
     *,
     at_bound: bool = False,
+    worked: bool = False,
 ) -> End:
-    """`row` is of pushed_store. `at_bound`: it ran as long as it may.
+    """`row` is of pushed_store. `at_bound`: it ran as long as it may. `worked`: its node's reports say so.
 
     Of a run that was stopped or reached its bound the pool makes a result where there is none.
     """
     size = _stored_bytes(files, row.id)
+    said = _output(outputs, row.id)
+    # What cannot be known now is not held against its node.
+    idle = row.started_at is not None and not (size or worked or said is None or said.end)
     if not size and (at_bound or outcome is Outcome.STOPPED) and row.started_at is not None:
         state = TaskState.STOPPED if outcome is Outcome.STOPPED else TaskState.FAILED
         made = made_by_the_pool(
@@ -56,7 +60,7 @@ def end_with_what_there_is(
                 reason=reason,
                 started_at=row.started_at,
                 finished_at=now,
-                output=_output(outputs, row.id),
+                output=said.data if said is not None else b"",
                 stopped=outcome is Outcome.STOPPED,
             )
         )
@@ -71,6 +75,7 @@ def end_with_what_there_is(
         reason=reason,
         result_bytes=size,
         has_result=size > 0,
+        idle=idle and (at_bound or outcome is Outcome.STOPPED),
     )
 
 
@@ -81,8 +86,8 @@ def _stored_bytes(files: FileStore, attempt_id: str) -> int:
         return 0
 
 
-def _output(outputs: OutputStore, attempt_id: str) -> bytes:
+def _output(outputs: OutputStore, attempt_id: str) -> OutputWindow | None:
     try:
-        return outputs.window(attempt_id).data
+        return outputs.window(attempt_id)
     except UnavailableError:
-        return b""  # the end counts more than what was said
+        return None  # the end counts more than what was said

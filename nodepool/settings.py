@@ -195,8 +195,18 @@ class Settings(BaseSettings):
     audit_share_least: float = Field(
         0.01, ge=0, le=1, description="what that share falls to for a node that has proven itself"
     )
+    spot_check_share: float = Field(
+        0.01, ge=0, le=1, description="share of results of nodes above low trust that are checked likewise"
+    )
+    check_owners_least: int = Field(
+        5,
+        ge=1,
+        description="owners who could run a check, below which it raises nobody's score",
+    )
     probe_hours: float = Field(
-        24.0, ge=0, description="how often a node is given a task with a known answer, hours; 0: never"
+        24.0,
+        ge=0,
+        description="hours between a node's tasks with a known answer; 0: none, its word on Docker is taken",
     )
     login_lock_after: int = Field(
         5, ge=1, description="wrong passwords in a row after which an account is locked for a while"

@@ -55,6 +55,11 @@ def opens(task: Tier, node: Tier) -> bool:
     return RANK[node] >= RANK[task]
 
 
+def docker_counts(docker_status: str, *, shown: bool) -> bool:
+    """`shown`: by a probe, which ran in a container there. What a node only says of itself is its word."""
+    return shown and docker_works(docker_status)
+
+
 def docker_works(docker_status: str) -> bool:
     """The words that agents and the existing workers register with."""
     return docker_status.strip().casefold() in DOCKER_WORKS
@@ -64,12 +69,12 @@ class Cause(StrEnum):
     """Why a credit score changed."""
 
     VERIFIED = "verified"
-    UNVERIFIED = "unverified"
     PROBED = "probed"
     LOST = "lost"
     REFUSED = "refused"
     LATE = "late"
     DIFFERED = "differed"
+    IDLE = "idle"
     FALSE_CLAIM = "false_claim"
     DECAY = "decay"
     ADMIN = "admin"
@@ -82,8 +87,7 @@ class Move:
     delta: int  # 0: it depends
     meaning: str
     most_per_day: int = 0  # points within 24 hours; 0: no bound
-    highest: int = HIGHEST_SCORE  # it lifts no score above that
-    up_to_start: bool = False  # nor above the start value
+    up_to_start: bool = False  # it lifts no score above the start value
 
 
 # Nobody's own tasks move his score, and neither does what is nobody's fault: evictions, stops, and what a
@@ -91,13 +95,9 @@ class Move:
 MOVES: Mapping[Cause, Move] = MappingProxyType(
     {
         Cause.VERIFIED: Move(
-            delta=1, most_per_day=5, meaning="a result that was compared with another owner's, and agreed"
-        ),
-        Cause.UNVERIFIED: Move(
             delta=1,
-            most_per_day=1,
-            highest=HIGH_SCORE - 1,
-            meaning="another user's task that succeeded, unchecked, on a node above low trust",
+            most_per_day=5,
+            meaning="a result that the pool chose to compare with other owners', and that agreed",
         ),
         Cause.PROBED: Move(
             delta=1, most_per_day=1, up_to_start=True, meaning="the right answer to a probe of the pool"
@@ -110,8 +110,9 @@ MOVES: Mapping[Cause, Move] = MappingProxyType(
             delta=-3, most_per_day=15, meaning="a run that the pool had to end: past its bound, or stopped"
         ),
         Cause.DIFFERED: Move(
-            delta=-25, meaning="a result that others' results refute, or a wrong answer to a probe"
+            delta=-25, meaning="a result that a check of the pool refutes, or a wrong answer to a probe"
         ),
+        Cause.IDLE: Move(delta=-25, meaning="a run that the pool had to end, and that nobody had worked at"),
         Cause.FALSE_CLAIM: Move(
             delta=-15, meaning="a cpu_score that several probes in a row did not bear out"
         ),
@@ -132,7 +133,7 @@ def change_of(cause: Cause, score: int, *, moved_today: int, start: int) -> int:
         size = min(size, max(0, move.most_per_day - abs(moved_today)))
     if move.delta < 0:
         return -min(size, max(0, score - LOWEST_SCORE))
-    highest = min(move.highest, start) if move.up_to_start else move.highest
+    highest = start if move.up_to_start else HIGHEST_SCORE
     return min(size, max(0, highest - score))
 
 

@@ -47,7 +47,7 @@ How the product uses it, in the transaction that ends a run of a low-trust node
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -64,16 +64,22 @@ FIRST_PAUSE_SECONDS = 3600.0
 MOST_BLOCK_SECONDS = 86400.0
 # However small AUDIT_SHARE_LEAST is: never never.
 MOST_BLOCK_SIZE = 1000
+# A run may take so many times the minutes of the longest of those that agree with it, and some more.
+FAIR_TIMES, FAIR_MORE_MINUTES = 2, 1
+# Results that the pool checks of a node that user-ordered runs have refuted.
+WATCHED = 3
 # Longer rows say nothing more.
 MOST_VERIFIED = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """The operator's choices: AUDIT_SHARE and AUDIT_SHARE_LEAST. A share of 0 turns audits off."""
+    """The operator's choices: AUDIT_SHARE and so on. An audit share of 0 turns all checks off."""
 
     audit_share: float = 0.1
     audit_share_least: float = 0.01
+    spot_share: float = 0.0  # of results of nodes above low trust
+    least_owners: int = 5  # see counts()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +173,37 @@ def block_end(finding: Finding) -> BlockEnd:
         Finding.DIFFERED: BlockEnd.RECALL,
         Finding.UNDECIDED: BlockEnd.DRAW_AGAIN,
     }[finding]
+
+
+def that_count(
+    findings: Mapping[int, Finding],
+    related: Collection[frozenset[int]],
+    *,
+    raises: bool,
+    lowers: bool,
+) -> dict[int, Finding]:
+    """What a comparison says of these owners for good; UNDECIDED where it says nothing.
+
+    `related`: pairs of owners who may be one person. Whom only a friend confirms is not confirmed, and whom
+    only friends of each other refute is not refuted. `raises`, `lowers`: whether enough owners could have
+    been asked for either.
+    """
+    right = {owner for owner, finding in findings.items() if finding is Finding.VERIFIED}
+    confirmed = {
+        owner for owner in right if any(frozenset({owner, it}) not in related for it in right - {owner})
+    }
+
+    def said(owner: int, finding: Finding) -> bool:
+        if finding is Finding.VERIFIED:
+            return raises and owner in confirmed
+        return lowers and bool(confirmed)
+
+    return {owner: it if said(owner, it) else Finding.UNDECIDED for owner, it in findings.items()}
+
+
+def fair_minutes(own: int, others: Sequence[int]) -> int:
+    """What a run is paid at most when others ran the same: a slow machine is no fraud, an idle one may be."""
+    return min(own, FAIR_TIMES * max(others) + FAIR_MORE_MINUTES) if others else own
 
 
 def pays_recalled(*, lenient: bool, confirmed: bool) -> bool:

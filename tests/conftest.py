@@ -24,6 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ[MARK] = secrets.token_hex(8)
     # Tests see no tasks but their own; those of probes say that they want them.
     os.environ["PROBE_HOURS"] = "0"
+    os.environ["SPOT_CHECK_SHARE"] = "0"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -18,7 +18,6 @@ from typing import Any
 import structlog
 
 from nodepool.errors import NodePoolError
-from nodepool.ids import task_of_attempt
 from nodepool.task import Outcome
 from proto import nodepool_pb2 as pb
 from worker_agent.attempt import Attempt, Terms, Workshop
@@ -204,7 +203,7 @@ class Agent:
 
     def attempts_of(self, task_id: str) -> list[str]:
         with self._lock:
-            return [attempt_id for attempt_id in self._attempts if task_of_attempt(attempt_id) == task_id]
+            return [name for name, attempt in self._attempts.items() if attempt.task_id == task_id]
 
     def handle(self, event: Event) -> None:
         with self._lock:

@@ -71,6 +71,7 @@ class Attempt:
 
     def __init__(self, attempt_id: str, workshop: Workshop, work: Callable[[Attempt], End | None]) -> None:
         self.attempt_id = attempt_id
+        self.task_id = ""  # which the pool says when it is claimed
         self.done = threading.Event()
         self._shop = workshop
         self._work = work
@@ -191,6 +192,7 @@ class Attempt:
 
     def _run(self, spec: pb.AttemptSpec, package: int) -> End | None:
         shop = self._shop
+        self.task_id = spec.task_id
         terms = shop.terms()
         execution = Execution(
             shop.runner,

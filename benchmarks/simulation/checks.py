@@ -12,7 +12,6 @@ from sqlalchemy import Row, select
 from benchmarks.simulation.stage import Stage
 from dispatcher.waiting import waiting_task
 from nodepool.fleet import Fleet
-from nodepool.ids import attempt_id
 from nodepool.node import NodeView
 from nodepool.placement import Wish, decide
 from nodepool.resources import RESOURCE_NAMES, Claim, Resources, capacity_of
@@ -103,18 +102,18 @@ def _check_attempts(
         found.add("in Redis only", f"{name} on {node_id}")
     for node_id, name in in_sql - in_redis:
         found.add("in SQL only", f"{name} on {node_id}")
-    for task_id, count in Counter(name.rpartition(":")[0] for _, name in in_redis | in_sql).items():
+    for task_id, count in Counter(row.task_id for row in live).items():
         if count > 1:
             found.add("placed twice", f"{task_id} has {count} attempts at once")
 
 
 def _check_tasks(found: Violations, stage: Stage, live: Sequence[Row[Any]]) -> None:
-    alive: dict[str, list[str]] = defaultdict(list)
+    alive: dict[str, list[int]] = defaultdict(list)
     for row in live:
-        alive[row.task_id].append(row.id)
+        alive[row.task_id].append(row.number)
     query = select(tasks.c.id, tasks.c.state, tasks.c.attempt_number)
     for task_id, state, number in stage.dispatcher.database.read(lambda c: c.execute(query).all()):
-        wanted = [attempt_id(task_id, number)] if state in _LIVE_TASKS else []
+        wanted = [number] if state in _LIVE_TASKS else []
         if alive[task_id] != wanted:
             found.add("state wrong", f"{task_id} is {state} with the live attempts {alive[task_id]}")
 

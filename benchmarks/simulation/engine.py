@@ -66,10 +66,6 @@ class Placing:
         return 1e6 * self.cpu_seconds / self.placed if self.placed else 0.0
 
 
-def _attempt_of(task: WaitingTask) -> str:
-    return attempt_id(task.task_id, task.attempt_number + 1)
-
-
 def place_reserving(stage: Stage, task_ids: Sequence[str]) -> Placing:
     """The line, the planner and the atomic reservation. SQL is only read, before the clock starts."""
     dispatcher, settings = stage.dispatcher, stage.settings
@@ -98,7 +94,10 @@ def place_reserving(stage: Stage, task_ids: Sequence[str]) -> Placing:
         if not planned:
             break
         answers = dispatcher.registry.reserve_all(
-            [(it.node_id, _attempt_of(it.task), it.task.wish.claim, it.task.owner_id) for it in planned],
+            [
+                (it.node_id, attempt_id(it.task.task_id), it.task.wish.claim, it.task.owner_id)
+                for it in planned
+            ],
             at=dispatcher.clock(),
         )
         reserving += time.perf_counter() - middle

@@ -106,12 +106,31 @@ _ATTEMPT_LOCKED = {
     Lock.ATTEMPT: _ATTEMPT.with_for_update(of=[tasks, attempts], key_share=True),
     Lock.ATTEMPT_AND_NODE: _ATTEMPT.with_for_update(of=[tasks, attempts, nodes], key_share=True),
 }
+_ID_OF = select(attempts.c.id).where(
+    attempts.c.task_id == bindparam("task_id"), attempts.c.number == bindparam("number")
+)
+_TASK_OF = (
+    select(tasks, attempts.c.number)
+    .join(attempts, attempts.c.task_id == tasks.c.id)
+    .where(attempts.c.id == bindparam("attempt_id"))
+)
 _OF_TASK = (
     select(attempts)
     .where(attempts.c.task_id == bindparam("task_id"))
     .order_by(attempts.c.number.desc())
     .limit(_MAX_ATTEMPTS_SHOWN)
 )
+
+
+def id_of(connection: Connection, task_id: str, number: int) -> str:
+    """The id of this attempt of the task; empty when there is none."""
+    return str(connection.execute(_ID_OF, {"task_id": task_id, "number": number}).scalar() or "")
+
+
+def task_of(connection: Connection, attempt_id: str) -> Row[Any] | None:
+    """The task of the attempt, with the attempt's `number`; None when there is no such attempt."""
+    row: Row[Any] | None = connection.execute(_TASK_OF, {"attempt_id": attempt_id}).one_or_none()
+    return row
 
 
 def find(

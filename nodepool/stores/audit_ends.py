@@ -7,7 +7,7 @@ the pool differs from them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Row, select, update
 from nodepool import ledger, verification
 from nodepool.replicas import Next, Run, Step, next_step
 from nodepool.stores import (
+    audit_counts,
     audit_store,
     credit_store,
     ledger_store,
@@ -31,6 +32,9 @@ from nodepool.verification import BlockEnd
 from nodepool.voting import Count, Finding, Verdict, Vote
 
 _RUNS_COMPARED = 2
+_SECONDS_PER_MINUTE = 60
+# What starting a program takes is more.
+_LITTLE_CPU_SECONDS = 1.0
 _STRICT, _LENIENT = "strict", "lenient"
 _COMPARED = frozenset({Outcome.SUCCEEDED, Outcome.FAILED})
 
@@ -55,6 +59,7 @@ def is_provisional(
     row = ended.task
     if (
         end.outcome not in _COMPARED
+        or end.idle
         or row.kind != TaskKind.USER
         or row.pinned_node
         or provider_id == row.owner_id
@@ -62,27 +67,62 @@ def is_provisional(
         or len(row.id) > replica_store.MAX_PARENT_ID
     ):
         return False
-    return record_store.is_low(connection, ended.node_id) and replica_store.somebody_else(
+    looked_at = (
+        record_store.is_low(connection, ended.node_id)
+        or deciding.spot_ticket < deciding.rules.spot_share
+        or _is_doubtful(end, row, deciding.now)
+        or record_store.is_watched(connection, ended.node_id)
+    )
+    return looked_at and replica_store.somebody_else(
         connection, {provider_id, row.owner_id}, allow_pushed=deciding.allow_pushed
     )
 
 
-def keep(
-    connection: Connection, ended: Ended, attempt_id: str, provider_id: int, deciding: Deciding
-) -> FollowUp:
-    """The result of this end is provisional; a block that it fills is audited."""
+def _is_doubtful(end: End, row: Row[Any], now: float) -> bool:
+    """A run that took all the time that it might and shows little for it, or that the pool had to end."""
+    at_bound = now - (row.attempt_started_at or now) >= row.max_minutes * _SECONDS_PER_MINUTE
+    nothing = end.output_bytes == 0 and end.cpu_seconds < _LITTLE_CPU_SECONDS
+    return end.outcome is Outcome.FAILED and (end.late or (at_bound and nothing))
+
+
+def keep(connection: Connection, ended: Ended, end: End, provider_id: int, deciding: Deciding) -> FollowUp:
+    """The result of this end is provisional; a block that it fills is audited.
+
+    One of a trusted node, one that is looked at for a reason of its own, and one that too few could check to
+    say something of others, is checked by itself.
+    """
     ledger_store.lock(connection)
+    task, node_id = ended.task, ended.node_id
     audit_store.keep(
         connection,
-        task_id=ended.task.id,
-        attempt_id=attempt_id,
-        node_id=ended.node_id,
+        task_id=task.id,
+        attempt_id=task.attempt_id,
+        node_id=node_id,
         owner_id=provider_id,
         now=deciding.now,
     )
+    alone = (
+        not record_store.is_low(connection, node_id)
+        or record_store.is_watched(connection, node_id)
+        or _is_doubtful(end, task, deciding.now)
+        or not audit_counts.reach(connection, task, provider_id, deciding).raises(deciding.rules.least_owners)
+    )
     follows = _Follows()
-    _close_block(connection, ended.node_id, deciding, follows)
-    return FollowUp(ended.task, added=tuple(follows.added))
+    if alone:
+        record_store.one_less_to_watch(connection, node_id)
+        _check(connection, task.id, [task.id], deciding.now, follows)
+    else:
+        _close_block(connection, node_id, deciding, follows)
+    return FollowUp(task, added=tuple(follows.added))
+
+
+def found_idle(
+    connection: Connection, ended: Ended, provider_id: int, follow: FollowUp | None, deciding: Deciding
+) -> FollowUp:
+    """The node took a run and did nothing: as if its result had been false."""
+    added = found_false(connection, ended.node_id, provider_id, deciding)
+    follow = follow or FollowUp(ended.task)
+    return replace(follow, added=follow.added + added, paused=follow.paused | {ended.node_id})
 
 
 def close_block(connection: Connection, node_id: str, deciding: Deciding) -> tuple[Waiting, ...]:
@@ -138,16 +178,6 @@ def follow_up(connection: Connection, task: Row[Any], deciding: Deciding) -> Fol
     return FollowUp(task)
 
 
-def follow_up_of_replicas(connection: Connection, task: Row[Any], deciding: Deciding) -> FollowUp:
-    """replica_ends.follow_up, and what its vote says of nodes whose result was false."""
-    follow = replica_ends.follow_up(connection, task, deciding)
-    added = list(follow.added)
-    for node_id, owner_id in follow.refuted:
-        added += found_false(connection, node_id, owner_id, deciding)
-    paused = follow.paused | {node_id for node_id, _ in follow.refuted}
-    return replace(follow, added=tuple(added), paused=frozenset(paused))
-
-
 def _next(
     connection: Connection, task: Row[Any], result: Row[Any], deciding: Deciding
 ) -> tuple[Next, Sequence[Row[Any]]]:
@@ -185,27 +215,32 @@ def _decide(
     for run in checkers:
         verdict = VERDICTS[count.findings[run.id]]
         connection.execute(update(tasks).where(tasks.c.id == run.id).values(verification=verdict))
+    told = audit_counts.that_count(connection, task, result, own, checkers, count, deciding)
     # Findings first: what a strike costs depends on the record before it.
-    lenient = _note(connection, result, own, deciding, follows) if not result.recalled else False
-    struck = [run for run in checkers if count.findings[run.id] is Finding.DIFFERED]
-    for run in struck:
-        _note_checker(connection, run, deciding, follows)
-    _pay(connection, task, result, own, [run for run in checkers if run not in struck], now)
+    lenient = _note(connection, result, told, deciding, follows) if not result.recalled else False
+    wrong = [run for run in checkers if count.findings[run.id] is Finding.DIFFERED]
+    for run in wrong:
+        if told[run.provider_id] is Finding.DIFFERED:
+            _note_checker(connection, run, deciding, follows)
+    _pay(connection, task, result, own, [run for run in checkers if run not in wrong], now)
     disputed = Verification.DISPUTED if len(checkers) > 0 else ""
+    word = Verification.AUDITED if own is Finding.VERIFIED else disputed
     if own is Finding.DIFFERED:
         best = next(run for run in checkers if run.result_digest == count.digest)
         _replace(connection, task, best, now)
         audit_store.forget(connection, task.id, Verification.DISPUTED)
-        if not result.recalled:
+        if not result.recalled and told[result.owner_id] is Finding.DIFFERED:
             _recall(connection, result, lenient=lenient, now=now, follows=follows)
+        elif not result.recalled:
+            _draw_again(connection, task.id, deciding, follows)
     elif result.recalled:
-        audit_store.forget(connection, task.id, Verification.AUDITED if own is Finding.VERIFIED else disputed)
+        audit_store.forget(connection, task.id, word)
     else:
-        _end_block(connection, task.id, own, disputed, deciding, follows)
+        pay = audit_counts.fair_share(connection, task, result, told, checkers)
+        _end_block(connection, task.id, told[result.owner_id], word, deciding, follows, pay)
     stopped = replica_store.drop_open(connection, task.id, replica_ends.NOT_NEEDED, now)
-    moved = credit_store.move(
-        connection, _credit(task, result, own, checkers, count), start=deciding.start_score, now=now
-    )
+    changes = _credit(connection, task, result, told, checkers, now)
+    moved = credit_store.move(connection, changes, start=deciding.start_score, now=now)
     return FollowUp(
         task,
         added=tuple(follows.added),
@@ -216,10 +251,22 @@ def _decide(
     )
 
 
+def _draw_again(connection: Connection, task_id: str, deciding: Deciding, follows: _Follows) -> None:
+    """One that said nothing of its node leaves the rest of its block to another check."""
+    left = [result.task_id for result in audit_store.of_block(connection, task_id) if not result.drawn]
+    if left:
+        _check(connection, verification.draw(left, deciding.ticket), left, deciding.now, follows)
+
+
 def _note(
-    connection: Connection, result: Row[Any], finding: Finding, deciding: Deciding, follows: _Follows
+    connection: Connection,
+    result: Row[Any],
+    told: Mapping[int, Finding],
+    deciding: Deciding,
+    follows: _Follows,
 ) -> bool:
     """Count the finding for the run that was checked; whether its owner is forgiven."""
+    finding = told[result.owner_id]
     change = record_store.note(connection, result.node_id, result.owner_id, finding, deciding.now)
     if change.struck:
         follows.paused.add(result.node_id)
@@ -259,22 +306,23 @@ def _end_block(
     connection: Connection,
     task_id: str,
     own: Finding,
-    disputed: str,
+    word: str,
     deciding: Deciding,
     follows: _Follows,
+    pay: tuple[int, int],
 ) -> None:
+    """`own` as it counts; `word` for the task that was checked."""
     results = audit_store.of_block(connection, task_id)
     left = [result.task_id for result in results if not result.drawn]
     if verification.block_end(own) is BlockEnd.DRAW_AGAIN and left:
         audit_store.award(connection, next(it for it in results if it.task_id == task_id), deciding.now)
-        audit_store.forget(connection, task_id, disputed)
+        audit_store.forget(connection, task_id, word)
         _check(connection, verification.draw(left, deciding.ticket), left, deciding.now, follows)
         return
-    verified = own is Finding.VERIFIED
+    rest = Verification.AUDITED if own is Finding.VERIFIED else ""
     for result in results:
-        audit_store.award(connection, result, deciding.now)
-        word = disputed if result.task_id == task_id else ""
-        audit_store.forget(connection, result.task_id, Verification.AUDITED if verified else word)
+        audit_store.award(connection, result, deciding.now, pay=pay)
+        audit_store.forget(connection, result.task_id, word if result.task_id == task_id else rest)
 
 
 def _pay(
@@ -325,15 +373,22 @@ def _replace(connection: Connection, task: Row[Any], best: Row[Any], now: float)
 
 
 def _credit(
-    task: Row[Any], result: Row[Any], own: Finding, checkers: Iterable[Row[Any]], count: Count
+    connection: Connection,
+    task: Row[Any],
+    result: Row[Any],
+    told: Mapping[int, Finding],
+    checkers: Iterable[Row[Any]],
+    now: float,
 ) -> list[credit_store.NewChange]:
     """Of a recalled run nothing more: its owner has lost for the one that was found out."""
-    found = [(run, count.findings[run.id], run.attempt_id, run.provider_id) for run in checkers]
+    found = [(run, run.attempt_id, run.provider_id) for run in checkers]
     if not result.recalled:
-        found.append((result, own, result.attempt_id, result.owner_id))
+        found.append((result, result.attempt_id, result.owner_id))
     return [
         change
-        for row, finding, attempt_id, provider_id in found
+        for row, attempt_id, provider_id in found
+        if (finding := told[provider_id]) is not Finding.VERIFIED
+        or not credit_store.moved_by(connection, provider_id, task.owner_id, now)
         for change in credit_store.of_finding(
             finding,
             attempt_id=attempt_id,

@@ -9,12 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, delete, func, insert, select, update
 
 from nodepool import ids, ledger
 from nodepool.ledger import EntryKind, NewEntry
 from nodepool.stores import ledger_store, replica_store
-from nodepool.stores.tables import holds, ledger_accounts, ledger_entries, provisional_results, tasks
+from nodepool.stores.tables import (
+    attempts,
+    holds,
+    ledger_accounts,
+    ledger_entries,
+    provisional_results,
+    tasks,
+)
 from nodepool.task import Verification
 
 _columns = provisional_results.c
@@ -26,6 +33,9 @@ _OPEN = (
 )
 _WAITING_PAY = select(ledger_entries.c.amount).where(
     ledger_entries.c.id == bindparam("entry"), ledger_entries.c.credit_account == ledger.PENDING
+)
+_TIMES: Select[Any] = select(attempts.c.started_at, attempts.c.finished_at).where(
+    attempts.c.id == bindparam("attempt")
 )
 _FEES = select(ledger_accounts.c.balance).where(ledger_accounts.c.id == ledger.FEE)
 _PAYER = select(holds.c.account_id).where(holds.c.task_id == bindparam("task"))
@@ -117,11 +127,27 @@ def pending(connection: Connection, attempt_id: str) -> int:
     return int(connection.execute(_WAITING_PAY, {"entry": entry}).scalar() or 0)
 
 
-def award(connection: Connection, result: Row[Any], now: float) -> None:
-    """The node's owner gets what was paid for the result."""
+def times_of(connection: Connection, attempt_id: str) -> Row[Any]:
+    """When the attempt began and ended."""
+    row: Row[Any] = connection.execute(_TIMES, {"attempt": attempt_id}).one()
+    return row
+
+
+def award(connection: Connection, result: Row[Any], now: float, *, pay: tuple[int, int] = (1, 1)) -> None:
+    """The node's owner gets what was paid for the result, or that part of it; the rest goes back."""
     amount = pending(connection, result.attempt_id)
-    if amount:
-        _award(connection, result.attempt_id, ledger.PENDING, result.owner_id, amount, result.task_id, now)
+    due = amount * pay[0] // pay[1]
+    if due:
+        _award(connection, result.attempt_id, ledger.PENDING, result.owner_id, due, result.task_id, now)
+    _refund(connection, result.task_id, amount - due, "it took far longer than elsewhere", now)
+
+
+def _refund(connection: Connection, task_id: str, amount: int, memo: str, now: float) -> None:
+    payer = connection.execute(_PAYER, {"task": task_id}).scalar()
+    if amount and payer is not None:
+        refund = ledger.refund_id(task_id)
+        entry = NewEntry(refund, EntryKind.REFUND, ledger.PENDING, payer, amount, task_id, memo)
+        ledger_store.move(connection, [entry], now)
 
 
 def pay_runs(
@@ -141,13 +167,7 @@ def pay_runs(
             fees = int(connection.execute(_FEES).scalar_one())
             source = ledger.FEE if fees >= missing else ledger.MINT
             _award(connection, attempt_id, source, owner_id, missing, task_id, now, memo="audit")
-    payer = connection.execute(_PAYER, {"task": task_id}).scalar()
-    if funds and payer is not None:
-        entry = NewEntry(
-            ledger.refund_id(task_id), EntryKind.REFUND, ledger.PENDING, payer, funds, task_id,
-            "its first result was false",
-        )  # fmt: skip
-        ledger_store.move(connection, [entry], now)
+    _refund(connection, task_id, funds, "its first result was false", now)
 
 
 def _award(

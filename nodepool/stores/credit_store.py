@@ -19,9 +19,9 @@ from sqlalchemy import Connection, Row, bindparam, case, func, insert, select, u
 from nodepool import history as node_history
 from nodepool import trust
 from nodepool.errors import InvalidInputError, NotFoundError
-from nodepool.stores.tables import credit_changes, nodes, tasks, users
+from nodepool.stores.tables import credit_changes, tasks, users
 from nodepool.task import FINAL_TASK_STATES, Outcome, TaskKind, TaskState
-from nodepool.trust import MOVES, Cause, Tier, docker_works, node_tier, task_tier
+from nodepool.trust import MOVES, Cause, Tier, task_tier
 from nodepool.voting import Finding
 
 if TYPE_CHECKING:
@@ -56,10 +56,17 @@ _UPDATE = (
     .where(users.c.id == bindparam("user"), users.c.credit_score == bindparam("before"))
     .values(credit_score=bindparam("after"), credit_decayed_at=bindparam("decayed_at"))
 )
-_NODE = (
-    select(nodes.c.docker_status, users.c.credit_score)
-    .join(users, users.c.id == nodes.c.owner_id)
-    .where(nodes.c.id == bindparam("node"))
+# One person's tasks say only so much of whoever runs them.
+_OF_THIS_USER = (
+    select(credit_changes.c.seq)
+    .join(tasks, tasks.c.id == credit_changes.c.task_id)
+    .where(
+        credit_changes.c.user_id == bindparam("user"),
+        credit_changes.c.kind == Cause.VERIFIED,
+        credit_changes.c.created_at > bindparam("since"),
+        tasks.c.owner_id == bindparam("submitter"),
+    )
+    .limit(1)
 )
 _TIER_OF_OWNER = (
     select(
@@ -202,8 +209,6 @@ def after_end(
     change = _of_end(ended, end, provider_id)
     if change is None or not _delta(connection, change, start, now):
         return NOBODY
-    if change.cause is Cause.UNVERIFIED and not _above_low(connection, change.node_id):
-        return NOBODY
     return move(connection, [change], start=start, now=now)
 
 
@@ -212,6 +217,8 @@ def _of_end(ended: Ended, end: End, provider_id: int) -> NewChange | None:
     # Whoever runs his own tasks could end them as he likes; the pool's probes are judged by themselves.
     if provider_id == row.owner_id or row.kind == TaskKind.PROBE or end.blameless:
         return None
+    if end.is_idleness:
+        return _change(Cause.IDLE, row, provider_id, MOVES[Cause.IDLE].meaning)
     if end.late:
         return _change(Cause.LATE, row, provider_id, f"it did not end its run: {end.reason}")
     if end.outcome in {Outcome.LOST, Outcome.REFUSED}:
@@ -223,15 +230,7 @@ def _of_end(ended: Ended, end: End, provider_id: int) -> NewChange | None:
             return None
         cause = Cause.LOST if end.outcome is Outcome.LOST else Cause.REFUSED
         return _change(cause, row, provider_id, f"{cause}: {end.reason}")
-    # A run of several is worth what the comparison says.
-    if end.outcome is not Outcome.SUCCEEDED or row.parent_id:
-        return None
-    return _change(Cause.UNVERIFIED, row, provider_id, MOVES[Cause.UNVERIFIED].meaning)
-
-
-def _above_low(connection: Connection, node_id: str) -> bool:
-    row = connection.execute(_NODE, {"node": node_id}).one()
-    return node_tier(row.credit_score, docker_works=docker_works(row.docker_status)) is not Tier.LOW
+    return None  # what a result is worth, a comparison that the pool chose says
 
 
 def _change(cause: Cause, row: Row[Any], provider_id: int, reason: str) -> NewChange:
@@ -262,6 +261,12 @@ def of_finding(
             node_id=node_id,
         )
     ]
+
+
+def moved_by(connection: Connection, provider_id: int, submitter_id: int, now: float) -> bool:
+    """Whether a task of this user has raised the provider's score within a day."""
+    values = {"user": provider_id, "submitter": submitter_id, "since": now - trust.DAY_SECONDS}
+    return connection.execute(_OF_THIS_USER, values).first() is not None
 
 
 # -- with time ---------------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ EVENTS_CHANNEL = "task-events"  # a task's id, whenever something of it changed
 OUTPUT_TTL_SECONDS = 24 * 3600
 REPORT_TTL_SECONDS = 60
 WORD_TTL_SECONDS = 3600
+# Longer than any run.
+WORK_TTL_SECONDS = 30 * 86400
 PACE_TTL_SECONDS = 60
 GATEWAY_TTL_SECONDS = 15
 
@@ -63,6 +65,11 @@ def reserved(node_id: str) -> str:
 def word(attempt_id: str) -> str:
     """When something was last heard of an attempt on a node without an agent, by its TTL."""
     return f"attempt:{attempt_id}:word"
+
+
+def work(attempt_id: str) -> str:
+    """The worker of an attempt on a node without an agent has reported that it runs."""
+    return f"attempt:{attempt_id}:work"
 
 
 def output(attempt_id: str) -> str:

@@ -17,7 +17,7 @@ from nodepool.stores import record_store
 from nodepool.stores.attempt_records import history_of
 from nodepool.stores.registry import RegisteredNode
 from nodepool.stores.tables import node_records, nodes, users
-from nodepool.trust import Tier, docker_works, node_tier
+from nodepool.trust import Tier
 
 _WITH_OWNER = (
     select(nodes, users.c.username.label("owner"), users.c.credit_score, node_records.c.paused_until)
@@ -34,8 +34,11 @@ def register(
     *,
     peer_address: str = "",
     again: bool = False,
+    believed: bool = True,
 ) -> None:
     """Insert or renew. A node id belongs to whom it was first registered by.
+
+    `believed`: its word on Docker is taken, because nobody probes here; else its probes show it.
 
     A new start is not draining; one that only tells of itself again stays as its owner has set it.
     """
@@ -43,6 +46,7 @@ def register(
     values |= values.pop("total")
     node_id = values.pop("node_id")
     values |= {"active": True, "registered_at": now, "peer_address": peer_address}
+    values |= {"engine_shown": True} if believed else {}
     renewal = values if again else {**values, "draining": False, "probe_due_at": now}
     renewed = connection.execute(
         update(nodes).where(nodes.c.id == node_id, nodes.c.owner_id == owner_id).values(renewal)
@@ -123,7 +127,7 @@ def registered_node(
     history = history_of(row)
     if history.on_probation(rules):
         capacity = replace(capacity, tasks=min(1, capacity.tasks))
-    tier = node_tier(row.credit_score, docker_works=docker_works(row.docker_status))
+    tier = record_store.tier_of_row(row)
     # After a false result a low-trust node gets no work for a while.
     paused = tier is Tier.LOW and (row.paused_until or 0.0) > now
     return RegisteredNode(

@@ -7,7 +7,7 @@ from typing import cast
 
 import redis
 
-from nodepool.ids import shown_task, task_of_attempt
+from nodepool.ids import shown_task
 from nodepool.stores import keys, scripts
 from nodepool.stores.redis_client import translated_errors
 
@@ -30,8 +30,11 @@ class OutputStore:
         self._window_bytes = window_bytes
         self._append = client.register_script(scripts.APPEND_OUTPUT)
 
-    def append(self, attempt_id: str, offset: int, data: bytes) -> int:
-        """Add what is new in `data`; returns the offset after the last byte kept."""
+    def append(self, attempt_id: str, offset: int, data: bytes, *, task_id: str = "") -> int:
+        """Add what is new in `data`; returns the offset after the last byte kept.
+
+        Who watches the task, where that is named, is told of it at once.
+        """
         with translated_errors():
             return cast(
                 int,
@@ -43,14 +46,14 @@ class OutputStore:
                         self._window_bytes,
                         keys.OUTPUT_TTL_SECONDS,
                         keys.EVENTS_CHANNEL,
-                        shown_task(task_of_attempt(attempt_id)),
+                        shown_task(task_id),
                     ],
                 ),
             )
 
-    def append_at_end(self, attempt_id: str, data: bytes) -> int:
+    def append_at_end(self, attempt_id: str, data: bytes, *, task_id: str = "") -> int:
         """Of who knows no offsets, such as workers without an agent."""
-        return self.append(attempt_id, -1, data)
+        return self.append(attempt_id, -1, data, task_id=task_id)
 
     def window(self, attempt_id: str) -> OutputWindow:
         with translated_errors():

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
-from nodepool.ids import attempt_id
 from nodepool.resources import Claim
 from nodepool.stores.replica_store import Apart
 from nodepool.stores.tables import attempts, tasks
@@ -44,11 +43,8 @@ class Placement:
     number: int
     node_id: str
     claim: Claim
+    attempt_id: str  # see ids.attempt_id
     owner_id: int = 0  # of the task
-
-    @property
-    def attempt_id(self) -> str:
-        return attempt_id(self.task_id, self.number)
 
 
 def waiting(connection: Connection, task_ids: Sequence[str]) -> list[Row[Any]]:

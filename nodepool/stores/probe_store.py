@@ -9,18 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, Select, insert, select, update
 
 from nodepool.node import ENGINE_AWAY, NodeKind
 from nodepool.probes import Belief, Verdict
-from nodepool.stores import audit_ends, credit_store, task_store, user_store
+from nodepool.stores import audit_ends, credit_store, record_store, task_store, user_store
 from nodepool.stores.credit_store import NewChange, change_id
 from nodepool.stores.replica_ends import Deciding
 from nodepool.stores.strangers import takes_strangers
 from nodepool.stores.tables import attempts, nodes, probes, tasks, users
 from nodepool.stores.user_store import Newcomer
 from nodepool.task import TaskKind, TaskState
-from nodepool.trust import Cause, docker_works, node_tier
+from nodepool.trust import Cause
 
 # Nobody can register such a name, or log in with it.
 POOL_USERNAME = "(pool)"
@@ -45,6 +45,7 @@ class NewProbe:
     seed: str
     work: int
     image: str
+    memory_gb: int
     max_minutes: int
     package_sha256: str
     package_bytes: int
@@ -57,6 +58,7 @@ class Closing:
     verdict: Verdict
     belief: Belief
     due_at: float
+    engine_shown: bool | None = None  # None: as before
     changes: tuple[NewChange, ...] = ()
 
 
@@ -128,13 +130,13 @@ def _task(probe: NewProbe, owner_id: int, now: float) -> dict[str, Any]:
         "kind": TaskKind.PROBE,
         "state": TaskState.QUEUED,
         "cpu_score": probe.score,
-        "memory_gb": 0,
+        "memory_gb": probe.memory_gb,
         "gpu_score": 0,
         "gpu_memory_gb": 0,
         "gpu_name": "",
         "region": "any",
         # No higher than it must be: among those who wait, it comes after users' tasks of that tier.
-        "tier": node_tier(node.credit_score, docker_works=docker_works(node.docker_status)),
+        "tier": record_store.tier_of_row(node),
         "pinned_node": node.id,
         "priority": _LEAST_PRIORITY,
         "image": probe.image,
@@ -161,6 +163,7 @@ def opened(connection: Connection, limit: int) -> Sequence[Row[Any]]:
             tasks.c.result_attempt,
             tasks.c.result_bytes,
             tasks.c.package_sha256,
+            tasks.c.memory_gb,
             attempts.c.state.label("attempt_state"),
             attempts.c.started_at,
             attempts.c.finished_at,
@@ -170,6 +173,7 @@ def opened(connection: Connection, limit: int) -> Sequence[Row[Any]]:
             nodes.c.cpu_score,
             nodes.c.measured_cpu_score,
             nodes.c.slow_probes,
+            nodes.c.engine_shown,
         )
         .join(tasks, tasks.c.id == probes.c.task_id)
         .join(nodes, nodes.c.id == probes.c.node_id)
@@ -195,6 +199,7 @@ def close(connection: Connection, probe: Row[Any], closing: Closing, deciding: D
             probe_due_at=closing.due_at,
             measured_cpu_score=closing.belief.measured,
             slow_probes=closing.belief.slow,
+            **({} if closing.engine_shown is None else {"engine_shown": closing.engine_shown}),
         )
     )
     added: tuple[str, ...] = ()
@@ -213,6 +218,13 @@ def change_of(probe: Row[Any], cause: Cause, reason: str) -> NewChange:
         reason=reason,
         node_id=probe.node_id,
     )
+
+
+def recent_tasks(connection: Connection, limit: int) -> Sequence[Row[Any]]:
+    """What users sent last: id, memory_gb, max_minutes, package_bytes."""
+    columns = (tasks.c.id, tasks.c.memory_gb, tasks.c.max_minutes, tasks.c.package_bytes)
+    query: Select[Any] = select(*columns).where(tasks.c.kind == TaskKind.USER)
+    return connection.execute(query.order_by(tasks.c.created_at.desc()).limit(limit)).all()
 
 
 def answered_elsewhere(connection: Connection, owner_id: int, since: float) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, select, update
+from sqlalchemy import Connection, Row, Select, case, func, select, update
 
 from nodepool.node import NodeKind
 from nodepool.stores.tables import attempts, holds, nodes, tasks
@@ -45,13 +45,21 @@ _COLUMNS: Select[Any] = (
     )
     .join(tasks, tasks.c.id == attempts.c.task_id)
     .join(nodes, nodes.c.id == attempts.c.node_id)
-    .outerjoin(holds, holds.c.task_id == tasks.c.id)
+    # A run of another task has no hold of its own, and its node is to see no difference.
+    .outerjoin(holds, holds.c.task_id == case((tasks.c.parent_id != "", tasks.c.parent_id), else_=tasks.c.id))
 )
 
 
 def find(connection: Connection, attempt_id: str) -> Row[Any] | None:
     """The attempt with its task and its node, of whatever kind and state."""
     return connection.execute(_COLUMNS.where(attempts.c.id == attempt_id)).one_or_none()
+
+
+def current(connection: Connection, task_id: str, number: int) -> Row[Any] | None:
+    """The same, by its task and its number there."""
+    return connection.execute(
+        _COLUMNS.where(attempts.c.task_id == task_id, attempts.c.number == number)
+    ).one_or_none()
 
 
 def live(connection: Connection, attempt_ids: Sequence[str] | None = None) -> Sequence[Row[Any]]:

@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, insert, select, update
 
 from nodepool import verification
 from nodepool.stores.tables import node_records, nodes, owner_records, users
-from nodepool.trust import Tier, docker_works, node_tier
+from nodepool.trust import Tier, docker_counts, node_tier
 from nodepool.verification import Change, NodeRecord, OwnerRecord
 from nodepool.voting import Finding
 
 _NODE = select(node_records).where(node_records.c.node_id == bindparam("node"))
 _OWNER = select(owner_records).where(owner_records.c.user_id == bindparam("user"))
-_TIER = (
-    select(users.c.credit_score, nodes.c.docker_status)
+_TIER: Select[Any] = (
+    select(users.c.credit_score, nodes.c.docker_status, nodes.c.engine_shown)
     .join(users, users.c.id == nodes.c.owner_id)
     .where(nodes.c.id == bindparam("node"))
 )
@@ -37,18 +37,20 @@ def of_owner(connection: Connection, user_id: int) -> OwnerRecord:
 
 def is_low(connection: Connection, node_id: str) -> bool:
     """Whether it is a node of the lowest tier, whose results are checked."""
-    row = connection.execute(_TIER, {"node": node_id}).one()
-    return node_tier(row.credit_score, docker_works=docker_works(row.docker_status)) is Tier.LOW
+    row: Row[Any] = connection.execute(_TIER, {"node": node_id}).one()
+    return tier_of_row(row) is Tier.LOW
 
 
 def is_trusted_row(row: Row[Any]) -> bool:
-    """Of a row with docker_status, credit_score, verified and strikes (see replica_store.runs_of)."""
+    """Of a row with verified and strikes, too (see replica_store.runs_of)."""
     node, owner = NodeRecord(verified=row.verified or 0), OwnerRecord(strikes=row.strikes or 0)
-    return _tier(row) is not Tier.LOW or verification.is_trusted(node, owner)
+    return tier_of_row(row) is not Tier.LOW or verification.is_trusted(node, owner)
 
 
-def _tier(row: Row[Any]) -> Tier:
-    return node_tier(row.credit_score, docker_works=docker_works(row.docker_status))
+def tier_of_row(row: Row[Any]) -> Tier:
+    """Of a row with its owner's credit_score, and with docker_status and engine_shown of the node."""
+    counts = docker_counts(row.docker_status, shown=row.engine_shown)
+    return node_tier(row.credit_score, docker_works=counts)
 
 
 def trusted_among(connection: Connection, node_ids: Sequence[str]) -> frozenset[str]:
@@ -64,6 +66,25 @@ def trusted_among(connection: Connection, node_ids: Sequence[str]) -> frozenset[
         for row in connection.execute(query)
         if verification.is_trusted(NodeRecord(verified=row.verified), OwnerRecord(strikes=row.strikes or 0))
     )
+
+
+def watch(connection: Connection, node_id: str, results: int) -> None:
+    """So many of the node's next results are checked, whatever its trust."""
+    changed = connection.execute(
+        update(node_records).where(node_records.c.node_id == node_id).values(watched=results)
+    )
+    if not changed.rowcount:
+        connection.execute(insert(node_records).values(node_id=node_id, watched=results))
+
+
+def is_watched(connection: Connection, node_id: str) -> bool:
+    query = select(node_records.c.watched).where(node_records.c.node_id == node_id)
+    return bool(connection.execute(query).scalar())
+
+
+def one_less_to_watch(connection: Connection, node_id: str) -> None:
+    query = update(node_records).where(node_records.c.node_id == node_id, node_records.c.watched > 0)
+    connection.execute(query.values(watched=node_records.c.watched - 1))
 
 
 def note(connection: Connection, node_id: str, owner_id: int, finding: Finding, now: float) -> Change:

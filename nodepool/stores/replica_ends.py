@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, update
 
 from nodepool import ids, ledger
 from nodepool.replicas import Next, Run, Step, next_step
-from nodepool.stores import credit_store, ledger_store, record_store, replica_store, task_store
+from nodepool.stores import ledger_store, record_store, replica_store, task_store
 from nodepool.stores.ledger_store import Provider
 from nodepool.stores.tables import tasks
 from nodepool.task import (
@@ -26,7 +26,7 @@ from nodepool.task import (
     Verification,
     check_task_transition,
 )
-from nodepool.verification import Rules
+from nodepool.verification import WATCHED, Rules
 from nodepool.voting import Count, Finding, Verdict, Vote
 
 NOT_NEEDED = "the other runs of the task have decided"
@@ -41,7 +41,7 @@ VERDICTS = {
 class Deciding:
     """What is decided with, beside what SQL knows.
 
-    `start_score` is a newcomer's; `ticket` is 0 <= ticket < 1, from a source that no node can foresee.
+    `start_score` is a newcomer's; tickets are 0 <= ticket < 1, from a source that no node can foresee.
     """
 
     now: float
@@ -49,6 +49,7 @@ class Deciding:
     allow_pushed: bool
     rules: Rules
     ticket: float
+    spot_ticket: float = 1.0  # alike: whether a result is checked that nobody asked to check
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,6 @@ class FollowUp:
     ended: bool = False
     tiers_changed: frozenset[int] = frozenset()  # owners whose score opens another tier now
     paused: frozenset[str] = frozenset()  # nodes that get no low-trust work for a while
-    refuted: tuple[tuple[str, int], ...] = ()  # nodes whose result was false, each with its owner
 
 
 def follow_up(connection: Connection, parent: Row[Any], deciding: Deciding) -> FollowUp:
@@ -184,35 +184,12 @@ def _end(
         connection.execute(update(tasks).where(tasks.c.id == run.id).values(verification=verdict))
     _pay(connection, parent, [run for run in voters if count.findings[run.id] is not Finding.DIFFERED], now)
     stopped = replica_store.drop_open(connection, parent.id, NOT_NEEDED, now)
-    # The last: rows of users are locked after the ledger's head.
-    moved = _move_credit(connection, parent, voters, count, deciding)
-    false = [run for run in voters if count.findings[run.id] is Finding.DIFFERED]
-    return FollowUp(
-        parent,
-        stopped=_attempts(stopped),
-        ended=True,
-        tiers_changed=moved,
-        refuted=tuple((run.node_id, run.provider_id) for run in false),
-    )
-
-
-def _move_credit(
-    connection: Connection, parent: Row[Any], voters: Sequence[Row[Any]], count: Count, deciding: Deciding
-) -> frozenset[int]:
-    """What each finding does to its owner's score; the owners whose tier has changed."""
-    changes = [
-        change
-        for run in voters
-        for change in credit_store.of_finding(
-            count.findings[run.id],
-            attempt_id=run.attempt_id,
-            task_id=parent.id,
-            node_id=run.node_id,
-            provider_id=run.provider_id,
-            task_owner_id=parent.owner_id,
-        )
-    ]
-    return credit_store.move(connection, changes, start=deciding.start_score, now=deciding.now)
+    # Who ordered these runs may have chosen who agrees with whom: they move no score and no record. A node
+    # that they refute is looked at by the pool itself.
+    for run in voters:
+        if count.findings[run.id] is Finding.DIFFERED:
+            record_store.watch(connection, run.node_id, WATCHED)
+    return FollowUp(parent, stopped=_attempts(stopped), ended=True)
 
 
 def _stopped(connection: Connection, parent: Row[Any], runs: Sequence[Row[Any]], now: float) -> FollowUp:
@@ -269,7 +246,7 @@ def _pay(connection: Connection, parent: Row[Any], runs: Sequence[Row[Any]], now
         outcome = Outcome.STOPPED if stopped else Outcome.SUCCEEDED
         ended = run.attempt_finished_at or now
         due = ledger.minutes_to_pay(outcome, run.attempt_started_at, ended, parent.max_minutes)
-        if due:
+        if due and not run.attempt_idle:
             minutes += due
             providers.append(Provider(run.provider_id, share=due, attempt_id=run.attempt_id))
     ledger_store.settle(connection, parent.id, parent.id, providers, minutes, now)

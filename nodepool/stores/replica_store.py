@@ -23,6 +23,11 @@ MAX_PARENT_ID = 126  # so that there is room for the run's number
 _FINAL = [state.value for state in FINAL_TASK_STATES]
 _LIVE = [state.value for state in TaskState if state not in FINAL_TASK_STATES]
 _LOCK = select(tasks).where(tasks.c.id == bindparam("task_id")).with_for_update(of=tasks, key_share=True)
+_PARENT = (
+    select(tasks.c.parent_id)
+    .join(attempts, attempts.c.task_id == tasks.c.id)
+    .where(attempts.c.id == bindparam("attempt_id"))
+)
 _INSERT = insert(tasks)
 # What a run has of its parent.
 _OF_PARENT = (
@@ -42,8 +47,10 @@ _RUNS = (
         attempts.c.state.label("attempt_state"),
         attempts.c.started_at.label("attempt_started_at"),
         attempts.c.finished_at.label("attempt_finished_at"),
+        attempts.c.idle.label("attempt_idle"),
         nodes.c.owner_id.label("provider_id"),
         nodes.c.docker_status,
+        nodes.c.engine_shown,
         users.c.credit_score,
         node_records.c.verified,
         owner_records.c.strikes,
@@ -57,9 +64,9 @@ _RUNS = (
 _CHILDREN = _RUNS.where(tasks.c.parent_id == bindparam("task_id")).order_by(tasks.c.id)
 
 
-def lock_parent_of(connection: Connection, task_id: str) -> Row[Any] | None:
-    """Its parent, which nobody else may change now; None for a task that is no run of another."""
-    parent = ids.parent_of(task_id)
+def lock_parent_of(connection: Connection, attempt_id: str) -> Row[Any] | None:
+    """The parent of the attempt's task, which nobody else may change now; None for one that has none."""
+    parent = connection.execute(_PARENT, {"attempt_id": attempt_id}).scalar()
     return connection.execute(_LOCK, {"task_id": parent}).one_or_none() if parent else None
 
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, update
 
-from nodepool import comparing, ids
+from nodepool import comparing
 from nodepool.comparing import IncomparableError, Ran
 from nodepool.errors import NodePoolError, NotFoundError
-from nodepool.stores import replica_store, task_store
+from nodepool.stores import attempt_records, replica_store, task_store
 from nodepool.stores.database import Database
 from nodepool.stores.files import FileStore
 from nodepool.stores.tables import tasks
@@ -35,11 +35,10 @@ def with_digest(database: Database, files: FileStore, attempt_id: str, end: End,
 
     `max_bytes` is the most that is unpacked of it. Raises UnavailableError or StorageFullError.
     """
-    task_id = ids.task_of_attempt(attempt_id)
-    if not ids.parent_of(task_id) or end.outcome not in _COMPARED:
+    if end.outcome not in _COMPARED:
         return end
-    run = database.read(lambda connection: task_store.find_or_none(connection, task_id))
-    if run is None:
+    run = database.read(lambda connection: attempt_records.task_of(connection, attempt_id))
+    if run is None or not run.parent_id:
         return end
     _complete(database, files, run.parent_id, max_bytes)
     ran = Ran(outcome=end.outcome, exit_code=end.exit_code)
@@ -53,7 +52,7 @@ def _complete(database: Database, files: FileStore, task_id: str, max_bytes: int
     if task is None or task.replicas > 1 or task.result_digest or task.state not in _OUTCOMES:
         return
     ran = Ran(outcome=_OUTCOMES[task.state], exit_code=task.exit_code)
-    attempt_id = ids.attempt_id(task.id, task.attempt_number)
+    attempt_id = database.read(lambda c: attempt_records.id_of(c, task_id, task.attempt_number))
     has_result = bool(task.result_attempt)
     digest = _digest(files, task, attempt_id, ran, has_result=has_result, max_bytes=max_bytes)
     query = update(tasks).where(tasks.c.id == task_id, tasks.c.result_digest == "")
@@ -62,10 +61,11 @@ def _complete(database: Database, files: FileStore, task_id: str, max_bytes: int
 
 def forget_losers(database: Database, files: FileStore, attempt_id: str) -> None:
     """After the end of this attempt: of several results of a task only the one that is the task's is kept."""
-    parent_id = ids.parent_of(ids.task_of_attempt(attempt_id))
-    if not parent_id:
-        return
     try:
+        of = database.read(lambda connection: attempt_records.task_of(connection, attempt_id))
+        if of is None or not of.parent_id:
+            return
+        parent_id = str(of.parent_id)
         losers, false_result = database.read(lambda connection: _losers(connection, parent_id))
         if false_result:
             files.delete_result(false_result)
@@ -75,7 +75,7 @@ def forget_losers(database: Database, files: FileStore, attempt_id: str) -> None
         if forgotten:
             database.write(lambda c: c.execute(_FORGET.where(tasks.c.id.in_(forgotten))))
     except NodePoolError as error:
-        log.warning("results of runs of %s that are not its own stay on the disk: %s", parent_id, error)
+        log.warning("results beside that of %s that are not its own stay on the disk: %s", attempt_id, error)
 
 
 _FORGET = update(tasks).values(result_attempt="", result_bytes=0)
@@ -86,7 +86,7 @@ def _losers(connection: Connection, parent_id: str) -> tuple[list[Row[Any]], str
     parent = task_store.find_or_none(connection, parent_id)
     if parent is None or parent.state not in FINAL_TASK_STATES or parent.verification == Verification.PENDING:
         return [], ""
-    own = ids.attempt_id(parent.id, parent.attempt_number)
+    own = attempt_records.id_of(connection, parent.id, parent.attempt_number)
     losers = [
         run
         for run in replica_store.runs_of(connection, parent_id)

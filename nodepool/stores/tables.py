@@ -206,6 +206,8 @@ nodes = Table(
     Column("measured_cpu_score", Integer, nullable=False, server_default="0"),
     Column("slow_probes", Integer, nullable=False, server_default="0"),  # in a row
     Column("probe_due_at", Float, nullable=False, server_default="0"),
+    # Docker counts: a probe ran in a container, or nobody probes here.
+    Column("engine_shown", Boolean, nullable=False, server_default=text("false")),
 )
 
 tasks = Table(
@@ -239,7 +241,7 @@ tasks = Table(
     Column("max_minutes", Integer, nullable=False),
     Column("package_sha256", String(64), nullable=False),
     Column("package_bytes", BigInteger, nullable=False),
-    # 0 until the first attempt; the current attempt's id is "<id>:<attempt_number>".
+    # 0 until the first attempt. Its own id is random: its node sees it.
     Column("attempt_number", Integer, nullable=False, server_default="0"),
     Column("attempts_ended", Integer, nullable=False, server_default="0"),
     Column("node_id", String(129), nullable=False, server_default=""),
@@ -283,6 +285,7 @@ node_records = Table(
     Column("node_id", ForeignKey("nodes.id"), primary_key=True),
     Column("verified", Integer, nullable=False, server_default="0"),  # in a row
     Column("paused_until", Float, nullable=False, server_default="0"),
+    Column("watched", Integer, nullable=False, server_default="0"),  # results that the pool checks next
 )
 owner_records = Table(
     "owner_records",
@@ -345,6 +348,8 @@ attempts = Table(
     Column("queue_seconds", Float, nullable=False, server_default="0"),
     Column("bytes_in", BigInteger, nullable=False, server_default="0"),
     Column("bytes_out", BigInteger, nullable=False, server_default="0"),
+    # Nothing showed that its node worked at it: not paid.
+    Column("idle", Boolean, nullable=False, server_default=text("false")),
 )
 Index("ix_attempts_node_state", attempts.c.node_id, attempts.c.state)
 Index("ix_attempts_state", attempts.c.state)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
-from nodepool import ids
 from nodepool.errors import ConflictError, NotFoundError, OwnerOnlyError, StaleAttemptError
 from nodepool.history import HistoryRules
 from nodepool.node import is_owner_only, isolation_of
@@ -71,6 +70,14 @@ class End:
     blameless: bool = False
     # The pool ended it because its node had not: past its bound, or after a stop.
     late: bool = False
+    # Nothing shows that its node worked at it: no output, no CPU, no result. Not paid; when the pool had to
+    # end it, it costs what a false result costs.
+    idle: bool = False
+
+    @property
+    def is_idleness(self) -> bool:
+        """The node took the run and did nothing, until the pool ended it."""
+        return self.idle and self.late
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +160,7 @@ def claim_attempt(
 
     Raises OwnerOnlyError where the node has become one of its owner's alone since the task was placed.
     """
-    parent = replica_store.lock_parent_of(connection, ids.task_of_attempt(attempt_id))
+    parent = replica_store.lock_parent_of(connection, attempt_id)
     row = live_attempt(connection, attempt_id, node_id, owner_id, lock=True)
     if row.attempt_state == AttemptState.ASSIGNED:
         if row.owner_id != owner_id and is_owner_only(
@@ -253,6 +260,7 @@ def _close(
             finished_at=now,
             exit_code=end.exit_code,
             reason=end.reason[:_MAX_REASON],
+            idle=end.idle,
             **attempt_records.measured(
                 row,
                 cpu_seconds=end.cpu_seconds,

@@ -22,6 +22,15 @@ class Words:
                 pipe.set(keys.word(attempt_id), 1, ex=keys.WORD_TTL_SECONDS)
             pipe.execute()
 
+    def works(self, attempt_id: str) -> None:
+        """Its worker says that the run goes on."""
+        with translated_errors():
+            self._redis.set(keys.work(attempt_id), 1, ex=keys.WORK_TTL_SECONDS)
+
+    def showed_work(self, attempt_id: str) -> bool:
+        with translated_errors():
+            return bool(self._redis.exists(keys.work(attempt_id)))
+
     def ages(self, attempt_ids: Sequence[str]) -> dict[str, float]:
         """Seconds since the last word of each, by the pool's own clock; infinite without one."""
         with translated_errors(), self._redis.pipeline(transaction=False) as pipe:

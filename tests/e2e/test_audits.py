@@ -44,8 +44,9 @@ def test_a_lie_is_found_out_replaced_and_not_paid(pool: TestPool) -> None:
     for owner in honest:
         pool.add_agent(f"node-of-{owner.username}", owner, location="Europe")
     before, start = balance(liar), [balance(owner) for owner in honest]
-    rogue.claim(f"{task_id}:1")
-    end = rogue.end(f"{task_id}:1", result_sha256=hashlib.sha256(LIE).hexdigest(), result_bytes=len(LIE))
+    attempt_id = rogue.attempt(task_id)
+    rogue.claim(attempt_id)
+    end = rogue.end(attempt_id, result_sha256=hashlib.sha256(LIE).hexdigest(), result_bytes=len(LIE))
     assert rogue.finish(end, LIE).success
     # The user has it at once, and is told that it is not verified yet.
     detail = user.detail(task_id)

@@ -76,7 +76,7 @@ def test_a_lie_changes_nothing_but_that_the_node_is_alive(
     task = user.submit(script(WAITS), location="Asia")
     name = await_begun(pool, user, task)
     reserved = pool.valkey.admin.hgetall(f"node:{liar.node_id}:reserved")
-    text = lie.replace("{own}", "nobodys:1").replace("{other}", f"{task}:1")
+    text = lie.replace("{own}", "nobodys:1").replace("{other}", pool.attempt(task))
     broker.set(liar.report_key, text, ex=REPORT_TTL_SECONDS)
     info = shown(liar)
     assert info.status == "ONLINE"

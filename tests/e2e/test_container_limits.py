@@ -8,7 +8,6 @@ from typing import Any
 import docker
 import pytest
 
-from nodepool.ids import attempt_id
 from nodepool.settings import Settings
 from tests.support.accounts import Account
 from tests.support.faults import WAITS, await_begun, folder_of, let_go
@@ -26,7 +25,7 @@ class Seen:
         self.pool, self.user = pool, user
         self.task = user.submit(script(WAITS), **needs)
         self.name = await_begun(pool, user, self.task)
-        label = f"hivemind.attempt={attempt_id(self.task, 1)}"
+        label = f"hivemind.attempt={pool.attempt(self.task)}"
         (container,) = engine.containers.list(ignore_removed=True, filters={"label": label})
         self.container = container
         self.all: dict[str, Any] = dict(container.attrs)
@@ -70,7 +69,7 @@ def test_a_running_tasks_container_has_every_limit(
     assert host["RestartPolicy"]["Name"] in ("", "no")
     assert config["Image"] == test_image
     assert config["Labels"]["hivemind.node"] == agent.node_id
-    assert config["Labels"]["hivemind.attempt"] == attempt_id(seen.task, 1)
+    assert config["Labels"]["hivemind.attempt"] == seen.pool.attempt(seen.task)
     assert str(seen.all["Name"]).startswith("/hivemind-")
 
     # One mount, the working directory: no engine's socket, nothing else of the machine.
@@ -92,7 +91,7 @@ def test_nothing_is_left_of_a_container_whose_result_came_back(
     seen = Seen(docker_pool, docker_engine, docker_pool.register_user())
     work = Path(folder_of(docker_pool, docker_pool.agents[0], seen.task))
     seen.end()
-    label = f"hivemind.attempt={attempt_id(seen.task, 1)}"
+    label = f"hivemind.attempt={seen.pool.attempt(seen.task)}"
     docker_pool.wait(
         lambda: not docker_engine.containers.list(all=True, ignore_removed=True, filters={"label": label}),
         "it is removed",
@@ -107,7 +106,7 @@ def test_the_container_of_a_stopped_task_ends_with_it(
     assert seen.user.stop(seen.task).success
     seen.user.wait_for(seen.task, "STOPPED")
     assert "task_stopped.txt" in unpacked(seen.user.result(seen.task))
-    label = f"hivemind.attempt={attempt_id(seen.task, 1)}"
+    label = f"hivemind.attempt={seen.pool.attempt(seen.task)}"
     docker_pool.wait(
         lambda: not docker_engine.containers.list(all=True, ignore_removed=True, filters={"label": label}),
         "it is removed",

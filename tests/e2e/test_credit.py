@@ -51,7 +51,7 @@ def test_a_loss_lowers_the_score_and_the_tier_at_once_and_says_why(pool: TestPoo
     node.report()
     task_id = user.submit(PACKAGE, min_trust="normal")
     pool.wait(lambda: user.detail(task_id).assigned_node == node.node_id, "the task is placed there")
-    attempt_id = f"{task_id}:1"
+    attempt_id = node.attempt(task_id)
     node.claim(attempt_id)
     assert (credit(provider).score, node.info().trust_tier) == (50, "normal")
     node.finish(
@@ -127,8 +127,8 @@ def test_a_user_of_low_credit_may_have_so_many_unfinished_and_so_many_running(po
     assert (explained.message, explained.places_now) == (reason, False)
     # One ends, and one more comes.
     ended = next(task_id for task_id in tasks if account.detail(task_id).state == "PLACED")
-    node.claim(f"{ended}:1")
-    node.finish(node.end(f"{ended}:1"))
+    node.claim(node.attempt(ended))
+    node.finish(node.end(node.attempt(ended)))
     pool.wait(lambda: states().count("PLACED") == LOW.running_tasks, "one more is placed")
     for task_id in tasks:
         account.stop(task_id)

@@ -235,9 +235,9 @@ def test_every_state_is_told_as_it_is(stage: Stage) -> None:
         ("SUCCEEDED", "it has ended"),
     ):
         if state == "RUNNING":
-            stage.nodes[0].claim(f"{task_id}:1")
+            stage.nodes[0].claim(stage.nodes[0].attempt(task_id))
         if state == "SUCCEEDED":
-            stage.nodes[0].finish(stage.nodes[0].end(f"{task_id}:1"))
+            stage.nodes[0].finish(stage.nodes[0].end(stage.nodes[0].attempt(task_id)))
         answer = explained(stage.user, task_id)
         assert (answer.state, answer.estimate_basis, answer.places_now) == (state, basis, False)
         assert (answer.position, answer.estimated_wait_seconds) == (0, 0.0)

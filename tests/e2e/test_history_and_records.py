@@ -128,8 +128,8 @@ def test_a_node_that_refuses_again_and_again_gets_one_task_at_a_time_until_one_s
     (second,) = set(ids) - {first}
     # Told, and not only not placed yet.
     node.pool.wait(lambda: "task slots" in account.detail(second).reason, "the other waits for a slot")
-    node.claim(f"{first}:1")
-    node.finish(node.end(f"{first}:1"))
+    node.claim(node.attempt(first))
+    node.finish(node.end(node.attempt(first)))
     node.pool.wait(lambda: placed() == [second], "the other is placed")
     assert not node.info().on_probation
     account.stop(second)

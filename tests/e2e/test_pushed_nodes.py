@@ -378,14 +378,14 @@ def test_a_push_that_comes_many_times_starts_once(pool: TestPool, user: Account,
     app = make_app(Settings(redis_url=pool.valkey.url), "doubler")
     publisher = Publisher(app)
     task = new_task_id()
-    for _ in range(20):
-        publisher.push(worker.node_id, f"{task}:1")
     user.submit(SOURCE, task)
+    pool.wait(lambda: user.detail(task).state != "QUEUED", "the task has a node")
+    attempt = pool.attempt(task)
     for _ in range(50):
-        publisher.push(worker.node_id, f"{task}:1")
+        publisher.push(worker.node_id, attempt)
     user.wait_for(task, "RUNNING")
     for _ in range(50):
-        publisher.push(worker.node_id, f"{task}:1")
+        publisher.push(worker.node_id, attempt)
     pool.wait(lambda: not pool.valkey.admin.llen("push"), "all hints are taken")
     worker.call("TaskCompleted", task_id=task, node_id=worker.node_id, success=True)
     # Who comes after the hints comes after what they did.

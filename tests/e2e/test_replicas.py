@@ -60,7 +60,7 @@ class Owners:
         """The attempt of the run that this node has, once it has one."""
         self.pool.wait(lambda: node.node_id in self.nodes_of(task_id), f"{node.node_id} has a run")
         records = self.user.detail(task_id).replica_records
-        return next(f"{task_id}~{it.number}:1" for it in records if it.node_id == node.node_id)
+        return next(node.attempt(f"{task_id}~{it.number}") for it in records if it.node_id == node.node_id)
 
 
 @pytest.fixture(scope="module")

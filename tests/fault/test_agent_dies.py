@@ -60,13 +60,13 @@ def test_tasks_of_a_killed_agent_end_exactly_once_on_the_other_one(pool_factory:
     second = await_second_runs(pool, user, first)
 
     for task in first:
-        assert late_effects(killed, task, 1) == REFUSED
+        assert late_effects(pool, killed, task, 1) == REFUSED
         assert begun(user, task) == second[task]
     for task, name in second.items():
         let_go(pool, other, task, 2)
         user.wait_for(task, "COMPLETED")
         check_ended_once(pool, user, task, killed, other, name)
-        assert late_effects(killed, task, 1) == REFUSED
+        assert late_effects(pool, killed, task, 1) == REFUSED
         check_ended_once(pool, user, task, killed, other, name)
 
     # What the dead one left on its machine is ended, and what it tells of it is refused.
@@ -96,7 +96,7 @@ def test_a_frozen_agent_that_thaws_after_its_lease_changes_nothing(pool_factory:
     pool.wait(lambda: refusals(frozen) >= len(first), "its late ends are refused")
 
     for task, name in second.items():
-        assert late_effects(frozen, task, 1) == REFUSED
+        assert late_effects(pool, frozen, task, 1) == REFUSED
         assert user.detail(task).state == "RUNNING"
         let_go(pool, other, task, 2)
         user.wait_for(task, "COMPLETED")

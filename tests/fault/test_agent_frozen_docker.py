@@ -39,7 +39,7 @@ def test_containers_of_a_frozen_agent_are_gone_after_the_thaw_and_tell_nothing(
     frozen.freeze()
     second = await_second_runs(pool, user, first)
     # Nobody but the frozen one could end them.
-    assert containers(docker_engine, frozen) == {f"{task}:1" for task in first}
+    assert containers(docker_engine, frozen) == {pool.attempt(task) for task in first}
     # One of the two has ended well by the time of the thaw; the other one still runs.
     let_go(pool, frozen, next(iter(first)), 1)
     frozen.thaw()
@@ -47,7 +47,7 @@ def test_containers_of_a_frozen_agent_are_gone_after_the_thaw_and_tell_nothing(
     pool.wait(lambda: refusals(frozen) >= len(first), "its late ends are refused")
 
     for task, name in second.items():
-        assert late_effects(frozen, task, 1) == REFUSED
+        assert late_effects(pool, frozen, task, 1) == REFUSED
         assert user.detail(task).state == "RUNNING"
         let_go(pool, other, task, 2)
         user.wait_for(task, "COMPLETED")

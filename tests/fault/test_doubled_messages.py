@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from nodepool.ids import attempt_id
 from nodepool.queues import Publisher, make_app
 from nodepool.settings import Settings
 from tests.support.accounts import Account
@@ -30,7 +29,7 @@ def repeat(pool: TestPool, user: Account, publisher: Publisher, task: str) -> No
     node = user.detail(task).assigned_node
     for _ in range(TIMES):
         assert publisher.place(task, tier, region)
-        assert publisher.execute(node, attempt_id(task, 1))
+        assert publisher.execute(node, pool.attempt(task))
     queues = (f"{tier}.{region}", f"node.{node}")
     pool.wait(lambda: not pool.valkey.admin.exists(*queues), "all hints are taken")
     # The queue is taken in order: who comes after the hints comes after what they did.
@@ -67,8 +66,8 @@ def test_hints_told_many_times_make_one_run(pool: TestPool, publisher: Publisher
 def test_hints_that_name_nothing_are_forgotten(pool: TestPool, publisher: Publisher) -> None:
     user, node = pool.register_user(), pool.agents[0].node_id
     assert publisher.place("task_that_never_was", "normal", "any")
-    assert publisher.execute(node, attempt_id("task_that_never_was", 1))
-    assert publisher.stop(node, attempt_id("task_that_never_was", 1))
+    assert publisher.execute(node, "an-attempt-that-never-was:1")
+    assert publisher.stop(node, "an-attempt-that-never-was:1")
     pool.wait(lambda: not pool.valkey.admin.exists("normal.any", f"node.{node}"), "all hints are taken")
     user.wait_for(user.submit(script("print('after')")), "COMPLETED")
 
@@ -80,8 +79,8 @@ def test_a_hint_to_another_nodes_queue_starts_nothing_there(pool: TestPool, publ
     (wrong,) = (agent for agent in pool.agents if agent.node_id != runs_on)
     (right,) = (agent for agent in pool.agents if agent.node_id == runs_on)
     for _ in range(TIMES):
-        publisher.execute(wrong.node_id, attempt_id(task, 1))
-        publisher.stop(wrong.node_id, attempt_id(task, 1))
+        publisher.execute(wrong.node_id, pool.attempt(task))
+        publisher.stop(wrong.node_id, pool.attempt(task))
     pool.wait(lambda: not pool.valkey.admin.exists(f"node.{wrong.node_id}"), "all hints are taken")
     let_go(pool, right, task)
     user.wait_for(task, "COMPLETED")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from nodepool.ids import attempt_id
 from tests.conftest import PoolFactory
 from tests.support.faults import WAITS, attempts_of, await_begun, let_go
 from tests.support.pool import TestPool
@@ -58,7 +57,7 @@ def test_running_tasks_go_on_and_what_redis_should_know_is_written_again(two_age
     redis.flushall()
 
     def known_again() -> bool:
-        return all(redis.hexists(f"node:{node_of[task]}:assigned", attempt_id(task, 1)) for task in tasks)
+        return all(redis.hexists(f"node:{node_of[task]}:assigned", pool.attempt(task)) for task in tasks)
 
     pool.wait(known_again, "the assignments are there again")
     assert reserved(pool) == before

@@ -84,7 +84,7 @@ def test_a_cut_network_ends_the_runs_there_and_each_task_once_elsewhere(
         assert {row.state for task in first for row in attempts_of(pool, task)} == {"running"}
         second = await_second_runs(pool, user, first)
         for task in first:
-            assert late_effects(remote, task, 1) == REFUSED
+            assert late_effects(pool, remote, task, 1) == REFUSED
     finally:
         mend(network)
     pool.wait(lambda: refusals(remote) >= len(first), "its late ends are refused")
@@ -94,7 +94,7 @@ def test_a_cut_network_ends_the_runs_there_and_each_task_once_elsewhere(
         let_go(pool, other, task, 2)
         user.wait_for(task, "COMPLETED")
         check_ended_once(pool, user, task, remote, other, name)
-        assert late_effects(remote, task, 1) == REFUSED
+        assert late_effects(pool, remote, task, 1) == REFUSED
     # Behind the link work goes on.
     task = user.submit(script("print('back again')"), location="Europe")
     user.wait_for(task, "COMPLETED")

@@ -47,7 +47,7 @@ class Pool:
         return self.again(task_id, 1, node_id)
 
     def again(self, task_id: str, number: int, node_id: str = "n1") -> str:
-        placement = Placement(task_id, number, node_id, CLAIM)
+        placement = Placement(task_id, number, node_id, CLAIM, f"{task_id}:{number}")
         assert self.database.write(lambda c: placing.place_all(c, [placement], self.now))
         attempt_id = f"{task_id}:{number}"
         self.database.write(
@@ -110,7 +110,6 @@ def pool(database_url: str) -> Iterator[Pool]:
 @pytest.mark.parametrize(
     ("outcome", "facts", "cause", "delta"),
     [
-        (Outcome.SUCCEEDED, {}, Cause.UNVERIFIED, 1),
         (Outcome.LOST, {}, Cause.LOST, -2),
         (Outcome.REFUSED, {}, Cause.REFUSED, -1),
         (Outcome.FAILED, {"late": True}, Cause.LATE, -3),
@@ -138,6 +137,7 @@ def test_an_end_moves_the_score_of_the_nodes_owner(
 @pytest.mark.parametrize(
     ("outcome", "facts"),
     [
+        (Outcome.SUCCEEDED, {}),
         (Outcome.FAILED, {}),
         (Outcome.STOPPED, {}),
         (Outcome.LOST, {"blameless": True}),

@@ -64,7 +64,7 @@ class Asking:
     def start(self, task_id: str, node_id: str) -> None:
         """As a dispatcher would."""
         claim = Claim(0, 512, 0, 0)
-        placement = Placement(task_id, 1, node_id, claim)
+        placement = Placement(task_id, 1, node_id, claim, f"{task_id}:1")
         self.gateway.registry.reserve(node_id, placement.attempt_id, claim, at=self.now[0])
         now = self.now[0]
         assert self.gateway.database.write(lambda c: place_all(c, [placement], now)) == {task_id}

@@ -47,7 +47,9 @@ class Story:
 
     def start_again(self, task_id: str, node_id: str = "n1", *, claim: Claim = CLAIM) -> str:
         task = self.task(task_id)
-        placement = Placement(task_id, task.attempt_number + 1, node_id, claim)
+        placement = Placement(
+            task_id, task.attempt_number + 1, node_id, claim, f"{task_id}:{task.attempt_number + 1}"
+        )
         assert self.database.write(lambda c: placing.place_all(c, [placement], self.now))
         attempt_id = f"{task_id}:{task.attempt_number + 1}"
         self.database.write(

@@ -13,10 +13,9 @@ from nodepool.node import NodeFacts, NodeKind
 from nodepool.resources import Resources
 from nodepool.stores import node_store, placing, pushed_store
 from nodepool.stores.database import Database
-from nodepool.stores.placing import Placement
 from nodepool.stores.tables import attempts
 from nodepool.task import AttemptState
-from tests.support.stores import CLAIM, add_node, add_task, add_user, migrated
+from tests.support.stores import add_node, add_task, add_user, migrated, placement
 
 
 @pytest.fixture
@@ -36,7 +35,7 @@ def assigned(database: Database, owner: int, node_id: str = "worker", **facts: A
         return add_task(connection, owner)
 
     task_id = database.write(make)
-    assert database.write(lambda c: placing.place_all(c, [Placement(task_id, 1, node_id, CLAIM)], 100.0))
+    assert database.write(lambda c: placing.place_all(c, [placement(task_id, node_id)], 100.0))
     return f"{task_id}:1"
 
 

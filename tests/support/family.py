@@ -12,12 +12,11 @@ from nodepool.lifecycle import deciding, end_in_sql
 from nodepool.settings import Settings
 from nodepool.stores import placing, replica_ends, replica_store, task_store
 from nodepool.stores.database import Database
-from nodepool.stores.placing import Placement
 from nodepool.stores.replica_ends import Deciding, FollowUp
 from nodepool.stores.task_store import End, Ended
 from nodepool.task import Outcome
 from tests.support.money import add_held_task, add_payer, spendable
-from tests.support.stores import CLAIM, add_node
+from tests.support.stores import add_node, placement
 
 
 @dataclass
@@ -49,7 +48,7 @@ class Family:
     def place(self, *placements: tuple[str, int]) -> set[str]:
         """(task, index of the node), all in one transaction; who was placed."""
         wanted = [
-            Placement(task_id, self.row(task_id).attempt_number + 1, self.node(index), CLAIM)
+            placement(task_id, self.node(index), number=self.row(task_id).attempt_number + 1)
             for task_id, index in placements
         ]
         return self.database.write(lambda c: placing.place_all(c, wanted, self.now))

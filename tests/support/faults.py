@@ -13,7 +13,6 @@ from pathlib import Path
 import grpc
 import psutil
 
-from nodepool.ids import attempt_id
 from proto import nodepool_pb2 as pb
 from tests.support.accounts import CALL_SECONDS, Account
 from tests.support.pool import TestAgent, TestPool
@@ -62,7 +61,7 @@ def await_begun(pool: TestPool, user: Account, task_id: str, *, other_than: str 
 def folder_of(pool: TestPool, agent: TestAgent, task_id: str, number: int = 1) -> Path:
     """The run's working directory, as the agent's machine has it."""
     data = pool.folder / agent.name
-    return data / "runs" / attempt_slug(attempt_id(task_id, number)) / "work"
+    return data / "runs" / attempt_slug(pool.attempt(task_id, number)) / "work"
 
 
 def let_go(pool: TestPool, agent: TestAgent, task_id: str, number: int = 1) -> None:
@@ -85,9 +84,9 @@ def runs_of(pool: TestPool, agent: TestAgent) -> list[psutil.Process]:
     return found
 
 
-def late_effects(agent: TestAgent, task_id: str, number: int) -> dict[str, grpc.StatusCode]:
+def late_effects(pool: TestPool, agent: TestAgent, task_id: str, number: int) -> dict[str, grpc.StatusCode]:
     """What the gateway says to an agent's claim, output and end of an attempt, told with its own token."""
-    nodes, attempt = agent.owner.stubs.nodes, attempt_id(task_id, number)
+    nodes, attempt = agent.owner.stubs.nodes, pool.attempt(task_id, number)
     data = secrets.token_bytes(100)
 
     def claim() -> None:

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
+from sqlalchemy import create_engine, select
 
+from nodepool.stores.tables import attempts
 from nodepool.up import plan
 from proto import nodepool_pb2 as pb
 from tests.support.accounts import Account, Stubs, register
@@ -269,6 +271,16 @@ class TestPool:
         channel = grpc.insecure_channel(self.address, options=options)
         self._channels.append(channel)
         return Stubs(channel)
+
+    def attempt(self, task_id: str, number: int = 1) -> str:
+        """The id of this attempt of the task, which only the database knows."""
+        columns = attempts.c.task_id == task_id, attempts.c.number == number
+        engine = create_engine(self.database_url)
+        try:
+            with engine.connect() as connection:
+                return str(connection.execute(select(attempts.c.id).where(*columns)).scalar_one())
+        finally:
+            engine.dispose()
 
     def register_user(self, name: str = "") -> Account:
         """A new user, logged in; a name is made up when none is given."""

@@ -69,7 +69,7 @@ class PushedFleet:
         return f"{task_id}:1"
 
     def place(self, task_id: str, node_id: str, number: int = 1) -> None:
-        placement = Placement(task_id, number, node_id, CLAIM)
+        placement = Placement(task_id, number, node_id, CLAIM, f"{task_id}:{number}")
         registry = self.dispatcher.registry
         assert registry.reserve(node_id, f"{task_id}:{number}", CLAIM, at=self.now) == "ok"
         assert self.dispatcher.database.write(lambda c: placing.place_all(c, [placement], self.now))

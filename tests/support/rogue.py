@@ -25,6 +25,9 @@ SETTINGS = {
 }
 
 
+_TASKS: dict[str, str] = {}
+
+
 class RogueNode:
     """One node of one user. It reports when it joins and before it is given work, not by itself.
 
@@ -72,7 +75,7 @@ class RogueNode:
         metadata, timeout = self.account.metadata, CALL_SECONDS
         self.account.stubs.workers.ExecuteTask(request, metadata=metadata, timeout=timeout)
         self.pool.wait(lambda: self.account.detail(task_id).state == "PLACED", f"{task_id} is placed")
-        return f"{task_id}:1"
+        return self.attempt(task_id)
 
     def chosen(self, source: str = "print('hello')", **needs: Any) -> str:
         """The attempt of a new task of this user that the pool chose this node for."""
@@ -80,7 +83,13 @@ class RogueNode:
         task_id = self.account.submit(script(source), **needs)
         self.pool.wait(lambda: self.account.detail(task_id).state == "PLACED", f"{task_id} is placed")
         assert self.account.detail(task_id).assigned_node == self.node_id
-        return f"{task_id}:1"
+        return self.attempt(task_id)
+
+    def attempt(self, task_id: str) -> str:
+        """The first attempt of a task that was placed."""
+        attempt_id = self.pool.attempt(task_id)
+        _TASKS[attempt_id] = task_id
+        return attempt_id
 
     def info(self) -> pb.WorkerNodeInfo:
         return next(node for node in self.account.node_list() if node.node_id == self.node_id)
@@ -121,7 +130,8 @@ class RogueNode:
 
 
 def task_of(attempt_id: str) -> str:
-    return attempt_id.rpartition(":")[0]
+    """Of an attempt that a RogueNode was given: the id itself says nothing."""
+    return _TASKS[attempt_id]
 
 
 def assert_unchanged(owner: Account, attempt_id: str, state: str = "RUNNING") -> None:

@@ -23,7 +23,7 @@ import grpc
 from celery import Celery
 from kombu import Exchange, Queue
 
-from nodepool.ids import broker_user, task_of_attempt
+from nodepool.ids import broker_user
 from proto import nodepool_pb2 as pb
 from proto import nodepool_pb2_grpc as rpc
 from tests.support.valkey import TestValkey
@@ -214,7 +214,7 @@ class ScriptedGateway(rpc.UserServiceServicer, rpc.NodeManagerServiceServicer):
         follows = sha256 not in request.cached_sha256
         spec = pb.AttemptSpec(
             attempt_id=attempt.attempt_id,
-            task_id=task_of_attempt(attempt.attempt_id),
+            task_id=attempt.attempt_id.rpartition(":")[0],
             package_sha256=sha256,
             package_bytes=len(attempt.package),
             package_follows=follows,

@@ -59,7 +59,12 @@ def add_node(connection: Connection, owner_id: int, node_id: str, *, now: float 
 
 def place(connection: Connection, task_id: str, node_id: str, *, number: int = 1, now: float = 1.0) -> bool:
     """QUEUED -> PLACED with this attempt on the node; False when the task is not in that state."""
-    return task_id in placing.place_all(connection, [Placement(task_id, number, node_id, CLAIM)], now)
+    return task_id in placing.place_all(connection, [placement(task_id, node_id, number=number)], now)
+
+
+def placement(task_id: str, node_id: str, *, number: int = 1, claim: Claim = CLAIM) -> Placement:
+    """With an id that tests can spell; earlier versions of the pool gave such ids too."""
+    return Placement(task_id, number, node_id, claim, f"{task_id}:{number}")
 
 
 def add_task(connection: Connection, owner_id: int, task_id: str = "", **columns: Any) -> str:

@@ -72,8 +72,9 @@ class Stage:
         """Whatever node has it ends it well, and has its room back."""
         assigned = self.user.detail(task_id).assigned_node
         node = next(node for node in self.nodes if node.node_id == assigned)
-        node.claim(f"{task_id}:1")
-        node.finish(node.end(f"{task_id}:1"))
+        attempt_id = node.attempt(task_id)
+        node.claim(attempt_id)
+        node.finish(node.end(attempt_id))
 
     def close(self) -> None:
         """Nothing waits any more, and no node is left."""

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import io
 import secrets
+import subprocess
+import sys
 import zipfile
 from collections.abc import Mapping
+from pathlib import Path
+
+from nodepool.packages import ENTRY_SCRIPTS
 
 
 def package(files: Mapping[str, str | bytes]) -> bytes:
@@ -28,3 +33,16 @@ def unpacked(zip_bytes: bytes) -> dict[str, bytes]:
 
 def new_task_id() -> str:
     return f"task_{secrets.token_hex(8)}"
+
+
+def result_of_run(zip_bytes: bytes, folder: Path) -> bytes:
+    """What is in the folder after the package has run there, as a node without any isolation runs it."""
+    files = unpacked(zip_bytes)
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    entry = next(name for name in ENTRY_SCRIPTS if name in files)
+    subprocess.run([sys.executable, entry], cwd=folder, check=True)
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return package({str(path.relative_to(folder)): path.read_bytes() for path in paths})

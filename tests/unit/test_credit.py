@@ -67,13 +67,6 @@ def test_a_cause_moves_no_more_in_a_day_than_its_row_says(
     assert LOWEST_SCORE <= score + moved <= HIGHEST_SCORE
 
 
-def test_an_unchecked_success_never_opens_the_highest_tier() -> None:
-    assert change_of(Cause.UNVERIFIED, 98, moved_today=0, start=START) == 1
-    assert change_of(Cause.UNVERIFIED, 99, moved_today=0, start=START) == 0
-    assert change_of(Cause.UNVERIFIED, 500, moved_today=0, start=START) == 0
-    assert change_of(Cause.VERIFIED, 99, moved_today=0, start=START) == 1
-
-
 def test_a_probe_only_wins_back_what_was_lost() -> None:
     assert change_of(Cause.PROBED, 49, moved_today=0, start=START) == 1
     assert change_of(Cause.PROBED, 50, moved_today=0, start=START) == 0

@@ -56,17 +56,11 @@ def test_no_accepted_id_has_a_character_that_means_something_elsewhere(text: str
         assert not text.startswith(".")
 
 
-@given(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", fullmatch=True), st.integers(1, 10**6))
-def test_an_attempt_names_its_task(task_id: str, number: int) -> None:
-    assert ids.task_of_attempt(ids.attempt_id(task_id, number)) == task_id
-
-
 @given(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", fullmatch=True), st.integers(1, 100))
 def test_a_run_names_its_task_and_nobody_can_choose_its_id(task_id: str, number: int) -> None:
     run = ids.run_id(task_id, number)
     assert (ids.parent_of(run), ids.run_number(run), ids.shown_task(run)) == (task_id, number, task_id)
     assert (ids.parent_of(task_id), ids.run_number(task_id), ids.shown_task(task_id)) == ("", 0, task_id)
-    assert ids.task_of_attempt(ids.attempt_id(run, number)) == run
     with pytest.raises(InvalidInputError):
         ids.check_task_id(run)
 

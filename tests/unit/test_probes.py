@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from nodepool.probes import (
     CHECKED_SEGMENTS,
+    DEFAULT_RUN_MEMORY_BYTES,
     MOST_CHAINS,
     SEGMENTS,
     SLOW_FACTOR,
@@ -24,9 +25,11 @@ from nodepool.probes import (
     chains_of,
     is_slow,
     judge,
+    ran_in_container,
     shown_score,
 )
-from tests.support.tasks import package, unpacked
+from tests.support.tasks import package
+from worker_agent.execution import memory_bytes
 
 PROBE = Probe.of("a-seed", work=1, chains=3)
 EVERYWHERE = [(index + 0.5) / (3 * SEGMENTS) for index in range(3 * SEGMENTS)]
@@ -35,10 +38,9 @@ CLAIM = Belief(claimed=4000)
 
 def run(probe: Probe, folder: Path) -> bytes:
     """As a node runs it."""
-    for name, content in unpacked(probe.package()).items():
-        (folder / name).write_bytes(content)
+    (folder / "main.py").write_text(probe.source())
     subprocess.run([sys.executable, "main.py"], cwd=folder, check=True)
-    return (folder / "answer.txt").read_bytes()
+    return (folder / probe.answer_file).read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,31 @@ def answer(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 def test_an_honest_answer_holds_everywhere(answer: bytes) -> None:
     assert PROBE.is_right(answer, EVERYWHERE)
+
+
+def test_what_it_saw_cannot_be_changed_afterwards(answer: bytes) -> None:
+    memory, rest = answer.split(b",", 1)
+    assert not any(PROBE.is_right(b"1" + memory + b"," + rest, [draw]) for draw in EVERYWHERE[::SEGMENTS])
+
+
+def test_an_answer_from_no_container_shows_none(answer: bytes) -> None:
+    assert not ran_in_container(answer, DEFAULT_RUN_MEMORY_BYTES)
+
+
+GOOD = ["536870912", "1", "1", "0000000000000000", "0000000000000000", "True"]
+
+
+@pytest.mark.parametrize("at", range(len(GOOD)))
+def test_every_mark_of_a_container_counts(at: int) -> None:
+    assert ran_in_container((",".join(GOOD) + "\n").encode(), DEFAULT_RUN_MEMORY_BYTES)
+    for other in ("", "max", "0", "3", "00000000a80425fb"):
+        words = [other if index == at else word for index, word in enumerate(GOOD)]
+        if (words != GOOD and set(other) != {"0"}) or at < 3:
+            assert not ran_in_container(",".join(words).encode(), DEFAULT_RUN_MEMORY_BYTES)
+
+
+def test_a_run_that_asks_for_no_memory_has_what_the_pool_expects() -> None:
+    assert memory_bytes(0) == DEFAULT_RUN_MEMORY_BYTES
 
 
 def test_an_answer_to_another_seed_is_wrong(answer: bytes) -> None:
@@ -62,10 +89,11 @@ def test_an_answer_with_fewer_rounds_is_wrong(answer: bytes, tmp_path: Path) -> 
 
 
 def test_who_makes_up_what_he_leaves_out_is_wrong_at_each_of_those_borders(answer: bytes) -> None:
-    chains = [line.split(" ") for line in answer.decode().splitlines()]
+    seen, *lines = answer.decode().splitlines()
+    chains = [line.split(" ") for line in lines]
     left_out = set(range(0, SEGMENTS, 2))
     made_up = [[("0" * 32 if at in left_out else word) for at, word in enumerate(words)] for words in chains]
-    text = "".join(" ".join(words) + "\n" for words in made_up).encode()
+    text = (seen + "\n" + "".join(" ".join(words) + "\n" for words in made_up)).encode()
     caught = sum(not PROBE.is_right(text, [draw]) for draw in EVERYWHERE)
     assert caught >= len(left_out) * 3
 
@@ -81,13 +109,14 @@ def test_nonsense_is_wrong(nonsense: bytes) -> None:
 @given(st.binary(max_size=400), st.lists(st.floats(0, 1, exclude_max=True), max_size=4))
 def test_no_answer_of_a_stranger_breaks_the_pool(data: bytes, draws: list[float]) -> None:
     assert not PROBE.is_right(data, draws)
-    assert answer_of(data) == b""
+    assert answer_of(data, "answer.txt") == b""
+    assert not ran_in_container(data, 1)
 
 
 def test_an_answer_is_found_in_a_result_and_bounded() -> None:
-    assert answer_of(package({"answer.txt": "x"})) == b"x"
-    assert answer_of(package({"other.txt": "x"})) == b""
-    assert answer_of(package({"answer.txt": b"0" * (2 << 20)})) == b""
+    assert answer_of(package({"answer.txt": "x"}), "answer.txt") == b"x"
+    assert answer_of(package({"other.txt": "x"}), "answer.txt") == b""
+    assert answer_of(package({"answer.txt": b"0" * (2 << 20)}), "answer.txt") == b""
 
 
 def test_the_work_is_that_of_all_cores_together() -> None:
