@@ -23,6 +23,8 @@ from nodepool.probes import NAMES, Probe
 _HEX_DIGITS = 8
 _MAX_BYTES = 256 << 10
 _LEAST_BYTES = 600
+# A ZIP knows no earlier time, 1980.
+_ZIP_BEGINS = 315_619_200
 # Where no user has sent a task yet.
 _USUAL_BYTES = (1_500, 40_000)
 _USUAL_MEMORY_GB = (0, 1, 2)
@@ -83,7 +85,7 @@ def package(probe: Probe, shape: Shape, chance: Random, now: float) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         # Whoever sent a task packed it a moment before.
-        packed_at = time.gmtime(now - chance.uniform(1, 600))[:6]
+        packed_at = time.gmtime(max(_ZIP_BEGINS, now - chance.uniform(1, 600)))[:6]
         entry = zipfile.ZipInfo(chance.choice(ENTRY_SCRIPTS), packed_at)
         archive.writestr(entry, probe.source(names), zipfile.ZIP_DEFLATED)
         left = min(shape.package_bytes, _MAX_BYTES) - buffer.tell()

@@ -9,7 +9,7 @@
 - A replicated job needs two equal results. While there are none it is sent to one more host.
 
 One result per user and job is a choice of the project; it is on here. Credit is granted when a result is
-accepted, and not taken back.
+accepted, and not taken back. A run that never comes back is sent to another host.
 """
 
 from __future__ import annotations
@@ -70,6 +70,10 @@ class Boinc(Policy):
     def _ask(self, task: Task, runs: int) -> None:
         task.awaited += runs
         self.wanted.extend([task] * runs)
+
+    def agreed(self, node: Node, friend: Node) -> None:
+        node.valid += 1
+        friend.valid += 1
 
     def returned(self, task: Task, run: Run) -> None:
         task.runs.append(run)

@@ -17,6 +17,10 @@ RIGHT = 0
 NOTHING = -1
 # The ring's answer: every member would give it.
 RING = -2
+# No answer at all: the run was idled away until the pool ended it.
+IDLED = -3
+# Sock puppets have one of their own tasks among so many.
+FRIENDS_SHARE = 0.5
 
 
 class Kind(StrEnum):
@@ -26,6 +30,8 @@ class Kind(StrEnum):
     ON_OFF = "on_off"  # honest until trusted, then rubbish until caught, and again
     SNEAKY = "sneaky"  # honest until trusted, then rubbish now and then, however often caught
     COLLUDING = "colluding"  # as on_off, but all of the ring return the same wrong digest
+    IDLER = "idler"  # claims and does nothing, half of the time with a word of output before
+    SOCK_PUPPET = "sock_puppet"  # one person's, who orders tasks that only they can run, to look good
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +46,8 @@ class Scene:
     on_off: int = 16
     sneaky: int = 8
     colluding: int = 16
+    idler: int = 10
+    sock_puppet: int = 10
     slots: int = 3  # tasks that a node runs at once
     load: float = 0.6  # fresh tasks a round, per slot
     honest_errors: float = 0.0002  # share of false results of an honest node
@@ -60,6 +68,8 @@ class Scene:
 ROUND_SECONDS = 300.0
 OWNER_SIZES = (1, 2, 5)
 RING_OWNER_SIZE = 4
+# One person's accounts; the nodes are spread over them.
+PUPPET_ACCOUNTS = 4
 
 
 @dataclass(slots=True)
@@ -91,6 +101,8 @@ def population(scene: Scene, chance: Random) -> list[Node]:
         first = True
         while left:
             size = chance.choice(OWNER_SIZES) if kind is Kind.HONEST else size_of_first if first else 1
+            if kind is Kind.SOCK_PUPPET:
+                size = -(-scene.count(kind) // PUPPET_ACCOUNTS)
             first = False
             owner = Owner(owners)
             owners += 1
@@ -127,11 +139,13 @@ class Answers:
                 return NOTHING
             case Kind.LYING:
                 return self._new_rubbish()
+            case Kind.IDLER:
+                return IDLED if self._chance.random() < 0.5 else NOTHING
             case Kind.SNEAKY:
                 lies = trusted and self._chance.random() < self._scene.sneaky_lies
                 return self._new_rubbish() if lies else RIGHT
         node.lies_now = node.lies_now or trusted
-        if node.kind is Kind.COLLUDING:
+        if node.kind in {Kind.COLLUDING, Kind.SOCK_PUPPET}:
             return RING if ring_lied or node.lies_now else RIGHT
         return self._new_rubbish() if node.lies_now else RIGHT
 

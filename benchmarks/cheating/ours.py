@@ -6,9 +6,10 @@ from collections import deque
 from dataclasses import dataclass, field
 from random import Random
 
-from benchmarks.cheating.nodes import ROUND_SECONDS, Node, Owner
+from benchmarks.cheating.nodes import PUPPET_ACCOUNTS, ROUND_SECONDS, Node, Owner
 from benchmarks.cheating.stage import Policy, Run, Task
 from nodepool import verification
+from nodepool.stores.relations import Reach
 from nodepool.trust import Tier
 from nodepool.verification import BlockEnd, NodeRecord
 from nodepool.voting import Checker, Count, Finding, Verdict, Vote, count_votes, may_check
@@ -110,6 +111,26 @@ class Ours(Policy):
             tier=Tier.LOW,
             trusted=self._trusted(node),
         )
+
+    def agreed(self, node: Node, friend: Node) -> None:
+        """As a check that two of the few who could be asked confirm: see nodepool/stores/relations.py."""
+        could = Reach(able=PUPPET_ACCOUNTS - 2, there=len(self.nodes))
+        least = self.rules.least_owners
+        told = verification.that_count(
+            {node.owner.number: Finding.VERIFIED, friend.owner.number: Finding.VERIFIED},
+            (),
+            raises=could.raises(least),
+            lowers=could.lowers(least),
+        )
+        change = verification.after_finding(node.record, node.owner.record, told[node.owner.number], self.now)
+        node.record, node.owner.record = change.node, change.owner
+
+    def idled(self, task: Task, run: Run) -> None:
+        super().idled(task, run)
+        record, owner = run.node.record, run.node.owner.record
+        change = verification.after_finding(record, owner, Finding.DIFFERED, self.now)
+        run.node.record, run.node.owner.record = change.node, change.owner
+        self._recall(run.node, None, lenient=change.lenient)
 
     def returned(self, task: Task, run: Run) -> None:
         if task.author is None:

@@ -21,6 +21,8 @@ _COLOURS = {
     Kind.ON_OFF: "#d7301f",
     Kind.SNEAKY: "#e08214",
     Kind.COLLUDING: "#6a51a3",
+    Kind.IDLER: "#8c510a",
+    Kind.SOCK_PUPPET: "#c51b7d",
 }
 
 

@@ -7,7 +7,18 @@ from collections import deque
 from dataclasses import dataclass, field
 from random import Random
 
-from benchmarks.cheating.nodes import RIGHT, RING, Answers, Kind, Node, Owner, Scene, population
+from benchmarks.cheating.nodes import (
+    FRIENDS_SHARE,
+    IDLED,
+    RIGHT,
+    RING,
+    Answers,
+    Kind,
+    Node,
+    Owner,
+    Scene,
+    population,
+)
 
 
 @dataclass(slots=True)
@@ -101,6 +112,15 @@ class Policy(ABC):
         run.node.earned += 1
         run.node.earned_by_lies += run.digest != RIGHT
 
+    @abstractmethod
+    def agreed(self, node: Node, friend: Node) -> None:
+        """The friend gave the same answer as the node to a task that only the two of them could run."""
+
+    def idled(self, task: Task, run: Run) -> None:
+        """The pool had to end the run, and nothing shows that its node worked at it: it goes elsewhere."""
+        self.caught(run.node)
+        self.wanted.append(task)
+
     def caught(self, node: Node) -> None:
         node.lies_now = False
 
@@ -149,6 +169,7 @@ def play(scene: Scene, seed: int, policy_class: type[Policy]) -> History:
 def _one_round(scene: Scene, policy: Policy, answers: Answers, fresh: deque[Task]) -> None:
     free = [node for node in policy.nodes for _ in range(policy.slots(node, scene.slots))]
     policy.chance.shuffle(free)
+    free = _without_friends(policy, free)
     before = len(fresh)
     pairs = policy.assign(free, fresh)
     begun = before - len(fresh)
@@ -161,7 +182,22 @@ def _one_round(scene: Scene, policy: Policy, answers: Answers, fresh: deque[Task
         task.ring_lied = task.ring_lied or digest == RING
         runs.append((task, Run(node, digest)))
     for task, run in runs:
-        policy.returned(task, run)
+        if run.digest == IDLED:
+            policy.idled(task, run)
+        else:
+            policy.returned(task, run)
+
+
+def _without_friends(policy: Policy, free: list[Node]) -> list[Node]:
+    """Sock puppets run their own person's tasks in some of their slots: he pays himself, and nobody works."""
+    left = []
+    for node in free:
+        if node.kind is Kind.SOCK_PUPPET and policy.chance.random() < FRIENDS_SHARE:
+            friends = [it for it in policy.nodes if it.kind is node.kind and it.owner is not node.owner]
+            policy.agreed(node, policy.chance.choice(friends))
+        else:
+            left.append(node)
+    return left
 
 
 def _come_back(scene: Scene, policy: Policy, now: int) -> None:

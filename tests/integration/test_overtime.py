@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from sqlalchemy import select
 
 from dispatcher.desk import Desk
 from dispatcher.sweep import Sweeper
 from nodepool.node import NodeKind
-from nodepool.stores import keys, ledger_store
+from nodepool.stores import keys, ledger_store, record_store
+from nodepool.stores.tables import users
 from nodepool.task import TaskState
-from tests.support.money import PRICE, check_sums, hold_of, spendable
+from nodepool.trust import MOVES, Cause
+from tests.support.money import PRICE, add_payer, check_sums, hold_of, spendable
 from tests.support.pushed import PushedFleet
 from tests.support.tasks import unpacked
 from tests.support.valkey import TestValkey
@@ -28,20 +32,33 @@ class Fleet(PushedFleet):
     sweeper: Sweeper
     gateway_serves = True
     provider_id = 0
+    uses: ClassVar[dict[str, int]] = {}
 
-    def run(self, *, max_minutes: int) -> str:
+    def run(self, *, max_minutes: int, says: bytes = b"half of it\n", user_id: int = 0) -> str:
+        provider_id, self.owner_id = self.owner_id, user_id or self.owner_id
         attempt = self.assigned("n1", max_minutes=max_minutes, price_per_minute=PRICE)
+        self.owner_id = provider_id
         task = self.task(attempt)._asdict()
         self.dispatcher.database.write(lambda c: ledger_store.hold(c, task, fee_percent=0, now=self.now))
         self.claimed(attempt, "n1")
+        if says:
+            self.dispatcher.lifecycle.outputs.append(attempt, 0, says)
         return attempt
+
+    def user(self) -> int:
+        return self.dispatcher.database.write(lambda c: add_payer(c, "user", grant=GRANT))
+
+    def score(self) -> int:
+        query = select(users.c.credit_score).where(users.c.id == self.owner_id)
+        return int(self.dispatcher.database.read(lambda c: c.execute(query).scalar_one()))
 
     def pass_time(self, minutes: float) -> None:
         """The sweep looks every few seconds, and so often enough to see each of these moments."""
         end = self.now + minutes * MINUTE
         while self.now < end:
             self.now = min(end, self.now + 10.0)
-            running = [{"attempt_id": name} for name in self.dispatcher.registry.assigned_ids("n1")]
+            names = self.dispatcher.registry.assigned_ids("n1")
+            running = [{"attempt_id": name, **self.uses} for name in names]
             report = {"v": 1, "cpu_percent": 1, "memory_percent": 1, "running": running}
             self.redis.set(keys.report("n1"), json.dumps(report), ex=keys.REPORT_TTL_SECONDS)
             if self.gateway_serves:
@@ -71,7 +88,6 @@ def fleet(valkey: TestValkey, tmp_path: Path) -> Iterator[Fleet]:
 
 def test_a_run_that_its_node_never_ends_ends_at_its_bound_with_what_it_said(fleet: Fleet) -> None:
     attempt = fleet.run(max_minutes=2)
-    fleet.dispatcher.lifecycle.outputs.append(attempt, 0, b"half of it\n")
     fleet.pass_time(2 + 4.5)
     assert fleet.task(attempt).state == TaskState.RUNNING
     fleet.pass_time(1)
@@ -115,3 +131,41 @@ def test_a_node_that_cannot_reach_a_gateway_gets_its_time_when_one_is_back(fleet
     assert fleet.task(attempt).state == TaskState.RUNNING
     fleet.pass_time(1)
     assert fleet.task(attempt).state == TaskState.FAILED
+
+
+def test_who_claims_a_run_and_idles_is_not_paid_and_has_lied(fleet: Fleet) -> None:
+    """Before, it was paid in full for doing nothing."""
+    user_id, before = fleet.user(), fleet.score()
+    attempt = fleet.run(max_minutes=8, says=b"", user_id=user_id)
+    fleet.uses = {"cpu_score": 0, "memory_bytes": 1 << 20}
+    fleet.pass_time(8 + 5.5)
+    task = fleet.task(attempt)
+    assert (task.state, task.attempts_ended) == (TaskState.QUEUED, 1)
+    assert "took it and did nothing for 8 minutes" in task.reason
+    assert fleet.score() == before + MOVES[Cause.IDLE].delta == before + MOVES[Cause.DIFFERED].delta
+    database = fleet.dispatcher.database
+    database.read(check_sums)
+    assert database.read(lambda c: spendable(c, fleet.owner_id)) == GRANT  # not a CPT more
+    assert database.read(lambda c: record_store.of_owner(c, fleet.owner_id)).strikes == 1
+
+
+def test_who_idles_until_a_stop_and_after_it_is_not_paid_either(fleet: Fleet) -> None:
+    user_id, before = fleet.user(), fleet.score()
+    attempt = fleet.run(max_minutes=60, says=b"", user_id=user_id)
+    fleet.pass_time(5)
+    fleet.stop(attempt)
+    fleet.pass_time(5.5)
+    assert fleet.task(attempt).state == TaskState.STOPPED
+    assert fleet.dispatcher.database.read(lambda c: spendable(c, user_id)) == GRANT
+    assert fleet.score() == before + MOVES[Cause.IDLE].delta
+
+
+@pytest.mark.parametrize("sign", ["output", "cpu"])
+def test_a_run_that_shows_work_is_paid_and_was_only_late(fleet: Fleet, sign: str) -> None:
+    user_id, before = fleet.user(), fleet.score()
+    attempt = fleet.run(max_minutes=2, says=b"x" if sign == "output" else b"", user_id=user_id)
+    fleet.uses = {"cpu_score": 500 if sign == "cpu" else 0, "memory_bytes": 1 << 20}
+    fleet.pass_time(2 + 5.5)
+    assert fleet.task(attempt).state == TaskState.FAILED
+    assert fleet.dispatcher.database.read(lambda c: spendable(c, user_id)) == GRANT - 2 * PRICE
+    assert fleet.score() == before + MOVES[Cause.LATE].delta

@@ -244,7 +244,7 @@ def test_a_wrong_answer_costs_as_a_false_result_does(pool: Pool) -> None:
     assert record.strikes == 1
     assert {view.node_id: view.draining for view in pool.dispatcher.registry.snapshot(15)}["n1"]
     # It is asked again soon.
-    assert pool.until_due("n1") < 2 * 3600
+    assert pool.until_due("n1") <= 3 * 3600
 
 
 def test_no_answer_in_a_success_is_a_wrong_one(pool: Pool) -> None:
@@ -259,7 +259,7 @@ def test_a_node_that_claims_ten_times_its_score_is_corrected_after_three_probes(
     believed = pool.capacity("n1")
     for times in range(probes.SLOW_TIMES):
         assert pool.capacity("n1") == believed
-        assert pool.honest("n1", seconds=10.5, after=2 * 3600 if times else 0) == probes.Verdict.SLOW
+        assert pool.honest("n1", seconds=10.5, after=4 * 3600 if times else 0) == probes.Verdict.SLOW
     assert pool.causes() == [Cause.FALSE_CLAIM]
     assert pool.score() == 25
     assert believed / 12 < pool.capacity("n1") < believed / 8
@@ -270,7 +270,7 @@ def test_a_node_that_claims_ten_times_its_score_is_corrected_after_three_probes(
     assert pool.capacity("n1") < believed / 8
     # One that was wronged comes back by what it shows.
     for _ in range(5):
-        pool.honest("n1", seconds=0.5, after=2 * HOURS * 3600)
+        pool.honest("n1", seconds=0.5, after=4 * HOURS * 3600)
     assert pool.capacity("n1") == believed
     assert pool.causes().count(Cause.FALSE_CLAIM) == 1
 
@@ -285,7 +285,7 @@ def test_a_run_that_was_cut_off_at_its_bound_is_slow(pool: Pool) -> None:
 def test_a_probe_that_fails_says_nothing_while_nobody_elses_succeed(pool: Pool) -> None:
     pool.rogue("n1")
     for times in range(4):
-        probe = pool.turn("n1", after=2 * 3600 if times else 0)
+        probe = pool.turn("n1", after=4 * 3600 if times else 0)
         pool.end(probe, Outcome.FAILED, seconds=0.3)
         assert pool.probe_row(probe.id).verdict == probes.Verdict.SILENT
     assert (pool.causes(), pool.node_row("n1").measured_cpu_score) == ([], 0)
@@ -297,7 +297,7 @@ def test_a_node_that_never_answers_where_others_do_is_believed_less(pool: Pool) 
     assert pool.honest("n2") == probes.Verdict.RIGHT
     pool.rogue("n1")
     for times in range(probes.SLOW_TIMES):
-        probe = pool.turn("n1", after=2 * 3600 if times else 0)
+        probe = pool.turn("n1", after=4 * 3600 if times else 0)
         pool.end(probe, Outcome.FAILED, seconds=0.3)
     assert (pool.causes(), pool.node_row("n1").measured_cpu_score) == ([], int(SCORE / probes.SLOW_FACTOR))
 

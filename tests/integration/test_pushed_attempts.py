@@ -129,17 +129,34 @@ def test_a_flush_makes_nobody_silent(fleet: Swept) -> None:
     assert fleet.hints() == 0
 
 
-def test_a_run_past_its_longest_time_has_failed_with_what_it_said(fleet: Swept) -> None:
+@pytest.mark.parametrize("sign", ["output", "word"])
+def test_a_run_past_its_longest_time_has_failed_with_what_it_said(fleet: Swept, sign: str) -> None:
+    """A worker that says that it runs is believed: nothing else of a silent program can be seen."""
     node = fleet.node()
     attempt = fleet.assigned(node, max_minutes=1)
     fleet.claimed(attempt, node)
     fleet.effects.words.heard([attempt])
+    if sign == "output":
+        fleet.dispatcher.lifecycle.outputs.append_at_end(attempt, b"half of it\n")
+    else:
+        fleet.effects.words.works(attempt)
     fleet.look(after=59)
     assert fleet.state(attempt) == ("running", "RUNNING")
     fleet.look(after=2)
     assert fleet.state(attempt) == ("finished", "FAILED")
     assert "longest run, 1 minutes" in fleet.reason(attempt)
     assert fleet.hints() == 1
+
+
+def test_a_worker_that_took_a_task_and_did_nothing_until_its_bound_has_lost_it(fleet: Swept) -> None:
+    node = fleet.node()
+    attempt = fleet.assigned(node, max_minutes=1)
+    fleet.claimed(attempt, node)
+    fleet.effects.words.heard([attempt])
+    fleet.look(after=61)
+    assert fleet.state(attempt) == ("lost", "QUEUED")
+    assert "did nothing for 1 minutes" in fleet.reason(attempt)
+    assert fleet.hints() == 1  # and is told to stop
 
 
 def test_a_stop_before_the_call_ends_the_attempt_at_once(fleet: Swept) -> None:

@@ -20,8 +20,10 @@ from benchmarks.cheating.outcome import AIM_EXTRA, AIM_WRONG, figures
 from benchmarks.cheating.stage import play
 from nodepool import verification
 
-SMALL = Scene(rounds=700, honest=70, lazy=5, lying=5, on_off=8, sneaky=4, colluding=8)
-ALL_HONEST = Scene(rounds=400, honest=30, lazy=0, lying=0, on_off=0, sneaky=0, colluding=0)
+SMALL = Scene(rounds=700, honest=70, lazy=5, lying=5, on_off=8, sneaky=4, colluding=8, idler=5, sock_puppet=8)
+ALL_HONEST = Scene(
+    rounds=400, honest=30, lazy=0, lying=0, on_off=0, sneaky=0, colluding=0, idler=0, sock_puppet=0
+)
 
 
 @pytest.fixture(scope="module")
