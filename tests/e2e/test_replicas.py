@@ -94,7 +94,7 @@ def test_three_runs_on_three_owners_nodes_agree_and_all_are_paid(owners: Owners)
     assert owners.balance(user) == start - 3 == start - detail.paid_cpt
 
 
-def test_a_lie_is_outvoted_is_not_paid_and_costs_credit(owners: Owners) -> None:
+def test_a_lie_is_outvoted_and_not_paid(owners: Owners) -> None:
     user, liar = owners.user, owners.pool.register_user("liar")
     with owners.rogue(liar) as rogue:
         before, score = owners.balance(liar), owners.score(liar)
@@ -108,7 +108,7 @@ def test_a_lie_is_outvoted_is_not_paid_and_costs_credit(owners: Owners) -> None:
     assert verdicts.pop(rogue.node_id) == "differs"
     assert list(verdicts.values()) == ["agreed"] * 3
     assert (owners.balance(liar), detail.paid_cpt) == (before, 3)
-    assert owners.score(liar) < score
+    assert owners.score(liar) == score  # who ordered the runs may be a friend of those who agreed
     # Told again, nothing changes.
     assert rogue.finish(rogue.end(attempt, **announced(LIE)), LIE).success
     assert owners.balance(liar) == before
