@@ -101,6 +101,17 @@ class RogueNode:
         first, *_ = answers
         return first.spec
 
+    def package_of(self, attempt_id: str) -> bytes:
+        """Claims it, and takes the package with it."""
+        request = pb.ClaimAttemptRequest(node_id=self.node_id, attempt_id=attempt_id)
+        metadata = self.account.metadata
+        answers = self.account.stubs.nodes.ClaimAttempt(request, metadata=metadata, timeout=CALL_SECONDS)
+        return b"".join(answer.package_chunk for answer in answers)
+
+    def finish_with(self, attempt_id: str, result: bytes) -> pb.FinishAttemptResponse:
+        digest = hashlib.sha256(result).hexdigest()
+        return self.finish(self.end(attempt_id, result_sha256=digest, result_bytes=len(result)), result)
+
     def append(self, attempt_id: str, data: bytes, offset: int = 0, **fields: Any) -> pb.AppendOutputResponse:
         request = pb.AppendOutputRequest(
             **{"node_id": self.node_id, "attempt_id": attempt_id, "offset": offset, "data": data, **fields}
