@@ -31,10 +31,10 @@ _USUAL_MEMORY_GB = (0, 1, 2)
 _WORDS = (
     "alpha", "batch", "block", "chunk", "count", "cursor", "data", "delta", "digest", "entry", "field",
     "frame", "index", "input", "item", "key", "layer", "level", "limit", "lines", "mark", "matrix",
-    "node", "number", "offset", "output", "page", "part", "piece", "point", "pool", "range", "rate",
+    "number", "offset", "output", "page", "part", "piece", "point", "range", "rate",
     "record", "result", "rows", "sample", "scale", "score", "series", "shape", "size", "slot", "stage",
     "start", "state", "step", "stream", "table", "target", "total", "unit", "value", "weight", "width",
-    "window", "worker",
+    "window",
 )  # fmt: skip
 _FOLDERS = ("", "data/", "input/", "assets/")
 _KINDS = ("csv", "txt", "tsv", "dat")

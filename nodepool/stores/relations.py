@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Row, Select, func, select
 from nodepool import ledger, regions
 from nodepool.ledger import EntryKind
 from nodepool.node import NodeKind
+from nodepool.stores.strangers import takes_strangers
 from nodepool.stores.tables import ledger_entries, nodes
 from nodepool.task import LocationMode
 
@@ -43,7 +44,10 @@ class Reach:
 def reach(connection: Connection, task: Row[Any], besides: Collection[int], *, allow_pushed: bool) -> Reach:
     """Beside these owners. Whether there is room now does not matter; wishes that a check keeps do."""
     query = select(nodes.c.owner_id, nodes.c.peer_address).where(
-        nodes.c.active, nodes.c.draining.is_(False), nodes.c.owner_id.not_in(sorted(besides))
+        nodes.c.active,
+        nodes.c.draining.is_(False),
+        nodes.c.owner_id.not_in(sorted(besides)),
+        takes_strangers(),
     )
     if not allow_pushed:
         query = query.where(nodes.c.kind == NodeKind.AGENT)

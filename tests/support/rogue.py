@@ -102,11 +102,15 @@ class RogueNode:
         return first.spec
 
     def package_of(self, attempt_id: str) -> bytes:
-        """Claims it, and takes the package with it."""
+        return self.claim_whole(attempt_id)[1]
+
+    def claim_whole(self, attempt_id: str) -> tuple[pb.AttemptSpec, bytes]:
+        """And takes the package with it."""
         request = pb.ClaimAttemptRequest(node_id=self.node_id, attempt_id=attempt_id)
         metadata = self.account.metadata
         answers = self.account.stubs.nodes.ClaimAttempt(request, metadata=metadata, timeout=CALL_SECONDS)
-        return b"".join(answer.package_chunk for answer in answers)
+        first, *rest = answers
+        return first.spec, b"".join(answer.package_chunk for answer in rest)
 
     def finish_with(self, attempt_id: str, result: bytes) -> pb.FinishAttemptResponse:
         digest = hashlib.sha256(result).hexdigest()
