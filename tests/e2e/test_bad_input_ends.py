@@ -142,7 +142,6 @@ def test_a_node_that_refuses_all_it_is_given_ends_the_task_after_max_attempts(
 ) -> None:
     task = task_of(node.given())
     for number in range(1, 6):
-        attempt = f"{task}:{number}"
         pool.wait(
             lambda: (
                 node.account.detail(task).attempt_number == number  # noqa: B023
@@ -150,13 +149,14 @@ def test_a_node_that_refuses_all_it_is_given_ends_the_task_after_max_attempts(
             ),
             f"{task} is placed again",
         )
+        attempt = pool.attempt(task, number)
         outcome = pb.ATTEMPT_OUTCOME_REFUSED if number % 2 else pb.ATTEMPT_OUTCOME_LOST
         if outcome == pb.ATTEMPT_OUTCOME_LOST:
             node.claim(attempt)
         end = node.end(attempt, outcome=outcome, reason="do not want", result_bytes=0, result_sha256="")
         assert node.finish(end, b"").success
         if number > 1:
-            assert refused(lambda: node.claim(f"{task}:{number - 1}"))[0] is STALE  # noqa: B023
+            assert refused(lambda: node.claim(pool.attempt(task, number - 1)))[0] is STALE  # noqa: B023
     answer = node.account.poll(task)
     assert answer.status == "FAILED"
     assert "given up after 5 attempts" in answer.detail.reason

@@ -16,7 +16,7 @@ from nodepool.settings import Settings
 from nodepool.stores import attempt_records, keys, node_store, task_store
 from nodepool.task import Outcome
 from tests.integration.test_sweep import START, Fleet
-from tests.support.stores import add_user
+from tests.support.stores import add_user, attempt_of
 from tests.support.valkey import TestValkey
 
 NODE = "n1"
@@ -34,12 +34,16 @@ class Measured(Fleet):
     ) -> None:
         running = []
         for name in self.dispatcher.registry.assigned_ids(node_id):
-            use = uses.get(name.rpartition(":")[0])
+            use = uses.get(self.task_of(name))
             memory_mb, points = use if isinstance(use, tuple) else (use, 0)
             told = {} if use is None else {"memory_bytes": memory_mb * MIB, "cpu_score": points}
             running.append({"attempt_id": name, **told})
         body = {"v": 1, "cpu_percent": 1, "memory_percent": memory_percent, "running": running, **also}
         self.dispatcher.redis.set(keys.report(node_id), json.dumps(body), ex=keys.REPORT_TTL_SECONDS)
+
+    def task_of(self, attempt_id: str) -> str:
+        row = self.dispatcher.database.read(lambda c: attempt_records.task_of(c, attempt_id))
+        return str(row.id) if row is not None else ""
 
     def measure(self, uses: Mapping[str, Any], *, after: float = 3.0, **how: Any) -> None:
         """The node reports, and a sweep sees it."""
@@ -56,7 +60,7 @@ class Measured(Fleet):
     def kept(self, *task_ids: str, node_id: str = NODE) -> list[int | None]:
         """MiB that are kept for these tasks on the node."""
         listed = self.dispatcher.registry.allocations([node_id])[node_id]
-        found = {name.rpartition(":")[0]: claim.memory_mb for name, claim in listed.items()}
+        found = {self.task_of(name): claim.memory_mb for name, claim in listed.items()}
         return [found.get(task_id) for task_id in task_ids]
 
     def task(self, *, owner_id: int = 0, **columns: Any) -> str:
@@ -108,7 +112,9 @@ def test_what_the_task_asked_for_stays_in_sql_and_its_end_gives_back_what_was_ke
     (row,) = fleet.dispatcher.database.read(task_store.live_attempts)
     assert row.claim_memory_mb == 6144
     end = task_store.End(outcome=Outcome.REFUSED, exit_code=None, reason="no")
-    fleet.dispatcher.lifecycle.end_attempt(f"{big}:1", NODE, fleet.owner_id, end)
+    fleet.dispatcher.lifecycle.end_attempt(
+        attempt_of(fleet.dispatcher.database, big), NODE, fleet.owner_id, end
+    )
     assert fleet.reserved(NODE) == Claim(0, 0, 0, 0, tasks=0)
 
 
@@ -222,7 +228,7 @@ def test_a_node_that_says_everything_is_used_ends_only_what_it_has_itself(fleet:
     fleet.say({away: 1000}, node_id="n2")
     fleet.measure({at_home: 1000, small: 1000})
     lies = [
-        {"attempt_id": f"{name}:1", "memory_bytes": 1e300, "cpu_score": 1e300}
+        {"attempt_id": attempt_of(fleet.dispatcher.database, name), "memory_bytes": 1e300, "cpu_score": 1e300}
         for name in (at_home, small, away)
     ]
     for _ in range(4):
@@ -270,8 +276,8 @@ def test_a_shortage_of_cpu_is_shared_and_evicts_nobody(fleet: Measured) -> None:
     fleet.measure({first: (500, 6000), second: (500, 3000)})
     listed = fleet.dispatcher.registry.allocations([NODE])[NODE]
     assert {name: claim.cpu_score for name, claim in listed.items()} == {
-        f"{first}:1": 4000,
-        f"{second}:1": 2000,
+        attempt_of(fleet.dispatcher.database, first): 4000,
+        attempt_of(fleet.dispatcher.database, second): 2000,
     }
     assert fleet.states(first, second) == ["PLACED", "PLACED"]
 

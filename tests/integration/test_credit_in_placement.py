@@ -18,7 +18,7 @@ from nodepool.stores.task_store import End
 from nodepool.task import Outcome
 from nodepool.trust import DRIFT_SECONDS, Tier
 from tests.integration.test_sweep import START, Fleet
-from tests.support.stores import add_task, add_user
+from tests.support.stores import add_task, add_user, attempt_of
 from tests.support.valkey import TestValkey
 from tests.support.waiting import wait_until
 
@@ -49,7 +49,8 @@ class Pool(Fleet):
 
     def end(self, task_id: str, outcome: Outcome = Outcome.SUCCEEDED) -> None:
         row = self.row(task_id)
-        attempt, database = f"{task_id}:{row.attempt_number}", self.dispatcher.database
+        database = self.dispatcher.database
+        attempt = attempt_of(database, task_id)
         database.write(
             lambda c: task_store.claim_attempt(c, attempt, row.node_id, self.owner_id, self.now[0])
         )

@@ -20,7 +20,7 @@ from nodepool.stores import task_store
 from nodepool.stores.task_store import End
 from nodepool.task import Outcome
 from tests.integration.test_sweep import START, Fleet
-from tests.support.stores import add_task, add_user
+from tests.support.stores import add_task, add_user, attempt_of
 from tests.support.valkey import TestValkey
 from tests.support.waiting import wait_until
 
@@ -41,7 +41,7 @@ class Pool(Fleet):
     def end(self, task_id: str, *, after: float = 60.0) -> None:
         """The task has run for so long, and succeeded."""
         row = self.row(task_id)
-        attempt = f"{task_id}:{row.attempt_number}"
+        attempt = attempt_of(self.dispatcher.database, task_id)
         database, node_id = self.dispatcher.database, row.node_id
         database.write(lambda c: task_store.claim_attempt(c, attempt, node_id, self.owner_id, self.now[0]))
         self.now[0] += after

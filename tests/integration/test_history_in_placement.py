@@ -18,7 +18,7 @@ from nodepool.stores.task_store import End
 from nodepool.task import Outcome
 from nodepool.trust import Tier
 from tests.integration.test_sweep import START, Fleet
-from tests.support.stores import CLAIM, add_user
+from tests.support.stores import CLAIM, add_user, attempt_of
 from tests.support.valkey import TestValkey
 
 
@@ -29,7 +29,7 @@ class Stage(Fleet):
 
     def end(self, task_id: str, outcome: Outcome, *, blameless: bool = False) -> None:
         row = self.row(task_id)
-        attempt_id = f"{task_id}:{row.attempt_number}"
+        attempt_id = attempt_of(self.dispatcher.database, task_id)
         if outcome in {Outcome.SUCCEEDED, Outcome.FAILED}:
             self.dispatcher.database.write(
                 lambda c: task_store.claim_attempt(c, attempt_id, row.node_id, self.owner_id, self.now[0])
@@ -173,7 +173,7 @@ def test_a_credit_score_that_changes_moves_its_owners_nodes_at_once(stage: Stage
     assert seen == [[high, high, high], [normal, normal, high], [low, low, high], [high, high, high]]
     assert stage.row(running).state == "PLACED"
     assert stage.reserved(where).tasks == 1
-    assert f"{running}:1" in stage.dispatcher.registry.assigned_ids(where)
+    assert attempt_of(stage.dispatcher.database, running, 1) in stage.dispatcher.registry.assigned_ids(where)
 
 
 def test_a_node_that_fell_is_open_to_those_whom_it_was_closed_to(stage: Stage) -> None:
@@ -203,7 +203,7 @@ def test_a_node_that_registers_with_other_hardware_is_recomputed_and_keeps_what_
     assert (view.capacity.cpu_score, view.capacity.memory_mb, view.capacity.tasks) == (1500, 2048, 3)
     assert view.tier is Tier.LOW
     assert view.reserved.tasks == 1
-    assert stage.dispatcher.registry.assigned_ids("n1") == {f"{running}:1"}
+    assert stage.dispatcher.registry.assigned_ids("n1") == {attempt_of(stage.dispatcher.database, running, 1)}
     stage.node("n1")
     assert stage.view("n1").tier is Tier.HIGH
     assert stage.states(running) == ["PLACED"]

@@ -19,7 +19,7 @@ from nodepool.task import Outcome
 from nodepool.verification import MOST_BLOCK_SECONDS
 from tests.integration.test_sweep import START, Fleet
 from tests.support.money import add_held_task
-from tests.support.stores import add_node, add_user
+from tests.support.stores import add_node, add_user, attempt_of
 from tests.support.valkey import TestValkey
 
 
@@ -64,7 +64,7 @@ class Runs(Fleet):
 
     def end(self, task_id: str, digest: str, *, after: float = 10.0) -> None:
         row = self.row(task_id)
-        attempt, node_id = f"{task_id}:{row.attempt_number}", row.node_id
+        attempt, node_id = attempt_of(self.dispatcher.database, task_id), row.node_id
         owner, database = self.owners[node_id], self.dispatcher.database
         database.write(lambda c: task_store.claim_attempt(c, attempt, node_id, owner, self.now[0]))
         self.now[0] += after
@@ -77,7 +77,12 @@ class Runs(Fleet):
 @pytest.fixture
 def runs(valkey: TestValkey, tmp_path: Path) -> Iterator[Runs]:
     settings = Settings.model_validate(
-        {"redis_url": valkey.url, "db_path": tmp_path / "users.db", "task_storage_path": tmp_path}
+        {
+            "redis_url": valkey.url,
+            "db_path": tmp_path / "users.db",
+            "task_storage_path": tmp_path,
+            "check_owners_least": 1,
+        }
     )
     now = [START]
     dispatcher = context.build(settings, clock=lambda: now[0])

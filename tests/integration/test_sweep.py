@@ -22,7 +22,7 @@ from nodepool.stores import keys, node_store, task_store
 from nodepool.stores.registry import PENDING_SECONDS
 from nodepool.stores.tables import tasks
 from nodepool.task import Outcome, TaskState
-from tests.support.stores import CLAIM, add_node, add_task, add_user, place
+from tests.support.stores import CLAIM, add_node, add_task, add_user, attempt_of, place
 from tests.support.valkey import TestValkey
 
 START = 1_000_000.0
@@ -117,7 +117,7 @@ def test_a_flush_loses_nothing(fleet: Fleet) -> None:
     assert {node_id: fleet.reserved(node_id) for node_id in ("n1", "n2")} == before
     assert fleet.states(*ids) == ["PLACED"] * 4
     listed = fleet.dispatcher.registry.assigned_ids("n1") | fleet.dispatcher.registry.assigned_ids("n2")
-    assert listed == {f"{task_id}:1" for task_id in ids}
+    assert listed == {attempt_of(fleet.dispatcher.database, task_id) for task_id in ids}
 
 
 def test_what_a_late_node_had_goes_elsewhere(fleet: Fleet) -> None:
@@ -245,7 +245,10 @@ def test_a_stop_that_redis_missed_is_told_again(fleet: Fleet) -> None:
     task_id = fleet.placed()
     fleet.dispatcher.database.write(lambda c: task_store.request_stop(c, task_id, fleet.now[0]))
     fleet.sweep(heard=("n1",))
-    entry = json.loads(fleet.dispatcher.redis.hget(keys.assigned("n1"), f"{task_id}:1") or b"")
+    entry = json.loads(
+        fleet.dispatcher.redis.hget(keys.assigned("n1"), attempt_of(fleet.dispatcher.database, task_id))
+        or b""
+    )
     assert (entry["stop"], entry["at"]) == (True, START)
 
 
@@ -270,7 +273,9 @@ def test_an_end_frees_the_node_and_asks_for_the_waiting(fleet: Fleet) -> None:
     first, second = fleet.placed(), fleet.task()
     assert not fleet.place(second)
     end = task_store.End(outcome=Outcome.REFUSED, exit_code=None, reason="no")
-    fleet.dispatcher.lifecycle.end_attempt(f"{first}:1", "n1", fleet.owner_id, end)
+    fleet.dispatcher.lifecycle.end_attempt(
+        attempt_of(fleet.dispatcher.database, first), "n1", fleet.owner_id, end
+    )
     assert fleet.reserved("n1").tasks == 0
     assert fleet.hints(queues.partition_queue("high", "any")) == 1
     assert fleet.place(second) == 1
@@ -298,7 +303,7 @@ def test_the_loser_of_two_placements_leaves_the_winners_reservation(fleet: Fleet
     assert fleet.place() == 1
     other.look_again()
     assert not other.work()
-    assert fleet.dispatcher.registry.assigned_ids("n1") == {f"{task_id}:1"}
+    assert fleet.dispatcher.registry.assigned_ids("n1") == {attempt_of(fleet.dispatcher.database, task_id)}
     assert fleet.reserved("n1").tasks == 1
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, insert
 from nodepool.isolation import Isolation
 from nodepool.node import NodeFacts, NodeKind
 from nodepool.resources import Claim, Resources
-from nodepool.stores import node_store, placing, task_store
+from nodepool.stores import attempt_records, node_store, placing, task_store
 from nodepool.stores.database import Database
 from nodepool.stores.migrate import migrate
 from nodepool.stores.placing import Placement
@@ -65,6 +65,16 @@ def place(connection: Connection, task_id: str, node_id: str, *, number: int = 1
 def placement(task_id: str, node_id: str, *, number: int = 1, claim: Claim = CLAIM) -> Placement:
     """With an id that tests can spell; earlier versions of the pool gave such ids too."""
     return Placement(task_id, number, node_id, claim, f"{task_id}:{number}")
+
+
+def attempt_of(database: Database, task_id: str, number: int = 0) -> str:
+    """The id of this attempt of a task that a dispatcher placed; of its current one, when none is named."""
+
+    def look(connection: Connection) -> str:
+        wanted = number or task_store.find(connection, task_id).attempt_number
+        return attempt_records.id_of(connection, task_id, wanted)
+
+    return database.read(look)
 
 
 def add_task(connection: Connection, owner_id: int, task_id: str = "", **columns: Any) -> str:
