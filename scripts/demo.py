@@ -7,7 +7,6 @@ behind but the results.
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -28,6 +27,7 @@ from client import NodePoolClient
 from client.models import OutputEvent, StateEvent, TaskInfo, TaskNeeds
 from nodepool.settings import Settings
 from nodepool.task import TaskState
+from nodepool.up.account import NAME as LOCAL
 
 RESULTS = Path("demo-results")
 PI_TASKS = 3
@@ -168,16 +168,15 @@ JOBS = (
 )
 
 
-def run_jobs(address: str) -> dict[str, Path]:
+def run_jobs(pool_data: Path, address: str) -> dict[str, Path]:
     """All jobs at once. Raises DemoError when one is not right, after all have ended."""
     for job in JOBS:
         shutil.rmtree(RESULTS / job.name, ignore_errors=True)
     RESULTS.mkdir(exist_ok=True)
     with NodePoolClient(address) as pool:
-        password = secrets.token_urlsafe(16)
-        pool.register("demo-user", password)
-        pool.login("demo-user", password)
-        say("demo", "registered and logged in as demo-user")
+        # Whose tasks run here whatever isolation this machine has.
+        pool.login(LOCAL, (pool_data / "secrets" / LOCAL).read_text().strip())
+        say("demo", f"logged in as {LOCAL}, the account that the pool made for who sits here")
         with ThreadPoolExecutor(len(JOBS)) as threads:
             running = {job.name: threads.submit(run_job, pool, job) for job in JOBS}
     problems = [f"{name}: {error}" for name, future in running.items() if (error := future.exception())]
@@ -207,7 +206,7 @@ def main() -> int:
     try:
         pool = Pool(data_dir)
         pool.wait_ready()
-        done = run_jobs(pool.address)
+        done = run_jobs(pool.data_dir, pool.address)
     except KeyboardInterrupt:
         problem = "interrupted"
     except Exception as error:  # noqa: BLE001 - whatever it is, the pool is stopped and the reason told

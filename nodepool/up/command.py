@@ -166,6 +166,9 @@ def _make_data_dir(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         path.chmod(0o711)
+        # The agents' folders below it say themselves what others may do in them.
+        (path / "agents").mkdir(exist_ok=True)
+        (path / "agents").chmod(0o711)
         # SQLite gives its journal files the mode of the database.
         (path / "pool.db").touch(mode=0o600)
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -48,6 +49,11 @@ class Stage:
         for agent in self.agents.values():
             self.pool.wait_online(agent)
         self.stranger = self.pool.register_user("eve")
+        # What somebody else has run at the same agent.
+        self.code = f"x = {secrets.token_hex(12)!r}"
+        for location in (SAFE, AS_ROOT):
+            task_id = self.pool.owner.submit(script(self.code), location=location)
+            self.pool.owner.wait_for(task_id, "COMPLETED")
 
     def _ordinary(self, name: str, location: str, *, bubblewrap: bool) -> TestAgent:
         folder = self.pool.folder / f"agent-{name}"
@@ -63,7 +69,7 @@ class Stage:
                 "SELECT password_hash FROM users WHERE username = 'owner'"
             ).fetchone()
         pool = self.pool
-        return [pool.owner.password, pool.valkey.password, hashed,
+        return [self.code, pool.owner.password, pool.valkey.password, hashed,
                 *((pool.folder / f"{name}.secret").read_text() for name in ("jwt", "storage"))]  # fmt: skip
 
     def node(self, location: str) -> pb.WorkerNodeInfo:
@@ -140,6 +146,26 @@ def test_a_process_of_the_agents_own_user_cannot_look_into_it(stage: Stage) -> N
     found = spy_as(ORDINARY_UID, stage.secrets(), [], stage.pool.folder)
     assert found.of([stage.agents[SAFE].pid, stage.agents[PLAIN].pid]) == {}
     assert [place for place in found.seen if "/proc/" in place] == []
+
+
+def test_the_agent_itself_refuses_what_a_pool_sends_it_all_the_same(stage: Stage) -> None:
+    eve, pool, node_id = stage.stranger, stage.pool, stage.agents[PLAIN].node_id
+
+    def believe(level: str) -> None:
+        with closing(sqlite3.connect(pool.folder / "users.db", timeout=20)) as database, database:
+            database.execute("UPDATE nodes SET isolation = ? WHERE id = ?", (level, node_id))
+
+    task_id = eve.submit(script("print('it ran')"), location=PLAIN)
+    believe(Isolation.CONTAINER)
+    try:
+        pool.wait(lambda: len(eve.detail(task_id).attempts) > 0, "the pool has sent it there")
+        pool.wait(lambda: eve.detail(task_id).attempts[0].state == "refused", "the agent has refused it")
+    finally:
+        believe(Isolation.NONE)
+    assert "this node runs its owner's tasks only" in eve.detail(task_id).attempts[0].reason
+    pool.wait(lambda: eve.detail(task_id).state in ("QUEUED", "FAILED"), "it is given back")
+    assert "it ran" not in eve.logs(task_id)
+    eve.stop(task_id)
 
 
 def test_no_node_belongs_to_an_admin(stage: Stage) -> None:

@@ -6,11 +6,13 @@ import base64
 import json
 import os
 import signal
+import sqlite3
 import stat
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,9 @@ PARTS = ("valkey", "gateway", "dispatcher", "flower", "agent-1", "agent-2")
 class Up:
     """`hivemind up` with two agents on the process runner, on free ports."""
 
+    agents = 2
+    within: tuple[str, ...] = ()
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.data_dir = folder / "data"
@@ -45,9 +50,9 @@ class Up:
 
     def command(self, name: str, data_dir: Path, grpc_port: int, flower_port: int) -> TestProcess:
         argv = [
-            sys.executable, "-m", "client.cli", "up", "--data-dir", str(data_dir),
+            *self.within, sys.executable, "-m", "client.cli", "up", "--data-dir", str(data_dir),
             "--grpc-port", str(grpc_port), "--flower-port", str(flower_port),
-            "--agents", "2", "--runner", "process",
+            "--agents", str(self.agents), "--runner", "process",
         ]  # fmt: skip
         environment = {
             "PATH": os.environ["PATH"],
@@ -294,10 +299,25 @@ def test_it_stops_cleanly_and_keeps_everything_for_the_next_start(fresh: Up) -> 
     order = [line for line in fresh.process.log().splitlines() if line.startswith("stopping ")]
     assert set(order[:2]) == {"stopping agent-1", "stopping agent-2"}
     assert order[2:] == [f"stopping {part}" for part in ("flower", "dispatcher", "gateway", "valkey")]
+    give_the_admin_a_node(fresh.data_dir / "pool.db")
     fresh.start()
     again = log_in(fresh.stubs(), "alice", "a-long-password")
     assert again.result(task)
     finish(again, fresh)
+    assert {node.node_id for node in again.node_list()} == {"local/agent-1", "local/agent-2"}
+    assert "operator/agent-1 leaves the pool" in (fresh.data_dir / "logs" / "gateway.log").read_text()
+
+
+def give_the_admin_a_node(path: Path) -> None:
+    """As versions before this one did."""
+    with closing(sqlite3.connect(path)) as database, database:
+        columns = [row[1] for row in database.execute("PRAGMA table_info(nodes)")]
+        names = ", ".join(name for name in columns if name not in ("id", "owner_id"))
+        database.execute(
+            f"INSERT INTO nodes (id, owner_id, {names}) SELECT 'operator/agent-1', users.id, {names} "
+            "FROM nodes, users WHERE nodes.id = 'local/agent-1' AND username = 'operator'"
+        )
+        database.execute("UPDATE nodes SET active = 1 WHERE id = 'operator/agent-1'")
 
 
 def test_when_it_is_killed_its_parts_end_and_the_next_start_works(fresh: Up) -> None:
