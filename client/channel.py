@@ -62,6 +62,8 @@ STATUS_TO_ERROR: dict[grpc.StatusCode, type[ClientError]] = {
 MAX_MESSAGE_BYTES = 128 << 20
 # Gateways count pings on an idle stream as abuse when they come more often than they allow.
 _KEEPALIVE_MILLISECONDS = 60_000
+_RETRY_AFTER_MS = "retry-after-ms"
+_MAX_DIGITS = 10
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]@]+):(?P<port>\d{1,5})")
 
 _Request = TypeVar("_Request")
@@ -85,6 +87,8 @@ class RetryPolicy:
     attempts: int = 5
     first_delay_seconds: float = 0.2
     max_delay_seconds: float = 5.0
+    # How long it is waited in all for a pool that says when to try again.
+    max_wait_seconds: float = 60.0
 
     def delay_seconds(self, attempt: int) -> float:
         """Before attempt number `attempt` (the first repeat is 1): doubling, with jitter."""
@@ -203,7 +207,7 @@ class Gateway:
         time.sleep(self.retry.delay_seconds(attempt))
 
     def _attempts(self, send: Callable[[], _Response], *, idempotent: bool) -> _Response:
-        attempt = 1
+        attempt, waited = 1, 0.0
         while True:
             try:
                 with self._errors():
@@ -213,8 +217,15 @@ class Gateway:
             except UnreachableError:
                 if not idempotent or attempt >= self.retry.attempts:
                     raise
-            self.pause(attempt)
-            attempt += 1
+                self.pause(attempt)
+                attempt += 1
+            except LimitError as error:
+                # Nothing was done, so it may be sent again whatever it is.
+                seconds = error.retry_after_seconds
+                waited += seconds
+                if not seconds or waited > self.retry.max_wait_seconds:
+                    raise
+                time.sleep(seconds + self.retry.delay_seconds(1))
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         return (("authorization", f"Bearer {self.token}"),) if self.token else ()
@@ -236,9 +247,20 @@ def _client_error(error: grpc.RpcError, endpoint: Endpoint) -> ClientError:
         return _unreachable(details, endpoint)
     if kind is TimedOutError:
         return TimedOutError(f"the pool at {endpoint.address} did not answer in time")
+    if kind is LimitError:
+        return LimitError(details or None, retry_after_seconds=_retry_after(error))
     if kind is ClientError:
         return ClientError(f"the pool failed ({code.name}): {details or 'no details'}")
     return kind(details or None)
+
+
+def _retry_after(error: grpc.RpcError) -> float:
+    """When the pool says that the same call may be answered; 0 where it does not say, or not sensibly."""
+    text = ""
+    if isinstance(error, grpc.Call):
+        for key, value in error.trailing_metadata() or ():
+            text = str(value) if key == _RETRY_AFTER_MS else text
+    return int(text) / 1000 if text.isascii() and text.isdigit() and len(text) < _MAX_DIGITS else 0.0
 
 
 def _unreachable(details: str, endpoint: Endpoint) -> UnreachableError:

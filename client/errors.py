@@ -112,6 +112,13 @@ class LimitError(RefusedError):
 
     code = "limit"
 
+    def __init__(
+        self, message: str | None = None, *, hint: str | None = None, retry_after_seconds: float = 0.0
+    ) -> None:
+        """`retry_after_seconds`: when the same may be answered; 0 where the pool does not say."""
+        super().__init__(message, hint=hint)
+        self.retry_after_seconds = retry_after_seconds
+
 
 class ConflictError(RefusedError):
     """That cannot be done in the present state."""

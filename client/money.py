@@ -19,6 +19,8 @@ class Balance:
     balance: int
     held: int
     credit_score: int
+    stored_bytes: int = 0  # what the account's tasks keep in the pool: packages and results
+    stored_bytes_limit: int = 0  # 0: the pool does not say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +82,13 @@ class Credit:
 def balance(gateway: Gateway, username: str) -> Balance:
     request = pb.GetBalanceRequest(username=username, token=gateway.token)
     answer = gateway.call(gateway.users.GetBalance, request)
-    return Balance(balance=answer.balance, held=answer.held, credit_score=answer.credit_score)
+    return Balance(
+        balance=answer.balance,
+        held=answer.held,
+        credit_score=answer.credit_score,
+        stored_bytes=answer.stored_bytes,
+        stored_bytes_limit=answer.stored_bytes_limit,
+    )
 
 
 def transfer(gateway: Gateway, receiver: str, amount_cpt: int, transfer_id: str) -> Transferred:

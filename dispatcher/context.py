@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import redis
 
+from dispatcher.later import Later
 from nodepool.clock import Clock, system_clock
 from nodepool.lifecycle import Lifecycle
 from nodepool.queues import Publisher, make_app
@@ -31,8 +32,10 @@ class Dispatcher:
     publisher: Publisher
     lifecycle: Lifecycle
     clock: Clock
+    later: Later
 
     def close(self) -> None:
+        self.later.close()
         self.publisher.close()
         self.database.close()
         self.redis.close()
@@ -56,4 +59,5 @@ def build(settings: Settings, clock: Clock = system_clock) -> Dispatcher:
         publisher=publisher,
         lifecycle=Lifecycle(settings, database, registry, outputs, usage, publisher, clock),
         clock=clock,
+        later=Later(settings.heavy_limits),
     )

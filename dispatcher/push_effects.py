@@ -9,6 +9,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row
@@ -20,7 +21,7 @@ from nodepool.results import check_result, printable
 from nodepool.settings import Settings
 from nodepool.stores import pushed_store, task_store
 from nodepool.stores.files import FileStore, load_or_make_key
-from nodepool.stores.result_digest import forget_losers, with_digest
+from nodepool.stores.result_digest import forget_losers, wanted, with_digest
 from nodepool.stores.task_store import End
 from nodepool.stores.words import Words
 from nodepool.task import AttemptState, Outcome
@@ -152,7 +153,6 @@ class PushEffects:
         `late`: its node should have ended it before. `worked`: what it reports of the run shows work. One
         that shows none at its bound was not run at all: the task goes elsewhere.
         """
-        lifecycle, now = self._dispatcher.lifecycle, self._dispatcher.clock()
         # Its owner asked for its end: however the run went, that is what became of it.
         current = self.find(row.id)
         if current is None or not pushed_store.is_live(current):
@@ -162,28 +162,36 @@ class PushEffects:
         if outcome in {Outcome.LOST, Outcome.REFUSED}:
             end = End(outcome=outcome, exit_code=None, reason=reason, blameless=blameless)
         else:
+            outputs, now = self._dispatcher.lifecycle.outputs, self._dispatcher.clock()
             end = end_with_what_there_is(
-                self._files, lifecycle.outputs, current, outcome, reason, now,
-                at_bound=at_bound, worked=worked,
-            )  # fmt: skip
-            end = self._seen_through(current, replace(end, late=late or (end.idle and at_bound)))
-        try:
-            ended = lifecycle.end_attempt(current.id, current.node_id, current.owner_id, end)
-            forget_losers(self._dispatcher.database, self._files, current.id)
-        except (StaleAttemptError, ConflictError) as error:
-            log.info("attempt %s had ended: %s", current.id, error)
-            return
-        log.info("attempt %s on %s: %s: %s; its task is %s", current.id, current.node_id, outcome, reason,
-                 ended.state)  # fmt: skip
+                self._files, outputs, current, outcome, reason, now, at_bound=at_bound, worked=worked
+            )
+            end = _seen_through(self._files, current, replace(end, late=late or (end.idle and at_bound)))
+            if self._is_compared(current, end):
+                # Its result may take long to read, and nobody here waits for it.
+                later = self._dispatcher.later
+                later.do(current.owner_id, current.id, partial(self._end_with_digest, current, end))
+                return
+        self._end(current, end)
 
-    def _seen_through(self, row: Row[Any], end: End) -> End:
-        """A run that nobody worked at until its bound is no run; another has its result compared."""
-        if end.idle and end.outcome is Outcome.FAILED:
-            self._files.delete_result(row.id)
-            reason = f"node {row.node_id} took it and did nothing for {row.max_minutes} minutes"
-            return End(outcome=Outcome.LOST, exit_code=None, reason=reason, idle=True, late=True)
-        most = self.settings.max_workdir_bytes
-        return with_digest(self._dispatcher.database, self._files, row.id, end, max_bytes=most)
+    def _is_compared(self, row: Row[Any], end: End) -> bool:
+        database, most = self._dispatcher.database, self.settings.max_workdir_bytes
+        return bool(wanted(database, self._files, row.id, end, max_bytes=most))
+
+    def _end_with_digest(self, row: Row[Any], end: End) -> None:
+        database, most = self._dispatcher.database, self.settings.max_workdir_bytes
+        make = partial(self._dispatcher.later.digest, row.owner_id)
+        self._end(row, with_digest(database, self._files, row.id, end, max_bytes=most, make=make))
+
+    def _end(self, row: Row[Any], end: End) -> None:
+        try:
+            ended = self._dispatcher.lifecycle.end_attempt(row.id, row.node_id, row.owner_id, end)
+            forget_losers(self._dispatcher.database, self._files, row.id)
+        except (StaleAttemptError, ConflictError) as error:
+            log.info("attempt %s had ended: %s", row.id, error)
+            return
+        log.info("attempt %s on %s: %s: %s; its task is %s", row.id, row.node_id, end.outcome, end.reason,
+                 ended.state)  # fmt: skip
 
     def stop_target(self, attempt_id: str) -> Row[Any] | None:
         """The attempt whose run is to be ended on its node, also when the pool has ended it already.
@@ -209,3 +217,12 @@ class PushEffects:
         """Of those that are still live."""
         rows = self._dispatcher.database.read(lambda c: pushed_store.live(c, attempt_ids))
         return {row.id: row.state for row in rows if pushed_store.is_live(row)}
+
+
+def _seen_through(files: FileStore, row: Row[Any], end: End) -> End:
+    """A run that nobody worked at until its bound is no run."""
+    if not (end.idle and end.outcome is Outcome.FAILED):
+        return end
+    files.delete_result(row.id)
+    reason = f"node {row.node_id} took it and did nothing for {row.max_minutes} minutes"
+    return End(outcome=Outcome.LOST, exit_code=None, reason=reason, idle=True, late=True)

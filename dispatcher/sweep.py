@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from dispatcher.allocation import Allocator
+from dispatcher.broker_guard import BrokerGuard
 from dispatcher.comparing import Comparisons
 from dispatcher.context import Dispatcher
 from dispatcher.decay import CreditDrift
@@ -26,6 +27,7 @@ from dispatcher.place import lose
 from dispatcher.prober import Prober
 from dispatcher.pushed import PushedAttempts
 from dispatcher.reconcile import Live, Reconciler, Turns
+from dispatcher.storage import Storage
 from dispatcher.waiting import tell_again
 from nodepool import pace
 from nodepool.errors import NodePoolError
@@ -60,6 +62,8 @@ class Sweeper:
         self._credit_drift = CreditDrift(dispatcher)
         self._prober = Prober(dispatcher, desk)
         self._comparisons = Comparisons(dispatcher)
+        self._storage = Storage(dispatcher)
+        self._broker_guard = BrokerGuard(dispatcher.redis, dispatcher.settings.broker_connections_per_node)
         self._hearing = Hearing(now, dispatcher.settings.node_late_seconds)
         # Who is asked in a pass whether it still has its work.
         self._questioned = Turns(_QUESTIONED_WITHIN_PASSES)
@@ -149,7 +153,9 @@ class Sweeper:
         self._next_late_at = now + self._hearing.next_late(live.keys(), now)
         self._stop_again(live)
         self._allocator.adjust(live, reports)
+        self._broker_guard.look()
         self._comparisons.settle()
+        self._storage.settle()
         self._credit_drift.look()
         tell_again(dispatcher, self._desk)
         self._prober.look()

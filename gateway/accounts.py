@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from gateway import logins, passwords
+from gateway import logins, passwords, storage
+from gateway.logins import Guesser
 from gateway.standing import BLOCKED, ENDED, GONE
 from gateway.tokens import Identity, IssuedToken
 from nodepool import ids, ledger, observability
@@ -25,7 +26,7 @@ from nodepool.errors import (
     UnauthenticatedError,
 )
 from nodepool.ledger import EntryKind, NewEntry
-from nodepool.stores import accounts_read, ledger_store, user_store
+from nodepool.stores import accounts_read, ledger_store, storage_store, user_store
 from nodepool.stores.user_store import Newcomer, User
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class Balance(NamedTuple):
     spendable_cpt: int
     held_cpt: int
     credit_score: int
+    stored_bytes: int
+    stored_bytes_limit: int
 
 
 class Transferred(NamedTuple):
@@ -43,11 +46,16 @@ class Transferred(NamedTuple):
     repeated: bool
 
 
-def register(gateway: Gateway, username: str, password: str) -> None:
-    """Makes a user with an account. InvalidInputError, AlreadyExistsError."""
+def check_newcomer(gateway: Gateway, username: str, password: str) -> None:
+    """What of register is cheap to refuse. InvalidInputError, AlreadyExistsError."""
     check_new_username(username)
     check_new_password(password, username)
     gateway.database.read(lambda connection: _refuse_taken(connection, username))
+
+
+def register(gateway: Gateway, username: str, password: str) -> None:
+    """Makes a user with an account. InvalidInputError, AlreadyExistsError."""
+    check_newcomer(gateway, username, password)
     newcomer = Newcomer(
         username,
         passwords.hashed(password, gateway.settings.bcrypt_rounds),
@@ -98,12 +106,17 @@ def refresh(gateway: Gateway, identity: Identity) -> IssuedToken:
     return gateway.tokens.issue(_identity_of(user))
 
 
-def change_password(gateway: Gateway, identity: Identity, old: str, new: str) -> IssuedToken:
-    """Ends every token there is, and gives a new one. PermissionDeniedError for a wrong old password."""
+def check_change(gateway: Gateway, identity: Identity, old: str, new: str) -> Guesser:
+    """What of change_password is cheap to refuse."""
     check_new_password(new, identity.username)
     if new == old:
         raise InvalidInputError("the new password is the old one; choose another")
-    guesser = logins.of_change(gateway, identity.user_id)
+    return logins.of_change(gateway, identity.user_id)
+
+
+def change_password(gateway: Gateway, identity: Identity, old: str, new: str) -> IssuedToken:
+    """Ends every token there is, and gives a new one. PermissionDeniedError for a wrong old password."""
+    guesser = check_change(gateway, identity, old, new)
     user = gateway.database.read(lambda connection: _present(connection, identity))
     rounds = gateway.settings.bcrypt_rounds
     if not passwords.matches(old, user.password_hash, rounds):
@@ -127,7 +140,9 @@ def balance(gateway: Gateway, identity: Identity, username: str) -> Balance:
 
     def work(connection: Connection) -> Balance:
         score = accounts_read.credit_score(connection, identity.user_id)
-        return Balance(*ledger_store.balance(connection, identity.user_id), score)
+        stored = storage_store.stored_bytes(connection, identity.user_id)
+        cpt = ledger_store.balance(connection, identity.user_id)
+        return Balance(*cpt, score, stored, storage.bound(gateway, score))
 
     return gateway.database.read(work)
 

@@ -23,7 +23,7 @@ from nodepool.errors import (
 )
 from nodepool.stores import attempt_records, task_store
 from nodepool.stores.files import Writer
-from nodepool.stores.result_digest import forget_losers, with_digest
+from nodepool.stores.result_digest import forget_losers
 from nodepool.stores.task_store import End
 from nodepool.task import Outcome
 from proto import nodepool_pb2 as pb
@@ -152,8 +152,8 @@ def _current(gateway: Gateway, identity: Identity, end: pb.AttemptEnd) -> Row[An
         return None
 
 
-def finish(gateway: Gateway, identity: Identity, end: pb.AttemptEnd, writer: Writer | None) -> None:
-    """Commit the result, then end the attempt. A stale attempt's result is removed again."""
+def take_end(gateway: Gateway, end: pb.AttemptEnd, writer: Writer | None) -> End:
+    """Commit output and result; what is told of the end, but for the digest of its result."""
     outcome = wire.outcome_from_wire(end.outcome)
     if end.output_tail:
         gateway.outputs.append(end.attempt_id, end.output_offset, end.output_tail)
@@ -168,7 +168,7 @@ def finish(gateway: Gateway, identity: Identity, end: pb.AttemptEnd, writer: Wri
     # Where the node says that its output ends; the pool takes no more of one attempt than its limit.
     output_bytes = min(end.output_offset + len(end.output_tail), gateway.settings.max_output_bytes)
     has_exit_code = outcome in (Outcome.SUCCEEDED, Outcome.FAILED, Outcome.STOPPED)
-    told = End(
+    return End(
         outcome=outcome,
         exit_code=end.exit_code if has_exit_code else None,
         reason=_printable(end.reason),
@@ -181,15 +181,17 @@ def finish(gateway: Gateway, identity: Identity, end: pb.AttemptEnd, writer: Wri
         # An agent sends a result with every run; one that sends nothing at all has nothing to be paid for.
         idle=has_exit_code and not size and not output_bytes and not end.cpu_seconds > 0,
     )
-    database, files, most = gateway.database, gateway.files, gateway.settings.max_workdir_bytes
-    told = with_digest(database, files, end.attempt_id, told, max_bytes=most)
+
+
+def tell_end(gateway: Gateway, identity: Identity, end: pb.AttemptEnd, told: End) -> None:
+    """End the attempt. A stale attempt's result is removed again."""
     try:
         gateway.lifecycle.end_attempt(end.attempt_id, end.node_id, identity.user_id, told)
     except (StaleAttemptError, ConflictError):
-        if writer is not None:
+        if told.has_result:
             _forget_result(gateway, end.attempt_id)
         raise
-    forget_losers(database, files, end.attempt_id)
+    forget_losers(gateway.database, gateway.files, end.attempt_id)
 
 
 def _forget_result(gateway: Gateway, attempt_id: str) -> None:

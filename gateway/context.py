@@ -1,25 +1,34 @@
-"""What the gateway's servicers share: settings, stores and the one bounded pool of threads."""
+"""What the gateway's servicers share: settings, stores, and where work is done.
+
+Three lanes, each fair by account: threads for what is cheap, threads for passwords, and processes for what
+strangers can make dear (see nodepool.heavy).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import redis
 
+from gateway.callers import current_identity_or_none
 from gateway.events import EventHub
 from gateway.memory import MemoryBudget
 from gateway.reading import Reader
+from gateway.refused import RefusedPackages
+from gateway.request_limits import RequestLimits
 from gateway.standing import Standings
 from gateway.tokens import Tokens
 from gateway.unfinished import UnfinishedCounts
 from nodepool.clock import Clock, system_clock
+from nodepool.fair import Bounds
+from nodepool.heavy.lanes import ThreadLane
+from nodepool.heavy.processes import HeavyWork
 from nodepool.lifecycle import Lifecycle
 from nodepool.queues import Publisher, make_app
 from nodepool.settings import Settings
@@ -54,17 +63,35 @@ class Gateway:
     unfinished: UnfinishedCounts
     memory: MemoryBudget
     reader: Reader
-    threads: ThreadPoolExecutor = field(repr=False)
+    limits: RequestLimits
+    refused: RefusedPackages
+    cheap: ThreadLane = field(repr=False)
+    passwords: ThreadLane = field(repr=False)
+    heavy: HeavyWork = field(repr=False)
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run synchronous work on the bounded pool, with the caller's context variables."""
+        """Run cheap synchronous work on the bounded threads, with the caller's context variables."""
         context = contextvars.copy_context()
-        call = partial(work, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self.threads, context.run, call)
+        call = partial(context.run, partial(work, *args, **kwargs))
+        return await asyncio.wrap_future(self.cheap.submit(_caller(), call))
+
+    async def run_password(
+        self, account: Hashable, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run work that hashes a password. RateLimitedError where too much of it waits."""
+        context = contextvars.copy_context()
+        call = partial(context.run, partial(work, *args, **kwargs))
+        return await asyncio.wrap_future(self.passwords.submit(account, call))
+
+    async def run_heavy(self, account: Hashable, job: Callable[..., T], *arguments: Any) -> T:
+        """Run a job of nodepool.heavy.jobs in a process. What it raises is told there."""
+        return await asyncio.wrap_future(self.heavy.submit(account, job, *arguments))
 
     def close(self) -> None:
         self.events.close()
-        self.threads.shutdown(wait=True, cancel_futures=True)
+        self.heavy.close()
+        self.passwords.close()
+        self.cheap.close()
         self.publisher.close()
         self.database.close()
         self.redis.close()
@@ -79,8 +106,8 @@ def build(settings: Settings, clock: Clock = system_clock) -> Gateway:
     publisher = Publisher(make_app(settings, "gateway"))
     root = settings.task_storage_path
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    threads = ThreadPoolExecutor(settings.grpc_threads, thread_name_prefix="use-case")
     memory = MemoryBudget(settings.grpc_memory_mb << 20)
+    cheap = ThreadLane("use-case", _bounds(settings.grpc_threads, 200, 5000))
     return Gateway(
         settings=settings,
         database=database,
@@ -99,16 +126,30 @@ def build(settings: Settings, clock: Clock = system_clock) -> Gateway:
             clock,
         ),
         tokens=Tokens.from_settings(settings),
-        standings=Standings(partial(_standing, database, threads)),
+        standings=Standings(partial(_standing, database, cheap)),
         events=EventHub(connect(settings)),
         clock=clock,
         unfinished=UnfinishedCounts(time.monotonic),
         memory=memory,
         reader=Reader(memory, settings.grpc_stall_seconds),
-        threads=threads,
+        limits=RequestLimits(settings),
+        refused=RefusedPackages(),
+        cheap=cheap,
+        passwords=ThreadLane("password", _bounds(settings.password_threads, 16, 200)),
+        heavy=HeavyWork(settings.heavy_limits),
     )
 
 
-async def _standing(database: Database, threads: ThreadPoolExecutor, user_id: int) -> Standing | None:
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(threads, database.read, partial(standing, user_id=user_id))
+def _bounds(width: int, waiting_of_one: int, waiting: int) -> Bounds:
+    """One account leaves room for others, and whatever it sends at once it has no more than its turn."""
+    return Bounds(width=width, of_one=max(1, width * 3 // 4), waiting_of_one=waiting_of_one, waiting=waiting)
+
+
+def _caller() -> Hashable:
+    identity = current_identity_or_none()
+    return identity.user_id if identity is not None else None
+
+
+async def _standing(database: Database, cheap: ThreadLane, user_id: int) -> Standing | None:
+    ask = partial(database.read, partial(standing, user_id=user_id))
+    return await asyncio.wrap_future(cheap.submit(("standing", user_id), ask))

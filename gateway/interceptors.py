@@ -32,7 +32,7 @@ from gateway.calls import OpenCalls, Ticket
 from gateway.rate_limit import peer_address
 from gateway.reading import Reader
 from gateway.standing import FRESH_SECONDS
-from gateway.statuses import STATUS_OF_ERROR, status_of
+from gateway.statuses import STATUS_OF_ERROR, retry_after, status_of
 from gateway.tokens import Identity
 from nodepool import errors, observability
 from nodepool.settings import Settings
@@ -346,6 +346,6 @@ async def _abort(context: Context, method: str, error: Exception) -> None:
     else:
         log.debug("a call was refused", action="rpc.refused", method=method, code=code.name, reason=message)
     try:
-        await context.abort(code, message)
+        await context.abort(code, message, trailing_metadata=retry_after(error))
     except grpc.aio.InternalError:
         raise asyncio.CancelledError from None  # the client is gone

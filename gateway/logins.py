@@ -1,7 +1,7 @@
 """Guessing passwords: wrong ones in a row lock a name for a while, whether it exists or not.
 
 An address that the account has logged in from before is counted by itself, and all others together. So
-who guesses from elsewhere locks himself out, and not the owner.
+who guesses from elsewhere locks himself out, and not the owner. The limit by the minute counts alike.
 """
 
 from __future__ import annotations
@@ -91,7 +91,10 @@ def right(gateway: Gateway, guesser: Guesser, user_id: int) -> None:
 def _check_unlocked(until: float, now: float) -> None:
     if until > now:
         seconds = math.ceil(until - now)
-        raise RateLimitedError(f"too many wrong passwords for this name; try again in {seconds} seconds")
+        raise RateLimitedError(
+            f"too many wrong passwords for this name; try again in {seconds} seconds",
+            retry_after_seconds=float(seconds),
+        )
 
 
 def _hash(*parts: str) -> str:

@@ -5,11 +5,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from gateway import spoken_for, submit, tasks, views, watching
 from gateway.context import Gateway
+from gateway.digests import Digests
 from gateway.explaining import Explainer
 from gateway.interceptors import Context, current_identity, current_identity_or_none
+from gateway.package import Package
 from nodepool.errors import InvalidInputError, NotFoundError, TooLargeError
 from nodepool.stores.disk import disk_errors
 from nodepool.stores.output_store import OutputWindow
@@ -25,14 +28,13 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._explainer = Explainer(gateway)
+        self._digests = Digests(gateway)
 
     async def UploadTask(self, request: pb.UploadTaskRequest, context: Context) -> pb.UploadTaskResponse:
         gateway = self._gateway
         columns = submit.wishes(gateway, request)
-        accepted = await gateway.run(
-            submit.submit_bytes, gateway, current_identity(), columns, request.task_zip
-        )
-        return _uploaded(accepted)
+        package = Package.of_bytes(request.task_zip)
+        return _uploaded(await submit.submit(gateway, current_identity(), columns, package))
 
     async def UploadTaskStream(
         self, request_iterator: AsyncIterator[pb.UploadTaskStreamRequest], context: Context
@@ -43,22 +45,20 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
             raise InvalidInputError("the first message must be the task")
         columns = submit.wishes(gateway, first.task)
         with disk_errors(), gateway.files.spool() as file:
-            size = 0
+            package = Package(file)
             async for message in request_iterator:
                 if message.WhichOneof("part") != "zip_chunk":
                     raise InvalidInputError("after the first message only pieces of the package may come")
-                size += len(message.zip_chunk)
-                submit.check_size(gateway, size)
-                await gateway.run(submit.collect, file, message.zip_chunk)
-            accepted = await gateway.run(submit.submit_file, gateway, current_identity(), columns, file)
-        return _uploaded(accepted)
+                submit.check_size(gateway, package.size + len(message.zip_chunk))
+                await gateway.run(package.add, message.zip_chunk)
+            return _uploaded(await submit.submit(gateway, current_identity(), columns, package))
 
     async def PollTaskStatus(
         self, request: pb.PollTaskStatusRequest, context: Context
     ) -> pb.PollTaskStatusResponse:
         gateway = self._gateway
         row = await gateway.run(tasks.find_own, gateway, current_identity_or_none(), request.task_id)
-        window = await gateway.run(tasks.output_of, gateway, row)
+        window = await tasks.output_of(gateway, row)
         attempts = await gateway.run(tasks.attempts_of_task, gateway, row)
         runs = await gateway.run(tasks.runs_of_task, gateway, row)
         return pb.PollTaskStatusResponse(
@@ -73,7 +73,7 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
         gateway = self._gateway
         row = await gateway.run(tasks.find_own, gateway, current_identity(), request.task_id)
         # All of it, where all of it is kept: the live window may have moved on.
-        window = await gateway.run(tasks.output_of, gateway, row)
+        window = await tasks.output_of(gateway, row)
         return pb.GetTaskLogsResponse(success=True, message=views.status_message(row), logs=_text(window))
 
     async def GetTaskResult(
@@ -159,17 +159,27 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
         return pb.ReturnTaskResultResponse(success=True, message="kept")
 
     async def _store_result(self, task_id: str, result: bytes) -> None:
-        await self._gateway.run(spoken_for.store_result, self._gateway, current_identity(), task_id, result)
+        gateway, identity = self._gateway, current_identity()
+        attempt_id = await gateway.run(spoken_for.live_attempt, gateway, identity, task_id)
+        # Not while its end is told: the digest is of the result that is there.
+        with self._digests.telling(attempt_id):
+            await gateway.run(spoken_for.store_result, gateway, identity, task_id, result)
 
     async def TaskCompleted(self, request: pb.TaskCompletedRequest, context: Context) -> pb.StatusResponse:
-        await self._gateway.run(
+        gateway, identity = self._gateway, current_identity()
+        done = await gateway.run(
             spoken_for.completed,
-            self._gateway,
-            current_identity(),
+            gateway,
+            identity,
             request.task_id,
             request.node_id,
             success=request.success,
         )
+        with self._digests.telling(done.attempt_id):
+            if done.live:
+                end = await self._digests.added(identity.user_id, done.attempt_id, done.end)
+                done = replace(done, end=end)
+            await gateway.run(spoken_for.tell_end, gateway, identity, done)
         return pb.StatusResponse(success=True, message="the end is kept")
 
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 from gateway import attempts, nodes
 from gateway.context import Gateway
+from gateway.digests import Digests
 from gateway.interceptors import Context, current_identity
 from nodepool.errors import InvalidInputError
 from nodepool.stores.files import Writer
@@ -22,6 +23,7 @@ class NodeManagerServicer(rpc.NodeManagerServiceServicer):
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._output = attempts.OutputDesk(gateway)
+        self._digests = Digests(gateway)
 
     async def RegisterWorkerNode(
         self, request: pb.RegisterWorkerNodeRequest, context: Context
@@ -86,14 +88,18 @@ class NodeManagerServicer(rpc.NodeManagerServiceServicer):
         if first is None or first.WhichOneof("part") != "end":
             raise InvalidInputError("the first message must be the attempt's end")
         end = first.end
-        writer = await gateway.run(attempts.begin_result, gateway, identity, end)
-        try:
-            await self._take_result(request_iterator, end, writer)
-            await gateway.run(attempts.finish, gateway, identity, end, writer)
-        except BaseException:
-            if writer is not None:
-                await gateway.run(writer.abort)
-            raise
+        with self._digests.telling(end.attempt_id):
+            writer = await gateway.run(attempts.begin_result, gateway, identity, end)
+            try:
+                await self._take_result(request_iterator, end, writer)
+                told = await gateway.run(attempts.take_end, gateway, end, writer)
+            except BaseException:
+                if writer is not None:
+                    await gateway.run(writer.abort)
+                raise
+            sha256 = end.result_sha256 if told.has_result else ""
+            told = await self._digests.added(identity.user_id, end.attempt_id, told, sha256)
+            await gateway.run(attempts.tell_end, gateway, identity, end, told)
         return pb.FinishAttemptResponse(success=True, message="the end is kept")
 
     async def _take_result(

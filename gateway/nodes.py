@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 
+from sqlalchemy import Connection
+
 from gateway import views
 from gateway.access import ADMIN_ROLE
 from gateway.context import Gateway
 from gateway.tokens import Identity
-from nodepool import addresses, pace, queues, wire
+from nodepool import addresses, claims, limits, pace, queues, wire
 from nodepool.errors import (
     ConflictError,
     NodePoolError,
@@ -18,12 +20,15 @@ from nodepool.errors import (
 )
 from nodepool.node import NodeKind
 from nodepool.stores import broker_users, instances, keys, node_store, record_store, task_store
+from nodepool.stores.accounts_read import credit_score
 from nodepool.stores.liveness import Liveness
 from nodepool.stores.task_store import End
 from nodepool.task import Outcome
 from proto import nodepool_pb2 as pb
 
 log = logging.getLogger(__name__)
+# Ids are kept for ever; a machine that is set up anew may have another one.
+_IDS_PER_NODE = 10
 
 
 def register(gateway: Gateway, identity: Identity, request: pb.RegisterWorkerNodeRequest, peer: str) -> None:
@@ -36,10 +41,12 @@ def register(gateway: Gateway, identity: Identity, request: pb.RegisterWorkerNod
         addresses.check_registration(
             facts.hostname, facts.port, peer=peer_address, networks=settings.push_networks
         )
+    claims.check(facts.total, facts.cpu_cores, settings.claim_rules)
     again = request.again
     if again:
         gateway.database.read(lambda c: node_store.find_own(c, facts.node_id, identity.user_id))
         instances.check(gateway.redis, facts.node_id, request.instance)
+    gateway.database.read(lambda c: _check_room(gateway, c, identity, facts.node_id))
     gateway.database.write(
         lambda c: node_store.register(
             c,
@@ -73,6 +80,23 @@ def retire_of_admins(gateway: Gateway) -> None:
     for row in gateway.database.read(lambda c: node_store.active_of_role(c, ADMIN_ROLE)):
         log.warning("node %s leaves the pool: its owner %s is an admin", row.id, row.owner)
         _leave(gateway, row.id, blameless=True)
+
+
+def _check_room(gateway: Gateway, connection: Connection, identity: Identity, node_id: str) -> None:
+    """Raises ConflictError where the owner has as many nodes as he may."""
+    score = credit_score(connection, identity.user_id)
+    most = min(gateway.settings.max_nodes_per_user, limits.limits_of(score).nodes)
+    is_known, is_active = node_store.states_of(connection, node_id, identity.user_id)
+    active, known = node_store.count_of(connection, identity.user_id)
+    if active >= most and not is_active:
+        raise ConflictError(
+            f"you have {active} nodes in the pool, as many as your credit score of {score} allows: "
+            "deregister one that is gone, or ask the pool's operator"
+        )
+    if known >= _IDS_PER_NODE * most and not is_known:
+        raise ConflictError(
+            f"you have registered {known} different node ids: use one of a node that has left again"
+        )
 
 
 def _sync(gateway: Gateway, node_id: str) -> None:

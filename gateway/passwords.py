@@ -1,19 +1,29 @@
 """bcrypt, and how long it takes: as long for a name that nobody has as for one that somebody has.
 
-It never runs inside a transaction: on SQLite all other writes would wait for it.
+It never runs inside a transaction: on SQLite all other writes would wait for it. It runs in niced threads of
+its own: bcrypt lets go of the interpreter meanwhile, and so the processor is everybody else's.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 
 import bcrypt
 
 from nodepool.credentials import MAX_PASSWORD_BYTES
+from nodepool.heavy.lanes import be_nice
+
+_NICE = 10
+# Who asks waits in a lane of his own (see gateway.context), which has no more threads than are useful.
+_THREADS = ThreadPoolExecutor(
+    max(2, os.cpu_count() or 1), thread_name_prefix="bcrypt", initializer=partial(be_nice, _NICE)
+)
 
 
 def hashed(password: str, rounds: int) -> str:
-    return bcrypt.hashpw(password.encode(), bcrypt.gensalt(rounds)).decode()
+    return _THREADS.submit(bcrypt.hashpw, password.encode(), bcrypt.gensalt(rounds)).result().decode()
 
 
 def matches(password: str, password_hash: str | None, rounds: int) -> bool:
@@ -22,7 +32,8 @@ def matches(password: str, password_hash: str | None, rounds: int) -> bool:
     # bcrypt refuses what no registration accepts; those take as long as the others.
     usable = len(given) <= MAX_PASSWORD_BYTES and b"\0" not in given
     against = password_hash or dummy_hash(rounds)
-    same = bcrypt.checkpw(given if usable else b"not usable", against.encode())
+    tried = given if usable else b"not usable"
+    same = _THREADS.submit(bcrypt.checkpw, tried, against.encode()).result()
     return same and usable and bool(password_hash)
 
 

@@ -13,6 +13,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from gateway import request_sync
 from gateway.access import SERVICES
 from gateway.admin_servicer import AdminServicer
 from gateway.callers import Callers
@@ -22,6 +23,7 @@ from gateway.interceptors import Gatekeeper
 from gateway.master_servicer import MasterNodeServicer
 from gateway.messages import largest_message
 from gateway.node_servicer import NodeManagerServicer
+from gateway.request_sync import RequestSync
 from gateway.user_servicer import UserServicer
 from gateway.worker_servicer import WorkerNodeServicer
 from nodepool.errors import NodePoolError
@@ -110,6 +112,7 @@ def make_server(gateway: Gateway) -> tuple[grpc.aio.Server, health.aio.HealthSer
         Callers(gateway.tokens, gateway.standings, settings.allow_anonymous_reads),
         OpenCalls(CallLimits.from_settings(settings)),
         gateway.reader,
+        gates=(gateway.limits.gate,),
     )
     server = grpc.aio.server(interceptors=(gatekeeper,), options=server_options(settings))
     rpc.add_UserServiceServicer_to_server(UserServicer(gateway), server)
@@ -175,6 +178,15 @@ async def _sweep_files(gateway: Gateway) -> None:
         await asyncio.sleep(SWEEP_FILES_SECONDS)
 
 
+async def _share_limits(gateway: Gateway) -> None:
+    """Several gateways keep one bound on requests."""
+    shared = RequestSync(gateway.redis, gateway.limits)
+    while True:
+        await asyncio.sleep(request_sync.PERIOD_SECONDS)
+        with suppress(NodePoolError):
+            await gateway.run(shared.sync)
+
+
 async def serve(gateway: Gateway) -> None:
     """Serves until SIGTERM or SIGINT. CannotServeError where it cannot begin."""
     stopping = asyncio.Event()
@@ -187,6 +199,7 @@ async def serve(gateway: Gateway) -> None:
     await server.start()
     presence = asyncio.create_task(_be_present(gateway))
     sweeping = asyncio.create_task(_sweep_files(gateway))
+    sharing = asyncio.create_task(_share_limits(gateway))
     for service in ("", *SERVICES):
         await healthy.set(service, health_pb2.HealthCheckResponse.SERVING)
     log.info(
@@ -203,5 +216,6 @@ async def serve(gateway: Gateway) -> None:
     finally:
         presence.cancel()
         sweeping.cancel()
+        sharing.cancel()
         with suppress(asyncio.CancelledError):
             await server.stop(GRACE_SECONDS)

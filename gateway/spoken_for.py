@@ -7,6 +7,7 @@ without an agent that has the task; an agent's attempts are spoken for by their 
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Row
@@ -19,7 +20,7 @@ from nodepool.node import NodeKind
 from nodepool.pushed_end import STOPPED_BY_OWNER, end_with_what_there_is, keep_result
 from nodepool.results import check_result
 from nodepool.stores import pushed_store, replica_store, task_store
-from nodepool.stores.result_digest import forget_losers, with_digest
+from nodepool.stores.result_digest import forget_losers
 from nodepool.stores.task_store import End
 from nodepool.stores.words import Words
 from nodepool.task import AttemptState, Outcome
@@ -85,6 +86,11 @@ def store_logs(gateway: Gateway, identity: Identity, task_id: str, node_id: str,
     )
 
 
+def live_attempt(gateway: Gateway, identity: Identity, task_id: str) -> str:
+    """The attempt that a result for the task is kept for."""
+    return str(_live(gateway, identity, task_id).id)
+
+
 def store_result(gateway: Gateway, identity: Identity, task_id: str, result: bytes) -> None:
     """Keep the result of the running attempt; it becomes the task's when the attempt ends."""
     check_result(result, gateway.settings.max_result_bytes)
@@ -115,8 +121,20 @@ def _showed_work(gateway: Gateway, attempt_id: str) -> bool:
         return True  # nobody can say that it did not
 
 
-def completed(gateway: Gateway, identity: Identity, task_id: str, node_id: str, *, success: bool) -> None:
-    """End the attempt. Told again in the same words it changes nothing."""
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The end of an attempt as its node told it; `live`: for the first time."""
+
+    attempt_id: str
+    node_id: str
+    end: End
+    live: bool
+
+
+def completed(
+    gateway: Gateway, identity: Identity, task_id: str, node_id: str, *, success: bool
+) -> Completed:
+    """What is told of the end, but for the digest of its result; in the same words it is the same again."""
     row = _current(gateway, identity, task_id, node_id)
     live = pushed_store.is_live(row)
     if live:
@@ -131,9 +149,11 @@ def completed(gateway: Gateway, identity: Identity, task_id: str, node_id: str, 
         end = end_with_what_there_is(
             gateway.files, gateway.outputs, row, outcome, reason, gateway.clock(), worked=worked
         )
-        most = gateway.settings.max_workdir_bytes
-        end = with_digest(gateway.database, gateway.files, row.id, end, max_bytes=most)
     else:
         end = End(outcome=outcome, exit_code=None, reason=reason)
-    gateway.lifecycle.end_attempt(row.id, row.node_id, identity.user_id, end)
-    forget_losers(gateway.database, gateway.files, row.id)
+    return Completed(row.id, row.node_id, end, live)
+
+
+def tell_end(gateway: Gateway, identity: Identity, done: Completed) -> None:
+    gateway.lifecycle.end_attempt(done.attempt_id, done.node_id, identity.user_id, done.end)
+    forget_losers(gateway.database, gateway.files, done.attempt_id)

@@ -101,6 +101,8 @@ def _allowed(gateway: Gateway, score: int) -> list[tuple[str, int]]:
         "unfinished_tasks": settings.max_waiting_tasks_per_user,
         "max_minutes": settings.max_minutes_limit,
         "network": int(settings.allow_task_network),
+        "stored_mb": settings.max_stored_mb_per_user,
+        "nodes": settings.max_nodes_per_user,
     }
     pairs = limits.as_pairs(limits.limits_of(score))
     return [(name, min(most, of_pool.get(name, most))) for name, most in pairs]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import grpc
 import redis
 import sqlalchemy.exc
@@ -10,6 +12,7 @@ from nodepool import errors, observability
 
 # On the way each byte may become three, and clients take 8 KiB of trailers.
 MAX_MESSAGE_BYTES = 2000
+RETRY_AFTER_MS = "retry-after-ms"
 
 STATUS_OF_ERROR: dict[type[Exception], grpc.StatusCode] = {
     errors.InvalidInputError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -22,6 +25,7 @@ STATUS_OF_ERROR: dict[type[Exception], grpc.StatusCode] = {
     errors.ConflictError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.NotEnoughCptError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.RateLimitedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.StorageBoundError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.StorageFullError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
     errors.CorruptFileError: grpc.StatusCode.DATA_LOSS,
@@ -43,3 +47,9 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
         grpc.StatusCode.INTERNAL,
         f"something went wrong in the pool; tell its operator: request {observability.request_id.get()}",
     )
+
+
+def retry_after(error: Exception) -> tuple[tuple[str, str], ...]:
+    """When the same call may be answered, for programs; people read it in the message."""
+    seconds = error.retry_after_seconds if isinstance(error, errors.RateLimitedError) else 0.0
+    return ((RETRY_AFTER_MS, str(math.ceil(seconds * 1000))),) if seconds > 0 else ()

@@ -5,29 +5,34 @@ from __future__ import annotations
 import io
 import logging
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 from sqlalchemy import Connection, Row
 from sqlalchemy.exc import IntegrityError
 
+from gateway import storage
 from gateway.context import Gateway
+from gateway.package import Package
 from gateway.tokens import Identity
 from nodepool import ids, limits, regions, wire
 from nodepool.comparing import check_patterns
 from nodepool.errors import (
     AlreadyExistsError,
     InvalidInputError,
+    InvalidPackageError,
+    NodePoolError,
     PermissionDeniedError,
     RateLimitedError,
     TooLargeError,
 )
+from nodepool.heavy import jobs
+from nodepool.heavy.worker import OutOfBoundsError, WorkerEndedError
 from nodepool.ids import check_task_id
 from nodepool.packages import check_package
 from nodepool.pricing import price_per_minute_cpt
 from nodepool.resources import Resources
-from nodepool.stores import ledger_store, node_store, replica_store, task_store
+from nodepool.stores import ledger_store, node_store, replica_store, storage_store, task_store
 from nodepool.stores.accounts_read import credit_score
-from nodepool.stores.disk import disk_errors
 from nodepool.task import TaskState, Verification
 from nodepool.trust import SCORE_OF, Tier, opens, task_tier
 from proto import nodepool_pb2 as pb
@@ -40,6 +45,10 @@ _SAME = (
     "image", "network", "max_minutes", "pinned_node", "priority", "min_trust", "location_mode",
     "replicas", "compare_outputs",
 )  # fmt: skip
+
+
+# Checking this many bytes costs no more than asking another process to.
+_SMALL_BYTES = 32 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,78 +113,114 @@ def _compared(request: pb.UploadTaskRequest) -> dict[str, Any]:
     }
 
 
-def submit_bytes(gateway: Gateway, owner: Identity, columns: dict[str, Any], package: bytes) -> Accepted:
-    """A package that is in memory. Whole or not at all: the row is written after the package."""
-    check_size(gateway, len(package))
-    _check(gateway, io.BytesIO(package))
-
-    def keep() -> tuple[str, int]:
-        return gateway.files.put_package(package), len(package)
-
-    return _accept(gateway, owner, columns, keep)
-
-
-def collect(file: IO[bytes], piece: bytes) -> None:
-    """Add a piece of a streamed package. Raises StorageFullError."""
-    with disk_errors():
-        file.write(piece)
+async def submit(gateway: Gateway, owner: Identity, columns: dict[str, Any], package: Package) -> Accepted:
+    """Whole or not at all. What is cheap to refuse is refused before the package is looked at."""
+    check_size(gateway, package.size)
+    done = await gateway.run(_begin, gateway, owner, columns, package)
+    if isinstance(done, Accepted):
+        return done
+    await _look_into(gateway, owner, package, done)
+    return await gateway.run(_keep, gateway, done, package)
 
 
-def submit_file(gateway: Gateway, owner: Identity, columns: dict[str, Any], package: IO[bytes]) -> Accepted:
-    """A streamed package, collected in a temporary file."""
-    _check(gateway, package)
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What nothing cheap speaks against. `columns` are the whole row."""
 
-    def keep() -> tuple[str, int]:
-        with disk_errors():
-            package.seek(0)
-        with gateway.files.package_writer() as writer:
-            while chunk := package.read(1 << 18):
-                writer.write(chunk)
-            return writer.commit()
-
-    return _accept(gateway, owner, columns, keep)
+    owner: Identity
+    columns: dict[str, Any]
+    score: int
 
 
-def _check(gateway: Gateway, package: IO[bytes]) -> None:
-    check_package(package, gateway.settings.package_limits, read_all=True)
+def _begin(
+    gateway: Gateway, owner: Identity, columns: dict[str, Any], package: Package
+) -> Accepted | _Prepared:
+    """All of it, where the package is small or was looked at before."""
+    prepared = _prepare(gateway, owner, columns, package)
+    if isinstance(prepared, Accepted):
+        return prepared
+    sha256 = prepared.columns["package_sha256"]
+    if package.size > _SMALL_BYTES:
+        known = gateway.database.read(lambda connection: storage_store.is_kept(connection, sha256))
+        if not known or not gateway.files.has_package(sha256):
+            return prepared
+    else:
+        check_package(io.BytesIO(package.read()), gateway.settings.package_limits, read_all=True)
+    return _keep(gateway, prepared, package)
 
 
-def _accept(gateway: Gateway, owner: Identity, columns: dict[str, Any], keep: Any) -> Accepted:
+def _prepare(
+    gateway: Gateway, owner: Identity, columns: dict[str, Any], package: Package
+) -> Accepted | _Prepared:
     now, fee_percent = gateway.clock(), gateway.settings.platform_fee_percent
-    columns = {**columns, "owner_id": owner.user_id, "price_per_minute": _price(columns)}
-    existing, score = gateway.database.read(
+    sha256 = package.sha256
+    columns = {
+        **columns,
+        "owner_id": owner.user_id,
+        "price_per_minute": _price(columns),
+        "package_sha256": sha256,
+        "package_bytes": package.size,
+    }
+    existing, score, stored = gateway.database.read(
         lambda connection: _before(connection, owner, columns, fee_percent)
     )
-    if existing is None:
-        check_access(columns, score)
-        _check_room(gateway, owner, score)
-    # A repeated upload puts bytes that are there already, which costs a look and changes nothing.
-    if existing is not None and existing.owner_id != owner.user_id:
-        raise _taken(columns["id"])
-    sha256, size = keep()
+    if existing is not None:
+        return _repeated(existing, columns, owner)
+    check_access(columns, score)
+    _check_room(gateway, owner, score)
+    storage.check_room(gateway, owner, score, stored, columns)
+    if why := gateway.refused.why(sha256):
+        raise InvalidPackageError(f"{why} (these very bytes were refused before)")
     row = {
         **columns,
         "state": TaskState.QUEUED,
         "reason": "",
         "tier": task_tier(score),
-        "package_sha256": sha256,
-        "package_bytes": size,
         "created_at": now,
         "updated_at": now,
         "hinted_at": now,
         "queued_at": now,
     }
-    if existing is not None:
-        return _repeated(existing, row, owner)
+    return _Prepared(owner, row, score)
+
+
+async def _look_into(gateway: Gateway, owner: Identity, package: Package, prepared: _Prepared) -> None:
+    """Raises InvalidPackageError, and counts it against its sender; RateLimitedError where too much waits."""
     try:
-        gateway.database.write(lambda connection: _store(connection, row, fee_percent, now))
+        data = await gateway.run(package.read)
+        await gateway.run_heavy(owner.user_id, jobs.check, data, gateway.settings.package_limits)
+    except (InvalidPackageError, OutOfBoundsError) as error:
+        why = (
+            str(error)
+            if isinstance(error, InvalidPackageError)
+            else f"the package cannot be checked: {error}"
+        )
+        gateway.limits.refused_package(owner)
+        if not isinstance(error, WorkerEndedError):  # others can end a process, too
+            gateway.refused.add(prepared.columns["package_sha256"], why)
+        raise InvalidPackageError(why) from None
+
+
+def _keep(gateway: Gateway, prepared: _Prepared, package: Package) -> Accepted:
+    row, owner = prepared.columns, prepared.owner
+    fee_percent, sha256 = gateway.settings.platform_fee_percent, row["package_sha256"]
+    bound = storage.bound(gateway, prepared.score)
+    try:
+        # Until its task is there, nobody removes the package as one that no task needs.
+        with gateway.files.using_package(sha256):
+            package.store(gateway.files)
+            gateway.database.write(lambda c: _store(c, row, fee_percent, row["created_at"], bound))
     except IntegrityError:
-        found = gateway.database.read(lambda connection: task_store.find(connection, columns["id"]))
+        storage.discard(gateway, sha256)
+        found = gateway.database.read(lambda connection: task_store.find(connection, row["id"]))
         return _repeated(found, row, owner)
+    except NodePoolError:
+        storage.discard(gateway, sha256)
+        raise
     gateway.unfinished.accepted(owner.user_id)
     for task_id in _to_place(row):
         gateway.publisher.place_soon(task_id, row["tier"], row["region"])
-    return Accepted(columns["id"], repeated=False)
+    return Accepted(row["id"], repeated=False)
 
 
 def _price(columns: dict[str, Any]) -> int:
@@ -185,7 +230,7 @@ def _price(columns: dict[str, Any]) -> int:
 
 def _before(
     connection: Connection, owner: Identity, columns: dict[str, Any], fee_percent: int
-) -> tuple[Row[Any] | None, int]:
+) -> tuple[Row[Any] | None, int, int]:
     if columns["pinned_node"]:
         node_store.find_own(connection, columns["pinned_node"], owner.user_id)
     score = credit_score(connection, owner.user_id)
@@ -193,15 +238,17 @@ def _before(
     if existing is None:
         # The hold itself is what counts; this keeps the package of a task that cannot be from being stored.
         ledger_store.check_covered(connection, owner.user_id, ledger_store.terms_of(columns, fee_percent))
-    return existing, score
+    return existing, score, storage_store.stored_bytes(connection, owner.user_id)
 
 
-def _store(connection: Connection, row: dict[str, Any], fee_percent: int, now: float) -> None:
+def _store(connection: Connection, row: dict[str, Any], fee_percent: int, now: float, bound: int) -> None:
     """The task, its runs where it has several, and what it may cost, or none of it."""
     task_store.insert_task(connection, row)
     if row["replicas"] > 1:
         replica_store.add_runs(connection, row, range(1, row["replicas"] + 1), now)
     ledger_store.hold(connection, row, fee_percent=fee_percent, now=now)
+    # The last: rows of storage accounts are locked after all others.
+    storage_store.add_package(connection, row, bound)
 
 
 def _to_place(row: dict[str, Any]) -> list[str]:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import io
 import logging
-import zipfile
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row
 
+from gateway import storage
+from gateway.callers import current_identity_or_none
 from gateway.context import Gateway
 from gateway.tokens import Identity
 from gateway.views import is_final
 from nodepool import ids
-from nodepool.errors import NodePoolError, NotFoundError, PermissionDeniedError, UnavailableError
+from nodepool.errors import (
+    CorruptFileError,
+    NodePoolError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnavailableError,
+)
+from nodepool.heavy import jobs
+from nodepool.heavy.worker import OutOfBoundsError
 from nodepool.lifecycle import deciding
 from nodepool.node import NodeKind
 from nodepool.stores import attempt_records, node_store, replica_ends, replica_store, task_store
@@ -28,6 +35,7 @@ _MAX_LISTED = 1000
 # The agent adds a notice after the output that it cut.
 _NOTICE_BYTES = 4096
 _ANOTHER_RUN = 1000
+_SMALL_RESULT_BYTES = 256 << 10
 
 
 def find_own(gateway: Gateway, identity: Identity | None, task_id: str) -> Row[Any]:
@@ -89,11 +97,17 @@ def attempt_number_of(gateway: Gateway, row: Row[Any], attempt: str) -> int:
     return int(found.number) + (_ANOTHER_RUN * run if run != watched else 0)
 
 
-def output_of(gateway: Gateway, row: Row[Any], offset: int = 0) -> OutputWindow:
+async def output_of(gateway: Gateway, row: Row[Any], offset: int = 0) -> OutputWindow:
     """The output kept: while it runs the live window, at the end all of it, from the result."""
+    window, attempt = await gateway.run(window_of, gateway, row, offset)
+    return await whole_output(gateway, row, window, attempt)
+
+
+def window_of(gateway: Gateway, row: Row[Any], offset: int = 0) -> tuple[OutputWindow, str]:
+    """The live window, and the attempt in whose result there is more than that; else empty."""
     attempt = attempt_of(gateway, row)
     if not attempt:
-        return OutputWindow(0, b"")
+        return OutputWindow(0, b""), ""
     window = OutputWindow(0, b"")
     try:
         window = gateway.outputs.window(attempt)
@@ -102,29 +116,27 @@ def output_of(gateway: Gateway, row: Row[Any], offset: int = 0) -> OutputWindow:
             raise
     covered = window.data and window.base <= offset <= window.end
     if not is_final(row) or not row.result_attempt or covered:
+        return window, ""
+    return window, attempt
+
+
+async def whole_output(gateway: Gateway, row: Row[Any], window: OutputWindow, attempt: str) -> OutputWindow:
+    """What window_of found, with the output in the attempt's result where there is more."""
+    if not attempt:
         return window
-    kept = OutputWindow(0, _output_in_result(gateway, attempt))
-    return kept if kept.data else window
-
-
-def _output_in_result(gateway: Gateway, attempt: str) -> bytes:
-    limit = gateway.settings.max_output_bytes + _NOTICE_BYTES
+    most = gateway.settings.max_output_bytes + _NOTICE_BYTES
     try:
-        package = gateway.files.result_bytes(attempt)
-        with zipfile.ZipFile(io.BytesIO(package)) as archive, archive.open("task_logs.txt") as file:
-            return file.read(limit)
-    except (
-        NotFoundError,
-        KeyError,
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        ValueError,
-        RuntimeError,
-    ) as error:
-        # Results are made on strangers' machines; one without logs is no reason to fail.
+        result = await gateway.run(gateway.files.sealed_result, attempt)
+        # Results are made on strangers' machines: larger ones are opened where that may cost much.
+        if row.result_bytes <= _SMALL_RESULT_BYTES:
+            data = await gateway.run(jobs.output, result, most)
+        else:
+            caller = current_identity_or_none()
+            data = await gateway.run_heavy(caller.user_id if caller else None, jobs.output, result, most)
+    except (NotFoundError, CorruptFileError, OutOfBoundsError) as error:
         log.info("the result of %s has no output: %s", attempt, error)
-        return b""
+        return window
+    return OutputWindow(0, data) if data else window
 
 
 def stop(gateway: Gateway, identity: Identity, task_id: str) -> Row[Any]:
@@ -134,6 +146,8 @@ def stop(gateway: Gateway, identity: Identity, task_id: str) -> Row[Any]:
     row, follow = gateway.database.write(lambda connection: replica_ends.stop(connection, task_id, with_what))
     if is_final(row):
         return row
+    if row.state == TaskState.QUEUED:
+        storage.release(gateway, task_id)
     try:
         if follow is not None:
             _stop_runs(gateway, follow)

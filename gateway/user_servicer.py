@@ -4,11 +4,13 @@
 # ruff: noqa: N802, ARG002
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from gateway import accounts, passwords, statements
+from gateway import accounts, logins, passwords, statements
 from gateway.interceptors import Context, current_identity
-from gateway.rate_limit import RateLimit
+from gateway.rate_limit import RateLimit, peer_address
+from nodepool.errors import NodePoolError
 from proto import nodepool_pb2 as pb
 from proto import nodepool_pb2_grpc as rpc
 
@@ -21,35 +23,49 @@ WRONG_LOGIN = "wrong username or password"
 class UserServicer(rpc.UserServiceServicer):
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._limit = RateLimit(gateway.redis, gateway.settings.login_attempts_per_minute)
+        settings = gateway.settings
+        self._limit = RateLimit(
+            gateway.redis, settings.login_attempts_per_minute, settings.trusted_address_networks
+        )
         # Made ahead, so that the first unknown name takes no longer than the others.
-        gateway.threads.submit(passwords.dummy_hash, gateway.settings.bcrypt_rounds)
+        gateway.passwords.submit(None, partial(passwords.dummy_hash, settings.bcrypt_rounds))
 
     async def Login(self, request: pb.LoginRequest, context: Context) -> pb.LoginResponse:
         gateway, peer = self._gateway, context.peer()
-        await gateway.run(self._limit.check, "login", peer, request.username)
-        issued = await gateway.run(accounts.login, gateway, request.username, request.password, peer)
+        guesser = await gateway.run(logins.of_login, gateway, request.username, peer)
+        attempt = await gateway.run(self._limit.begin, "login", peer, guesser.guard)
+        try:
+            issued = await gateway.run_password(
+                peer_address(peer), accounts.login, gateway, request.username, request.password, peer
+            )
+        except NodePoolError:
+            # A right password of a blocked user, or one that was not tried.
+            await gateway.run(self._limit.give_back, attempt)
+            raise
         if issued is None:
             return pb.LoginResponse(success=False, message=WRONG_LOGIN)
+        await gateway.run(self._limit.give_back, attempt)
         return pb.LoginResponse(
             success=True, message="logged in", token=issued.token, expires_at=issued.expires_at
         )
 
     async def Register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterResponse:
-        gateway = self._gateway
-        await gateway.run(self._limit.check, "register", context.peer(), request.username)
-        await gateway.run(accounts.register, gateway, request.username, request.password)
+        gateway, peer = self._gateway, context.peer()
+        await gateway.run(self._limit.begin, "register", peer)
+        await gateway.run(accounts.check_newcomer, gateway, request.username, request.password)
+        await gateway.run_password(
+            peer_address(peer), accounts.register, gateway, request.username, request.password
+        )
         return pb.RegisterResponse(success=True, message=f"{request.username} is registered; log in now")
 
     async def ChangePassword(
         self, request: pb.ChangePasswordRequest, context: Context
     ) -> pb.ChangePasswordResponse:
-        issued = await self._gateway.run(
-            accounts.change_password,
-            self._gateway,
-            current_identity(),
-            request.old_password,
-            request.new_password,
+        gateway, identity = self._gateway, current_identity()
+        old, new = request.old_password, request.new_password
+        await gateway.run(accounts.check_change, gateway, identity, old, new)
+        issued = await gateway.run_password(
+            identity.user_id, accounts.change_password, gateway, identity, old, new
         )
         return pb.ChangePasswordResponse(
             success=True,
@@ -88,6 +104,8 @@ class UserServicer(rpc.UserServiceServicer):
             balance=found.spendable_cpt,
             held=found.held_cpt,
             credit_score=found.credit_score,
+            stored_bytes=found.stored_bytes,
+            stored_bytes_limit=found.stored_bytes_limit,
         )
 
     async def GetStatement(

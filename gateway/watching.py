@@ -38,7 +38,8 @@ async def watch(
     with gateway.events.watch(request.task_id) as changed:
         while True:
             changed.clear()
-            row, number, window = await gateway.run(_look, gateway, identity, request.task_id, position)
+            row, number, window, kept = await gateway.run(_look, gateway, identity, request.task_id, position)
+            window = await tasks.whole_output(gateway, row, window, kept)
             detail = views.task_detail(row)
             final = views.is_final(row)
             if not final and detail != told:
@@ -57,7 +58,7 @@ async def watch(
 
 def _look(
     gateway: Gateway, identity: Identity, task_id: str, position: _Position
-) -> tuple[Row[Any], int, OutputWindow]:
+) -> tuple[Row[Any], int, OutputWindow, str]:
     row = tasks.find_own(gateway, identity, task_id)
     attempt = tasks.attempt_of(gateway, row)
     # The same one, most of the times that anybody looks.
@@ -66,10 +67,10 @@ def _look(
     number = position.seen_number
     offset = position.offset if position.attempt_number == number else 0
     try:
-        return row, number, tasks.output_of(gateway, row, offset)
+        return row, number, *tasks.window_of(gateway, row, offset)
     except UnavailableError:
         # State is in SQL; output goes on when Redis is back.
-        return row, number, OutputWindow(0, b"")
+        return row, number, OutputWindow(0, b""), ""
 
 
 def _news(number: int, window: OutputWindow, position: _Position) -> list[pb.OutputChunk]:

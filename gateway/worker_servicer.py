@@ -7,6 +7,7 @@ from __future__ import annotations
 from gateway import spoken_for, submit, tasks, views
 from gateway.context import Gateway
 from gateway.interceptors import Context, current_identity
+from gateway.package import Package
 from nodepool.errors import InvalidInputError
 from nodepool.ids import check_node_id
 from proto import nodepool_pb2 as pb
@@ -22,7 +23,8 @@ class WorkerNodeServicer(rpc.WorkerNodeServiceServicer):
         gateway = self._gateway
         columns = submit.wishes(gateway, pb.UploadTaskRequest(task_id=request.task_id))
         columns["pinned_node"] = check_node_id(request.node_id)
-        await gateway.run(submit.submit_bytes, gateway, current_identity(), columns, request.task_zip)
+        package = Package.of_bytes(request.task_zip)
+        await submit.submit(gateway, current_identity(), columns, package)
         return pb.ExecuteTaskResponse(
             success=True, message=f"task {request.task_id} will run on {request.node_id}; poll or watch it"
         )

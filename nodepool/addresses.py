@@ -40,7 +40,7 @@ _CARRIERS = tuple(
 )
 
 
-def parse_networks(text: str) -> tuple[Network, ...]:
+def parse_networks(text: str, setting: str = SETTING) -> tuple[Network, ...]:
     """Comma separated networks (CIDR) or single addresses. Raises ValueError that names the setting."""
     networks: list[Network] = []
     for part in (piece.strip() for piece in text.split(",")):
@@ -50,9 +50,20 @@ def parse_networks(text: str) -> tuple[Network, ...]:
             networks.append(ipaddress.ip_network(part))
         except ValueError as error:
             raise ValueError(
-                f"{SETTING} must be networks such as 10.0.0.0/8, comma separated: {error}"
+                f"{setting} must be networks such as 10.0.0.0/8, comma separated: {error}"
             ) from None
     return tuple(networks)
+
+
+def is_within(address: str, networks: Sequence[Network]) -> bool:
+    """Whether the address is in one of the networks; never where it is no address."""
+    if not networks:
+        return False
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return any(parsed in network for network in networks)
 
 
 def address_of_peer(peer: str) -> str:

@@ -60,6 +60,15 @@ class NotEnoughCptError(NodePoolError):
 class RateLimitedError(NodePoolError):
     """Too many requests; wait a little and try again."""
 
+    def __init__(self, message: str | None = None, *, retry_after_seconds: float = 0.0) -> None:
+        """`retry_after_seconds`: when the same may be answered; 0 where waiting alone does not help."""
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class StorageBoundError(NodePoolError):
+    """Your tasks keep as much as your account may keep here."""
+
 
 class StorageFullError(NodePoolError):
     """The pool's storage is full; nothing was kept. Tell the operator, and try again later."""

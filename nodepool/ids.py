@@ -74,6 +74,9 @@ def run_number(task_id: str) -> int:
     return int(task_id.rpartition(_RUN_MARK)[2]) if parent_of(task_id) else 0
 
 
+BROKER_USER_PREFIX = "agent-"
+
+
 def broker_user(node_id: str) -> str:
     """The agent's broker user: ACL names allow no blanks, and a hash has none whatever the node id is."""
-    return "agent-" + hashlib.sha256(node_id.encode()).hexdigest()[:24]
+    return BROKER_USER_PREFIX + hashlib.sha256(node_id.encode()).hexdigest()[:24]

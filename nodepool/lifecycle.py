@@ -221,7 +221,13 @@ class Lifecycle:
     def facts_of(self, node: Row[Any]) -> RegisteredNode:
         """What Redis should know of the node of this row (see node_store)."""
         settings = self.settings
-        return node_store.registered_node(node, settings.overcommit, settings.history_rules, now=self.clock())
+        return node_store.registered_node(
+            node,
+            settings.overcommit,
+            settings.history_rules,
+            now=self.clock(),
+            claims=settings.claim_rules,
+        )
 
     def _put(self, node: Row[Any]) -> None:
         """The facts alone; a node that has left meanwhile is not brought back."""

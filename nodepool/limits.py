@@ -34,6 +34,8 @@ class Limits:
     gpu_memory_gb: int
     max_minutes: int
     replicas: int
+    stored_mb: int  # packages and results that are kept, MiB
+    nodes: int  # active ones that the user has in the pool
     network: int  # 1: may ask for it, where the pool gives it to tasks at all
 
 
@@ -49,6 +51,8 @@ LIMITS: Mapping[Tier, Limits] = MappingProxyType(
             gpu_memory_gb=MAX_AMOUNT,
             max_minutes=_YEAR_MINUTES,
             replicas=MAX_REPLICAS,
+            stored_mb=1 << 20,
+            nodes=10_000,
             network=1,
         ),
         # Of needs nothing: what no node can run only waits.
@@ -62,6 +66,8 @@ LIMITS: Mapping[Tier, Limits] = MappingProxyType(
             gpu_memory_gb=MAX_AMOUNT,
             max_minutes=_YEAR_MINUTES,
             replicas=MAX_REPLICAS,
+            stored_mb=20 << 10,
+            nodes=200,
             network=1,
         ),
         # Whoever came down to here has let others down, or is a stranger where newcomers begin here.
@@ -75,6 +81,8 @@ LIMITS: Mapping[Tier, Limits] = MappingProxyType(
             gpu_memory_gb=0,
             max_minutes=120,
             replicas=3,
+            stored_mb=1 << 10,
+            nodes=10,
             network=0,
         ),
     }

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from nodepool.errors import NodePoolError, NotFoundError, UnavailableError
+from nodepool.errors import NodePoolError, UnavailableError
 from nodepool.results import PoolResult, made_by_the_pool
 from nodepool.stores.files import FileStore
 from nodepool.stores.output_store import OutputStore, OutputWindow
@@ -45,7 +45,7 @@ def end_with_what_there_is(
 
     Of a run that was stopped or reached its bound the pool makes a result where there is none.
     """
-    size = _stored_bytes(files, row.id)
+    size = files.result_size(row.id)
     said = _output(outputs, row.id)
     # What cannot be known now is not held against its node.
     idle = row.started_at is not None and not (size or worked or said is None or said.end)
@@ -77,13 +77,6 @@ def end_with_what_there_is(
         has_result=size > 0,
         idle=idle and (at_bound or outcome is Outcome.STOPPED),
     )
-
-
-def _stored_bytes(files: FileStore, attempt_id: str) -> int:
-    try:
-        return sum(len(chunk) for chunk in files.open_result(attempt_id))
-    except NotFoundError:
-        return 0
 
 
 def _output(outputs: OutputStore, attempt_id: str) -> OutputWindow | None:

@@ -239,12 +239,18 @@ class GetBalanceResponse(_message.Message):
     BALANCE_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
     CREDIT_SCORE_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_LIMIT_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
     message: _builtins.str
     balance: _builtins.int
     held: _builtins.int
     """of which tasks hold so much more: it is not in balance"""
     credit_score: _builtins.int
+    stored_bytes: _builtins.int
+    """what the account's tasks keep here: packages and results"""
+    stored_bytes_limit: _builtins.int
+    """past which no new packages are taken"""
     def __init__(
         self,
         *,
@@ -253,10 +259,12 @@ class GetBalanceResponse(_message.Message):
         balance: _builtins.int = ...,
         held: _builtins.int = ...,
         credit_score: _builtins.int = ...,
+        stored_bytes: _builtins.int = ...,
+        stored_bytes_limit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "credit_score", b"credit_score", "held", b"held", "message", b"message", "success", b"success"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "credit_score", b"credit_score", "held", b"held", "message", b"message", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "success", b"success"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,7 +11,7 @@ from client.cli.connect import connect
 from client.errors import UnreachableError
 from client.money_rendering import credit_text, statement_table
 from client.plain_text import one_line
-from client.rendering import count_text, jsonable, show
+from client.rendering import bytes_text, count_text, jsonable, show
 
 _LEDGER_GROUP = "hivemind.ledger"
 
@@ -29,6 +29,9 @@ def balance(app: App) -> None:
     else:
         held = f", and {found.held:,} CPT held for tasks" if found.held else ""
         app.say(f"{found.balance:,} CPT{held}")
+        if found.stored_bytes_limit:
+            most = bytes_text(found.stored_bytes_limit)
+            app.say(f"{bytes_text(found.stored_bytes)} of {most} kept in the pool")
 
 
 @click.command()

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, select, update
 
 from nodepool import history
+from nodepool.claims import PROVEN_AFTER
 from nodepool.errors import NotFoundError
 from nodepool.history import Ending, History, HistoryRules, Run
 from nodepool.stores.tables import attempts, nodes, tasks
@@ -207,7 +208,9 @@ def add_to_history(
             bad_streak=after.bad_streak,
         )
     )
-    return (after.quality, after.on_probation(rules)) != (
+    # A little of its good ends decays; who is near the bound may be looked at once more than needed.
+    proven = (before.good >= PROVEN_AFTER) != (after.good >= PROVEN_AFTER)
+    return proven or (after.quality, after.on_probation(rules)) != (
         before.as_of(now, rules).quality,
         before.on_probation(rules),
     )

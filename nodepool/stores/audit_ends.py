@@ -366,6 +366,7 @@ def _replace(connection: Connection, task: Row[Any], best: Row[Any], now: float)
             result_digest=best.result_digest,
             exit_code=best.exit_code,
             node_id=best.node_id,
+            storage_due=True,
             reason=reason,
             updated_at=now,
         )

@@ -13,18 +13,23 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
 from nodepool.errors import CorruptFileError, InvalidInputError, NotFoundError
 from nodepool.stores.disk import PRIVATE_FOLDER, NewFile, disk_errors, make_folder, sweep_left, sync_folder
+from nodepool.stores.file_locks import FileLocks
 from nodepool.stores.sealing import (
     FRAME_BYTES,
     HEADER_BYTES,
     KEY_BYTES,
+    Sealed,
     Sealer,
     key_from_secret,
+    key_of,
+    plain_bytes,
     seal,
     unseal,
 )
@@ -32,6 +37,7 @@ from nodepool.stores.spool import SealedSpool
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ATTEMPT = re.compile(r"[A-Za-z0-9._~-]{1,200}:[0-9]{1,10}")
+_NO_PACKAGE = "There is no such package."
 _KNOWN_PACKAGES = 65_536
 
 
@@ -48,9 +54,11 @@ class FileStore:
         self._lock = threading.Lock()
         self._durable_folders: set[Path] = set()
         self._known: OrderedDict[str, None] = OrderedDict()
+        # Not beside the packages: their folders may go.
+        self._locks = FileLocks(root / "locks")
         with disk_errors():
             root.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
-            for folder in (self._packages, self._results, self._incoming):
+            for folder in (self._packages, self._results, self._incoming, root / "locks"):
                 make_folder(folder)
 
     def put_package(self, data: bytes) -> str:
@@ -67,9 +75,7 @@ class FileStore:
 
     def open_package(self, sha: str) -> Iterator[bytes]:
         """Chunks of at most 64 KiB. Raises NotFoundError, and CorruptFileError here or while reading."""
-        if not _SHA256.fullmatch(sha):
-            raise NotFoundError("There is no such package.")
-        return self._open(self._package_path(sha), _package_name(sha), "There is no such package.")
+        return self._open(self._package_path(_checked(sha)), _package_name(sha), _NO_PACKAGE)
 
     def package_bytes(self, sha: str) -> bytes:
         return b"".join(self.open_package(sha))
@@ -82,6 +88,20 @@ class FileStore:
             self._known.pop(sha, None)
         with disk_errors():
             self._package_path(sha).unlink(missing_ok=True)
+
+    def using_package(self, sha: str) -> AbstractContextManager[None]:
+        """Nobody removes the package meanwhile: hold it while one is put here, until its task is kept."""
+        return self._locks.shared(_checked(sha))
+
+    def delete_unneeded(self, sha: str, unneeded: Callable[[], bool]) -> bool:
+        """delete_package, where nobody is about to need it; False while somebody may be."""
+        try:
+            with self._locks.exclusive(_checked(sha)):
+                if unneeded():
+                    self.delete_package(sha)
+        except BlockingIOError:
+            return False
+        return True
 
     def result_writer(self, attempt_id: str) -> Writer:
         """A second result of the same attempt takes the first one's place, whole, at its commit."""
@@ -99,6 +119,26 @@ class FileStore:
 
     def result_bytes(self, attempt_id: str) -> bytes:
         return b"".join(self.open_result(attempt_id))
+
+    def sealed_result(self, attempt_id: str) -> Sealed:
+        """For another process to open this one result. Raises NotFoundError, CorruptFileError."""
+        path = self._attempt_path(attempt_id, ".zip")
+        return self._sealed(path, _result_name(attempt_id), "There is no result of this attempt.")
+
+    def sealed_package(self, sha: str) -> Sealed:
+        """For another process to open this one package. Raises NotFoundError, CorruptFileError."""
+        return self._sealed(self._package_path(_checked(sha)), _package_name(sha), _NO_PACKAGE)
+
+    def result_size(self, attempt_id: str) -> int:
+        """Its length in bytes; 0 when there is none."""
+        with disk_errors():
+            try:
+                return plain_bytes(self._attempt_path(attempt_id, ".zip").stat().st_size)
+            except FileNotFoundError:
+                return 0
+
+    def has_package(self, sha: str) -> bool:
+        return bool(_SHA256.fullmatch(sha)) and self._has_package(sha)
 
     @contextlib.contextmanager
     def seekable(self, chunks: Iterator[bytes]) -> Iterator[IO[bytes]]:
@@ -207,6 +247,13 @@ class FileStore:
         if folder not in self._durable_folders:
             make_folder(folder)
             self._durable_folders.add(folder)
+
+    def _sealed(self, path: Path, name: str, missing: str) -> Sealed:
+        with disk_errors():
+            try:
+                return key_of(self._key, name, str(path))
+            except FileNotFoundError as error:
+                raise NotFoundError(missing) from error
 
     def _open(self, path: Path, name: str, missing: str) -> Iterator[bytes]:
         chunks = self._chunks(path, name, missing)
@@ -325,6 +372,12 @@ def _make_key(path: Path) -> None:
     finally:
         file.discard()
     sync_folder(path.parent)
+
+
+def _checked(sha: str) -> str:
+    if not _SHA256.fullmatch(sha):
+        raise NotFoundError(_NO_PACKAGE)
+    return sha
 
 
 def _package_name(sha: str) -> str:

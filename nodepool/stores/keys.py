@@ -38,6 +38,11 @@ PERSISTENT_PATTERNS = (
 )
 
 
+def requests(window: int, bucket: str) -> str:
+    """What all gateways let through of one bound in this minute."""
+    return f"rate:requests:{window}:{bucket}"
+
+
 def usage(era: int) -> str:
     return f"pool:usage:{era}"
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from nodepool.claims import ClaimRules, believed, bounded, is_proven
 from nodepool.errors import NotFoundError, PermissionDeniedError
 from nodepool.history import HistoryRules
 from nodepool.node import ENGINE_AWAY, NodeFacts, NodeKind, is_owner_only, isolation_of
@@ -98,6 +99,20 @@ def active_among(connection: Connection, node_ids: Sequence[str]) -> Sequence[Ro
     return connection.execute(_WITH_OWNER.where(nodes.c.active, nodes.c.id.in_(node_ids))).all()
 
 
+def count_of(connection: Connection, owner_id: int) -> tuple[int, int]:
+    """How many active nodes the owner has, and how many node ids in all."""
+    query = select(func.count().filter(nodes.c.active), func.count()).where(nodes.c.owner_id == owner_id)
+    active_ones, known = connection.execute(query).one()
+    return int(active_ones), int(known)
+
+
+def states_of(connection: Connection, node_id: str, owner_id: int) -> tuple[bool, bool]:
+    """Whether the owner has registered this node before, and whether it is active."""
+    query = select(nodes.c.active).where(nodes.c.id == node_id, nodes.c.owner_id == owner_id)
+    found = connection.execute(query).scalar_one_or_none()
+    return found is not None, bool(found)
+
+
 def roll_call(connection: Connection) -> Sequence[Row[str, str, float]]:
     """The active nodes with no more than a sweep asks of all of them: id, kind, registered_at."""
     return connection.execute(
@@ -114,17 +129,27 @@ def deactivate(connection: Connection, node_id: str) -> None:
 
 
 def registered_node(
-    row: Row[Any], overcommit: Overcommit, rules: HistoryRules, *, now: float
+    row: Row[Any],
+    overcommit: Overcommit,
+    rules: HistoryRules,
+    *,
+    now: float,
+    claims: ClaimRules | None = None,
 ) -> RegisteredNode:
     """The row as the registry keeps it: tier by its owner's present score, capacity with overcommit.
 
-    On probation there is room for one task.
+    On probation there is room for one task. `claims`: what is believed of a node that is not proven.
     """
     # What probes found is believed before what the node claims.
     cpu_score = min(row.cpu_score, row.measured_cpu_score) if row.measured_cpu_score else row.cpu_score
     total = Resources(cpu_score, row.memory_gb, row.gpu_score, row.gpu_memory_gb)
-    capacity = capacity_of(total, max_tasks=row.max_tasks, overcommit=overcommit)
     history = history_of(row)
+    doubted = claims is not None and not is_proven(history.good, row.credit_score)
+    if claims is not None and doubted:
+        total = believed(total, claims)
+    capacity = capacity_of(total, max_tasks=row.max_tasks, overcommit=overcommit)
+    if claims is not None and doubted:
+        capacity = bounded(capacity, claims)
     if history.on_probation(rules):
         capacity = replace(capacity, tasks=min(1, capacity.tasks))
     tier = record_store.tier_of_row(row)

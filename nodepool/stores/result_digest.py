@@ -1,62 +1,138 @@
-"""Stored results that are compared: their digests, which the pool makes itself, and what is not kept of them.
+"""Stored results that are compared: what is to be read for their digests, and what is not kept of them.
 
-A node's word of its result's digest is not asked for.
+The pool makes the digests itself; a node's word is not asked for. A hostile result costs much to read, so
+that is done elsewhere (nodepool.heavy): here is only what to read, and what becomes of the answer.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
-from contextlib import ExitStack
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 from sqlalchemy import Connection, Row, update
 
 from nodepool import comparing
-from nodepool.comparing import IncomparableError, Ran
-from nodepool.errors import NodePoolError, NotFoundError
+from nodepool.comparing import Ran
+from nodepool.errors import CorruptFileError, NodePoolError, NotFoundError, UnavailableError
+from nodepool.heavy.worker import OutOfBoundsError, WorkerEndedError
 from nodepool.stores import attempt_records, replica_store, task_store
 from nodepool.stores.database import Database
 from nodepool.stores.files import FileStore
+from nodepool.stores.sealing import Sealed
 from nodepool.stores.tables import tasks
 from nodepool.stores.task_store import End
 from nodepool.task import FINAL_TASK_STATES, Outcome, TaskState, Verification
 
 log = logging.getLogger(__name__)
-# A hostile result costs much more memory and time than an honest one: not many at once.
-_AT_ONCE = threading.Semaphore(2)
 _COMPARED = frozenset({Outcome.SUCCEEDED, Outcome.FAILED})
 _OUTCOMES = {TaskState.SUCCEEDED: Outcome.SUCCEEDED, TaskState.FAILED: Outcome.FAILED}
 
 
-def with_digest(database: Database, files: FileStore, attempt_id: str, end: End, *, max_bytes: int) -> End:
-    """This end of the attempt with the digest of its stored result, where that is compared.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A digest to be made: by nodepool.heavy.jobs.digest of these arguments."""
 
-    `max_bytes` is the most that is unpacked of it. Raises UnavailableError or StorageFullError.
+    attempt_id: str
+    ran: Ran
+    result: Sealed | None
+    package: Sealed | None
+    patterns: tuple[str, ...]
+    max_bytes: int
+    task_id: str = ""  # of a result that was kept without one, because it was not known that it is checked
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        return self.ran, self.result, self.package, self.patterns, self.max_bytes
+
+    def or_unlike(self, made: str | None) -> str:
+        """What was made of it; one that cannot be read agrees with nobody."""
+        if made is None:
+            log.info("the result of %s cannot be compared", self.attempt_id)
+        return made or comparing.unlike_any_other(self.attempt_id)
+
+
+# How a digest is made: the job's answer, or what it raises (see nodepool.heavy.processes).
+Make: TypeAlias = Callable[[Wanted], str | None]
+
+
+def wanted(
+    database: Database, files: FileStore, attempt_id: str, end: End, *, max_bytes: int
+) -> list[Wanted]:
+    """What is to be made before this end of the attempt is told; the last is its own. Nothing where nobody
+    compares.
+
+    `max_bytes` is the most that is unpacked. Raises UnavailableError.
     """
     if end.outcome not in _COMPARED:
-        return end
+        return []
     run = database.read(lambda connection: attempt_records.task_of(connection, attempt_id))
     if run is None or not run.parent_id:
-        return end
-    _complete(database, files, run.parent_id, max_bytes)
+        return []
     ran = Ran(outcome=end.outcome, exit_code=end.exit_code)
-    digest = _digest(files, run, attempt_id, ran, has_result=end.has_result, max_bytes=max_bytes)
-    return replace(end, digest=digest)
+    own = _wanted(files, run, attempt_id, ran, has_result=end.has_result, max_bytes=max_bytes)
+    earlier = _earlier(database, files, run.parent_id, max_bytes)
+    return [earlier, own] if earlier is not None else [own]
 
 
-def _complete(database: Database, files: FileStore, task_id: str, max_bytes: int) -> None:
-    """The digest of a result that was kept without one, because it was not known that it is checked."""
+def _earlier(database: Database, files: FileStore, task_id: str, max_bytes: int) -> Wanted | None:
     task = database.read(lambda connection: task_store.find_or_none(connection, task_id))
     if task is None or task.replicas > 1 or task.result_digest or task.state not in _OUTCOMES:
-        return
+        return None
     ran = Ran(outcome=_OUTCOMES[task.state], exit_code=task.exit_code)
     attempt_id = database.read(lambda c: attempt_records.id_of(c, task_id, task.attempt_number))
     has_result = bool(task.result_attempt)
-    digest = _digest(files, task, attempt_id, ran, has_result=has_result, max_bytes=max_bytes)
-    query = update(tasks).where(tasks.c.id == task_id, tasks.c.result_digest == "")
+    made = _wanted(files, task, attempt_id, ran, has_result=has_result, max_bytes=max_bytes)
+    return replace(made, task_id=task_id)
+
+
+def check_unchanged(files: FileStore, want: Wanted) -> None:
+    """Raises UnavailableError where another result took this one's place while it was read."""
+    if want.result is None or not want.result.path:
+        return
+    try:
+        same = files.sealed_result(want.attempt_id) == want.result
+    except (NotFoundError, CorruptFileError):
+        same = False
+    if not same:
+        raise UnavailableError("the result was changed while it was looked at; tell the end again")
+
+
+def keep(database: Database, want: Wanted, digest: str) -> None:
+    """The digest of a result that was kept without one."""
+    query = update(tasks).where(tasks.c.id == want.task_id, tasks.c.result_digest == "")
     database.write(lambda connection: connection.execute(query.values(result_digest=digest)))
+
+
+def with_digest(
+    database: Database, files: FileStore, attempt_id: str, end: End, *, max_bytes: int, make: Make
+) -> End:
+    """This end of the attempt with the digest of its stored result, where that is compared.
+
+    For a thread that may wait. Raises UnavailableError, and what `make` raises but OutOfBoundsError.
+    """
+    for want in wanted(database, files, attempt_id, end, max_bytes=max_bytes):
+        digest = want.or_unlike(_made(make, want))
+        if want.task_id:
+            keep(database, want, digest)
+        else:
+            end = replace(end, digest=digest)
+            check_unchanged(files, want)
+    return end
+
+
+def _made(make: Make, want: Wanted) -> str | None:
+    try:
+        return make(want)
+    except WorkerEndedError:
+        # Others can end a process, too; the second time it was the result.
+        try:
+            return make(want)
+        except OutOfBoundsError:
+            return None
+    except OutOfBoundsError:
+        return None
 
 
 def forget_losers(database: Database, files: FileStore, attempt_id: str) -> None:
@@ -95,19 +171,17 @@ def _losers(connection: Connection, parent_id: str) -> tuple[list[Row[Any]], str
     return losers, own if parent.replicas == 1 and parent.result_attempt != own else ""
 
 
-def _digest(
+def _wanted(
     files: FileStore, task: Row[Any], attempt_id: str, ran: Ran, *, has_result: bool, max_bytes: int
-) -> str:
-    patterns = task.compare_outputs.splitlines()
-    with ExitStack() as stack:
-        stack.enter_context(_AT_ONCE)
-        try:
-            result = package = None
-            if has_result:
-                result = stack.enter_context(files.seekable(files.open_result(attempt_id)))
-            if has_result and not patterns:
-                package = stack.enter_context(files.seekable(files.open_package(task.package_sha256)))
-            return comparing.digest(ran, result, package, patterns, max_bytes)
-        except (IncomparableError, NotFoundError) as error:
-            log.info("the result of %s cannot be compared: %s", attempt_id, error)
-            return comparing.unlike_any_other(attempt_id)
+) -> Wanted:
+    patterns = tuple(task.compare_outputs.splitlines())
+    result = package = None
+    try:
+        if has_result:
+            result = files.sealed_result(attempt_id)
+            package = None if patterns else files.sealed_package(task.package_sha256)
+    except (NotFoundError, CorruptFileError) as error:
+        log.info("the result of %s is not as it was: %s", attempt_id, error)
+        # Nothing can be opened with it, and so it agrees with nobody.
+        result = Sealed("", b"")
+    return Wanted(attempt_id, ran, result, package, patterns, max_bytes)

@@ -8,9 +8,11 @@ lengthened or put in another's place is found. This file knows no folders and op
 from __future__ import annotations
 
 import hmac
+import io
 import os
 from collections.abc import Iterator
-from typing import IO
+from dataclasses import dataclass
+from typing import IO, Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -96,9 +98,97 @@ def unseal(key: bytes, name: str, file: IO[bytes]) -> Iterator[bytes]:
         number += 1
 
 
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A sealed file by its path, and what opens this one and no other."""
+
+    path: str
+    key: bytes
+
+
+def key_of(key: bytes, name: str, path: str) -> Sealed:
+    """Raises CorruptFileError where the file at the path is not the one of that name; OSError."""
+    with open(path, "rb") as file:  # noqa: PTH123
+        header = file.read(HEADER_BYTES)
+    random = header[len(_MAGIC) : len(_MAGIC) + _RANDOM_BYTES]
+    if not hmac.compare_digest(header, _MAGIC + random + _name_tag(key, random, name)):
+        raise CorruptFileError
+    return Sealed(path, _file_key(key, random))
+
+
+def plain_bytes(sealed_bytes: int) -> int:
+    """How long the content of a sealed file of that length is."""
+    body = max(0, sealed_bytes - HEADER_BYTES)
+    frames = -(-body // (FRAME_BYTES + TAG_BYTES))
+    return max(0, body - frames * TAG_BYTES)
+
+
+class SealedReader(io.RawIOBase):
+    """A sealed file to read from anywhere, a frame in memory at a time. Raises CorruptFileError; OSError."""
+
+    def __init__(self, sealed: Sealed) -> None:
+        super().__init__()
+        self._file = open(sealed.path, "rb")  # noqa: PTH123, SIM115 - close() closes it
+        header = self._file.read(HEADER_BYTES)
+        self._random = header[len(_MAGIC) : len(_MAGIC) + _RANDOM_BYTES]
+        self._cipher = AESGCM(sealed.key)
+        sealed_bytes = os.fstat(self._file.fileno()).st_size
+        self._size = plain_bytes(sealed_bytes)
+        self._frames = -(-max(0, sealed_bytes - HEADER_BYTES) // (FRAME_BYTES + TAG_BYTES))
+        self._at = 0
+        self._number, self._plain = -1, b""
+        self._load(self._frames - 1)  # the last one says that nothing was cut off
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        if start + offset < 0:
+            raise ValueError("negative position")
+        self._at = start + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        if self._at >= self._size:
+            return 0
+        number, start = divmod(self._at, FRAME_BYTES)
+        self._load(number)
+        piece = self._plain[start : start + len(buffer)]
+        buffer[: len(piece)] = piece
+        self._at += len(piece)
+        return len(piece)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def _load(self, number: int) -> None:
+        if number == self._number:
+            return
+        self._file.seek(HEADER_BYTES + number * (FRAME_BYTES + TAG_BYTES))
+        frame = self._file.read(FRAME_BYTES + TAG_BYTES)
+        final = number == self._frames - 1
+        try:
+            plain = self._cipher.decrypt(_nonce(self._random, number), frame, _frame_data(final=final))
+        except (InvalidTag, ValueError, OverflowError) as error:
+            raise CorruptFileError from error
+        self._number, self._plain = number, plain
+
+
 # A key for each file: the random part of a nonce alone would repeat some day in a busy store.
 def _file_cipher(key: bytes, random: bytes) -> AESGCM:
-    return AESGCM(hmac.digest(key, b"file" + random[:_SALT_BYTES], "sha256"))
+    return AESGCM(_file_key(key, random))
+
+
+def _file_key(key: bytes, random: bytes) -> bytes:
+    return hmac.digest(key, b"file" + random[:_SALT_BYTES], "sha256")
 
 
 def _name_tag(key: bytes, random: bytes, name: str) -> bytes:

@@ -253,10 +253,36 @@ tasks = Table(
     Column("updated_at", Float, nullable=False),
     Column("started_at", Float),
     Column("finished_at", Float),
+    # Whether its package must stay; not where it never ran.
+    Column("keeps_package", Boolean, nullable=False, server_default=text("true")),
+    # What of it is in its owner's storage account: its result's bytes, since it ended.
+    Column("stored_bytes", BigInteger, nullable=False, server_default="0"),
+    # What it keeps is to be looked at when it has ended.
+    Column("storage_due", Boolean, nullable=False, server_default=text("true")),
     # When the dispatcher was last told of it; the sweep tells it again.
     Column("hinted_at", Float, nullable=False),
     # When it last began to wait: accepted, or given back by a lost or refused attempt.
     Column("queued_at", Float, nullable=False, server_default="0"),
+)
+# How many bytes the tasks of an account keep (see storage_store).
+storage_accounts = Table(
+    "storage_accounts",
+    metadata,
+    Column("user_id", ForeignKey("users.id"), primary_key=True),
+    Column("bytes", BigInteger, nullable=False, server_default="0"),
+)
+Index(
+    "ix_tasks_kept_package",
+    tasks.c.package_sha256,
+    tasks.c.owner_id,
+    sqlite_where=tasks.c.keeps_package,
+    postgresql_where=tasks.c.keeps_package,
+)
+Index(
+    "ix_tasks_storage_due",
+    tasks.c.finished_at,
+    sqlite_where=tasks.c.storage_due & tasks.c.finished_at.is_not(None),
+    postgresql_where=tasks.c.storage_due & tasks.c.finished_at.is_not(None),
 )
 # Tasks with an answer that the pool knows.
 probes = Table(

@@ -35,6 +35,7 @@ class GatewayProcess(TestProcess):
             "NEWCOMER_BALANCE_CPT": str(NEWCOMER_CPT),
             "BCRYPT_ROUNDS": "4",
             "LOGIN_ATTEMPTS_PER_MINUTE": "100000",
+            "LOGINS_PER_MINUTE_PER_ADDRESS": "100000",
             **settings,
         }
         super().__init__(

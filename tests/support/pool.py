@@ -26,6 +26,7 @@ from tests.support.waiting import wait_until
 SETTINGS = {
     "BCRYPT_ROUNDS": "4",
     "LOGIN_ATTEMPTS_PER_MINUTE": "100000",
+    "LOGINS_PER_MINUTE_PER_ADDRESS": "100000",
     "REPORT_PERIOD_SECONDS": "1",
     "LEASE_SECONDS": "6",
     "NODE_LATE_SECONDS": "8",

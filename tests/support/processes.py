@@ -111,6 +111,10 @@ def open_folder() -> Path:
     return folder
 
 
+# Python's own, of whoever has started a process by spawn; it ends when that ends.
+_TRACKER = "multiprocessing.resource_tracker"
+
+
 def strays(run_id: str, folder: Path) -> list[psutil.Process]:
     """Living processes that the tests of this run have started, however far down.
 
@@ -122,6 +126,8 @@ def strays(run_id: str, folder: Path) -> list[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.pid in own or process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            if _TRACKER in " ".join(process.cmdline()):
                 continue
             if process.environ().get(MARK) == run_id or _is_in(process, str(folder), run_id):
                 found.append(process)

@@ -1,0 +1,135 @@
+"""A gateway in the test's own process, whose lanes a test can fill: real gRPC, processes and stores."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import grpc
+
+from gateway import context
+from gateway.server import bind, make_server
+from nodepool.settings import Settings
+from tests.support.accounts import Account, Stubs, register
+from tests.support.gateway import SECRET
+from tests.support.valkey import TestValkey
+from tests.unit import heavy_jobs
+
+PASSWORD = "a good password"
+
+
+class InnerGateway:
+    """Serving from here on; close() it."""
+
+    def __init__(self, folder: Path, valkey: TestValkey, **settings: object) -> None:
+        self.folder = folder
+        self.settings = Settings.model_validate(
+            {
+                "grpc_server_port": 0,
+                "redis_url": valkey.url,
+                "db_path": folder / "users.db",
+                "task_storage_path": folder / "storage",
+                "jwt_secret_key": SECRET,
+                "newcomer_balance_cpt": 10**9,
+                "bcrypt_rounds": 4,
+                **settings,
+            }
+        )
+        self.gateway = context.build(self.settings)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self.port = asyncio.run_coroutine_threadsafe(self._serve(), self._loop).result(30)
+        self.channel = grpc.insecure_channel(
+            f"127.0.0.1:{self.port}", options=[("grpc.use_local_subchannel_pool", 1)]
+        )
+        self.stubs = Stubs(self.channel)
+
+    async def _serve(self) -> int:
+        self._server, _ = make_server(self.gateway)
+        port = bind(self._server, self.settings)
+        self.gateway.reader.port = port
+        self.gateway.events.start(asyncio.get_running_loop())
+        await self._server.start()
+        return port
+
+    def someone(self) -> Account:
+        return register(self.stubs, f"user-{secrets.token_hex(4)}", PASSWORD)
+
+    def user_id(self, account: Account) -> int:
+        return self.gateway.tokens.read(account.token).user_id
+
+    def packages(self) -> list[str]:
+        """Names of the packages on the disk."""
+        return sorted(path.name for path in (self.folder / "storage/packages").glob("*/*"))
+
+    @contextmanager
+    def full_of(self, *accounts: Account) -> Iterator[None]:
+        """Every process for heavy work is taken by these, and each has as much waiting as it may."""
+        go = self.folder / f"go-{secrets.token_hex(4)}"
+        jobs: list[Future[int]] = []
+        try:
+            for account in accounts:
+                for _ in range(1 + self.settings.heavy_waiting_per_account):
+                    user_id = self.user_id(account)
+                    jobs.append(self.gateway.heavy.submit(user_id, heavy_jobs.wait_for, str(go)))
+            yield
+            assert not any(job.done() for job in jobs), "they were in the way all the time"
+        finally:
+            go.touch()
+            for job in jobs:
+                job.result(60)
+
+    def close(self) -> None:
+        self.channel.close()
+        asyncio.run_coroutine_threadsafe(self._server.stop(None), self._loop).result(30)
+        self.gateway.close()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class FromElsewhere:
+    """A way to a port of this machine from another address of it."""
+
+    def __init__(self, port: int, address: str) -> None:
+        self._to, self._address = port, address
+        self._threads: list[threading.Thread] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                caller, _ = self._listener.accept()
+            except OSError:
+                return
+            target = socket.create_connection(("127.0.0.1", self._to), source_address=(self._address, 0))
+            for one, other in ((caller, target), (target, caller)):
+                thread = threading.Thread(target=_forward, args=(one, other), daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(10)
+
+
+def _forward(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+    for end in (source, target):
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+    # The other thread ends with it, and closes the other one.
+    source.close()
