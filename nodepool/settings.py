@@ -10,21 +10,20 @@ from functools import cached_property
 from pathlib import Path
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 from sqlalchemy.engine import make_url
 
 from nodepool.addresses import Network, parse_networks
-from nodepool.claims import ClaimRules
-from nodepool.heavy.limits import HeavyLimits
 from nodepool.history import HistoryRules
 from nodepool.packages import PackageLimits
-from nodepool.resources import Overcommit, Resources
+from nodepool.resources import Overcommit
+from nodepool.settings_bounds import BoundsSettings
 
 MIN_SECRET_LENGTH = 32
 _EXAMPLE_SECRETS = frozenset({"change-me", "secret", "your-secret-key", "your_secret_key_here"})
 
 
-class Settings(BaseSettings):
+class Settings(BoundsSettings):
     """Every setting of gateway and dispatcher. Sizes are bytes and times seconds unless the name says."""
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
@@ -56,22 +55,6 @@ class Settings(BaseSettings):
     )
     grpc_threads: int = Field(
         20, ge=1, le=200, description="threads for what is cheap; one account gets three quarters at most"
-    )
-    password_threads: int = Field(
-        2, ge=1, le=32, description="niced threads that hash passwords, for all accounts in turns"
-    )
-    heavy_processes: int = Field(
-        2,
-        ge=1,
-        le=64,
-        description="niced processes that check packages and compare results, for all accounts in turns",
-    )
-    heavy_cpu_seconds: int = Field(
-        60, ge=1, le=3600, description="processor time of one such job before it is ended"
-    )
-    heavy_memory_mb: int = Field(512, ge=128, description="memory of one such process, MiB")
-    heavy_waiting_per_account: int = Field(
-        16, ge=1, description="such jobs that may wait for one account; a hundred times as many in all"
     )
     grpc_keepalive_seconds: int = Field(30, ge=5, description="idle time before the gateway pings a client")
     grpc_keepalive_timeout_seconds: int = Field(
@@ -136,9 +119,6 @@ class Settings(BaseSettings):
     max_minutes_limit: int = Field(1440, ge=1, description="longest run a task may ask for, minutes")
     max_attempts: int = Field(5, ge=1, le=50, description="lost or refused attempts after which a task fails")
     max_waiting_tasks_per_user: int = Field(10_000, ge=1, description="unfinished tasks a user may have")
-    max_stored_mb_per_user: int = Field(
-        1 << 20, ge=1, description="most that the tasks of a user may keep (packages, results), MiB"
-    )
 
     report_period_seconds: float = Field(3.0, gt=0, description="how often an agent reports")
     node_late_seconds: float = Field(
@@ -178,21 +158,6 @@ class Settings(BaseSettings):
     )
     history_half_life_seconds: float = Field(
         7 * 86400.0, gt=0, description="how a node did counts half after this time"
-    )
-    max_node_cpu_cores: int = Field(1024, ge=1, description="most cores that a node may claim to have")
-    max_node_cpu_score: int = Field(4_000_000, ge=1, description="highest cpu_score that a node may claim")
-    max_node_memory_gb: int = Field(16_384, ge=1, description="most memory that a node may claim, GiB")
-    max_node_gpu_score: int = Field(4_000_000, ge=1, description="highest gpu_score that a node may claim")
-    max_node_gpu_memory_gb: int = Field(4096, ge=1, description="most GPU memory that a node may claim, GiB")
-    unproven_node_cpu_score: int = Field(
-        64_000, ge=1, description="a node counts no more than this until tasks ended well on it"
-    )
-    unproven_node_memory_gb: int = Field(256, ge=1, description="the same of its memory, GiB")
-    unproven_node_gpu_memory_gb: int = Field(192, ge=1, description="the same of its GPU memory, GiB")
-    unproven_node_tasks: int = Field(64, ge=1, description="the same of how many tasks it runs at once")
-    max_nodes_per_user: int = Field(10_000, ge=1, description="active nodes that a user may have")
-    broker_connections_per_node: int = Field(
-        32, ge=4, description="connections to the broker that one agent may have; the newest beyond are cut"
     )
     push_to_nodes: bool = Field(
         False, description="give work to nodes without an agent, which the pool calls on hostname and port"
@@ -246,12 +211,6 @@ class Settings(BaseSettings):
         ge=0,
         description="hours between a node's tasks with a known answer; 0: none, its word on Docker is taken",
     )
-    login_lock_after: int = Field(
-        5, ge=1, description="wrong passwords in a row after which an account is locked for a while"
-    )
-    login_lock_seconds: float = Field(
-        30.0, ge=0, description="first such while; each further wrong password doubles it, up to an hour"
-    )
     newcomer_credit_score: int = Field(
         50,
         ge=0,
@@ -262,40 +221,6 @@ class Settings(BaseSettings):
         1000, ge=0, description="CPT in the account of a new user; 0 in a pool that strangers can join"
     )
     bcrypt_rounds: int = Field(12, ge=4, le=16, description="work factor of password hashes")
-    login_attempts_per_minute: int = Field(
-        30,
-        ge=1,
-        description="wrong passwords a minute from one address, and for one name; registrations from one",
-    )
-    logins_per_minute_per_address: int = Field(
-        300, ge=1, description="logins and registrations a minute from one address, right ones too"
-    )
-    calls_per_minute_per_address: int = Field(
-        120_000, ge=1, description="calls of all kinds a minute from one address"
-    )
-    rate_limit_trusted_networks: str = Field(
-        "",
-        description="networks (CIDR, comma separated) that stand for many people, such as a web client's "
-        "server: not limited by address",
-    )
-    reads_per_minute: int = Field(6000, ge=1, description="reading calls a minute of one account")
-    fetches_per_minute: int = Field(
-        1200, ge=1, description="calls for results, lists and explanations a minute of one account"
-    )
-    watches_per_minute: int = Field(1200, ge=1, description="calls to watch tasks a minute of one account")
-    changes_per_minute: int = Field(
-        3000, ge=1, description="stops, transfers and the like a minute of one account"
-    )
-    submits_per_minute: int = Field(
-        1800, ge=1, description="uploads of tasks a minute of one account; a refused package costs a tenth"
-    )
-    password_changes_per_minute: int = Field(
-        10, ge=1, description="changes of password a minute of one account"
-    )
-    node_registrations_per_minute: int = Field(
-        300, ge=1, description="registrations and enrolments of nodes a minute of one account"
-    )
-    node_calls_per_minute: int = Field(60_000, ge=1, description="calls of its nodes a minute of one account")
 
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
     log_json: bool = Field(False, description="one JSON object a line instead of text")
@@ -310,7 +235,7 @@ class Settings(BaseSettings):
             )
         return secret
 
-    @field_validator("push_allowed_networks", "rate_limit_trusted_networks")
+    @field_validator("push_allowed_networks")
     @classmethod
     def _networks_are_networks(cls, text: str, info: ValidationInfo) -> str:
         parse_networks(text, setting=str(info.field_name).upper())
@@ -354,20 +279,6 @@ class Settings(BaseSettings):
         return parse_networks(self.push_allowed_networks)
 
     @cached_property
-    def trusted_address_networks(self) -> tuple[Network, ...]:
-        return parse_networks(self.rate_limit_trusted_networks)
-
-    @cached_property
-    def heavy_limits(self) -> HeavyLimits:
-        return HeavyLimits(
-            processes=self.heavy_processes,
-            cpu_seconds=self.heavy_cpu_seconds,
-            memory_bytes=self.heavy_memory_mb << 20,
-            waiting_of_one=self.heavy_waiting_per_account,
-            waiting=100 * self.heavy_waiting_per_account,
-        )
-
-    @cached_property
     def package_limits(self) -> PackageLimits:
         return PackageLimits(self.max_unpacked_bytes, self.max_package_entries, self.max_package_ratio)
 
@@ -375,23 +286,6 @@ class Settings(BaseSettings):
     def history_rules(self) -> HistoryRules:
         return HistoryRules(
             half_life_seconds=self.history_half_life_seconds, probation_after=self.probation_after
-        )
-
-    @cached_property
-    def claim_rules(self) -> ClaimRules:
-        most = (
-            self.max_node_cpu_score, self.max_node_memory_gb,
-            self.max_node_gpu_score, self.max_node_gpu_memory_gb,
-        )  # fmt: skip
-        unproven = (
-            self.unproven_node_cpu_score, self.unproven_node_memory_gb,
-            self.max_node_gpu_score, self.unproven_node_gpu_memory_gb,
-        )  # fmt: skip
-        return ClaimRules(
-            most=Resources(*most),
-            most_cores=self.max_node_cpu_cores,
-            unproven=Resources(*unproven),
-            unproven_tasks=self.unproven_node_tasks,
         )
 
     @cached_property

@@ -1,8 +1,7 @@
 """Audits: when a low-trust node's result is checked, and what follows when the check has an answer.
 
-Functions of a connection, called in the transaction that ends a run, and by the sweep. Asked again, they
-change nothing. The rules are in nodepool/verification.py; docs/adr/0015-replicas-are-tasks.md says where
-the pool differs from them.
+Functions of a connection, for the transaction that ends a run, and the sweep. Asked again, they change
+nothing. The rules are in nodepool/verification.py; docs/adr/0015-replicas-are-tasks.md says where we differ.
 """
 
 from __future__ import annotations
