@@ -9,6 +9,7 @@ import re
 import unicodedata
 
 from nodepool.errors import InvalidInputError
+from nodepool.words import is_plain
 
 _USERNAME = re.compile(r"\w[\w.@+-]{2,63}")
 _SEPARATORS = ".@+_-"
@@ -68,8 +69,8 @@ def check_new_username(username: str) -> str:
     """A name that somebody may register."""
     check_username(username)
     plain = unicodedata.normalize("NFKC", username)
-    if plain != username:
-        hint = f": write it as {plain!r}" if is_username(plain) else ""
+    if plain != username or not is_plain(username):
+        hint = f": write it as {plain!r}" if is_username(plain) and is_plain(plain) else ""
         raise InvalidInputError(f"username has characters that look like others{hint}")
     if username[0] in _SEPARATORS or username[-1] in _SEPARATORS:
         raise InvalidInputError("username must begin and end with a letter or digit")

@@ -98,7 +98,9 @@ class Settings(BoundsSettings):
 
     max_file_size: int = Field(10 * 1024 * 1024, ge=1024, description="largest package, bytes")
     max_unpacked_bytes: int = Field(512 << 20, ge=1024, description="largest unpacked package, bytes")
-    max_package_entries: int = Field(10_000, ge=1, description="most entries of a package")
+    max_package_entries: int = Field(
+        10_000, ge=1, description="most files and folders of a package, with those that only paths name"
+    )
     max_package_ratio: int = Field(200, ge=1, description="most that a package may grow when unpacked")
     max_result_bytes: int = Field(95 << 20, ge=1024, description="largest result ZIP, bytes")
     max_output_bytes: int = Field(10 << 20, ge=1024, description="most output kept of one attempt, bytes")

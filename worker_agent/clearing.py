@@ -160,6 +160,54 @@ def clear(folder: str | os.PathLike[str]) -> str:
         os.close(top)
 
 
+def give(folder: str | os.PathLike[str], uid: int, gid: int) -> None:
+    """Everything in the folder to this user; links themselves, not what they point to. However deep it is.
+
+    Raises OSError, also when somebody moves folders meanwhile.
+    """
+    at = os.open(folder, _FOLDER)
+    try:
+        os.fchown(at, uid, gid)
+        path = [_place(at)]
+        waiting = [_given(at, uid, gid)]
+        while waiting:
+            if waiting[-1]:
+                at = _step(waiting[-1].pop(), at)
+                path.append(_place(at))
+                waiting.append(_given(at, uid, gid))
+                continue
+            waiting.pop()
+            path.pop()
+            if path:
+                at = _step("..", at)
+                if _place(at) != path[-1]:
+                    raise OSError(errno.ELOOP, "a folder was moved while it was looked through")
+    finally:
+        os.close(at)
+
+
+def _given(folder: int, uid: int, gid: int) -> list[str]:
+    """The folders in it, when all that is in it has the user."""
+    below = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            os.chown(entry.name, uid, gid, dir_fd=folder, follow_symlinks=False)
+            if entry.is_dir(follow_symlinks=False):
+                below.append(entry.name)
+    return below
+
+
+def _step(name: str, at: int) -> int:
+    there = os.open(name, _FOLDER, dir_fd=at)
+    os.close(at)
+    return there
+
+
+def _place(folder: int) -> tuple[int, int]:
+    status = os.fstat(folder)
+    return status.st_dev, status.st_ino
+
+
 def main() -> int:
     """Gently: half of the time is somebody else's."""
     os.nice(_NICENESS)

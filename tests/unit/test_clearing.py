@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.waiting import wait_until
 from worker_agent import clearing
-from worker_agent.clearing import Clearing, clear
+from worker_agent.clearing import Clearing, clear, give
 from worker_agent.trash import Trash, remove_tree
 
 DEEP = 400
@@ -139,3 +139,23 @@ def test_a_node_whose_trash_is_full_says_so(tmp_path: Path, monkeypatch: pytest.
         assert "3 earlier runs left on its disk, 3 of which cannot be removed" in trash.problem()
     finally:
         trash.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_tree_is_given_to_a_user_however_deep_it_is(tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    top.mkdir()
+    deep(top, 2000)
+    (tmp_path / "mine").write_text("mine")
+    (top / "out").symlink_to(tmp_path / "mine")
+    (top / "a").mkdir()
+    (top / "a" / "b").write_text("x")
+    try:
+        give(top, 65534, 65534)
+        assert (tmp_path / "mine").stat().st_uid == 0
+        wrong = subprocess.run(
+            ["find", str(top), "!", "-uid", "65534"], capture_output=True, text=True, check=True
+        )
+        assert wrong.stdout == ""
+    finally:
+        remove_tree(top)

@@ -37,7 +37,7 @@ def test_good_node_ids(node_id: str) -> None:
     "node_id",
     [
         *("", "/", "a/", "/a", "a/b/c", "..", "../a", "a/..", "a b", "a*", "a?", "a[b]", "a:b"),
-        *("a\n", "a)(", "~a", "a\0", "a" * 65, f"a/{'b' * 65}"),
+        *("a\n", "a)(", "~a", "a\0", "a" * 65, f"a/{'b' * 65}", "a\u3164b", "a\u202eb", "a\u200bb"),
     ],
 )
 def test_bad_node_ids(node_id: str) -> None:

@@ -170,6 +170,15 @@ def test_the_least_recently_used_package_goes_first(tmp_path: Path) -> None:
     assert set(cache.hashes()) == {sha(first), sha(third)}
 
 
+def test_packages_of_a_few_bytes_are_bounded_by_their_number(tmp_path: Path) -> None:
+    """Each takes a block and an inode, whatever its size."""
+    cache = PackageCache(tmp_path / "cache", 1 << 20, max_kept=2)
+    for data in (b"1", b"2", b"3"):
+        store(cache, data)
+    assert len(cache.hashes()) == 2
+    assert sha(b"3") in cache.hashes()
+
+
 def test_a_package_larger_than_the_cache_is_still_given_out(tmp_path: Path) -> None:
     cache = PackageCache(tmp_path / "cache", 5)
     descriptor = cache.store(sha(b"0123456789"), [b"0123456789"], 100)

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from client.unpacking import unpack
+from nodepool.results import RESULT_BOUNDS
+from nodepool.zip_listing import check_places, read_listing
 from worker_agent.package import remove_tree
 from worker_agent.result import BuiltResult, RunFacts, build_result
 
@@ -175,6 +178,64 @@ def test_folders_without_end_are_cut_off(work: Path) -> None:
         assert build(work).left_out == 1
     finally:
         remove_tree(work)
+
+
+def test_looking_at_what_was_left_ends_at_a_bound(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(200):
+        (work / f"{number}").write_text("x")
+    monkeypatch.setattr("worker_agent.result._MAX_LOOKED_AT", 50)
+    assert build(work).left_out == 1
+    files = opened(work)
+    assert len(files) == 50 + 2
+    assert "nobody looks at more than 50 files" in files["execution_log.txt"].decode()
+
+
+def test_paths_that_together_are_too_long_for_memory_are_left_out(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        (work / f"{number:02}{'n' * 98}").write_text("x")
+    monkeypatch.setattr("worker_agent.result._MAX_NAMES_BYTES", 1000)
+    assert build(work).left_out == 10
+    assert "the paths of all files together are too long" in opened(work)["execution_log.txt"].decode()
+
+
+def test_files_that_lie_deep_cost_no_more_than_others(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is opened from the root, folder by folder, so that no link is followed."""
+    deep = work.joinpath(*["d"] * 50)
+    deep.mkdir(parents=True)
+    for number in range(40):
+        (deep / f"{number}").write_text("x")
+    calls = 0
+    real = os.open
+
+    def counted(*arguments: object, **options: object) -> int:
+        nonlocal calls
+        calls += 1
+        return real(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("worker_agent.result._MAX_FOLDERS_OPENED", 2000)
+    monkeypatch.setattr(os, "open", counted)
+    build(work)
+    assert calls < 2 * 2000 + 200
+    assert "lie too deep" in opened(work)["execution_log.txt"].decode()
+
+
+def test_whatever_is_packed_can_be_read_by_the_pool_and_by_the_owner(work: Path, tmp_path: Path) -> None:
+    at = work
+    for _ in range(5):
+        at = at / ("n" * 200)
+        at.mkdir()
+        (at / "file").write_text("x")
+    deep = work.joinpath(*["d"] * 120)
+    deep.mkdir(parents=True)
+    build(work)
+    with (work.parent / "result.zip").open("rb") as file:
+        listing = read_listing(file, RESULT_BOUNDS)
+        check_places(file, listing)
+    unpacked = unpack(work.parent / "result.zip", tmp_path / "mine")
+    assert unpacked.warnings == ()
+    assert len(unpacked.files) >= 5
 
 
 def test_a_result_that_cannot_be_written_leaves_nothing(work: Path) -> None:

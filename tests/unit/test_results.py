@@ -6,6 +6,7 @@ import pytest
 
 from nodepool.errors import InvalidInputError, TooLargeError
 from nodepool.results import PoolResult, check_result, made_by_the_pool, printable
+from tests.support.bombs import with_end
 from tests.support.tasks import package, unpacked
 
 ZIP = package({"a.txt": "a"})
@@ -49,3 +50,10 @@ def test_the_pools_own_result_says_what_it_is() -> None:
     assert files["task_stopped.txt"] == b"stopped by its owner\n"
     assert b"attempt: t:1\nnode: n\nstatus: STOPPED" in files["execution_log.txt"]
     assert made_by_the_pool(result) == data
+
+
+def test_a_listing_of_millions_by_its_own_word_is_refused_at_the_end_of_the_file() -> None:
+    with pytest.raises(InvalidInputError, match="not where it says"):
+        check_result(with_end(ZIP, size=1 << 30), 10_000)
+    with pytest.raises(InvalidInputError, match="not a ZIP file"):
+        check_result(ZIP + b"more", 10_000)

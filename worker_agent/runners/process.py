@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 
 from nodepool.isolation import Isolation
+from worker_agent import clearing
 from worker_agent.package import remove_tree
 from worker_agent.runners import cgroups, leftovers, proc
 from worker_agent.runners.base import RunRefusedError, RunSpec
@@ -237,10 +238,7 @@ class PreparedProcess:
 
 def give_tree(folder: Path, uid: int, gid: int) -> None:
     """Everything in the folder to this user; links themselves, not what they point to."""
-    os.chown(folder, uid, gid, follow_symlinks=False)
-    for _, folders, files, descriptor in os.fwalk(folder):
-        for name in (*folders, *files):
-            os.chown(name, uid, gid, dir_fd=descriptor, follow_symlinks=False)
+    clearing.give(folder, uid, gid)
 
 
 def _check_reachable(folder: Path) -> None:
