@@ -16,7 +16,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from client.plain_text import harmless
+from nodepool.words import harmless
 
 Item = TypeVar("Item")
 _GAP = 2

@@ -1,50 +1,20 @@
-"""Words of others, made harmless for a terminal and for eyes: the one place where that is decided.
+"""Words of others for this terminal. Which characters do no harm is said by `nodepool.words`.
 
-Names, reasons, memos and errors come from strangers and from their machines. Whatever would move a cursor,
-colour, hide, reorder or join what is shown is replaced by a mark that is seen, so that no name looks like
-another one. Knows neither the connection nor the commands; a task's output is `terminal.py`'s.
+Names, reasons, memos and errors come from strangers and from their machines. Knows neither the connection nor
+the commands; a task's output is `terminal.py`'s.
 """
 
 from __future__ import annotations
 
 import json
-import unicodedata
 from typing import Any
 
-from nodepool.words import UNSEEN
-
-_MARK = "\ufffd"
-# More accents than any language puts on one letter run over the lines above and below.
-_MAX_ACCENTS = 3
-_ACCENTS = frozenset({"Mn", "Me"})
-
-
-def harmless(text: str) -> str:
-    """As many characters as before, all of which are seen; a blank for each control and kind of blank."""
-    if text.isascii() and text.isprintable():
-        return text
-    shown = []
-    accents = 0
-    for character in text:
-        accents = accents + 1 if unicodedata.category(character) in _ACCENTS else 0
-        shown.append(_MARK if accents > _MAX_ACCENTS else _seen(character))
-    return "".join(shown)
-
-
-def _seen(character: str) -> str:
-    if not character.isprintable():
-        return " " if character.isspace() or unicodedata.category(character) == "Cc" else _MARK
-    return _MARK if UNSEEN.match(character) else character
+from nodepool.words import UNSEEN, harmless
 
 
 def one_line(text: str) -> str:
     """Text from elsewhere, on one line and harmless."""
     return harmless(text).strip()
-
-
-def lines(text: str) -> str:
-    """The same of several lines, which stay several."""
-    return "\n".join(harmless(line) for line in text.split("\n"))
 
 
 def json_line(value: Any) -> str:

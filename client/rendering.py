@@ -27,8 +27,9 @@ from rich.text import Text
 
 from client.columns import Column, FittedTable, Form, PlainTable
 from client.models import AttemptInfo, ReplicaInfo, TaskInfo
-from client.plain_text import lines, one_line
+from client.plain_text import one_line
 from nodepool.task import LocationMode
+from nodepool.words import lines
 
 # Wide enough that nothing is cut when the output is not for a screen.
 _PIPE_COLUMNS = 240

@@ -5,16 +5,19 @@ Nothing here knows a request or a task; who logs binds what belongs to a line.
 
 from __future__ import annotations
 
+import io
 import itertools
 import logging
 import secrets
 import sys
 from collections.abc import MutableMapping
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 from prometheus_client import Counter, Histogram
+
+from nodepool.words import harmless_values, lines
 
 # Set once per request; every log line under it carries it.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
@@ -40,6 +43,12 @@ logins = Counter("hivemind_gateway_logins_total", "Logins, by how they ended.", 
 def new_request_id() -> str:
     """Short, and unique among the gateways of a pool."""
     return f"{_process_mark}{next(_numbers):x}"
+
+
+def _plain_traceback(target: TextIO, exc_info: Any) -> None:
+    told = io.StringIO()
+    structlog.dev.plain_traceback(told, exc_info)
+    target.write(lines(told.getvalue()))
 
 
 def _add_request_id(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -81,9 +90,8 @@ def set_up_logging(level: str, *, as_json: bool) -> None:
         if as_json
         # Plain tracebacks: the rich ones print the values of variables, and so of secrets.
         else [
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-            )
+            harmless_values,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_plain_traceback),
         ]
     )
     handler = logging.StreamHandler(sys.stderr)

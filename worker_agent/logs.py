@@ -9,6 +9,8 @@ from typing import Any
 
 import structlog
 
+from nodepool.words import harmless_values
+
 
 def set_up_logging(level_name: str, node_id: str) -> None:
     """Call once, before the first line is logged. Libraries are heard from WARNING on."""
@@ -25,6 +27,7 @@ def set_up_logging(level_name: str, node_id: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            harmless_values,
             structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0)
             if sys.stderr.isatty()
             else structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event", "action"]),

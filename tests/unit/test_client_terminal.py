@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.plain_text import harmless, json_line, one_line
+from client.plain_text import json_line, one_line
 from client.terminal import OutputFilter
+from nodepool.words import harmless, harmless_values
 
 
 @pytest.mark.parametrize(
@@ -95,3 +96,15 @@ def test_colours_of_a_task_end_before_somebody_else_speaks() -> None:
     assert screen.plain() == b""
     screen.feed(b"\x1b[31mred\x1b[0m")
     assert screen.plain() == b""
+
+
+def test_logs_on_a_terminal_tell_it_nothing_and_keep_their_lines() -> None:
+    event = {
+        "event": "ended",
+        "reason": "\x1b[2J\u202ex\n2026 [error] forged",
+        "exception": "one\n\ttwo",
+        "seconds": 1.5,
+    }
+    assert harmless_values(None, "info", event) == {
+        "event": "ended", "reason": " [2J\ufffdx 2026 [error] forged", "exception": "one\n two", "seconds": 1.5,
+    }  # fmt: skip
