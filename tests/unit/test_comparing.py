@@ -12,6 +12,7 @@ from nodepool import comparing
 from nodepool.comparing import IncomparableError, Ran, check_patterns, digest, unlike_any_other
 from nodepool.errors import InvalidInputError
 from nodepool.task import Outcome
+from tests.support.bombs import folder_bomb, overlapping, with_end
 from tests.support.tasks import package
 
 MAX_BYTES = 1 << 20
@@ -133,8 +134,25 @@ def two_of_one_name() -> io.BytesIO:
         many_entries,
         encrypted,
         two_of_one_name,
+        lambda: io.BytesIO(folder_bomb(1100, 99)),
+        lambda: io.BytesIO(folder_bomb(1, 150)),
+        lambda: io.BytesIO(overlapping(50, b"x" * 10_000)),
+        lambda: io.BytesIO(with_end(package(SENT), entries=60_000)),
     ],
-    ids=["no ZIP", "cut", "bomb", "lzma", "bzip2", "long listing", "encrypted", "two of one name"],
+    ids=[
+        "no ZIP",
+        "cut",
+        "bomb",
+        "lzma",
+        "bzip2",
+        "long listing",
+        "encrypted",
+        "two of one name",
+        "folders",
+        "depth",
+        "overlap",
+        "lying end",
+    ],
 )
 def test_what_cannot_be_read_within_bounds_has_no_digest(make: object) -> None:
     assert callable(make)
