@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -127,10 +128,41 @@ def test_what_an_earlier_life_left_in_the_trash_goes_at_the_next_start(tmp_path:
         trash.close()
 
 
+def test_ordinary_folders_do_not_wait_for_a_large_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that ends many runs at once is not one whose disk is full."""
+    monkeypatch.setattr("worker_agent.trash._STEPS_HERE", 50)
+    begun, go_on = threading.Event(), threading.Event()
+    real = Trash._remove_apart
+
+    def held(trash: Trash, path: Path) -> str:
+        begun.set()
+        assert go_on.wait(20)
+        return real(trash, path)
+
+    monkeypatch.setattr(Trash, "_remove_apart", held)
+    bad_tree(tmp_path / "large")
+    trash = Trash(tmp_path / "trash", max_large=1)
+    try:
+        trash.throw(tmp_path / "large")
+        assert begun.wait(20)
+        for number in range(40):
+            (tmp_path / f"{number}").mkdir()
+            trash.throw(tmp_path / f"{number}")
+        wait_until(lambda: trash.waiting == 1, "the small ones have gone")
+        assert trash.problem() == ""
+        go_on.set()
+        wait_until(lambda: not list((tmp_path / "trash").iterdir()), "the large one has gone")
+    finally:
+        go_on.set()
+        trash.close()
+
+
 def test_a_node_whose_trash_is_full_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What cannot be removed counts: the disk is not free, whatever it seems."""
     monkeypatch.setattr(Clearing, "go", lambda work, _: setattr(work, "problem", "x: Read-only file system"))
-    trash = Trash(tmp_path / "trash", max_waiting=2)
+    trash = Trash(tmp_path / "trash", max_large=2)
     try:
         for number in range(3):
             (tmp_path / f"{number}").mkdir()
@@ -145,7 +177,7 @@ def test_a_node_whose_trash_is_full_says_so(tmp_path: Path, monkeypatch: pytest.
 def test_a_tree_is_given_to_a_user_however_deep_it_is(tmp_path: Path) -> None:
     top = tmp_path / "top"
     top.mkdir()
-    deep(top, 2000)
+    deep(top, 1100)
     (tmp_path / "mine").write_text("mine")
     (top / "out").symlink_to(tmp_path / "mine")
     (top / "a").mkdir()
