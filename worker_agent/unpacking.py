@@ -122,7 +122,7 @@ class Unpacking:
             if self._stopped:
                 return ""
             process = self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-B", "-c", _CHILD, str(_HOME), json.dumps(request)],
+                [sys.executable, "-I", "-S", "-c", _CHILD, str(_HOME), json.dumps(request)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
