@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import docker
 from docker.errors import DockerException
 from requests import RequestException
 
+from worker_agent.runners import proc
 from worker_agent.runners.base import (
     STOP_GRACE_SECONDS,
     RunEnd,
@@ -26,7 +28,7 @@ from worker_agent.runners.base import (
 from worker_agent.runners.frames import Demultiplexer
 from worker_agent.runners.requirements import install_problem
 from worker_agent.runners.watch import RunLimits, Watcher
-from worker_agent.sandbox import Bootstrap, resize_options
+from worker_agent.sandbox import WORK, Bootstrap, resize_options
 
 _READ_BYTES = 1 << 16
 _TICK_SECONDS = 0.5
@@ -64,7 +66,10 @@ class ContainerRun:
         self._bootstrap = bootstrap
         self._clean = clean
         folders = (spec.work_dir, *([bootstrap.host_dir] if bootstrap else []))
-        self._limits = RunLimits(folders, spec.max_run_seconds, spec.max_workdir_bytes)
+        self._limits = RunLimits(
+            folders, spec.max_run_seconds, spec.max_workdir_bytes, processes=self._processes
+        )
+        self._root_pid: int | None = None  # 0: not on this machine
         self._lock = threading.Lock()
         self._over = False
         self._stopped = False
@@ -158,8 +163,22 @@ class ContainerRun:
             return None
         return max(0.01, min(_TICK_SECONDS, self._limits.seconds_left() + 0.005))
 
+    def _processes(self) -> list[int]:
+        """Those of the container, when its engine is on this machine and they can be seen."""
+        return [self._root_pid, *proc.descendants(self._root_pid)] if self._root_pid else []
+
+    def _find_root(self) -> int:
+        """The engine may be another machine's, where the same number is another process."""
+        pid = int(self._client.inspect_container(self._container)["State"]["Pid"])
+        with contextlib.suppress(OSError):
+            if pid and (Path("/proc") / str(pid) / "root" / WORK.lstrip("/")).samefile(self._spec.work_dir):
+                return pid
+        return 0
+
     def _measure(self) -> None:
         try:
+            if self._root_pid is None:
+                self._root_pid = self._find_root()
             stats = self._client.stats(self._container, stream=False, one_shot=True)
         except ENGINE_ERRORS:
             return

@@ -42,9 +42,11 @@ class Held:
 
 def held_by(pids: Collection[int], disk_devices: Collection[int]) -> Held:
     held = Held()
+    shared = {*disk_devices, *_devices(Path("/") / name for name in _PRIVATE_TMPFS)}
     for pid in pids:
         process = Path("/proc") / str(pid)
-        skipped = _devices(process / "root" / name for name in _PRIVATE_TMPFS)
+        # A /tmp of its own is bounded and counted as a whole.
+        skipped = _devices(process / "root" / name for name in _PRIVATE_TMPFS) - shared
         try:
             _descriptors(process, set(disk_devices), skipped, held)
             _mappings(process, set(disk_devices), skipped, held)

@@ -29,6 +29,9 @@ from worker_agent.sandbox import (
 _TMP, _VAR_TMP, _SHM = "/tmp", "/var/tmp", "/dev/shm"  # noqa: S108  the sandbox's own
 # Programs reserve far more address space than they use; what they use is bounded by RLIMIT_DATA.
 _ADDRESS_SPACE_HEADROOM_BYTES = 4 << 30
+# dash and busybox spell the number of processes -p, bash spells it -u.
+_LIMIT_PROCESSES = 'ulimit -u "$0" 2>/dev/null || ulimit -p "$0"; exec "$@"'
+_BUBBLEWRAPS_OWN = 1
 
 
 class Sandbox(StrEnum):
@@ -55,6 +58,7 @@ class SandboxTools:
     bwrap: str = ""
     setpriv: str = ""
     disable_userns: bool = False  # bubblewrap can forbid user namespaces inside
+    counts_by_namespace: bool = False  # a limit on processes set in a user namespace counts those in it alone
 
     @property
     def separate(self) -> bool:
@@ -92,6 +96,8 @@ def run_plan(
     if tools.sandbox is Sandbox.BUBBLEWRAP:
         if user.drop_to is not None:
             command = [*_drop(tools.setpriv, user.drop_to), *command]
+        elif tools.counts_by_namespace:
+            command = ["/bin/sh", "-c", _LIMIT_PROCESSES, str(spec.pids_limit + _BUBBLEWRAPS_OWN), *command]
         command = [*_bubblewrap(spec, tools, user, bootstrap, filtered=filter_program is not None), *command]
     plan = {
         "sandbox": str(tools.sandbox),
@@ -144,7 +150,7 @@ def _surface(spec: RunSpec, tools: SandboxTools, place: Place) -> seccomp.Surfac
 
 def _limits(spec: RunSpec, tools: SandboxTools, user: TaskUser) -> dict[str, int]:
     memory = max(spec.memory_bytes, MIN_MEMORY_BYTES)
-    return {
+    limits = {
         "RLIMIT_DATA": memory,
         "RLIMIT_AS": 2 * memory + _ADDRESS_SPACE_HEADROOM_BYTES,
         "RLIMIT_FSIZE": spec.max_workdir_bytes,
@@ -153,6 +159,10 @@ def _limits(spec: RunSpec, tools: SandboxTools, user: TaskUser) -> dict[str, int
         "RLIMIT_CORE": 0,
         "RLIMIT_CPU": int(spec.max_run_seconds * max(1.0, spec.cpus)) + 60,
     }
+    if tools.sandbox is Sandbox.BUBBLEWRAP and user.drop_to is None and tools.counts_by_namespace:
+        # Out here the agent's other runs count as well, and one would take what another is to have.
+        del limits["RLIMIT_NPROC"]
+    return limits
 
 
 def _drop(setpriv: str, uid: int) -> list[str]:

@@ -155,7 +155,7 @@ class ProcessRun:
             if self._over:
                 return None
             self._measure()
-        problem = self._limits.check() or self._memory_problem()
+        problem = self._limits.check() or self._memory_problem() or self._process_problem()
         if problem:
             with self._lock:
                 if not self._over and not self._stopped and not self._problem:
@@ -184,6 +184,12 @@ class ProcessRun:
             return self._memory_words()
         assert self._memory is not None  # noqa: S101
         return self._memory_words() if self._memory.is_over(self._processes(), self._usage) else ""
+
+    def _process_problem(self) -> str:
+        """Where the kernel counts by user the agent's other runs count as well: one is not to starve them."""
+        if self._group is not None or self._separate or len(self._processes()) <= self._spec.pids_limit:
+            return ""
+        return f"the task had more than {self._spec.pids_limit} processes"
 
     def _memory_words(self) -> str:
         return f"the task used more memory than its {self._spec.memory_bytes >> 20} MiB"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import shutil
@@ -20,6 +21,7 @@ from worker_agent.sandbox import MAX_OPEN_FILES
 # its dynamic ones.
 FIRST_UID = 60_800
 UID_COUNT = 256
+_COUNTS_BY_NAMESPACE = (5, 14)  # Linux
 _SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32", "/libx32", "/nix/store", "/gnu/store")
 _SYSTEM_FILES = (
     "/etc/ssl",
@@ -59,6 +61,7 @@ def find_tools(
         open_files=_open_files(),
         machine=os.uname().machine,
         setpriv=shutil.which("setpriv") or "",
+        counts_by_namespace=_release() >= _COUNTS_BY_NAMESPACE,
     )
     for candidate in _separate(tools, as_root=as_root, use_bubblewrap=use_bubblewrap):
         if _works(candidate, try_run, state_dir, as_root=as_root):
@@ -77,6 +80,12 @@ def _separate(tools: SandboxTools, *, as_root: bool, use_bubblewrap: bool) -> It
         yield bubblewrap
     if as_root:
         yield replace(tools, sandbox=Sandbox.NAMESPACES)
+
+
+def _release() -> tuple[int, int]:
+    major, _, rest = os.uname().release.partition(".")
+    minor = "".join(itertools.takewhile(str.isdigit, rest))
+    return (int(major), int(minor)) if major.isdigit() and minor else (0, 0)
 
 
 def agents_python() -> str:

@@ -89,8 +89,11 @@ class RunLimits:
     processes: Callable[[], Collection[int]] = tuple
     started: float = field(default_factory=time.monotonic)
     _next_walk: float = 0.0
-    _used_before: int | None = None
+    _used_before: int = 0
     _looks_at_hidden: int = 0
+
+    def __post_init__(self) -> None:
+        self._used_before = counting.used_on_disk(self.folders[0])
 
     def check(self) -> str:
         now = time.monotonic()
@@ -113,8 +116,6 @@ class RunLimits:
         if seen.problem:
             return seen.problem
         used = counting.used_on_disk(self.folders[0])
-        if self._used_before is None:
-            self._used_before = used
         self._looks_at_hidden = self._looks_at_hidden + 1 if held.hidden or seen.hidden else 0
         if (
             self._looks_at_hidden >= _LOOKS
