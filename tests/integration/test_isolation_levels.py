@@ -20,6 +20,7 @@ import pytest
 from nodepool.isolation import Isolation
 from tests.support.environment import ROOT, not_here
 from tests.support.isolation_table import LEVELS, read_table, write_table
+from tests.support.ordinary import python_of_anybody
 
 pytestmark = pytest.mark.docker
 AS_ROOT = os.geteuid() == 0
@@ -47,29 +48,13 @@ NEVER_OPEN = (
 )
 
 
-def _python_of_anybody() -> str:
-    """An interpreter that an ordinary user can start, of the version that our packages are for."""
-    for path in (sys.executable, f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"):
-        tried = subprocess.run(
-            [path, "-c", ""], user=ORDINARY_USER, group=ORDINARY_USER, check=False, capture_output=True
-        ) if _anyone_reaches(path) else None  # fmt: skip
-        if tried is not None and tried.returncode == 0:
-            return path
-    return not_here("no Python of this version that an ordinary user can start")
-
-
-def _anyone_reaches(path: str) -> bool:
-    real = Path(path).resolve()
-    return real.exists() and all(parent.stat().st_mode & 0o001 for parent in real.parents)
-
-
 def _begin(level: str, image: str) -> tuple[subprocess.Popen[bytes], Path]:
     folder = Path(tempfile.mkdtemp(prefix="hm-lvl-"))
     ordinary = level.startswith("ordinary")
     folder.chmod(0o755)
     if ordinary:
         os.chown(folder, ORDINARY_USER, ORDINARY_USER)
-    python = _python_of_anybody() if ordinary else sys.executable
+    python = python_of_anybody() if ordinary else sys.executable
     process = subprocess.Popen(
         [python, "-m", "tests.support.attack_driver", "docker" if level == "Docker" else level,
          str(folder), image],
@@ -122,10 +107,11 @@ def test_the_table_in_the_documents_is_what_was_found(found: dict[str, dict[str,
     if os.environ.get("REWRITE_ISOLATION_TABLE"):
         write_table(measured)
     differences = {
-        (level, name): (measured[level][name], written)
+        (level, name): (measured[level].get(name), written)
         for level, rows in read_table().items()
         for name, written in rows.items()
-        if measured[level].get(name) != written
+        # An engine that is newer than the table's may close more.
+        if measured[level].get(name) not in ({written, "closed"} if level == "Docker" else {written})
     }
     assert differences == {}
     assert {name for rows in read_table().values() for name in rows} == set(measured["Docker"])

@@ -455,14 +455,14 @@ def holes() -> None:
 def fork_bomb() -> None:
     children = 0
     with contextlib.suppress(OSError):
-        for _ in range(int(str(TARGETS["processes"])) * 2):
+        for _ in range(int(str(TARGETS["processes"])) * 3):
             if os.fork() == 0:
                 time.sleep(60)
                 os._exit(0)
             children += 1
-    if children >= int(str(TARGETS["processes"])) * 2:
-        _took_it()
-    sys.exit("refused")
+    if children <= int(str(TARGETS["processes"])):
+        sys.exit("refused")
+    _wait_to_be_ended()
 
 
 def _fill(file: int, limit: str) -> None:

@@ -159,7 +159,9 @@ class ContainerRun:
                     return None
                 self._problem = problem
             with contextlib.suppress(RuntimeError):
-                self._in_background(self._begin_end)
+                # One that takes more than it may has no grace: it would go on taking.
+                grace_seconds = 0.0 if self._limits.at_once else STOP_GRACE_SECONDS
+                self._in_background(lambda: self._begin_end(grace_seconds))
             return None
         return max(0.01, min(_TICK_SECONDS, self._limits.seconds_left() + 0.005))
 
@@ -169,7 +171,7 @@ class ContainerRun:
 
     def _find_root(self) -> int:
         """The engine may be another machine's, where the same number is another process."""
-        pid = int(self._client.inspect_container(self._container)["State"]["Pid"])
+        pid = int(self._client.inspect_container(self._container)["State"].get("Pid", 0))
         with contextlib.suppress(OSError):
             if pid and (Path("/proc") / str(pid) / "root" / WORK.lstrip("/")).samefile(self._spec.work_dir):
                 return pid
@@ -193,11 +195,11 @@ class ContainerRun:
         self._cpu_seconds = max(self._cpu_seconds, cpu_seconds)
         self._peak_memory_bytes = max(self._peak_memory_bytes, memory)
 
-    def _begin_end(self) -> None:
+    def _begin_end(self, grace_seconds: float = STOP_GRACE_SECONDS) -> None:
         with self._lock:
             if self._over or self._killer is not None:
                 return
-            self._killer = threading.Timer(STOP_GRACE_SECONDS, self._send, [signal.SIGKILL])
+            self._killer = threading.Timer(grace_seconds, self._send, [signal.SIGKILL])
             self._killer.daemon = True
             self._killer.start()
         self._send(signal.SIGTERM)

@@ -48,7 +48,12 @@ class ProcessRunner:
     name = "process"
 
     def __init__(
-        self, state_dir: Path, *, lock_dir: Path = DEFAULT_LOCK_DIR, use_bubblewrap: bool = True
+        self,
+        state_dir: Path,
+        *,
+        lock_dir: Path = DEFAULT_LOCK_DIR,
+        use_bubblewrap: bool = True,
+        use_namespaces: bool = True,
     ) -> None:
         """Tries what the machine offers, which takes some tens of milliseconds.
 
@@ -61,7 +66,11 @@ class ProcessRunner:
         self._spawner = Spawner(agents_python())
         try:
             self.tools = find_tools(
-                state_dir, self._try_run, as_root=self._as_root, use_bubblewrap=use_bubblewrap
+                state_dir,
+                self._try_run,
+                as_root=self._as_root,
+                use_bubblewrap=use_bubblewrap,
+                use_namespaces=use_namespaces,
             )
             name = hashlib.sha256(str(state_dir.resolve()).encode()).hexdigest()[:12]
             self.groups = cgroups.find_groups(name, self._try_group)
@@ -113,6 +122,7 @@ class ProcessRunner:
         ended = leftovers.end_recorded(
             self._state_dir / _RECORDS, keep, self._users.owns_or_locks if self._as_root else None
         )
+        self._users.clear()
         if self.groups is not None:
             self.groups.end_left(kept)
         for home in (self._state_dir / _HOMES).iterdir():

@@ -155,12 +155,15 @@ class ProcessRun:
             if self._over:
                 return None
             self._measure()
-        problem = self._limits.check() or self._memory_problem() or self._process_problem()
+        problem = self._limits.check()
+        at_once = self._limits.at_once
+        if not problem and (problem := self._memory_problem() or self._process_problem()):
+            at_once = True
         if problem:
             with self._lock:
                 if not self._over and not self._stopped and not self._problem:
                     self._problem = problem
-                    self._begin_end()
+                    self._begin_end(0.0 if at_once else STOP_GRACE_SECONDS)
         return max(0.01, min(_TICK_SECONDS, self._limits.seconds_left() + 0.005))
 
     def _measure(self) -> None:
@@ -202,13 +205,16 @@ class ProcessRun:
         members = proc.descendants(self._pid)
         return members[1:] if self._separate else [self._pid, *members]
 
-    def _begin_end(self) -> None:
-        """SIGTERM to the task, SIGKILL to everything later. With the lock held."""
+    def _begin_end(self, grace_seconds: float = STOP_GRACE_SECONDS) -> None:
+        """SIGTERM to the task, SIGKILL to everything later. With the lock held.
+
+        One that takes more than it may has no grace: it would go on taking.
+        """
         if self._killer is not None:
             return
         for pid in self._task_processes():
             proc.send(pid, signal.SIGTERM)
-        self._killer = threading.Timer(STOP_GRACE_SECONDS, self._kill)
+        self._killer = threading.Timer(grace_seconds, self._kill)
         self._killer.daemon = True
         self._killer.start()
 

@@ -32,6 +32,7 @@ class UserPool:
         self._locks: dict[int, int] = {}
         self._free: list[int] = []
         self._set_aside: set[int] = set()
+        self._to_clear: set[int] = set()
         self._guard = threading.Lock()
 
     def acquire(self) -> int:
@@ -70,8 +71,15 @@ class UserPool:
                 return True
             if not self._try_lock(uid):
                 return False
-            self._free.append(uid)
+            self._to_clear.add(uid)
             return True
+
+    def clear(self) -> None:
+        """Take users back whose leftovers were ended."""
+        with self._guard:
+            waiting, self._to_clear = self._to_clear, set()
+        for uid in waiting:
+            self.release(uid, alone=False)
 
     def close(self) -> None:
         with self._guard:
@@ -79,6 +87,7 @@ class UserPool:
                 self._unlock(uid)
             self._free.clear()
             self._set_aside.clear()
+            self._to_clear.clear()
 
     def _put_aside(self, uid: int, left: str) -> None:
         self._set_aside.add(uid)

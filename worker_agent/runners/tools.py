@@ -44,6 +44,7 @@ def find_tools(
     *,
     as_root: bool,
     use_bubblewrap: bool = True,
+    use_namespaces: bool = True,
 ) -> SandboxTools:
     """`state_dir` gets the files of users and groups that a sandbox is shown; `try_run` runs a task for real.
 
@@ -63,7 +64,8 @@ def find_tools(
         setpriv=shutil.which("setpriv") or "",
         counts_by_namespace=_release() >= _COUNTS_BY_NAMESPACE,
     )
-    for candidate in _separate(tools, as_root=as_root, use_bubblewrap=use_bubblewrap):
+    candidates = _separate(tools, as_root=as_root, use_bubblewrap=use_bubblewrap)
+    for candidate in candidates if use_namespaces else ():
         if _works(candidate, try_run, state_dir, as_root=as_root):
             return candidate
     # Without a root of its own a run sees the machine's files, and the interpreter must be open to its user.

@@ -29,6 +29,8 @@ _WALK_SECONDS = 0.5
 # What is on its way between processes is soon there, and others write to the disk as well.
 _LOOKS = 3
 _OTHERS_BYTES = 64 << 20
+# A disk that fills by this part of what a run may write is reason to look before it is time to.
+_HASTY_SHARE = 0.25
 
 
 class Watcher:
@@ -89,19 +91,25 @@ class RunLimits:
     processes: Callable[[], Collection[int]] = tuple
     started: float = field(default_factory=time.monotonic)
     _next_walk: float = 0.0
+    at_once: bool = False  # what `check` said must end before it has taken more
     _used_before: int = 0
+    _used_at_look: int = 0
     _looks_at_hidden: int = 0
 
     def __post_init__(self) -> None:
-        self._used_before = counting.used_on_disk(self.folders[0])
+        self._used_before = self._used_at_look = counting.used_on_disk(self.folders[0])
 
     def check(self) -> str:
         now = time.monotonic()
         if now - self.started > self.max_run_seconds:
             return f"the task ran longer than {self.max_run_seconds} seconds"
-        if now < self._next_walk:
+        used = counting.used_on_disk(self.folders[0])
+        # Looking costs much, and asking how full the disk is next to nothing.
+        if now < self._next_walk and used - self._used_at_look < self.max_workdir_bytes * _HASTY_SHARE:
             return ""
+        self._used_at_look = used
         problem = self._disk_problem()
+        self.at_once = bool(problem)
         took = time.monotonic() - now
         self._next_walk = now + took + max(_WALK_SECONDS, took / _WALK_SHARE)
         return problem
