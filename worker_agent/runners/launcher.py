@@ -11,7 +11,6 @@ plan. With namespaces the new process tells of itself what bubblewrap would, in 
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
 import json
 import os
@@ -35,6 +34,8 @@ _NEW_MOUNTS, _NEW_CGROUP, _NEW_UTS, _NEW_IPC, _NEW_PIDS, _NEW_NET = (
     0x2000_0000,
     0x4000_0000,
 )
+_SYS_CLONE = {"x86_64": 56, "aarch64": 220}
+_CLONE_PARENT = 0x0000_8000
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _SYS_MOUNT_SETATTR = 442
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
@@ -65,32 +66,21 @@ def main() -> None:
 
 
 def _fork_for(channel: socket.socket, plan: bytes, output: int, status: int) -> int:
-    """By way of a process that ends at once, so that the new one is an orphan."""
-    reader, writer = os.pipe()
-    between = os.fork()
-    if not between:
-        parent = os.getpid()
-        try:
-            orphan = os.fork()
-        except OSError:
-            os._exit(1)
-        if not orphan:
-            os.close(reader)
-            os.close(writer)
-            channel.close()
-            # Whoever asks to be ended with its parent must have the one that stays.
-            while os.getppid() == parent:
-                os.sched_yield()
-            _run(plan, output, status)
-        os.write(writer, str(orphan).encode())
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as told:
-        os.waitpid(between, 0)
-        text = told.read()
-    if not text:
-        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-    return int(text)
+    """The new process is the agent's child, not this one's: the agent waits for it.
+
+    fork() cannot do that. With one thread, and nothing of the library held, the call itself will do.
+    """
+    call = ctypes.c_long(_SYS_CLONE[os.uname().machine])
+    nothing = ctypes.c_long(0)
+    flags = ctypes.c_long(_CLONE_PARENT | signal.SIGCHLD)
+    child = _libc.syscall(call, flags, nothing, nothing, nothing, nothing)
+    if child < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    if not child:
+        channel.close()
+        _run(plan, output, status)
+    return int(child)
 
 
 def _run(plan: bytes, output: int, status: int) -> None:

@@ -18,6 +18,8 @@ _PROC = Path("/proc")
 _MAX_TREE = 10_000
 _PR_SET_CHILD_SUBREAPER = 36
 _ENDED = frozenset("ZX")
+_MAX_KNOWN = 10_000
+_known_as_roots: set[int] = set()
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
@@ -125,6 +127,8 @@ def _children(pid: int) -> list[int]:
 
 def _users(pid: int) -> set[int]:
     """Real, effective, saved and file system user."""
+    if pid in _known_as_roots:
+        return {0}
     with contextlib.suppress(OSError):
         owner = (_PROC / str(pid)).stat().st_uid
         if owner:
@@ -133,8 +137,21 @@ def _users(pid: int) -> set[int]:
     with contextlib.suppress(OSError, ValueError):
         for line in (_PROC / str(pid) / "status").read_text(errors="replace").splitlines():
             if line.startswith("Uid:"):
-                return {int(uid) for uid in line.split()[1:]}
+                users = {int(uid) for uid in line.split()[1:]}
+                if users == {0} and os.geteuid():
+                    _remember_roots(pid)
+                return users
     return set()
+
+
+def _remember_roots(pid: int) -> None:
+    """Asked once each: most of a machine's processes are root's, and none becomes an ordinary agent's own.
+
+    A number that is used again for one of ours counts one too few, once.
+    """
+    if len(_known_as_roots) >= _MAX_KNOWN:
+        _known_as_roots.clear()
+    _known_as_roots.add(pid)
 
 
 def _is_zombie(pid: int) -> bool:

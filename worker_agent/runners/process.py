@@ -143,6 +143,8 @@ class ProcessRunner:
     def _user(self) -> TaskUser:
         if self._as_root:
             return TaskUser(drop_to=self._users.acquire())
+        if self.tools.counts_by_namespace and self.tools.separate:
+            return TaskUser(drop_to=None)
         return TaskUser(drop_to=None, processes_besides=proc.threads_of_user(os.geteuid()))
 
     def _start(self, prepared: PreparedProcess, on_output: Callable[[bytes], None]) -> ProcessRun:

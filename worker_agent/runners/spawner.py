@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ class Spawner:
     def __init__(self, python: str = sys.executable) -> None:
         self._python = python
         self._lock = threading.Lock()
+        # A run dies with the thread that its launcher came from: one that lives as long as the runner.
+        self._thread = ThreadPoolExecutor(1, "process-spawner")
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
         proc.adopt_orphans()
@@ -82,11 +85,12 @@ class Spawner:
     def close(self) -> None:
         with self._lock:
             self._end()
+        self._thread.shutdown()
 
     def _ask(self, text: bytes, descriptors: list[int]) -> int:
         if self._process is None or self._process.poll() is not None:
             self._end()
-            self._begin()
+            self._thread.submit(self._begin).result()
         assert self._channel is not None  # noqa: S101
         socket.send_fds(self._channel, [text], descriptors)
         answer = self._channel.recv(_ANSWER_BYTES).decode()
