@@ -3,15 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# What only make sbom and make audit use is apart: it is no part of the product.
+TOOLS := .venv-tools
+TOOLS_STAMP := $(TOOLS)/.installed
 
-.PHONY: install demo test check proto bench compose-smoke lock clean
+.PHONY: install demo test check proto bench compose-smoke image pin-images lock sbom audit clean
 
 install: $(STAMP)
 
 $(STAMP): pyproject.toml requirements.txt
 	scripts/make_venv.sh $(PYTHON) $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $(STAMP)
 
 proto: install
@@ -38,9 +41,35 @@ check: install
 	$(BIN)/python scripts/check_lengths.py
 	$(BIN)/python scripts/check_proto_fresh.py
 
-# requirements.txt is compiled from pyproject.toml.
+# The image, from the base that deploy/images.env pins where make pin-images has written it.
+image:
+	scripts/pin_images.sh --check || true
+	docker build -f deploy/Dockerfile -t hivemind-nodepool \
+		$$(sed -n 's/^\(BASE_IMAGE=.*\)/--build-arg \1/p' deploy/images.env 2>/dev/null) .
+
+# Digests of the images, asked of their registries.
+pin-images:
+	scripts/pin_images.sh
+
+# requirements.txt and its like are compiled from pyproject.toml, with hashes.
 lock: install
 	scripts/lock.sh
 
+# What the image is made of, in CycloneDX.
+sbom: $(TOOLS_STAMP)
+	mkdir -p build
+	$(TOOLS)/bin/python -W ignore -m cyclonedx_py requirements deploy/requirements.txt --pyproject pyproject.toml \
+		--output-reproducible --output-format JSON --output-file build/sbom.json
+	@echo "build/sbom.json is written"
+
+# Known vulnerabilities of what is locked. Ends with 75 where the data could not be reached.
+audit: $(TOOLS_STAMP)
+	@$(TOOLS)/bin/python scripts/audit.py $(TOOLS)/bin/pip-audit requirements.txt deploy/requirements.txt
+
+$(TOOLS_STAMP): scripts/tools.txt
+	scripts/make_venv.sh $(PYTHON) $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r scripts/tools.txt
+	touch $(TOOLS_STAMP)
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(TOOLS) build *.egg-info
