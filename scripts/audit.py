@@ -1,4 +1,4 @@
-"""audit.py PIP_AUDIT LOCK…: asks for known vulnerabilities of the locked packages, and says what it could not ask.
+"""audit.py PIP_AUDIT LOCK…: asks for known vulnerabilities of what is locked, and says what it could not ask.
 
 Ends with 0 when every package was looked up and none has any, with 1 when one has, and with 75 when the data
 could not be reached for some: pip-audit itself ends with 0 where a package is unknown to who is asked.
