@@ -32,10 +32,10 @@ from tornado.web import authenticated
 from dispatcher.app import app
 from dispatcher.app import settings as pool
 from dispatcher.monitor_events import AGENT_PREFIX, PoolEvents
-from dispatcher.monitor_memory import MemoryLimit
 from nodepool import hardening
 from nodepool.errors import InvalidInputError
 from nodepool.ids import check_node_id
+from nodepool.memory_limit import MemoryLimit
 from nodepool.stores.redis_client import connect
 from nodepool.worker_events import AGENT_TASKS
 
@@ -183,7 +183,7 @@ def main(argv: list[str] | None = None) -> int:
     # Dispatchers and agents send events from their start; nobody has to be told to.
     options.enable_events = False
     os.environ.pop("FLOWER_UNAUTHENTICATED_API", None)
-    memory = MemoryLimit(pool.flower_memory_mb << 20)
+    memory = MemoryLimit(pool.flower_memory_mb << 20, "FLOWER_MEMORY_MB")
     memory.set()
     monitor = build(app, connect(pool))
     hardening.forget_secrets()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 from nodepool.errors import CorruptFileError, InvalidInputError, NotFoundError
 from nodepool.stores.disk import PRIVATE_FOLDER, NewFile, disk_errors, make_folder, sweep_left, sync_folder
@@ -139,15 +139,6 @@ class FileStore:
 
     def has_package(self, sha: str) -> bool:
         return bool(_SHA256.fullmatch(sha)) and self._has_package(sha)
-
-    @contextlib.contextmanager
-    def seekable(self, chunks: Iterator[bytes]) -> Iterator[IO[bytes]]:
-        """What open_package or open_result gives, to read from anywhere."""
-        with disk_errors(), self.spool() as file:
-            for chunk in chunks:
-                file.write(chunk)
-            file.seek(0)
-            yield file
 
     def spool(self) -> SealedSpool:
         """Where what is on its way is collected until it is whole; what of it is on the disk is encrypted."""

@@ -1,6 +1,7 @@
-"""How much memory the monitor may take: a limit of the kernel's, and an end with a word before it is reached.
+"""How much memory a process may take: a limit of the kernel's, and an end with a word before it is reached.
 
-A window that is opened again is worth more than one that answers half of what it is asked.
+For processes that keep nothing, and that somebody starts again: one that is started anew is worth more than
+one that answers half of what it is asked. It does not know what the memory is for.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ logger = logging.getLogger(__name__)
 class MemoryLimit:
     """Call `set` before there are threads, and `look` every so often."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, setting: str) -> None:
         self._limit_bytes = limit_bytes
+        self._setting = setting
 
     def set(self) -> None:
         """Private writable memory; a lower limit that is there already stays."""
@@ -40,9 +42,10 @@ class MemoryLimit:
         if used < self._limit_bytes * ENOUGH:
             return
         logger.error(
-            "ends, to be started again: it uses %d MiB of the %d MiB of FLOWER_MEMORY_MB",
+            "ends, to be started again: it uses %d MiB of the %d MiB of %s",
             used >> 20,
             self._limit_bytes >> 20,
+            self._setting,
         )
         logging.shutdown()
         # At once: nothing here is kept, and an orderly end would need memory.

@@ -1,15 +1,15 @@
-"""Flower's memory limit, on processes that reach it."""
+"""A process that reaches its limit of memory."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-from dispatcher.monitor_memory import ENDED_FOR_MEMORY
+from nodepool.memory_limit import ENDED_FOR_MEMORY
 
 PROGRAM = """
-from dispatcher.monitor_memory import MemoryLimit, data_bytes
-limit = MemoryLimit(data_bytes() + (64 << 20))
+from nodepool.memory_limit import MemoryLimit, data_bytes
+limit = MemoryLimit(data_bytes() + (64 << 20), "SOME_MEMORY_MB")
 limit.set()
 limit.look()
 try:
@@ -27,3 +27,4 @@ def test_the_kernel_gives_no_more_and_it_ends_with_a_word_before_that() -> None:
     assert ended.stdout == "no more than the limit\n"
     assert ended.returncode == ENDED_FOR_MEMORY
     assert "ends, to be started again: it uses" in ended.stderr
+    assert "SOME_MEMORY_MB" in ended.stderr
