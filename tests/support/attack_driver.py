@@ -155,7 +155,7 @@ class Attacked:
             os.close(queue)
             library.mq_unlink(b"/" + name)
             left.add("leave a POSIX message queue")
-        if task_processes(live.spec.attempt_id):
+        if task_processes(live.spec.attempt_id) or _process_of(f"{self.mark}-left", whole=False):
             left.add("leave a process behind")
         return left
 
@@ -167,10 +167,12 @@ def _check_it_was_tried(name: str, end: RunEnd, output: str) -> None:
     print(name, end, output[-200:], file=sys.stderr)
 
 
-def _process_of(mark: str) -> int:
+def _process_of(mark: str, *, whole: bool = True) -> int:
+    """A process whose last argument is this program, or has the mark in it."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.cmdline()[-1:] == [f"{mark}.py"] and process.pid != os.getpid():
+            last = "".join(process.cmdline()[-1:])
+            if (last == f"{mark}.py" if whole else mark in last) and process.pid != os.getpid():
                 return process.pid
     return 0
 

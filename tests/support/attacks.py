@@ -18,6 +18,7 @@ import mmap
 import os
 import platform
 import resource
+import shutil
 import signal
 import socket
 import stat
@@ -300,8 +301,12 @@ def message_queue() -> bool:
 
 @attack("leave a process behind")
 def stay() -> bool:
-    code = "import os, time; os.setsid(); time.sleep(120)"
-    subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdout=subprocess.DEVNULL)
+    # One in a session of its own, and one that is nobody's child and has no environment to be known by.
+    code = f"import os, time\nif os.fork(): os._exit(0)\nos.setsid()\ntime.sleep(120)  # {TARGETS['mark']}"
+    for environment in (None, {}):
+        subprocess.Popen(
+            [sys.executable, "-c", code], start_new_session=True, stdout=subprocess.DEVNULL, env=environment
+        ).wait()
     return False  # the test looks
 
 
@@ -328,6 +333,23 @@ def many() -> None:
         if os.wait()[1] != 0:
             sys.exit("a child was ended")
     _took_it()
+
+
+@bomb("memory: processes that cannot be looked into")
+def closed_processes() -> None:
+    shutil.copy(os.path.realpath(sys.executable), "closed-python")
+    os.chmod("closed-python", 0o111)  # who may start it but not read it starts what cannot be read
+    size = int(str(TARGETS["memory_mib"])) * MIB // 2
+    code = f"held = bytearray(b'x') * {size}\nprint('holds', flush=True)\nimport time; time.sleep(120)"
+    started = [
+        subprocess.Popen(["./closed-python", "-I", "-S", "-c", code], stdout=subprocess.PIPE)
+        for _ in range(4)
+    ]
+    for process in started:
+        assert process.stdout is not None
+        if process.stdout.readline() != b"holds\n":
+            sys.exit("refused")
+    _wait_to_be_ended()
 
 
 @bomb("memory: memfd")

@@ -18,6 +18,7 @@ from pathlib import Path
 _MAX_DESCRIPTORS = 20_000
 _MAX_MAPS_BYTES = 4 << 20
 _BLOCK_BYTES = 512
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _DELETED = " (deleted)"
 _PRIVATE_TMPFS = ("tmp", "dev/shm")
 
@@ -94,7 +95,7 @@ def resident_bytes(pids: Collection[int], files: Collection[tuple[int, int]]) ->
     the page tables."""
     total = 0
     for pid in pids:
-        with contextlib.suppress(OSError, ValueError, IndexError):
+        try:
             counts = True
             with (Path("/proc") / str(pid) / "smaps").open() as lines:
                 for line in lines:
@@ -103,7 +104,18 @@ def resident_bytes(pids: Collection[int], files: Collection[tuple[int, int]]) ->
                         counts = len(rest) < 4 or _named(rest[2], rest[3]) not in files
                     elif counts and first == "Pss:":
                         total += int(rest[0]) << 10
+        except PermissionError:
+            # It made itself one that cannot be looked into: all that is mapped is its own.
+            total += _resident(pid)
+        except (OSError, ValueError, IndexError):
+            continue  # it has ended
     return total
+
+
+def _resident(pid: int) -> int:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int((Path("/proc") / str(pid) / "statm").read_text().split()[1]) * _PAGE_BYTES
+    return 0
 
 
 def _descriptors(process: Path, disk: set[int], skipped: set[int], held: Held) -> None:

@@ -41,6 +41,7 @@ _SYS_MOUNT_SETATTR = 442
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 _ATTR_RDONLY_NOSUID_NODEV = 1 | 2 | 4
 _PR_SET_PDEATHSIG, _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 1, 23, 24
+_PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 _LAST_CAPABILITY = 63
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
@@ -109,9 +110,35 @@ def begin(plan: dict[str, Any]) -> None:
         _write("/proc/self/oom_score_adj", str(plan["oom_score"]))
     if plan["sandbox"] == "namespaces":
         _enter_namespaces(plan)
+    if plan["sandbox"] == "none":
+        _stay_above()
     for name, value in plan["limits"].items():
         resource.setrlimit(getattr(resource, name), (value, value))
     _become(plan)
+
+
+def _stay_above() -> None:
+    """Returns in the process that becomes the task. The other one keeps its orphans, and ends them."""
+    _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "keep orphans")
+    task = os.fork()
+    if not task:
+        return
+    os.closerange(0, STATUS_FD + 1)
+    while True:
+        ended, status = os.wait()
+        if ended == task:
+            break
+    while below := _children():
+        for pid in below:
+            os.kill(pid, signal.SIGKILL)
+        for pid in below:
+            os.waitpid(pid, 0)
+    os._exit(_code_of(status))
+
+
+def _children() -> list[int]:
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return [int(pid) for pid in file.read().split()]
 
 
 def _become(plan: dict[str, Any]) -> None:

@@ -105,7 +105,7 @@ class ProcessRun:
         self._on_output = None
         if not self._reader.is_alive():
             self._read_from.close()
-        exit_code = exit_code_of_shell(code) if self._separate else code
+        exit_code = exit_code_of_shell(code)
         problem = self._problem or ("" if self._stopped else self._end_of_group(exit_code))
         problem = problem or ("" if self._stopped else self._install_problem(exit_code))
         if self._group is not None and not self._group.end():
@@ -200,10 +200,8 @@ class ProcessRun:
     def _processes(self) -> list[int]:
         """Those that the task's code is in: what waits for it outside of it is the agent's own program."""
         if self._group is not None:
-            members = self._group.processes()
-            return [pid for pid in members if pid != self._pid] if self._separate else members
-        members = proc.descendants(self._pid)
-        return members[1:] if self._separate else [self._pid, *members]
+            return [pid for pid in self._group.processes() if pid != self._pid]
+        return self._task_processes()
 
     def _begin_end(self, grace_seconds: float = STOP_GRACE_SECONDS) -> None:
         """SIGTERM to the task, SIGKILL to everything later. With the lock held.
@@ -220,10 +218,8 @@ class ProcessRun:
 
     def _task_processes(self) -> list[int]:
         members = proc.descendants(self._pid)
-        if not self._separate:
-            return [self._pid, *members]
         # Not the first of the namespace: with it everything would be gone at once.
-        return members[1:]
+        return members[1:] if self._separate else members
 
     def _kill(self) -> None:
         with self._lock:
@@ -234,8 +230,10 @@ class ProcessRun:
                 # The first of its namespace: all the others end with it, and who waits for it after them.
                 proc.send(members[0], signal.SIGKILL)
                 return
-            for pid in (self._pid, *members):
+            for pid in members:
                 proc.send(pid, signal.SIGKILL)
+            # The launcher ends what is left, unless the task stopped or killed it.
+            proc.send(self._pid, signal.SIGCONT)
 
     def _end_leftovers(self) -> None:
         """What the task left running."""
