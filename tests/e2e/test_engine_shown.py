@@ -40,7 +40,8 @@ def verdict(pool: TestPool, node_id: str) -> str:
 def test_an_agent_with_an_engine_is_of_normal_trust_after_its_first_probe(pool: TestPool) -> None:
     agent = pool.add_agent(runner="docker")
     pool.wait(lambda: verdict(pool, agent.node_id), "it was probed")
-    assert verdict(pool, agent.node_id) == probes.Verdict.RIGHT
+    # How fast it is depends on what else this machine does.
+    assert verdict(pool, agent.node_id) in {probes.Verdict.RIGHT, probes.Verdict.SLOW}
     pool.wait(lambda: tier(pool, agent.node_id) == "normal", "its Docker counts")
     # And so a task that asks for that trust runs there.
     task_id = pool.owner.submit(script("print('trusted')"), new_task_id(), min_trust="normal")

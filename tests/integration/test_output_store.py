@@ -85,7 +85,7 @@ def test_the_largest_offset_is_counted_exactly(outputs: OutputStore) -> None:
 
 
 def test_output_goes_away_by_itself(outputs: OutputStore, client: redis.Redis, valkey: TestValkey) -> None:
-    outputs.append(ATTEMPT, 0, b"x", task_id=ATTEMPT.partition(":")[0])
+    outputs.append(ATTEMPT, 0, b"x", task_id="task:with:colons")
     assert keys_without_a_ttl(valkey.admin) == []
     assert 0 < client.ttl(keys.output(ATTEMPT)) <= keys.OUTPUT_TTL_SECONDS
     outputs.forget(ATTEMPT)
@@ -101,8 +101,8 @@ def test_watchers_are_told_the_task(outputs: OutputStore, client: redis.Redis) -
         wait_until(
             lambda: client.pubsub_numsub(keys.EVENTS_CHANNEL)[0][1] == 1, "the server knows the listener"
         )
-        outputs.append(ATTEMPT, 0, b"x", task_id=ATTEMPT.partition(":")[0])
-        outputs.append(ATTEMPT, 0, b"x", task_id=ATTEMPT.partition(":")[0])  # nothing new, nobody told
+        outputs.append(ATTEMPT, 0, b"x", task_id="task:with:colons")
+        outputs.append(ATTEMPT, 0, b"x", task_id="task:with:colons")  # nothing new, nobody told
         outputs.announce("task")
 
         heard: list[bytes] = []
