@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Row, select
+from sqlalchemy import Row, select, update
 
 from dispatcher import context
 from dispatcher.push_effects import open_files
 from nodepool import probes
 from nodepool.credentials import check_username
 from nodepool.errors import InvalidInputError
-from nodepool.probes import Probe
+from nodepool.probes import DEFAULT_RUN_MEMORY_BYTES, Probe
 from nodepool.resources import Resources
 from nodepool.settings import Settings
 from nodepool.stores import (
@@ -92,11 +93,12 @@ class Pool(Fleet):
         """The result of an honest run."""
         return result_of_run(self.files.package_bytes(probe.package_sha256), self.folder / probe.id)
 
-    def from_a_container(self, probe: Row[Any]) -> bytes:
+    def from_a_container(self, probe: Row[Any], memory_gb: int = 0) -> bytes:
         """The result of an honest run, as if it had been made in one."""
         row = self.probe_row(probe.id)
         known = Probe.of(row.seed, work=row.work, chains=row.chains)
-        seen = f"{(probe.memory_gb << 30) or 512 << 20},1,1,0000000000000000,0000000000000000,True"
+        memory = ((memory_gb or probe.memory_gb) << 30) or DEFAULT_RUN_MEMORY_BYTES
+        seen = f"{memory},1,1,0000000000000000,0000000000000000,True"
         source = known.source()
         look = source.index("seen_ = look_()")
         folder = self.folder / f"{probe.id}-contained"
@@ -373,3 +375,70 @@ def test_a_probe_comes_after_the_tasks_of_a_user_who_has_used_much(pool: Pool) -
     assert pool.place(task_id) == 1
     assert pool.row(task_id).state == TaskState.PLACED
     assert pool.probe("n1").state == TaskState.QUEUED
+
+
+# -- Docker, as a probe shows it ------------------------------------------------------------------------
+def tier(pool: Pool, node_id: str) -> str:
+    return {view.node_id: str(view.tier) for view in pool.dispatcher.registry.snapshot(15)}[node_id]
+
+
+@pytest.fixture
+def trusted(pool: Pool) -> Pool:
+    query = update(users).where(users.c.id == pool.owner_id).values(credit_score=70)
+    pool.dispatcher.database.write(lambda c: c.execute(query))
+    return pool
+
+
+def test_a_new_node_is_low_until_a_probe_has_run_in_a_container(trusted: Pool) -> None:
+    trusted.rogue("n1", believed=False)
+    assert tier(trusted, "n1") == "low"
+    probe = trusted.turn("n1")
+    trusted.end(probe, seconds=1.5, result=trusted.from_a_container(probe))
+    assert trusted.probe_row(probe.id).verdict == probes.Verdict.RIGHT
+    assert tier(trusted, "n1") == "normal"
+    # One that shows none takes it away again, and blames nobody.
+    assert trusted.honest("n1", after=trusted.until_due("n1")) == probes.Verdict.RIGHT
+    assert (tier(trusted, "n1"), trusted.causes()) == ("low", [])
+
+
+def test_a_right_answer_from_no_container_shows_no_docker(trusted: Pool) -> None:
+    trusted.rogue("n1", believed=False)
+    assert trusted.honest("n1") == probes.Verdict.RIGHT
+    assert tier(trusted, "n1") == "low"
+
+
+def test_a_container_with_another_limit_than_was_asked_for_shows_none(trusted: Pool) -> None:
+    trusted.rogue("n1", believed=False)
+    probe = trusted.turn("n1")
+    trusted.end(probe, seconds=1.5, result=trusted.from_a_container(probe, memory_gb=7))
+    assert trusted.probe_row(probe.id).verdict == probes.Verdict.RIGHT
+    assert tier(trusted, "n1") == "low"
+
+
+def test_no_engine_is_lost_by_a_probe_that_says_nothing(trusted: Pool) -> None:
+    trusted.rogue("n1")
+    probe = trusted.turn("n1")
+    trusted.end(probe, Outcome.FAILED, seconds=0.3)
+    assert tier(trusted, "n1") == "normal"
+
+
+def test_a_node_that_sits_on_a_probe_has_it_taken_away(pool: Pool) -> None:
+    """Its bound is a user's, and nobody waits an hour for an answer of a second."""
+    pool.rogue("n1")
+    probe = pool.turn("n1")
+    assert probe.max_minutes > probes.MAX_MINUTES
+    pool.sweep(after=60.0 * probes.MAX_MINUTES + 2, heard=("n1",))
+    assert pool.row(probe.id).stop_requested
+    pool.end(probe, Outcome.STOPPED, seconds=1.0)
+    assert pool.probe_row(probe.id).verdict == probes.Verdict.SLOW
+
+
+def test_a_probe_has_the_needs_of_tasks_that_users_sent(pool: Pool) -> None:
+    user = pool.dispatcher.database.write(lambda c: add_user(c, "user"))
+    like = {"memory_gb": 3, "max_minutes": 17, "package_bytes": 20_000, "state": TaskState.SUCCEEDED}
+    pool.dispatcher.database.write(lambda c: add_task(c, user, "task_0123456789abcdef", **like))
+    pool.rogue("n1")
+    probe = pool.turn("n1")
+    assert (probe.memory_gb, probe.max_minutes) == (3, 17)
+    assert re.fullmatch("task_[0-9a-f]{16}", probe.id)
+    assert 10_000 < probe.package_bytes < 40_000

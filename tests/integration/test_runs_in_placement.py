@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, insert, update
 
-from dispatcher import context
+from dispatcher import checkers, context
 from nodepool.replicas import PATIENCE_SECONDS
 from nodepool.settings import Settings
 from nodepool.stores import audit_store, keys, ledger_store, placing, replica_store, task_store
-from nodepool.stores.tables import node_records, tasks
+from nodepool.stores.tables import node_records, nodes, tasks
 from nodepool.stores.task_store import End
 from nodepool.task import Outcome
+from nodepool.trust import Tier
 from nodepool.verification import MOST_BLOCK_SECONDS
+from nodepool.voting import Checker
 from tests.integration.test_sweep import START, Fleet
 from tests.support.money import add_held_task
 from tests.support.stores import add_node, add_user, attempt_of
@@ -222,3 +224,51 @@ def test_facts_of_an_older_pool_get_their_owner(runs: Runs) -> None:
     runs.sweep(after=1, heard=("a",))
     (view,) = runs.dispatcher.registry.snapshot(15)
     assert view.owner_id == runs.owners["a"]
+
+
+# -- who checks ------------------------------------------------------------------------------------------
+def checked(runs: Runs, task_id: str, on: str, **columns: Any) -> str:
+    """Where the check of a task is placed that ran on this node."""
+    runs.submit(task_id, 1)
+    database = runs.dispatcher.database
+    wishes = {"pinned_node": on, **columns}
+    database.write(lambda c: c.execute(update(tasks).where(tasks.c.id == task_id).values(wishes)))
+    assert runs.place(task_id) == 1
+    database.write(lambda c: c.execute(update(tasks).where(tasks.c.id == task_id).values(pinned_node="")))
+    runs.end(task_id, "")
+    runs.place(f"{task_id}~1")
+    return runs.runs(task_id)[f"{task_id}~1"]
+
+
+def test_many_nodes_of_one_owner_are_drawn_no_more_often_than_one() -> None:
+    nodes_of = {1: 99, 2: 1}
+    choice = [
+        Checker(node_id=f"{owner}-{number}", owner_id=owner, tier=Tier.LOW, trusted=True)
+        for owner, count in nodes_of.items()
+        for number in range(count)
+    ]
+    drawn = [checkers._one_of(choice) for _ in range(400)]
+    # By nodes it would be four of four hundred.
+    assert 120 < drawn.count("2-0") < 280
+
+
+def test_a_region_that_is_only_preferred_does_not_choose_who_checks(runs: Runs) -> None:
+    runs.owned("low", docker_status="none", region="africa")
+    runs.owned("friend", region="africa", docker_status="none")
+    runs.owned("stranger", region="asia")
+    wish = {"region": "africa", "location_mode": "prefer"}
+    assert checked(runs, "t", "low", **wish) == "stranger"
+    # One that is demanded is kept: the data may not leave it.
+    assert checked(runs, "t2", "low", **{**wish, "location_mode": "strict"}) == "friend"
+
+
+def test_neighbours_check_each_other_only_where_nobody_else_is(runs: Runs) -> None:
+    database = runs.dispatcher.database
+    runs.owned("low", docker_status="none")
+    runs.owned("neighbour")
+    for name in ("low", "neighbour"):
+        at = update(nodes).where(nodes.c.id == name).values(peer_address="198.51.100.9")
+        database.write(lambda c, q=at: c.execute(q))  # type: ignore[misc]
+    assert checked(runs, "t", "low") == "neighbour"
+    runs.owned("stranger")
+    assert {checked(runs, f"t{number}", "low") for number in range(6)} == {"stranger"}

@@ -39,7 +39,15 @@ def add_user(connection: Connection, name: str = "owner", *, credit_score: int =
     return int(key[0])
 
 
-def add_node(connection: Connection, owner_id: int, node_id: str, *, now: float = 0.0, **facts: Any) -> None:
+def add_node(
+    connection: Connection,
+    owner_id: int,
+    node_id: str,
+    *,
+    now: float = 0.0,
+    believed: bool = True,
+    **facts: Any,
+) -> None:
     defaults: dict[str, Any] = {
         "node_id": node_id,
         "hostname": "host",
@@ -54,7 +62,7 @@ def add_node(connection: Connection, owner_id: int, node_id: str, *, now: float 
         "max_tasks": 8,
         "isolation": Isolation.BUBBLEWRAP,
     }
-    node_store.register(connection, NodeFacts(**{**defaults, **facts}), owner_id, now)
+    node_store.register(connection, NodeFacts(**{**defaults, **facts}), owner_id, now, believed=believed)
 
 
 def place(connection: Connection, task_id: str, node_id: str, *, number: int = 1, now: float = 1.0) -> bool:

@@ -25,6 +25,7 @@ from nodepool.verification import (
     block_end,
     block_size,
     draw,
+    fair_minutes,
     first_record,
     holds_back,
     is_full,
@@ -32,6 +33,7 @@ from nodepool.verification import (
     one_at_a_time,
     pause_seconds,
     pays_recalled,
+    that_count,
 )
 from nodepool.voting import Finding
 
@@ -214,3 +216,46 @@ def test_lying_about_any_part_of_a_block_earns_less_than_honesty(size: int, data
 def test_every_ticket_draws_something(ticket: float, size: int) -> None:
     results = [str(index) for index in range(size)]
     assert draw(results, ticket) in results
+
+
+# -- what counts ----------------------------------------------------------------------------------------
+R, D, U = Finding.VERIFIED, Finding.DIFFERED, Finding.UNDECIDED
+
+
+def pairs(*of: tuple[int, int]) -> frozenset[frozenset[int]]:
+    return frozenset(frozenset(pair) for pair in of)
+
+
+@pytest.mark.parametrize(
+    ("findings", "related", "told"),
+    [
+        ({1: R, 2: R}, (), {1: R, 2: R}),
+        ({1: R, 2: R}, ((1, 2),), {1: U, 2: U}),
+        # Of three who agree, one stranger confirms both friends, and they him.
+        ({1: R, 2: R, 3: R}, ((1, 2),), {1: R, 2: R, 3: R}),
+        ({1: D, 2: R, 3: R}, (), {1: D, 2: R, 3: R}),
+        ({1: D, 2: R, 3: R}, ((2, 3),), {1: U, 2: U, 3: U}),
+        ({1: D, 2: R, 3: R, 4: R}, ((2, 3),), {1: D, 2: R, 3: R, 4: R}),
+        ({1: U, 2: U}, (), {1: U, 2: U}),
+    ],
+)
+def test_friends_say_nothing_of_each_other_and_of_nobody_else(
+    findings: dict[int, Finding], related: tuple[tuple[int, int], ...], told: dict[int, Finding]
+) -> None:
+    assert that_count(findings, pairs(*related), raises=True, lowers=True) == told
+
+
+def test_where_too_few_could_be_asked_nothing_is_said() -> None:
+    findings = {1: D, 2: R, 3: R}
+    assert that_count(findings, (), raises=False, lowers=True) == {1: D, 2: U, 3: U}
+    assert that_count(findings, (), raises=False, lowers=False) == {1: U, 2: U, 3: U}
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "paid"),
+    [(1, [1], 1), (3, [1], 3), (4, [1], 3), (50, [2], 5), (50, [2, 20], 41), (50, [], 50), (2, [9], 2)],
+)
+def test_a_run_is_paid_twice_the_minutes_of_its_check_and_one_at_the_most(
+    own: int, others: list[int], paid: int
+) -> None:
+    assert fair_minutes(own, others) == paid
