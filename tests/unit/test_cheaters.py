@@ -112,3 +112,24 @@ def test_wrong_answers_differ_but_for_those_of_the_ring_and_of_the_lazy() -> Non
     assert answer(Kind.LAZY) == answer(Kind.LAZY) != RIGHT
     assert answer(Kind.COLLUDING) == answer(Kind.COLLUDING, ring_lied=True) != RIGHT
     assert len({RIGHT, answer(Kind.LYING), answer(Kind.LYING), answer(Kind.ON_OFF)}) == 4
+
+
+class BelievesFriends(Ours):
+    """As if a check counted that only friends of each other could make."""
+
+    def __init__(self, *of: Any) -> None:
+        super().__init__(*of)
+        self.rules = replace(self.rules, least_owners=1)
+
+
+def test_idlers_are_paid_nothing_and_friends_win_no_trust_by_agreeing() -> None:
+    """Sock puppets live by what they really work for strangers, and are paid for no more lies than others."""
+    scene = replace(ALL_HONEST, honest=24, idler=2, sock_puppet=8)
+    believed, ours = play(scene, 1, BelievesFriends), play(scene, 1, Ours)
+
+    def lies_paid(history: Any) -> int:
+        return sum(node.earned_by_lies for node in history.nodes if node.kind is Kind.SOCK_PUPPET)
+
+    assert lies_paid(ours) < lies_paid(believed)
+    assert figures(ours)["earned_per_node"]["idler"] == 0
+    assert figures(ours)["earned_per_node"]["sock_puppet"] < 0.3 * figures(ours)["earned_per_node"]["honest"]
