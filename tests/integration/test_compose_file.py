@@ -28,7 +28,7 @@ SERVICE_KEYS = {
 }  # fmt: skip
 HEALTH_KEYS = {"test", "interval", "timeout", "retries", "start_period"}
 VARIABLE = re.compile(r"\$\{(\w+)(?:(:[?-])([^}]*))?\}")
-SECRET = re.compile(r"PASSWORD|SECRET|_KEY$|AUTH")
+SECRET = re.compile(r"(?:PASSWORD|SECRET|_KEY|AUTH)$")
 
 
 @pytest.fixture(scope="module")
