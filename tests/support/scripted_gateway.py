@@ -37,7 +37,8 @@ def package_of(files: Mapping[str, str] | bytes) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, text in files.items():
-            archive.writestr(name, text)
+            # Without the time of its making: the same files are the same package, whenever they are sent.
+            archive.writestr(zipfile.ZipInfo(name), text)
     return buffer.getvalue()
 
 
