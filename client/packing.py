@@ -7,6 +7,7 @@ in its directory and nothing else of this machine.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import zipfile
@@ -71,6 +72,13 @@ class Package:
     def read(self) -> bytes:
         self.file.seek(0)
         return self.file.read()
+
+    def sha256(self) -> str:
+        """In hex, of the bytes as they are now."""
+        whole = hashlib.sha256()
+        for chunk in self.chunks():
+            whole.update(chunk)
+        return whole.hexdigest()
 
 
 @dataclass(slots=True)

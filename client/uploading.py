@@ -46,7 +46,10 @@ def upload_task(
     request = needs_to_wire(needs)
     request.task_id = task_id
     package = open_package(source)
+    # The gateway keeps nothing else than this; so a file that changes while it is sent is not a task.
+    request.package_bytes = package.size_bytes
     try:
+        request.package_sha256 = package.sha256()
         answer = _send(gateway, request, package, progress)
     finally:
         package.close()

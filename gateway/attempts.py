@@ -131,6 +131,8 @@ def begin_result(gateway: Gateway, identity: Identity, end: pb.AttemptEnd) -> Wr
     if len(end.output_tail) > MAX_OUTPUT_CHUNK_BYTES:
         raise InvalidInputError(f"output_tail must be at most {MAX_OUTPUT_CHUNK_BYTES} bytes")
     _check_offset(end.output_offset)
+    if end.result_bytes < 0:
+        raise InvalidInputError(f"result_bytes must be the result's size, not {end.result_bytes}")
     if end.result_bytes > gateway.settings.max_result_bytes:
         raise TooLargeError(
             f"the result has {end.result_bytes} bytes, over this pool's limit of "
@@ -159,12 +161,11 @@ def take_end(gateway: Gateway, end: pb.AttemptEnd, writer: Writer | None) -> End
         gateway.outputs.append(end.attempt_id, end.output_offset, end.output_tail)
     size = 0
     if writer is not None:
-        sha256, size = writer.commit()
-        if (sha256, size) != (end.result_sha256, end.result_bytes):
-            _forget_result(gateway, end.attempt_id)
+        if writer.digest() != (end.result_sha256.lower(), end.result_bytes):
             raise InvalidInputError(
                 "the result is not what was announced: its size or SHA-256 differs; send it again"
             )
+        _, size = writer.commit()
     # Where the node says that its output ends; the pool takes no more of one attempt than its limit.
     output_bytes = min(end.output_offset + len(end.output_tail), gateway.settings.max_output_bytes)
     has_exit_code = outcome in (Outcome.SUCCEEDED, Outcome.FAILED, Outcome.STOPPED)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from gateway import spoken_for, submit, tasks, views, watching
+from gateway.announced import Announced
 from gateway.context import Gateway
 from gateway.digests import Digests
 from gateway.explaining import Explainer
@@ -33,6 +34,9 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
     async def UploadTask(self, request: pb.UploadTaskRequest, context: Context) -> pb.UploadTaskResponse:
         gateway = self._gateway
         columns = submit.wishes(gateway, request)
+        announced = Announced(request.package_bytes, request.package_sha256)
+        announced.take(request.task_zip)
+        announced.check_whole()
         package = Package.of_bytes(request.task_zip)
         return _uploaded(await submit.submit(gateway, current_identity(), columns, package))
 
@@ -44,13 +48,17 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
         if first is None or first.WhichOneof("part") != "task":
             raise InvalidInputError("the first message must be the task")
         columns = submit.wishes(gateway, first.task)
+        submit.check_size(gateway, first.task.package_bytes)
+        announced = Announced(first.task.package_bytes, first.task.package_sha256)
         with disk_errors(), gateway.files.spool() as file:
             package = Package(file)
             async for message in request_iterator:
                 if message.WhichOneof("part") != "zip_chunk":
                     raise InvalidInputError("after the first message only pieces of the package may come")
                 submit.check_size(gateway, package.size + len(message.zip_chunk))
+                announced.take(message.zip_chunk)
                 await gateway.run(package.add, message.zip_chunk)
+            announced.check_whole()
             return _uploaded(await submit.submit(gateway, current_identity(), columns, package))
 
     async def PollTaskStatus(

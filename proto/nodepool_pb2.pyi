@@ -1408,6 +1408,8 @@ class UploadTaskRequest(_message.Message):
     LOCATION_MODE_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
     COMPARE_OUTPUTS_FIELD_NUMBER: _builtins.int
+    PACKAGE_BYTES_FIELD_NUMBER: _builtins.int
+    PACKAGE_SHA256_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     task_zip: _builtins.bytes
     memory_gb: _builtins.int
@@ -1432,6 +1434,10 @@ class UploadTaskRequest(_message.Message):
     """strict (or empty): only there; prefer: after a while the nearest region instead"""
     replicas: _builtins.int
     """Run on nodes of so many different owners, and take what most agree on: 1-5; 0 is 1."""
+    package_bytes: _builtins.int
+    """What the package is, told before it comes: anything else is refused. Of older clients 0 and empty."""
+    package_sha256: _builtins.str
+    """hex"""
     @_builtins.property
     def compare_outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Which files of the result are compared (paths or patterns); none: the whole result without its times."""
@@ -1456,10 +1462,12 @@ class UploadTaskRequest(_message.Message):
         location_mode: _builtins.str = ...,
         replicas: _builtins.int = ...,
         compare_outputs: _abc.Iterable[_builtins.str] | None = ...,
+        package_bytes: _builtins.int = ...,
+        package_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "priority", b"priority"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "compare_outputs", b"compare_outputs", "cpu_score", b"cpu_score", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "image", b"image", "location", b"location", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "memory_gb", b"memory_gb", "min_trust", b"min_trust", "network", b"network", "priority", b"priority", "replicas", b"replicas", "task_id", b"task_id", "task_zip", b"task_zip", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "compare_outputs", b"compare_outputs", "cpu_score", b"cpu_score", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "image", b"image", "location", b"location", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "memory_gb", b"memory_gb", "min_trust", b"min_trust", "network", b"network", "package_bytes", b"package_bytes", "package_sha256", b"package_sha256", "priority", b"priority", "replicas", b"replicas", "task_id", b"task_id", "task_zip", b"task_zip", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015

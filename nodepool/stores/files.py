@@ -293,6 +293,10 @@ class Writer:
             self.abort()
             raise
 
+    def digest(self) -> tuple[str, int]:
+        """(SHA-256 in hex, size in bytes) of what was written so far."""
+        return self._hash.hexdigest(), self._size_bytes
+
     def commit(self) -> tuple[str, int]:
         """(SHA-256 in hex, size in bytes) of what was written, which is on the disk now."""
         self._check_open()
