@@ -132,7 +132,7 @@ def begin_result(gateway: Gateway, identity: Identity, end: pb.AttemptEnd) -> Wr
         raise InvalidInputError(f"output_tail must be at most {MAX_OUTPUT_CHUNK_BYTES} bytes")
     _check_offset(end.output_offset)
     if end.result_bytes < 0:
-        raise InvalidInputError(f"result_bytes must be the result's size, not {end.result_bytes}")
+        raise InvalidInputError(f"the result is announced with {end.result_bytes} bytes, which is no size")
     if end.result_bytes > gateway.settings.max_result_bytes:
         raise TooLargeError(
             f"the result has {end.result_bytes} bytes, over this pool's limit of "

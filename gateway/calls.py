@@ -46,8 +46,8 @@ class OpenCalls:
         self._limits = limits
         self._open: Counter[_Key] = Counter()
 
-    def ticket(self, address: str, *, stream: bool) -> Ticket:
-        return Ticket(self, self._limits, address, stream=stream)
+    def ticket(self, peer: str, address: str, *, stream: bool) -> Ticket:
+        return Ticket(self, self._limits, peer, address, stream=stream)
 
     def count(self, kind: str, of: str = "") -> int:
         return self._open[kind, of]
@@ -66,16 +66,20 @@ class OpenCalls:
 class Ticket:
     """One open call, as a context manager. Raises RateLimitedError where there may be no more."""
 
-    __slots__ = ("_address", "_calls", "_limits", "_of_stranger", "_stream", "_taken")
+    __slots__ = ("_address", "_calls", "_limits", "_of_stranger", "_peer", "_stream", "_taken")
 
-    def __init__(self, calls: OpenCalls, limits: CallLimits, address: str, *, stream: bool) -> None:
+    def __init__(
+        self, calls: OpenCalls, limits: CallLimits, peer: str, address: str, *, stream: bool
+    ) -> None:
         self._calls, self._limits = calls, limits
-        self._address, self._stream = address, stream
+        self._peer, self._address, self._stream = peer, address, stream
         self._taken: list[_Key] = []
         self._of_stranger: list[_Key] = []
 
     def __enter__(self) -> Ticket:
         try:
+            # One connection has no bound of its own; it is asked for when connections have to end.
+            self._take(("peer", self._peer), self._limits.in_all, "calls")
             self._take(("all", ""), self._limits.in_all, "calls")
             self._take(("address", self._address), self._limits.per_address, "calls of your address")
         except RateLimitedError:

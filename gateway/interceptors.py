@@ -167,9 +167,9 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         observability.request_id.set(observability.new_request_id())
         identity_of_call.set(None)
         try:
-            peer = context.peer()
-            with self._calls.ticket(_address_of(peer), stream=method.is_stream) as ticket:
-                return await answer(method, context, sockets.plain_peer(peer), ticket)
+            peer = sockets.plain_peer(context.peer())
+            with self._calls.ticket(peer, _address_of(peer), stream=method.is_stream) as ticket:
+                return await answer(method, context, peer, ticket)
         except grpc.aio.AbortError:
             raise
         except grpc.aio.InternalError:
@@ -252,7 +252,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
     # -- messages ------------------------------------------------------------------------------------
     async def _one(self, method: _Method, context: Context, peer: str, identity: Identity | None) -> Any:
         if identity is None:
-            seconds = _STRANGERS_SECONDS
+            seconds = min(_STRANGERS_SECONDS, self._reader.stall_seconds)
         else:
             seconds = _MESSAGE_SECONDS if method.limit <= messages.SMALL_BYTES else _LARGE_MESSAGE_SECONDS
         raw = await self._read(method, context, peer, identity, seconds)
@@ -271,7 +271,9 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
     async def _each(
         self, method: _Method, context: Context, peer: str, identity: Identity | None
     ) -> AsyncGenerator[Any]:
-        seconds = self._reader.stall_seconds if identity is not None else _STRANGERS_STREAM_SECONDS
+        seconds = self._reader.stall_seconds
+        if identity is None:
+            seconds = min(seconds, _STRANGERS_STREAM_SECONDS)
         while (raw := await self._read(method, context, peer, identity, seconds)) is not None:
             yield messages.parsed(raw, method.handler.request_deserializer)
         await check_alive(context)

@@ -24,6 +24,7 @@ from gateway.master_servicer import MasterNodeServicer
 from gateway.messages import largest_message
 from gateway.node_servicer import NodeManagerServicer
 from gateway.request_sync import RequestSync
+from gateway.sockets import allow_descriptors, bound_connections
 from gateway.user_servicer import UserServicer
 from gateway.worker_servicer import WorkerNodeServicer
 from nodepool.errors import NodePoolError
@@ -36,6 +37,7 @@ log = structlog.get_logger(__name__)
 GRACE_SECONDS = 3.0
 MIN_CLIENT_PING_INTERVAL_MS = 5000
 PRESENCE_SECONDS = 5.0
+CONNECTIONS_SECONDS = 1.0
 SWEEP_FILES_SECONDS = 600.0
 # Beside the lock that a living writer holds: a file is there a moment before its lock.
 LEFT_SECONDS = 60.0
@@ -104,13 +106,13 @@ def server_options(settings: Settings) -> list[tuple[str, Any]]:
     ]
 
 
-def make_server(gateway: Gateway) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
+def make_server(gateway: Gateway, calls: OpenCalls) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
     """A server with every service, bound to nothing yet."""
     settings = gateway.settings
     gatekeeper = Gatekeeper(
         settings,
         Callers(gateway.tokens, gateway.standings, settings.allow_anonymous_reads),
-        OpenCalls(CallLimits.from_settings(settings)),
+        calls,
         gateway.reader,
         gates=(gateway.limits.gate,),
     )
@@ -187,19 +189,34 @@ async def _share_limits(gateway: Gateway) -> None:
             await gateway.run(shared.sync)
 
 
+async def _bound_connections(gateway: Gateway, calls: OpenCalls, port: int) -> None:
+    """End what an address has of connections over its bound: gRPC bounds only how many there are in all."""
+    most = gateway.settings.grpc_max_connections_per_address
+    while True:
+        await asyncio.sleep(CONNECTIONS_SECONDS)
+        ended = bound_connections(port, most, lambda peer: calls.count("peer", peer))
+        if ended:
+            log.warning("addresses had too many connections", action="gateway.connections_ended", ended=ended)
+
+
 async def serve(gateway: Gateway) -> None:
     """Serves until SIGTERM or SIGINT. CannotServeError where it cannot begin."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    server, healthy = make_server(gateway)
+    allow_descriptors(gateway.settings.grpc_max_connections)
+    calls = OpenCalls(CallLimits.from_settings(gateway.settings))
+    server, healthy = make_server(gateway, calls)
     gateway.reader.port = port = bind(server, gateway.settings)
     gateway.events.start(loop)
     await server.start()
-    presence = asyncio.create_task(_be_present(gateway))
-    sweeping = asyncio.create_task(_sweep_files(gateway))
-    sharing = asyncio.create_task(_share_limits(gateway))
+    besides = [
+        asyncio.create_task(_be_present(gateway)),
+        asyncio.create_task(_bound_connections(gateway, calls, port)),
+        asyncio.create_task(_sweep_files(gateway)),
+        asyncio.create_task(_share_limits(gateway)),
+    ]
     for service in ("", *SERVICES):
         await healthy.set(service, health_pb2.HealthCheckResponse.SERVING)
     log.info(
@@ -214,8 +231,7 @@ async def serve(gateway: Gateway) -> None:
         log.info("gateway is stopping", action="gateway.stopping")
         await healthy.enter_graceful_shutdown()
     finally:
-        presence.cancel()
-        sweeping.cancel()
-        sharing.cancel()
+        for task in besides:
+            task.cancel()
         with suppress(asyncio.CancelledError):
             await server.stop(GRACE_SECONDS)

@@ -8,14 +8,20 @@ become a file's in between would drop SQLite's locks. Where there is no /proc no
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import stat
 import struct
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote
 
+from gateway.rate_limit import peer_address
+
+# Databases, Redis, files of packages.
+_OTHER_DESCRIPTORS = 512
 _DESCRIPTORS = Path("/proc/self/fd")
 # struct tcp_info, linux/tcp.h: tcpi_bytes_received is 64 bits at this offset.
 _BYTES_RECEIVED_AT = 128
@@ -63,6 +69,29 @@ def end(descriptor: int, peer: str) -> bool:
     return False
 
 
+def bound_connections(port: int, most: int, calls_of: Callable[[str], int]) -> int:
+    """Ends what each address has of connections over `most`, first those with the fewest calls; how many."""
+    by_address: dict[str, list[str]] = defaultdict(list)
+    found = connections(port)
+    for peer in found:
+        by_address[peer_address(peer)].append(peer)
+    ended = 0
+    for peers in by_address.values():
+        if len(peers) > most:
+            for peer in sorted(peers, key=calls_of)[: len(peers) - most]:
+                ended += end(found[peer], peer)
+    return ended
+
+
+def allow_descriptors(connections_in_all: int) -> None:
+    """As many open files as the connections need, and what the process has besides, where it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections_in_all + _OTHER_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def _descriptors() -> list[int]:
     try:
         return [int(path.name) for path in _DESCRIPTORS.iterdir()]
@@ -81,4 +110,5 @@ def _look(descriptor: int) -> Iterator[socket.socket]:
 
 def _peer_of(line: socket.socket) -> str:
     host, port = line.getpeername()[:2]
-    return peer_name(host, port)
+    # A socket of both families writes IPv4 so; gRPC does not.
+    return peer_name(host.removeprefix("::ffff:") if "." in host else host, port)

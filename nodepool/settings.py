@@ -45,7 +45,7 @@ class Settings(BoundsSettings):
     grpc_max_streams_per_account: int = Field(64, ge=1, description="of these uploads, downloads and watches")
     grpc_max_connections: int = Field(2000, ge=8, description="connections open at one moment")
     grpc_max_connections_per_address: int = Field(
-        200, ge=1, description="connections of one address open at one moment"
+        500, ge=1, description="connections of one address open at one moment"
     )
     grpc_stall_seconds: float = Field(
         60.0, gt=0, description="a stream on which nothing comes, or nothing is read, for this long ends"
