@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row
 from gateway.context import Gateway
 from gateway.tokens import Identity
 from nodepool import ledger
-from nodepool.errors import ConflictError, InvalidInputError, NodePoolError, NotFoundError, StaleAttemptError
+from nodepool.errors import ConflictError, InvalidInputError, NodePoolError, StaleAttemptError
 from nodepool.node import NodeKind
 from nodepool.pushed_end import STOPPED_BY_OWNER, end_with_what_there_is, keep_result
 from nodepool.results import check_result
@@ -24,6 +24,7 @@ from nodepool.stores.result_digest import forget_losers
 from nodepool.stores.task_store import End
 from nodepool.stores.words import Words
 from nodepool.task import AttemptState, Outcome
+from nodepool.unseen import no_task_on_your_nodes
 
 _MAX_OUTPUT_BYTES = 1 << 20
 
@@ -32,10 +33,12 @@ def _current(gateway: Gateway, identity: Identity, task_id: str, node_id: str = 
     """The current attempt of a task that a node of the caller's has, live or ended (see pushed_store)."""
     task = gateway.database.read(lambda connection: _of_caller(connection, identity, task_id))
     if not task.node_id or (node_id and node_id != task.node_id):
+        if not gateway.database.read(lambda c: pushed_store.had(c, task.id, identity.user_id)):
+            raise no_task_on_your_nodes(task_id)
         raise StaleAttemptError(f"task {task_id!r} is not on that node; nothing was changed")
     row = gateway.database.read(lambda c: pushed_store.current(c, task.id, task.attempt_number))
     if row is None or row.owner_id != identity.user_id:
-        raise NotFoundError(f"no node of yours has task {task_id!r}")
+        raise no_task_on_your_nodes(task_id)
     if row.kind != NodeKind.PUSHED:
         raise ConflictError(f"task {task_id!r} is on an agent, which speaks for its attempt itself")
     return row
@@ -43,9 +46,9 @@ def _current(gateway: Gateway, identity: Identity, task_id: str, node_id: str = 
 
 def _of_caller(connection: Connection, identity: Identity, task_id: str) -> Row[Any]:
     """The task, or the one run of it that is or was on a node of the caller's: nodes know the task's id."""
-    task = task_store.find(connection, task_id)
-    if task.parent_id:
-        raise NotFoundError(f"no node of yours has task {task_id!r}")
+    task = task_store.find_or_none(connection, task_id)
+    if task is None or task.parent_id:
+        raise no_task_on_your_nodes(task_id)
     if task.verification:
         runs = replica_store.runs_of(connection, task_id)
         task = next((run for run in reversed(runs) if run.provider_id == identity.user_id), task)

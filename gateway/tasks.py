@@ -18,7 +18,6 @@ from nodepool.errors import (
     CorruptFileError,
     NodePoolError,
     NotFoundError,
-    PermissionDeniedError,
     UnavailableError,
 )
 from nodepool.heavy import jobs
@@ -29,6 +28,7 @@ from nodepool.stores import attempt_records, node_store, replica_ends, replica_s
 from nodepool.stores.output_store import OutputWindow
 from nodepool.stores.replica_ends import FollowUp
 from nodepool.task import TaskKind, TaskState
+from nodepool.unseen import no_task
 
 log = logging.getLogger(__name__)
 _MAX_LISTED = 1000
@@ -41,10 +41,8 @@ _SMALL_RESULT_BYTES = 256 << 10
 def find_own(gateway: Gateway, identity: Identity | None, task_id: str) -> Row[Any]:
     """The task, when it is the caller's; without an identity (anonymous reads are on) any task."""
     row = gateway.database.read(lambda connection: task_store.find(connection, task_id))
-    if row.kind != TaskKind.USER:
-        raise NotFoundError(f"there is no task {task_id!r}")
-    if identity is not None and row.owner_id != identity.user_id:
-        raise PermissionDeniedError(f"task {task_id!r} is not yours")
+    if row.kind != TaskKind.USER or (identity is not None and row.owner_id != identity.user_id):
+        raise no_task(task_id)
     return row
 
 

@@ -28,6 +28,7 @@ SECRET_BYTES = 48
 MAX_TOKEN_LENGTH = 4096
 MAX_CACHED_TOKENS = 8192
 SECONDS_PER_HOUR = 3600
+MAX_NUMBER = 2**63 - 1
 
 _CLAIMS = ["sub", "uid", "role", "iat", "exp"]
 
@@ -105,19 +106,26 @@ class Tokens:
                 algorithms=[ALGORITHM],
                 options={"require": _CLAIMS, "verify_exp": False, "verify_iat": False},
             )
-        except (jwt.PyJWTError, ValueError):
+        # What is in it is read before its signature is: a stranger may write anything there.
+        except (jwt.PyJWTError, ValueError, TypeError, AttributeError, RecursionError, OverflowError):
             raise refused from None
         user_id, username, role, expires_at = claims["uid"], claims["sub"], claims["role"], claims["exp"]
         # Tokens of the pool's first version have none.
         generation = claims.get("gen", 0)
-        numbers = (user_id, expires_at, generation)
-        if any(type(number) is not int for number in numbers) or not isinstance(role, str):
+        # A bool is an int, and SQL's integers end at 64 bits.
+        if not _is_number(user_id, 1) or not _is_number(expires_at) or not _is_number(generation):
+            raise refused
+        if not isinstance(role, str) or not isinstance(username, str):
             raise refused
         return Identity(user_id, username, role, generation), expires_at
 
     def fingerprint(self, text: str) -> str:
         """A keyed hash: the same for the same text, and worth nothing without the secret."""
         return hmac.new(self._secret.encode(), text.encode(), hashlib.sha256).hexdigest()
+
+
+def _is_number(claim: object, least: int = 0) -> bool:
+    return type(claim) is int and least <= claim <= MAX_NUMBER
 
 
 def load_secret(settings: Settings) -> str:

@@ -13,10 +13,10 @@ from sqlalchemy import Connection, Row, bindparam, select, update
 
 from nodepool import history
 from nodepool.claims import PROVEN_AFTER
-from nodepool.errors import NotFoundError
 from nodepool.history import Ending, History, HistoryRules, Run
 from nodepool.stores.tables import attempts, nodes, tasks
 from nodepool.task import Outcome, TaskState
+from nodepool.unseen import no_attempt
 
 # How many of the owner's last tasks with the same package are looked at for a node's speed.
 _COMPARED_TASKS = 32
@@ -142,7 +142,7 @@ def find(
         _ATTEMPT_LOCKED[lock], {"attempt_id": attempt_id, "node_id": node_id, "owner_id": owner_id}
     ).one_or_none()
     if row is None:
-        raise NotFoundError(f"node {node_id!r} of yours has no attempt {attempt_id!r}")
+        raise no_attempt(attempt_id, node_id)
     return row
 
 

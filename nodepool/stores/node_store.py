@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from nodepool.claims import ClaimRules, believed, bounded, is_proven
-from nodepool.errors import NotFoundError, PermissionDeniedError
+from nodepool.errors import PermissionDeniedError
 from nodepool.history import HistoryRules
 from nodepool.node import ENGINE_AWAY, NodeFacts, NodeKind, is_owner_only, isolation_of
 from nodepool.resources import Overcommit, Resources, capacity_of
@@ -19,6 +19,7 @@ from nodepool.stores.attempt_records import history_of
 from nodepool.stores.registry import RegisteredNode
 from nodepool.stores.tables import node_records, nodes, users
 from nodepool.trust import Tier
+from nodepool.unseen import no_node
 
 _WITH_OWNER = (
     select(nodes, users.c.username.label("owner"), users.c.credit_score, node_records.c.paused_until)
@@ -71,14 +72,14 @@ def register(
 def find(connection: Connection, node_id: str) -> Row[Any]:
     row = connection.execute(_WITH_OWNER.where(nodes.c.id == node_id)).one_or_none()
     if row is None:
-        raise NotFoundError(f"there is no node {node_id!r}")
+        raise no_node(node_id)
     return row
 
 
 def find_own(connection: Connection, node_id: str, owner_id: int) -> Row[Any]:
     row = find(connection, node_id)
     if row.owner_id != owner_id:
-        raise PermissionDeniedError(f"node {node_id!r} is not yours")
+        raise no_node(node_id)
     return row
 
 

@@ -62,6 +62,16 @@ def current(connection: Connection, task_id: str, number: int) -> Row[Any] | Non
     ).one_or_none()
 
 
+def had(connection: Connection, task_id: str, owner_id: int) -> bool:
+    """Whether a node of this owner has or had an attempt of the task, so that he knows of it."""
+    query = (
+        select(attempts.c.id)
+        .join(nodes, nodes.c.id == attempts.c.node_id)
+        .where(attempts.c.task_id == task_id, nodes.c.owner_id == owner_id)
+    )
+    return connection.execute(query.limit(1)).first() is not None
+
+
 def live(connection: Connection, attempt_ids: Sequence[str] | None = None) -> Sequence[Row[Any]]:
     """Live attempts on nodes without an agent: these, or all."""
     query = _COLUMNS.where(attempts.c.state.in_(_LIVE), nodes.c.kind == NodeKind.PUSHED)

@@ -6,6 +6,7 @@ without a name: after a crash nobody can read it, the pool included. It knows no
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import tempfile
@@ -60,7 +61,8 @@ class SealedSpool(io.BufferedIOBase, BinaryIO):
         self._check_open()
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
         if base + offset < 0:
-            raise ValueError("before the start")
+            # As of a file on a disk: who looks for a header from the end counts on it.
+            raise OSError(errno.EINVAL, "before the start")
         self._position = base + offset
         return self._position
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
-from nodepool.errors import ConflictError, NotFoundError, OwnerOnlyError, StaleAttemptError
+from nodepool.errors import ConflictError, OwnerOnlyError, StaleAttemptError
 from nodepool.history import HistoryRules
 from nodepool.node import is_owner_only, isolation_of
 from nodepool.resources import Claim
@@ -30,6 +30,7 @@ from nodepool.task import (
     check_task_transition,
     task_state_after,
 )
+from nodepool.unseen import no_task
 
 if TYPE_CHECKING:
     from nodepool.stores.replica_ends import FollowUp
@@ -105,7 +106,7 @@ def insert_task(connection: Connection, values: dict[str, Any]) -> None:
 def find(connection: Connection, task_id: str) -> Row[Any]:
     row = connection.execute(_BY_ID, {"task_id": task_id}).one_or_none()
     if row is None:
-        raise NotFoundError(f"there is no task {task_id!r}")
+        raise no_task(task_id)
     return row
 
 
@@ -308,7 +309,7 @@ def request_stop(connection: Connection, task_id: str, now: float) -> Row[Any]:
     """
     row = connection.execute(_WITH_OWNER.where(tasks.c.id == task_id).with_for_update(of=tasks)).one_or_none()
     if row is None:
-        raise NotFoundError(f"there is no task {task_id!r}")
+        raise no_task(task_id)
     if TaskState(row.state) in FINAL_TASK_STATES:
         return row
     values: dict[str, Any] = {"stop_requested": True, "updated_at": now}

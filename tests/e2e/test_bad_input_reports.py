@@ -124,4 +124,4 @@ def test_a_report_for_another_node_is_refused_by_both_ways(
     request = pb.ReportStatusRequest(node_id=agent.node_id, status_message="fine")
     stub, metadata = liar.account.stubs.nodes, liar.account.metadata
     code, _ = refused(lambda: stub.ReportStatus(request, metadata=metadata))
-    assert code is grpc.StatusCode.PERMISSION_DENIED
+    assert code is grpc.StatusCode.NOT_FOUND

@@ -113,8 +113,8 @@ def test_a_task_of_somebody_else_is_refused(
 ) -> None:
     for task in (running, ended):
         code, message = refused(lambda: OF_OWNERS[name](stranger, task, ""))  # noqa: B023
-        assert code is PERMISSION_DENIED
-        assert "not yours" in message
+        assert code is NOT_FOUND
+        assert "of yours" in message
     assert not user.detail(running).stop_requested
 
 
@@ -169,8 +169,8 @@ def test_a_node_of_somebody_else_is_refused_and_goes_on(
     pool: TestPool, user: Account, stranger: Account, running: str, name: str
 ) -> None:
     code, message = refused(lambda: OF_NODE_OWNERS[name](stranger, "", pool.agents[0].node_id))
-    assert code is PERMISSION_DENIED
-    assert "not yours" in message
+    assert code is NOT_FOUND
+    assert "of yours" in message
     (node,) = (node for node in user.node_list() if node.node_id == pool.agents[0].node_id)
     assert (node.status, node.draining) == ("ONLINE", False)
     assert user.poll(running).status == "RUNNING"
