@@ -137,8 +137,8 @@ def list_users(gateway: Gateway, request: pb.ListUsersRequest) -> pb.ListUsersRe
                 username=row.username,
                 role=row.role,
                 credit_score=row.credit_score,
-                balance=row.balance,
-                held=row.held,
+                balance=int(row.balance),
+                held=int(row.held),  # PostgreSQL sums to a Decimal
                 blocked=row.blocked,
                 created_at=row.created_at,
                 nodes=row.nodes,

@@ -38,7 +38,7 @@ _WITH_PACKAGE = frozenset({f"{_MASTER}UploadTask", f"{_WORKER}ExecuteTask"})
 _WITH_RESULT = frozenset({f"{_MASTER}StoreResult", f"{_MASTER}ReturnTaskResult"})
 
 # Text of programs, which may hold anything, and words that are compared and never kept as they are.
-_ANY_TEXT = frozenset(
+ANY_TEXT = frozenset(
     {
         "nodepool.StoreOutputRequest.output",
         "nodepool.StoreLogsRequest.logs",
@@ -100,5 +100,5 @@ def _fields_with_nul(message: Message) -> Iterator[str]:
         for one in value if field.is_repeated else (value,):
             if field.type == field.TYPE_MESSAGE:
                 yield from _fields_with_nul(one)
-            elif "\0" in one and field.full_name not in _ANY_TEXT:
+            elif "\0" in one and field.full_name not in ANY_TEXT:
                 yield field.name

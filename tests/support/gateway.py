@@ -22,6 +22,7 @@ class GatewayProcess(TestProcess):
     """`python -m gateway` on a loopback port with its files in a folder."""
 
     def __init__(self, folder: Path, valkey: TestValkey, **settings: str) -> None:
+        self.home = folder
         self.port = int(settings.get("GRPC_SERVER_PORT") or free_port())
         environment = {
             "PATH": "/usr/bin:/bin",

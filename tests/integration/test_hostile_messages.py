@@ -1,0 +1,210 @@
+"""Of every call of the protocol: what is no message, what no field may be, and what tells of others' ids."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.descriptor import FieldDescriptor
+
+from gateway.messages import ANY_TEXT
+from nodepool.stores.database import Database
+from proto import nodepool_pb2 as pb
+from tests.support import requests
+from tests.support.accounts import CALL_SECONDS, Account, log_in, register
+from tests.support.gateway import GatewayProcess
+from tests.support.requests import METHODS, call, request_of, variants
+from tests.support.stores import place
+from tests.support.tasks import new_task_id, script
+from tests.support.valkey import TestValkey
+
+ADMIN, PASSWORD = "the-operator", "a good password"
+INSIDES = ("Traceback", "Error", "<class", "google", "sqlalchemy", "psycopg", "SELECT", "File ", "0x")
+CORRUPT = b"\xff\xff\xff\xff\xff"
+# These say whether an id is taken, because who chose it has to know, or are the operator's own.
+TELL_OF_IDS = {
+    "/nodepool.MasterNodeService/UploadTask",
+    "/nodepool.MasterNodeService/UploadTaskStream",
+    "/nodepool.NodeManagerService/RegisterWorkerNode",
+    "/nodepool.UserService/Register",
+    "/nodepool.UserService/Transfer",
+}
+ODD: dict[int, list[Any]] = {
+    FieldDescriptor.TYPE_STRING: ["a\0b", "x" * 20_000, "\u202e\x1b[2J%s'\"\\;--"],
+    FieldDescriptor.TYPE_BYTES: [b"\0" * 10],
+    FieldDescriptor.TYPE_INT32: [2**31 - 1, -(2**31)],
+    FieldDescriptor.TYPE_INT64: [2**63 - 1, -(2**63)],
+    FieldDescriptor.TYPE_DOUBLE: [float("nan"), float("-inf"), 1e308],
+    FieldDescriptor.TYPE_ENUM: [2**31 - 1, -(2**31)],
+    FieldDescriptor.TYPE_BOOL: [True],
+}
+
+
+def _gateway(folder: Path, valkey: TestValkey, **settings: str) -> GatewayProcess:
+    process = GatewayProcess(
+        folder,
+        valkey,
+        ADMIN_USERNAME=ADMIN,
+        ADMIN_PASSWORD=PASSWORD,
+        NEWCOMER_BALANCE_CPT="1000000000",
+        **settings,
+    )
+    return process.start_serving()
+
+
+@pytest.fixture(scope="module")
+def gateway(valkey_server: TestValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    if not valkey_server.process.is_running:
+        valkey_server.start()
+    process = _gateway(tmp_path_factory.mktemp("gateway"), valkey_server)
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="module")
+def operator(gateway: GatewayProcess) -> Account:
+    return log_in(gateway.stubs, ADMIN, PASSWORD)
+
+
+def _plain(code: grpc.StatusCode, message: str) -> bool:
+    """A refusal that names what is wrong and nothing of the inside."""
+    return code is grpc.StatusCode.INVALID_ARGUMENT and not any(word in message for word in INSIDES)
+
+
+# -- what is no message ------------------------------------------------------------------------------
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_no_message_is_bad_input(gateway: GatewayProcess, operator: Account, method: str) -> None:
+    for raw in (CORRUPT, b"\x0a\x04\xff\xfe\xfd\xfc", b"\x0a\x7f"):
+        code, message = call(gateway.channel, method, raw, metadata=operator.metadata)
+        # A call without fields knows none, and takes whatever is well formed.
+        assert _plain(code, message) or (code is grpc.StatusCode.OK and raw is not CORRUPT), (code, message)
+    if METHODS[method].client_streaming:
+        first = request_of(method, {"task_id": new_task_id()}).SerializeToString()
+        code, message = call(gateway.channel, method, first, CORRUPT, metadata=operator.metadata)
+        assert code is not grpc.StatusCode.UNKNOWN
+        assert not any(word in message for word in INSIDES)
+
+
+def test_a_method_that_is_not_there_is_unimplemented(gateway: GatewayProcess) -> None:
+    ask = gateway.channel.unary_unary("/nodepool.UserService/BecomeAdmin")
+    with pytest.raises(grpc.RpcError) as caught:
+        ask(b"", timeout=CALL_SECONDS)
+    assert isinstance(caught.value, grpc.Call)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+# -- what no field may be ----------------------------------------------------------------------------
+def test_no_field_of_any_call_makes_the_inside_fail(
+    database_url: str, valkey: TestValkey, tmp_path: Path
+) -> None:
+    process = _gateway(tmp_path, valkey, DATABASE_URL=database_url)
+    try:
+        operator = log_in(process.stubs, ADMIN, PASSWORD)
+        other = register(process.stubs, f"user-{secrets.token_hex(4)}", PASSWORD)
+        failed = [
+            (name, value, code, message)
+            for method in METHODS
+            for name, value, code, message in _odd_answers(process, operator, other, method)
+            if code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE)
+            or (_has_nul(name, value) and not _plain(code, message))
+        ]
+    finally:
+        process.close()
+    assert not failed, failed
+
+
+def _odd_answers(
+    process: GatewayProcess, operator: Account, other: Account, method: str
+) -> Iterator[tuple[str, Any, grpc.StatusCode, str]]:
+    task, node = operator.submit(script("print(1)")), f"{operator.username}/node"
+    register_node(operator, node)
+    good = {
+        "task_id": task, "node_id": node, "attempt_id": f"{task}:1", "username": other.username,
+        "receiver_username": other.username, "amount": 1, "task_zip": script("print(1)"), "kind": "agent",
+        "cpu_cores": 4, "memory_gb": 4, "cpu_score": 100, "hostname": "host", "location": "Asia",
+        "mint_id": secrets.token_hex(8), "reason": "a reason", "outcome": pb.ATTEMPT_OUTCOME_SUCCEEDED,
+    }  # fmt: skip
+    if method.endswith(("UploadTask", "ExecuteTask", "UploadTaskStream")):
+        good["task_id"] = new_task_id()
+    if "GetBalance" in method:
+        del good["username"]
+    for name, value, message in variants(request_of(method, good), ODD):
+        code, told = call(
+            process.channel, method, message.SerializeToString(), metadata=_metadata(operator, name)
+        )
+        yield name, value, code, told
+
+
+def _metadata(operator: Account, field: str) -> requests.Metadata:
+    # A token in the message stands alone, or it differs from the other.
+    return () if field.endswith(".token") else operator.metadata
+
+
+def _has_nul(field: str, value: Any) -> bool:
+    # A token with one is no token, which is said first.
+    return isinstance(value, str) and "\0" in value and field not in ANY_TEXT and not field.endswith(".token")
+
+
+def register_node(account: Account, node_id: str) -> None:
+    request = pb.RegisterWorkerNodeRequest(
+        node_id=node_id,
+        hostname="host",
+        cpu_cores=4,
+        memory_gb=4,
+        cpu_score=1000,
+        location="Asia",
+        kind="agent",
+    )
+    account.stubs.nodes.RegisterWorkerNode(request, metadata=account.metadata, timeout=CALL_SECONDS)
+
+
+# -- whose is it -------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def others(gateway: GatewayProcess, operator: Account) -> dict[str, dict[str, str]]:
+    """Ids of things that another user has: a task that waits, and one that a node of his was given."""
+    owner = register(gateway.stubs, f"user-{secrets.token_hex(4)}", PASSWORD)
+    node = f"{owner.username}/node"
+    register_node(owner, node)
+    waiting, placed = owner.submit(script("print(1)")), owner.submit(script("print(2)"))
+    database = Database(f"sqlite:///{gateway.home / 'users.db'}")
+    try:
+        assert database.write(lambda connection: place(connection, placed, node))
+    finally:
+        database.close()
+    return {
+        task: {"task_id": task, "node_id": node, "attempt_id": f"{task}:1", "username": owner.username}
+        for task in (waiting, placed)
+    }
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - TELL_OF_IDS))
+def test_a_stranger_does_not_learn_whether_an_id_exists(
+    gateway: GatewayProcess, others: dict[str, dict[str, str]], method: str
+) -> None:
+    stranger = register(gateway.stubs, f"user-{secrets.token_hex(4)}", PASSWORD)
+    own_node = f"{stranger.username}/node"
+    register_node(stranger, own_node)
+    for ids in others.values():
+        task = new_task_id()
+        missing = "nobody-here"
+        nothing = {"task_id": task, "attempt_id": f"{task}:1", "node_id": missing, "username": missing}
+        # On a node of one's own ExecuteTask is an upload, which tells that its task id is taken.
+        for more in ({}, {"node_id": own_node})[: 1 if method.endswith("/ExecuteTask") else 2]:
+            answers = []
+            for about in ({**ids, **more}, {**nothing, **more}):
+                values = {**about, "task_zip": script("print(1)"), "outcome": 1, "old_password": "a guess"}
+                first = request_of(method, values).SerializeToString()
+                code, message = call(gateway.channel, method, first, metadata=stranger.metadata)
+                # What is answered to one's own node, or to everybody, has secrets and times in it.
+                answers.append((code, "" if code is grpc.StatusCode.OK else _without_ids(message, about)))
+            assert answers[0] == answers[1]
+
+
+def _without_ids(message: str, ids: dict[str, str]) -> str:
+    for name in ("attempt_id", "task_id", "node_id", "username"):
+        message = message.replace(ids[name], name)
+    return message
