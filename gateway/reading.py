@@ -28,7 +28,7 @@ _LOOK_SECONDS = 0.01
 # Between two searches for the connections of messages that are slow.
 _SEARCH_SECONDS = 0.05
 # What may come over a connection besides: other streams' windows, and what frames are made of.
-_SLACK_BYTES, _STRANGERS_SLACK_BYTES = 16 << 20, 128 << 10
+_SLACK_BYTES, _STRANGERS_SLACK_BYTES = 4 << 20, 128 << 10
 _BUSY = "the pool receives as much as its memory takes; try again in 5 seconds, or upload as a stream"
 
 

@@ -32,7 +32,7 @@ BALANCE = "/nodepool.UserService/GetBalance"
 LOGIN = "/nodepool.UserService/Login"
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 # What the process may grow by, whatever is tried: its allocator, threads and code that is used first.
-GROWTH = 64 * MIB
+GROWTH = 96 * MIB
 STREAMS, CALLS_OF_ACCOUNT, CALLS_OF_ADDRESS, CONNECTIONS = 6, 12, 80, 40
 
 
@@ -220,7 +220,7 @@ def test_small_calls_take_small_messages_also_of_who_is_known(
     gateway: GatewayProcess, account: Account
 ) -> None:
     request = pb.WatchTaskRequest(task_id="x" * 30 * MIB)
-    with _small(gateway), _channels(gateway, 1) as (stubs,):
+    with _channels(gateway, 1) as (stubs,):
         code, message = refused(lambda: stubs.tasks.WatchTask(request, metadata=account.metadata, timeout=60))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert "too large" in message
