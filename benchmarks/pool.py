@@ -19,6 +19,7 @@ import psutil
 
 from client import NodePoolClient
 from nodepool.settings import Settings
+from nodepool.up.plan import STRANGERS_OPTION
 
 READY_SECONDS = 90.0
 STOP_SECONDS = 60.0
@@ -44,6 +45,8 @@ class Pool:
             sys.executable, "-m", "client.cli", "up", "--data-dir", str(data_dir),
             "--grpc-port", self.address.rpartition(":")[2], "--flower-port", "0",
             "--agents", str(agents), "--runner", runner, "--flower" if flower else "--no-flower",
+            # Its tasks are the benchmark's own, though those of another account.
+            STRANGERS_OPTION,
         ]  # fmt: skip
         self._process = subprocess.Popen(
             argv,

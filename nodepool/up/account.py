@@ -7,6 +7,7 @@ the one that the pool is run with. The account is made over gRPC like anybody's.
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from nodepool.up.files import kept_secret
 from nodepool.up.gateway_link import GatewayLink, OperatorRefusedError
 
 NAME = "local"
-_MOST_NAMES = 20
+_MORE_BYTES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,29 +27,26 @@ class LocalAccount:
         return kept_secret(self.password_file)
 
 
-def candidates(folder: Path) -> list[LocalAccount]:
-    """The one of earlier starts, else names to try: somebody else may have one of them already."""
-    names = [NAME, *(f"{NAME}-{number}" for number in range(2, _MOST_NAMES + 1))]
-    accounts = [LocalAccount(name, folder / name) for name in names]
-    kept = [account for account in accounts if account.password_file.exists()]
-    return kept[:1] or accounts
+def kept_account(folder: Path) -> LocalAccount | None:
+    """That of earlier starts."""
+    found = sorted(path for path in folder.glob(f"{NAME}*") if path.is_file())
+    return LocalAccount(found[0].name, found[0]) if found else None
 
 
 class Opening:
-    """Finds the account or makes it, a try at a time. Raises OperatorRefusedError when no name can be had."""
+    """Finds the account or makes it, a try at a time. Raises OperatorRefusedError when it is not let in."""
 
     def __init__(self, link: GatewayLink, folder: Path) -> None:
         self._link = link
-        self._left = candidates(folder)
-        self._was_kept = len(self._left) == 1
-        self.account = self._left[0]
+        self._folder = folder
+        kept = kept_account(folder)
+        self._was_kept = kept is not None
+        self.account = kept or LocalAccount(NAME, folder / NAME)
 
     def attempt(self) -> bool:
         """True when it is logged in. False: ask again."""
-        account = self.account = self._left[0]
-        password = account.password()
-        made = self._link.register(account.name, password)
-        if made is None:
+        account, password = self.account, self.account.password()
+        if self._link.register(account.name, password) is None:
             return False
         try:
             return self._link.log_in(account.name, password)
@@ -58,8 +56,8 @@ class Opening:
                     f"the gateway does not let {account.name}, who owns the agents here, in: {error}. If the "
                     f"password was changed, write the new one into {account.password_file}"
                 ) from error
-            account.password_file.unlink()
-            self._left = self._left[1:]
-            if not self._left:
-                raise
-            return False
+        # The name is somebody else's: of an older pool's user, or of a stranger who was quicker.
+        account.password_file.unlink()
+        name = f"{NAME}-{secrets.token_hex(_MORE_BYTES)}"
+        self.account = LocalAccount(name, self._folder / name)
+        return False
