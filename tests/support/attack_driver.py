@@ -32,7 +32,7 @@ MEMORY_MIB, DISK_MIB, PROCESSES, TMPFS_MIB = 64, 16, 100, 48
 # What a run hides shows in the disk as a whole, where others write and delete as well: much more than they.
 HIDDEN_MIB = 640
 FORKS = "processes"
-PATIENCE_SECONDS = 12
+PATIENCE_SECONDS = 60  # who is to be ended is so long before, on a machine that is not busy
 LEFT_BEHIND = {
     "leave files in /tmp, /var/tmp or /dev/shm for others",
     "leave System V shared memory",

@@ -165,9 +165,9 @@ class ContainerRun:
             return None
         return max(0.01, min(_TICK_SECONDS, self._limits.seconds_left() + 0.005))
 
-    def _processes(self) -> list[int]:
+    def _processes(self) -> list[int] | None:
         """Those of the container, when its engine is on this machine and they can be seen."""
-        return [self._root_pid, *proc.descendants(self._root_pid)] if self._root_pid else []
+        return [self._root_pid, *proc.descendants(self._root_pid)] if self._root_pid else None
 
     def _find_root(self) -> int:
         """The engine may be another machine's, where the same number is another process."""

@@ -87,23 +87,27 @@ class RunLimits:
     folders: tuple[Path, ...]  # the working directory, and what else the run can write to on disk
     max_run_seconds: int
     max_workdir_bytes: int
-    # Those of the run that can be looked into, whose open files count.
-    processes: Callable[[], Collection[int]] = tuple
+    # Those of the run, whose open files count; None: not known, or not on this machine.
+    processes: Callable[[], Collection[int] | None] = tuple
     started: float = field(default_factory=time.monotonic)
     _next_walk: float = 0.0
     at_once: bool = False  # what `check` said must end before it has taken more
-    _used_before: int = 0
     _used_at_look: int = 0
+    # Of the disk as a whole, since the last look at which nothing was hidden; and what the run had then.
+    _lowest: int = 0
+    _highest: int = 0
+    _known_bytes: int = 0
     _looks_at_hidden: int = 0
 
     def __post_init__(self) -> None:
-        self._used_before = self._used_at_look = counting.used_on_disk(self.folders[0])
+        self._lowest = self._highest = self._used_at_look = counting.used_on_disk(self.folders[0])
 
     def check(self) -> str:
         now = time.monotonic()
         if now - self.started > self.max_run_seconds:
             return f"the task ran longer than {self.max_run_seconds} seconds"
         used = counting.used_on_disk(self.folders[0])
+        self._lowest, self._highest = min(self._lowest, used), max(self._highest, used)
         # Looking costs much, and asking how full the disk is next to nothing.
         if now < self._next_walk and used - self._used_at_look < self.max_workdir_bytes * _HASTY_SHARE:
             return ""
@@ -119,19 +123,22 @@ class RunLimits:
 
     def _disk_problem(self) -> str:
         devices = _devices(self.folders)
-        held = counting.held_by(self.processes(), devices)
+        processes = self.processes()
+        held = counting.held_by(processes or (), devices)
         seen = look_into(self.folders, self.max_workdir_bytes, held.disk_bytes)
-        if seen.problem:
+        if seen.problem or processes is None:
             return seen.problem
-        used = counting.used_on_disk(self.folders[0])
-        self._looks_at_hidden = self._looks_at_hidden + 1 if held.hidden or seen.hidden else 0
-        if (
-            self._looks_at_hidden >= _LOOKS
-            and used - self._used_before > self.max_workdir_bytes + _OTHERS_BYTES
-        ):
+        if not (held.hidden or seen.hidden):
+            self._lowest = self._highest = self._used_at_look
+            self._known_bytes = seen.total_bytes
+            self._looks_at_hidden = 0
+            return ""
+        self._looks_at_hidden += 1
+        room = self.max_workdir_bytes - self._known_bytes
+        if self._looks_at_hidden >= _LOOKS and self._highest - self._lowest > room + _OTHERS_BYTES:
             return (
-                f"the disk filled by more than {self.max_workdir_bytes} bytes while the task kept files "
-                "where they cannot be counted: in closed folders, or open and without a name"
+                f"the disk filled by more than the task may have ({self.max_workdir_bytes} bytes) while "
+                "it kept files where they cannot be counted: in closed folders, or open and without a name"
             )
         return ""
 
@@ -163,6 +170,7 @@ class Look:
 
     problem: str
     hidden: bool
+    total_bytes: int = 0
 
 
 def look_into(folders: tuple[Path, ...], max_bytes: int, besides: int = 0) -> Look:
@@ -193,7 +201,7 @@ def look_into(folders: tuple[Path, ...], max_bytes: int, besides: int = 0) -> Lo
             hidden = True
         except OSError:
             continue  # gone: by the next look it may be there again
-    return Look("", hidden)
+    return Look("", hidden, total)
 
 
 def _devices(folders: tuple[Path, ...]) -> set[int]:
