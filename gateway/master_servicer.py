@@ -14,6 +14,7 @@ from gateway.digests import Digests
 from gateway.explaining import Explainer
 from gateway.interceptors import Context, current_identity, current_identity_or_none
 from gateway.package import Package
+from gateway.replies import hold_until_sent
 from nodepool.errors import InvalidInputError, NotFoundError, TooLargeError
 from nodepool.stores.disk import disk_errors
 from nodepool.stores.output_store import OutputWindow
@@ -100,6 +101,7 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
         limit = gateway.settings.grpc_max_message_mb * (1 << 20) - _REPLY_ROOM_BYTES
         if row.result_bytes > limit:
             raise TooLargeError(f"the result has {row.result_bytes} bytes; fetch it with DownloadResult")
+        hold_until_sent(gateway, context, row.owner_id, row.result_bytes)
         data = await gateway.run(gateway.files.result_bytes, row.result_attempt)
         return pb.GetTaskResultResponse(success=True, message=views.status_message(row), result_zip=data)
 

@@ -14,6 +14,7 @@ from nodepool.errors import RateLimitedError
 
 # What is smaller is not worth counting: the number of open calls bounds it.
 LEAST_BYTES = 256 << 10
+_RETRY_SECONDS = 5.0
 _FULL = "the pool holds as much for its callers as its memory takes; try again in 5 seconds"
 
 
@@ -41,7 +42,7 @@ class MemoryBudget:
         # The first thing of all may be larger than the budget: else nobody could ever have it.
         over = self.held_bytes and self.held_bytes + size_bytes > self.total_bytes
         if over or (of_account and of_account + size_bytes > self.share_bytes):
-            raise RateLimitedError(_FULL)
+            raise RateLimitedError(_FULL, retry_after_seconds=_RETRY_SECONDS)
         self._of_account[account] += size_bytes
         self.held_bytes += size_bytes
         try:

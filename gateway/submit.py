@@ -119,7 +119,9 @@ async def submit(gateway: Gateway, owner: Identity, columns: dict[str, Any], pac
     done = await gateway.run(_begin, gateway, owner, columns, package)
     if isinstance(done, Accepted):
         return done
-    await _look_into(gateway, owner, package, done)
+    # While it waits for its turn, and is with the process that looks at it.
+    with gateway.memory.hold(owner.user_id, package.size):
+        await _look_into(gateway, owner, package, done)
     return await gateway.run(_keep, gateway, done, package)
 
 

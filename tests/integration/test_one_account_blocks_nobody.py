@@ -13,9 +13,11 @@ from io import BytesIO
 
 import grpc
 import pytest
+from sqlalchemy import update
 
 from nodepool.heavy.jobs import digest as result_digest_job
 from nodepool.stores import result_digest
+from nodepool.stores.tables import tasks
 from nodepool.task import Outcome
 from proto import nodepool_pb2 as pb
 from tests.support.accounts import CALL_SECONDS, Account
@@ -183,3 +185,35 @@ def test_a_result_that_takes_too_much_agrees_with_nobody_and_holds_nothing_up(
     assert gateway.gateway.heavy.submit("node", result_digest_job, *again.arguments).result(60)
     # A job that was begun for the first result does not read the second one.
     assert gateway.gateway.heavy.submit("node", result_digest_job, *want.arguments).result(60) is None
+
+
+def test_packages_that_wait_take_no_more_memory_than_there_is_for_them(gateway: InnerGateway) -> None:
+    rude, kind = gateway.someone(), gateway.someone()
+    share = gateway.gateway.memory.share_bytes
+    with (
+        gateway.full_of(gateway.someone(), gateway.someone()),
+        gateway.gateway.memory.hold(gateway.user_id(rude), share),
+    ):
+        large = _request(package({"main.py": "print('hello')", "data": os.urandom(300_000)}))
+        code, words = refused(lambda: upload(rude, large))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "memory" in words
+        assert kind.submit(script("print('others go on')"))
+
+
+def test_a_large_result_is_counted_until_it_is_sent(gateway: InnerGateway) -> None:
+    owner, pool = gateway.someone(), gateway.gateway
+    task_id, attempt = owner.submit(script("print('large')")), f"{new_task_id()}:1"
+    result = os.urandom(3 << 20)
+    with pool.files.result_writer(attempt) as writer:
+        writer.write(result)
+        writer.commit()
+    ended = update(tasks).where(tasks.c.id == task_id)
+    values = {"state": "SUCCEEDED", "result_bytes": len(result), "result_attempt": attempt}
+    pool.database.write(lambda c: c.execute(ended.values(started_at=1.0, finished_at=2.0, **values)))
+    call = owner.stubs.tasks.GetTaskResult.with_call
+    request = pb.GetTaskResultRequest(task_id=task_id, token=owner.token)
+    assert call(request, timeout=CALL_SECONDS)[0].result_zip == result
+    wait_until(lambda: pool.memory.held_bytes == 0, "what was sent is held no more")
+    with pool.memory.hold(gateway.user_id(owner), pool.memory.share_bytes):
+        assert refused(lambda: call(request, timeout=CALL_SECONDS))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
