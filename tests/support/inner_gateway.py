@@ -14,6 +14,7 @@ from pathlib import Path
 import grpc
 
 from gateway import context
+from gateway.calls import CallLimits, OpenCalls
 from gateway.server import bind, make_server
 from nodepool.settings import Settings
 from tests.support.accounts import Account, Stubs, register
@@ -38,6 +39,8 @@ class InnerGateway:
                 "jwt_secret_key": SECRET,
                 "newcomer_balance_cpt": 10**9,
                 "bcrypt_rounds": 4,
+                "login_attempts_per_minute": 100_000,
+                "logins_per_minute_per_address": 100_000,
                 **settings,
             }
         )
@@ -52,7 +55,8 @@ class InnerGateway:
         self.stubs = Stubs(self.channel)
 
     async def _serve(self) -> int:
-        self._server, _ = make_server(self.gateway)
+        calls = OpenCalls(CallLimits.from_settings(self.settings))
+        self._server, _ = make_server(self.gateway, calls)
         port = bind(self._server, self.settings)
         self.gateway.reader.port = port
         self.gateway.events.start(asyncio.get_running_loop())
