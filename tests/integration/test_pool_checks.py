@@ -231,6 +231,24 @@ def test_a_run_of_all_its_time_that_shows_nothing_is_checked_before_it_is_paid(
     assert family.earned()[0] == (10 * PRICE if shown else 0)
 
 
+def test_a_word_of_output_before_idling_brings_a_check_and_no_pay(database: Database) -> None:
+    """The pool had to end it, and it said something: paid only when others find the same."""
+    family = open_family(database, owners=7, audit_share=0.1)
+    before = standing(family, 0)[0]
+    family.database.write(lambda c: add_held_task(c, family.user_id, "t", created_at=family.now))
+    family.running("t", 0)
+    family.end("t", 0, "", Outcome.FAILED, after=900, has_result=True, output_bytes=1, late=True)
+    assert (family.row("t").verification, family.earned()[0]) == ("pending", 0)
+    said = update(tasks).where(tasks.c.id == "t").values(result_digest="a word, and no result")
+    family.database.write(lambda c: c.execute(said))
+    for number in (1, 2):
+        family.running(f"t~{number}", number)
+        family.end(f"t~{number}", number, "the result")
+    assert (family.row("t").verification, family.row("t").result_attempt) == ("disputed", "t~1:1")
+    assert family.earned()[:3] == [0, PRICE, PRICE]
+    assert standing(family, 0)[0] == before + MOVES[Cause.LATE].delta + MOVES[Cause.DIFFERED].delta
+
+
 def test_nobody_is_paid_for_a_run_of_which_there_is_nothing(database: Database) -> None:
     family = open_family(database)
     family.database.write(lambda c: add_held_task(c, family.user_id, "t", created_at=family.now))
