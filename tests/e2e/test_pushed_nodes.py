@@ -166,7 +166,7 @@ def test_a_held_call_lives_as_long_as_its_worker_speaks_and_ends_with_the_task(
     said = worker.call("ReportRunningStatus", node_id=worker.node_id, task_id=task)
     assert (said.success, said.cpt_reward) == (True, 1)  # the minute that it began, at one CPT
     user.wait_for(task, "RUNNING")
-    word = f"attempt:{task}:1:word"
+    word = f"attempt:{pool.attempt(task)}:word"
     pool.valkey.admin.delete(word)
     # The call itself is a word once it was held for longer than a silent worker has.
     pool.wait(lambda: pool.valkey.admin.exists(word), "the call is held")

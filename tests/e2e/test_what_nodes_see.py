@@ -162,6 +162,8 @@ def _answers(watch: Watch, seen: Seen) -> list[str]:
     account = watch.nodes[0].account
     said = []
     for call, request in (
+        (account.stubs.tasks.PollTaskStatus, pb.PollTaskStatusRequest(task_id=seen.spec.task_id)),
+        (account.stubs.tasks.StopTask, pb.StopTaskRequest(task_id=seen.spec.task_id)),
         (account.stubs.tasks.StoreOutput, pb.StoreOutputRequest(task_id=seen.spec.task_id, output="x")),
         (account.stubs.tasks.UploadTask, pb.UploadTaskRequest(
             task_id=seen.spec.task_id, task_zip=script("1"), max_minutes=1)),
