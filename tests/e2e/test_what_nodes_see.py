@@ -32,6 +32,7 @@ KINDS = {kind.value for kind in TaskKind}
 class Seen:
     """What a node was told of one run: in Redis, by Celery, at its claim."""
 
+    node: RogueNode
     attempt_id: str
     entry: dict[str, Any]
     message: dict[str, Any]
@@ -74,7 +75,7 @@ class Watch:
             return  # it comes a moment later
         entry = json.loads(str(admin.hget(f"node:{node.node_id}:assigned", attempt_id)))
         spec, package = node.claim_whole(attempt_id)
-        self.seen[self.kind_of(attempt_id)].append(Seen(attempt_id, entry, message, spec, package))
+        self.seen[self.kind_of(attempt_id)].append(Seen(node, attempt_id, entry, message, spec, package))
         folder = self.folder / attempt_id.replace(":", "-")
         assert node.finish_with(attempt_id, result_of_run(package, folder)).success
 
@@ -154,12 +155,25 @@ def test_no_two_probes_read_alike(watch: Watch) -> None:
 
 def test_a_probe_cannot_be_asked_after_like_a_users_task_or_otherwise(watch: Watch) -> None:
     """Its node's owner, and anybody else, hears the same of both."""
-    answers = {kind: _answers(watch, watch.seen[kind][0]) for kind in (TaskKind.USER, TaskKind.PROBE)}
-    assert answers[TaskKind.USER] == answers[TaskKind.PROBE]
+    own = {kind: _answers(watch.seen[kind][0].node, watch.seen[kind][0]) for kind in KINDS}
+    assert len({tuple(said) for said in own.values()}) == 1, own
+    user_and_probe = TaskKind.USER, TaskKind.PROBE
+    others = {
+        kind: _answers(_another(watch, watch.seen[kind][0]), watch.seen[kind][0]) for kind in user_and_probe
+    }
+    assert others[TaskKind.USER] == others[TaskKind.PROBE]
 
 
-def _answers(watch: Watch, seen: Seen) -> list[str]:
-    account = watch.nodes[0].account
+def _another(watch: Watch, seen: Seen) -> RogueNode:
+    """One that has nothing to do with the task."""
+    mine = {
+        it.node.node_id for kind in KINDS for it in watch.seen[kind] if it.spec.task_id == seen.spec.task_id
+    }
+    return next(node for node in watch.nodes if node.node_id not in mine)
+
+
+def _answers(node: RogueNode, seen: Seen) -> list[str]:
+    account = node.account
     said = []
     for call, request in (
         (account.stubs.tasks.PollTaskStatus, pb.PollTaskStatusRequest(task_id=seen.spec.task_id)),
