@@ -19,7 +19,8 @@ from worker_agent.runners.base import RunRefusedError
 from worker_agent.runners.process import ProcessRunner
 from worker_agent.runners.shares import UserPool
 
-FIRST_UID = 2_000_000_100  # nobody's
+# Nobody's, and not those of a test run beside this one.
+FIRST_UID = 2_000_000_000 + 4 * os.getpid()
 LEAVES = """
 import ctypes, os
 for folder in ('/tmp', '/var/tmp', '/dev/shm'):
