@@ -157,6 +157,11 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         async def several(_: Any, context: Context) -> None:
             await self._call(method, context, self._answer_stream)
 
+        async def large(_: Any, context: Context) -> None:
+            await self._call(method, context, self._answer_large)
+
+        if method.name in messages.LARGE_ANSWERS:
+            return grpc.stream_stream_rpc_method_handler(large, None, handler.response_serializer)
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(several, None, handler.response_serializer)
         return grpc.stream_unary_rpc_method_handler(single, None, handler.response_serializer)
@@ -182,6 +187,13 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
     async def _answer(self, method: _Method, context: Context, peer: str, ticket: Ticket) -> Any:
         request, _ = await self._admit(method, context, peer, ticket)
         return await method.behavior(request, context)
+
+    async def _answer_large(self, method: _Method, context: Context, peer: str, ticket: Ticket) -> None:
+        """One answer, which gRPC would keep for as long as its client does not read it."""
+        request, identity = await self._admit(method, context, peer, ticket)
+        answer = await method.behavior(request, context)
+        with self._reader.budget.hold(0 if identity is None else identity.user_id, answer.ByteSize()):
+            await self._write(context, peer, answer)
 
     async def _answer_stream(self, method: _Method, context: Context, peer: str, ticket: Ticket) -> None:
         request, identity = await self._admit(method, context, peer, ticket)

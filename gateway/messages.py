@@ -37,6 +37,9 @@ _WITH_PIECES = frozenset(
 _WITH_PACKAGE = frozenset({f"{_MASTER}UploadTask", f"{_WORKER}ExecuteTask"})
 _WITH_RESULT = frozenset({f"{_MASTER}StoreResult", f"{_MASTER}ReturnTaskResult"})
 
+# Answers with output: they are sent under the budget, and not for ever. Results see to it themselves.
+LARGE_ANSWERS = frozenset({f"{_MASTER}{name}" for name in ("GetTaskLogs", "PollTaskStatus")})
+
 # Text of programs, which may hold anything, and words that are compared and never kept as they are.
 ANY_TEXT = frozenset(
     {

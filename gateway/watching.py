@@ -16,8 +16,8 @@ from nodepool.errors import UnavailableError
 from nodepool.stores.output_store import OutputWindow
 from proto import nodepool_pb2 as pb
 
-# How long a lost wake-up can go unnoticed.
-_LOOK_AGAIN_SECONDS = 1.0
+# How long a lost wake-up can go unnoticed: longer, the longer nothing has happened.
+_LOOK_AGAIN_SECONDS, _LONGEST_SECONDS = 1.0, 4.0
 _CHUNK_BYTES = 256 * 1024
 
 
@@ -35,6 +35,7 @@ async def watch(
     """Ends after the final state, which comes after the last output."""
     position = _Position(request.attempt_number, max(0, request.output_offset))
     told: pb.TaskDetail | None = None
+    pause = _LOOK_AGAIN_SECONDS
     with gateway.events.watch(request.task_id) as changed:
         while True:
             changed.clear()
@@ -45,15 +46,17 @@ async def watch(
             if not final and detail != told:
                 yield pb.WatchTaskResponse(state=detail)
             for chunk in _news(number, window, position):
+                pause = _LOOK_AGAIN_SECONDS
                 yield pb.WatchTaskResponse(output=chunk)
             if final:
                 yield pb.WatchTaskResponse(state=detail)
                 return
             told = detail
             try:
-                await asyncio.wait_for(changed.wait(), _LOOK_AGAIN_SECONDS)
+                await asyncio.wait_for(changed.wait(), pause)
+                pause = _LOOK_AGAIN_SECONDS
             except TimeoutError:
-                continue
+                pause = min(2 * pause, _LONGEST_SECONDS)
 
 
 def _look(
