@@ -62,7 +62,7 @@ def test_one_account_has_half_of_the_memory_or_one_thing() -> None:
         (4, "", "more came"),
         (6, "", "only 5"),
         (0, "x", "hex"),
-        (5, "0" * 64, "SHA"),
+        (5, "0" * 64, "sha"),
     ],
 )
 def test_what_is_not_as_announced_is_refused(size: int, sha256: str, words: str) -> None:
