@@ -137,6 +137,10 @@ class Pool:
         finally:
             _each(halted, psutil.Process.resume)
 
+    def processes(self) -> list[psutil.Process]:
+        """All that it consists of now."""
+        return self._parts()
+
     def logs(self) -> str:
         """What the pool said last, and the ends of its parts' logs."""
         texts = ["\n".join(self._output[-SHOWN_LOG_LINES:])]
