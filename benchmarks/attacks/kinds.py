@@ -98,7 +98,7 @@ def unread_watchers(target: Target) -> Counter[str]:
         lines[number % 4].tasks.WatchTask(request, metadata=target.metadata, timeout=target.seconds)
         for number in range(WATCHERS)
     ]
-    _idle(target.seconds)
+    _idle(target.seconds / 2)
     found: Counter[str] = Counter()
     for stream in streams:
         found["still open" if stream.is_active() else "ended"] += 1
