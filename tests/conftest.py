@@ -27,6 +27,18 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["SPOT_CHECK_SHARE"] = "0"
 
 
+# What shares one engine, and counts what is left on it, runs in one place.
+_OF_THE_ENGINE = frozenset({"docker_engine", "test_image", "docker_pool"})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where the tests are spread over several processes, a module stays together: its pool is started once."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        with_engine = bool(fixtures & _OF_THE_ENGINE) or item.get_closest_marker("docker") is not None
+        item.add_marker(pytest.mark.xdist_group("docker" if with_engine else item.location[0]))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_outlives_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fails the run when a process that the tests started is still there at its end."""

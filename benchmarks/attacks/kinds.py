@@ -17,6 +17,7 @@ import redis
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from benchmarks.attacks import bombs
+from benchmarks.attacks.owners import compared_results
 from benchmarks.attacks.target import MIB, Line, Target, ends
 from proto import nodepool_pb2 as pb
 
@@ -287,6 +288,7 @@ ATTACKS: dict[str, Attack] = {
     "60 logins": logins,
     "2,000,000 folders in a package": folders_in_a_package,
     "packages of 500 MiB, bad at their end": dense_packages,
+    "results of 600 MiB to compare": compared_results,
     "LZMA with a dictionary of 4 GiB": dictionaries,
     "5 MiB submitted and stopped, 24 times": stopped_at_once,
     "a flood of cheap calls": a_flood_of_calls,
