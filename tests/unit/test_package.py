@@ -119,7 +119,9 @@ def test_an_entry_larger_than_it_says_is_refused(tmp_path: Path) -> None:
         unpack(package_file(tmp_path, bytes(data)), tmp_path / "work", LIMITS)
 
 
-@pytest.mark.parametrize("data", [b"", b"not a zip", zipped([("main.py", b"x" * 100)])[:-30]])
+@pytest.mark.parametrize(
+    "data", [b"", b"not a zip", zipped([("main.py", b"x" * 100)])[:-30]], ids=["empty", "text", "cut off"]
+)
 def test_what_is_no_zip_is_refused(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(InvalidPackageError):
         unpack(package_file(tmp_path, data), tmp_path / "work", LIMITS)
