@@ -26,7 +26,9 @@ def shape(*recent: Any, seed: int = 1, memory_gb: int = 8) -> disguise.Shape:
     return disguise.shape_of(recent, Random(seed), now=NOW, memory_gb=memory_gb, default_minutes=60)
 
 
-@pytest.mark.parametrize("like", ["", new_task_id(), "my-own-name", "\u4efb\u52d9"])
+@pytest.mark.parametrize(
+    "like", ["", new_task_id(), "my-own-name", "\u4efb\u52d9"], ids=["none", "made", "chosen", "Chinese"]
+)
 def test_an_id_is_such_as_the_clients_make(like: str) -> None:
     recent = [Task(like, 0, 60, 100)] if like else []
     assert re.fullmatch(r"task_20251009_085320_[0-9a-f]{8}", shape(*recent).task_id)
