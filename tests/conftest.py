@@ -32,7 +32,7 @@ _OF_THE_ENGINE = frozenset({"docker_engine", "test_image", "docker_pool"})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where the tests are spread over several processes, a module stays together: its pool is started once."""
+    """Where tests are spread over processes a module stays together: its pool is started once."""
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         with_engine = bool(fixtures & _OF_THE_ENGINE) or item.get_closest_marker("docker") is not None

@@ -19,11 +19,11 @@ from nodepool.errors import NodePoolError
 from nodepool.isolation import keeps_strangers_out
 from nodepool.node import default_max_tasks
 from proto import nodepool_pb2 as pb
-from worker_agent.agent import Agent, NodeSetup
+from worker_agent.agent import Agent
 from worker_agent.capacity import Hardware, probe_hardware
 from worker_agent.link import GatewayLink, LinkOptions
 from worker_agent.logs import set_up_logging
-from worker_agent.membership import ReplacedError
+from worker_agent.membership import NodeSetup, ReplacedError
 from worker_agent.options import Options, RunnerChoice, parse_options
 from worker_agent.runners.base import Runner, RunRefusedError
 from worker_agent.runners.docker import DockerRunner
@@ -90,6 +90,7 @@ def _serve_owner(options: Options, agent: Agent, runner: Runner) -> tuple[Worker
         node_id=options.node_id,
         runner=runner,
         runs_dir=options.data_dir / "runs",
+        unpacker=agent.unpacker,
         discard=agent.trash.throw,
         terms=agent.terms,
         find=agent.attempts_of,

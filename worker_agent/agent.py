@@ -10,8 +10,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -27,7 +26,7 @@ from worker_agent.enrolment import board_of, consumer_options_of, limits_of, ter
 from worker_agent.heartbeat import Board, Heartbeat
 from worker_agent.journal import End, Journal, end_of_earlier_life
 from worker_agent.link import GatewayLink, LinkGivenUpError, LoginRefusedError
-from worker_agent.membership import Membership, ReplacedError
+from worker_agent.membership import Membership, NodeSetup, ReplacedError
 from worker_agent.package import PackageCache
 from worker_agent.report import build_report
 from worker_agent.runners.base import Runner, RunRefusedError
@@ -56,6 +55,7 @@ from worker_agent.state import (
 )
 from worker_agent.streaming import monotonic_seconds
 from worker_agent.trash import Trash
+from worker_agent.unpacking import Unpacker
 
 log = structlog.get_logger(__name__)
 
@@ -66,20 +66,6 @@ _REBUILD_WITHIN_SECONDS = 60.0
 # Ending runs takes 1.5 s at most; the rest is for telling the gateway.
 _FAREWELL_SECONDS = 8.0
 _RPC_AT_END_SECONDS = 3.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeSetup:
-    """What is known before the gateway is asked."""
-
-    node_id: str
-    registration: pb.RegisterWorkerNodeRequest
-    data_dir: Path
-    cores: int
-    score_per_core: float
-    max_tasks: int
-    grace_seconds: float
-    owner_only: bool = False  # whatever the pool sends: runs here are kept from nothing
 
 
 class Agent:
@@ -111,6 +97,7 @@ class Agent:
         no_limits = Limits(lease_seconds=float("inf"), report_period_seconds=1.0, max_held=0)
         self._state = AgentState(no_limits, monotonic_seconds())
         self.trash = Trash(setup.data_dir / "trash")
+        self.unpacker = Unpacker()
         self._workshop = Workshop(
             node_id=setup.node_id,
             link=link,
@@ -119,6 +106,7 @@ class Agent:
             cache=PackageCache(setup.data_dir / "packages", _CACHE_BYTES),
             runs_dir=setup.data_dir / "runs",
             trash=self.trash,
+            unpacker=self.unpacker,
             cores=setup.cores,
             score_per_core=setup.score_per_core,
             terms=self.terms,
@@ -180,6 +168,7 @@ class Agent:
             for attempt in self._attempts.values():
                 attempt.done.set()  # Celery's threads wait for it, and the process for them
         self._runner.close()
+        self.unpacker.close()
         self.trash.close()
 
     # -- what its parts tell it ----------------------------------------------------------------------

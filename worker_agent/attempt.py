@@ -24,6 +24,7 @@ from worker_agent.sandbox import attempt_slug
 from worker_agent.state import Allocation, Ended, Event, Settled, Stale, Started, StopAsked, StopCause
 from worker_agent.streaming import OutputStream
 from worker_agent.trash import Trash
+from worker_agent.unpacking import Unpacker
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +55,7 @@ class Workshop:
     cache: PackageCache
     runs_dir: Path
     trash: Trash
+    unpacker: Unpacker
     cores: int
     score_per_core: float
     terms: Callable[[], Terms]
@@ -196,6 +198,7 @@ class Attempt:
         terms = shop.terms()
         execution = Execution(
             shop.runner,
+            shop.unpacker,
             self._job(spec, terms),
             terms.limits,
             shop.runs_dir / attempt_slug(self.attempt_id),

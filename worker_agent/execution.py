@@ -19,7 +19,7 @@ from worker_agent.output import OutputBuffer
 from worker_agent.result import BuiltResult, RunFacts, build_result
 from worker_agent.runners.base import Run, RunEnd, Runner, RunSpec, Usage
 from worker_agent.trash import remove_tree
-from worker_agent.unpacking import Unpacking, UnpackLimits
+from worker_agent.unpacking import Unpacker, Unpacking, UnpackLimits
 
 DEFAULT_MEMORY_BYTES = 512 << 20
 _GIB = 1 << 30
@@ -69,6 +69,7 @@ class Execution:
     def __init__(
         self,
         runner: Runner,
+        unpacker: Unpacker,
         job: Job,
         limits: RunLimits,
         folder: Path,
@@ -76,6 +77,7 @@ class Execution:
     ) -> None:
         """`discard` takes the folder away when it is not needed any more; it may do so later."""
         self._runner = runner
+        self._unpacker = unpacker
         self._discard = discard
         self._job = job
         self._limits = limits
@@ -171,7 +173,7 @@ class Execution:
             max_workdir_bytes=self._limits.max_workdir_bytes,
             max_seconds=self._job.max_run_seconds,
         )
-        unpacking = Unpacking(self.work_dir, limits)
+        unpacking = self._unpacker.unpacking(self.work_dir, limits)
         with self._lock:
             self._unpacking = unpacking
             stopped = self._stopped

@@ -9,6 +9,8 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 from nodepool.errors import NodePoolError
 from nodepool.node import ENGINE_AWAY
@@ -16,6 +18,20 @@ from proto import nodepool_pb2 as pb
 from worker_agent.link import GatewayLink, LinkStaleError
 
 _INSTANCE_BYTES = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSetup:
+    """What is known before the gateway is asked."""
+
+    node_id: str
+    registration: pb.RegisterWorkerNodeRequest
+    data_dir: Path
+    cores: int
+    score_per_core: float
+    max_tasks: int
+    grace_seconds: float
+    owner_only: bool = False  # whatever the pool sends: runs here are kept from nothing
 
 
 class ReplacedError(NodePoolError):

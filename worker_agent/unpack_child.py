@@ -1,7 +1,8 @@
-"""The process that unpacks one package: takes limits and another user upon itself, and then looks at the ZIP.
+"""The process that forks for each package, and what the fork does: it takes limits and another user upon
+itself, and then unpacks into the empty working directory.
 
-Started by `unpacking.py` in the empty working directory, without site packages. One JSON object in its
-arguments, one on its stdout.
+Started by `unpacking.py` without site packages, with nothing of the agent's memory or environment. Requests
+and answers are JSON objects.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import json
 import os
 import resource
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 from nodepool.errors import InvalidPackageError
 from nodepool.packages import PackageLimits
+from worker_agent.runners.launcher import serve
 from worker_agent.unpacking import unpack
 
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
@@ -32,20 +33,26 @@ _NICENESS = 10
 codecs.lookup("cp437")
 
 
-def main(argument: str) -> None:
-    request = json.loads(argument)
-    limits = PackageLimits(**request["limits"])
-    _harden(request, limits)
-    if os.getppid() != request["parent"]:
-        sys.exit(1)  # it died before it could take this process with it
-    answer = _answer(request, limits)
-    sys.stdout.write(json.dumps(answer))
-    sys.stdout.flush()
+def main(channel: str) -> None:
+    serve(int(channel), _unpack)
 
 
-def _answer(request: dict[str, Any], limits: PackageLimits) -> dict[str, Any]:
+def _unpack(request: bytes, answer_to: int, package: int) -> None:
+    """In the fork, which ends with it."""
+    told = json.loads(request)
+    limits = PackageLimits(**told["limits"])
+    os.setsid()
+    os.chdir(told["folder"])
+    _harden(told, limits)
+    if os.getppid() != told["parent"]:
+        os._exit(1)  # it died before it could take this process with it
+    os.write(answer_to, json.dumps(_answer(told, package, limits)).encode())
+    os._exit(0)
+
+
+def _answer(request: dict[str, Any], package: int, limits: PackageLimits) -> dict[str, Any]:
     try:
-        entry = unpack(request["package"], Path(), limits, max_disk_bytes=request["max_disk_bytes"])
+        entry = unpack(package, Path(), limits, max_disk_bytes=request["max_disk_bytes"])
     except InvalidPackageError as error:
         return {"refused": str(error)}
     except MemoryError:

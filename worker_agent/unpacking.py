@@ -1,24 +1,26 @@
 """A package becomes a working directory: checked once more, and written without following anything.
 
-`unpack` does it here; `Unpacking` in a child process, which has a user and limits of its own and dies with
-the attempt. Whatever a package makes of itself there is the task's fault; a full disk is the node's.
+`unpack` does it here; `Unpacker` in a child process for each, which has a user and limits of its own and dies
+with the attempt. It is forked by a process that is ready: an interpreter with what a ZIP needs takes longer
+to start than a small package to unpack. Whatever a package makes of itself there is the task's fault; a full
+disk is the node's.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 from zipfile import ZipFile, ZipInfo
 
 from nodepool.errors import InvalidPackageError
 from nodepool.packages import PackageLimits, check_package, disk_bytes, entry_script
+from worker_agent.runners.fork_server import ForkServer
+from worker_agent.runners.tools import agents_python
 
 _COPY_BYTES = 1 << 18
 _EXECUTABLE = 0o111
@@ -94,14 +96,29 @@ def _unpack_entry(archive: ZipFile, entry: ZipInfo, folder: Path) -> None:
         raise InvalidPackageError(f"the entry {entry.filename[:100]!r} is cut short")
 
 
+class Unpacker:
+    """Makes Unpackings; `close` when there are no more."""
+
+    def __init__(self) -> None:
+        self._server = ForkServer((agents_python(), "-I", "-S", "-c", _CHILD, str(_HOME)))
+
+    def unpacking(self, folder: Path, limits: UnpackLimits) -> Unpacking:
+        return Unpacking(self._server, folder, limits)
+
+    def close(self) -> None:
+        self._server.close()
+
+
 class Unpacking:
     """One package, in a process of its own. `run` once; `stop` from any thread."""
 
-    def __init__(self, folder: Path, limits: UnpackLimits) -> None:
+    def __init__(self, server: ForkServer, folder: Path, limits: UnpackLimits) -> None:
+        self._server = server
         self._folder = folder
         self._limits = limits
+        # Guards what follows, and that no signal is sent once the pid may be another's.
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._pid = 0
         self._stopped = False
         self._late = False
 
@@ -110,37 +127,28 @@ class Unpacking:
 
         Raises InvalidPackageError, and OSError for what is the node's fault.
         """
-        user = self._give_folder()
         request = {
-            "package": package,
+            "folder": str(self._folder),
             "limits": asdict(self._limits.package),
             "max_disk_bytes": self._limits.max_workdir_bytes,
-            "user": user,
+            "user": self._give_folder(),
             "parent": os.getpid(),
         }
-        with self._lock:
-            if self._stopped:
-                return ""
-            process = self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _CHILD, str(_HOME), json.dumps(request)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                cwd=self._folder,
-                env={"LANG": "C.UTF-8"},
-                pass_fds=(package,),
-                start_new_session=True,
-            )
-        try:
-            told = self._wait(process)
-        finally:
-            with self._lock:
-                self._process = None
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        with open(reader, "rb") as answer:  # noqa: PTH123  a descriptor
+            try:
+                with self._lock:
+                    if self._stopped:
+                        return ""
+                    self._pid = self._server.fork(json.dumps(request).encode(), [writer, package])
+            finally:
+                os.close(writer)
+            code, told = self._wait(answer)
         if self._stopped:
             return ""
         if self._late:
             raise InvalidPackageError(f"unpacking took longer than {self._limits.max_seconds} seconds")
-        return _judged(process.returncode, told)
+        return _judged(code, told)
 
     def stop(self) -> None:
         with self._lock:
@@ -157,27 +165,29 @@ class Unpacking:
             return 0
         return _UNPACK_UID
 
-    def _wait(self, process: subprocess.Popen[bytes]) -> bytes:
-        """Blocks until it has ended, by itself or by the time's end."""
+    def _wait(self, answer: BinaryIO) -> tuple[int, bytes]:
+        """Exit code and answer. Blocks until the process has ended, by itself or by the time's end."""
         timer = threading.Timer(self._limits.max_seconds, self._kill_late)
         timer.daemon = True
         timer.start()
         try:
-            with process:
-                assert process.stdout is not None  # noqa: S101
-                return process.stdout.read(_MAX_ANSWER_BYTES)
+            told = answer.read(_MAX_ANSWER_BYTES)
+            os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
         finally:
             timer.cancel()
+        with self._lock:
+            _, status = os.waitpid(self._pid, 0)
+            self._pid = 0
+        return os.waitstatus_to_exitcode(status), told
 
     def _kill_late(self) -> None:
         with self._lock:
-            self._late = self._process is not None
+            self._late = self._pid != 0
             self._kill()
 
     def _kill(self) -> None:
-        if self._process is not None:
-            with contextlib.suppress(OSError):
-                self._process.kill()
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
 
 
 def _judged(code: int, told: bytes) -> str:

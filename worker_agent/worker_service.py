@@ -29,6 +29,7 @@ from worker_agent.attempt import Terms
 from worker_agent.execution import DEFAULT_MEMORY_BYTES, Execution, Job, judge
 from worker_agent.runners.base import Runner, RunRefusedError
 from worker_agent.sandbox import attempt_slug
+from worker_agent.unpacking import Unpacker
 
 SECRET_FILE = "worker-secret"  # noqa: S105  a file's name
 _SECRET_BYTES = 32
@@ -44,6 +45,7 @@ class LocalNode:
 
     node_id: str
     runner: Runner
+    unpacker: Unpacker
     runs_dir: Path
     discard: Callable[[Path], None]
     terms: Callable[[], Terms]
@@ -136,7 +138,9 @@ class WorkerService(rpc.WorkerNodeServiceServicer):
             max_run_seconds=_LOCAL_RUN_SECONDS,
         )
         folder = self.node.runs_dir / attempt_slug(attempt_id)
-        execution = Execution(self.node.runner, job, terms.limits, folder, self.node.discard)
+        execution = Execution(
+            self.node.runner, self.node.unpacker, job, terms.limits, folder, self.node.discard
+        )
         self._enter(request.task_id, execution, context)
         try:
             with tempfile.TemporaryFile() as package:

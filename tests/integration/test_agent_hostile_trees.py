@@ -8,8 +8,11 @@ import subprocess
 import sys
 import threading
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 
 from nodepool.errors import InvalidPackageError
@@ -19,7 +22,7 @@ from tests.support.bombs import folder_bomb, method_of
 from tests.support.environment import ROOT
 from tests.support.tasks import package
 from tests.support.waiting import wait_until
-from worker_agent.unpacking import Unpacking, UnpackLimits
+from worker_agent.unpacking import Unpacker, Unpacking, UnpackLimits
 
 LEAVES_A_BAD_TREE = {
     "main.py": """
@@ -57,10 +60,28 @@ def limits(*, entries: int = 1000, disk: int = 64 << 20, seconds: int = 60) -> U
     return UnpackLimits(package=rules, max_workdir_bytes=disk, max_seconds=seconds)
 
 
-def unpacking(folder: Path, data: bytes, rules: UnpackLimits) -> tuple[Unpacking, int]:
-    (folder / "work").mkdir(mode=0o700)
-    (folder / "package.zip").write_bytes(data)
-    return Unpacking(folder / "work", rules), os.open(folder / "package.zip", os.O_RDONLY)
+@pytest.fixture(scope="module")
+def unpacker() -> Iterator[Unpacker]:
+    made = Unpacker()
+    yield made
+    made.close()
+
+
+Begun = Callable[[bytes, UnpackLimits], tuple[Unpacking, int]]
+
+
+@pytest.fixture
+def begun(unpacker: Unpacker, tmp_path: Path) -> Iterator[Begun]:
+    """begun(package, limits): what unpacks it into tmp_path / "work", and the open package."""
+    with ExitStack() as stack:
+
+        def begin(data: bytes, rules: UnpackLimits) -> tuple[Unpacking, int]:
+            (tmp_path / "work").mkdir(mode=0o700)
+            (tmp_path / "package.zip").write_bytes(data)
+            file = stack.enter_context((tmp_path / "package.zip").open("rb"))
+            return unpacker.unpacking(tmp_path / "work", rules), file.fileno()
+
+        yield begin
 
 
 def test_an_agent_survives_what_packages_and_runs_make_of_its_disk(make_stage: StageMaker) -> None:
@@ -91,38 +112,40 @@ def test_an_agent_survives_what_packages_and_runs_make_of_its_disk(make_stage: S
     assert stage.agent.is_running
 
 
-def test_nothing_is_written_of_a_package_that_breaks_a_bound(tmp_path: Path) -> None:
-    work, descriptor = unpacking(tmp_path, folder_bomb(500, 30), limits())
-    try:
-        with pytest.raises(InvalidPackageError, match="more than 1000 files and folders"):
-            work.run(descriptor)
-        assert list((tmp_path / "work").iterdir()) == []
-    finally:
-        os.close(descriptor)
+def test_nothing_is_written_of_a_package_that_breaks_a_bound(begun: Begun, tmp_path: Path) -> None:
+    work, descriptor = begun(folder_bomb(500, 30), limits())
+    with pytest.raises(InvalidPackageError, match="more than 1000 files and folders"):
+        work.run(descriptor)
+    assert list((tmp_path / "work").iterdir()) == []
 
 
-def test_a_stop_ends_the_unpacking(tmp_path: Path) -> None:
-    work, descriptor = unpacking(tmp_path, package({"main.py": "", "zeros": "0" * (32 << 20)}), limits())
+def test_a_stop_ends_the_unpacking(begun: Begun) -> None:
+    work, descriptor = begun(package({"main.py": "", "zeros": "0" * (32 << 20)}), limits())
     told: list[str] = []
     thread = threading.Thread(target=lambda: told.append(work.run(descriptor)))
-    try:
-        thread.start()
-        wait_until(lambda: work._process is not None or told, "it unpacks")
-        work.stop()
-        thread.join(20)
-        assert told == [""]
-        assert work.run(descriptor) == ""  # nor is it begun again
-    finally:
-        os.close(descriptor)
+    thread.start()
+    wait_until(lambda: work._pid or told, "it unpacks")
+    work.stop()
+    thread.join(20)
+    assert told == [""]
+    assert work.run(descriptor) == ""  # nor is it begun again
 
 
-def test_the_time_of_the_task_is_the_time_for_its_unpacking(tmp_path: Path) -> None:
-    work, descriptor = unpacking(tmp_path, package({"main.py": ""}), limits(seconds=0))
-    try:
-        with pytest.raises(InvalidPackageError, match="longer than 0 seconds"):
-            work.run(descriptor)
-    finally:
-        os.close(descriptor)
+def test_the_time_of_the_task_is_the_time_for_its_unpacking(begun: Begun) -> None:
+    work, descriptor = begun(package({"main.py": ""}), limits(seconds=0))
+    with pytest.raises(InvalidPackageError, match="longer than 0 seconds"):
+        work.run(descriptor)
+
+
+def test_who_unpacks_is_forked_without_a_new_interpreter_and_ends(begun: Begun, unpacker: Unpacker) -> None:
+    work, descriptor = begun(package({"main.py": "print()"}), limits())
+    assert work.run(descriptor) == "main.py"
+    server = unpacker._server._process
+    assert server is not None
+    with pytest.raises(FileExistsError):  # the node's fault as far as it can tell, and told as that
+        unpacker.unpacking(work._folder, limits()).run(descriptor)
+    assert unpacker._server._process is server
+    assert psutil.Process(server.pid).children() == []
 
 
 def test_who_unpacks_is_not_the_agent_and_has_limits(tmp_path: Path) -> None:

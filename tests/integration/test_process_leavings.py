@@ -129,7 +129,7 @@ def test_root_without_namespaces_is_no_isolation_and_leaves_nothing_to_the_next(
 def test_a_launcher_that_was_ended_is_begun_again(run_folder: Path) -> None:
     runner = ProcessRunner(run_folder / "state")
     try:
-        launcher = runner._spawner._process
+        launcher = runner._spawner._server._process
         assert launcher is not None
         launcher.kill()
         launcher.wait()

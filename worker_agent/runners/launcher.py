@@ -18,6 +18,7 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 
 STATUS_FD, FILTER_FD = 3, 4
@@ -52,21 +53,28 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main() -> None:
-    channel = socket.socket(fileno=int(sys.argv[1]))
+    serve(int(sys.argv[1]), _run)
+
+
+def serve(descriptor: int, run: Callable[[bytes, int, int], None]) -> None:
+    """Forks for each request that comes, until there are no more; `run` ends the new process."""
+    channel = socket.socket(fileno=descriptor)
     while True:
         plan, descriptors, _, _ = socket.recv_fds(channel, MAX_PLAN_BYTES, 2)
         if not plan:
             return  # the agent has ended, or wants to run nothing any more
         try:
-            answer = str(_fork_for(channel, plan, *descriptors))
+            answer = str(_fork_for(channel, run, plan, *descriptors))
         except OSError as error:
             answer = f"cannot fork: {error.strerror}"
-        for descriptor in descriptors:
-            os.close(descriptor)
+        for received in descriptors:
+            os.close(received)
         channel.send(answer.encode())
 
 
-def _fork_for(channel: socket.socket, plan: bytes, output: int, status: int) -> int:
+def _fork_for(
+    channel: socket.socket, run: Callable[[bytes, int, int], None], plan: bytes, output: int, status: int
+) -> int:
     """The new process is the agent's child, not this one's: the agent waits for it.
 
     fork() cannot do that. With one thread, and nothing of the library held, the call itself will do.
@@ -80,7 +88,8 @@ def _fork_for(channel: socket.socket, plan: bytes, output: int, status: int) -> 
         raise OSError(number, os.strerror(number))
     if not child:
         channel.close()
-        _run(plan, output, status)
+        run(plan, output, status)
+        os._exit(1)
     return int(child)
 
 
