@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import select
+
 from benchmarks.figures import Spread, spread
 from benchmarks.pool import BenchmarkError
 from benchmarks.simulation.stage import Stage
@@ -30,6 +32,7 @@ from nodepool.planning import Planner
 from nodepool.queueing import Ageing, WaitingTask
 from nodepool.queues import node_queue
 from nodepool.stores import placing
+from nodepool.stores.tables import attempts
 from nodepool.usage import cost_per_minute
 
 # As the desk has it.
@@ -198,8 +201,7 @@ def decide_on_arrival(stage: Stage, task_ids: Sequence[str], per_second: float, 
     taken: dict[str, float] = {}
 
     def note(args: tuple[Any, ...], at: float) -> None:
-        for _, attempt, _ in args[0]:
-            taken[attempt.rpartition(":")[0]] = at
+        taken.update({attempt: at for _, attempt, *_ in args[0]})
 
     desk = Desk(stage.dispatcher)
     desk.work()
@@ -225,7 +227,13 @@ def decide_on_arrival(stage: Stage, task_ids: Sequence[str], per_second: float, 
             desk.stop()
     if not taken:
         raise BenchmarkError("no task that came found a node")
-    return spread([_MILLISECONDS * (at - hinted[it]) for it, at in taken.items() if it in hinted])
+    # Ids of attempts say nothing: which task each is of, SQL knows.
+    query = select(attempts.c.id, attempts.c.task_id)
+    task_of = {
+        row.id: row.task_id for row in stage.dispatcher.database.read(lambda c: c.execute(query).all())
+    }
+    known = {task_of[it]: at for it, at in taken.items() if it in task_of}
+    return spread([_MILLISECONDS * (at - hinted[it]) for it, at in known.items() if it in hinted])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
