@@ -401,6 +401,69 @@ def memory_files() -> None:
     _wait_to_be_ended()
 
 
+@bomb("memory: buffers of sockets")
+def socket_buffers() -> None:
+    held, sent = [], 0
+    while sent < int(str(TARGETS["memory_mib"])) * 2 * MIB:
+        pair = socket.socketpair()
+        pair[0].setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sent += pair[0].send(b"x" * 65536)
+        held.append(pair)
+    _wait_to_be_ended()
+
+
+@bomb("memory: buffers of sockets whose sender has gone")
+def received_buffers() -> None:
+    held, sent = [], 0
+    while sent < int(str(TARGETS["memory_mib"])) * 2 * MIB:
+        sender, receiver = socket.socketpair()
+        sender.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sent += sender.send(b"x" * 65536)
+        sender.close()
+        held.append(receiver)
+    _wait_to_be_ended()
+
+
+@bomb("memory: empty files in /tmp")
+def empty_files() -> None:
+    if os.environ.get("TMPDIR", "/tmp") != "/tmp":
+        sys.exit("its own folder for such files is on the disk")
+    for number in range(int(str(TARGETS["memory_mib"])) * 2 * 1024):
+        os.close(os.open(f"/tmp/{TARGETS['mark']}-{number}", os.O_CREAT | os.O_WRONLY))
+    _wait_to_be_ended()
+
+
+@bomb("memory: page tables")
+def page_tables() -> None:
+    """Reading what was never written takes no page, but a table for each two MiB."""
+    for _ in range(int(str(TARGETS["memory_mib"])) * 2 // 6):
+        if os.fork() == 0:
+            area = mmap.mmap(-1, 3 << 30, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ)
+            area.madvise(15)  # no huge pages
+            for place in range(0, len(area), 2 * MIB):
+                area[place]
+            _wait_to_be_ended()
+    _wait_to_be_ended()
+
+
+@bomb("memory: mappings")
+def mappings() -> None:
+    """Each costs the kernel some two hundred bytes."""
+    LIBC.mmap.restype = ctypes.c_void_p
+    LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    for _ in range(int(str(TARGETS["memory_mib"])) * 2 // 8):
+        if os.fork() == 0:
+            start = LIBC.mmap(None, 64_000 * 4096, 1, 0x22, -1, 0)
+            for place in range(0, 64_000 * 4096, 8192):
+                LIBC.mprotect(ctypes.c_void_p(start + place), 4096, 0)
+            _wait_to_be_ended()
+    _wait_to_be_ended()
+
+
 @bomb("disk: one file")
 def one_file() -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

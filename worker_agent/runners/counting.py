@@ -9,6 +9,7 @@ into) is called hidden.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import stat
 from collections.abc import Collection, Iterable
@@ -17,8 +18,11 @@ from pathlib import Path
 
 _MAX_DESCRIPTORS = 20_000
 _MAX_MAPS_BYTES = 4 << 20
+_MAX_ALL_MAPS_BYTES = 32 << 20
+_MAX_SMAPS_LINES = 1_000_000  # some forty thousand mappings
 _BLOCK_BYTES = 512
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_INODE_BYTES = 1024  # of memory for each file and folder, as the kernel counts them itself
 _DELETED = " (deleted)"
 _PRIVATE_TMPFS = ("tmp", "dev/shm")
 
@@ -31,6 +35,8 @@ class Held:
     memory: dict[tuple[int, int], int] = field(default_factory=dict)
     hidden: bool = False
     looked_at: int = 0
+    mappings: int = 0
+    maps_bytes: int = 0
 
     @property
     def disk_bytes(self) -> int:
@@ -69,7 +75,8 @@ def private_tmpfs_bytes(pids: Collection[int]) -> int:
                 device = path.stat().st_dev
                 if device not in ours and device not in used:
                     there = os.statvfs(path)
-                    used[device] = (there.f_blocks - there.f_bfree) * there.f_frsize
+                    pages = (there.f_blocks - there.f_bfree) * there.f_frsize
+                    used[device] = pages + (there.f_files - there.f_ffree) * _INODE_BYTES
     return sum(used.values())
 
 
@@ -92,24 +99,33 @@ def shared_memory_of_machine() -> int:
 
 def resident_bytes(pids: Collection[int], files: Collection[tuple[int, int]]) -> int:
     """Memory with shared pages counted once, without what is mapped of these files. Slow: the kernel walks
-    the page tables."""
-    total = 0
+    the page tables. Who has more mappings than any program needs is not worth more lines."""
+    total, lines_left = 0, _MAX_SMAPS_LINES
     for pid in pids:
         try:
-            counts = True
-            with (Path("/proc") / str(pid) / "smaps").open() as lines:
-                for line in lines:
-                    first, *rest = line.split(None, 5)
-                    if not first.endswith(":"):
-                        counts = len(rest) < 4 or _named(rest[2], rest[3]) not in files
-                    elif counts and first == "Pss:":
-                        total += int(rest[0]) << 10
+            bytes_, lines = _shares(Path("/proc") / str(pid), files, lines_left)
+            lines_left -= lines
+            total += bytes_ if lines_left > 0 else _resident(pid)
         except PermissionError:
             # It made itself one that cannot be looked into: all that is mapped is its own.
             total += _resident(pid)
         except (OSError, ValueError, IndexError):
             continue  # it has ended
     return total
+
+
+def _shares(process: Path, files: Collection[tuple[int, int]], most_lines: int) -> tuple[int, int]:
+    """Bytes, and how many lines were read for them."""
+    total, number, counts = 0, 0, True
+    # The kernel adds up by itself where nothing is left out, and for any number of mappings.
+    with (process / ("smaps" if files else "smaps_rollup")).open(errors="replace") as lines:
+        for number, line in enumerate(itertools.islice(lines, most_lines), 1):  # noqa: B007
+            if counts and line.startswith("Pss:"):
+                total += int(line.split()[1]) << 10
+            elif not line[0].isupper():
+                rest = line.split(None, 5)[1:]
+                counts = len(rest) < 4 or _named(rest[2], rest[3]) not in files
+    return total, number
 
 
 def _resident(pid: int) -> int:
@@ -133,9 +149,12 @@ def _descriptors(process: Path, disk: set[int], skipped: set[int], held: Held) -
 
 
 def _mappings(process: Path, disk: set[int], skipped: set[int], held: Held) -> None:
+    most = min(_MAX_MAPS_BYTES, _MAX_ALL_MAPS_BYTES - held.maps_bytes)
     with (process / "maps").open(errors="replace") as file:
-        text = file.read(_MAX_MAPS_BYTES)
-    held.hidden = held.hidden or len(text) == _MAX_MAPS_BYTES
+        text = file.read(most)
+    held.hidden = held.hidden or len(text) == most
+    held.maps_bytes += len(text)
+    held.mappings += text.count("\n")
     for line in text.splitlines():
         if not line.endswith(_DELETED):
             continue

@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from worker_agent.runners import counting
+from worker_agent.runners import counting, kernel_memory
 from worker_agent.runners.base import Usage
 
 MAX_WORKDIR_ENTRIES = 200_000
@@ -31,6 +31,7 @@ _LOOKS = 3
 _OTHERS_BYTES = 64 << 20
 # A disk that fills by this part of what a run may write is reason to look before it is time to.
 _HASTY_SHARE = 0.25
+_MEMORY_SHARE = 0.25  # of the time, for looking at one run's memory
 
 
 class Watcher:
@@ -148,20 +149,43 @@ class CountedMemory:
     """Whether a run uses more memory than it may, where no control group counts it."""
 
     limit_bytes: int
-    _before: int = field(default_factory=counting.shared_memory_of_machine)
+    _before: int = field(default_factory=lambda: _unattributed())
     _looks_at_hidden: int = 0
+    _next_look: float = 0.0
+    _used_at_look: int = 0
 
     def is_over(self, processes: Collection[int], usage: Usage) -> bool:
+        now = time.monotonic()
+        # A run can make looking at it dear, and one thread looks at all of them.
+        hasty = usage.memory_bytes - self._used_at_look > self.limit_bytes * _HASTY_SHARE
+        if now < self._next_look and not hasty:
+            return False
+        over = self._look(processes, usage)
+        self._used_at_look = usage.memory_bytes
+        took = time.monotonic() - now
+        self._next_look = now + took / _MEMORY_SHARE
+        return over
+
+    def _look(self, processes: Collection[int], usage: Usage) -> bool:
         held = counting.held_by(processes, ())
-        files = held.memory_bytes + counting.private_tmpfs_bytes(processes)
+        kernel = kernel_memory.held_for(processes, held.mappings)
+        files = held.memory_bytes + counting.private_tmpfs_bytes(processes) + kernel.total_bytes
+        if files > self.limit_bytes:
+            return True
         # Shared pages were counted once for each process: look closer before ending a run for it.
         if usage.memory_bytes + files > self.limit_bytes:
             resident = counting.resident_bytes(processes, held.memory.keys())
             if resident + files > self.limit_bytes:
                 return True
-        self._looks_at_hidden = self._looks_at_hidden + 1 if held.hidden else 0
-        grown = counting.shared_memory_of_machine() - self._before
+        hidden = held.hidden or kernel.hidden
+        self._looks_at_hidden = self._looks_at_hidden + 1 if hidden else 0
+        grown = _unattributed() - self._before
         return self._looks_at_hidden >= _LOOKS and grown > self.limit_bytes
+
+
+def _unattributed() -> int:
+    """Memory of the whole machine in which something can be that belongs to no process."""
+    return counting.shared_memory_of_machine() + kernel_memory.of_machine()
 
 
 @dataclass(frozen=True, slots=True)
