@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import grpc
 
@@ -173,15 +173,18 @@ class WorkerService(rpc.WorkerNodeServiceServicer):
         context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, problem)
 
     def _authenticate(self, context: grpc.ServicerContext) -> None:
-        expected = f"Bearer {self.secret}".encode()
-        if not any(hmac.compare_digest(shown, expected) for shown in _authorizations(context)):
+        if not _shows(self.secret, context.invocation_metadata()):
             _refuse(context)
 
 
-def _authorizations(context: grpc.ServicerContext) -> Iterable[bytes]:
-    for key, value in context.invocation_metadata() or ():
-        if key == "authorization":
-            yield value.encode() if isinstance(value, str) else value
+def _shows(secret: str, metadata: Iterable[tuple[str, str | bytes]] | None) -> bool:
+    expected = f"Bearer {secret}".encode()
+    shown = [
+        value.encode() if isinstance(value, str) else value
+        for key, value in metadata or ()
+        if key == "authorization"
+    ]
+    return any(hmac.compare_digest(value, expected) for value in shown)
 
 
 def _refuse(context: grpc.ServicerContext) -> NoReturn:
@@ -209,6 +212,24 @@ def read_or_make_secret(data_dir: Path) -> str:
     return secret
 
 
+class _OwnerOnly(grpc.ServerInterceptor):
+    """Refuses who shows no secret before a byte of his message is read: who else reaches loopback could
+    have a hundred MiB of each call kept."""
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None],
+        call: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        if _shows(self._secret, call.invocation_metadata):
+            return continuation(call)
+        # One that takes a stream of messages, and asks for none.
+        return grpc.stream_unary_rpc_method_handler(lambda _, context: _refuse(context))
+
+
 def serve(service: WorkerService, port: int) -> tuple[grpc.Server, int]:
     """On loopback. Returns the server, started, and its port. Raises RuntimeError when the port is taken."""
     server = grpc.server(
@@ -219,6 +240,7 @@ def serve(service: WorkerService, port: int) -> tuple[grpc.Server, int]:
             ("grpc.so_reuseport", 0),
         ],
         maximum_concurrent_rpcs=_THREADS,
+        interceptors=[_OwnerOnly(service.secret)],
     )
     rpc.add_WorkerNodeServiceServicer_to_server(service, server)
     bound = server.add_insecure_port(f"127.0.0.1:{port}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import psutil
@@ -72,6 +73,22 @@ def test_nobody_else_is_answered(
         with pytest.raises(grpc.RpcError) as refused:
             call(request, metadata=metadata, timeout=10)
         assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_nothing_of_a_strangers_message_is_read(
+    owner_call: tuple[Stage, rpc.WorkerNodeServiceStub, tuple[tuple[str, str]]],
+) -> None:
+    stage, node, _ = owner_call
+    before = _peak_memory_bytes(stage.agent.pid)
+    request = pb.ExecuteTaskRequest(task_id="t", task_zip=bytes(90 << 20))
+    calls = [node.ExecuteTask.future(request, timeout=30) for _ in range(3)]
+    assert {call.code() for call in calls} == {grpc.StatusCode.UNAUTHENTICATED}
+    assert _peak_memory_bytes(stage.agent.pid) - before < 64 << 20
+
+
+def _peak_memory_bytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) << 10
 
 
 def test_the_service_listens_on_loopback_only(

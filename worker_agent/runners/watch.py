@@ -144,12 +144,17 @@ class RunLimits:
         return ""
 
 
+def _unattributed() -> int:
+    """Memory of the whole machine in which something can be that belongs to no process."""
+    return counting.shared_memory_of_machine() + kernel_memory.of_machine()
+
+
 @dataclass(slots=True)
 class CountedMemory:
     """Whether a run uses more memory than it may, where no control group counts it."""
 
     limit_bytes: int
-    _before: int = field(default_factory=lambda: _unattributed())
+    _before: int = field(default_factory=_unattributed)
     _looks_at_hidden: int = 0
     _next_look: float = 0.0
     _used_at_look: int = 0
@@ -181,11 +186,6 @@ class CountedMemory:
         self._looks_at_hidden = self._looks_at_hidden + 1 if hidden else 0
         grown = _unattributed() - self._before
         return self._looks_at_hidden >= _LOOKS and grown > self.limit_bytes
-
-
-def _unattributed() -> int:
-    """Memory of the whole machine in which something can be that belongs to no process."""
-    return counting.shared_memory_of_machine() + kernel_memory.of_machine()
 
 
 @dataclass(frozen=True, slots=True)
