@@ -6,7 +6,9 @@ which is one message with descriptors. Knows nothing of what is in it.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -24,9 +26,10 @@ _END_SECONDS = 10
 class ForkServer:
     """Thread-safe. Begins with the first `fork`, and again when its process has ended."""
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], *, answer_seconds: float = _ANSWER_SECONDS) -> None:
         """`command` gets the number of the descriptor on which it is spoken to as its last argument."""
         self._command = tuple(command)
+        self._answer_seconds = answer_seconds
         self._lock = threading.Lock()
         # A child may die with the thread that its server came from: one that lives as long as this.
         self._thread = ThreadPoolExecutor(1, "fork-server")
@@ -42,8 +45,12 @@ class ForkServer:
                 self._end()
                 self._thread.submit(self._begin).result()
             assert self._channel is not None  # noqa: S101
-            socket.send_fds(self._channel, [request], descriptors)
-            answer = self._channel.recv(_ANSWER_BYTES).decode()
+            try:
+                socket.send_fds(self._channel, [request], descriptors)
+                answer = self._channel.recv(_ANSWER_BYTES).decode()
+            except OSError:
+                self._end_late()
+                raise
         if not answer.isdecimal():
             raise OSError(answer or f"{self._command[0]} has ended")
         return int(answer)
@@ -55,7 +62,7 @@ class ForkServer:
 
     def _begin(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.settimeout(_ANSWER_SECONDS)
+        ours.settimeout(self._answer_seconds)
         with theirs:
             self._process = subprocess.Popen(
                 [*self._command, str(theirs.fileno())],
@@ -68,6 +75,18 @@ class ForkServer:
                 pass_fds=(theirs.fileno(),),
             )
         self._channel = ours
+
+    def _end_late(self) -> None:
+        """It would answer the next request with what it did for this one, which nobody waits for now."""
+        assert self._process is not None and self._channel is not None  # noqa: PT018, S101
+        self._process.kill()
+        self._process.wait()
+        with contextlib.suppress(OSError):
+            self._channel.settimeout(0)
+            if (answer := self._channel.recv(_ANSWER_BYTES).decode()).isdecimal():
+                os.kill(int(answer), signal.SIGKILL)
+                os.waitpid(int(answer), 0)
+        self._end()
 
     def _end(self) -> None:
         if self._channel is not None:
