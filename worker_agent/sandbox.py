@@ -7,7 +7,9 @@ Every limit of a container is decided here, so that one file shows what a task c
 from __future__ import annotations
 
 import hashlib
+import posixpath
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from worker_agent.runners.base import RunSpec
 
 WORK = "/work"
 DEPENDENCIES = "/deps"
+_TMP = "/tmp"  # noqa: S108
 LABEL_NODE = "hivemind.node"
 LABEL_ATTEMPT = "hivemind.attempt"
 LABEL_WORKDIR_BYTES = "hivemind.workdir_bytes"
@@ -75,9 +78,14 @@ def task_command(entry: str, bootstrap: Bootstrap | None, *, network: bool) -> t
 
 
 def container_options(
-    spec: RunSpec, *, user: str, engine: EngineFacts, bootstrap: Bootstrap | None = None
+    spec: RunSpec,
+    *,
+    user: str,
+    engine: EngineFacts,
+    bootstrap: Bootstrap | None = None,
+    volumes: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The body of the engine's create call."""
+    """The body of the engine's create call. `volumes` are the folders that the image declares as such."""
     interpreter, arguments = task_command(spec.entry, bootstrap, network=spec.network)
     return {
         "Image": spec.image,
@@ -97,7 +105,8 @@ def container_options(
         "AttachStderr": True,
         "OpenStdin": False,
         "Tty": False,
-        "HostConfig": _host_options(spec, engine, bootstrap),
+        "Healthcheck": {"Test": ["NONE"]},  # the image's would run beside the task
+        "HostConfig": _host_options(spec, engine, bootstrap, volumes),
     }
 
 
@@ -105,18 +114,23 @@ def container_environment(spec: RunSpec) -> dict[str, str]:
     return {"TASK_ID": spec.task_id, "PYTHONUNBUFFERED": "1", "HOME": "/tmp", "LANG": "C.UTF-8"}  # noqa: S108
 
 
-def _host_options(spec: RunSpec, engine: EngineFacts, bootstrap: Bootstrap | None) -> dict[str, Any]:
+def _host_options(
+    spec: RunSpec, engine: EngineFacts, bootstrap: Bootstrap | None, volumes: Collection[str]
+) -> dict[str, Any]:
     memory = max(spec.memory_bytes, MIN_MEMORY_BYTES)
     mounts = [_bind(spec.work_dir, WORK)]
     if bootstrap is not None:
         mounts.append(_bind(bootstrap.host_dir, DEPENDENCIES))
+    taken = {mount["Target"] for mount in mounts} | {_TMP}
+    declared = {posixpath.normpath(path) for path in volumes}
+    mounts += [_memory(path, spec.tmpfs_bytes) for path in sorted(declared - taken)]
     options: dict[str, Any] = {
         "NetworkMode": "bridge" if spec.network else "none",
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges:true"],
         "Privileged": False,
         "ReadonlyRootfs": True,
-        "Tmpfs": {"/tmp": f"rw,exec,nosuid,nodev,size={spec.tmpfs_bytes},mode=1777"},  # noqa: S108
+        "Tmpfs": {_TMP: f"rw,exec,nosuid,nodev,size={spec.tmpfs_bytes},mode=1777"},
         "ShmSize": spec.tmpfs_bytes,
         "IpcMode": "private",
         "Mounts": mounts,
@@ -161,6 +175,11 @@ def _cpu_shares(cpus: float) -> int:
 
 def _bind(source: Path, target: str) -> dict[str, Any]:
     return {"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": False}
+
+
+def _memory(target: str, size: int) -> dict[str, Any]:
+    """In place of a volume, which would be a folder on the machine's disk without a bound."""
+    return {"Type": "tmpfs", "Target": target, "TmpfsOptions": {"SizeBytes": size, "Mode": 0o1777}}
 
 
 def _ulimit(name: str, value: int) -> dict[str, Any]:

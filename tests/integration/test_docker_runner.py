@@ -371,3 +371,38 @@ def test_an_engine_that_cannot_hold_tasks_is_told_apart(info: dict[str, object],
     problem = engine_problem(info)
     assert (words in problem) if words else (problem == "")
     assert os.linesep not in problem
+
+
+def test_volumes_of_an_image_are_bounded_and_its_health_check_is_off(
+    runs: RunFactory, docker_engine: docker.DockerClient, test_image: str
+) -> None:
+    """A volume would be a folder on the machine's disk, as large as a task likes."""
+    made = docker_engine.containers.create(test_image)
+    name = f"hivemind-test-volumes:{os.getpid()}"
+    image = made.commit(
+        *name.split(":"), changes='VOLUME ["/data", "/tmp", "/work/inner", "/work"]\nHEALTHCHECK CMD true'
+    )
+    made.remove(v=True)
+    before = {volume.id for volume in docker_engine.volumes.list()}
+    code = (
+        "import os\n"
+        "for path in ('/data', '/tmp', '/work/inner'):\n"
+        "    there = os.statvfs(path)\n"
+        "    open(path + '/file', 'w').close()\n"
+        "    print(path, there.f_blocks * there.f_frsize)\n"
+        "print('up', flush=True)\n"
+        "import time\n"
+        "time.sleep(60)\n"
+    )
+    try:
+        live = runs.start({"main.py": code}, image=name, tmpfs_bytes=16 * MIB)
+        sizes = live.await_output("up").split()[:-1]
+        assert sizes == ["/data", str(16 * MIB), "/tmp", str(16 * MIB), "/work/inner", str(16 * MIB)]
+        assert {volume.id for volume in docker_engine.volumes.list()} == before
+        state = inspected(docker_engine, live.spec.attempt_id)["State"]
+        assert isinstance(state, dict)
+        assert "Health" not in state
+        live.run.stop()
+        live.wait()
+    finally:
+        image.remove(force=True)

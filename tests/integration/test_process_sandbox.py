@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import sys
@@ -25,6 +26,31 @@ def test_there_is_no_network(sandboxed: RunFactory) -> None:
         allowed, _ = sandboxed.script(code, network=True)
     assert refused.exit_code == 1
     assert allowed.exit_code == 0
+
+
+def test_with_the_network_abstract_sockets_of_the_machine_stay_closed(sandboxed: RunFactory) -> None:
+    """They are the network namespace's, and some let in whoever has the right user id. Before Linux 6.12
+    nothing can close them, which the documents say."""
+    code = """
+import socket
+with socket.socket(socket.AF_UNIX) as own, socket.socket(socket.AF_UNIX) as caller:
+    own.bind(chr(0) + 'of-the-run-itself')
+    own.listen()
+    caller.connect(chr(0) + 'of-the-run-itself')
+with socket.socket(socket.AF_UNIX) as caller:
+    caller.connect(chr(0) + 'of-the-machine-%d')
+"""
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(f"\0of-the-machine-{os.getpid()}")
+        door.listen()
+        end, live = sandboxed.script(code % os.getpid(), network=True)
+    assert end.exit_code == (1 if _can_scope() else 0), live.output
+    assert "PermissionError" in live.output or not _can_scope()
+
+
+def _can_scope() -> bool:
+    ask_for_version = ctypes.CDLL(None).syscall(444, None, ctypes.c_long(0), 1)
+    return int(ask_for_version) >= 6
 
 
 def test_the_agents_files_and_other_attempts_cannot_be_seen(sandboxed: RunFactory, run_folder: Path) -> None:

@@ -85,9 +85,15 @@ class DockerRunner:
             if os.geteuid() == 0:
                 give_tree(folder, CONTAINER_UID, CONTAINER_UID)
             folder.chmod(0o700)
-        options = container_options(spec, user=self._user, engine=self._engine, bootstrap=bootstrap)
         name = container_name(self._node_id, spec.attempt_id)
         try:
+            options = container_options(
+                spec,
+                user=self._user,
+                engine=self._engine,
+                bootstrap=bootstrap,
+                volumes=self._volumes(spec.image),
+            )
             try:
                 container = self._create(options, name)
             except APIError as error:
@@ -131,6 +137,10 @@ class DockerRunner:
         self._helpers.shutdown()
         self._pulse.close()
         self._client.close()
+
+    def _volumes(self, image: str) -> tuple[str, ...]:
+        facts = self._client.inspect_image(image)  # type: ignore[no-untyped-call]
+        return tuple(facts["Config"].get("Volumes") or ())
 
     def _create(self, options: dict[str, Any], name: str) -> str:
         created = self._client.create_container_from_config(options, name)  # type: ignore[no-untyped-call]

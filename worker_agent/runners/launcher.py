@@ -44,6 +44,8 @@ _ATTR_RDONLY_NOSUID_NODEV = 1 | 2 | 4
 _PR_SET_PDEATHSIG, _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 1, 23, 24
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
+_SYS_LANDLOCK_CREATE, _SYS_LANDLOCK_RESTRICT = 444, 446
+_SCOPE_OF_ABSTRACT_SOCKETS = 1
 _LAST_CAPABILITY = 63
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 # No run writes there, and nothing of the machine is below it: the new root is put together here.
@@ -153,6 +155,8 @@ def _children() -> list[int]:
 def _become(plan: dict[str, Any]) -> None:
     """The last steps, in the process that becomes the task (or bubblewrap, which does them itself)."""
     if plan["sandbox"] == "bubblewrap":
+        if plan["scoped"]:
+            _scope()
         if plan["filter"]:
             os.set_inheritable(_filter_file(bytes.fromhex(plan["filter"])), True)
         os.set_inheritable(STATUS_FD, True)
@@ -162,6 +166,8 @@ def _become(plan: dict[str, Any]) -> None:
             os.write(STATUS_FD, b'{"began": true}\n')
         os.set_inheritable(STATUS_FD, False)
         _drop(plan["user"])
+        if plan["scoped"]:
+            _scope()
         if plan["filter"]:
             _install(bytes.fromhex(plan["filter"]))
     os.execve(plan["command"][0], plan["command"], plan["environment"])  # noqa: S606
@@ -184,6 +190,22 @@ def _drop(user: int | None) -> None:
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "set no_new_privs")
+
+
+def _scope() -> None:
+    """Local sockets without a file belong to the network, which may be the machine's: only the run's own are
+    left. Nothing happens before Linux 6.12."""
+    attributes = (ctypes.c_uint64 * 3)(0, 0, _SCOPE_OF_ABSTRACT_SOCKETS)
+    size, nothing = ctypes.c_long(ctypes.sizeof(attributes)), ctypes.c_long(0)
+    rules = _libc.syscall(
+        ctypes.c_long(_SYS_LANDLOCK_CREATE), ctypes.byref(attributes), size, nothing, nothing, nothing
+    )
+    if rules < 0:
+        return
+    _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "set no_new_privs")
+    restrict = ctypes.c_long(_SYS_LANDLOCK_RESTRICT)
+    _check(_libc.syscall(restrict, ctypes.c_long(rules), nothing), "keep to its own sockets")
+    os.close(rules)
 
 
 class _FilterProgram(ctypes.Structure):

@@ -58,6 +58,7 @@ class SandboxTools:
     bwrap: str = ""
     setpriv: str = ""
     disable_userns: bool = False  # bubblewrap can forbid user namespaces inside
+    scoped: bool = True  # abstract sockets of others are closed, where the kernel can
     counts_by_namespace: bool = False  # a limit on processes set in a user namespace counts those in it alone
 
     @property
@@ -111,6 +112,7 @@ def run_plan(
         "cores": sorted(place.cores),
         "oom_score": OOM_SCORE_ADJUSTMENT,
         "filter": filter_program.hex() if filter_program else "",
+        "scoped": tools.scoped,
     }
     if tools.sandbox is Sandbox.NAMESPACES:
         plan |= _view(spec, tools, bootstrap)

@@ -80,6 +80,10 @@ def _separate(tools: SandboxTools, *, as_root: bool, use_bubblewrap: bool) -> It
         if not as_root:
             yield replace(bubblewrap, disable_userns=True)
         yield bubblewrap
+        # One that is setuid, or allowed more by its profile, may not be so any more once it is scoped.
+        if not as_root:
+            yield replace(bubblewrap, disable_userns=True, scoped=False)
+        yield replace(bubblewrap, scoped=False)
     if as_root:
         yield replace(tools, sandbox=Sandbox.NAMESPACES)
 
