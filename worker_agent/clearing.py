@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 import sys
 import time
 from dataclasses import dataclass, field
@@ -163,18 +164,20 @@ def clear(folder: str | os.PathLike[str]) -> str:
 def give(folder: str | os.PathLike[str], uid: int, gid: int) -> None:
     """Everything in the folder to this user; links themselves, not what they point to. However deep it is.
 
-    Raises OSError, also when somebody moves folders meanwhile.
+    A file with other names stays whose it is unless it is the folder's owner's: a hard link may be to one of
+    somebody else. Raises OSError, also when somebody moves folders meanwhile.
     """
     at = os.open(folder, _FOLDER)
     try:
+        heir = _Heir(uid, gid, os.fstat(at).st_uid)
         os.fchown(at, uid, gid)
         path = [_place(at)]
-        waiting = [_given(at, uid, gid)]
+        waiting = [heir.given(at)]
         while waiting:
             if waiting[-1]:
                 at = _step(waiting[-1].pop(), at)
                 path.append(_place(at))
-                waiting.append(_given(at, uid, gid))
+                waiting.append(heir.given(at))
                 continue
             waiting.pop()
             path.pop()
@@ -186,15 +189,24 @@ def give(folder: str | os.PathLike[str], uid: int, gid: int) -> None:
         os.close(at)
 
 
-def _given(folder: int, uid: int, gid: int) -> list[str]:
-    """The folders in it, when all that is in it has the user."""
-    below = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            os.chown(entry.name, uid, gid, dir_fd=folder, follow_symlinks=False)
-            if entry.is_dir(follow_symlinks=False):
-                below.append(entry.name)
-    return below
+@dataclass(frozen=True, slots=True)
+class _Heir:
+    uid: int
+    gid: int
+    before: int  # whose all of it was
+
+    def given(self, folder: int) -> list[str]:
+        """The folders in it, when all that is in it has the user."""
+        below = []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode):
+                    below.append(entry.name)
+                elif status.st_nlink > 1 and status.st_uid != self.before:
+                    continue
+                os.chown(entry.name, self.uid, self.gid, dir_fd=folder, follow_symlinks=False)
+        return below
 
 
 def _step(name: str, at: int) -> int:

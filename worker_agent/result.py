@@ -83,6 +83,7 @@ class _Archive:
     """A ZIP that knows how much room is left below its bound, its central directory included."""
 
     zip: ZipFile
+    owner: int  # of the working directory
     limit_bytes: int
     read_bytes_left: int
     left_out: _LeftOut
@@ -118,7 +119,8 @@ def build_result(
         with part.open("wb+") as file:
             with ZipFile(file, "w", ZIP_DEFLATED, compresslevel=_ZIP_LEVEL) as archive:
                 limit = max(0, max_result_bytes - _OVERHEAD_BYTES)
-                bounded = _Archive(archive, limit, max_read_bytes, left_out)
+                owner = work_dir.lstat().st_uid
+                bounded = _Archive(archive, owner, limit, max_read_bytes, left_out)
                 _add_output(bounded, output, facts.finished_at)
                 _add_files(bounded, work_dir)
                 if facts.stopped:
@@ -268,6 +270,9 @@ def _why_not_content(archive: _Archive, source: IO[bytes], status: os.stat_resul
     size = status.st_size
     if not stat.S_ISREG(status.st_mode):
         return "it is a device, pipe or socket"
+    if status.st_nlink > 1 and status.st_uid != archive.owner:
+        # Whoever may make such a link may not be able to read the file, as the agent is.
+        return "it is a hard link to somebody else's file"
     if size > archive.read_bytes_left:
         return f"its {size} bytes are more than is read of a working directory"
     archive.read_bytes_left -= size

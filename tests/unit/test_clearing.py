@@ -174,6 +174,21 @@ def test_a_node_whose_trash_is_full_says_so(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_somebody_elses_file_is_not_given_away_by_a_hard_link(tmp_path: Path) -> None:
+    others = tmp_path / "others"
+    others.write_text("x")
+    os.chown(others, 4321, 4321)
+    top = tmp_path / "top"
+    (top / "in").mkdir(parents=True)
+    os.link(others, top / "in/link")
+    own = top / "own"
+    own.write_text("x")
+    os.link(own, top / "in/own")
+    give(top, 65534, 65534)
+    assert (others.stat().st_uid, own.stat().st_uid, (top / "in").stat().st_uid) == (4321, 65534, 65534)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_a_tree_is_given_to_a_user_however_deep_it_is(tmp_path: Path) -> None:
     top = tmp_path / "top"
     top.mkdir()

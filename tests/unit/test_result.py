@@ -103,6 +103,21 @@ def test_links_pipes_and_sockets_are_named_and_left_out(work: Path) -> None:
         assert line in log
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_hard_link_to_somebody_elses_file_is_left_out(work: Path) -> None:
+    """The agent reads what the run could not."""
+    for name, owner in (("others", 4321), ("own", os.geteuid())):
+        file = work.parent / name
+        file.write_text(name)
+        os.chown(file, owner, owner)
+        os.link(file, work / name)
+    assert build(work).left_out == 1
+    files = opened(work)
+    assert "others" not in files
+    assert files["own"] == b"own"
+    assert b"others: it is a hard link to somebody else's file" in files["execution_log.txt"]
+
+
 def test_a_file_that_does_not_fit_is_left_out_and_smaller_ones_are_kept(work: Path) -> None:
     (work / "a_large.bin").write_bytes(random.Random(1).randbytes(300_000))
     (work / "b_small.txt").write_text("small")
