@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ _LOG_IN = "this call needs a token: log in first"
 _LOG_IN_OR_ALLOW = f"{_LOG_IN} (the pool's operator can allow it without one: ALLOW_ANONYMOUS_READS)"
 
 identity_of_call: ContextVar[Identity | None] = ContextVar("identity", default=None)
+address_of_call: ContextVar[str] = ContextVar("address", default="")
 
 
 def current_identity() -> Identity:
@@ -56,6 +57,12 @@ def check_same(first: str, second: str) -> None:
         raise errors.UnauthenticatedError(
             "two different tokens came with this call: log in again and send one"
         )
+
+
+def whose_work() -> Hashable:
+    """By what a call's work is counted: its account, or where nobody is known its address."""
+    identity = identity_of_call.get()
+    return identity.user_id if identity is not None else ("address", address_of_call.get())
 
 
 @dataclass(frozen=True, slots=True)

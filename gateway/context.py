@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import redis
 
-from gateway.callers import current_identity_or_none
+from gateway.callers import whose_work
 from gateway.events import EventHub
 from gateway.memory import MemoryBudget
 from gateway.reading import Reader
@@ -73,7 +73,7 @@ class Gateway:
         """Run cheap synchronous work on the bounded threads, with the caller's context variables."""
         context = contextvars.copy_context()
         call = partial(context.run, partial(work, *args, **kwargs))
-        return await asyncio.wrap_future(self.cheap.submit(_caller(), call))
+        return await asyncio.wrap_future(self.cheap.submit(whose_work(), call))
 
     async def run_password(
         self, account: Hashable, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
@@ -143,11 +143,6 @@ def build(settings: Settings, clock: Clock = system_clock) -> Gateway:
 def _bounds(width: int, waiting_of_one: int, waiting: int) -> Bounds:
     """One account leaves room for others, and whatever it sends at once it has no more than its turn."""
     return Bounds(width=width, of_one=max(1, width * 3 // 4), waiting_of_one=waiting_of_one, waiting=waiting)
-
-
-def _caller() -> Hashable:
-    identity = current_identity_or_none()
-    return identity.user_id if identity is not None else None
 
 
 async def _standing(database: Database, cheap: ThreadLane, user_id: int) -> Standing | None:

@@ -22,6 +22,7 @@ from gateway import messages, sockets
 from gateway.access import REQUIRED, TOKEN_IN_MESSAGE, Access
 from gateway.callers import (
     Callers,
+    address_of_call,
     check_same,
     current_identity,
     current_identity_or_none,
@@ -54,7 +55,7 @@ log = structlog.get_logger(__name__)
 # How long a stranger's message may take, and one message of who is known.
 _STRANGERS_SECONDS, _MESSAGE_SECONDS, _LARGE_MESSAGE_SECONDS = 5.0, 30.0, 600.0
 # A stranger who asks for the protocol's description asks again and again on one stream.
-_STRANGERS_STREAM_SECONDS = 30.0
+_STRANGERS_STREAM_SECONDS, _STRANGERS_LONGEST_SECONDS = 30.0, 300.0
 _ADDRESSES = 4096
 
 Behavior = Callable[[Any, Any], Any]
@@ -78,6 +79,8 @@ class Arrival:
 # Raises what the call is refused with. Asked before the body is read, but where the token is in the
 # message: there after that small message.
 Gate = Callable[[Arrival], Awaitable[None]]
+# How many seconds a stream's next message waits after one of so many bytes.
+Pause = Callable[[Arrival, int], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +117,15 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         calls: OpenCalls,
         reader: Reader,
         gates: Sequence[Gate] = (),
+        pause_after: Pause = lambda _arrival, _size_bytes: 0.0,
     ) -> None:
         self._settings = settings
         self._callers = callers
         self._calls = calls
         self._reader = reader
         self._gates = tuple(gates)
+        self._pause_after = pause_after
+        self._longest_seconds = messages.longest_stream_seconds(settings)
         # At most one entry for each method that the server has.
         self._guarded: dict[str, Handler] = {}
 
@@ -173,6 +179,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         identity_of_call.set(None)
         try:
             peer = sockets.plain_peer(context.peer())
+            address_of_call.set(_address_of(peer))
             with self._calls.ticket(peer, _address_of(peer), stream=method.is_stream) as ticket:
                 return await answer(method, context, peer, ticket)
         except grpc.aio.AbortError:
@@ -283,12 +290,19 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
     async def _each(
         self, method: _Method, context: Context, peer: str, identity: Identity | None
     ) -> AsyncGenerator[Any]:
-        seconds = self._reader.stall_seconds
+        stall, longest = self._reader.stall_seconds, self._longest_seconds
         if identity is None:
-            seconds = min(seconds, _STRANGERS_STREAM_SECONDS)
-        while (raw := await self._read(method, context, peer, identity, seconds)) is not None:
+            stall, longest = min(stall, _STRANGERS_STREAM_SECONDS), _STRANGERS_LONGEST_SECONDS
+        arrival, until = Arrival(method.name, peer, _address_of(peer), identity), time.monotonic() + longest
+        while time.monotonic() < until:
+            raw = await self._read(method, context, peer, identity, stall)
+            if raw is None:
+                await check_alive(context)
+                return
             yield messages.parsed(raw, method.handler.request_deserializer)
-        await check_alive(context)
+            if pause := self._pause_after(arrival, len(raw)):
+                await asyncio.sleep(pause)
+        raise errors.StalledError(f"the stream has taken longer than the {longest:g} seconds that it may")
 
     async def _read(
         self, method: _Method, context: Context, peer: str, identity: Identity | None, seconds: float

@@ -15,6 +15,7 @@ from gateway.explaining import Explainer
 from gateway.interceptors import Context, current_identity, current_identity_or_none
 from gateway.package import Package
 from gateway.replies import hold_until_sent
+from gateway.texts import last_lines, text_of
 from nodepool.errors import InvalidInputError, NotFoundError, TooLargeError
 from nodepool.stores.disk import disk_errors
 from nodepool.stores.output_store import OutputWindow
@@ -24,6 +25,8 @@ from proto import nodepool_pb2_grpc as rpc
 _MAX_POLLED_LINES = 1000
 # What a reply needs around a result.
 _REPLY_ROOM_BYTES = 4096
+# Bytes, the text that is made of them, and the answer; those that are no text become three each.
+_TEXT_FACTOR = 4
 
 
 class MasterNodeServicer(rpc.MasterNodeServiceServicer):
@@ -44,13 +47,15 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
     async def UploadTaskStream(
         self, request_iterator: AsyncIterator[pb.UploadTaskStreamRequest], context: Context
     ) -> pb.UploadTaskResponse:
-        gateway = self._gateway
+        gateway, owner = self._gateway, current_identity()
         first = await anext(aiter(request_iterator), None)
         if first is None or first.WhichOneof("part") != "task":
             raise InvalidInputError("the first message must be the task")
         columns = submit.wishes(gateway, first.task)
         submit.check_size(gateway, first.task.package_bytes)
-        announced = Announced(first.task.package_bytes, first.task.package_sha256)
+        size, sha256 = first.task.package_bytes, first.task.package_sha256
+        announced = Announced(size, sha256)
+        await gateway.run(submit.check_before_it_comes, gateway, owner, columns, size, sha256.lower())
         with disk_errors(), gateway.files.spool() as file:
             package = Package(file)
             async for message in request_iterator:
@@ -60,20 +65,22 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
                 announced.take(message.zip_chunk)
                 await gateway.run(package.add, message.zip_chunk)
             announced.check_whole()
-            return _uploaded(await submit.submit(gateway, current_identity(), columns, package))
+            return _uploaded(await submit.submit(gateway, owner, columns, package))
 
     async def PollTaskStatus(
         self, request: pb.PollTaskStatusRequest, context: Context
     ) -> pb.PollTaskStatusResponse:
         gateway = self._gateway
         row = await gateway.run(tasks.find_own, gateway, current_identity_or_none(), request.task_id)
-        window = await tasks.output_of(gateway, row)
         attempts = await gateway.run(tasks.attempts_of_task, gateway, row)
         runs = await gateway.run(tasks.runs_of_task, gateway, row)
+        window = await tasks.output_of(gateway, row)
+        with gateway.memory.hold(row.owner_id, len(window.data)):
+            output = await gateway.run(_last_lines, window)
         return pb.PollTaskStatusResponse(
             task_id=row.id,
             status=views.status_word(row),
-            output=_text(window).splitlines()[-_MAX_POLLED_LINES:],
+            output=output,
             message=views.status_message(row),
             detail=views.task_detail(row, attempts, runs),
         )
@@ -83,7 +90,8 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
         row = await gateway.run(tasks.find_own, gateway, current_identity(), request.task_id)
         # All of it, where all of it is kept: the live window may have moved on.
         window = await tasks.output_of(gateway, row)
-        return pb.GetTaskLogsResponse(success=True, message=views.status_message(row), logs=_text(window))
+        with gateway.memory.hold(row.owner_id, _TEXT_FACTOR * len(window.data)):
+            return await gateway.run(_logs, views.status_message(row), window)
 
     async def GetTaskResult(
         self, request: pb.GetTaskResultRequest, context: Context
@@ -200,6 +208,16 @@ def _uploaded(accepted: submit.Accepted) -> pb.UploadTaskResponse:
     )
 
 
-def _text(window: OutputWindow) -> str:
-    text = window.data.decode(errors="replace")
-    return f"[{window.base} earlier bytes are no longer kept live]\n{text}" if window.base else text
+def _earlier(window: OutputWindow) -> str:
+    return f"[{window.base} earlier bytes are no longer kept live]" if window.base else ""
+
+
+def _logs(message: str, window: OutputWindow) -> pb.GetTaskLogsResponse:
+    text, earlier = text_of(window.data), _earlier(window)
+    logs = f"{earlier}\n{text}" if earlier else text
+    return pb.GetTaskLogsResponse(success=True, message=message, logs=logs)
+
+
+def _last_lines(window: OutputWindow) -> list[str]:
+    lines, earlier = last_lines(window.data, _MAX_POLLED_LINES), _earlier(window)
+    return [earlier, *lines][-_MAX_POLLED_LINES:] if earlier else lines

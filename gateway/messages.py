@@ -10,6 +10,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError, Message
 
+from gateway.shapes import check_shape
 from nodepool.errors import InvalidInputError, TooLargeError
 from nodepool.settings import Settings
 
@@ -20,6 +21,7 @@ STRANGERS_BYTES = 16 * KIB
 # A piece of a stream, or output: at most 1 MiB of it, and what stands around it.
 _PIECE_BYTES = 4 * MIB
 _AROUND_BYTES = 64 * KIB
+_STREAM_SECONDS, _LEAST_BYTES_PER_SECOND = 600.0, 16 * KIB
 
 _MASTER, _NODES, _WORKER = (
     f"/nodepool.{name}/" for name in ("MasterNodeService", "NodeManagerService", "WorkerNodeService")
@@ -72,6 +74,11 @@ def limit_of(method: str, settings: Settings) -> int:
     return _PIECE_BYTES if method in _WITH_PIECES else SMALL_BYTES
 
 
+def longest_stream_seconds(settings: Settings) -> float:
+    """How long a stream of messages may take, however lively it is: slow lines get the largest through."""
+    return _STREAM_SECONDS + max(settings.max_file_size, settings.max_result_bytes) / _LEAST_BYTES_PER_SECOND
+
+
 def too_large(method: str, limit: int) -> TooLargeError:
     name = method.rpartition("/")[2]
     what = {True: "; see this pool's MAX_FILE_SIZE"}.get(method in _WITH_PACKAGE, "")
@@ -82,6 +89,9 @@ def parsed(raw: bytes, deserialize: Callable[[bytes], Any] | None) -> Any:
     """The message. InvalidInputError for bytes that are none, and for text that cannot be kept."""
     if deserialize is None:
         return raw
+    kind = getattr(deserialize, "__self__", None)
+    if isinstance(kind, type) and issubclass(kind, Message):
+        check_shape(raw, kind.DESCRIPTOR, ANY_TEXT)
     try:
         message = deserialize(raw)
     except (DecodeError, ValueError, RecursionError):

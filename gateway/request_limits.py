@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from gateway.interceptors import Arrival
 
 _MOST_KEYS = 20_000
+# Of a stream's messages those that carry next to nothing count: each costs about as much as a call.
+_SMALL_MESSAGE_BYTES = 1 << 10
+_SMALL_MESSAGES_PER_MINUTE = 6000
 # A part of a minute's submits that one refused package costs: who sends only such ones is soon told to wait.
 _REFUSED_SHARE = 0.1
 
@@ -114,6 +117,20 @@ class RequestLimits:
         self.check_address(arrival.method, arrival.address)
         if arrival.identity is not None:
             self.check_account(arrival.method, arrival.identity)
+        else:
+            self.check_nobody(arrival.method, arrival.address)
+
+    def pause_after(self, arrival: Arrival, size_bytes: int) -> float:
+        """How many seconds the stream's next message waits, for this one was small and there are many."""
+        if size_bytes >= _SMALL_MESSAGE_BYTES:
+            return 0.0
+        who = f"user:{arrival.identity.user_id}" if arrival.identity else f"address:{arrival.address}"
+        with self._lock:
+            key, most = f"{who}:messages", _SMALL_MESSAGES_PER_MINUTE
+            seconds = self._buckets.take(key, most, self._clock())
+            if seconds:  # it came already: the next one waits for it, too
+                self._buckets.charge(key, most, self._clock(), 1.0)
+            return seconds
 
     def check_address(self, method: str, address: str) -> None:
         if self._exempt(address):
@@ -122,6 +139,15 @@ class RequestLimits:
         if kind_of(method) is Kind.ENTRY:
             most = self._per_account[Kind.ENTRY]
             self._take(f"address:{address}:{Kind.ENTRY}", most, _WORDS[Kind.ENTRY], "from your address")
+
+    def check_nobody(self, method: str, address: str) -> None:
+        """Of who shows no token, who is an address."""
+        kind = kind_of(method)
+        if kind is not Kind.ENTRY and not self._exempt(address):
+            most = self._per_account[kind]
+            self._take(
+                f"address:{address}:{kind}", most, f"{_WORDS[kind]} without a token", "from your address"
+            )
 
     def check_account(self, method: str, identity: Identity) -> None:
         kind = kind_of(method)

@@ -115,6 +115,7 @@ def make_server(gateway: Gateway, calls: OpenCalls) -> tuple[grpc.aio.Server, he
         calls,
         gateway.reader,
         gates=(gateway.limits.gate,),
+        pause_after=gateway.limits.pause_after,
     )
     server = grpc.aio.server(interceptors=(gatekeeper,), options=server_options(settings))
     rpc.add_UserServiceServicer_to_server(UserServicer(gateway), server)

@@ -66,6 +66,13 @@ def check_size(gateway: Gateway, size: int) -> None:
         )
 
 
+def check_before_it_comes(
+    gateway: Gateway, owner: Identity, columns: dict[str, Any], size: int, sha256: str
+) -> None:
+    """What can be refused already: a stream may be long, and many come at once. Tells nothing by itself."""
+    _check_cheap(gateway, owner, _row_of(owner, columns, size, sha256))
+
+
 def wishes(gateway: Gateway, request: pb.UploadTaskRequest) -> dict[str, Any]:
     """The task's columns that the request decides. Raises InvalidInputError for what cannot be."""
     settings = gateway.settings
@@ -154,23 +161,11 @@ def _begin(
 def _prepare(
     gateway: Gateway, owner: Identity, columns: dict[str, Any], package: Package
 ) -> Accepted | _Prepared:
-    now, fee_percent = gateway.clock(), gateway.settings.platform_fee_percent
-    sha256 = package.sha256
-    columns = {
-        **columns,
-        "owner_id": owner.user_id,
-        "price_per_minute": _price(columns),
-        "package_sha256": sha256,
-        "package_bytes": package.size,
-    }
-    existing, score, stored = gateway.database.read(
-        lambda connection: _before(connection, owner, columns, fee_percent)
-    )
+    now, sha256 = gateway.clock(), package.sha256
+    columns = _row_of(owner, columns, package.size, sha256)
+    existing, score = _check_cheap(gateway, owner, columns)
     if existing is not None:
         return _repeated(existing, columns, owner)
-    check_access(columns, score)
-    _check_room(gateway, owner, score)
-    storage.check_room(gateway, owner, score, stored, columns)
     if why := gateway.refused.why(sha256):
         raise InvalidPackageError(f"{why} (these very bytes were refused before)")
     row = {
@@ -184,6 +179,29 @@ def _prepare(
         "queued_at": now,
     }
     return _Prepared(owner, row, score)
+
+
+def _row_of(owner: Identity, columns: dict[str, Any], size: int, sha256: str) -> dict[str, Any]:
+    return {
+        **columns,
+        "owner_id": owner.user_id,
+        "price_per_minute": _price(columns),
+        "package_sha256": sha256,
+        "package_bytes": size,
+    }
+
+
+def _check_cheap(gateway: Gateway, owner: Identity, columns: dict[str, Any]) -> tuple[Row[Any] | None, int]:
+    """The task that has this id already, of which nothing is checked, and the owner's credit score."""
+    fee_percent = gateway.settings.platform_fee_percent
+    existing, score, stored = gateway.database.read(
+        lambda connection: _before(connection, owner, columns, fee_percent)
+    )
+    if existing is None:
+        check_access(columns, score)
+        _check_room(gateway, owner, score)
+        storage.check_room(gateway, owner, score, stored, columns)
+    return existing, score
 
 
 async def _look_into(gateway: Gateway, owner: Identity, package: Package, prepared: _Prepared) -> None:

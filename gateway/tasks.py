@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from gateway import storage
-from gateway.callers import current_identity_or_none
+from gateway.callers import whose_work
 from gateway.context import Gateway
 from gateway.tokens import Identity
 from gateway.views import is_final
@@ -129,8 +129,7 @@ async def whole_output(gateway: Gateway, row: Row[Any], window: OutputWindow, at
         if row.result_bytes <= _SMALL_RESULT_BYTES:
             data = await gateway.run(jobs.output, result, most)
         else:
-            caller = current_identity_or_none()
-            data = await gateway.run_heavy(caller.user_id if caller else None, jobs.output, result, most)
+            data = await gateway.run_heavy(whose_work(), jobs.output, result, most)
     except (NotFoundError, CorruptFileError, OutOfBoundsError) as error:
         log.info("the result of %s has no output: %s", attempt, error)
         return window

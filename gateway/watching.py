@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +13,17 @@ from sqlalchemy import Row
 
 from gateway import tasks, views
 from gateway.context import Gateway
+from gateway.replies import LONGEST_SECONDS
 from gateway.tokens import Identity
-from nodepool.errors import UnavailableError
+from nodepool.errors import RateLimitedError, StalledError, UnavailableError
 from nodepool.stores.output_store import OutputWindow
 from proto import nodepool_pb2 as pb
 
 # How long a lost wake-up can go unnoticed: longer, the longer nothing has happened.
 _LOOK_AGAIN_SECONDS, _LONGEST_SECONDS = 1.0, 4.0
 _CHUNK_BYTES = 256 * 1024
+# How often, and how long, room for the output is waited for: what the account watches besides is read first.
+_ROOM_SECONDS, _LONGEST_WAIT_SECONDS = 0.25, 60.0
 
 
 @dataclass(slots=True)
@@ -27,6 +32,10 @@ class _Position:
     offset: int
     attempt: str = ""  # whose number was looked up last
     seen_number: int = 0
+
+    def start(self, number: int) -> int:
+        """Where output of this attempt goes on."""
+        return self.offset if self.attempt_number == number else 0
 
 
 async def watch(
@@ -40,14 +49,18 @@ async def watch(
         while True:
             changed.clear()
             row, number, window, kept = await gateway.run(_look, gateway, identity, request.task_id, position)
-            window = await tasks.whole_output(gateway, row, window, kept)
             detail = views.task_detail(row)
             final = views.is_final(row)
             if not final and detail != told:
                 yield pb.WatchTaskResponse(state=detail)
-            for chunk in _news(number, window, position):
-                pause = _LOOK_AGAIN_SECONDS
-                yield pb.WatchTaskResponse(output=chunk)
+            new = 0 if kept else max(0, window.end - position.start(number))
+            async with _in_memory(gateway, row, window, kept, new) as output:
+                until = time.monotonic() + LONGEST_SECONDS
+                for chunk in _news(number, output, position):
+                    pause = _LOOK_AGAIN_SECONDS
+                    yield pb.WatchTaskResponse(output=chunk)
+                    if time.monotonic() > until:
+                        raise StalledError(f"the output was not read in {LONGEST_SECONDS:g} seconds")
             if final:
                 yield pb.WatchTaskResponse(state=detail)
                 return
@@ -59,6 +72,34 @@ async def watch(
                 pause = min(2 * pause, _LONGEST_SECONDS)
 
 
+@asynccontextmanager
+async def _in_memory(
+    gateway: Gateway, row: Row[Any], window: OutputWindow, kept: str, new: int
+) -> AsyncIterator[OutputWindow]:
+    """All of the output, counted until its watcher has read it; of a live window what is new."""
+    with ExitStack() as room:
+        # How much is kept is known when it is there.
+        await _make_room(gateway, room, row.owner_id, gateway.settings.max_output_bytes if kept else new)
+        output = await tasks.whole_output(gateway, row, window, kept)
+        room.close()
+        room.enter_context(gateway.memory.hold(row.owner_id, len(output.data) if kept else new))
+        yield output
+
+
+async def _make_room(gateway: Gateway, room: ExitStack, owner_id: int, size_bytes: int) -> None:
+    """Raises RateLimitedError where there is none for long."""
+    until = time.monotonic() + _LONGEST_WAIT_SECONDS
+    while True:
+        try:
+            room.enter_context(gateway.memory.hold(owner_id, size_bytes))
+        except RateLimitedError:
+            if time.monotonic() > until:
+                raise
+            await asyncio.sleep(_ROOM_SECONDS)
+        else:
+            return
+
+
 def _look(
     gateway: Gateway, identity: Identity, task_id: str, position: _Position
 ) -> tuple[Row[Any], int, OutputWindow, str]:
@@ -68,33 +109,27 @@ def _look(
     if attempt != position.attempt:
         position.attempt, position.seen_number = attempt, tasks.attempt_number_of(gateway, row, attempt)
     number = position.seen_number
-    offset = position.offset if position.attempt_number == number else 0
     try:
-        return row, number, *tasks.window_of(gateway, row, offset)
+        return row, number, *tasks.window_of(gateway, row, position.start(number))
     except UnavailableError:
         # State is in SQL; output goes on when Redis is back.
         return row, number, OutputWindow(0, b""), ""
 
 
-def _news(number: int, window: OutputWindow, position: _Position) -> list[pb.OutputChunk]:
+def _news(number: int, window: OutputWindow, position: _Position) -> Iterator[pb.OutputChunk]:
+    """Piece by piece: each is made when the one before it was sent."""
     if number != position.attempt_number:
         position.attempt_number, position.offset = number, 0
     start = max(window.base, position.offset)
-    if start >= window.end:
-        return []
     skipped = start - position.offset
-    chunks = []
     for begin in range(start, window.end, _CHUNK_BYTES):
         data = window.data[begin - window.base : begin - window.base + _CHUNK_BYTES]
-        chunks.append(
-            pb.OutputChunk(
-                attempt_number=number,
-                offset=begin,
-                data=data,
-                next_offset=begin + len(data),
-                skipped_bytes=skipped,
-            )
+        position.offset = begin + len(data)
+        yield pb.OutputChunk(
+            attempt_number=number,
+            offset=begin,
+            data=data,
+            next_offset=position.offset,
+            skipped_bytes=skipped,
         )
         skipped = 0
-    position.offset = window.end
-    return chunks

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
+import json
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
+import jwt
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
@@ -16,7 +21,7 @@ from nodepool.stores.database import Database
 from proto import nodepool_pb2 as pb
 from tests.support import requests
 from tests.support.accounts import CALL_SECONDS, Account, log_in, register
-from tests.support.gateway import GatewayProcess
+from tests.support.gateway import SECRET, GatewayProcess
 from tests.support.requests import METHODS, call, request_of, variants
 from tests.support.stores import place
 from tests.support.tasks import new_task_id, script
@@ -95,6 +100,62 @@ def test_a_method_that_is_not_there_is_unimplemented(gateway: GatewayProcess) ->
         ask(b"", timeout=CALL_SECONDS)
     assert isinstance(caught.value, grpc.Call)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+# -- what no token may say ---------------------------------------------------------------------------
+BAD_NUMBERS = (0, -1, 2**63, 2**64, -(2**63), 10**400, 1.5, 1e400, True, None, "1", "", [1], {"a": 1}, [[[]]])
+BAD_WORDS = (None, 1, 1.5, True, [], {}, ["admin"], {"role": "admin"}, "\0", "\ud800", "x" * 100_000)
+
+
+def _odd_tokens(good: dict[str, Any]) -> Iterator[str]:
+    for claim in ("uid", "gen", "exp"):
+        for value in BAD_NUMBERS:
+            if claim == "gen" and value == 0 and value is not False:
+                continue  # it is that
+            yield jwt.encode({**good, claim: value}, SECRET, algorithm="HS256")
+    for value in BAD_WORDS:
+        yield jwt.encode({**good, "sub": value}, SECRET, algorithm="HS256")
+        if not isinstance(value, str):  # the role that counts is the one in SQL
+            yield jwt.encode({**good, "role": value}, SECRET, algorithm="HS256")
+    for claim in ("uid", "sub", "role", "iat", "exp"):
+        yield jwt.encode({name: it for name, it in good.items() if name != claim}, SECRET, algorithm="HS256")
+    for head in (
+        {"alg": "none"}, {"alg": "None"}, {}, {"alg": None}, {"alg": ["HS256"]}, {"alg": {"alg": "HS256"}},
+        {"alg": "RS256"}, {"alg": "HS256", "crit": ["b64"], "b64": False}, {"alg": "HS256", "kid": 1}, [], 1,
+    ):  # fmt: skip
+        yield _signed(json.dumps(head).encode(), json.dumps(good).encode())
+    for claims in (b"", b"null", b"[]", b"1", b'"text"', b"\xff\xfe", b"[" * 1000, b'{"uid":' * 500):
+        yield _signed(b'{"alg": "HS256", "typ": "JWT"}', claims)
+
+
+def _signed(head: bytes, claims: bytes) -> str:
+    said = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in (head, claims))
+    signature = hmac.new(SECRET.encode(), said, hashlib.sha256).digest()
+    return (said + b"." + base64.urlsafe_b64encode(signature).rstrip(b"=")).decode()
+
+
+def test_no_claim_of_a_signed_token_makes_the_inside_fail(gateway: GatewayProcess) -> None:
+    account = register(gateway.stubs, f"user-{secrets.token_hex(4)}", PASSWORD)
+    good = jwt.decode(account.token, SECRET, algorithms=["HS256"])
+    ask = "/nodepool.UserService/GetBalance"
+    assert call(gateway.channel, ask, b"", metadata=account.metadata)[0] is grpc.StatusCode.OK
+    tokens = list(_odd_tokens(good))
+    answers = [
+        (token, *call(gateway.channel, ask, pb.GetBalanceRequest(token=token).SerializeToString()))
+        for token in tokens
+    ]
+    answers += [
+        (token, *call(gateway.channel, ask, b"", metadata=(("authorization", f"Bearer {token}"),)))
+        for token in tokens
+        if len(token) < 4096  # what is longer is no metadata of this gateway
+    ]
+    failed = [
+        (token, code, words)
+        for token, code, words in answers
+        if code is not grpc.StatusCode.UNAUTHENTICATED
+        and not (code is grpc.StatusCode.INVALID_ARGUMENT and "too large" in words and len(token) > 16_000)
+    ]
+    assert not failed, failed
 
 
 # -- what no field may be ----------------------------------------------------------------------------

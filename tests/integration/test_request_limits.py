@@ -135,6 +135,17 @@ def test_every_call_has_a_kind_and_what_agents_do_all_the_time_has_its_own() -> 
     assert kind_of("/nodepool.MasterNodeService/GetTaskLogs") is Kind.READ
 
 
+def test_who_shows_no_token_is_counted_by_his_address(gateway: InnerGateway, elsewhere: Stubs) -> None:
+    def ask() -> None:
+        for _ in range(10 * READS):
+            gateway.stubs.nodes.HealthCheck(pb.HealthCheckRequest(), timeout=CALL_SECONDS)
+
+    code, words = refused(ask)
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert f"{READS} a minute" in words
+    assert elsewhere.nodes.HealthCheck(pb.HealthCheckRequest(), timeout=CALL_SECONDS).healthy
+
+
 # -- logins ------------------------------------------------------------------------------------------
 def _guess(stubs: Stubs, username: str, password: str = "a wrong guess") -> pb.LoginResponse:
     return stubs.users.Login(pb.LoginRequest(username=username, password=password), timeout=CALL_SECONDS)

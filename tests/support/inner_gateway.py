@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
 import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -17,12 +19,36 @@ from gateway import context
 from gateway.calls import CallLimits, OpenCalls
 from gateway.server import bind, make_server
 from nodepool.settings import Settings
-from tests.support.accounts import Account, Stubs, register
+from proto import nodepool_pb2 as pb
+from tests.support.accounts import CALL_SECONDS, Account, Stubs, register
 from tests.support.gateway import SECRET
+from tests.support.stores import place
 from tests.support.valkey import TestValkey
 from tests.unit import heavy_jobs
 
 PASSWORD = "a good password"
+
+
+@dataclass(frozen=True)
+class Running:
+    """An attempt that its node has claimed."""
+
+    account: Account
+    task_id: str
+    node_id: str
+    attempt_id: str
+
+    def end(self, result: bytes = b"", **told: object) -> pb.FinishAttemptRequest:
+        """The first message of its end; with a result that comes after it."""
+        values = {
+            "attempt_id": self.attempt_id,
+            "node_id": self.node_id,
+            "outcome": pb.ATTEMPT_OUTCOME_SUCCEEDED,
+            "result_bytes": len(result),
+            "result_sha256": hashlib.sha256(result).hexdigest() if result else "",
+            **told,
+        }
+        return pb.FinishAttemptRequest(end=pb.AttemptEnd(**values))  # type: ignore[arg-type]
 
 
 class InnerGateway:
@@ -55,8 +81,8 @@ class InnerGateway:
         self.stubs = Stubs(self.channel)
 
     async def _serve(self) -> int:
-        calls = OpenCalls(CallLimits.from_settings(self.settings))
-        self._server, _ = make_server(self.gateway, calls)
+        self.calls = OpenCalls(CallLimits.from_settings(self.settings))
+        self._server, _ = make_server(self.gateway, self.calls)
         port = bind(self._server, self.settings)
         self.gateway.reader.port = port
         self.gateway.events.start(asyncio.get_running_loop())
@@ -72,6 +98,29 @@ class InnerGateway:
     def packages(self) -> list[str]:
         """Names of the packages on the disk."""
         return sorted(path.name for path in (self.folder / "storage/packages").glob("*/*"))
+
+    def running(self, account: Account, data: bytes) -> Running:
+        """A task of the account that a node of its own has claimed."""
+        node_id = f"{account.username}/node"
+        node = pb.RegisterWorkerNodeRequest(
+            node_id=node_id, hostname="host", cpu_cores=4, memory_gb=4, cpu_score=1000, kind="agent"
+        )
+        account.stubs.nodes.RegisterWorkerNode(node, metadata=account.metadata, timeout=CALL_SECONDS)
+        task_id = account.submit(data)
+        assert self.gateway.database.write(lambda connection: place(connection, task_id, node_id))
+        running = Running(account, task_id, node_id, f"{task_id}:1")
+        claim = pb.ClaimAttemptRequest(attempt_id=running.attempt_id, node_id=node_id)
+        claimed = account.stubs.nodes.ClaimAttempt(claim, metadata=account.metadata, timeout=CALL_SECONDS)
+        assert len(list(claimed)) > 1
+        return running
+
+    def left_on_their_way(self) -> list[str]:
+        """Files of what came and was not kept."""
+        return sorted(path.name for path in (self.folder / "storage/incoming").iterdir())
+
+    def is_idle(self) -> bool:
+        """No call is open, and nothing of one is counted."""
+        return self.calls.is_empty and self.gateway.memory.held_bytes == 0
 
     @contextmanager
     def full_of(self, *accounts: Account) -> Iterator[None]:
