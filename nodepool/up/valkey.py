@@ -31,6 +31,8 @@ STOP_SECONDS = 15.0
 PING_SECONDS = 2.0
 MAX_CLIENTS = 10_000
 MOST_MEMORY_BYTES = 1 << 30
+MOST_QUERY_BYTES = 8 << 20
+MOST_ANSWER_BYTES = 64 << 20
 _PORT = re.compile(r"^port (\d+)$", re.MULTILINE)
 
 
@@ -77,6 +79,12 @@ def config_text(*, folder: Path, acl_file: Path, port: int, max_memory_bytes: in
             f"maxmemory {max_memory_bytes}",
             "maxmemory-policy noeviction",
             f"maxclients {MAX_CLIENTS}",
+            # A command that does not end, and answers that nobody reads: agents' users may send some.
+            f"client-query-buffer-limit {MOST_QUERY_BYTES}",
+            f"client-output-buffer-limit normal {MOST_ANSWER_BYTES} {MOST_ANSWER_BYTES // 4} 30",
+            f"maxmemory-clients {max_memory_bytes // 4}",
+            # Valkey 9 does not count an answer that it sends without a copy, as PING's of a long text.
+            f"min-string-size-avoid-copy-reply {MOST_QUERY_BYTES}",
             "tcp-keepalive 60",
             "enable-debug-command no",
             "enable-module-command no",

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from nodepool.stores import broker_users
 from nodepool.up.supervisor import Supervisor
 from nodepool.up.valkey import EmbeddedValkey, prepare
 from tests.support.waiting import wait_until
@@ -142,3 +145,33 @@ def test_values_over_a_mebibyte_are_refused(broker: Broker) -> None:
         admin.set("large", "x" * ((1 << 20) + 1))
     assert admin.config_get("maxmemory-policy")["maxmemory-policy"] == "noeviction"
     assert int(admin.config_get("maxmemory")["maxmemory"]) > 0
+
+
+LARGE = b"$1000000\r\n" + b"x" * 1_000_000 + b"\r\n"
+MOST_SENT = 600
+GREEDY = {
+    "answers that nobody reads": (b"", b"*2\r\n$4\r\nPING\r\n" + LARGE),
+    "a command without an end": (b"*100000\r\n$4\r\nPING\r\n", LARGE),
+}
+
+
+@pytest.mark.parametrize(("first", "again"), GREEDY.values(), ids=GREEDY.keys())
+def test_an_agent_cannot_fill_the_brokers_memory(broker: Broker, first: bytes, again: bytes) -> None:
+    """At its bound the broker takes nothing more of anybody, the pool included."""
+    valkey = broker.start()
+    pool = broker.client(valkey)
+    bound = int(pool.config_get("maxmemory")["maxmemory"])
+    agent = urlsplit(broker_users.create(pool, "ann/pc", base_url=valkey.url))
+    sent = 0
+    with socket.create_connection((agent.hostname or "", agent.port or 0)) as raw:
+        raw.settimeout(10)
+        raw.sendall(f"AUTH {unquote(agent.username or '')} {unquote(agent.password or '')}\r\n".encode())
+        assert raw.recv(100) == b"+OK\r\n"
+        with contextlib.suppress(ConnectionError):
+            raw.sendall(first)
+            while sent < MOST_SENT:
+                raw.sendall(again)
+                sent += 1
+                assert int(pool.info("memory")["used_memory"]) < bound / 2
+    assert sent < MOST_SENT, "it was cut off"
+    assert pool.set("pool", "still writes")

@@ -244,6 +244,7 @@ def test_the_broker_is_for_loopback_keeps_its_data_and_refuses_large_values() ->
         "appendfsync everysec",
         "proto-max-bulk-len 1mb",
         "maxmemory 1073741824",
+        "maxmemory-clients 268435456",
         "maxmemory-policy noeviction",
         "daemonize no",
     ):
