@@ -104,6 +104,7 @@ def test_ten_megabytes_are_no_report(pool: TestPool, liar: RogueNode, broker: re
     assert pool.valkey.admin.strlen(liar.report_key) == before
     # A server without that limit has it; the pool reads no more of it than of any other.
     pool.valkey.admin.config_set("proto-max-bulk-len", 64 << 20)
+    pool.valkey.admin.config_set("client-query-buffer-limit", 64 << 20)
     try:
         broker.set(liar.report_key, report(running="x" * TEN_MB), ex=REPORT_TTL_SECONDS)
         info = shown(liar)
@@ -112,6 +113,7 @@ def test_ten_megabytes_are_no_report(pool: TestPool, liar: RogueNode, broker: re
         user.wait_for(user.submit(script("print('hello')"), location="Asia"), "COMPLETED")
     finally:
         pool.valkey.admin.config_set("proto-max-bulk-len", 1 << 20)
+        pool.valkey.admin.config_set("client-query-buffer-limit", 8 << 20)
         broker.set(liar.report_key, report(), ex=REPORT_TTL_SECONDS)
 
 

@@ -406,3 +406,22 @@ def test_volumes_of_an_image_are_bounded_and_its_health_check_is_off(
         live.wait()
     finally:
         image.remove(force=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has users to give")
+def test_what_the_kernel_gives_by_user_one_run_does_not_take_from_another(runs: RunFactory) -> None:
+    watches = (
+        "import ctypes, time\n"
+        "library = ctypes.CDLL(None)\n"
+        "taken = 0\n"
+        "while taken < 300 and library.inotify_init() >= 0:\n"
+        "    taken += 1\n"
+        "print('took', taken, flush=True)\n"
+    )
+    greedy = runs.start({"main.py": watches + "time.sleep(600)\n"})
+    greedy.await_output("took")
+    end, live = runs.run({"main.py": watches})
+    assert end.exit_code == 0
+    assert live.output != "took 0\n"
+    greedy.run.stop()
+    greedy.wait()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import zlib
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from worker_agent.runners.base import RunRefusedError, RunSpec
 from worker_agent.runners.container_run import ENGINE_ERRORS, Attached, ContainerRun, close_stream, unlimited
 from worker_agent.runners.process import give_tree
 from worker_agent.runners.requirements import bootstrap_for
+from worker_agent.runners.shares import ContainerUsers
 from worker_agent.runners.watch import Watcher
 from worker_agent.sandbox import (
     LABEL_ATTEMPT,
@@ -37,8 +39,9 @@ from worker_agent.sandbox import (
     container_options,
 )
 
-# Not nobody, who may own files on this machine; in the range that systemd leaves unused.
-CONTAINER_UID = 60_799
+# Not nobody, who may own files on this machine; in the range that systemd leaves unused, below the process
+# runner's.
+_FIRST_UID, _UIDS = 60_706, 94
 _CALL_SECONDS = 60
 _PULSE_SECONDS = 5
 _CONNECTIONS = 64
@@ -53,9 +56,8 @@ class DockerRunner:
     def __init__(self, node_id: str) -> None:
         """Raises RunRefusedError when no engine answers, or when it cannot hold a task to its limits."""
         self._node_id = node_id
-        self._user = (
-            f"{CONTAINER_UID}:{CONTAINER_UID}" if os.geteuid() == 0 else f"{os.geteuid()}:{os.getegid()}"
-        )
+        self._users = ContainerUsers(_FIRST_UID, _UIDS, begin_at=zlib.crc32(node_id.encode()))
+        self._user_of: dict[str, int] = {}  # of containers that may still be there
         self._client, info = _connect()
         problem = engine_problem(info)
         if problem:
@@ -80,16 +82,28 @@ class DockerRunner:
         return Isolation.CONTAINER
 
     def prepare(self, spec: RunSpec) -> PreparedContainer:
+        if os.geteuid() != 0:
+            return self._prepare(spec, f"{os.geteuid()}:{os.getegid()}")
+        uid = self._users.acquire()
+        try:
+            prepared = self._prepare(spec, f"{uid}:{uid}", uid)
+        except BaseException:
+            self._users.release(uid)
+            raise
+        self._user_of[prepared.container] = uid
+        return prepared
+
+    def _prepare(self, spec: RunSpec, user: str, uid: int | None = None) -> PreparedContainer:
         bootstrap = bootstrap_for(spec.work_dir)
         for folder in (spec.work_dir, *([bootstrap.host_dir] if bootstrap else [])):
-            if os.geteuid() == 0:
-                give_tree(folder, CONTAINER_UID, CONTAINER_UID)
+            if uid is not None:
+                give_tree(folder, uid, uid)
             folder.chmod(0o700)
         name = container_name(self._node_id, spec.attempt_id)
         try:
             options = container_options(
                 spec,
-                user=self._user,
+                user=user,
                 engine=self._engine,
                 bootstrap=bootstrap,
                 volumes=self._volumes(spec.image),
@@ -184,12 +198,14 @@ class DockerRunner:
 
     def _remove(self, container: str) -> None:
         try:
-            self._client.remove_container(container, force=True, v=True)
-        except NotFound:
-            return
+            with contextlib.suppress(NotFound):
+                self._client.remove_container(container, force=True, v=True)
         except ENGINE_ERRORS:
             # Tried again with the next problem(), and found by reap() in the agent's next life.
             self._unremoved.add(container)
+            return
+        if (uid := self._user_of.pop(container, None)) is not None:
+            self._users.release(uid)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import math
 import os
 import pwd
 import threading
-from collections import Counter
+from collections import Counter, deque
 from pathlib import Path
 
 import structlog
@@ -113,6 +113,30 @@ class UserPool:
 
     def _unlock(self, uid: int) -> None:
         os.close(self._locks.pop(uid))
+
+
+class ContainerUsers:
+    """A user id for each container at a time: the kernel counts some of what it gives by user (watches of
+    files, queues, buffers of pipes), and one run must not take what another is to have.
+
+    Nothing of a container stays for the next of its user. When there are no more, runs share the last one.
+    """
+
+    def __init__(self, first_uid: int, count: int, *, begin_at: int) -> None:
+        """Agents on one machine begin at different places."""
+        self._last = first_uid + count - 1
+        self._free = deque(range(first_uid, self._last))
+        self._free.rotate(-begin_at)
+        self._guard = threading.Lock()
+
+    def acquire(self) -> int:
+        with self._guard:
+            return self._free.popleft() if self._free else self._last
+
+    def release(self, uid: int) -> None:
+        with self._guard:
+            if uid != self._last:
+                self._free.append(uid)
 
 
 class CoreShares:
