@@ -21,6 +21,9 @@ from worker_agent.package import remove_tree
 
 def pytest_configure(config: pytest.Config) -> None:
     scrub(os.environ)
+    # Of a terminal that no test has: what spreads the tests over processes sets them.
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)
     os.environ[MARK] = secrets.token_hex(8)
     # Tests see no tasks but their own; those of probes say that they want them.
     os.environ["PROBE_HOURS"] = "0"

@@ -102,7 +102,9 @@ def full(disk: Path) -> Iterator[None]:
 
 
 def stored(disk: Path) -> set[Path]:
-    return {path for path in (disk / "storage").rglob("*") if path.is_file()}
+    storage = disk / "storage"
+    # A lock of the store is an empty file that stays.
+    return {path for path in storage.rglob("*") if path.is_file() and path.parent != storage / "locks"}
 
 
 @BOTH_WAYS

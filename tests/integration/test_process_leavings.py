@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from nodepool.isolation import Isolation
 from tests.support.environment import ROOT, not_here
 from tests.support.ordinary import python_of_anybody
 from tests.support.runs import RunFactory
-from worker_agent.runners import leavings
+from tests.support.waiting import wait_until
+from worker_agent.runners import leavings, proc
 from worker_agent.runners.base import RunRefusedError
 from worker_agent.runners.process import ProcessRunner
 from worker_agent.runners.shares import UserPool
@@ -55,6 +57,7 @@ def _as_root() -> None:
 
 @pytest.fixture
 def users(tmp_path: Path) -> Iterator[UserPool]:
+    proc.adopt_orphans()  # as an agent does: it can take away what its runs leave
     pool = UserPool(FIRST_UID, 2, tmp_path / "locks")
     yield pool
     pool.close()
@@ -100,7 +103,14 @@ def test_a_user_with_a_zombie_that_cannot_be_taken_away_is_set_aside(users: User
             keeper.stdin.write(b"\n")
             keeper.stdin.flush()
             keeper.wait()
-    assert users.acquire() == uid
+    # Whose the zombie is now takes it away.
+    assert wait_until(lambda: acquired(users), "the user is clean") == uid
+
+
+def acquired(users: UserPool) -> int | None:
+    with suppress(RunRefusedError):
+        return users.acquire()
+    return None
 
 
 def test_root_without_namespaces_is_no_isolation_and_leaves_nothing_to_the_next(
