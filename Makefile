@@ -23,8 +23,10 @@ proto: install
 demo: install
 	$(BIN)/python scripts/demo.py
 
+# In several processes: the tests wait more than they compute. TEST_PROCESSES=0 runs them in one.
+TEST_PROCESSES ?= 3
 test: install
-	scripts/with_services.sh $(BIN)/python -m pytest tests
+	scripts/with_services.sh $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup tests
 
 bench: install
 	scripts/with_services.sh $(BIN)/python -m benchmarks
