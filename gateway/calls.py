@@ -7,6 +7,7 @@ event loop's thread.
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -70,7 +71,7 @@ class OpenCalls:
 class Ticket:
     """One open call, as a context manager. Raises RateLimitedError where there may be no more."""
 
-    __slots__ = ("_address", "_calls", "_limits", "_of_stranger", "_peer", "_stream", "_taken")
+    __slots__ = ("_address", "_calls", "_held", "_limits", "_of_stranger", "_peer", "_stream", "_taken")
 
     def __init__(
         self, calls: OpenCalls, limits: CallLimits, peer: str, address: str, *, stream: bool
@@ -79,6 +80,7 @@ class Ticket:
         self._peer, self._address, self._stream = peer, address, stream
         self._taken: list[_Key] = []
         self._of_stranger: list[_Key] = []
+        self._held = ExitStack()
 
     def __enter__(self) -> Ticket:
         try:
@@ -95,6 +97,10 @@ class Ticket:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._give_all()
+
+    def hold(self, what: AbstractContextManager[None]) -> None:
+        """Until the call ends."""
+        self._held.enter_context(what)
 
     def is_strangers(self) -> None:
         """Nobody knows yet who calls."""
@@ -129,6 +135,7 @@ class Ticket:
         self._of_stranger.append(key)
 
     def _give_all(self) -> None:
+        self._held.close()
         for key in (*self._taken, *self._of_stranger):
             self._calls.give(key)
         self._taken.clear()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import AbstractContextManager, aclosing, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -246,7 +246,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         if method.handler.request_streaming:
             identity_of_call.set(identity)
             return self._requests(method, context, peer, identity), identity
-        request = await self._one(method, context, peer, identity)
+        request = await self._one(method, context, peer, identity, ticket)
         if method.token_in_message:
             check_same(token, request.token)
             if identity is None:
@@ -269,7 +269,9 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
             await gate(Arrival(method.name, peer, _address_of(peer), identity))
 
     # -- messages ------------------------------------------------------------------------------------
-    async def _one(self, method: _Method, context: Context, peer: str, identity: Identity | None) -> Any:
+    async def _one(
+        self, method: _Method, context: Context, peer: str, identity: Identity | None, ticket: Ticket
+    ) -> Any:
         if identity is None:
             seconds = min(_STRANGERS_SECONDS, self._reader.stall_seconds)
         else:
@@ -278,6 +280,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         if raw is None:
             await check_alive(context)
             raise errors.InvalidInputError("the call has no message")
+        ticket.hold(self._held(identity, len(raw)))
         return messages.parsed(raw, method.handler.request_deserializer)
 
     def _requests(
@@ -299,10 +302,15 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
             if raw is None:
                 await check_alive(context)
                 return
-            yield messages.parsed(raw, method.handler.request_deserializer)
+            with self._held(identity, len(raw)):
+                yield messages.parsed(raw, method.handler.request_deserializer)
             if pause := self._pause_after(arrival, len(raw)):
                 await asyncio.sleep(pause)
         raise errors.StalledError(f"the stream has taken longer than the {longest:g} seconds that it may")
+
+    def _held(self, identity: Identity | None, size_bytes: int) -> AbstractContextManager[None]:
+        """A message is in memory until its call, or its stream, is done with it."""
+        return self._reader.budget.hold(0 if identity is None else identity.user_id, size_bytes)
 
     async def _read(
         self, method: _Method, context: Context, peer: str, identity: Identity | None, seconds: float
@@ -373,7 +381,17 @@ async def _abort(context: Context, method: str, error: Exception) -> None:
         log.warning("a part of the pool is away", action="rpc.unavailable", method=method, reason=repr(error))
     else:
         log.debug("a call was refused", action="rpc.refused", method=method, code=code.name, reason=message)
+    _let_go(error)
     try:
         await context.abort(code, message, trailing_metadata=retry_after(error))
     except grpc.aio.InternalError:
         raise asyncio.CancelledError from None  # the client is gone
+
+
+def _let_go(error: BaseException) -> None:
+    """Of the frames that it came through, and so of the message: gRPC's own error and it refer to each other,
+    and both stay until the collector comes by."""
+    reached: BaseException | None = error
+    while reached is not None:
+        reached.__traceback__ = None
+        reached = reached.__context__

@@ -29,6 +29,11 @@ class Package:
     # What came in one piece is hashed where it is asked for, which is in a thread.
     _whole: bytes | None = None
 
+    @property
+    def held_bytes(self) -> int:
+        """What reading all of it takes of memory besides the message that it came in."""
+        return 0 if self._whole is not None else self.size
+
     def add(self, piece: bytes) -> None:
         """Raises StorageFullError."""
         self._hash.update(piece)

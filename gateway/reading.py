@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,16 @@ import grpc
 
 from gateway import sockets
 from gateway.memory import MemoryBudget
+from gateway.messages import SMALL_BYTES
 from nodepool.errors import NodePoolError, RateLimitedError, StalledError, TooLargeError
 
 if TYPE_CHECKING:
     from gateway.interceptors import Context
 
 _LOOK_SECONDS = 0.01
+# Of calls that take large messages so many are read at once, until they come or turn out to be slow: what
+# comes fast would be there, many times over, before anybody looked.
+_READ_AT_ONCE, _FAST_SECONDS = 16, 0.02
 # Between two searches for the connections of messages that are slow.
 _SEARCH_SECONDS = 0.05
 # What may come over a connection besides: other streams' windows, and what frames are made of.
@@ -70,6 +75,7 @@ class Reader:
     _lines: dict[str, _Line] = field(default_factory=dict)
     _searched_at: float = 0.0
     _watching: asyncio.Task[None] | None = None
+    _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_READ_AT_ONCE))
 
     async def read(
         self, context: Context, peer: str, account: int, limit: int, seconds: float
@@ -79,6 +85,26 @@ class Reader:
         Raises StalledError where it does not come in time, TooLargeError or RateLimitedError where it is
         too much.
         """
+        if limit <= SMALL_BYTES:
+            return await self._read(context, peer, account, limit, seconds)
+        async with self._turn():
+            return await self._read(context, peer, account, limit, seconds)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        await self._turns.acquire()
+        slow = asyncio.get_running_loop().call_later(_FAST_SECONDS, self._turns.release)
+        try:
+            yield
+        finally:
+            # Where it was slow, its turn was over long ago.
+            if slow.when() > asyncio.get_running_loop().time() and not slow.cancelled():
+                slow.cancel()
+                self._turns.release()
+
+    async def _read(
+        self, context: Context, peer: str, account: int, limit: int, seconds: float
+    ) -> bytes | None:
         scope = asyncio.timeout(seconds)
         pending = _Pending(peer, account, limit, time.monotonic(), scope)
         self._pending.add(pending)

@@ -127,7 +127,7 @@ async def submit(gateway: Gateway, owner: Identity, columns: dict[str, Any], pac
     if isinstance(done, Accepted):
         return done
     # While it waits for its turn, and is with the process that looks at it.
-    with gateway.memory.hold(owner.user_id, package.size):
+    with gateway.memory.hold(owner.user_id, package.held_bytes):
         await _look_into(gateway, owner, package, done)
     return await gateway.run(_keep, gateway, done, package)
 

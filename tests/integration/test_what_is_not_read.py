@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import pytest
@@ -158,7 +160,37 @@ def test_a_stream_that_never_stalls_ends_nevertheless(gateway: InnerGateway, chu
 def test_a_message_of_millions_of_elements_is_refused(gateway: InnerGateway) -> None:
     rude = gateway.someone()
     raw = b"\xda\x06\x00" * MIB  # of compare_outputs
-    ask = gateway.channel.unary_unary(TASKS + "UploadTask")
+    ask: Any = gateway.channel.unary_unary(TASKS + "UploadTask")
     code, words = refused(lambda: ask(raw, metadata=rude.metadata, timeout=CALL_SECONDS))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert "fewer" in words
+
+
+# -- large messages ----------------------------------------------------------------------------------
+def test_of_a_refused_message_nothing_stays(gateway: InnerGateway) -> None:
+    rude = gateway.someone()
+    raw = pb.AppendOutputRequest(attempt_id="x:1", node_id="n", data=bytes(2 * MIB)).SerializeToString()
+    ask: Any = gateway.channel.unary_unary(NODES + "AppendOutput")
+    gc.collect()
+    gc.disable()  # the collector is no answer to a flood
+    try:
+        for _ in range(5):
+            code, _ = refused(lambda: ask(raw, metadata=rude.metadata, timeout=CALL_SECONDS))
+            assert code is grpc.StatusCode.INVALID_ARGUMENT
+        wait_until(gateway.is_idle, "nothing of it is held")
+        assert not [it for it in gc.get_objects() if type(it) is pb.AppendOutputRequest]
+    finally:
+        gc.enable()
+
+
+def test_messages_that_came_count_in_the_memory_until_their_call_ends(gateway: InnerGateway) -> None:
+    rude, kind = gateway.someone(), gateway.someone()
+    budget = gateway.gateway.memory
+    request = pb.AppendOutputRequest(attempt_id="x:1", node_id="n", data=bytes(MIB))
+    with budget.hold(gateway.user_id(rude), budget.share_bytes):
+        ask = rude.stubs.nodes.AppendOutput
+        code, words = refused(lambda: ask(request, metadata=rude.metadata, timeout=CALL_SECONDS))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "memory" in words
+        code, _ = refused(lambda: ask(request, metadata=kind.metadata, timeout=CALL_SECONDS))
+        assert code not in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL)
