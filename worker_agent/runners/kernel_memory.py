@@ -103,14 +103,17 @@ def _add(process: int, number: int, found: KernelMemory) -> None:
     try:
         with socket.socket(fileno=copy) as asked:
             told = _MEMINFO.unpack(asked.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
+            unread = _unread(asked)
             found.total_bytes += told[_RECEIVED] + max(told[_SENDING], told[_QUEUED])
-            found.hidden = found.hidden or told[_RECEIVED] > 0 or _waits(asked)
+            if asked.family == socket.AF_UNIX:  # charged to the sender, who may have gone
+                found.total_bytes += max(0, unread)
+            found.hidden = found.hidden or told[_RECEIVED] > 0 or unread != 0
     except (OSError, struct.error):
         found.hidden = True
 
 
-def _waits(asked: socket.socket) -> bool:
+def _unread(asked: socket.socket) -> int:
+    """Bytes that can be read now; -1 where it is connections that wait, and nobody tells how many."""
     if asked.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        return True
-    answer = fcntl.ioctl(asked, termios.FIONREAD, bytes(4))
-    return int.from_bytes(answer, sys.byteorder) > 0
+        return -1
+    return int.from_bytes(fcntl.ioctl(asked, termios.FIONREAD, bytes(4)), sys.byteorder)

@@ -31,6 +31,8 @@ _LOOKS = 3
 _OTHERS_BYTES = 64 << 20
 # A disk that fills by this part of what a run may write is reason to look before it is time to.
 _HASTY_SHARE = 0.25
+# Compressed swap and drivers are in the kernel's memory, too.
+_OTHERS_KERNEL_BYTES = 256 << 20
 _MEMORY_SHARE = 0.25  # of the time, for looking at one run's memory
 
 
@@ -144,17 +146,13 @@ class RunLimits:
         return ""
 
 
-def _unattributed() -> int:
-    """Memory of the whole machine in which something can be that belongs to no process."""
-    return counting.shared_memory_of_machine() + kernel_memory.of_machine()
-
-
 @dataclass(slots=True)
 class CountedMemory:
     """Whether a run uses more memory than it may, where no control group counts it."""
 
     limit_bytes: int
-    _before: int = field(default_factory=_unattributed)
+    _shared_before: int = field(default_factory=counting.shared_memory_of_machine)
+    _kernel_before: int = field(default_factory=kernel_memory.of_machine)
     _looks_at_hidden: int = 0
     _next_look: float = 0.0
     _used_at_look: int = 0
@@ -184,8 +182,12 @@ class CountedMemory:
                 return True
         hidden = held.hidden or kernel.hidden
         self._looks_at_hidden = self._looks_at_hidden + 1 if hidden else 0
-        grown = _unattributed() - self._before
-        return self._looks_at_hidden >= _LOOKS and grown > self.limit_bytes
+        return self._looks_at_hidden >= _LOOKS and self._machine_grew()
+
+    def _machine_grew(self) -> bool:
+        shared = counting.shared_memory_of_machine() - self._shared_before
+        kernel = kernel_memory.of_machine() - self._kernel_before
+        return shared > self.limit_bytes or kernel > self.limit_bytes + _OTHERS_KERNEL_BYTES
 
 
 @dataclass(frozen=True, slots=True)
