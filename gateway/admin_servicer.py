@@ -32,7 +32,7 @@ class AdminServicer(rpc.AdminServiceServicer):
         return pb.AdminResponse(success=True, message=message)
 
     async def ListUsers(self, request: pb.ListUsersRequest, context: Context) -> pb.ListUsersResponse:
-        return await self._gateway.run(admin.list_users, self._gateway, request)
+        return await self._gateway.run_list(admin.list_users, self._gateway, request)
 
     async def ReversePayment(self, request: pb.ReversePaymentRequest, context: Context) -> pb.AdminResponse:
         message = await self._gateway.run(admin.reverse, self._gateway, current_identity(), request)
@@ -41,4 +41,4 @@ class AdminServicer(rpc.AdminServiceServicer):
     async def ListAdminActs(
         self, request: pb.ListAdminActsRequest, context: Context
     ) -> pb.ListAdminActsResponse:
-        return await self._gateway.run(admin.list_acts, self._gateway, request)
+        return await self._gateway.run_list(admin.list_acts, self._gateway, request)

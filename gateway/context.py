@@ -1,7 +1,7 @@
 """What the gateway's servicers share: settings, stores, and where work is done.
 
-Three lanes, each fair by account: threads for what is cheap, threads for passwords, and processes for what
-strangers can make dear (see nodepool.heavy).
+Four lanes, each fair by account: threads for what is cheap, a few for long answers, threads for
+passwords, and processes for what strangers can make dear (see nodepool.heavy).
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ from nodepool.stores.usage_store import UsageStore
 from nodepool.stores.user_store import Standing, standing
 from nodepool.usage import Decay
 
+# Long answers that are made at once.
+_LISTS = 3
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -66,6 +69,7 @@ class Gateway:
     limits: RequestLimits
     refused: RefusedPackages
     cheap: ThreadLane = field(repr=False)
+    lists: ThreadLane = field(repr=False)
     passwords: ThreadLane = field(repr=False)
     heavy: HeavyWork = field(repr=False)
 
@@ -74,6 +78,12 @@ class Gateway:
         context = contextvars.copy_context()
         call = partial(context.run, partial(work, *args, **kwargs))
         return await asyncio.wrap_future(self.cheap.submit(whose_work(), call))
+
+    async def run_list(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The same of what makes long answers: few at once, for they keep the interpreter from all others."""
+        context = contextvars.copy_context()
+        call = partial(context.run, partial(work, *args, **kwargs))
+        return await asyncio.wrap_future(self.lists.submit(whose_work(), call))
 
     async def run_password(
         self, account: Hashable, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
@@ -91,6 +101,7 @@ class Gateway:
         self.events.close()
         self.heavy.close()
         self.passwords.close()
+        self.lists.close()
         self.cheap.close()
         self.publisher.close()
         self.database.close()
@@ -135,6 +146,7 @@ def build(settings: Settings, clock: Clock = system_clock) -> Gateway:
         limits=RequestLimits(settings),
         refused=RefusedPackages(),
         cheap=cheap,
+        lists=ThreadLane("list", Bounds(width=_LISTS, of_one=1, waiting_of_one=200, waiting=5000)),
         passwords=ThreadLane("password", _bounds(settings.password_threads, 16, 200)),
         heavy=HeavyWork(settings.heavy_limits),
     )

@@ -133,7 +133,7 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
             yield event
 
     async def GetAllTasks(self, request: pb.GetAllTasksRequest, context: Context) -> pb.GetAllTasksResponse:
-        rows = await self._gateway.run(tasks.list_own, self._gateway, current_identity())
+        rows = await self._gateway.run_list(tasks.list_own, self._gateway, current_identity())
         return pb.GetAllTasksResponse(
             success=True, message=f"{len(rows)} tasks", tasks=[views.task_status(row) for row in rows]
         )
@@ -147,7 +147,7 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
         return pb.StopTaskResponse(success=True, message=f"task {row.id} is being stopped")
 
     async def ExplainTask(self, request: pb.ExplainTaskRequest, context: Context) -> pb.ExplainTaskResponse:
-        return await self._gateway.run(self._explainer.explain, current_identity(), request)
+        return await self._gateway.run_list(self._explainer.explain, current_identity(), request)
 
     async def StoreOutput(self, request: pb.StoreOutputRequest, context: Context) -> pb.StatusResponse:
         await self._gateway.run(

@@ -39,7 +39,7 @@ class NodeManagerServicer(rpc.NodeManagerServiceServicer):
         return pb.StatusResponse(success=True, message="heard")
 
     async def GetNodeList(self, request: pb.GetNodeListRequest, context: Context) -> pb.GetNodeListResponse:
-        found = await self._gateway.run(nodes.listed, self._gateway)
+        found = await self._gateway.run_list(nodes.listed, self._gateway)
         return pb.GetNodeListResponse(success=True, message=f"{len(found)} nodes", nodes=found)
 
     async def EnrollAgent(self, request: pb.EnrollAgentRequest, context: Context) -> pb.EnrollAgentResponse:

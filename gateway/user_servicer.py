@@ -111,7 +111,7 @@ class UserServicer(rpc.UserServiceServicer):
     async def GetStatement(
         self, request: pb.GetStatementRequest, context: Context
     ) -> pb.GetStatementResponse:
-        return await self._gateway.run(statements.statement, self._gateway, current_identity(), request)
+        return await self._gateway.run_list(statements.statement, self._gateway, current_identity(), request)
 
     async def GetCredit(self, request: pb.GetCreditRequest, context: Context) -> pb.GetCreditResponse:
-        return await self._gateway.run(statements.credit, self._gateway, current_identity(), request)
+        return await self._gateway.run_list(statements.credit, self._gateway, current_identity(), request)

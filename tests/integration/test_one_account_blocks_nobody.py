@@ -110,6 +110,26 @@ def test_passwords_wait_in_a_lane_of_their_own(gateway: InnerGateway) -> None:
     assert sum(it.exception() is None for it in changes) == 1, "one changed it, and the token of all others"
 
 
+def test_long_answers_are_made_for_one_account_one_after_the_other(gateway: InnerGateway) -> None:
+    rude, kind, go = gateway.someone(), gateway.someone(), threading.Event()
+    lane = gateway.gateway.lists
+    taken = lane.submit(gateway.user_id(rude), lambda: go.wait(60))
+
+    def ask(account: Account) -> grpc.Future[pb.GetAllTasksResponse]:
+        request = pb.GetAllTasksRequest(token=account.token)
+        return account.stubs.tasks.GetAllTasks.future(request, timeout=CALL_SECONDS)
+
+    try:
+        asked = [ask(rude) for _ in range(20)]
+        wait_until(lambda: lane.waiting == 20, "they wait for their turn")
+        assert ask(kind).result().success
+        assert _balance(rude).success
+    finally:
+        go.set()
+    assert taken.result(CALL_SECONDS)
+    assert all(it.result().success for it in asked)
+
+
 def _lies_at_its_end(size: int) -> bytes:
     """Only who has unpacked all of it finds that its checksum is wrong."""
     buffer = BytesIO()
