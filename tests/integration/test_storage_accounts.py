@@ -172,6 +172,16 @@ def test_results_count_for_the_tasks_owner_and_end_no_run(gateway: InnerGateway)
     assert "2.0 MiB of the 1.0 MiB" in words
 
 
+def test_uploads_at_once_do_not_get_past_the_bound_together(gateway: InnerGateway) -> None:
+    rude = gateway.someone()
+    packages = [_package(200_000) for _ in range(24)]
+    with ThreadPoolExecutor(len(packages)) as threads:
+        answers = [threads.submit(upload, rude, _request(it)) for it in packages]
+    accepted = [it for it in answers if it.exception() is None]
+    assert 1 <= len(accepted) <= _MIB // 200_000
+    assert _kept(rude) <= _MIB
+
+
 # -- the migration -----------------------------------------------------------------------------------
 @pytest.fixture
 def old(database_url: str) -> Iterator[Database]:
