@@ -27,7 +27,7 @@ STREAMS = 1000
 WATCHERS = 200
 CONNECTIONS = 400
 LOGINS = 60
-PACKAGES = 24
+PACKAGES, MANY_PACKAGES = 24, 60
 
 Attack = Callable[[Target], Counter[str]]
 
@@ -47,6 +47,12 @@ def _uploads(target: Target, metadata: tuple[tuple[str, str], ...]) -> Counter[s
         line.tasks.UploadTask.future(request, metadata=metadata, timeout=target.seconds) for line in lines
     ]
     return _ended(lines, ends(calls, target.seconds))
+
+
+def packages_of_the_largest_size(target: Target) -> Counter[str]:
+    """What the pool takes, as much of it at once as goes."""
+    package = bombs.small(1, 9 * MIB)
+    return _packages(target, MANY_PACKAGES, lambda _: package)
 
 
 def compressed_messages(target: Target) -> Counter[str]:
@@ -279,6 +285,7 @@ def _ended(lines: list[Line], found: Counter[str]) -> Counter[str]:
 ATTACKS: dict[str, Attack] = {
     "20 uploads of 95 MiB, no token": uploads_without_a_token,
     "20 uploads of 95 MiB, one user": uploads_of_one_user,
+    "60 packages of 9 MiB at once, one user": packages_of_the_largest_size,
     "compressed messages, no token": compressed_messages,
     "1,000 stalled uploads, no token": stalled_streams_without_a_token,
     "1,000 stalled uploads, one user": stalled_streams_of_one_user,
