@@ -23,10 +23,10 @@ proto: install
 demo: install
 	$(BIN)/python scripts/demo.py
 
-# In several processes: the tests wait more than they compute. TEST_PROCESSES=0 runs them in one.
+# The second half runs in so many processes; 0 is one after the other.
 TEST_PROCESSES ?= 3
 test: install
-	scripts/with_services.sh $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup tests
+	scripts/with_services.sh scripts/run_tests.sh $(BIN)/python $(TEST_PROCESSES)
 
 bench: install
 	scripts/with_services.sh $(BIN)/python -m benchmarks

@@ -32,14 +32,24 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # What shares one engine, and counts what is left on it, runs in one place.
 _OF_THE_ENGINE = frozenset({"docker_engine", "test_image", "docker_pool"})
+# `engine` or `rest`: one half of a run, so that nothing is beside what shares the engine (run_tests.sh).
+PART_VARIABLE = "HIVEMIND_TEST_PART"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where tests are spread over processes a module stays together: its pool is started once."""
+    part = os.environ.get(PART_VARIABLE, "")
+    others = []
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         with_engine = bool(fixtures & _OF_THE_ENGINE) or item.get_closest_marker("docker") is not None
         item.add_marker(pytest.mark.xdist_group("docker" if with_engine else item.location[0]))
+        if part and (part == "engine") is not with_engine:
+            others.append(item)
+    if others:
+        config.hook.pytest_deselected(items=others)
+        left = set(others)
+        items[:] = [item for item in items if item not in left]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -95,9 +95,9 @@ def watch(pool_factory: PoolFactory, tmp_path_factory: pytest.TempPathFactory) -
 
     def all_seen() -> bool:
         watch.work()
-        return all(watch.seen.values())
+        return all(watch.seen.values()) and len(watch.seen[TaskKind.PROBE]) > 1
 
-    pool.wait(all_seen, "a task, a replica, a check and a probe were given to some node")
+    pool.wait(all_seen, "a task, a replica, a check and two probes were given to some node")
     return watch
 
 
