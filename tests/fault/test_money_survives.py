@@ -73,7 +73,7 @@ class Load:
         me, other = self.users[number], self.users[(number + 1) % USERS]
         for turn in range(TURNS):
             task = f"task-{number}-{turn}"
-            self.insist(lambda: me.submit(QUICK, task, cpu_score=100 * turn, max_minutes=3))  # noqa: B023
+            self.insist(lambda: me.submit(QUICK, task, cpu_score=50 * turn, max_minutes=3))  # noqa: B023
             with self._lock:
                 self.tasks.append((me, task))
             request = pb.TransferRequest(
