@@ -121,7 +121,7 @@ class Pool:
         A process that is halted inside a transaction blocks the database for all: `still_serves` tells,
         and then it is let go on and halted a moment later.
         """
-        halted = [part for part in self._parts() if "dispatcher" in part.cmdline()]
+        halted = [part for part in self.processes() if "dispatcher" in part.cmdline()]
         if not halted:
             raise BenchmarkError("the pool has no dispatcher")
         try:
@@ -137,10 +137,6 @@ class Pool:
         finally:
             _each(halted, psutil.Process.resume)
 
-    def processes(self) -> list[psutil.Process]:
-        """All that it consists of now."""
-        return self._parts()
-
     def logs(self) -> str:
         """What the pool said last, and the ends of its parts' logs."""
         texts = ["\n".join(self._output[-SHOWN_LOG_LINES:])]
@@ -149,7 +145,8 @@ class Pool:
             texts.append("\n".join((f"--- {log.stem}", *lines)))
         return "\n".join(texts)
 
-    def _parts(self) -> list[psutil.Process]:
+    def processes(self) -> list[psutil.Process]:
+        """All that it consists of now."""
         return psutil.Process(self._process.pid).children(recursive=True)
 
     def _wait_ready(self) -> None:

@@ -7,7 +7,7 @@ import json
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from multiprocessing.connection import Connection
@@ -105,11 +105,7 @@ def unread_watchers(target: Target) -> Counter[str]:
         lines[number % 4].tasks.WatchTask(request, metadata=target.metadata, timeout=target.seconds)
         for number in range(WATCHERS)
     ]
-    _idle(target.seconds / 2)
-    found: Counter[str] = Counter()
-    for stream in streams:
-        found["still open" if stream.is_active() else "ended"] += 1
-        stream.cancel()
+    found = _left_open(streams, target.seconds / 2)
     lines[0].tasks.StopTask(pb.StopTaskRequest(task_id=task_id, token=target.token), timeout=10)
     return _ended(lines, found)
 
@@ -121,11 +117,7 @@ def health_watchers_without_a_token(target: Target) -> Counter[str]:
         health_pb2_grpc.HealthStub(lines[number % 10].channel).Watch(request, timeout=target.seconds)
         for number in range(STREAMS)
     ]
-    _idle(target.seconds / 2)
-    found: Counter[str] = Counter()
-    for stream in streams:
-        found["still open" if stream.is_active() else "ended"] += 1
-        stream.cancel()
+    found = _left_open(streams, target.seconds / 2)
     return _ended(lines, found)
 
 
@@ -237,7 +229,7 @@ def events_for_flower(target: Target) -> Counter[str]:
                 break
             client.publish(channel, message)
             found["published"] += 1
-        _idle(target.seconds / 4)
+        time.sleep(target.seconds / 4)
     return found
 
 
@@ -272,8 +264,14 @@ def _envelope(body: bytes, headers: dict[str, str]) -> bytes:
     ).encode()
 
 
-def _idle(seconds: float) -> None:
+def _left_open(streams: Sequence[grpc.Call], seconds: float) -> Counter[str]:
+    """How many are still open when nobody has read of them for so long. Ends them."""
     time.sleep(seconds)
+    found: Counter[str] = Counter()
+    for stream in streams:
+        found["still open" if stream.is_active() else "ended"] += 1
+        stream.cancel()
+    return found
 
 
 def _ended(lines: list[Line], found: Counter[str]) -> Counter[str]:
