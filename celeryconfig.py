@@ -9,8 +9,8 @@ import os
 
 from kombu import Exchange, Queue
 
-from nodepool.regions import TASK_REGIONS
-from nodepool.trust import TIERS
+from nodepool.domain.regions import TASK_REGIONS
+from nodepool.domain.trust.credit import TIERS
 
 broker_url = os.environ.get("CELERY_BROKER_URL", "")
 

@@ -21,7 +21,7 @@ from benchmarks import latency, submit, throughput
 from benchmarks.bare import Kind, close, docker_kind, process_kind
 from benchmarks.figures import Report, show
 from benchmarks.pool import BenchmarkError, Pool, stop_on_signals
-from client import ClientError
+from hivemind import ClientError
 from worker_agent.runners.base import RunRefusedError
 
 SECTIONS = ("latency", "throughput", "submit")

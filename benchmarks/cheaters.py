@@ -1,7 +1,7 @@
 """`python -m benchmarks.cheaters`: honest and dishonest nodes under our rule and under BOINC's.
 
 Seeded and exact: the same seed gives the same JSON. Nothing is started and nothing is timed; what decides
-is `nodepool.verification` and `nodepool.voting`, with the pool around them in rounds of five minutes.
+is `domain.trust.audits` and `domain.trust.voting`, with the pool around them in rounds of five minutes.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ from rich.console import Console
 
 from benchmarks.figures import Figure, Report, show, spread
 from benchmarks.pool import BenchmarkError, Pool, stop_on_signals
-from client import NodePoolClient
-from client.errors import ClientError
+from hivemind import NodePoolClient
+from hivemind.errors import ClientError
 from nodepool.settings import Settings
 
 AIM_SECONDS = 16.0

@@ -27,11 +27,12 @@ from typing import Any
 from sqlalchemy import Column, Integer, MetaData, Table, Text, create_engine, insert, text, update
 from sqlalchemy.engine import make_url
 
-from nodepool.stores import ledger_store, task_store
-from nodepool.stores.database import Database
-from nodepool.stores.ledger_store import Provider
-from nodepool.stores.migrate import migrate
-from nodepool.stores.tables import tasks, users
+from nodepool.stores.sql import tasks as task_store
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.ledger import api as ledger_store
+from nodepool.stores.sql.ledger.api import Provider
+from nodepool.stores.sql.migrate import migrate
+from nodepool.stores.sql.tables import tasks, users
 
 WRITERS = 40
 GRANT = 10**12

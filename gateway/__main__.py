@@ -9,10 +9,11 @@ import sys
 import structlog
 from pydantic import ValidationError
 
-from gateway import context, first_admin, nodes
+from gateway import context
 from gateway.server import CannotServeError, check_exposure, serve
+from gateway.usecases import bootstrap_admin, nodes
 from nodepool import hardening
-from nodepool.errors import NodePoolError
+from nodepool.domain.errors import NodePoolError
 from nodepool.observability import set_up_logging
 from nodepool.settings import Settings
 
@@ -47,7 +48,7 @@ def main() -> int:
 def _run(settings: Settings) -> int:
     gateway = context.build(settings)
     try:
-        first_admin.ensure(gateway)
+        bootstrap_admin.ensure(gateway)
         nodes.retire_of_admins(gateway)
         asyncio.run(serve(gateway))
     finally:

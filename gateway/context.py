@@ -16,31 +16,31 @@ from typing import Any, ParamSpec, TypeVar
 
 import redis
 
-from gateway.callers import whose_work
-from gateway.events import EventHub
-from gateway.memory import MemoryBudget
-from gateway.reading import Reader
-from gateway.refused import RefusedPackages
-from gateway.request_limits import RequestLimits
-from gateway.standing import Standings
-from gateway.tokens import Tokens
-from gateway.unfinished import UnfinishedCounts
+from gateway.admission.message_memory import MemoryBudget
+from gateway.admission.message_reader import Reader
+from gateway.admission.request_limits import RequestLimits
+from gateway.auth.account_status import Standings
+from gateway.auth.callers import whose_work
+from gateway.auth.tokens import Tokens
+from gateway.caches.refused_packages import RefusedPackages
+from gateway.caches.task_events import EventHub
+from gateway.caches.unfinished_counts import UnfinishedCounts
 from nodepool.clock import Clock, system_clock
-from nodepool.fair import Bounds
+from nodepool.domain.scheduling.fair_share import Decay
+from nodepool.domain.scheduling.fair_turns import Bounds
 from nodepool.heavy.lanes import ThreadLane
 from nodepool.heavy.processes import HeavyWork
-from nodepool.lifecycle import Lifecycle
-from nodepool.queues import Publisher, make_app
+from nodepool.messaging.publisher import Publisher, make_app
 from nodepool.settings import Settings
-from nodepool.stores.database import Database
-from nodepool.stores.files import FileStore, load_or_make_key
-from nodepool.stores.migrate import migrate
-from nodepool.stores.output_store import OutputStore
-from nodepool.stores.redis_client import connect
-from nodepool.stores.registry import Registry
-from nodepool.stores.usage_store import UsageStore
-from nodepool.stores.user_store import Standing, standing
-from nodepool.usage import Decay
+from nodepool.stores.files.file_store import FileStore, load_or_make_key
+from nodepool.stores.redis.client import connect
+from nodepool.stores.redis.node_registry import Registry
+from nodepool.stores.redis.output import OutputStore
+from nodepool.stores.redis.usage import UsageStore
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.migrate import migrate
+from nodepool.stores.sql.users import Standing, standing
+from nodepool.workflows.attempt_end import Lifecycle
 
 # Long answers that are made at once.
 _LISTS = 3

@@ -1,117 +1,191 @@
-"""How large a message of each call may be, and what a message must be before anybody looks at it.
-
-Most calls take small messages only. Which of them carry packages, results or output is in one table.
-"""
+"""Rows as the protocol shows them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from typing import Any
 
-from google.protobuf.message import DecodeError, Message
+from sqlalchemy import Row
 
-from gateway.shapes import check_shape
-from nodepool.errors import InvalidInputError, TooLargeError
-from nodepool.settings import Settings
+from nodepool import wire
+from nodepool.domain import ids
+from nodepool.domain.money.ledger import HoldState
+from nodepool.domain.nodes.history import HistoryRules
+from nodepool.domain.nodes.node import NodeStatus, NodeView, is_owner_only, isolation_of
+from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
+from nodepool.messaging.publisher import partition_queue
+from nodepool.stores.redis.node_registry import Report
+from nodepool.stores.sql.attempts import history_of
+from nodepool.stores.sql.verification_records import tier_of_row
+from proto import nodepool_pb2 as pb
 
-KIB, MIB = 1 << 10, 1 << 20
-SMALL_BYTES = 64 * KIB
-# Of who has not shown a token yet. A token has 4 KiB at most.
-STRANGERS_BYTES = 16 * KIB
-# A piece of a stream, or output: at most 1 MiB of it, and what stands around it.
-_PIECE_BYTES = 4 * MIB
-_AROUND_BYTES = 64 * KIB
-_STREAM_SECONDS, _LEAST_BYTES_PER_SECOND = 600.0, 16 * KIB
-
-_MASTER, _NODES, _WORKER = (
-    f"/nodepool.{name}/" for name in ("MasterNodeService", "NodeManagerService", "WorkerNodeService")
-)
-_WITH_PIECES = frozenset(
-    {
-        f"{_MASTER}UploadTaskStream",
-        f"{_MASTER}StoreOutput",
-        f"{_MASTER}StoreLogs",
-        f"{_NODES}AppendOutput",
-        f"{_NODES}FinishAttempt",
-        f"{_WORKER}ReportOutput",
-    }
-)
-_WITH_PACKAGE = frozenset({f"{_MASTER}UploadTask", f"{_WORKER}ExecuteTask"})
-_WITH_RESULT = frozenset({f"{_MASTER}StoreResult", f"{_MASTER}ReturnTaskResult"})
-
-# Answers with output: they are sent under the budget, and not for ever. Results see to it themselves.
-LARGE_ANSWERS = frozenset({f"{_MASTER}{name}" for name in ("GetTaskLogs", "PollTaskStatus")})
-
-# Text of programs, which may hold anything, and words that are compared and never kept as they are.
-ANY_TEXT = frozenset(
-    {
-        "nodepool.StoreOutputRequest.output",
-        "nodepool.StoreLogsRequest.logs",
-        "nodepool.ReportOutputRequest.output",
-        "nodepool.AttemptEnd.reason",
-        "nodepool.LoginRequest.username",
-        "nodepool.LoginRequest.password",
-        "nodepool.RegisterRequest.password",
-        "nodepool.ChangePasswordRequest.old_password",
-        "nodepool.ChangePasswordRequest.new_password",
-    }
-)
+_MIB_PER_GIB = 1024
 
 
-def largest_message(settings: Settings) -> int:
-    """No message may be larger, whoever sends it."""
-    whole = max(settings.max_file_size, settings.max_result_bytes) + _AROUND_BYTES
-    return max(_PIECE_BYTES, min(settings.grpc_max_message_mb * MIB, whole))
+def is_final(row: Row[Any]) -> bool:
+    return TaskState(row.state) in FINAL_TASK_STATES
 
 
-def limit_of(method: str, settings: Settings) -> int:
-    """The largest message that the call takes from who has shown a token."""
-    largest = settings.grpc_max_message_mb * MIB
-    if method in _WITH_PACKAGE:
-        return min(largest, settings.max_file_size + _AROUND_BYTES)
-    if method in _WITH_RESULT:
-        return min(largest, settings.max_result_bytes + _AROUND_BYTES)
-    return _PIECE_BYTES if method in _WITH_PIECES else SMALL_BYTES
+def task_detail(
+    row: Row[Any], attempts: Sequence[Row[Any]] = (), runs: Sequence[Row[Any]] = ()
+) -> pb.TaskDetail:
+    return pb.TaskDetail(
+        state=row.state,
+        reason=row.reason,
+        assigned_node=row.node_id,
+        # With several runs, each has attempts of its own.
+        attempt_number=row.attempt_number if row.replicas == 1 else min(1, row.attempt_number),
+        exit_code=row.exit_code or 0,
+        has_exit_code=row.exit_code is not None,
+        has_result=bool(row.result_attempt),
+        result_bytes=row.result_bytes,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        started_at=row.started_at or 0,
+        finished_at=row.finished_at or 0,
+        queue=partition_queue(row.tier, row.region),
+        owner=row.owner,
+        stop_requested=row.stop_requested,
+        priority=row.priority,
+        min_trust=row.min_trust,
+        location_mode=row.location_mode,
+        max_minutes=row.max_minutes,
+        price_per_minute_cpt=row.price_per_minute,
+        held_cpt=row.hold_amount if row.hold_state == HoldState.HELD else 0,
+        paid_cpt=row.hold_posted or 0,
+        attempts=[_attempt_record(attempt) for attempt in attempts],
+        replicas=row.replicas,
+        verification=row.verification,
+        replica_records=[_replica_record(run) for run in runs],
+    )
 
 
-def longest_stream_seconds(settings: Settings) -> float:
-    """How long a stream of messages may take, however lively it is: slow lines get the largest through."""
-    return _STREAM_SECONDS + max(settings.max_file_size, settings.max_result_bytes) / _LEAST_BYTES_PER_SECOND
+def _replica_record(run: Row[Any]) -> pb.ReplicaRecord:
+    return pb.ReplicaRecord(
+        number=ids.run_number(run.id),
+        node_id=run.node_id,
+        state=run.state,
+        digest=run.result_digest,
+        verdict=run.verification,
+    )
 
 
-def too_large(method: str, limit: int) -> TooLargeError:
-    name = method.rpartition("/")[2]
-    what = {True: "; see this pool's MAX_FILE_SIZE"}.get(method in _WITH_PACKAGE, "")
-    return TooLargeError(f"the message is too large: {name} takes at most {limit} bytes here{what}")
+def _attempt_record(row: Row[Any]) -> pb.AttemptRecord:
+    return pb.AttemptRecord(
+        number=row.number,
+        node_id=row.node_id,
+        state=row.state,
+        reason=row.reason,
+        queue_seconds=row.queue_seconds,
+        placed_at=row.created_at,
+        started_at=row.started_at or 0,
+        finished_at=row.finished_at or 0,
+        exit_code=row.exit_code or 0,
+        has_exit_code=row.exit_code is not None,
+        cpu_seconds=row.cpu_seconds or 0,
+        peak_memory_bytes=row.peak_memory_bytes or 0,
+        bytes_in=row.bytes_in,
+        bytes_out=row.bytes_out,
+    )
 
 
-def parsed(raw: bytes, deserialize: Callable[[bytes], Any] | None) -> Any:
-    """The message. InvalidInputError for bytes that are none, and for text that cannot be kept."""
-    if deserialize is None:
-        return raw
-    kind = getattr(deserialize, "__self__", None)
-    if isinstance(kind, type) and issubclass(kind, Message):
-        check_shape(raw, kind.DESCRIPTOR, ANY_TEXT)
-    try:
-        message = deserialize(raw)
-    except (DecodeError, ValueError, RecursionError):
-        raise InvalidInputError("the message cannot be read: it is not what this call takes") from None
-    if isinstance(message, Message) and 0 in raw:
-        _check_text(message)
-    return message
+def task_status(row: Row[Any]) -> pb.TaskStatus:
+    return pb.TaskStatus(
+        task_id=row.id,
+        status=status_word(row),
+        created_at=str(int(row.created_at)),
+        updated_at=str(int(row.updated_at)),
+        assigned_node=row.node_id,
+        detail=task_detail(row),
+    )
 
 
-def _check_text(message: Message) -> None:
-    for field in _fields_with_nul(message):
-        raise InvalidInputError(f"{field} must not hold a NUL character")
+def status_word(row: Row[Any]) -> str:
+    return wire.TASK_STATUS_WORDS[TaskState(row.state)]
 
 
-def _fields_with_nul(message: Message) -> Iterator[str]:
-    for field, value in message.ListFields():
-        if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
-            continue
-        for one in value if field.is_repeated else (value,):
-            if field.type == field.TYPE_MESSAGE:
-                yield from _fields_with_nul(one)
-            elif "\0" in one and field.full_name not in ANY_TEXT:
-                yield field.name
+def status_message(row: Row[Any]) -> str:
+    """One sentence for clients that show `message`."""
+    if row.reason:
+        return str(row.reason)
+    return {
+        TaskState.QUEUED: "waiting for a node",
+        TaskState.PLACED: f"given to node {row.node_id}",
+        TaskState.RUNNING: f"running on node {row.node_id}",
+        TaskState.SUCCEEDED: "completed",
+        TaskState.FAILED: "failed",
+        TaskState.STOPPED: "stopped",
+    }[TaskState(row.state)]
+
+
+def node_info(
+    row: Row[Any],
+    view: NodeView | None,
+    report: Report | None,
+    *,
+    now: float,
+    late_seconds: float,
+    rules: HistoryRules,
+) -> pb.WorkerNodeInfo:
+    age = report.age_seconds if report else float("inf")
+    history = history_of(row).as_of(now, rules)
+    level = isolation_of(row.isolation, row.docker_status)
+    info = pb.WorkerNodeInfo(
+        node_id=row.id,
+        hostname=row.hostname,
+        cpu_cores=row.cpu_cores,
+        memory_gb=row.memory_gb,
+        status=wire.NODE_STATUS_WORDS[_node_status(row, age, late_seconds)],
+        last_heartbeat=now - age if report else 0.0,
+        cpu_score=row.cpu_score,
+        gpu_score=row.gpu_score,
+        gpu_memory_gb=row.gpu_memory_gb,
+        location=row.location,
+        port=row.port,
+        gpu_name=row.gpu_name,
+        trust_tier=tier_of_row(row),
+        region=row.region,
+        docker_status=row.docker_status,
+        draining=row.draining,
+        max_tasks=row.max_tasks,
+        cpu_percent=report.cpu_percent if report else 0.0,
+        memory_percent=report.memory_percent if report else 0.0,
+        owner=row.owner,
+        kind=row.kind,
+        success_rate=history.success_rate,
+        relative_speed=history.relative_speed,
+        history_weight=history.weight,
+        on_probation=history.on_probation(rules),
+        isolation=level,
+        owner_only=is_owner_only(row.kind, level, accepts_strangers=row.accepts_strangers),
+    )
+    if view is not None:
+        info.MergeFrom(_amounts(view))
+    if report is not None and age <= late_seconds:
+        # The node's word: no more than it has.
+        uses = report.uses.values()
+        info.used_cpu_score = min(row.cpu_score, sum(use.cpu_score for use in uses))
+        info.used_memory_mb = min(row.memory_gb * _MIB_PER_GIB, sum(use.memory_mb for use in uses))
+    return info
+
+
+def _amounts(view: NodeView) -> pb.WorkerNodeInfo:
+    capacity, reserved = view.capacity, view.reserved
+    return pb.WorkerNodeInfo(
+        running_tasks=reserved.tasks,
+        capacity_cpu_score=capacity.cpu_score,
+        capacity_memory_mb=capacity.memory_mb,
+        capacity_gpu_score=capacity.gpu_score,
+        capacity_gpu_memory_gb=capacity.gpu_memory_gb,
+        reserved_cpu_score=reserved.cpu_score,
+        reserved_memory_mb=reserved.memory_mb,
+        reserved_memory_gb=-(-reserved.memory_mb // _MIB_PER_GIB),
+        reserved_gpu_score=reserved.gpu_score,
+        reserved_gpu_memory_gb=reserved.gpu_memory_gb,
+    )
+
+
+def _node_status(row: Row[Any], age_seconds: float, late_seconds: float) -> NodeStatus:
+    if age_seconds > late_seconds:
+        return NodeStatus.OFFLINE
+    return NodeStatus.DRAINING if row.draining else NodeStatus.ONLINE

@@ -13,23 +13,23 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from gateway import request_sync
-from gateway.access import SERVICES
-from gateway.admin_servicer import AdminServicer
-from gateway.callers import Callers
-from gateway.calls import CallLimits, OpenCalls
+from gateway.admission import request_limit_sync
+from gateway.admission.connections import allow_descriptors, bound_connections
+from gateway.admission.message_limits import largest_message
+from gateway.admission.open_calls import CallLimits, OpenCalls
+from gateway.admission.request_limit_sync import RequestSync
+from gateway.auth.access import SERVICES
+from gateway.auth.callers import Callers
 from gateway.context import Gateway
-from gateway.interceptors import Gatekeeper
-from gateway.master_servicer import MasterNodeServicer
-from gateway.messages import largest_message
-from gateway.node_servicer import NodeManagerServicer
-from gateway.request_sync import RequestSync
-from gateway.sockets import allow_descriptors, bound_connections
-from gateway.user_servicer import UserServicer
-from gateway.worker_servicer import WorkerNodeServicer
-from nodepool.errors import NodePoolError
+from gateway.servicers.admin import AdminServicer
+from gateway.servicers.interceptors import Gatekeeper
+from gateway.servicers.nodes import NodeManagerServicer
+from gateway.servicers.tasks import MasterNodeServicer
+from gateway.servicers.users import UserServicer
+from gateway.servicers.workers import WorkerNodeServicer
+from nodepool.domain.errors import NodePoolError
 from nodepool.settings import Settings
-from nodepool.stores.liveness import Liveness
+from nodepool.stores.redis.liveness import Liveness
 from proto import nodepool_pb2_grpc as rpc
 
 log = structlog.get_logger(__name__)
@@ -185,7 +185,7 @@ async def _share_limits(gateway: Gateway) -> None:
     """Several gateways keep one bound on requests."""
     shared = RequestSync(gateway.redis, gateway.limits)
     while True:
-        await asyncio.sleep(request_sync.PERIOD_SECONDS)
+        await asyncio.sleep(request_limit_sync.PERIOD_SECONDS)
         with suppress(NodePoolError):
             await gateway.run(shared.sync)
 

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 import structlog
 from prometheus_client import Counter, Histogram
 
-from nodepool.words import harmless_values, lines
+from nodepool.domain.safe_text import harmless_values, lines
 
 # Set once per request; every log line under it carries it.
 request_id: ContextVar[str] = ContextVar("request_id", default="")

@@ -13,10 +13,10 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 from sqlalchemy.engine import make_url
 
-from nodepool.addresses import Network, parse_networks
-from nodepool.history import HistoryRules
-from nodepool.packages import PackageLimits
-from nodepool.resources import Overcommit
+from nodepool.domain.nodes.history import HistoryRules
+from nodepool.domain.nodes.push_addresses import Network, parse_networks
+from nodepool.domain.resources import Overcommit
+from nodepool.domain.tasks.package_rules import PackageLimits
 from nodepool.settings_bounds import BoundsSettings
 
 MIN_SECRET_LENGTH = 32

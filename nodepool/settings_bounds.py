@@ -10,10 +10,10 @@ from functools import cached_property
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings
 
-from nodepool.addresses import Network, parse_networks
-from nodepool.claims import ClaimRules
-from nodepool.heavy.limits import HeavyLimits
-from nodepool.resources import Resources
+from nodepool.domain.heavy_limits import HeavyLimits
+from nodepool.domain.nodes.claimed_resources import ClaimRules
+from nodepool.domain.nodes.push_addresses import Network, parse_networks
+from nodepool.domain.resources import Resources
 
 
 class BoundsSettings(BaseSettings):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from nodepool import regions
-from nodepool.errors import InvalidInputError
-from nodepool.ids import check_node_id
-from nodepool.node import NodeFacts, NodeKind, NodeStatus, default_max_tasks
-from nodepool.resources import Resources
-from nodepool.task import DEFAULT_PRIORITY, MAX_PRIORITY, LocationMode, Outcome, TaskState
-from nodepool.trust import TIERS
-from nodepool.voting import MAX_REPLICAS
-from nodepool.words import is_plain
+from nodepool.domain import regions
+from nodepool.domain.errors import InvalidInputError
+from nodepool.domain.ids import check_node_id
+from nodepool.domain.nodes.node import NodeFacts, NodeKind, NodeStatus, default_max_tasks
+from nodepool.domain.resources import Resources
+from nodepool.domain.safe_text import is_plain
+from nodepool.domain.tasks.states import DEFAULT_PRIORITY, MAX_PRIORITY, LocationMode, Outcome, TaskState
+from nodepool.domain.trust.credit import TIERS
+from nodepool.domain.trust.voting import MAX_REPLICAS
 from proto import nodepool_pb2 as pb
 
 TASK_STATUS_WORDS = {

@@ -23,11 +23,11 @@ from types import FrameType
 
 from demo_checks import EXAMPLES, DemoError, check_counts, check_pi, check_picture
 
-from client import NodePoolClient
-from client.models import OutputEvent, StateEvent, TaskInfo, TaskNeeds
+from hivemind import NodePoolClient
+from hivemind.models import OutputEvent, StateEvent, TaskInfo, TaskNeeds
+from local_pool.agent_account import NAME as LOCAL
+from nodepool.domain.tasks.states import TaskState
 from nodepool.settings import Settings
-from nodepool.task import TaskState
-from nodepool.up.account import NAME as LOCAL
 
 RESULTS = Path("demo-results")
 PI_TASKS = 3
@@ -74,7 +74,7 @@ class Pool:
         self._ready = threading.Event()
         self._process = subprocess.Popen(
             [
-                sys.executable, "-m", "client.cli", "up", "--data-dir", str(data_dir),
+                sys.executable, "-m", "hivemind.cli", "up", "--data-dir", str(data_dir),
                 "--grpc-port", self.address.rpartition(":")[2], "--flower-port", str(_free_port()),
                 "--agents", "2", "--runner", "auto",
             ],

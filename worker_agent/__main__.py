@@ -15,16 +15,16 @@ import grpc
 import structlog
 
 from nodepool import hardening
-from nodepool.errors import NodePoolError
-from nodepool.isolation import keeps_strangers_out
-from nodepool.node import default_max_tasks
+from nodepool.domain.errors import NodePoolError
+from nodepool.domain.nodes.isolation import keeps_strangers_out
+from nodepool.domain.nodes.node import default_max_tasks
 from proto import nodepool_pb2 as pb
 from worker_agent.agent import Agent
 from worker_agent.capacity import Hardware, probe_hardware
-from worker_agent.link import GatewayLink, LinkOptions
+from worker_agent.gateway_client import GatewayLink, LinkOptions
 from worker_agent.logs import set_up_logging
-from worker_agent.membership import NodeSetup, ReplacedError
 from worker_agent.options import Options, RunnerChoice, parse_options
+from worker_agent.registration import NodeSetup, ReplacedError
 from worker_agent.runners.base import Runner, RunRefusedError
 from worker_agent.runners.docker import DockerRunner
 from worker_agent.runners.process import ProcessRunner

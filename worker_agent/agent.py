@@ -16,19 +16,19 @@ from typing import Any
 
 import structlog
 
-from nodepool.errors import NodePoolError
-from nodepool.task import Outcome
+from nodepool.domain.errors import NodePoolError
+from nodepool.domain.tasks.states import Outcome
 from proto import nodepool_pb2 as pb
 from worker_agent.attempt import Attempt, Terms, Workshop
 from worker_agent.celery_consumer import Consumer
-from worker_agent.engine_watch import EngineWatch
+from worker_agent.docker_watch import EngineWatch
 from worker_agent.enrolment import board_of, consumer_options_of, limits_of, terms_of
+from worker_agent.gateway_client import GatewayLink, LinkGivenUpError, LoginRefusedError
 from worker_agent.heartbeat import Board, Heartbeat
 from worker_agent.journal import End, Journal, end_of_earlier_life
-from worker_agent.link import GatewayLink, LinkGivenUpError, LoginRefusedError
-from worker_agent.membership import Membership, NodeSetup, ReplacedError
+from worker_agent.output_stream import monotonic_seconds
 from worker_agent.package import PackageCache
-from worker_agent.report import build_report
+from worker_agent.registration import Membership, NodeSetup, ReplacedError
 from worker_agent.runners.base import Runner, RunRefusedError
 from worker_agent.state import (
     AgentState,
@@ -53,9 +53,9 @@ from worker_agent.state import (
     StopAttempt,
     Tick,
 )
-from worker_agent.streaming import monotonic_seconds
 from worker_agent.trash import Trash
 from worker_agent.unpacking import Unpacker
+from worker_agent.usage_report import build_report
 
 log = structlog.get_logger(__name__)
 

@@ -11,18 +11,18 @@ from pathlib import Path
 
 import structlog
 
-from nodepool.errors import InvalidPackageError
-from nodepool.task import Outcome
+from nodepool.domain.errors import InvalidPackageError
+from nodepool.domain.tasks.states import Outcome
 from nodepool.wire import outcome_to_wire
 from proto import nodepool_pb2 as pb
 from worker_agent.execution import Done, Execution, Job, RunLimits, cores_for, judge, memory_bytes
+from worker_agent.gateway_client import GatewayLink, LinkGivenUpError, LinkRefusedError, LinkStaleError
 from worker_agent.journal import MAX_TAIL_BYTES, End, Entry, EntryPhase, Journal
-from worker_agent.link import GatewayLink, LinkGivenUpError, LinkRefusedError, LinkStaleError
+from worker_agent.output_stream import OutputStream
 from worker_agent.package import PackageCache
 from worker_agent.runners.base import Runner, RunRefusedError, Usage
 from worker_agent.sandbox import attempt_slug
 from worker_agent.state import Allocation, Ended, Event, Settled, Stale, Started, StopAsked, StopCause
-from worker_agent.streaming import OutputStream
 from worker_agent.trash import Trash
 from worker_agent.unpacking import Unpacker
 

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nodepool.packages import PackageLimits
-from nodepool.task import Outcome
+from nodepool.domain.tasks.package_rules import PackageLimits
+from nodepool.domain.tasks.states import Outcome
 from worker_agent import wall_clock
-from worker_agent.output import OutputBuffer
-from worker_agent.result import BuiltResult, RunFacts, build_result
+from worker_agent.output_buffer import OutputBuffer
+from worker_agent.result_zip import BuiltResult, RunFacts, build_result
 from worker_agent.runners.base import Run, RunEnd, Runner, RunSpec, Usage
 from worker_agent.trash import remove_tree
 from worker_agent.unpacking import Unpacker, Unpacking, UnpackLimits

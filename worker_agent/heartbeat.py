@@ -16,7 +16,7 @@ from typing import Any
 import redis
 import structlog
 
-from nodepool.pace import read_pace
+from nodepool.domain.nodes.report_interval import read_pace
 from worker_agent.state import Allocation, Listing
 
 log = structlog.get_logger(__name__)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 
-from nodepool.task import Outcome
+from nodepool.domain.tasks.states import Outcome
 from worker_agent.sandbox import attempt_slug
 
 _SUFFIX = ".json"

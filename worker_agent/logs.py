@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from nodepool.words import harmless_values
+from nodepool.domain.safe_text import harmless_values
 
 
 def set_up_logging(level_name: str, node_id: str) -> None:

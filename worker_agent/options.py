@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from nodepool.errors import InvalidInputError
-from nodepool.ids import check_node_id
-from nodepool.node import MAX_TASKS_LIMIT
-from nodepool.regions import node_region
+from nodepool.domain.errors import InvalidInputError
+from nodepool.domain.ids import check_node_id
+from nodepool.domain.nodes.node import MAX_TASKS_LIMIT
+from nodepool.domain.regions import node_region
 
 PASSWORD_VARIABLE = "HIVEMIND_PASSWORD"  # noqa: S105  a name
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
-from nodepool.errors import InvalidPackageError
+from nodepool.domain.errors import InvalidPackageError
 from worker_agent.trash import remove_tree
 from worker_agent.unpacking import unpack
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import structlog
 
-from worker_agent import clearing
+from worker_agent import tree_removal
 
 log = structlog.get_logger(__name__)
 
@@ -147,7 +147,7 @@ class Trash:
     def _remove_here(self, path: Path) -> str | None:
         top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            work = clearing.Clearing(top)
+            work = tree_removal.Clearing(top)
             if work.go(_STEPS_HERE):
                 return ""
             return work.problem or None
@@ -155,7 +155,7 @@ class Trash:
             os.close(top)
 
     def _remove_apart(self, path: Path) -> str:
-        command = [sys.executable, "-I", "-S", str(Path(clearing.__file__)), str(path)]
+        command = [sys.executable, "-I", "-S", str(Path(tree_removal.__file__)), str(path)]
         with self._changed:
             if self._closed:
                 return "the agent ends"
@@ -179,7 +179,7 @@ def remove_tree(folder: Path) -> None:
     Raises OSError when something of it stays.
     """
     try:
-        problem = clearing.clear(folder)
+        problem = tree_removal.clear(folder)
     except FileNotFoundError:
         return
     if problem:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import BinaryIO
 from zipfile import ZipFile, ZipInfo
 
-from nodepool.errors import InvalidPackageError
-from nodepool.packages import PackageLimits, check_package, disk_bytes, entry_script
+from nodepool.domain.errors import InvalidPackageError
+from nodepool.domain.tasks.package_rules import PackageLimits, check_package, disk_bytes, entry_script
 from worker_agent.runners.fork_server import ForkServer
 from worker_agent.runners.tools import agents_python
 
@@ -28,7 +28,8 @@ _MAX_ANSWER_BYTES = 1 << 16
 # Above the users of tasks, in the range that systemd leaves unused.
 _UNPACK_UID = 61_100
 _CHILD = (
-    "import sys; sys.path.append(sys.argv[1]); from worker_agent.unpack_child import main; main(sys.argv[2])"
+    "import sys; sys.path.append(sys.argv[1]); "
+    "from worker_agent.unpack_process import main; main(sys.argv[2])"
 )
 _HOME = Path(__file__).resolve().parent.parent
 

@@ -21,10 +21,9 @@ from typing import Any, NoReturn
 
 import grpc
 
-from nodepool.errors import InvalidPackageError, NodePoolError
-from nodepool.ids import check_task_id
-from proto import nodepool_pb2 as pb
-from proto import nodepool_pb2_grpc as rpc
+from nodepool.domain.errors import InvalidPackageError, NodePoolError
+from nodepool.domain.ids import check_task_id
+from proto import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 from worker_agent.attempt import Terms
 from worker_agent.execution import DEFAULT_MEMORY_BYTES, Execution, Job, judge
 from worker_agent.runners.base import Runner, RunRefusedError

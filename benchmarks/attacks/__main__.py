@@ -27,7 +27,7 @@ from benchmarks.attacks.target import Target
 from benchmarks.attacks.victim import Seen, live
 from benchmarks.figures import machine
 from benchmarks.pool import Pool, stop_on_signals
-from client import NodePoolClient
+from hivemind import NodePoolClient
 
 AIM_MIB = 512
 AIM_SECONDS = 1.0

@@ -11,7 +11,7 @@ PERIOD_SECONDS = 0.1
 # In this order a command line is recognised: an agent's has the gateway's address in it.
 _PARTS = (
     ("worker_agent", "agent"),
-    ("dispatcher.monitor", "Flower"),
+    ("dispatcher.flower", "Flower"),
     ("dispatcher", "dispatcher"),
     ("valkey", "Valkey"),
     ("gateway", "gateway"),

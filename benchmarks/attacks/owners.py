@@ -15,8 +15,8 @@ from pathlib import Path
 
 from benchmarks.attacks import bombs
 from benchmarks.attacks.target import Target
-from client import ClientError, NodePoolClient
-from client.models import TaskNeeds
+from hivemind import ClientError, NodePoolClient
+from hivemind.models import TaskNeeds
 
 RESULT_MIB = 600
 PATIENCE_SECONDS = 50.0

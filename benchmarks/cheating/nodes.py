@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from random import Random
 
-from nodepool.verification import NodeRecord, OwnerRecord
+from nodepool.domain.trust.audits import NodeRecord, OwnerRecord
 
 RIGHT = 0
 # All who return nothing return the same nothing.

@@ -1,4 +1,4 @@
-"""Our rule at work: every decision is one of `nodepool.verification` and `nodepool.voting`."""
+"""Our rule at work: every decision is one of `domain.trust.audits` and `domain.trust.voting`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from random import Random
 
 from benchmarks.cheating.nodes import PUPPET_ACCOUNTS, ROUND_SECONDS, Node, Owner
 from benchmarks.cheating.stage import Policy, Run, Task
-from nodepool import verification
-from nodepool.stores.relations import Reach
-from nodepool.trust import Tier
-from nodepool.verification import BlockEnd, NodeRecord
-from nodepool.voting import Checker, Count, Finding, Verdict, Vote, count_votes, may_check
+from nodepool.domain.trust import audits as verification
+from nodepool.domain.trust.audits import BlockEnd, NodeRecord
+from nodepool.domain.trust.credit import Tier
+from nodepool.domain.trust.voting import Checker, Count, Finding, Verdict, Vote, count_votes, may_check
+from nodepool.stores.sql.owner_relations import Reach
 
 
 @dataclass(slots=True, eq=False)
@@ -113,7 +113,7 @@ class Ours(Policy):
         )
 
     def agreed(self, node: Node, friend: Node) -> None:
-        """As a check that two of the few who could be asked confirm: see nodepool/stores/relations.py."""
+        """As a check that two of the few who could be asked confirm: see stores/sql/owner_relations.py."""
         could = Reach(able=PUPPET_ACCOUNTS - 2, there=len(self.nodes))
         least = self.rules.least_owners
         told = verification.that_count(

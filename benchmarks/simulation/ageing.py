@@ -14,12 +14,12 @@ from benchmarks.simulation.checks import Violations
 from benchmarks.simulation.life import end_some, live
 from benchmarks.simulation.stage import Stage, open_stage
 from benchmarks.simulation.workload import Shape, User, task_row
-from dispatcher.desk import Desk
-from nodepool import regions
-from nodepool.node import NodeKind
-from nodepool.stores.tables import tasks
-from nodepool.task import TaskState
-from nodepool.trust import TIERS, Tier
+from dispatcher.placing.placement_loop import Desk
+from nodepool.domain import regions
+from nodepool.domain.nodes.node import NodeKind
+from nodepool.domain.tasks.states import TaskState
+from nodepool.domain.trust.credit import TIERS, Tier
+from nodepool.stores.sql.tables import tasks
 
 _START = 1_000_000.0
 _STEP_SECONDS = 30.0

@@ -27,8 +27,8 @@ from benchmarks.simulation.workers import (
     worker,
 )
 from benchmarks.simulation.workload import Workload
-from nodepool.pace import report_period
-from nodepool.queues import PLACE
+from nodepool.domain.nodes.report_interval import report_period
+from nodepool.messaging.publisher import PLACE
 
 _MOST_SECONDS = 90.0
 _POLL_SECONDS = 0.02

@@ -10,14 +10,14 @@ from typing import Any
 from sqlalchemy import Row, select
 
 from benchmarks.simulation.stage import Stage
-from dispatcher.waiting import waiting_task
-from nodepool.fleet import Fleet
-from nodepool.node import NodeView
-from nodepool.placement import Wish, decide
-from nodepool.resources import RESOURCE_NAMES, Claim, Resources, capacity_of
-from nodepool.stores import node_store, placing, task_store
-from nodepool.stores.tables import tasks
-from nodepool.task import LocationMode, TaskState
+from dispatcher.placing.wait_reasons import waiting_task
+from nodepool.domain.nodes.node import NodeView
+from nodepool.domain.resources import RESOURCE_NAMES, Claim, Resources, capacity_of
+from nodepool.domain.scheduling.fleet import Fleet
+from nodepool.domain.scheduling.placement import Wish, decide
+from nodepool.domain.tasks.states import LocationMode, TaskState
+from nodepool.stores.sql import nodes as node_store, placements as placing, tasks as task_store
+from nodepool.stores.sql.tables import tasks
 
 _AT_ONCE = 1000
 _SHOWN = 20

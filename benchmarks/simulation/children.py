@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nodepool.up import leash
+from local_pool import parent_death
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _STOP_SECONDS = 15.0
@@ -20,7 +20,7 @@ def start_child(
 ) -> subprocess.Popen[bytes]:
     """Call from the main thread: the leash is of the thread that starts it."""
     return subprocess.Popen(
-        [sys.executable, leash.__file__, str(os.getpid()), *argv],
+        [sys.executable, parent_death.__file__, str(os.getpid()), *argv],
         env={"PATH": os.environ.get("PATH", ""), **environment},
         cwd=ROOT,
         stderr=log,

@@ -23,17 +23,17 @@ from benchmarks.pool import BenchmarkError
 from benchmarks.simulation.stage import Stage
 from benchmarks.simulation.watching import watched
 from benchmarks.simulation.workload import Workload
-from dispatcher.desk import Desk
-from dispatcher.mirror import Mirror
-from dispatcher.waiting import waiting_task
-from nodepool.fleet import Fleet
-from nodepool.ids import attempt_id
-from nodepool.planning import Planner
-from nodepool.queueing import Ageing, WaitingTask
-from nodepool.queues import node_queue
-from nodepool.stores import placing
-from nodepool.stores.tables import attempts
-from nodepool.usage import cost_per_minute
+from dispatcher.placing.fleet_mirror import Mirror
+from dispatcher.placing.placement_loop import Desk
+from dispatcher.placing.wait_reasons import waiting_task
+from nodepool.domain.ids import attempt_id
+from nodepool.domain.scheduling.fair_share import cost_per_minute
+from nodepool.domain.scheduling.fleet import Fleet
+from nodepool.domain.scheduling.planner import Planner
+from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask
+from nodepool.messaging.publisher import node_queue
+from nodepool.stores.sql import placements as placing
+from nodepool.stores.sql.tables import attempts
 
 # As the desk has it.
 ROUND = 500

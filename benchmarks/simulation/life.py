@@ -14,13 +14,14 @@ from sqlalchemy import Row, func, select
 from benchmarks.simulation.checks import Violations, check
 from benchmarks.simulation.stage import Stage
 from benchmarks.simulation.workload import Workload
-from dispatcher.desk import Desk
-from dispatcher.listening import Listener
-from dispatcher.place import lose
-from nodepool.stores import keys, task_store
-from nodepool.stores.tables import tasks
-from nodepool.stores.task_store import End
-from nodepool.task import Outcome, TaskState
+from dispatcher.placing.node_events import Listener
+from dispatcher.placing.placement_loop import Desk
+from dispatcher.placing.reserve import lose
+from nodepool.domain.tasks.states import Outcome, TaskState
+from nodepool.stores.redis import keys
+from nodepool.stores.sql import tasks as task_store
+from nodepool.stores.sql.tables import tasks
+from nodepool.stores.sql.tasks import End
 
 _ROUNDS = 5
 _AT_ONCE = 8

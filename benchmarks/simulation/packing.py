@@ -17,12 +17,12 @@ import numpy.typing as npt
 from sqlalchemy import select
 
 from benchmarks.simulation.stage import Stage
-from dispatcher.waiting import waiting_task
-from nodepool.fleet import Fleet
-from nodepool.placement import decide
-from nodepool.resources import RESOURCE_NAMES, Claim
-from nodepool.stores.tables import tasks
-from nodepool.task import FINAL_TASK_STATES
+from dispatcher.placing.wait_reasons import waiting_task
+from nodepool.domain.resources import RESOURCE_NAMES, Claim
+from nodepool.domain.scheduling.fleet import Fleet
+from nodepool.domain.scheduling.placement import decide
+from nodepool.domain.tasks.states import FINAL_TASK_STATES
+from nodepool.stores.sql.tables import tasks
 
 _NOTHING = Claim(0, 0, 0, 0, tasks=0)
 

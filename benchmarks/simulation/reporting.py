@@ -18,7 +18,7 @@ from contextlib import contextmanager
 import redis
 
 from benchmarks.simulation.children import start_child, stop_child
-from nodepool.stores import keys
+from nodepool.stores.redis import keys
 
 _AT_ONCE = 1000
 _TICK_SECONDS = 0.05

@@ -21,12 +21,12 @@ from benchmarks.simulation.life import live
 from benchmarks.simulation.reporting import Reporters, reporting
 from benchmarks.simulation.stage import Stage
 from benchmarks.simulation.watching import watched
-from dispatcher.desk import Desk
-from dispatcher.listening import Listener
-from dispatcher.sweep import Sweeper
-from nodepool.pace import report_period
-from nodepool.stores.tables import attempts, tasks
-from nodepool.task import AttemptState, TaskState
+from dispatcher.placing.node_events import Listener
+from dispatcher.placing.placement_loop import Desk
+from dispatcher.sweep.sweeper import Sweeper
+from nodepool.domain.nodes.report_interval import report_period
+from nodepool.domain.tasks.states import AttemptState, TaskState
+from nodepool.stores.sql.tables import attempts, tasks
 
 _LOST_NODES = 5
 _AT_ONCE = 500

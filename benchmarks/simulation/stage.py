@@ -17,11 +17,12 @@ from benchmarks.simulation.children import start_child, stop_child
 from benchmarks.simulation.reporting import write_reports
 from benchmarks.simulation.workload import User, Workload
 from dispatcher.context import Dispatcher, build
+from local_pool import valkey
 from nodepool.clock import Clock, system_clock
 from nodepool.settings import Settings
-from nodepool.stores import keys, node_store
-from nodepool.stores.tables import nodes, tasks, users
-from nodepool.up import valkey
+from nodepool.stores.redis import keys
+from nodepool.stores.sql import nodes as node_store
+from nodepool.stores.sql.tables import nodes, tasks, users
 
 _READY_SECONDS = 20.0
 _ROWS_AT_ONCE = 2000

@@ -11,11 +11,11 @@ import zipfile
 import zlib
 from contextlib import ExitStack
 
-from nodepool import comparing
-from nodepool.comparing import IncomparableError, Ran
-from nodepool.errors import CorruptFileError
-from nodepool.packages import PackageLimits, check_package
-from nodepool.stores.sealing import Sealed, SealedReader
+from nodepool.domain.errors import CorruptFileError
+from nodepool.domain.tasks.package_rules import PackageLimits, check_package
+from nodepool.domain.trust import result_digest
+from nodepool.domain.trust.result_digest import IncomparableError, Ran
+from nodepool.stores.files.encryption import Sealed, SealedReader
 
 OUTPUT_FILE = "task_logs.txt"
 _UNREADABLE = (
@@ -32,12 +32,12 @@ def check(package: bytes, limits: PackageLimits) -> None:
 def digest(
     ran: Ran, result: Sealed | None, package: Sealed | None, patterns: tuple[str, ...], max_bytes: int
 ) -> str | None:
-    """nodepool.comparing's digest; None where the result cannot be compared."""
+    """nodepool.domain.trust.result_digest's digest; None where the result cannot be compared."""
     with ExitStack() as stack:
         try:
             opened = stack.enter_context(_open(result)) if result is not None else None
             base = stack.enter_context(_open(package)) if package is not None else None
-            return comparing.digest(ran, opened, base, patterns, max_bytes)
+            return result_digest.digest(ran, opened, base, patterns, max_bytes)
         except (IncomparableError, CorruptFileError, OSError, ValueError):
             return None
 

@@ -13,8 +13,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
-from nodepool.errors import NodePoolError
-from nodepool.fair import Bounds, FairQueue
+from nodepool.domain.errors import NodePoolError
+from nodepool.domain.scheduling.fair_turns import Bounds, FairQueue
 
 T = TypeVar("T")
 Start: TypeAlias = Callable[[], "Future[Any]"]

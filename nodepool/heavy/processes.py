@@ -10,18 +10,17 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as JobTimeoutError
+from concurrent.futures import Future, TimeoutError as JobTimeoutError
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
-from nodepool.errors import UnavailableError
-from nodepool.fair import Bounds
+from nodepool.domain.errors import UnavailableError
+from nodepool.domain.heavy_limits import HeavyLimits
+from nodepool.domain.scheduling.fair_turns import Bounds
 from nodepool.heavy import worker
 from nodepool.heavy.lanes import Lane
-from nodepool.heavy.limits import HeavyLimits
 from nodepool.heavy.worker import OutOfBoundsError, WorkerEndedError
 
 T = TypeVar("T")

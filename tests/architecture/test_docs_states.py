@@ -1,4 +1,4 @@
-"""The diagrams of docs/states.md have the edges of the tables in nodepool/task.py, no more and no fewer."""
+"""The diagrams of docs/states.md have the edges of the tables in tasks/states.py, no more and no fewer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import pytest
 
-from nodepool.task import ATTEMPT_TRANSITIONS, TASK_TRANSITIONS, AttemptState, TaskState
+from nodepool.domain.tasks.states import ATTEMPT_TRANSITIONS, TASK_TRANSITIONS, AttemptState, TaskState
 from nodepool.wire import TASK_STATUS_WORDS
 from tests.support.environment import ROOT
 

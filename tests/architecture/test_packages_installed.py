@@ -6,7 +6,7 @@ import tomllib
 
 from tests.support.environment import ROOT
 
-PRODUCT = ("proto", "gateway", "dispatcher", "worker_agent", "nodepool", "client")
+PRODUCT = ("proto", "gateway", "dispatcher", "worker_agent", "nodepool", "local_pool", "hivemind")
 
 
 def test_every_package_of_the_product_is_installed() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from gateway.access import REQUIRED, TOKEN_IN_MESSAGE, Access
+from gateway.auth.access import REQUIRED, TOKEN_IN_MESSAGE, Access
 from proto import nodepool_pb2 as pb
 
 

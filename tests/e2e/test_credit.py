@@ -8,10 +8,10 @@ import grpc
 import pytest
 from sqlalchemy import update
 
-from nodepool.limits import LIMITS
-from nodepool.stores.database import Database
-from nodepool.stores.tables import users
-from nodepool.trust import Tier
+from nodepool.domain.trust.access_limits import LIMITS
+from nodepool.domain.trust.credit import Tier
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.tables import users
 from proto import nodepool_pb2 as pb
 from tests.conftest import PoolFactory
 from tests.support.accounts import CALL_SECONDS, Account

@@ -10,9 +10,9 @@ import grpc
 import pytest
 from sqlalchemy import update
 
-from nodepool.node import ENGINE_AWAY
-from nodepool.stores.database import Database
-from nodepool.stores.tables import users
+from nodepool.domain.nodes.node import ENGINE_AWAY
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.tables import users
 from proto import nodepool_pb2 as pb
 from tests.conftest import PoolFactory
 from tests.support.accounts import CALL_SECONDS, Account

@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from nodepool.isolation import Isolation
+from nodepool.domain.nodes.isolation import Isolation
 from proto import nodepool_pb2 as pb
 from tests.support.accounts import CALL_SECONDS, Account
 from tests.support.hostile import refused

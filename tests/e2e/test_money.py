@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
-from nodepool.stores.database import Database
-from nodepool.stores.ledger_store import verify_database
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.ledger.api import verify_database
 from proto import nodepool_pb2 as pb
 from tests.conftest import PoolFactory
 from tests.support.accounts import CALL_SECONDS, Account

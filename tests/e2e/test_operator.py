@@ -11,8 +11,8 @@ import grpc
 import pytest
 from sqlalchemy import update
 
-from nodepool.stores.database import Database
-from nodepool.stores.tables import admin_acts
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.tables import admin_acts
 from proto import nodepool_pb2 as pb
 from tests.conftest import PoolFactory
 from tests.support.accounts import CALL_SECONDS, Account, log_in

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from nodepool import probes
-from nodepool.stores.database import Database
-from nodepool.stores.tables import probes as probes_table
+from nodepool.domain.trust import benchmark_probe
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.tables import probes as probes_table
 from proto import nodepool_pb2 as pb
 from tests.conftest import PoolFactory
 from tests.support.accounts import CALL_SECONDS, Account
@@ -55,7 +55,7 @@ class SlowNode(RogueNode):
         answers = list(stub.ClaimAttempt(request, metadata=metadata, timeout=CALL_SECONDS))
         claimed_at = time.monotonic()
         result = result_of_run(b"".join(answer.package_chunk for answer in answers), folder)
-        late = probes.SECONDS * probes.SLOW_FACTOR + probes.OVERHEAD_SECONDS + 0.5
+        late = benchmark_probe.SECONDS * benchmark_probe.SLOW_FACTOR + benchmark_probe.OVERHEAD_SECONDS + 0.5
         self.pool.wait(lambda: time.monotonic() - claimed_at > late, "the answer is late")
         digest = hashlib.sha256(result).hexdigest()
         end = self.end(attempt_id, result_bytes=len(result), result_sha256=digest)
@@ -74,7 +74,7 @@ def test_a_node_that_claims_far_more_than_it_shows_is_corrected_and_pays_for_it(
     node = SlowNode(pool, owner).join(cpu_score=CLAIMED, cpu_cores=2)
     assert isinstance(node, SlowNode)
     before = node.info().capacity_cpu_score
-    for times in range(probes.SLOW_TIMES):
+    for times in range(benchmark_probe.SLOW_TIMES):
         node.answer_late(tmp_path / f"probe{times}")
         count = times + 1
         pool.wait(

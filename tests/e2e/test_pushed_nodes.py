@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from nodepool.queues import Publisher, make_app
+from nodepool.messaging.publisher import Publisher, make_app
 from nodepool.settings import Settings
 from proto import nodepool_pb2 as pb
 from tests.conftest import PoolFactory

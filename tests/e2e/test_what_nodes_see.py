@@ -13,10 +13,10 @@ import grpc
 import pytest
 from sqlalchemy import create_engine, select
 
-from client.uploading import new_task_id
-from nodepool.packages import ENTRY_SCRIPTS
-from nodepool.stores.tables import attempts, tasks
-from nodepool.task import TaskKind
+from hivemind.uploading import new_task_id
+from nodepool.domain.tasks.package_rules import ENTRY_SCRIPTS
+from nodepool.domain.tasks.states import TaskKind
+from nodepool.stores.sql.tables import attempts, tasks
 from proto import nodepool_pb2 as pb
 from tests.conftest import PoolFactory
 from tests.support.pool import TestPool

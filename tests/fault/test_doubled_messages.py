@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nodepool.queues import Publisher, make_app
+from nodepool.messaging.publisher import Publisher, make_app
 from nodepool.settings import Settings
 from tests.support.accounts import Account
 from tests.support.faults import WAITS, attempts_of, await_begun, let_go

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nodepool.isolation import Isolation
+from nodepool.domain.nodes.isolation import Isolation
 from tests.support.agent_stage import Stage, StageMaker
 from tests.support.environment import not_here
 from tests.support.runs import RunFactory, task_processes

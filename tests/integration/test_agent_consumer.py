@@ -18,7 +18,7 @@ import psutil
 import pytest
 import redis
 
-from nodepool.ids import broker_user
+from nodepool.domain.ids import broker_user
 from tests.support.agent_stage import COUNTING, HELLO, SHORT, WAITING, Stage, StageMaker, smallest_acl
 from tests.support.scripted_gateway import split_rules
 from tests.support.valkey import TestValkey

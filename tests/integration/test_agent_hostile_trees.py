@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nodepool.errors import InvalidPackageError
-from nodepool.packages import PackageLimits
+from nodepool.domain.errors import InvalidPackageError
+from nodepool.domain.tasks.package_rules import PackageLimits
 from tests.support.agent_stage import HELLO, StageMaker
 from tests.support.bombs import folder_bomb, method_of
 from tests.support.environment import ROOT
@@ -152,7 +152,8 @@ def test_who_unpacks_is_not_the_agent_and_has_limits(tmp_path: Path) -> None:
     request = {"user": 61_100 if os.geteuid() == 0 else 0, "parent": os.getpid()}
     program = (
         f"import sys; sys.path.append({str(ROOT)!r})\n"
-        "from worker_agent.unpack_child import _harden\nfrom nodepool.packages import PackageLimits\n"
+        "from worker_agent.unpack_process import _harden\n"
+        "from nodepool.domain.tasks.package_rules import PackageLimits\n"
         "status, bounds = open('/proc/self/status'), open('/proc/self/limits')\n"
         f"_harden({request!r}, PackageLimits(max_unpacked_bytes=1 << 20))\n"
         "print(status.read(), bounds.read())"

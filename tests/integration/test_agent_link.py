@@ -18,7 +18,13 @@ from cryptography.x509.oid import NameOID
 from tests.support.agent_stage import smallest_acl
 from tests.support.scripted_gateway import ScriptedGateway
 from tests.support.valkey import TestValkey
-from worker_agent.link import GatewayLink, LinkGivenUpError, LinkOptions, LinkRefusedError, LoginRefusedError
+from worker_agent.gateway_client import (
+    GatewayLink,
+    LinkGivenUpError,
+    LinkOptions,
+    LinkRefusedError,
+    LoginRefusedError,
+)
 
 
 def certificate() -> tuple[bytes, bytes]:

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from dispatcher import context
-from dispatcher.sweep import Sweeper
-from nodepool.resources import Claim, Resources
+from dispatcher.sweep.sweeper import Sweeper
+from nodepool.domain.resources import Claim, Resources
+from nodepool.domain.tasks.states import Outcome
 from nodepool.settings import Settings
-from nodepool.stores import attempt_records, keys, node_store, task_store
-from nodepool.task import Outcome
+from nodepool.stores.redis import keys
+from nodepool.stores.sql import attempts as attempt_records, nodes as node_store, tasks as task_store
 from tests.integration.test_sweep import START, Fleet
 from tests.support.stores import add_user, attempt_of
 from tests.support.valkey import TestValkey

@@ -8,14 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import func, insert, select, update
 
-from nodepool import ledger, verification
-from nodepool.ledger import EntryKind, NewEntry
-from nodepool.replicas import CHECK_PATIENCE_SECONDS
-from nodepool.stores import audit_ends, audit_store, ledger_store, record_store, task_store
-from nodepool.stores.database import Database
-from nodepool.stores.tables import node_records, owner_records, provisional_results, tasks, users
-from nodepool.task import Outcome
-from nodepool.verification import OwnerRecord
+from nodepool.domain.money import ledger
+from nodepool.domain.money.ledger import EntryKind, NewEntry
+from nodepool.domain.tasks.states import Outcome
+from nodepool.domain.trust import audits as verification
+from nodepool.domain.trust.audits import OwnerRecord
+from nodepool.domain.trust.replication import CHECK_PATIENCE_SECONDS
+from nodepool.stores.sql import provisional_results as audit_store, tasks as task_store, verification_records
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.ledger import api as ledger_store
+from nodepool.stores.sql.tables import node_records, owner_records, provisional_results, tasks, users
+from nodepool.workflows import audit as audit_ends
 from tests.support.family import Family, open_family
 from tests.support.money import PRICE, account, add_held_task, check_sums
 from tests.support.stores import add_node, migrated
@@ -63,8 +66,8 @@ def trust(low: Family, index: int, verified: int = 60) -> None:
 
 def record(low: Family, index: int) -> tuple[int, int, bool]:
     """(verified in a row, strikes, paused)"""
-    node = low.database.read(lambda c: record_store.of_node(c, low.node(index)))
-    owner = low.database.read(lambda c: record_store.of_owner(c, low.owners[index]))
+    node = low.database.read(lambda c: verification_records.of_node(c, low.node(index)))
+    owner = low.database.read(lambda c: verification_records.of_owner(c, low.owners[index]))
     return node.verified, owner.strikes, node.paused_until > low.now
 
 
@@ -313,9 +316,9 @@ def test_a_new_node_of_an_owner_with_strikes_waits_first(low: Family) -> None:
     strikes = insert(owner_records).values(user_id=low.owners[0], strikes=2)
     low.database.write(lambda c: c.execute(strikes))
     low.database.write(lambda c: add_node(c, low.owners[0], "n7", now=low.now))
-    paused = low.database.read(lambda c: record_store.of_node(c, "n7")).paused_until
+    paused = low.database.read(lambda c: verification_records.of_node(c, "n7")).paused_until
     assert paused == low.now + verification.pause_seconds(OwnerRecord(strikes=2))
-    assert low.database.read(lambda c: record_store.of_node(c, "n1")).paused_until == 0
+    assert low.database.read(lambda c: verification_records.of_node(c, "n1")).paused_until == 0
 
 
 def due(low: Family, task_id: str) -> bool:

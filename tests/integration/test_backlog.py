@@ -9,11 +9,12 @@ import pytest
 
 from dispatcher import context
 from dispatcher.context import Dispatcher
-from dispatcher.desk import Desk
-from nodepool.backlog import Backlog
-from nodepool.queues import EXECUTE, PLACE, Publisher, make_app
+from dispatcher.placing.placement_loop import Desk
+from nodepool.messaging.publisher import EXECUTE, PLACE, Publisher, make_app
 from nodepool.settings import Settings
-from nodepool.stores import keys, task_store
+from nodepool.stores.redis import keys
+from nodepool.stores.redis.hint_queues import Backlog
+from nodepool.stores.sql import tasks as task_store
 from tests.support.stores import add_node, add_task, add_user
 from tests.support.valkey import TestValkey
 from tests.support.waiting import wait_until

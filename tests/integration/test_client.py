@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from client import (
+from hivemind import (
     ExistsError,
     MissingError,
     NodePoolClient,
@@ -28,7 +28,7 @@ from client import (
     TaskNeeds,
     TaskState,
 )
-from client.uploading import STREAM_ABOVE_BYTES
+from hivemind.uploading import STREAM_ABOVE_BYTES
 from tests.support.pool import TestPool
 from tests.support.waiting import wait_until
 
@@ -76,7 +76,7 @@ class Shell:
         return json.loads(done.stdout if code == 0 else done.stderr)
 
     def command(self, *arguments: str | Path) -> list[str]:
-        return [sys.executable, "-m", "client.cli", *map(str, arguments)]
+        return [sys.executable, "-m", "hivemind.cli", *map(str, arguments)]
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from client import NodePoolClient, TaskNeeds, TaskState, UnsupportedError
+from hivemind import NodePoolClient, TaskNeeds, TaskState, UnsupportedError
 from proto import nodepool_pb2 as pb
 from tests.support import command
 from tests.support.command import TOKEN, Shell

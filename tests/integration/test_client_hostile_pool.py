@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import pytest
 
-from client.cli.entry import _COMMANDS
+from hivemind.cli.entry import _COMMANDS
 from proto import nodepool_pb2 as pb
 from tests.support import command
 from tests.support.command import COMMAND, TOKEN, Shell

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from client import (
+from hivemind import (
     ClientError,
     Endpoint,
     ExistsError,
@@ -36,9 +36,9 @@ from client import (
     TimedOutError,
     UnreachableError,
 )
-from client.channel import STATUS_TO_ERROR
-from client.uploading import STREAM_ABOVE_BYTES, new_task_id
-from client.watching import MAX_LOST_IN_A_ROW
+from hivemind.channel import STATUS_TO_ERROR
+from hivemind.uploading import STREAM_ABOVE_BYTES, new_task_id
+from hivemind.watching import MAX_LOST_IN_A_ROW
 from proto import nodepool_pb2 as pb
 from tests.support.scripted_server import Scripted, in_chunks, output, state, token_of
 from tests.support.tasks import package

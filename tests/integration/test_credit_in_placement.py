@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from dispatcher import context
-from dispatcher.desk import Desk
-from dispatcher.listening import Listener
-from nodepool.limits import LIMITS
+from dispatcher.placing.node_events import Listener
+from dispatcher.placing.placement_loop import Desk
+from nodepool.domain.tasks.states import Outcome
+from nodepool.domain.trust.access_limits import LIMITS
+from nodepool.domain.trust.credit import DRIFT_SECONDS, Tier
 from nodepool.settings import Settings
-from nodepool.stores import credit_store, task_store
-from nodepool.stores.task_store import End
-from nodepool.task import Outcome
-from nodepool.trust import DRIFT_SECONDS, Tier
+from nodepool.stores.sql import credit as credit_store, tasks as task_store
+from nodepool.stores.sql.tasks import End
 from tests.integration.test_sweep import START, Fleet
 from tests.support.stores import add_task, add_user, attempt_of
 from tests.support.valkey import TestValkey

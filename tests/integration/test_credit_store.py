@@ -11,18 +11,24 @@ from typing import Any
 import pytest
 from sqlalchemy import Row, select, update
 
-from nodepool.errors import InvalidInputError, StaleAttemptError
-from nodepool.lifecycle import end_in_sql
+from nodepool.domain.errors import InvalidInputError, StaleAttemptError
+from nodepool.domain.tasks.states import Outcome
+from nodepool.domain.trust.credit import DAY_SECONDS, DRIFT_SECONDS, HIGHEST_SCORE, Cause
+from nodepool.domain.trust.voting import Finding
 from nodepool.settings import Settings
-from nodepool.stores import credit_store, ledger_store, node_store, placing, task_store
-from nodepool.stores.credit_store import NewChange
-from nodepool.stores.database import Database
-from nodepool.stores.placing import Placement
-from nodepool.stores.tables import nodes, tasks, users
-from nodepool.stores.task_store import End, Ended
-from nodepool.task import Outcome
-from nodepool.trust import DAY_SECONDS, DRIFT_SECONDS, HIGHEST_SCORE, Cause
-from nodepool.voting import Finding
+from nodepool.stores.sql import (
+    credit as credit_store,
+    nodes as node_store,
+    placements as placing,
+    tasks as task_store,
+)
+from nodepool.stores.sql.credit import NewChange
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.ledger import api as ledger_store
+from nodepool.stores.sql.placements import Placement
+from nodepool.stores.sql.tables import nodes, tasks, users
+from nodepool.stores.sql.tasks import End, Ended
+from nodepool.workflows.attempt_end import end_in_sql
 from tests.support.stores import CLAIM, add_node, add_task, add_user, migrated
 
 START = 50

@@ -15,18 +15,18 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 
-from nodepool.errors import InvalidInputError, NotFoundError, StorageFullError, UnavailableError
-from nodepool.stores import task_store
-from nodepool.stores.database import Database
-from nodepool.stores.migrate import migrate
-from nodepool.stores.tables import metadata, users
+from nodepool.domain.errors import InvalidInputError, NotFoundError, StorageFullError, UnavailableError
+from nodepool.stores.sql import tasks as task_store
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.migrate import migrate
+from nodepool.stores.sql.tables import metadata, users
 from tests.support.environment import ROOT
 from tests.support.stores import add_user, migrated
 
 WRITER = """
 import sys
-from nodepool.stores.database import Database
-from nodepool.stores.tables import users
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.tables import users
 from sqlalchemy import update
 database = Database(sys.argv[1])
 for _ in range(int(sys.argv[2])):

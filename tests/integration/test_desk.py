@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from dispatcher import context
-from dispatcher.desk import Desk
-from dispatcher.listening import Listener
-from nodepool.errors import UnavailableError
-from nodepool.resources import RESOURCE_NAMES
+from dispatcher.placing.node_events import Listener
+from dispatcher.placing.placement_loop import Desk
+from nodepool.domain.errors import UnavailableError
+from nodepool.domain.resources import RESOURCE_NAMES
+from nodepool.domain.tasks.states import Outcome
 from nodepool.settings import Settings
-from nodepool.stores import task_store
-from nodepool.stores.task_store import End
-from nodepool.task import Outcome
+from nodepool.stores.sql import tasks as task_store
+from nodepool.stores.sql.tasks import End
 from tests.integration.test_sweep import START, Fleet
 from tests.support.stores import add_task, add_user, attempt_of
 from tests.support.valkey import TestValkey

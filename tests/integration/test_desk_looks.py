@@ -10,11 +10,12 @@ import pytest
 
 from dispatcher import context
 from dispatcher.context import Dispatcher
-from dispatcher.desk import Desk
-from nodepool.planning import Planner
+from dispatcher.placing.placement_loop import Desk
+from nodepool.domain.scheduling.planner import Planner
 from nodepool.settings import Settings
-from nodepool.stores import keys, node_store, task_store
-from nodepool.stores.liveness import CHUNK_NODES
+from nodepool.stores.redis import keys
+from nodepool.stores.redis.liveness import CHUNK_NODES
+from nodepool.stores.sql import nodes as node_store, tasks as task_store
 from tests.support.stores import add_node, add_task, add_user
 from tests.support.valkey import TestValkey
 from tests.support.waiting import wait_until

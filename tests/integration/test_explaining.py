@@ -12,19 +12,21 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from gateway import context, explaining
+from gateway import context
+from gateway.auth.tokens import Identity
 from gateway.context import Gateway
-from gateway.explaining import Explainer
-from gateway.tokens import Identity
-from nodepool.errors import UnavailableError
-from nodepool.resources import Claim, Resources
+from gateway.usecases import explain_task
+from gateway.usecases.explain_task import Explainer
+from nodepool.domain.errors import UnavailableError
+from nodepool.domain.resources import Claim, Resources
+from nodepool.domain.scheduling.fair_share import Decay
+from nodepool.domain.tasks.states import TaskState
 from nodepool.settings import Settings
-from nodepool.stores import keys, task_store
-from nodepool.stores.placing import Placement, place_all
-from nodepool.stores.tables import nodes
-from nodepool.stores.usage_store import UsageStore
-from nodepool.task import TaskState
-from nodepool.usage import Decay
+from nodepool.stores.redis import keys
+from nodepool.stores.redis.usage import UsageStore
+from nodepool.stores.sql import tasks as task_store
+from nodepool.stores.sql.placements import Placement, place_all
+from nodepool.stores.sql.tables import nodes
 from proto import nodepool_pb2 as pb
 from tests.support.environment import free_port
 from tests.support.stores import add_node, add_task, add_user
@@ -214,7 +216,7 @@ def test_many_kinds_of_question_at_once_get_the_answers_of_their_own(asking: Ask
 def test_a_line_too_long_to_be_played_through_says_so(
     asking: Asking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(explaining, "_MAX_IN_LINE", 3)
+    monkeypatch.setattr(explain_task, "_MAX_IN_LINE", 3)
     for number in range(5):
         asking.task(created_at=START - 100 + number)
     mine = asking.task()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from nodepool.errors import StorageFullError
-from nodepool.stores.files import FileStore
+from nodepool.domain.errors import StorageFullError
+from nodepool.stores.files.file_store import FileStore
 from tests.support.environment import not_here
 
 KEY = bytes(32)
@@ -20,8 +20,8 @@ DISK_BYTES = 1 << 20
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from nodepool.errors import StorageFullError
-from nodepool.stores.files import FileStore
+from nodepool.domain.errors import StorageFullError
+from nodepool.stores.files.file_store import FileStore
 
 store = FileStore(Path(sys.argv[1]), bytes(32))
 small = store.put_package(b"small")

@@ -15,9 +15,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from gateway import accounts, context
-from gateway.tokens import Identity
-from nodepool.errors import NotEnoughCptError
+from gateway import context
+from gateway.auth.tokens import Identity
+from gateway.usecases import accounts
+from nodepool.domain.errors import NotEnoughCptError
 from nodepool.settings import Settings
 from proto import nodepool_pb2 as pb
 from tests.support.accounts import CALL_SECONDS, Account, Stubs, register

@@ -9,14 +9,14 @@ import pytest
 from sqlalchemy import update
 
 from dispatcher import context
-from nodepool.node import NodeView
-from nodepool.resources import Resources
+from nodepool.domain.nodes.node import NodeView
+from nodepool.domain.resources import Resources
+from nodepool.domain.tasks.states import Outcome
+from nodepool.domain.trust.credit import Tier
 from nodepool.settings import Settings
-from nodepool.stores import node_store, task_store
-from nodepool.stores.tables import users
-from nodepool.stores.task_store import End
-from nodepool.task import Outcome
-from nodepool.trust import Tier
+from nodepool.stores.sql import nodes as node_store, tasks as task_store
+from nodepool.stores.sql.tables import users
+from nodepool.stores.sql.tasks import End
 from tests.integration.test_sweep import START, Fleet
 from tests.support.stores import CLAIM, add_user, attempt_of
 from tests.support.valkey import TestValkey

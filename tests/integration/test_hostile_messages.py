@@ -16,8 +16,8 @@ import jwt
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
-from gateway.messages import ANY_TEXT
-from nodepool.stores.database import Database
+from gateway.admission.message_limits import ANY_TEXT
+from nodepool.stores.sql.database import Database
 from proto import nodepool_pb2 as pb
 from tests.support import requests
 from tests.support.accounts import CALL_SECONDS, Account, log_in, register

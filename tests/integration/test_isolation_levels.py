@@ -17,7 +17,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from nodepool.isolation import Isolation
+from nodepool.domain.nodes.isolation import Isolation
 from tests.support.environment import ROOT, not_here
 from tests.support.isolation_table import LEVELS, read_table, write_table
 from tests.support.ordinary import python_of_anybody

@@ -11,9 +11,10 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import text
 
-from nodepool.stores import ledger_store, migrate
-from nodepool.stores.database import Database
-from nodepool.stores.ledger_verify import snapshot
+from nodepool.stores.sql import migrate
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.ledger import api as ledger_store
+from nodepool.stores.sql.ledger.verify import snapshot
 from tests.support.money import account, spendable
 
 OLD = {1: ("ada", 250), 2: ("bob", 0), 3: ("carol", 10**15)}

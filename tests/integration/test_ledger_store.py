@@ -8,13 +8,13 @@ import pytest
 from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
-from nodepool import ledger
-from nodepool.errors import ConflictError, InvalidInputError, NotEnoughCptError, NotFoundError
-from nodepool.ledger import MAX_CPT, EntryKind, NewEntry
-from nodepool.stores import ledger_store
-from nodepool.stores.database import Database
-from nodepool.stores.ledger_store import Provider
-from nodepool.stores.tables import admin_acts, ledger_accounts, ledger_entries
+from nodepool.domain.errors import ConflictError, InvalidInputError, NotEnoughCptError, NotFoundError
+from nodepool.domain.money import ledger
+from nodepool.domain.money.ledger import MAX_CPT, EntryKind, NewEntry
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.ledger import api as ledger_store
+from nodepool.stores.sql.ledger.api import Provider
+from nodepool.stores.sql.tables import admin_acts, ledger_accounts, ledger_entries
 from tests.support.money import PRICE, account, add_held_task, add_payer, check_sums, hold_of, spendable
 from tests.support.stores import add_task, migrated
 

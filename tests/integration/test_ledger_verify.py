@@ -12,21 +12,15 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import Connection, Table, delete, insert, select, text, update
 
-from nodepool import ledger
-from nodepool.ledger import EntryKind, NewEntry
-from nodepool.stores import ledger_store
-from nodepool.stores.database import Database
-from nodepool.stores.ledger_store import Provider
-from nodepool.stores.ledger_triggers import drop_triggers
-from nodepool.stores.ledger_verify import snapshot
-from nodepool.stores.tables import (
-    holds,
-    ledger_accounts,
-    ledger_entries,
-    ledger_head,
-    tasks,
-)
-from nodepool.up.ledger_command import verify as verify_command
+from local_pool.ledger_verify_command import verify as verify_command
+from nodepool.domain.money import ledger
+from nodepool.domain.money.ledger import EntryKind, NewEntry
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.ledger import api as ledger_store
+from nodepool.stores.sql.ledger.api import Provider
+from nodepool.stores.sql.ledger.triggers import drop_triggers
+from nodepool.stores.sql.ledger.verify import snapshot
+from nodepool.stores.sql.tables import holds, ledger_accounts, ledger_entries, ledger_head, tasks
 from tests.support.money import add_held_task, add_payer
 from tests.support.stores import add_user, migrated
 

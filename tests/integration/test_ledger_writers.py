@@ -13,16 +13,18 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from nodepool import ledger, lifecycle
-from nodepool.errors import NodePoolError, NotEnoughCptError
-from nodepool.ledger import EntryKind, NewEntry
+from nodepool.domain.errors import NodePoolError, NotEnoughCptError
+from nodepool.domain.money import ledger
+from nodepool.domain.money.ledger import EntryKind, NewEntry
+from nodepool.domain.tasks.states import Outcome
 from nodepool.settings import Settings
-from nodepool.stores import ledger_store, task_store
-from nodepool.stores.database import Database
-from nodepool.stores.ledger_store import Provider
-from nodepool.stores.tables import holds
-from nodepool.stores.task_store import End
-from nodepool.task import Outcome
+from nodepool.stores.sql import tasks as task_store
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.ledger import api as ledger_store
+from nodepool.stores.sql.ledger.api import Provider
+from nodepool.stores.sql.tables import holds
+from nodepool.stores.sql.tasks import End
+from nodepool.workflows import attempt_end
 from tests.support.money import PRICE, add_held_task, add_payer, check_sums, hold_of, spendable
 from tests.support.stores import add_node, migrated, place
 
@@ -127,7 +129,7 @@ def test_a_stop_a_finish_and_a_loss_at_once_end_the_task_and_its_hold_once(datab
                     database.write(lambda c: task_store.request_stop(c, task_id, 100.0))
                     return ""
                 ended = database.write(
-                    lambda c: lifecycle.end_in_sql(
+                    lambda c: attempt_end.end_in_sql(
                         c, f"{task_id}:1", "n1", provider, told, settings=settings, now=100.0
                     )
                 )

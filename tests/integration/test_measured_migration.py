@@ -8,11 +8,11 @@ import pytest
 from alembic import command
 from sqlalchemy import select, text
 
+from nodepool.domain.tasks.states import Outcome
 from nodepool.settings import Settings
-from nodepool.stores import migrate, record_store, task_store
-from nodepool.stores.database import Database
-from nodepool.stores.tables import nodes
-from nodepool.task import Outcome
+from nodepool.stores.sql import migrate, tasks as task_store, verification_records
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.tables import nodes
 from tests.integration.test_ledger_migration import alembic_to
 from tests.support.family import Family, open_family
 from tests.support.money import PRICE, add_held_task, check_sums
@@ -65,9 +65,9 @@ def test_nodes_that_were_there_keep_their_standing_until_they_are_probed_and_new
 ) -> None:
     migrate.migrate(old)
     family = open_family_again(old)
-    assert not old.read(lambda c: record_store.is_low(c, family.node(0)))
+    assert not old.read(lambda c: verification_records.is_low(c, family.node(0)))
     old.write(lambda c: add_node(c, family.owners[0], "new", believed=False))
-    assert old.read(lambda c: record_store.is_low(c, "new"))
+    assert old.read(lambda c: verification_records.is_low(c, "new"))
     # What it says again does not show it, and what was shown is not forgotten.
     old.write(lambda c: add_node(c, family.owners[0], "new", believed=False))
     old.write(lambda c: add_node(c, family.owners[0], family.node(0), believed=False))

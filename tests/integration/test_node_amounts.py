@@ -7,15 +7,14 @@ from typing import Any
 
 import pytest
 
-from gateway import views
-from nodepool.allocation import Use
-from nodepool.history import HistoryRules
-from nodepool.node import _MAX_NODE_MEMORY_GB as MAX_NODE_MEMORY_GB
-from nodepool.node import NodeView
-from nodepool.resources import MAX_AMOUNT, Claim, Overcommit, Resources
-from nodepool.stores import node_store
-from nodepool.stores.registry import Report
-from nodepool.trust import Tier
+from gateway import messages as views
+from nodepool.domain.nodes.history import HistoryRules
+from nodepool.domain.nodes.node import _MAX_NODE_MEMORY_GB as MAX_NODE_MEMORY_GB, NodeView
+from nodepool.domain.resources import MAX_AMOUNT, Claim, Overcommit, Resources
+from nodepool.domain.scheduling.reclaim import Use
+from nodepool.domain.trust.credit import Tier
+from nodepool.stores.redis.node_registry import Report
+from nodepool.stores.sql import nodes as node_store
 from proto import nodepool_pb2 as pb
 from tests.support.stores import add_node, add_user, migrated
 

@@ -11,15 +11,20 @@ from typing import Any
 import pytest
 from sqlalchemy import Row, select
 
-from nodepool.errors import StaleAttemptError
-from nodepool.history import History, HistoryRules
-from nodepool.resources import Claim, Overcommit, Resources
-from nodepool.stores import attempt_records, node_store, placing, task_store
-from nodepool.stores.database import Database
-from nodepool.stores.placing import Placement
-from nodepool.stores.tables import attempts
-from nodepool.stores.task_store import End, Ended
-from nodepool.task import Outcome, TaskState
+from nodepool.domain.errors import StaleAttemptError
+from nodepool.domain.nodes.history import History, HistoryRules
+from nodepool.domain.resources import Claim, Overcommit, Resources
+from nodepool.domain.tasks.states import Outcome, TaskState
+from nodepool.stores.sql import (
+    attempts as attempt_records,
+    nodes as node_store,
+    placements as placing,
+    tasks as task_store,
+)
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.placements import Placement
+from nodepool.stores.sql.tables import attempts
+from nodepool.stores.sql.tasks import End, Ended
 from tests.support.stores import CLAIM, add_node, add_task, add_user, migrated
 
 RULES = HistoryRules(half_life_seconds=1e12, probation_after=3)

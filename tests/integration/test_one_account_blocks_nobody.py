@@ -15,10 +15,10 @@ import grpc
 import pytest
 from sqlalchemy import update
 
+from nodepool.domain.tasks.states import Outcome
 from nodepool.heavy.jobs import digest as result_digest_job
-from nodepool.stores import result_digest
-from nodepool.stores.tables import tasks
-from nodepool.task import Outcome
+from nodepool.stores.sql.tables import tasks
+from nodepool.workflows import result_files
 from proto import nodepool_pb2 as pb
 from tests.support.accounts import CALL_SECONDS, Account
 from tests.support.hostile import refused, upload, upload_streamed
@@ -192,8 +192,8 @@ def test_a_result_that_takes_too_much_agrees_with_nobody_and_holds_nothing_up(
     with files.result_writer(attempt) as writer:
         writer.write(_lies_at_its_end(30_000_000))
         writer.commit()
-    ran = result_digest.Ran(outcome=Outcome.SUCCEEDED, exit_code=0)
-    want = result_digest.Wanted(attempt, ran, files.sealed_result(attempt), None, ("*",), 1 << 20)
+    ran = result_files.Ran(outcome=Outcome.SUCCEEDED, exit_code=0)
+    want = result_files.Wanted(attempt, ran, files.sealed_result(attempt), None, ("*",), 1 << 20)
     made = gateway.gateway.heavy.submit("node", result_digest_job, *want.arguments).result(60)
     assert made is None
     assert want.or_unlike(made) == hashlib.sha256(f"unreadable {attempt}".encode()).hexdigest()
@@ -201,7 +201,7 @@ def test_a_result_that_takes_too_much_agrees_with_nobody_and_holds_nothing_up(
     with files.result_writer(attempt) as writer:
         writer.write(honest)
         writer.commit()
-    again = result_digest.Wanted(attempt, ran, files.sealed_result(attempt), None, ("*",), 1 << 20)
+    again = result_files.Wanted(attempt, ran, files.sealed_result(attempt), None, ("*",), 1 << 20)
     assert gateway.gateway.heavy.submit("node", result_digest_job, *again.arguments).result(60)
     # A job that was begun for the first result does not read the second one.
     assert gateway.gateway.heavy.submit("node", result_digest_job, *want.arguments).result(60) is None

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from nodepool.stores import keys
-from nodepool.stores.output_store import OutputStore, OutputWindow
+from nodepool.stores.redis import keys
+from nodepool.stores.redis.output import OutputStore, OutputWindow
 from tests.support.key_leaks import keys_without_a_ttl
 from tests.support.valkey import TestValkey
 from tests.support.waiting import wait_until
@@ -78,7 +78,7 @@ def test_one_piece_larger_than_the_window_leaves_its_end(outputs: OutputStore) -
 
 
 def test_the_largest_offset_is_counted_exactly(outputs: OutputStore) -> None:
-    from gateway.attempts import MAX_OUTPUT_OFFSET
+    from gateway.usecases.agent_attempts import MAX_OUTPUT_OFFSET
 
     assert outputs.append(ATTEMPT, MAX_OUTPUT_OFFSET, b"end") == MAX_OUTPUT_OFFSET + 3
     assert outputs.window(ATTEMPT) == OutputWindow(MAX_OUTPUT_OFFSET, b"end")

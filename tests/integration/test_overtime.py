@@ -10,13 +10,15 @@ from typing import ClassVar
 import pytest
 from sqlalchemy import select
 
-from dispatcher.desk import Desk
-from dispatcher.sweep import Sweeper
-from nodepool.node import NodeKind
-from nodepool.stores import keys, ledger_store, record_store
-from nodepool.stores.tables import users
-from nodepool.task import TaskState
-from nodepool.trust import MOVES, Cause
+from dispatcher.placing.placement_loop import Desk
+from dispatcher.sweep.sweeper import Sweeper
+from nodepool.domain.nodes.node import NodeKind
+from nodepool.domain.tasks.states import TaskState
+from nodepool.domain.trust.credit import MOVES, Cause
+from nodepool.stores.redis import keys
+from nodepool.stores.sql import verification_records
+from nodepool.stores.sql.ledger import api as ledger_store
+from nodepool.stores.sql.tables import users
 from tests.support.money import PRICE, add_payer, check_sums, hold_of, spendable
 from tests.support.pushed import PushedFleet
 from tests.support.tasks import unpacked
@@ -146,7 +148,7 @@ def test_who_claims_a_run_and_idles_is_not_paid_and_has_lied(fleet: Fleet) -> No
     database = fleet.dispatcher.database
     database.read(check_sums)
     assert database.read(lambda c: spendable(c, fleet.owner_id)) == GRANT  # not a CPT more
-    assert database.read(lambda c: record_store.of_owner(c, fleet.owner_id)).strikes == 1
+    assert database.read(lambda c: verification_records.of_owner(c, fleet.owner_id)).strikes == 1
 
 
 def test_who_idles_until_a_stop_and_after_it_is_not_paid_either(fleet: Fleet) -> None:

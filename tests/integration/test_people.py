@@ -18,10 +18,13 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, func, select, text, update
 
-from gateway import accounts, context, first_admin, passwords
-from gateway.tokens import Identity
-from nodepool.credentials import name_key
-from nodepool.errors import (
+from gateway import context
+from gateway.auth import passwords
+from gateway.auth.tokens import Identity
+from gateway.usecases import accounts, bootstrap_admin
+from nodepool.domain.accounts.credentials import name_key
+from nodepool.domain.accounts.lockout import FORGOTTEN_AFTER_SECONDS, LONGEST_SECONDS
+from nodepool.domain.errors import (
     AlreadyExistsError,
     ConflictError,
     InvalidInputError,
@@ -30,11 +33,10 @@ from nodepool.errors import (
     RateLimitedError,
     UnauthenticatedError,
 )
-from nodepool.lockout import FORGOTTEN_AFTER_SECONDS, LONGEST_SECONDS
 from nodepool.settings import Settings
-from nodepool.stores import login_store, migrate, user_store
-from nodepool.stores.database import Database
-from nodepool.stores.tables import login_addresses, login_guards, users
+from nodepool.stores.sql import logins as login_store, migrate, users as user_store
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.tables import login_addresses, login_guards, users
 from tests.support.valkey import TestValkey
 
 PASSWORD, OTHER = "a good password", "another good one"
@@ -475,7 +477,7 @@ def test_the_first_admin_is_made_once_and_keeps_the_password_it_chose(
 ) -> None:
     for number in range(2):
         with opened(database_url, tmp_path, valkey, **admin_settings()) as made:
-            first_admin.ensure(made.gateway)
+            bootstrap_admin.ensure(made.gateway)
             identity = made.log_in("admin", PASSWORD if number == 0 else OTHER)
             assert identity is not None
             assert identity.role == "admin"
@@ -492,7 +494,7 @@ def test_gateways_that_start_at_once_make_one_admin(
         opened(database_url, tmp_path, valkey, **admin_settings()) as other,
         ThreadPoolExecutor(8) as threads,
     ):
-        list(threads.map(first_admin.ensure, [one.gateway, other.gateway] * 4))
+        list(threads.map(bootstrap_admin.ensure, [one.gateway, other.gateway] * 4))
         assert one.role("admin") == "admin"
         assert other.count(users) == 1
 
@@ -503,14 +505,14 @@ def test_a_user_who_is_there_gets_the_role_when_the_password_is_his(
     url = f"sqlite:///{tmp_path / 'users.db'}"
     with opened(url, tmp_path, valkey) as made:
         made.register("ada")
-        first_admin.ensure(made.gateway)
+        bootstrap_admin.ensure(made.gateway)
         assert made.role("ada") == "user"
     with opened(url, tmp_path, valkey, **admin_settings("ada", "not his password")) as made:
         with pytest.raises(ConflictError, match="ADMIN_USERNAME: ada is there with another password"):
-            first_admin.ensure(made.gateway)
+            bootstrap_admin.ensure(made.gateway)
         assert made.role("ada") == "user"
     with opened(url, tmp_path, valkey, **admin_settings("ada")) as made:
-        first_admin.ensure(made.gateway)
+        bootstrap_admin.ensure(made.gateway)
         assert made.role("ada") == "admin"
         assert made.log_in("ada") is not None
 
@@ -519,9 +521,9 @@ def test_a_user_who_is_there_is_made_an_admin_by_name_alone(tmp_path: Path, valk
     url = f"sqlite:///{tmp_path / 'users.db'}"
     with opened(url, tmp_path, valkey, **admin_settings("ada", "")) as made:
         with pytest.raises(InvalidInputError, match="ADMIN_PASSWORD: password must have"):
-            first_admin.ensure(made.gateway)
+            bootstrap_admin.ensure(made.gateway)
         made.register("ada")
-        first_admin.ensure(made.gateway)
+        bootstrap_admin.ensure(made.gateway)
         assert made.role("ada") == "admin"
 
 
@@ -539,7 +541,7 @@ def test_settings_that_make_no_admin_are_named(
     with opened(f"sqlite:///{tmp_path / 'users.db'}", tmp_path, valkey, **settings) as made:
         made.register("bob")
         with pytest.raises((InvalidInputError, ConflictError), match=words):
-            first_admin.ensure(made.gateway)
+            bootstrap_admin.ensure(made.gateway)
         assert made.count(users) == 1
 
 

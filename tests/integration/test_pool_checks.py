@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from nodepool import ledger
-from nodepool.ledger import EntryKind, NewEntry
+from nodepool.domain.money import ledger
+from nodepool.domain.money.ledger import EntryKind, NewEntry
+from nodepool.domain.tasks.states import Outcome
+from nodepool.domain.trust.credit import MOVES, Cause
 from nodepool.settings import Settings
-from nodepool.stores import ledger_store, record_store, relations, task_store
-from nodepool.stores.database import Database
-from nodepool.stores.relations import Reach
-from nodepool.stores.tables import nodes, tasks, users
-from nodepool.task import Outcome
-from nodepool.trust import MOVES, Cause
+from nodepool.stores.sql import owner_relations, tasks as task_store, verification_records
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.ledger import api as ledger_store
+from nodepool.stores.sql.owner_relations import Reach
+from nodepool.stores.sql.tables import nodes, tasks, users
 from tests.support.family import Family, open_family
 from tests.support.money import PRICE, add_held_task, check_sums
 from tests.support.stores import migrated
@@ -49,8 +50,8 @@ def a_pool(database: Database) -> Family:
 
 def standing(pool: Family, index: int) -> tuple[int, int, int]:
     """(score, verified in a row, strikes)"""
-    node = pool.database.read(lambda c: record_store.of_node(c, pool.node(index)))
-    owner = pool.database.read(lambda c: record_store.of_owner(c, pool.owners[index]))
+    node = pool.database.read(lambda c: verification_records.of_node(c, pool.node(index)))
+    owner = pool.database.read(lambda c: verification_records.of_owner(c, pool.owners[index]))
     query = users.select().where(users.c.id == pool.owners[index])
     score = pool.database.read(lambda c: c.execute(query).one()).credit_score
     return int(score), node.verified, owner.strikes
@@ -181,7 +182,7 @@ def test_one_users_tasks_raise_an_owners_score_once_a_day(pool: Family) -> None:
 
 
 def test_owners_at_one_address_are_one_owner_and_this_machine_is_no_address() -> None:
-    count = relations._distinct
+    count = owner_relations._distinct
     assert count([(1, "10.0.0.1"), (2, "10.0.0.1"), (3, "10.0.0.2"), (3, "10.0.0.1"), (4, "10.0.0.2")]) == 1
     assert count([(1, "127.0.0.1"), (2, "127.0.0.1"), (3, ""), (4, "::1")]) == 4
     assert Reach(able=5, there=9).raises(5)

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from nodepool.isolation import Isolation
+from nodepool.domain.nodes.isolation import Isolation
 from tests.support.environment import ROOT, not_here
 from tests.support.ordinary import python_of_anybody
 from tests.support.runs import RunFactory
 from tests.support.waiting import wait_until
-from worker_agent.runners import leavings, proc
+from worker_agent.runners import left_files, proc
 from worker_agent.runners.base import RunRefusedError
+from worker_agent.runners.cpu_shares import UserPool
 from worker_agent.runners.process import ProcessRunner
-from worker_agent.runners.shares import UserPool
 
 # Nobody's, and not those of a test run beside this one.
 FIRST_UID = 2_000_000_000 + 4 * os.getpid()
@@ -75,9 +75,9 @@ def test_everything_of_a_user_is_gone_before_it_is_anothers(users: UserPool, mar
         [python_of_anybody(), "-c", code], user=uid, group=uid, cwd="/", check=True, stdout=subprocess.PIPE
     )
     assert "-1" not in told.stdout.decode()
-    assert leavings.remains(uid) != ""
+    assert left_files.remains(uid) != ""
     users.release(uid, alone=False)
-    assert leavings.remains(uid) == ""
+    assert left_files.remains(uid) == ""
     assert [Path(folder, mark).exists() for folder in ("/tmp", "/var/tmp", "/dev/shm")] == [False] * 3
     assert users.acquire() == uid
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nodepool.queues import EXECUTE, PLACE, Publisher, make_app
+from nodepool.messaging.publisher import EXECUTE, PLACE, Publisher, make_app
 from nodepool.settings import Settings
 from tests.support.environment import ROOT, free_port
 from tests.support.processes import TestProcess

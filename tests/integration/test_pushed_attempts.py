@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.pushed import PushedAttempts
-from nodepool.stores import keys
+from dispatcher.sweep.pushed_attempts import PushedAttempts
+from nodepool.stores.redis import keys
 from tests.support.pushed import PushedFleet
 from tests.support.tasks import package, unpacked
 from tests.support.valkey import TestValkey

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from nodepool.node import NodeFacts, NodeKind
-from nodepool.resources import Resources
-from nodepool.stores import node_store, placing, pushed_store
-from nodepool.stores.database import Database
-from nodepool.stores.tables import attempts
-from nodepool.task import AttemptState
+from nodepool.domain.nodes.node import NodeFacts, NodeKind
+from nodepool.domain.resources import Resources
+from nodepool.domain.tasks.states import AttemptState
+from nodepool.stores.sql import nodes as node_store, placements as placing, pushed_attempts
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.tables import attempts
 from tests.support.stores import add_node, add_task, add_user, migrated, placement
 
 
@@ -44,12 +44,12 @@ def test_an_attempt_is_one_callers_only(database: Database, owner: int) -> None:
     with ThreadPoolExecutor(8) as threads:
         answers = list(
             threads.map(
-                lambda now: database.write(lambda c: pushed_store.mark_pushed(c, attempt, now)),
+                lambda now: database.write(lambda c: pushed_attempts.mark_pushed(c, attempt, now)),
                 [101.0 + number for number in range(16)],
             )
         )
     assert answers.count(True) == 1
-    row = database.read(lambda c: pushed_store.find(c, attempt))
+    row = database.read(lambda c: pushed_attempts.find(c, attempt))
     assert row is not None
     assert row.pushed_at == 101.0 + answers.index(True)
 
@@ -58,16 +58,16 @@ def test_an_attempt_is_one_callers_only(database: Database, owner: int) -> None:
 def test_only_an_assigned_attempt_is_sent(database: Database, owner: int, state: AttemptState) -> None:
     attempt = assigned(database, owner)
     database.write(lambda c: c.execute(update(attempts).values(state=state)))
-    assert not database.write(lambda c: pushed_store.mark_pushed(c, attempt, 101.0))
+    assert not database.write(lambda c: pushed_attempts.mark_pushed(c, attempt, 101.0))
 
 
 def test_live_ones_are_those_on_nodes_without_an_agent(database: Database, owner: int) -> None:
     pushed = assigned(database, owner)
     agents = assigned(database, owner, "agent", kind=NodeKind.AGENT)
-    assert [row.id for row in database.read(pushed_store.live)] == [pushed]
+    assert [row.id for row in database.read(pushed_attempts.live)] == [pushed]
     for ids, found in (([pushed, agents], [pushed]), ([agents], []), ([], [])):
-        assert [row.id for row in database.read(lambda c: pushed_store.live(c, ids))] == found  # noqa: B023
-    assert database.read(lambda c: pushed_store.find(c, "nobody's:1")) is None
+        assert [row.id for row in database.read(lambda c: pushed_attempts.live(c, ids))] == found  # noqa: B023
+    assert database.read(lambda c: pushed_attempts.find(c, "nobody's:1")) is None
 
 
 def test_where_a_registration_came_from_is_kept_and_renewed(database: Database, owner: int) -> None:
@@ -75,7 +75,7 @@ def test_where_a_registration_came_from_is_kept_and_renewed(database: Database, 
 
     def register(peer: str) -> str:
         database.write(lambda c: _register_again(c, owner, peer))
-        row = database.read(lambda c: pushed_store.find(c, attempt))
+        row = database.read(lambda c: pushed_attempts.find(c, attempt))
         assert row is not None
         return str(row.peer_address)
 
@@ -95,9 +95,9 @@ def test_a_node_gets_a_moment_between_tasks_and_a_pause_before_the_same_one(
 ) -> None:
     first = assigned(database, owner)
     task_id = first.rpartition(":")[0]
-    row = database.read(lambda c: pushed_store.find(c, first))
+    row = database.read(lambda c: pushed_attempts.find(c, first))
     assert row is not None
-    assert database.read(lambda c: pushed_store.pause_seconds(c, row, 100.0)) == 0
+    assert database.read(lambda c: pushed_attempts.pause_seconds(c, row, 100.0)) == 0
     database.write(lambda c: c.execute(update(attempts).values(state="refused", finished_at=100.0)))
     other = database.write(lambda c: add_task(c, owner))
     claims = {name: 0 for name in attempts.c.keys() if name.startswith("claim_")}  # noqa: SIM118
@@ -116,9 +116,9 @@ def test_a_node_gets_a_moment_between_tasks_and_a_pause_before_the_same_one(
     database.write(lambda c: c.execute(attempts.insert(), rows))
 
     def pause(attempt: str, now: float) -> float:
-        found = database.read(lambda c: pushed_store.find(c, attempt))
+        found = database.read(lambda c: pushed_attempts.find(c, attempt))
         assert found is not None
-        return database.read(lambda c: pushed_store.pause_seconds(c, found, now))
+        return database.read(lambda c: pushed_attempts.pause_seconds(c, found, now))
 
     assert pause(f"{other}:1", 100.0) == pytest.approx(0.5)
     assert pause(f"{other}:1", 100.6) == 0

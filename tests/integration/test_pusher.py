@@ -12,13 +12,12 @@ from typing import Any
 import grpc
 import pytest
 
-from dispatcher import push
-from dispatcher.push import Pusher
-from nodepool.errors import NotFoundError
-from nodepool.stores.task_store import End
-from nodepool.task import Outcome
-from proto import nodepool_pb2 as pb
-from proto import nodepool_pb2_grpc as rpc
+from dispatcher.push import pusher as push
+from dispatcher.push.pusher import Pusher
+from nodepool.domain.errors import NotFoundError
+from nodepool.domain.tasks.states import Outcome
+from nodepool.stores.sql.tasks import End
+from proto import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 from tests.support.environment import free_port
 from tests.support.pushed import PACKAGE, PushedFleet
 from tests.support.tasks import package
@@ -315,7 +314,7 @@ def test_the_same_task_is_not_sent_to_the_same_node_again_at_once(line: Line, wo
 # -- a call that is held -----------------------------------------------------------------------------------
 def speak(line: Line, attempt: str) -> None:
     """As the gateway does when the worker speaks for the task."""
-    from nodepool.stores import task_store
+    from nodepool.stores.sql import tasks as task_store
 
     row = line.attempt(attempt)
     line.dispatcher.database.write(

@@ -11,11 +11,11 @@ from typing import cast
 import pytest
 import redis
 
-from nodepool.allocation import Use
-from nodepool.resources import MAX_AMOUNT, Claim
-from nodepool.stores import keys
-from nodepool.stores.registry import MAX_REPORT_BYTES, PENDING_SECONDS, RegisteredNode, Registry
-from nodepool.trust import Tier
+from nodepool.domain.resources import MAX_AMOUNT, Claim
+from nodepool.domain.scheduling.reclaim import Use
+from nodepool.domain.trust.credit import Tier
+from nodepool.stores.redis import keys
+from nodepool.stores.redis.node_registry import MAX_REPORT_BYTES, PENDING_SECONDS, RegisteredNode, Registry
 from tests.support.stores import CLAIM
 from tests.support.valkey import TestValkey
 

@@ -8,11 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import delete, func, select
 
-from nodepool.errors import StaleAttemptError
-from nodepool.replicas import PATIENCE_SECONDS
-from nodepool.stores import line_store, placing, record_store, replica_store, task_store
-from nodepool.stores.tables import holds, tasks, users
-from nodepool.task import Outcome
+from nodepool.domain.errors import StaleAttemptError
+from nodepool.domain.tasks.states import Outcome
+from nodepool.domain.trust.replication import PATIENCE_SECONDS
+from nodepool.stores.sql import (
+    placements as placing,
+    queue_statistics,
+    replicas as replica_store,
+    tasks as task_store,
+    verification_records,
+)
+from nodepool.stores.sql.tables import holds, tasks, users
 from tests.support.family import Family, open_family
 from tests.support.money import PRICE, check_sums, hold_of
 from tests.support.stores import add_node, add_task, migrated
@@ -37,8 +43,8 @@ def test_only_its_runs_wait_for_nodes_and_only_the_task_is_listed(family: Family
     runs = ["t~1", "t~2", "t~3"]
     assert [row.id for row in read(lambda c: task_store.queued(c, 10))] == runs
     assert [row.id for row in read(lambda c: placing.waiting(c, ["t", *runs]))] == runs
-    assert [row.id for row in read(lambda c: line_store.oldest_waiting(c, 10))] == runs
-    assert read(line_store.count_waiting) == 3
+    assert [row.id for row in read(lambda c: queue_statistics.oldest_waiting(c, 10))] == runs
+    assert read(queue_statistics.count_waiting) == 3
     assert [row.id for row in read(lambda c: task_store.of_owner(c, family.user_id, 10))] == ["t"]
     assert read(lambda c: task_store.count_unfinished(c, family.user_id)) == 1
     assert family.place(("t", 0)) == set()
@@ -98,7 +104,9 @@ def test_those_who_agree_are_paid_their_minutes_and_who_differs_is_not(family: F
     assert family.spent() == 8 * PRICE
     # Who ordered them may have chosen who agrees with whom: no score moves, and the pool looks for itself.
     assert [score(family, index) for index in range(4)] == before
-    assert [family.database.read(lambda c, n=f"n{i}": record_store.is_watched(c, n)) for i in range(2)] == [
+    assert [
+        family.database.read(lambda c, n=f"n{i}": verification_records.is_watched(c, n)) for i in range(2)
+    ] == [
         True,
         False,
     ]

@@ -8,15 +8,15 @@ import grpc
 import pytest
 import redis
 
-from client.sdk import NodePoolClient
-from dispatcher.broker_guard import BrokerGuard
-from gateway.access import REQUIRED
-from gateway.request_limits import Kind, RequestLimits, kind_of
-from gateway.request_sync import RequestSync
-from gateway.tokens import Identity
-from nodepool.errors import RateLimitedError
+from dispatcher.sweep.broker_connections import BrokerGuard
+from gateway.admission.request_limit_sync import RequestSync
+from gateway.admission.request_limits import Kind, RequestLimits, kind_of
+from gateway.auth.access import REQUIRED
+from gateway.auth.tokens import Identity
+from hivemind.sdk import NodePoolClient
+from nodepool.domain.errors import RateLimitedError
 from nodepool.settings import Settings
-from nodepool.stores import broker_users
+from nodepool.stores.redis import broker_users
 from proto import nodepool_pb2 as pb
 from tests.support.accounts import CALL_SECONDS, Account, Stubs, log_in
 from tests.support.hostile import refused

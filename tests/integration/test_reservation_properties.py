@@ -8,14 +8,13 @@ from __future__ import annotations
 from dataclasses import asdict, fields, replace
 
 import redis
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from nodepool.allocation import RunView, Use, plan
-from nodepool.resources import Claim
-from nodepool.stores.registry import PENDING_SECONDS, RegisteredNode, Registry
-from nodepool.trust import Tier
+from nodepool.domain.resources import Claim
+from nodepool.domain.scheduling.reclaim import RunView, Use, plan
+from nodepool.domain.trust.credit import Tier
+from nodepool.stores.redis.node_registry import PENDING_SECONDS, RegisteredNode, Registry
 from tests.support.valkey import TestValkey
 
 NODE = "owner/n1"

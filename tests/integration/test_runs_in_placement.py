@@ -9,16 +9,24 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, insert, update
 
-from dispatcher import checkers, context
-from nodepool.replicas import PATIENCE_SECONDS
+from dispatcher import context
+from dispatcher.placing import checker_choice
+from nodepool.domain.tasks.states import Outcome
+from nodepool.domain.trust.audits import MOST_BLOCK_SECONDS
+from nodepool.domain.trust.credit import Tier
+from nodepool.domain.trust.replication import PATIENCE_SECONDS
+from nodepool.domain.trust.voting import Checker
 from nodepool.settings import Settings
-from nodepool.stores import audit_store, keys, ledger_store, placing, replica_store, task_store
-from nodepool.stores.tables import node_records, nodes, tasks
-from nodepool.stores.task_store import End
-from nodepool.task import Outcome
-from nodepool.trust import Tier
-from nodepool.verification import MOST_BLOCK_SECONDS
-from nodepool.voting import Checker
+from nodepool.stores.redis import keys
+from nodepool.stores.sql import (
+    placements as placing,
+    provisional_results,
+    replicas as replica_store,
+    tasks as task_store,
+)
+from nodepool.stores.sql.ledger import api as ledger_store
+from nodepool.stores.sql.tables import node_records, nodes, tasks
+from nodepool.stores.sql.tasks import End
 from tests.integration.test_sweep import START, Fleet
 from tests.support.money import add_held_task
 from tests.support.stores import add_node, add_user, attempt_of
@@ -190,7 +198,7 @@ def test_a_block_that_is_old_is_checked_and_its_check_is_placed(runs: Runs) -> N
     )
     runs.end("t~1", "same")
     assert runs.row("t").verification == "audited"
-    assert runs.dispatcher.database.read(lambda c: audit_store.under_check(c, 10)) == []
+    assert runs.dispatcher.database.read(lambda c: provisional_results.under_check(c, 10)) == []
 
 
 def test_a_check_counts_among_nobodys_running_tasks(runs: Runs) -> None:
@@ -247,7 +255,7 @@ def test_many_nodes_of_one_owner_are_drawn_no_more_often_than_one() -> None:
         for owner, count in nodes_of.items()
         for number in range(count)
     ]
-    drawn = [checkers._one_of(choice) for _ in range(400)]
+    drawn = [checker_choice._one_of(choice) for _ in range(400)]
     # By nodes it would be four of four hundred.
     assert 120 < drawn.count("2-0") < 280
 

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from nodepool import lifecycle
-from nodepool.errors import ConflictError, StaleAttemptError
+from nodepool.domain.errors import ConflictError, StaleAttemptError
+from nodepool.domain.tasks.states import Outcome, TaskState
 from nodepool.settings import Settings
-from nodepool.stores import ledger_store, task_store
-from nodepool.stores.database import Database
-from nodepool.stores.task_store import End, Ended
-from nodepool.task import Outcome, TaskState
+from nodepool.stores.sql import tasks as task_store
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.ledger import api as ledger_store
+from nodepool.stores.sql.tasks import End, Ended
+from nodepool.workflows import attempt_end
 from tests.support.money import PRICE, account, add_held_task, add_payer, check_sums, hold_of, spendable
 from tests.support.stores import add_node, migrated, place
 
@@ -49,7 +50,7 @@ class Run:
         )
         end = End(outcome=outcome, exit_code=None, reason="it ended", blameless=blameless)
         return self.database.write(
-            lambda c: lifecycle.end_in_sql(
+            lambda c: attempt_end.end_in_sql(
                 c, f"task:{number}", "n1", self.bob, end, settings=settings, now=at
             )
         )

@@ -9,14 +9,14 @@ import pytest
 from alembic import command
 from sqlalchemy import Connection, select, text, update
 
-from nodepool.errors import OwnerOnlyError
-from nodepool.isolation import Isolation
-from nodepool.node import ENGINE_AWAY, NodeKind, is_owner_only, isolation_of
-from nodepool.stores import node_store, task_store
-from nodepool.stores.database import Database
-from nodepool.stores.migrate import migrate
-from nodepool.stores.strangers import takes_strangers
-from nodepool.stores.tables import nodes
+from nodepool.domain.errors import OwnerOnlyError
+from nodepool.domain.nodes.isolation import Isolation
+from nodepool.domain.nodes.node import ENGINE_AWAY, NodeKind, is_owner_only, isolation_of
+from nodepool.stores.sql import nodes as node_store, tasks as task_store
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.migrate import migrate
+from nodepool.stores.sql.owner_only_nodes import takes_strangers
+from nodepool.stores.sql.tables import nodes
 from tests.integration.test_ledger_migration import alembic_to
 from tests.support.stores import add_node, add_task, add_user, place
 

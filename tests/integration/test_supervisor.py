@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nodepool.up.processes import ProcessId, birth_of, end_leftovers, read_pid_file, write_pid_file
-from nodepool.up.supervisor import Part, StopRequestedError, Supervisor
+from local_pool.leftover_processes import ProcessId, birth_of, end_leftovers, read_pid_file, write_pid_file
+from local_pool.supervisor import Part, StopRequestedError, Supervisor
 from tests.support.environment import ROOT
 from tests.support.waiting import wait_until
 
@@ -145,7 +145,7 @@ def test_parts_end_when_their_supervisor_is_killed(tmp_path: Path) -> None:
     script = f"""
         import os, sys, time
         from pathlib import Path
-        from nodepool.up.supervisor import Part, Supervisor
+        from local_pool.supervisor import Part, Supervisor
         supervisor = Supervisor(Path({str(tmp_path)!r}), print)
         supervisor.start(Part(name="part", argv=(sys.executable, "-c", "import time; time.sleep(3600)"),
                               env=dict(os.environ), stage=1, stop_seconds=5))

@@ -13,15 +13,16 @@ from sqlalchemy import Row, update
 
 from dispatcher import context
 from dispatcher.context import Dispatcher
-from dispatcher.desk import Desk
-from dispatcher.sweep import Sweeper
-from nodepool import queues
-from nodepool.resources import Claim
+from dispatcher.placing.placement_loop import Desk
+from dispatcher.sweep.sweeper import Sweeper
+from nodepool.domain.resources import Claim
+from nodepool.domain.tasks.states import Outcome, TaskState
+from nodepool.messaging import publisher
 from nodepool.settings import Settings
-from nodepool.stores import keys, node_store, task_store
-from nodepool.stores.registry import PENDING_SECONDS
-from nodepool.stores.tables import tasks
-from nodepool.task import Outcome, TaskState
+from nodepool.stores.redis import keys
+from nodepool.stores.redis.node_registry import PENDING_SECONDS
+from nodepool.stores.sql import nodes as node_store, tasks as task_store
+from nodepool.stores.sql.tables import tasks
 from tests.support.stores import CLAIM, add_node, add_task, add_user, attempt_of, place
 from tests.support.valkey import TestValkey
 
@@ -277,7 +278,7 @@ def test_an_end_frees_the_node_and_asks_for_the_waiting(fleet: Fleet) -> None:
         attempt_of(fleet.dispatcher.database, first), "n1", fleet.owner_id, end
     )
     assert fleet.reserved("n1").tasks == 0
-    assert fleet.hints(queues.partition_queue("high", "any")) == 1
+    assert fleet.hints(publisher.partition_queue("high", "any")) == 1
     assert fleet.place(second) == 1
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from dispatcher import context
-from dispatcher.hearing import BRAKE_PERIODS
-from dispatcher.reconcile import Turns
+from dispatcher.sweep.failure_detector import BRAKE_PERIODS
+from dispatcher.sweep.reconciler import Turns
 from nodepool.settings import Settings
-from nodepool.stores import keys, node_store
-from nodepool.stores.liveness import CHUNK_NODES, Liveness
+from nodepool.stores.redis import keys
+from nodepool.stores.redis.liveness import CHUNK_NODES, Liveness
+from nodepool.stores.sql import nodes as node_store
 from tests.integration.test_sweep import START, Fleet
 from tests.support.stores import add_user
 from tests.support.valkey import TestValkey

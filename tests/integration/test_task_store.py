@@ -8,19 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 from sqlalchemy import Row, select
 from sqlalchemy.exc import IntegrityError
 
-from nodepool.errors import ConflictError, NotFoundError, StaleAttemptError
-from nodepool.history import HistoryRules
-from nodepool.stores import task_store
-from nodepool.stores.database import Database
-from nodepool.stores.tables import attempts, tasks
-from nodepool.stores.task_store import End, Ended
-from nodepool.task import (
+from nodepool.domain.errors import ConflictError, NotFoundError, StaleAttemptError
+from nodepool.domain.nodes.history import HistoryRules
+from nodepool.domain.tasks.states import (
     ATTEMPT_TRANSITIONS,
     FINAL_TASK_STATES,
     LIVE_ATTEMPT_STATES,
@@ -29,6 +24,10 @@ from nodepool.task import (
     Outcome,
     TaskState,
 )
+from nodepool.stores.sql import tasks as task_store
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.tables import attempts, tasks
+from nodepool.stores.sql.tasks import End, Ended
 from tests.support.stores import add_node, add_task, add_user, migrated, place
 
 MAX_ATTEMPTS = 3

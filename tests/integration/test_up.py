@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from celeryconfig import task_queues
-from nodepool.up.processes import birth_of, read_pid_file
+from local_pool.leftover_processes import birth_of, read_pid_file
 from proto import nodepool_pb2 as pb
 from tests.support.accounts import Account, Stubs, log_in, register
 from tests.support.environment import ROOT, free_port
@@ -50,7 +50,7 @@ class Up:
 
     def command(self, name: str, data_dir: Path, grpc_port: int, flower_port: int) -> TestProcess:
         argv = [
-            *self.within, sys.executable, "-m", "client.cli", "up", "--data-dir", str(data_dir),
+            *self.within, sys.executable, "-m", "hivemind.cli", "up", "--data-dir", str(data_dir),
             "--grpc-port", str(grpc_port), "--flower-port", str(flower_port),
             "--agents", str(self.agents), "--runner", "process",
         ]  # fmt: skip

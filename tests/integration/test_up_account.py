@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nodepool.up.account import Opening
-from nodepool.up.gateway_link import GatewayLink, OperatorRefusedError
+from local_pool.agent_account import Opening
+from local_pool.gateway_probe import GatewayLink, OperatorRefusedError
 from tests.support.accounts import register
 from tests.support.gateway import GatewayProcess
 from tests.support.valkey import TestValkey

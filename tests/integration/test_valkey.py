@@ -16,9 +16,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from nodepool.stores import broker_users
-from nodepool.up.supervisor import Supervisor
-from nodepool.up.valkey import EmbeddedValkey, prepare
+from local_pool.supervisor import Supervisor
+from local_pool.valkey import EmbeddedValkey, prepare
+from nodepool.stores.redis import broker_users
 from tests.support.waiting import wait_until
 
 NO_RETRY = Retry(NoBackoff(), 0)

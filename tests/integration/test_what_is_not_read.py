@@ -11,8 +11,8 @@ from typing import Any
 import grpc
 import pytest
 
-from gateway import messages
-from nodepool.comparing import OUTPUT_FILE
+from gateway.admission import message_limits
+from nodepool.domain.trust.result_digest import OUTPUT_FILE
 from proto import nodepool_pb2 as pb
 from tests.support.accounts import CALL_SECONDS, Account
 from tests.support.hostile import refused
@@ -32,7 +32,7 @@ def gateway(valkey_server: TestValkey, tmp_path_factory: pytest.TempPathFactory)
     if not valkey_server.process.is_running:
         valkey_server.start()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(messages, "longest_stream_seconds", lambda _settings: 2.0)
+        patch.setattr(message_limits, "longest_stream_seconds", lambda _settings: 2.0)
         made = InnerGateway(
             tmp_path_factory.mktemp("gateway"),
             valkey_server,

@@ -8,13 +8,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
-from nodepool.lifecycle import deciding, end_in_sql
+from nodepool.domain.tasks.states import Outcome
 from nodepool.settings import Settings
-from nodepool.stores import placing, replica_ends, replica_store, task_store
-from nodepool.stores.database import Database
-from nodepool.stores.replica_ends import Deciding, FollowUp
-from nodepool.stores.task_store import End, Ended
-from nodepool.task import Outcome
+from nodepool.stores.sql import placements as placing, replicas as replica_store, tasks as task_store
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.tasks import End, Ended
+from nodepool.workflows import replica_vote
+from nodepool.workflows.attempt_end import deciding, end_in_sql
+from nodepool.workflows.replica_vote import Deciding, FollowUp
 from tests.support.money import add_held_task, add_payer, spendable
 from tests.support.stores import add_node, placement
 
@@ -87,7 +88,7 @@ class Family:
         )
 
     def stop(self, task_id: str) -> FollowUp | None:
-        return self.database.write(lambda c: replica_ends.stop(c, task_id, self.deciding()))[1]
+        return self.database.write(lambda c: replica_vote.stop(c, task_id, self.deciding()))[1]
 
     def deciding(self) -> Deciding:
         return deciding(self.settings, self.now)
@@ -95,7 +96,7 @@ class Family:
     def follow_up(
         self,
         task_id: str,
-        follow: Callable[[Connection, Row[Any], Deciding], FollowUp] = replica_ends.follow_up,
+        follow: Callable[[Connection, Row[Any], Deciding], FollowUp] = replica_vote.follow_up,
     ) -> FollowUp:
         def work(connection: Connection) -> FollowUp:
             parent = replica_store.lock(connection, task_id)
@@ -105,7 +106,7 @@ class Family:
         return self.database.write(work)
 
     def is_due(self, task_id: str) -> bool:
-        return self.database.read(lambda c: replica_ends.is_due(c, task_id, self.deciding()))
+        return self.database.read(lambda c: replica_vote.is_due(c, task_id, self.deciding()))
 
     def row(self, task_id: str) -> Row[Any]:
         return self.database.read(lambda c: task_store.find(c, task_id))

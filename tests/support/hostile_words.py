@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from nodepool.words import UNSEEN
+from nodepool.domain.safe_text import UNSEEN
 
 # Colours, a title, a cursor, a clipboard, other directions, blanks of no width, markup, and a second line.
 HOSTILE = (

@@ -16,7 +16,7 @@ from pathlib import Path
 import grpc
 
 from gateway import context
-from gateway.calls import CallLimits, OpenCalls
+from gateway.admission.open_calls import CallLimits, OpenCalls
 from gateway.server import bind, make_server
 from nodepool.settings import Settings
 from proto import nodepool_pb2 as pb
@@ -24,7 +24,7 @@ from tests.support.accounts import CALL_SECONDS, Account, Stubs, register
 from tests.support.gateway import SECRET
 from tests.support.stores import place
 from tests.support.valkey import TestValkey
-from tests.unit import heavy_jobs
+from tests.unit.nodepool.heavy import heavy_jobs
 
 PASSWORD = "a good password"
 

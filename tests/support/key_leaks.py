@@ -12,7 +12,7 @@ MAX_SHOWN = 20
 
 def keys_without_a_ttl(client: redis.Redis) -> list[str]:
     """Keys with no TTL that docs/redis-keys.md does not list as lasting; at most MAX_SHOWN of them."""
-    from nodepool.stores.keys import PERSISTENT_PATTERNS
+    from nodepool.stores.redis.keys import PERSISTENT_PATTERNS
 
     found: list[str] = []
     for key in client.scan_iter(count=1000):

@@ -6,9 +6,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, select
 
-from nodepool import ledger
-from nodepool.stores import ledger_store
-from nodepool.stores.tables import holds, ledger_accounts
+from nodepool.domain.money import ledger
+from nodepool.stores.sql.ledger import api as ledger_store
+from nodepool.stores.sql.tables import holds, ledger_accounts
 from tests.support.stores import add_task, add_user
 
 PRICE = 3

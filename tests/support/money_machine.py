@@ -19,20 +19,22 @@ from sqlalchemy import Connection, create_engine, event, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.pool import StaticPool
 
-from nodepool import ledger, lifecycle
-from nodepool.errors import (
+from nodepool.domain.errors import (
     ConflictError,
     InvalidInputError,
     NotEnoughCptError,
     NotFoundError,
     StaleAttemptError,
 )
-from nodepool.ledger import EntryKind, NewEntry
+from nodepool.domain.money import ledger
+from nodepool.domain.money.ledger import EntryKind, NewEntry
+from nodepool.domain.tasks.states import Outcome
 from nodepool.settings import Settings
-from nodepool.stores import ledger_store, task_store
-from nodepool.stores.tables import holds, ledger_accounts, ledger_entries, tasks
-from nodepool.stores.task_store import End
-from nodepool.task import Outcome
+from nodepool.stores.sql import tasks as task_store
+from nodepool.stores.sql.ledger import api as ledger_store
+from nodepool.stores.sql.tables import holds, ledger_accounts, ledger_entries, tasks
+from nodepool.stores.sql.tasks import End
+from nodepool.workflows import attempt_end
 from tests.support.money import add_held_task, add_payer
 from tests.support.stores import add_node, place
 
@@ -238,7 +240,7 @@ class Money(RuleBasedStateMachine):
         attempt = f"{task_id}:{task.attempt - back}"
         end = End(outcome=outcome, exit_code=None, reason="it ended")
         ended = self._do(
-            lambda c: lifecycle.end_in_sql(
+            lambda c: attempt_end.end_in_sql(
                 c, attempt, node, owner, end, settings=self.settings, now=self.now
             ),
             crash,

@@ -12,8 +12,8 @@ from pathlib import Path
 import grpc
 from sqlalchemy import create_engine, select
 
-from nodepool.stores.tables import attempts
-from nodepool.up import plan
+from local_pool import plan
+from nodepool.stores.sql.tables import attempts
 from proto import nodepool_pb2 as pb
 from tests.support.accounts import Account, Stubs, register
 from tests.support.environment import ROOT, free_port
@@ -84,7 +84,7 @@ class TestPool:
         self.flower_port = free_port()
         self.flower = self._part(
             "flower",
-            (sys.executable, "-m", "dispatcher.monitor", "--port", str(self.flower_port)),
+            (sys.executable, "-m", "dispatcher.flower", "--port", str(self.flower_port)),
             {**environment, "FLOWER_BASIC_AUTH": ":".join(FLOWER_LOGIN)},
         )
         self._channels: list[grpc.Channel] = []

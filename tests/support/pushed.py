@@ -8,12 +8,12 @@ from typing import Any
 from sqlalchemy import Row
 
 from dispatcher import context
-from dispatcher.push_effects import PushEffects, open_files
-from nodepool.node import NodeKind
-from nodepool.queues import PUSH_QUEUE
+from dispatcher.push.outcomes import PushEffects, open_files
+from nodepool.domain.nodes.node import NodeKind
+from nodepool.messaging.publisher import PUSH_QUEUE
 from nodepool.settings import Settings
-from nodepool.stores import placing, pushed_store, task_store
-from nodepool.stores.placing import Placement
+from nodepool.stores.sql import placements as placing, pushed_attempts, tasks as task_store
+from nodepool.stores.sql.placements import Placement
 from tests.support.stores import CLAIM, add_node, add_task, add_user
 from tests.support.tasks import script
 from tests.support.valkey import TestValkey
@@ -76,7 +76,7 @@ class PushedFleet:
 
     def sent(self, attempt_id: str) -> None:
         """As if a dispatcher had called the node, and died."""
-        assert self.dispatcher.database.write(lambda c: pushed_store.mark_pushed(c, attempt_id, self.now))
+        assert self.dispatcher.database.write(lambda c: pushed_attempts.mark_pushed(c, attempt_id, self.now))
 
     def claimed(self, attempt_id: str, node_id: str) -> None:
         self.sent(attempt_id)

@@ -9,15 +9,20 @@ from typing import Any
 
 from sqlalchemy import Connection, insert
 
-from nodepool.isolation import Isolation
-from nodepool.node import NodeFacts, NodeKind
-from nodepool.resources import Claim, Resources
-from nodepool.stores import attempt_records, node_store, placing, task_store
-from nodepool.stores.database import Database
-from nodepool.stores.migrate import migrate
-from nodepool.stores.placing import Placement
-from nodepool.stores.tables import users
-from nodepool.task import TaskState
+from nodepool.domain.nodes.isolation import Isolation
+from nodepool.domain.nodes.node import NodeFacts, NodeKind
+from nodepool.domain.resources import Claim, Resources
+from nodepool.domain.tasks.states import TaskState
+from nodepool.stores.sql import (
+    attempts as attempt_records,
+    nodes as node_store,
+    placements as placing,
+    tasks as task_store,
+)
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.migrate import migrate
+from nodepool.stores.sql.placements import Placement
+from nodepool.stores.sql.tables import users
 
 CLAIM = Claim(cpu_score=100, memory_mb=512, gpu_score=0, gpu_memory_gb=0)
 

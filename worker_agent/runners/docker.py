@@ -22,13 +22,13 @@ from docker.constants import DEFAULT_UNIX_SOCKET
 from docker.errors import APIError, ImageNotFound, NotFound
 from docker.utils import kwargs_from_env
 
-from nodepool.isolation import Isolation
+from nodepool.domain.nodes.isolation import Isolation
 from worker_agent.package import remove_tree
 from worker_agent.runners.base import RunRefusedError, RunSpec
 from worker_agent.runners.container_run import ENGINE_ERRORS, Attached, ContainerRun, close_stream, unlimited
+from worker_agent.runners.cpu_shares import ContainerUsers
 from worker_agent.runners.process import give_tree
 from worker_agent.runners.requirements import bootstrap_for
-from worker_agent.runners.shares import ContainerUsers
 from worker_agent.runners.watch import Watcher
 from worker_agent.sandbox import (
     LABEL_ATTEMPT,

@@ -16,16 +16,16 @@ from pathlib import Path
 
 import structlog
 
-from nodepool.isolation import Isolation
-from worker_agent import clearing
+from nodepool.domain.nodes.isolation import Isolation
+from worker_agent import tree_removal
 from worker_agent.package import remove_tree
-from worker_agent.runners import cgroups, leftovers, proc
+from worker_agent.runners import cgroups, orphans, proc
 from worker_agent.runners.base import RunRefusedError, RunSpec
 from worker_agent.runners.cgroups import ControlGroups, GroupLimits, RunGroup
+from worker_agent.runners.cpu_shares import CoreShares, UserPool
 from worker_agent.runners.plan import Place, Sandbox, SandboxTools, TaskUser, run_plan
 from worker_agent.runners.process_run import ProcessRun, Started
 from worker_agent.runners.requirements import bootstrap_for
-from worker_agent.runners.shares import CoreShares, UserPool
 from worker_agent.runners.spawner import Spawner
 from worker_agent.runners.tools import FIRST_UID, UID_COUNT, agents_python, find_tools
 from worker_agent.runners.watch import Watcher
@@ -119,7 +119,7 @@ class ProcessRunner:
 
     def reap(self, keep: Collection[str]) -> int:
         kept = {attempt_slug(attempt_id) for attempt_id in keep}
-        ended = leftovers.end_recorded(
+        ended = orphans.end_recorded(
             self._state_dir / _RECORDS, keep, self._users.owns_or_locks if self._as_root else None
         )
         self._users.clear()
@@ -162,7 +162,7 @@ class ProcessRunner:
             if isinstance(error, OSError):
                 raise RunRefusedError(f"the task's process cannot be started: {error}") from error
             raise
-        record = leftovers.record(
+        record = orphans.record(
             self._state_dir / _RECORDS, spec.attempt_id, started.launched.pid, started.uid
         )
 
@@ -250,7 +250,7 @@ class PreparedProcess:
 
 def give_tree(folder: Path, uid: int, gid: int) -> None:
     """Everything in the folder to this user; links themselves, not what they point to."""
-    clearing.give(folder, uid, gid)
+    tree_removal.give(folder, uid, gid)
 
 
 def _check_reachable(folder: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from worker_agent.runners import leftovers, proc
+from worker_agent.runners import orphans, proc
 from worker_agent.runners.base import (
     STOP_GRACE_SECONDS,
     RunEnd,
@@ -240,9 +240,9 @@ class ProcessRun:
         if self._group is not None:
             self._group.end()
         if self._uid is not None:
-            leftovers.end_user(self._uid)
+            orphans.end_user(self._uid)
         else:
-            leftovers.end_marked(self._spec.attempt_id)
+            orphans.end_marked(self._spec.attempt_id)
 
 
 @dataclass(frozen=True, slots=True)

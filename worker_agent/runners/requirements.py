@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from nodepool.packages import REQUIREMENTS
+from nodepool.domain.tasks.package_rules import REQUIREMENTS
 from worker_agent.runners import bootstrap as script
 from worker_agent.sandbox import Bootstrap
 

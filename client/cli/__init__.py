@@ -1,5 +1,0 @@
-"""The `hivemind` command: one file per noun, each loaded only when one of its commands is run."""
-
-from client.cli.entry import main
-
-__all__ = ["main"]

@@ -1,0 +1,316 @@
+"""Where waiting tasks and the fleet come together: one thread that places, fed by hints and events.
+
+A hint only says that a task may wait; SQL says whether it does. Every task that is known to wait is in
+the line of `domain.scheduling.planner`, so who is next does not depend on the order of messages. Reserve in
+Redis, then QUEUED -> PLACED in SQL, then the hint to the node. A crash after the first step leaves a
+reservation that the sweep takes back; after the second, the node reads its assignment from its key.
+What is in the line is derived from SQL again after a restart: the sweep tells of every task that waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from dispatcher.placing.checker_choice import drawn
+from dispatcher.placing.fleet_mirror import Mirror
+from dispatcher.placing.reserve import reserve_and_place
+from dispatcher.placing.running_limits import Allowance
+from dispatcher.placing.wait_reasons import Reasons, waiting_task
+from nodepool.domain import ids
+from nodepool.domain.errors import NodePoolError
+from nodepool.domain.scheduling.fair_share import EXPECTED_MINUTES, cost_per_minute
+from nodepool.domain.scheduling.fleet import Fleet
+from nodepool.domain.scheduling.planner import Planner
+from nodepool.domain.scheduling.wait_queue import Ageing, WaitingLine, WaitingTask
+from nodepool.domain.tasks.states import TaskKind
+from nodepool.domain.trust.credit import Tier
+from nodepool.domain.trust.replication import MAX_REPLICAS
+from nodepool.stores.redis.hint_queues import Backlog
+from nodepool.stores.sql import placements as placing, replicas as replica_store
+
+if TYPE_CHECKING:
+    from dispatcher.context import Dispatcher
+
+log = logging.getLogger(__name__)
+
+# Decisions of one round: large enough that the round trips are shared by many, small enough that a task
+# that comes now is not held up.
+_ROUND = 500
+_MAX_HINTS = 100_000
+_LOOK_SECONDS = 1.0
+# A look at the whole fleet may take this share of the thread's time.
+_LOOK_SHARE = 0.05
+_LOOK_PART_SECONDS = 0.002
+_CHECK_LINE_SECONDS = 30.0
+_USAGE_SECONDS = 2.0
+_PAUSE_SECONDS = 0.5
+_MOST_SERVED = 1e15
+
+
+class Desk:
+    """`hint` and `node_changed` from any thread; `work` from one at a time, which `start` makes."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        settings = dispatcher.settings
+        self._dispatcher = dispatcher
+        ageing = Ageing(
+            settings.tier_ageing_seconds, settings.priority_ageing_seconds, settings.region_patience_seconds
+        )
+        fleet = Fleet()
+        fleet.allow_pushed = settings.push_to_nodes
+        self._served: dict[int, float] = {}
+        self._last: set[int] = set()
+        self._own_only: frozenset[int] = frozenset()
+        self._allowance = Allowance(dispatcher)
+        self.planner = Planner(
+            fleet,
+            ageing,
+            served=self._served_of,
+            charge=self._serve,
+            allows=self._allowance.allows,
+        )
+        self._mirror = Mirror(
+            dispatcher.registry, dispatcher.liveness, self.planner, settings.node_late_seconds
+        )
+        self._reasons = Reasons(dispatcher)
+        self._backlog = Backlog(dispatcher.redis)
+        self._something = threading.Condition()
+        self._hints: dict[str, None] = {}
+        self._changed: set[str] = set()
+        self._owners: set[int] = set()
+        self._stopped = self._distrusted = False
+        self._look_at = self._usage_at = self._check_line_at = float("-inf")
+        self._looking: Iterator[None] | None = None
+        self._look_took = 0.0
+        self._thread = threading.Thread(target=self._run, name="desk", daemon=True)
+
+    # -- what others say -----------------------------------------------------------------------------
+    def hint(self, *task_ids: str) -> None:
+        """These tasks may wait for a node."""
+        with self._something:
+            if len(self._hints) < _MAX_HINTS:  # the sweep tells of the others again
+                self._hints.update(dict.fromkeys(task_ids))
+            self._something.notify()
+
+    def node_changed(self, node_id: str) -> None:
+        with self._something:
+            self._changed.add(node_id)
+            self._something.notify()
+
+    def owner_changed(self, owner_id: int) -> None:
+        """The user's credit score opens another tier."""
+        with self._something:
+            self._owners.add(owner_id)
+            self._something.notify()
+
+    def look_again(self) -> None:
+        """Events may have been lost: read the whole fleet anew, its facts too."""
+        with self._something:
+            self._look_at = float("-inf")
+            self._distrusted = True
+            self._something.notify()
+
+    def knows(self, task_id: str) -> bool:
+        """Whether the task is in the line, as far as another thread can tell."""
+        return task_id in self.planner.line
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        with self._something:
+            self._stopped = True
+            self._something.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout=10)
+
+    # -- the thread ----------------------------------------------------------------------------------
+    def _run(self) -> None:
+        while self._wait():
+            try:
+                self._look_on()
+                self.work()
+                self._take_backlog()
+            except NodePoolError as error:
+                log.warning("placing waits: %s", error)
+                self._pause()
+            except Exception:
+                log.exception("placing failed; it goes on")
+                self._pause()
+
+    def _wait(self) -> bool:
+        with self._something:
+            timeout = 0.0 if self._looking else max(0.0, self._look_at - time.monotonic())
+            self._something.wait_for(
+                lambda: self._stopped or self._hints or self._changed or self._owners, timeout
+            )
+            return not self._stopped
+
+    def _look_on(self) -> None:
+        """A part of the look at the whole fleet, when it is time for one: a task that comes meanwhile does
+        not wait for all of it. The first look, and one that was asked for, are made whole by `work`."""
+        began = time.monotonic()
+        if self._looking is None and float("-inf") < self._look_at <= began:
+            self._looking, self._look_took = self._mirror.look(self._dispatcher.clock()), 0.0
+            self._look_at = float("inf")
+        if self._looking is None or self._look_at == float("-inf"):
+            return
+        ended = True
+        for _ in self._looking:
+            if time.monotonic() - began >= _LOOK_PART_SECONDS:
+                ended = False
+                break
+        self._look_took += time.monotonic() - began
+        if ended:
+            self._looked(self._look_took)
+
+    def _looked(self, took_seconds: float) -> None:
+        self._looking = None
+        self._look_at = time.monotonic() + max(_LOOK_SECONDS, took_seconds / _LOOK_SHARE)
+
+    def _take_backlog(self) -> None:
+        """Where hints come faster than they are taken one by one, the next round has many of them."""
+        if self._hinted:
+            self.hint(*self._backlog.take(_ROUND))
+
+    def _pause(self) -> None:
+        """What was under way is read again: what of it was done is not known."""
+        with self._something:
+            self._looking, self._look_at = None, float("-inf")
+            self._something.wait_for(lambda: self._stopped, _PAUSE_SECONDS)
+
+    def work(self) -> int:
+        """Everything that can be placed now; how many were. Raises UnavailableError."""
+        with self._something:
+            hints, self._hints = list(self._hints), {}
+            self._hinted = bool(hints)
+            changed, self._changed = self._changed, set()
+            owners, self._owners = self._owners, set()
+            if self._distrusted:
+                self._distrusted = False
+                changed |= self.planner.fleet.row_of.keys()
+        try:
+            self._take_in(hints, changed, owners)
+            placed = self._place()
+        except BaseException:
+            with self._something:
+                self._hints.update(dict.fromkeys(hints))
+                self._changed |= changed
+                self._owners |= owners
+            raise
+        self._reasons.tell(self.planner)
+        self._allowance.tell(self.planner.line)
+        return placed
+
+    def _take_in(self, hints: list[str], changed: set[str], owners: set[int]) -> None:
+        now, monotonic = self._dispatcher.clock(), time.monotonic()
+        if monotonic >= self._look_at:
+            self._mirror.look_around(now)
+            self._looked(time.monotonic() - monotonic)
+        if changed:
+            self._mirror.read(changed, now)
+        if monotonic >= self._check_line_at:
+            self._check_line_at = monotonic + _CHECK_LINE_SECONDS
+            self._check_line()
+        line = self.planner.line
+        # Nodes for their owner alone came or went: what is his is told apart from now on, or no more.
+        own, self._own_only = self._own_only, frozenset(self.planner.fleet.own_only)
+        owners = owners | (own ^ self._own_only)
+        again = [task.task_id for owner_id in owners for task in line.of_owner(owner_id)]
+        self._add([task_id for task_id in hints if task_id not in line] + again, now)
+        self._allowance.look(line, now, ended=bool(changed))
+        if monotonic >= self._usage_at:
+            self._usage_at = monotonic + _USAGE_SECONDS
+            self._served = self._dispatcher.usage.of(self.planner.line.owners(), now)
+
+    def _add(self, task_ids: list[str], now: float) -> None:
+        if not task_ids:
+            return
+        dispatcher = self._dispatcher
+        rows, failed, not_owners = dispatcher.database.read(
+            lambda c: (
+                found := placing.waiting(c, task_ids),
+                placing.failed_nodes(c, [row.id for row in found if row.attempts_ended]),
+                replica_store.not_owners(c, [row.id for row in found]),
+            )
+        )
+        strangers = {row.owner_id for row in rows} - self._served.keys()
+        self._served |= dispatcher.usage.of(strangers, now)
+        self._allowance.know(rows)
+        self._last |= {row.owner_id for row in rows if row.kind == TaskKind.PROBE}
+        nobody: frozenset[int] = frozenset()
+        waiting = [
+            waiting_task(
+                row,
+                dispatcher.settings,
+                failed.get(row.id, frozenset()),
+                not_owners.get(row.id, nobody),
+                self.planner.fleet.owner_of_wish(row.owner_id),
+            )
+            for row in rows
+        ]
+        for task in drawn(dispatcher, self.planner.fleet, waiting):
+            self.planner.line.add(task, now)
+
+    def _check_line(self) -> None:
+        """Tasks that were stopped, or placed by another dispatcher, leave the line."""
+        line = self.planner.line
+        waiting = line.task_ids()
+        rows = self._dispatcher.database.read(lambda c: placing.waiting(c, waiting))
+        still = {row.id: Tier(row.tier) for row in rows}
+        for task_id in set(waiting) - still.keys():
+            line.discard(task_id)
+        # Whose nodes a run may be on changes with its task's other runs; which tier is open, with credit.
+        stale = [
+            task_id
+            for task_id, tier in still.items()
+            if ids.parent_of(task_id) or _differs(line, task_id, tier)
+        ]
+        self._add(stale, self._dispatcher.clock())
+
+    def _place(self) -> int:
+        placed = 0
+        tries: Counter[str] = Counter()
+        while planned := self.planner.plan(self._dispatcher.clock(), _ROUND):
+            this_round = reserve_and_place(self._dispatcher, self.planner, self._mirror, planned)
+            for it in (*this_round.refused, *this_round.moved):
+                self._serve(it.task, -1.0)
+            charges: defaultdict[int, float] = defaultdict(float)
+            for it in this_round.placed:
+                charges[it.task.owner_id] += units_of(it.task)
+            self._dispatcher.usage.add(charges, self._dispatcher.clock())
+            placed += len(this_round.placed)
+            self._try_apart([it.task.task_id for it in this_round.moved], tries)
+            if len(this_round.refused) == len(planned):
+                break  # the picture was wrong everywhere: after the next look it is better
+        return placed
+
+    def _try_apart(self, task_ids: list[str], tries: Counter[str]) -> None:
+        """Of several runs of one task that were planned on nodes of one owner only the first is placed."""
+        again = [task_id for task_id in task_ids if ids.parent_of(task_id) and tries[task_id] < MAX_REPLICAS]
+        tries.update(again)
+        self._add(again, self._dispatcher.clock())
+
+    def _served_of(self, user_id: int) -> float:
+        """The pool's own tasks come after users'."""
+        return _MOST_SERVED if user_id in self._last else self._served.get(user_id, 0.0)
+
+    def _serve(self, task: WaitingTask, times: float = 1.0) -> None:
+        """Known here at once, so that the next decision sees it."""
+        self._served[task.owner_id] = self._served.get(task.owner_id, 0.0) + times * units_of(task)
+        self._allowance.took(task, int(times))
+
+
+def _differs(line: WaitingLine, task_id: str, tier: Tier) -> bool:
+    task = line.find(task_id)
+    return task is not None and task.wish.tier is not tier
+
+
+def units_of(task: WaitingTask) -> float:
+    """What a placement is charged; the rest follows at the task's end."""
+    return cost_per_minute(task.wish.claim) * EXPECTED_MINUTES

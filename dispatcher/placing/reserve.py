@@ -1,0 +1,103 @@
+"""What is planned becomes so: reserved in Redis, placed in SQL, told to the nodes."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Row
+
+from dispatcher.placing.fleet_mirror import Mirror
+from nodepool.domain import ids
+from nodepool.domain.errors import StaleAttemptError
+from nodepool.domain.scheduling.planner import Planned, Planner
+from nodepool.domain.tasks.states import Outcome
+from nodepool.stores.sql import placements as placing
+from nodepool.stores.sql.placements import Placement
+
+if TYPE_CHECKING:
+    from dispatcher.context import Dispatcher
+
+log = logging.getLogger(__name__)
+_TOKEN_BYTES = 16
+_RESERVED = frozenset({"ok", "again"})
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What became of what was planned."""
+
+    placed: list[Planned]
+    refused: list[Planned]  # no room after all; in the line again
+    moved: list[Planned]  # stopped, or somebody else has placed them
+
+
+def reserve_and_place(
+    dispatcher: Dispatcher, planner: Planner, mirror: Mirror, planned: list[Planned]
+) -> Round:
+    """What Redis refuses goes back into the line, with a fresh look at its node."""
+    now = dispatcher.clock()
+    wanted = {it.task.task_id: _placement(it) for it in planned}
+    try:
+        answers = dispatcher.registry.reserve_all(
+            [(it.node_id, it.attempt_id, it.claim, it.owner_id) for it in wanted.values()], at=now
+        )
+        fits = [answer in _RESERVED for answer in answers]
+        reserved = [placement for placement, fit in zip(wanted.values(), fits, strict=True) if fit]
+        placed = dispatcher.database.write(lambda c: placing.place_all(c, reserved, now)) if reserved else ()
+    except BaseException:
+        # What of it was done is not known: SQL tells when the tasks are tried again.
+        for it in planned:
+            planner.line.add(it.task, now)
+        raise
+    refused = [it for it, fit in zip(planned, fits, strict=True) if not fit]
+    done = [it for it in planned if it.task.task_id in placed]
+    moved = [it for it, fit in zip(planned, fits, strict=True) if fit and it.task.task_id not in placed]
+    for it in moved:
+        _give_back(dispatcher, wanted[it.task.task_id])
+    mirror.read({it.node_id for it in (*refused, *moved)}, now)
+    for it in refused:
+        planner.line.add(it.task, now)
+    _tell(dispatcher, planner, [wanted[it.task.task_id] for it in done])
+    return Round(done, refused, moved)
+
+
+def _tell(dispatcher: Dispatcher, planner: Planner, done: list[Placement]) -> None:
+    """An agent reads its own queue; a node without one is called by a dispatcher."""
+    pushed = {placement.node_id for placement in done if planner.fleet.is_pushed(placement.node_id)}
+    dispatcher.publisher.execute_all(
+        [(placement.node_id, placement.attempt_id) for placement in done if placement.node_id not in pushed]
+    )
+    for placement in done:
+        log.info("attempt %s is placed on %s", placement.attempt_id, placement.node_id)
+        if placement.node_id in pushed:
+            dispatcher.publisher.push(placement.node_id, placement.attempt_id)
+
+
+def _placement(planned: Planned) -> Placement:
+    task = planned.task
+    return Placement(
+        task.task_id,
+        task.attempt_number + 1,
+        planned.node_id,
+        task.wish.claim,
+        ids.attempt_id(secrets.token_hex(_TOKEN_BYTES)),
+        owner_id=task.owner_id,
+    )
+
+
+def _give_back(dispatcher: Dispatcher, placement: Placement) -> None:
+    """Somebody else moved the task; nobody else has an attempt of this id."""
+    dispatcher.registry.release(placement.node_id, placement.attempt_id)
+    dispatcher.registry.announce(placement.node_id)
+
+
+def lose(dispatcher: Dispatcher, row: Row[Any], reason: str) -> None:
+    """The attempt of this row (see live_attempts) is gone; its task goes elsewhere."""
+    try:
+        ended = dispatcher.lifecycle.lose_attempt(row.id, row.node_id, row.owner_id, reason)
+    except StaleAttemptError:
+        return
+    log.warning("attempt %s is %s: %s; its task is %s", row.id, Outcome.LOST, reason, ended.state)

@@ -1,0 +1,96 @@
+"""How many tasks of a user may be on nodes at once, by the tier that his credit score opens.
+
+What runs is counted in SQL every so often, and what this dispatcher places is added at once. A user who has
+as many as he may is held: none of his tasks comes up in the line until something of his has ended. Several
+dispatchers do not see each other's placements between two counts, so that for a moment a few more may run.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Row
+
+from nodepool.domain.scheduling.wait_queue import WaitingLine, WaitingTask
+from nodepool.domain.trust.access_limits import LIMITS, running_reason
+from nodepool.domain.trust.credit import Tier
+from nodepool.stores.sql import placements as placing
+
+if TYPE_CHECKING:
+    from dispatcher.context import Dispatcher
+
+log = logging.getLogger(__name__)
+
+_COUNT_SECONDS = 2.0
+# When something ended while somebody is held: no more often than this.
+_COUNT_AGAIN_SECONDS = 0.2
+_TELL_SECONDS = 5.0
+
+
+class Allowance:
+    """For the desk's thread."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        # Users whose tasks are limited at all -> how many are on nodes.
+        self._running: dict[int, int] = {}
+        self._counted_at = float("-inf")
+        # User -> when he may be told again.
+        self._told: dict[int, float] = {}
+
+    def know(self, rows: Iterable[Row[Any]]) -> None:
+        """The owners of these waiting tasks are in the line now."""
+        strangers = {row.owner_id for row in rows if row.tier != Tier.HIGH} - self._running.keys()
+        if strangers:
+            self._count(strangers)
+
+    def allows(self, task: WaitingTask) -> bool:
+        """May its owner have one more on a node?"""
+        running = self._running.get(task.owner_id, 0)
+        return not task.limited or running < LIMITS[task.wish.tier].running_tasks
+
+    def took(self, task: WaitingTask, times: int) -> None:
+        if task.limited and task.owner_id in self._running:
+            self._running[task.owner_id] += times
+
+    def look(self, line: WaitingLine, now: float, *, ended: bool) -> None:
+        """Count again when it is time to; `ended`: something may have ended on a node."""
+        monotonic = time.monotonic()
+        patience = _COUNT_AGAIN_SECONDS if ended and line.held else _COUNT_SECONDS
+        if monotonic - self._counted_at < patience:
+            return
+        self._counted_at = monotonic
+        here = self._running.keys() & line.owners()
+        self._running = {}
+        self._count(here)
+        # Whoever still has too many is held again when his first task comes up.
+        for owner_id in list(line.held):
+            line.let_go(owner_id, now)
+
+    def _count(self, owner_ids: Collection[int]) -> None:
+        if owner_ids:
+            found = self._dispatcher.database.read(lambda c: placing.running_of(c, owner_ids))
+            self._running |= {owner_id: found.get(owner_id, 0) for owner_id in owner_ids}
+
+    def tell(self, line: WaitingLine) -> None:
+        """Why the tasks of those who are held wait."""
+        now = time.monotonic()
+        for owner_id in line.held:
+            if now < self._told.get(owner_id, 0.0):
+                continue
+            tasks = line.of_owner(owner_id)
+            self._told[owner_id] = now + _TELL_SECONDS
+            if tasks:
+                self._write([task.task_id for task in tasks], owner_id, tasks[0].wish.tier)
+        if len(self._told) > 2 * len(line.held) + 100:
+            self._told = {owner_id: until for owner_id, until in self._told.items() if until > now}
+
+    def _write(self, task_ids: list[str], owner_id: int, tier: Tier) -> None:
+        reason = running_reason(self._running.get(owner_id, 0), tier)
+        now = self._dispatcher.clock()
+        news = self._dispatcher.database.write(lambda c: placing.set_reason(c, task_ids, reason, now))
+        if news:
+            log.info("%d tasks wait: %s", len(news), reason)

@@ -1,0 +1,114 @@
+"""Rows of SQL as the line knows them, and what is told to those who wait."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Row
+
+from nodepool.domain.explain.request import asked_of
+from nodepool.domain.scheduling.placement import Wish
+from nodepool.domain.scheduling.planner import Planner
+from nodepool.domain.scheduling.wait_queue import WaitingTask
+from nodepool.domain.tasks.states import ORDERED_BY_POOL, LocationMode, TaskKind
+from nodepool.messaging.publisher import PLACE, partition_queue
+from nodepool.settings import Settings
+from nodepool.stores.sql import placements as placing, tasks as task_store
+
+if TYPE_CHECKING:
+    from dispatcher.context import Dispatcher
+    from dispatcher.placing.placement_loop import Desk
+
+log = logging.getLogger(__name__)
+
+_TOLD_AT_ONCE = 500
+_MIN_HINT_AGE_SECONDS = 5.0
+# Dispatchers that are behind are not told more often of the same.
+_MAX_WAITING_HINTS = 1000
+# Numbers change all the time: the same tasks are not told more often than this.
+_TELL_SECONDS = 5.0
+
+
+def waiting_task(
+    row: Row[Any],
+    settings: Settings,
+    excluded: frozenset[str] = frozenset(),
+    not_owners: frozenset[int] = frozenset(),
+    wish_owner: int = 0,
+) -> WaitingTask:
+    """The task of this row in the line; `excluded` nodes had it before, `not_owners` may not have it.
+
+    `wish_owner` is its owner where that counts (Fleet.owner_of_wish).
+    """
+    # Who only prefers a region does not choose by it who checks the result.
+    relaxed = row.kind == TaskKind.AUDIT and row.location_mode == LocationMode.PREFER
+    asked = asked_of(row, excluded, not_owners, settings.default_image, relaxed=relaxed, owner_id=wish_owner)
+    return WaitingTask(
+        task_id=row.id,
+        owner_id=row.owner_id,
+        wish=asked.wish(settings.default_task_memory_mb),
+        priority=row.priority,
+        created_at=row.created_at,
+        queued_at=row.queued_at or row.created_at,
+        attempt_number=row.attempt_number,
+        location_mode=LocationMode(row.location_mode),
+        limited=row.kind not in ORDERED_BY_POOL,
+    )
+
+
+def tell_again(dispatcher: Dispatcher, desk: Desk) -> None:
+    """Tell of waiting tasks whose hint may be lost: this dispatcher at once, all of them by a new hint."""
+    now = dispatcher.clock()
+    oldest = dispatcher.database.read(lambda c: task_store.queued(c, _TOLD_AT_ONCE))
+    desk.hint(*(row.id for row in oldest if not desk.knows(row.id)))
+    before = now - max(_MIN_HINT_AGE_SECONDS, 2 * dispatcher.settings.sweep_period_seconds)
+    stale = dispatcher.database.read(lambda c: task_store.queued(c, _TOLD_AT_ONCE, hinted_before=before))
+    if not stale:
+        return
+    desk.hint(*(row.id for row in stale if not desk.knows(row.id)))
+    room = {
+        queue: _MAX_WAITING_HINTS - dispatcher.registry.queue_length(queue)
+        for queue in {partition_queue(row.tier, row.region) for row in stale}
+    }
+    hints = []
+    for row in stale:
+        queue = partition_queue(row.tier, row.region)
+        room[queue] -= 1
+        if room[queue] >= 0:
+            hints.append((PLACE, row.id, queue))
+    dispatcher.publisher.send_all(hints)
+    ids = [row.id for row in stale]
+    dispatcher.database.write(lambda c: task_store.mark_hinted(c, ids, now))
+
+
+class Reasons:
+    """Tells tasks why they wait, each group once, with few writes."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        # By wish: until when nothing is told again, and to how many it was.
+        self._told: dict[Wish, tuple[float, int]] = {}
+
+    def tell(self, planner: Planner) -> None:
+        now = time.monotonic()
+        for group in planner.line.groups():
+            if not group.blocked:
+                continue
+            until, count = self._told.get(group.wish, (0.0, 0))
+            if now < until and group.waiting <= count:
+                continue
+            tasks = planner.line.tasks_of(group)
+            # Those whose owner is held are told of that.
+            ids = [task.task_id for task in tasks if task.owner_id not in planner.line.held]
+            self._told[group.wish] = (now + _TELL_SECONDS, len(ids))
+            self._write(ids, planner.decide(group).reason())
+        if len(self._told) > 2 * len(planner.line.groups()) + 100:
+            self._told = {wish: told for wish, told in self._told.items() if told[0] > now}
+
+    def _write(self, task_ids: list[str], reason: str) -> None:
+        dispatcher, now = self._dispatcher, self._dispatcher.clock()
+        news = dispatcher.database.write(lambda c: placing.set_reason(c, task_ids, reason, now))
+        if news:
+            log.info("%d tasks wait: %s", len(news), reason)

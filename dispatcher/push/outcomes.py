@@ -1,0 +1,228 @@
+"""What comes of calling a node without an agent, in SQL, Redis and files. Knows nothing of the network.
+
+Every effect is guarded by the attempt's state, so a late answer changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Row
+
+from nodepool.domain.errors import ConflictError, NodePoolError, StaleAttemptError
+from nodepool.domain.nodes.node import NodeKind
+from nodepool.domain.tasks.pool_result import check_result, printable
+from nodepool.domain.tasks.states import AttemptState, Outcome
+from nodepool.settings import Settings
+from nodepool.stores.files.file_store import FileStore, load_or_make_key
+from nodepool.stores.redis.last_heard import Words
+from nodepool.stores.sql import pushed_attempts, tasks as task_store
+from nodepool.stores.sql.tasks import End
+from nodepool.workflows.end_without_agent import STOPPED_BY_OWNER, end_with_what_there_is, keep_result
+from nodepool.workflows.result_files import forget_losers, wanted, with_digest
+
+if TYPE_CHECKING:
+    from dispatcher.context import Dispatcher
+
+log = logging.getLogger(__name__)
+
+# A package may come as slowly as this to a worker before it counts as silent.
+_SLOWEST_BYTES_PER_SECOND = 256 << 10
+
+
+def silence_seconds(settings: Settings, package_bytes: int) -> float:
+    """How long a worker may say nothing at all after it was called."""
+    return settings.push_timeout_seconds + package_bytes / _SLOWEST_BYTES_PER_SECOND
+
+
+def open_files(settings: Settings) -> FileStore:
+    """The gateway's file store; the folder is shared, and so is the key."""
+    root = settings.task_storage_path
+    return FileStore(root, load_or_make_key(settings.storage_key, root / "storage.key"))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a worker answered to ExecuteTask."""
+
+    success: bool
+    message: str
+    result: bytes
+
+
+class PushEffects:
+    """Thread-safe."""
+
+    def __init__(self, dispatcher: Dispatcher, files: FileStore) -> None:
+        self._dispatcher = dispatcher
+        self._files = files
+        self.words = Words(dispatcher.redis)
+
+    @property
+    def settings(self) -> Settings:
+        return self._dispatcher.settings
+
+    def find(self, attempt_id: str) -> Row[Any] | None:
+        return self._dispatcher.database.read(lambda c: pushed_attempts.find(c, attempt_id))
+
+    def pause_seconds(self, attempt_id: str) -> float:
+        row = self.find(attempt_id)
+        if row is None:
+            return 0.0
+        now = self._dispatcher.clock()
+        return self._dispatcher.database.read(lambda c: pushed_attempts.pause_seconds(c, row, now))
+
+    def take(self, attempt_id: str) -> Row[Any] | None:
+        """The attempt, for the one caller who may send it; None for everybody else, and when it is over."""
+        row = self.find(attempt_id)
+        if row is None or row.kind != NodeKind.PUSHED or not pushed_attempts.is_live(row) or row.pushed_at:
+            return None
+        if row.stop_requested:
+            self.end(row, Outcome.STOPPED, f"{STOPPED_BY_OWNER} before it was sent to its node")
+            return None
+        now = self._dispatcher.clock()
+        mine = self._dispatcher.database.write(lambda c: pushed_attempts.mark_pushed(c, attempt_id, now))
+        return row if mine else None
+
+    def package(self, row: Row[Any]) -> bytes:
+        return self._files.package_bytes(row.package_sha256)
+
+    def answered(self, attempt_id: str, answer: Answer) -> None:
+        """The worker answered: it has taken the task, refuses it, or has run it while the call was held."""
+        row = self.find(attempt_id)
+        if row is None or not pushed_attempts.is_live(row):
+            return
+        if answer.result:
+            self._answered_with_result(row, answer)
+        elif answer.success:
+            self._claim(row)
+        elif row.state == AttemptState.RUNNING:
+            # It had spoken for the task before: this is how the run ended, and not a refusal.
+            words = printable(answer.message) or "it did not say why"
+            self.end(row, Outcome.FAILED, f"its node reported that it failed: {words}")
+        else:
+            words = printable(answer.message) or "it did not say why"
+            self.end(row, Outcome.REFUSED, f"node {row.node_id} refused it: {words}")
+
+    def _answered_with_result(self, row: Row[Any], answer: Answer) -> None:
+        try:
+            check_result(answer.result, self.settings.max_result_bytes)
+        except NodePoolError as error:
+            self.end(row, Outcome.REFUSED, f"node {row.node_id} answered with what is no result: {error}")
+            return
+        if not self._claim(row):
+            return
+        keep_result(self._files, row.id, answer.result)
+        if answer.success:
+            self.end(row, Outcome.SUCCEEDED, "")
+        else:
+            words = printable(answer.message) or "it did not say why"
+            self.end(row, Outcome.FAILED, f"its node reported that it failed: {words}")
+
+    def _claim(self, row: Row[Any]) -> bool:
+        now = self._dispatcher.clock()
+        try:
+            self._dispatcher.database.write(
+                lambda c: task_store.claim_attempt(c, row.id, row.node_id, row.owner_id, now)
+            )
+        except StaleAttemptError:
+            return False
+        with suppress(NodePoolError):  # watchers look by themselves, and the sweep asks
+            self.words.heard([row.id])
+            self._dispatcher.lifecycle.outputs.announce(row.task_id)
+        return True
+
+    def end(
+        self,
+        row: Row[Any],
+        outcome: Outcome,
+        reason: str,
+        *,
+        blameless: bool = False,
+        at_bound: bool = False,
+        late: bool = False,
+        worked: bool = False,
+    ) -> None:
+        """End the attempt as it is now, with what its node gave; nothing happens when it is over.
+
+        `late`: its node should have ended it before. `worked`: what it reports of the run shows work. One
+        that shows none at its bound was not run at all: the task goes elsewhere.
+        """
+        # Its owner asked for its end: however the run went, that is what became of it.
+        current = self.find(row.id)
+        if current is None or not pushed_attempts.is_live(current):
+            return
+        if current.stop_requested and current.state == AttemptState.RUNNING:
+            outcome, reason = Outcome.STOPPED, reason if outcome is Outcome.STOPPED else STOPPED_BY_OWNER
+        if outcome in {Outcome.LOST, Outcome.REFUSED}:
+            end = End(outcome=outcome, exit_code=None, reason=reason, blameless=blameless)
+        else:
+            outputs, now = self._dispatcher.lifecycle.outputs, self._dispatcher.clock()
+            end = end_with_what_there_is(
+                self._files, outputs, current, outcome, reason, now, at_bound=at_bound, worked=worked
+            )
+            end = _seen_through(self._files, current, replace(end, late=late or (end.idle and at_bound)))
+            if self._is_compared(current, end):
+                # Its result may take long to read, and nobody here waits for it.
+                later = self._dispatcher.later
+                later.do(current.owner_id, current.id, partial(self._end_with_digest, current, end))
+                return
+        self._end(current, end)
+
+    def _is_compared(self, row: Row[Any], end: End) -> bool:
+        database, most = self._dispatcher.database, self.settings.max_workdir_bytes
+        return bool(wanted(database, self._files, row.id, end, max_bytes=most))
+
+    def _end_with_digest(self, row: Row[Any], end: End) -> None:
+        database, most = self._dispatcher.database, self.settings.max_workdir_bytes
+        make = partial(self._dispatcher.later.digest, row.owner_id)
+        self._end(row, with_digest(database, self._files, row.id, end, max_bytes=most, make=make))
+
+    def _end(self, row: Row[Any], end: End) -> None:
+        try:
+            ended = self._dispatcher.lifecycle.end_attempt(row.id, row.node_id, row.owner_id, end)
+            forget_losers(self._dispatcher.database, self._files, row.id)
+        except (StaleAttemptError, ConflictError) as error:
+            log.info("attempt %s had ended: %s", row.id, error)
+            return
+        log.info("attempt %s on %s: %s: %s; its task is %s", row.id, row.node_id, end.outcome, end.reason,
+                 ended.state)  # fmt: skip
+
+    def stop_target(self, attempt_id: str) -> Row[Any] | None:
+        """The attempt whose run is to be ended on its node, also when the pool has ended it already.
+
+        None when a later attempt of the task is on that node: the worker knows tasks, not attempts.
+        """
+        row = self.find(attempt_id)
+        if row is None or row.kind != NodeKind.PUSHED or not row.pushed_at:
+            return None
+        if row.attempt_number != row.number and row.task_node == row.node_id:
+            return None
+        if pushed_attempts.is_live(row) and not row.stop_requested:
+            return None
+        return row
+
+    def ask_target(self, attempt_id: str) -> Row[Any] | None:
+        row = self.find(attempt_id)
+        if row is None or row.kind != NodeKind.PUSHED or not pushed_attempts.is_live(row):
+            return None
+        return row
+
+    def states(self, attempt_ids: Sequence[str]) -> dict[str, str]:
+        """Of those that are still live."""
+        rows = self._dispatcher.database.read(lambda c: pushed_attempts.live(c, attempt_ids))
+        return {row.id: row.state for row in rows if pushed_attempts.is_live(row)}
+
+
+def _seen_through(files: FileStore, row: Row[Any], end: End) -> End:
+    """A run that nobody worked at until its bound is no run."""
+    if not (end.idle and end.outcome is Outcome.FAILED):
+        return end
+    files.delete_result(row.id)
+    reason = f"node {row.node_id} took it and did nothing for {row.max_minutes} minutes"
+    return End(outcome=Outcome.LOST, exit_code=None, reason=reason, idle=True, late=True)

@@ -1,0 +1,129 @@
+"""Calls to workers that serve WorkerNodeService. They are strangers: no secret goes there, and nothing
+that comes back is believed to be what it should be. Knows nothing of tasks' states.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
+from ipaddress import IPv6Address, ip_address
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from nodepool.domain.errors import ConflictError, NodePoolError
+from nodepool.domain.nodes.push_addresses import Address, Network, choose, literal
+from nodepool.domain.tasks.pool_result import printable
+from proto import nodepool_pb2 as pb
+
+M = TypeVar("M", bound=Message)
+# host -> every address that it has. May raise OSError.
+Resolve = Callable[[str], Sequence[str]]
+
+_SERVICE = "/nodepool.WorkerNodeService"
+_MIB = 1 << 20
+_MAX_ADDRESSES = 64
+
+
+class WorkerError(NodePoolError):
+    """The worker did not answer as a worker does."""
+
+    def __init__(self, message: str, code: grpc.StatusCode | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def resolve(host: str) -> list[str]:
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))[:_MAX_ADDRESSES]
+
+
+async def address_of(
+    host: str, *, peer: str, networks: Sequence[Network], names: Executor, lookup: Resolve, seconds: float
+) -> Address:
+    """The checked address to connect to; the name is asked for once, and never again.
+
+    Raises ConflictError or InvalidInputError with the reason why there is none.
+    """
+    address = literal(host)
+    if address is not None:
+        return choose([address], peer=peer, networks=networks)
+    try:
+        texts = await asyncio.wait_for(
+            asyncio.get_running_loop().run_in_executor(names, lookup, host), seconds
+        )
+        found = [ip_address(text.partition("%")[0]) for text in texts]
+    except (OSError, ValueError) as error:  # TimeoutError is an OSError
+        raise ConflictError(
+            f"the name {host} could not be resolved: {printable(str(error)) or 'in time'}"
+        ) from None
+    return choose(found, peer=peer, networks=networks)
+
+
+@asynccontextmanager
+async def connected(address: Address, port: int, *, max_message_mb: int) -> AsyncIterator[Any]:
+    """A connection to that address and to no other, whatever the environment says of proxies."""
+    target = f"ipv6:[{address}]:{port}" if isinstance(address, IPv6Address) else f"ipv4:{address}:{port}"
+    channel = grpc.aio.insecure_channel(
+        target,
+        options=[
+            ("grpc.max_send_message_length", max_message_mb * _MIB),
+            ("grpc.max_receive_message_length", max_message_mb * _MIB),
+            ("grpc.enable_http_proxy", 0),
+            ("grpc.enable_retries", 0),
+            ("grpc.service_config_disable_resolution", 1),
+            ("grpc.use_local_subchannel_pool", 1),
+        ],
+    )
+    try:
+        yield channel
+    finally:
+        await channel.close()
+
+
+async def execute(channel: Any, request: pb.ExecuteTaskRequest) -> pb.ExecuteTaskResponse:
+    """Returns when the worker answers, which may be when the run has ended. Raises WorkerError."""
+    messages = [request.SerializeToString()]
+    del request
+
+    # On the wire one message is one message. As a stream its bytes are let go once they are sent, and
+    # not only when a call that is held for an hour has ended.
+    async def once() -> AsyncIterator[bytes]:
+        yield messages.pop()
+
+    call = channel.stream_unary(f"{_SERVICE}/ExecuteTask", None, None)(once())
+    return await _answer(call, pb.ExecuteTaskResponse)
+
+
+async def stop(channel: Any, task_id: str, seconds: float) -> pb.StopTaskExecutionResponse:
+    request = pb.StopTaskExecutionRequest(task_id=task_id).SerializeToString()
+    call = channel.unary_unary(f"{_SERVICE}/StopTaskExecution", None, None)(request, timeout=seconds)
+    return await _answer(call, pb.StopTaskExecutionResponse)
+
+
+async def ask(channel: Any, node_id: str, task_id: str, seconds: float) -> pb.RunningStatusResponse:
+    request = pb.RunningStatusRequest(node_id=node_id, task_id=task_id).SerializeToString()
+    call = channel.unary_unary(f"{_SERVICE}/ReportRunningStatus", None, None)(request, timeout=seconds)
+    return await _answer(call, pb.RunningStatusResponse)
+
+
+async def _answer(call: Awaitable[bytes], kind: type[M]) -> M:
+    try:
+        data = await call
+    except grpc.aio.AioRpcError as error:
+        raise WorkerError(_words(error), error.code()) from None
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise WorkerError("its answer is not of the protocol") from None
+
+
+def _words(error: grpc.aio.AioRpcError) -> str:
+    details = printable(error.details() or "")
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        return f"it cannot be reached, or speaks no gRPC: {details}"
+    return f"it answered {error.code().name}: {details}"

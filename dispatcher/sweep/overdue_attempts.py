@@ -1,0 +1,62 @@
+"""Runs that their agent does not end when it must: at the task's bound, or when its owner asked for it.
+
+The pool ends them itself, as it does on nodes without an agent: with the output that there is, paid up to
+the bound and never beyond. Else its owner would wait, and pay, for as long as the node likes.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Row
+
+from dispatcher.push.outcomes import PushEffects, open_files
+from nodepool.domain.tasks.states import Outcome
+from nodepool.workflows.end_without_agent import STOPPED_BY_OWNER
+
+if TYPE_CHECKING:
+    from dispatcher.context import Dispatcher
+
+log = logging.getLogger(__name__)
+
+_SECONDS_PER_MINUTE = 60
+# What an agent takes to fetch the package, end the run and send its result, beyond the run itself.
+PATIENCE_SECONDS = 300.0
+# Of more stops than these the oldest are forgotten, which gives their nodes full patience again.
+_MAX_STOPS = 10_000
+
+
+class Overtime:
+    """For one thread."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._effects: PushEffects | None = None
+        self._stops: dict[str, float] = {}
+
+    def look(self, row: Row[Any], now: float, gateway_back_at: float) -> None:
+        """`row` is of live_attempts, and runs. No agent can end anything while no gateway serves."""
+        if row.stop_requested:
+            seen = self._stops.setdefault(row.id, now)
+            if now - max(seen, gateway_back_at) > PATIENCE_SECONDS:
+                self._end(row, Outcome.STOPPED, f"{STOPPED_BY_OWNER}; its node did not end it")
+            while len(self._stops) > _MAX_STOPS:
+                self._stops.pop(next(iter(self._stops)))
+        bound = row.started_at + row.max_minutes * _SECONDS_PER_MINUTE
+        if now - max(bound, gateway_back_at) > PATIENCE_SECONDS:
+            reason = f"ended after its longest run, {row.max_minutes} minutes; its node did not end it"
+            self._end(row, Outcome.FAILED, reason)
+
+    def _end(self, row: Row[Any], outcome: Outcome, reason: str) -> None:
+        self._stops.pop(row.id, None)
+        if self._effects is None:
+            self._effects = PushEffects(self._dispatcher, open_files(self._dispatcher.settings))
+        log.warning("attempt %s: %s", row.id, reason)
+        self._effects.end(row, outcome, reason, at_bound=True, late=True, worked=self._worked(row))
+
+    def _worked(self, row: Row[Any]) -> bool:
+        """Whether the node's last report says that the run uses a CPU."""
+        report = self._dispatcher.registry.reports([row.node_id])[row.node_id]
+        use = report.uses.get(row.id) if report is not None else None
+        return use is not None and use.cpu_score > 0

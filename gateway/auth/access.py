@@ -1,0 +1,105 @@
+"""Who may call what: every RPC and the role it needs. An RPC that is not here is refused.
+
+This file knows names only; `servicers/interceptors.py` asks it, and a test compares it with the protocol.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from proto import nodepool_pb2 as pb
+
+PACKAGE = "nodepool"
+ADMIN_ROLE = "admin"
+
+
+class Access(StrEnum):
+    PUBLIC = "public"  # with or without a token, valid or not
+    ANONYMOUS_READ = "anonymous read"  # a user, or nobody where ALLOW_ANONYMOUS_READS is set
+    USER = "user"
+    ADMIN = "admin"
+
+
+_BY_SERVICE: dict[str, dict[Access, tuple[str, ...]]] = {
+    "nodepool.UserService": {
+        Access.PUBLIC: ("Login", "Register"),
+        Access.USER: (
+            "Transfer",
+            "GetBalance",
+            "RefreshToken",
+            "ChangePassword",
+            "GetStatement",
+            "GetCredit",
+        ),
+    },
+    "nodepool.NodeManagerService": {
+        Access.PUBLIC: ("HealthCheck",),
+        Access.ANONYMOUS_READ: ("GetNodeList",),
+        Access.USER: (
+            "RegisterWorkerNode",
+            "ReportStatus",
+            "EnrollAgent",
+            "SetNodeDraining",
+            "DeregisterNode",
+            "ClaimAttempt",
+            "AppendOutput",
+            "FinishAttempt",
+        ),
+    },
+    "nodepool.MasterNodeService": {
+        Access.ANONYMOUS_READ: ("PollTaskStatus",),
+        Access.USER: (
+            "UploadTask",
+            "UploadTaskStream",
+            "StoreOutput",
+            "StoreResult",
+            "GetTaskResult",
+            "ReturnTaskResult",
+            "TaskCompleted",
+            "StoreLogs",
+            "GetTaskLogs",
+            "GetAllTasks",
+            "StopTask",
+            "DownloadResult",
+            "WatchTask",
+            "ExplainTask",
+        ),
+    },
+    "nodepool.WorkerNodeService": {
+        Access.USER: ("ExecuteTask", "ReportOutput", "ReportRunningStatus", "StopTaskExecution"),
+    },
+    "nodepool.AdminService": {
+        Access.ADMIN: (
+            "Mint",
+            "SetCreditScore",
+            "SetUserBlocked",
+            "ListUsers",
+            "ReversePayment",
+            "ListAdminActs",
+        ),
+    },
+    "grpc.health.v1.Health": {Access.PUBLIC: ("Check", "Watch", "List")},
+    "grpc.reflection.v1alpha.ServerReflection": {Access.PUBLIC: ("ServerReflectionInfo",)},
+}
+
+REQUIRED: dict[str, Access] = {
+    f"/{service}/{name}": access
+    for service, by_access in _BY_SERVICE.items()
+    for access, names in by_access.items()
+    for name in names
+}
+
+SERVICES: tuple[str, ...] = tuple(name for name in _BY_SERVICE if name.startswith(f"{PACKAGE}."))
+
+# Unary calls whose request has a field for the token.
+TOKEN_IN_MESSAGE: frozenset[str] = frozenset(
+    f"/{service.full_name}/{method.name}"
+    for service in pb.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+    if not method.client_streaming and "token" in method.input_type.fields_by_name
+)
+
+
+def is_ours(method: str) -> bool:
+    """Whether the RPC is one of this protocol, not of health or reflection."""
+    return method.startswith(f"/{PACKAGE}.")

@@ -1,0 +1,87 @@
+"""Who is calling: the token of a call, from its metadata or its message, and who that is now."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from gateway.auth.access import ADMIN_ROLE, Access
+from gateway.auth.account_status import Standings
+from gateway.auth.tokens import Identity, Tokens
+from nodepool.domain import errors
+
+_BEARER = "bearer "
+_LOG_IN = "this call needs a token: log in first"
+_LOG_IN_OR_ALLOW = f"{_LOG_IN} (the pool's operator can allow it without one: ALLOW_ANONYMOUS_READS)"
+
+identity_of_call: ContextVar[Identity | None] = ContextVar("identity", default=None)
+address_of_call: ContextVar[str] = ContextVar("address", default="")
+
+
+def current_identity() -> Identity:
+    """Who is calling; UnauthenticatedError where an anonymous caller was let in."""
+    identity = identity_of_call.get()
+    if identity is None:
+        raise errors.UnauthenticatedError
+    return identity
+
+
+def current_identity_or_none() -> Identity | None:
+    """Who is calling; None for an anonymous caller of a PUBLIC or ANONYMOUS_READ call."""
+    return identity_of_call.get()
+
+
+def token_in(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
+    """The token that a call's metadata carries; "" where there is none."""
+    found = ""
+    for key, value in metadata or ():
+        if key != "authorization":
+            continue
+        text = value if isinstance(value, str) else value.decode("ascii", "replace")
+        if text[: len(_BEARER)].lower() != _BEARER:
+            raise errors.UnauthenticatedError(
+                "the authorization metadata must be 'Bearer ' and the token: log in again"
+            )
+        token = text[len(_BEARER) :].strip()
+        if not token:
+            raise errors.UnauthenticatedError("the token in the metadata is empty: log in again")
+        check_same(found, token)
+        found = token
+    return found
+
+
+def check_same(first: str, second: str) -> None:
+    """Raises UnauthenticatedError for two tokens that differ."""
+    if first and second and first != second:
+        raise errors.UnauthenticatedError(
+            "two different tokens came with this call: log in again and send one"
+        )
+
+
+def whose_work() -> Hashable:
+    """By what a call's work is counted: its account, or where nobody is known its address."""
+    identity = identity_of_call.get()
+    return identity.user_id if identity is not None else ("address", address_of_call.get())
+
+
+@dataclass(frozen=True, slots=True)
+class Callers:
+    tokens: Tokens
+    standings: Standings
+    allow_anonymous_reads: bool
+
+    async def identify(self, token: str, required: Access) -> Identity:
+        """Who the token names, as he stands now, where he may make this call."""
+        named = self.tokens.read(token)
+        identity = self.standings.admitted(named) or await self.standings.admit(named)
+        if required is Access.ADMIN and identity.role != ADMIN_ROLE:
+            raise errors.PermissionDeniedError("only the pool's operator may do this")
+        return identity
+
+    def admit_anonymous(self, required: Access) -> None:
+        """Raises UnauthenticatedError where the call may not be made without a token."""
+        if required is not Access.ANONYMOUS_READ:
+            raise errors.UnauthenticatedError(_LOG_IN)
+        if not self.allow_anonymous_reads:
+            raise errors.UnauthenticatedError(_LOG_IN_OR_ALLOW)

@@ -1,0 +1,43 @@
+"""AdminService: requests in, use cases called, replies out. No rules here; the table of roles has them."""
+
+# Names and arguments are the protocol's.
+# ruff: noqa: N802, ARG002
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.servicers.interceptors import Context, current_identity
+from gateway.usecases import admin
+from proto import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
+
+if TYPE_CHECKING:
+    from gateway.context import Gateway
+
+
+class AdminServicer(rpc.AdminServiceServicer):
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def Mint(self, request: pb.MintRequest, context: Context) -> pb.AdminResponse:
+        message = await self._gateway.run(admin.mint, self._gateway, current_identity(), request)
+        return pb.AdminResponse(success=True, message=message)
+
+    async def SetCreditScore(self, request: pb.SetCreditScoreRequest, context: Context) -> pb.AdminResponse:
+        message = await self._gateway.run(admin.set_score, self._gateway, current_identity(), request)
+        return pb.AdminResponse(success=True, message=message)
+
+    async def SetUserBlocked(self, request: pb.SetUserBlockedRequest, context: Context) -> pb.AdminResponse:
+        message = await self._gateway.run(admin.set_blocked, self._gateway, current_identity(), request)
+        return pb.AdminResponse(success=True, message=message)
+
+    async def ListUsers(self, request: pb.ListUsersRequest, context: Context) -> pb.ListUsersResponse:
+        return await self._gateway.run_list(admin.list_users, self._gateway, request)
+
+    async def ReversePayment(self, request: pb.ReversePaymentRequest, context: Context) -> pb.AdminResponse:
+        message = await self._gateway.run(admin.reverse, self._gateway, current_identity(), request)
+        return pb.AdminResponse(success=True, message=message)
+
+    async def ListAdminActs(
+        self, request: pb.ListAdminActsRequest, context: Context
+    ) -> pb.ListAdminActsResponse:
+        return await self._gateway.run_list(admin.list_acts, self._gateway, request)

@@ -1,0 +1,228 @@
+"""MasterNodeService: requests in, use cases called, replies out. No rules here."""
+
+# Names and arguments are the protocol's.
+# ruff: noqa: N802, ARG002
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+from gateway import messages as views
+from gateway.context import Gateway
+from gateway.servicers.interceptors import Context, current_identity, current_identity_or_none
+from gateway.servicers.large_replies import hold_until_sent
+from gateway.usecases import pushed_attempts, submit_task, tasks, watch_task
+from gateway.usecases.announced_package import Announced
+from gateway.usecases.explain_task import Explainer
+from gateway.usecases.incoming_package import Package
+from gateway.usecases.output_text import last_lines, text_of
+from gateway.usecases.result_digests import Digests
+from nodepool.domain.errors import InvalidInputError, NotFoundError, TooLargeError
+from nodepool.stores.files.disk import disk_errors
+from nodepool.stores.redis.output import OutputWindow
+from proto import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
+
+_MAX_POLLED_LINES = 1000
+# What a reply needs around a result.
+_REPLY_ROOM_BYTES = 4096
+# Bytes, the text that is made of them, and the answer; those that are no text become three each.
+_TEXT_FACTOR = 4
+
+
+class MasterNodeServicer(rpc.MasterNodeServiceServicer):
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._explainer = Explainer(gateway)
+        self._digests = Digests(gateway)
+
+    async def UploadTask(self, request: pb.UploadTaskRequest, context: Context) -> pb.UploadTaskResponse:
+        gateway = self._gateway
+        columns = submit_task.wishes(gateway, request)
+        announced = Announced(request.package_bytes, request.package_sha256)
+        announced.take(request.task_zip)
+        announced.check_whole()
+        package = Package.of_bytes(request.task_zip)
+        return _uploaded(await submit_task.submit(gateway, current_identity(), columns, package))
+
+    async def UploadTaskStream(
+        self, request_iterator: AsyncIterator[pb.UploadTaskStreamRequest], context: Context
+    ) -> pb.UploadTaskResponse:
+        gateway, owner = self._gateway, current_identity()
+        first = await anext(aiter(request_iterator), None)
+        if first is None or first.WhichOneof("part") != "task":
+            raise InvalidInputError("the first message must be the task")
+        columns = submit_task.wishes(gateway, first.task)
+        submit_task.check_size(gateway, first.task.package_bytes)
+        size, sha256 = first.task.package_bytes, first.task.package_sha256
+        announced = Announced(size, sha256)
+        await gateway.run(submit_task.check_before_it_comes, gateway, owner, columns, size, sha256.lower())
+        with disk_errors(), gateway.files.spool() as file:
+            package = Package(file)
+            async for message in request_iterator:
+                if message.WhichOneof("part") != "zip_chunk":
+                    raise InvalidInputError("after the first message only pieces of the package may come")
+                submit_task.check_size(gateway, package.size + len(message.zip_chunk))
+                announced.take(message.zip_chunk)
+                await gateway.run(package.add, message.zip_chunk)
+            announced.check_whole()
+            return _uploaded(await submit_task.submit(gateway, owner, columns, package))
+
+    async def PollTaskStatus(
+        self, request: pb.PollTaskStatusRequest, context: Context
+    ) -> pb.PollTaskStatusResponse:
+        gateway = self._gateway
+        row = await gateway.run(tasks.find_own, gateway, current_identity_or_none(), request.task_id)
+        attempts = await gateway.run(tasks.attempts_of_task, gateway, row)
+        runs = await gateway.run(tasks.runs_of_task, gateway, row)
+        window = await tasks.output_of(gateway, row)
+        with gateway.memory.hold(row.owner_id, len(window.data)):
+            output = await gateway.run(_last_lines, window)
+        return pb.PollTaskStatusResponse(
+            task_id=row.id,
+            status=views.status_word(row),
+            output=output,
+            message=views.status_message(row),
+            detail=views.task_detail(row, attempts, runs),
+        )
+
+    async def GetTaskLogs(self, request: pb.GetTaskLogsRequest, context: Context) -> pb.GetTaskLogsResponse:
+        gateway = self._gateway
+        row = await gateway.run(tasks.find_own, gateway, current_identity(), request.task_id)
+        # All of it, where all of it is kept: the live window may have moved on.
+        window = await tasks.output_of(gateway, row)
+        with gateway.memory.hold(row.owner_id, _TEXT_FACTOR * len(window.data)):
+            return await gateway.run(_logs, views.status_message(row), window)
+
+    async def GetTaskResult(
+        self, request: pb.GetTaskResultRequest, context: Context
+    ) -> pb.GetTaskResultResponse:
+        gateway = self._gateway
+        row = await gateway.run(tasks.find_own, gateway, current_identity(), request.task_id)
+        if not views.is_final(row):
+            return pb.GetTaskResultResponse(
+                success=False, message=f"not finished yet: {views.status_message(row)}"
+            )
+        if not row.result_attempt:
+            return pb.GetTaskResultResponse(
+                success=False, message=f"the task ended without a result: {views.status_message(row)}"
+            )
+        limit = gateway.settings.grpc_max_message_mb * (1 << 20) - _REPLY_ROOM_BYTES
+        if row.result_bytes > limit:
+            raise TooLargeError(f"the result has {row.result_bytes} bytes; fetch it with DownloadResult")
+        hold_until_sent(gateway, context, row.owner_id, row.result_bytes)
+        data = await gateway.run(gateway.files.result_bytes, row.result_attempt)
+        return pb.GetTaskResultResponse(success=True, message=views.status_message(row), result_zip=data)
+
+    async def DownloadResult(
+        self, request: pb.DownloadResultRequest, context: Context
+    ) -> AsyncIterator[pb.DownloadResultResponse]:
+        gateway = self._gateway
+        row = await gateway.run(tasks.find_own, gateway, current_identity(), request.task_id)
+        if not row.result_attempt:
+            raise NotFoundError(f"task {row.id!r} has no result: {views.status_message(row)}")
+        chunks = await gateway.run(gateway.files.open_result, row.result_attempt)
+        total = row.result_bytes
+        while chunk := await gateway.run(next, chunks, b""):
+            yield pb.DownloadResultResponse(total_bytes=total, chunk=chunk)
+            total = 0
+
+    async def WatchTask(
+        self, request: pb.WatchTaskRequest, context: Context
+    ) -> AsyncIterator[pb.WatchTaskResponse]:
+        async for event in watch_task.watch(self._gateway, current_identity(), request):
+            yield event
+
+    async def GetAllTasks(self, request: pb.GetAllTasksRequest, context: Context) -> pb.GetAllTasksResponse:
+        rows = await self._gateway.run_list(tasks.list_own, self._gateway, current_identity())
+        return pb.GetAllTasksResponse(
+            success=True, message=f"{len(rows)} tasks", tasks=[views.task_status(row) for row in rows]
+        )
+
+    async def StopTask(self, request: pb.StopTaskRequest, context: Context) -> pb.StopTaskResponse:
+        row = await self._gateway.run(tasks.stop, self._gateway, current_identity(), request.task_id)
+        if views.is_final(row):
+            return pb.StopTaskResponse(
+                success=False, message=f"the task has ended already: {views.status_message(row)}"
+            )
+        return pb.StopTaskResponse(success=True, message=f"task {row.id} is being stopped")
+
+    async def ExplainTask(self, request: pb.ExplainTaskRequest, context: Context) -> pb.ExplainTaskResponse:
+        return await self._gateway.run_list(self._explainer.explain, current_identity(), request)
+
+    async def StoreOutput(self, request: pb.StoreOutputRequest, context: Context) -> pb.StatusResponse:
+        await self._gateway.run(
+            pushed_attempts.store_output,
+            self._gateway,
+            current_identity(),
+            request.task_id,
+            "",
+            request.output,
+        )
+        return pb.StatusResponse(success=True, message="kept")
+
+    async def StoreLogs(self, request: pb.StoreLogsRequest, context: Context) -> pb.StatusResponse:
+        await self._gateway.run(
+            pushed_attempts.store_logs,
+            self._gateway,
+            current_identity(),
+            request.task_id,
+            request.node_id,
+            request.logs,
+        )
+        return pb.StatusResponse(success=True, message="kept")
+
+    async def StoreResult(self, request: pb.StoreResultRequest, context: Context) -> pb.StatusResponse:
+        await self._store_result(request.task_id, request.result_zip)
+        return pb.StatusResponse(success=True, message="kept")
+
+    async def ReturnTaskResult(
+        self, request: pb.ReturnTaskResultRequest, context: Context
+    ) -> pb.ReturnTaskResultResponse:
+        await self._store_result(request.task_id, request.result_zip)
+        return pb.ReturnTaskResultResponse(success=True, message="kept")
+
+    async def _store_result(self, task_id: str, result: bytes) -> None:
+        gateway, identity = self._gateway, current_identity()
+        attempt_id = await gateway.run(pushed_attempts.live_attempt, gateway, identity, task_id)
+        # Not while its end is told: the digest is of the result that is there.
+        with self._digests.telling(attempt_id):
+            await gateway.run(pushed_attempts.store_result, gateway, identity, task_id, result)
+
+    async def TaskCompleted(self, request: pb.TaskCompletedRequest, context: Context) -> pb.StatusResponse:
+        gateway, identity = self._gateway, current_identity()
+        done = await gateway.run(
+            pushed_attempts.completed,
+            gateway,
+            identity,
+            request.task_id,
+            request.node_id,
+            success=request.success,
+        )
+        with self._digests.telling(done.attempt_id):
+            if done.live:
+                end = await self._digests.added(identity.user_id, done.attempt_id, done.end)
+                done = replace(done, end=end)
+            await gateway.run(pushed_attempts.tell_end, gateway, identity, done)
+        return pb.StatusResponse(success=True, message="the end is kept")
+
+
+def _uploaded(accepted: submit_task.Accepted) -> pb.UploadTaskResponse:
+    word = "was accepted before; nothing was changed" if accepted.repeated else "is accepted"
+    return pb.UploadTaskResponse(
+        success=True, message=f"task {accepted.task_id} {word}", repeated_upload=accepted.repeated
+    )
+
+
+def _earlier(window: OutputWindow) -> str:
+    return f"[{window.base} earlier bytes are no longer kept live]" if window.base else ""
+
+
+def _logs(message: str, window: OutputWindow) -> pb.GetTaskLogsResponse:
+    text, earlier = text_of(window.data), _earlier(window)
+    logs = f"{earlier}\n{text}" if earlier else text
+    return pb.GetTaskLogsResponse(success=True, message=message, logs=logs)
+
+
+def _last_lines(window: OutputWindow) -> list[str]:
+    lines, earlier = last_lines(window.data, _MAX_POLLED_LINES), _earlier(window)
+    return [earlier, *lines][-_MAX_POLLED_LINES:] if earlier else lines

@@ -1,0 +1,117 @@
+"""UserService: requests in, use cases called, replies out. No rules here."""
+
+# Names and arguments are the protocol's.
+# ruff: noqa: N802, ARG002
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from gateway.auth import passwords
+from gateway.auth.rate_limit import RateLimit, peer_address
+from gateway.servicers.interceptors import Context, current_identity
+from gateway.usecases import accounts, login_guard, statements
+from nodepool.domain.errors import NodePoolError
+from proto import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
+
+if TYPE_CHECKING:
+    from gateway.context import Gateway
+
+WRONG_LOGIN = "wrong username or password"
+
+
+class UserServicer(rpc.UserServiceServicer):
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        settings = gateway.settings
+        self._limit = RateLimit(
+            gateway.redis, settings.login_attempts_per_minute, settings.trusted_address_networks
+        )
+        # Made ahead, so that the first unknown name takes no longer than the others.
+        gateway.passwords.submit(None, partial(passwords.dummy_hash, settings.bcrypt_rounds))
+
+    async def Login(self, request: pb.LoginRequest, context: Context) -> pb.LoginResponse:
+        gateway, peer = self._gateway, context.peer()
+        guesser = await gateway.run(login_guard.of_login, gateway, request.username, peer)
+        attempt = await gateway.run(self._limit.begin, "login", peer, guesser.guard)
+        try:
+            issued = await gateway.run_password(
+                peer_address(peer), accounts.login, gateway, request.username, request.password, peer
+            )
+        except NodePoolError:
+            # A right password of a blocked user, or one that was not tried.
+            await gateway.run(self._limit.give_back, attempt)
+            raise
+        if issued is None:
+            return pb.LoginResponse(success=False, message=WRONG_LOGIN)
+        await gateway.run(self._limit.give_back, attempt)
+        return pb.LoginResponse(
+            success=True, message="logged in", token=issued.token, expires_at=issued.expires_at
+        )
+
+    async def Register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterResponse:
+        gateway, peer = self._gateway, context.peer()
+        await gateway.run(self._limit.begin, "register", peer)
+        await gateway.run(accounts.check_newcomer, gateway, request.username, request.password)
+        await gateway.run_password(
+            peer_address(peer), accounts.register, gateway, request.username, request.password
+        )
+        return pb.RegisterResponse(success=True, message=f"{request.username} is registered; log in now")
+
+    async def ChangePassword(
+        self, request: pb.ChangePasswordRequest, context: Context
+    ) -> pb.ChangePasswordResponse:
+        gateway, identity = self._gateway, current_identity()
+        old, new = request.old_password, request.new_password
+        await gateway.run(accounts.check_change, gateway, identity, old, new)
+        issued = await gateway.run_password(
+            identity.user_id, accounts.change_password, gateway, identity, old, new
+        )
+        return pb.ChangePasswordResponse(
+            success=True,
+            message="the password is changed, and every older token has ended",
+            token=issued.token,
+            expires_at=issued.expires_at,
+        )
+
+    async def RefreshToken(
+        self, request: pb.RefreshTokenRequest, context: Context
+    ) -> pb.RefreshTokenResponse:
+        issued = await self._gateway.run(accounts.refresh, self._gateway, current_identity())
+        return pb.RefreshTokenResponse(
+            success=True, message="a new token", token=issued.token, expires_at=issued.expires_at
+        )
+
+    async def Transfer(self, request: pb.TransferRequest, context: Context) -> pb.TransferResponse:
+        receiver, amount_cpt = request.receiver_username, request.amount
+        done = await self._gateway.run(
+            accounts.transfer, self._gateway, current_identity(), receiver, amount_cpt, request.transfer_id
+        )
+        word = "were transferred before; nothing more was moved" if done.repeated else "are transferred"
+        return pb.TransferResponse(
+            success=True,
+            message=f"{amount_cpt} CPT to {receiver} {word}",
+            balance=done.balance_cpt,
+            repeated_transfer=done.repeated,
+        )
+
+    async def GetBalance(self, request: pb.GetBalanceRequest, context: Context) -> pb.GetBalanceResponse:
+        found = await self._gateway.run(accounts.balance, self._gateway, current_identity(), request.username)
+        held = f", and tasks hold {found.held_cpt} more" if found.held_cpt else ""
+        return pb.GetBalanceResponse(
+            success=True,
+            message=f"{found.spendable_cpt} CPT{held}",
+            balance=found.spendable_cpt,
+            held=found.held_cpt,
+            credit_score=found.credit_score,
+            stored_bytes=found.stored_bytes,
+            stored_bytes_limit=found.stored_bytes_limit,
+        )
+
+    async def GetStatement(
+        self, request: pb.GetStatementRequest, context: Context
+    ) -> pb.GetStatementResponse:
+        return await self._gateway.run_list(statements.statement, self._gateway, current_identity(), request)
+
+    async def GetCredit(self, request: pb.GetCreditRequest, context: Context) -> pb.GetCreditResponse:
+        return await self._gateway.run_list(statements.credit, self._gateway, current_identity(), request)

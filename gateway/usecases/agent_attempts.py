@@ -1,0 +1,208 @@
+"""The nodes' side of an attempt: claim it, stream its output, end it. Every effect names its attempt."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row
+
+from gateway.auth.tokens import Identity
+from gateway.context import Gateway
+from nodepool import wire
+from nodepool.domain import ids
+from nodepool.domain.errors import (
+    ConflictError,
+    InvalidInputError,
+    NodePoolError,
+    OwnerOnlyError,
+    StaleAttemptError,
+    TooLargeError,
+)
+from nodepool.domain.tasks.states import Outcome
+from nodepool.stores.files.file_store import Writer
+from nodepool.stores.sql import attempts as attempt_records, tasks as task_store
+from nodepool.stores.sql.tasks import End
+from nodepool.workflows.result_files import forget_losers
+from proto import nodepool_pb2 as pb
+
+MAX_OUTPUT_CHUNK_BYTES = 1 << 20
+# Far above any output; Redis' scripts count exactly only up to 2**53.
+MAX_OUTPUT_OFFSET = 1 << 40
+_SECONDS_PER_MINUTE = 60
+_FIRST = 1
+_CHECKED_FOR_SECONDS = 1.0
+_MAX_CHECKED = 10_000
+
+
+def claim(gateway: Gateway, identity: Identity, request: pb.ClaimAttemptRequest) -> pb.AttemptSpec:
+    """Move the attempt to running on this node and say what to run."""
+    now = gateway.clock()
+    try:
+        row = gateway.database.write(
+            lambda connection: task_store.claim_attempt(
+                connection, request.attempt_id, request.node_id, identity.user_id, now
+            )
+        )
+    except OwnerOnlyError as error:
+        # Nobody's fault: it has become so since the task was placed.
+        end = End(outcome=Outcome.REFUSED, exit_code=None, reason=str(error), blameless=True)
+        gateway.lifecycle.end_attempt(request.attempt_id, request.node_id, identity.user_id, end)
+        raise StaleAttemptError(f"{error}; the task goes elsewhere") from error
+    with suppress(NodePoolError):  # watchers look by themselves
+        gateway.outputs.announce(row.id)
+    return pb.AttemptSpec(
+        attempt_id=request.attempt_id,
+        task_id=ids.shown_task(row.id),  # what a program makes of it must not differ between runs
+        attempt_number=_FIRST,  # how often it was tried elsewhere is none of its node's business
+        package_sha256=row.package_sha256,
+        package_bytes=row.package_bytes,
+        cpu_score=row.cpu_score,
+        memory_gb=row.memory_gb,
+        gpu_score=row.gpu_score,
+        gpu_memory_gb=row.gpu_memory_gb,
+        image=row.image,
+        network=row.network,
+        max_run_seconds=row.max_minutes * _SECONDS_PER_MINUTE,
+        package_follows=row.package_sha256 not in request.cached_sha256,
+        stop_requested=row.stop_requested,
+        of_node_owner=row.owner_id == identity.user_id,
+    )
+
+
+def package_chunks(gateway: Gateway, spec: pb.AttemptSpec) -> Iterator[bytes]:
+    return gateway.files.open_package(spec.package_sha256)
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    until: float
+    stop_requested: bool
+    task_id: str
+
+
+class OutputDesk:
+    """Takes output of live attempts. What SQL said of an attempt is believed for a second.
+
+    Output of an attempt that went stale within that second lands under that attempt's own key, where
+    nobody looks any more.
+    """
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._checked: dict[tuple[str, str, int], _Checked] = {}
+
+    def append(self, identity: Identity, request: pb.AppendOutputRequest) -> pb.AppendOutputResponse:
+        if len(request.data) > MAX_OUTPUT_CHUNK_BYTES:
+            raise InvalidInputError(f"send at most {MAX_OUTPUT_CHUNK_BYTES} bytes of output at once")
+        _check_offset(request.offset)
+        checked = self._check(identity, request)
+        end = self._gateway.outputs.append(
+            request.attempt_id, request.offset, request.data, task_id=checked.task_id
+        )
+        return pb.AppendOutputResponse(next_offset=end, stop_requested=checked.stop_requested)
+
+    def _check(self, identity: Identity, request: pb.AppendOutputRequest) -> _Checked:
+        key = (request.attempt_id, request.node_id, identity.user_id)
+        checked = self._checked.get(key)
+        now = time.monotonic()
+        if checked is None or checked.until < now:
+            row = self._gateway.database.read(
+                lambda connection: task_store.live_attempt(
+                    connection, request.attempt_id, request.node_id, identity.user_id
+                )
+            )
+            if len(self._checked) >= _MAX_CHECKED:
+                self._checked.clear()
+            checked = self._checked[key] = _Checked(now + _CHECKED_FOR_SECONDS, row.stop_requested, row.id)
+        return checked
+
+
+def _check_offset(offset: int) -> None:
+    if not 0 <= offset <= MAX_OUTPUT_OFFSET:
+        raise InvalidInputError(f"offset must be 0 to {MAX_OUTPUT_OFFSET}, not {offset}")
+
+
+def begin_result(gateway: Gateway, identity: Identity, end: pb.AttemptEnd) -> Writer | None:
+    """Check the outcome before its result is taken; a writer when there is a result to come."""
+    wire.outcome_from_wire(end.outcome)
+    if len(end.output_tail) > MAX_OUTPUT_CHUNK_BYTES:
+        raise InvalidInputError(f"output_tail must be at most {MAX_OUTPUT_CHUNK_BYTES} bytes")
+    _check_offset(end.output_offset)
+    if end.result_bytes < 0:
+        raise InvalidInputError(f"the result is announced with {end.result_bytes} bytes, which is no size")
+    if end.result_bytes > gateway.settings.max_result_bytes:
+        raise TooLargeError(
+            f"the result has {end.result_bytes} bytes, over this pool's limit of "
+            f"{gateway.settings.max_result_bytes}"
+        )
+    row = _current(gateway, identity, end)
+    return gateway.files.result_writer(end.attempt_id) if end.result_bytes and row is not None else None
+
+
+def _current(gateway: Gateway, identity: Identity, end: pb.AttemptEnd) -> Row[Any] | None:
+    """The live attempt; None when this end was told before, so that its result is not taken twice."""
+    try:
+        return gateway.database.read(
+            lambda connection: task_store.live_attempt(
+                connection, end.attempt_id, end.node_id, identity.user_id
+            )
+        )
+    except StaleAttemptError:
+        return None
+
+
+def take_end(gateway: Gateway, end: pb.AttemptEnd, writer: Writer | None) -> End:
+    """Commit output and result; what is told of the end, but for the digest of its result."""
+    outcome = wire.outcome_from_wire(end.outcome)
+    if end.output_tail:
+        gateway.outputs.append(end.attempt_id, end.output_offset, end.output_tail)
+    size = 0
+    if writer is not None:
+        if writer.digest() != (end.result_sha256.lower(), end.result_bytes):
+            raise InvalidInputError(
+                "the result is not what was announced: its size or SHA-256 differs; send it again"
+            )
+        _, size = writer.commit()
+    # Where the node says that its output ends; the pool takes no more of one attempt than its limit.
+    output_bytes = min(end.output_offset + len(end.output_tail), gateway.settings.max_output_bytes)
+    has_exit_code = outcome in (Outcome.SUCCEEDED, Outcome.FAILED, Outcome.STOPPED)
+    return End(
+        outcome=outcome,
+        exit_code=end.exit_code if has_exit_code else None,
+        reason=_printable(end.reason),
+        result_bytes=size,
+        has_result=writer is not None,
+        output_bytes=output_bytes,
+        # Kept within what can be when the attempt is ended: there its node and times are known.
+        cpu_seconds=end.cpu_seconds,
+        peak_memory_bytes=end.peak_memory_bytes,
+        # An agent sends a result with every run; one that sends nothing at all has nothing to be paid for.
+        idle=has_exit_code and not size and not output_bytes and not end.cpu_seconds > 0,
+    )
+
+
+def tell_end(gateway: Gateway, identity: Identity, end: pb.AttemptEnd, told: End) -> None:
+    """End the attempt. A stale attempt's result is removed again."""
+    try:
+        gateway.lifecycle.end_attempt(end.attempt_id, end.node_id, identity.user_id, told)
+    except (StaleAttemptError, ConflictError):
+        if told.has_result:
+            _forget_result(gateway, end.attempt_id)
+        raise
+    forget_losers(gateway.database, gateway.files, end.attempt_id)
+
+
+def _forget_result(gateway: Gateway, attempt_id: str) -> None:
+    """Unless it is the task's: the attempt may have ended in another call at the same moment."""
+    task = gateway.database.read(lambda c: attempt_records.task_of(c, attempt_id))
+    if task is None or task.result_attempt != attempt_id:
+        gateway.files.delete_result(attempt_id)
+
+
+def _printable(reason: str) -> str:
+    """Reasons come from strangers' machines and are shown on people's terminals."""
+    return "".join(character if character.isprintable() else " " for character in reason[:500])

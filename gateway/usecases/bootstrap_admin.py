@@ -1,0 +1,87 @@
+"""The first admin, whom ADMIN_USERNAME names: made, or given the role, when the gateway starts.
+
+Nobody becomes one over the wire.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+from sqlalchemy.exc import IntegrityError
+
+from gateway.auth import passwords
+from gateway.auth.access import ADMIN_ROLE
+from nodepool.domain.accounts.credentials import check_password, check_username
+from nodepool.domain.errors import ConflictError, InvalidInputError
+from nodepool.stores.sql import users as user_store
+from nodepool.stores.sql.users import Newcomer, User
+
+if TYPE_CHECKING:
+    from gateway.context import Gateway
+
+log = structlog.get_logger(__name__)
+
+
+def ensure(gateway: Gateway) -> None:
+    """Raises InvalidInputError or ConflictError, whose message says which setting to change."""
+    username = gateway.settings.admin_username
+    if not username:
+        return
+    try:
+        check_username(username)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"ADMIN_USERNAME: {error}") from None
+    if _find(gateway, username) is None:
+        _make(gateway, username)
+    else:
+        _take(gateway, username)
+
+
+def _make(gateway: Gateway, username: str) -> None:
+    settings, now = gateway.settings, gateway.clock()
+    try:
+        check_password(settings.admin_password)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"ADMIN_PASSWORD: {error}") from None
+    admin = Newcomer(
+        username,
+        passwords.hashed(settings.admin_password, settings.bcrypt_rounds),
+        ADMIN_ROLE,
+        settings.newcomer_credit_score,
+        settings.newcomer_balance_cpt,
+    )
+    try:
+        gateway.database.write(lambda connection: user_store.add(connection, admin, now))
+    except IntegrityError:
+        # Another gateway may have started at the same moment, and have made the same.
+        _take(gateway, username)
+    else:
+        log.info("the first admin is made", action="admin.made", username=username)
+
+
+def _take(gateway: Gateway, username: str) -> None:
+    user = _find(gateway, username)
+    if user is None or user.role == user_store.SYSTEM_ROLE:
+        raise ConflictError(
+            f"ADMIN_USERNAME: the name {username} is too much like one that is taken; choose another"
+        )
+    if user.role != ADMIN_ROLE:
+        _promote(gateway, user)
+
+
+def _promote(gateway: Gateway, user: User) -> None:
+    """A stranger may have had the name before it was set, so a password that is set must be the account's."""
+    settings = gateway.settings
+    given = settings.admin_password
+    if given and not passwords.matches(given, user.password_hash, settings.bcrypt_rounds):
+        raise ConflictError(
+            f"ADMIN_USERNAME: {user.username} is there with another password, and so may be somebody else; "
+            "choose another name, or empty ADMIN_PASSWORD to make that account an admin all the same"
+        )
+    gateway.database.write(lambda connection: user_store.set_role(connection, user.id, ADMIN_ROLE))
+    log.info("a user is an admin now", action="admin.promoted", username=user.username)
+
+
+def _find(gateway: Gateway, username: str) -> User | None:
+    return gateway.database.read(lambda connection: user_store.by_name(connection, username))

@@ -1,0 +1,268 @@
+"""Why a task waits, what would place it, and what it costs; also of a task that is not submitted yet.
+
+The rules are in `explanation` and `wait_estimate`. Here is what they are asked with: the nodes
+from Redis, and from SQL those who wait and what was started lately. Each is kept for a moment, so that
+many questions cost one look.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
+
+from sqlalchemy import Row
+
+from gateway import messages as views
+from gateway.auth.tokens import Identity
+from gateway.caches.timed_cache import Kept
+from gateway.context import Gateway
+from gateway.usecases import submit_task, tasks
+from nodepool.domain.errors import InvalidInputError, UnavailableError
+from nodepool.domain.explain.explanation import Explanation, explain
+from nodepool.domain.explain.request import Asked, Pool, asked_of
+from nodepool.domain.explain.wait_estimate import NOTHING_KNOWN, Turns, estimate
+from nodepool.domain.money.pricing import hold_cpt, price_per_minute_cpt
+from nodepool.domain.resources import Resources
+from nodepool.domain.scheduling.fair_share import Decay
+from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask
+from nodepool.domain.tasks.states import LocationMode, TaskState
+from nodepool.domain.trust.access_limits import LIMITS, running_reason
+from nodepool.domain.trust.credit import Tier, task_tier
+from nodepool.stores.redis.usage import UsageStore
+from nodepool.stores.sql import (
+    placements as placing,
+    queue_statistics,
+    replicas as replica_store,
+    tasks as task_store,
+)
+from nodepool.stores.sql.accounts_read import credit_score
+from proto import nodepool_pb2 as pb
+
+_NODES_SECONDS, _LINE_SECONDS, _STARTS_SECONDS = 1.0, 2.0, 5.0
+# As far back as tasks are counted that were started.
+_WINDOW_SECONDS = 600.0
+# The order of more than these is not played through; the count is of all.
+_MAX_IN_LINE = 20_000
+# Tasks of equal needs have one explanation.
+_MAX_EXPLAINED = 256
+# How the dispatcher begins the reason of a task that no node can run.
+_HOPELESS = "no node of the pool can ever run this"
+# A dry run may leave the id out.
+_PLACEHOLDER_ID = "dry-run"
+
+
+@dataclass(frozen=True, slots=True)
+class _Nodes:
+    """The fleet of one moment, and what was explained on it."""
+
+    pool: Pool
+    explained: dict[Asked, Explanation] = field(default_factory=dict)
+
+    def explain(self, asked: Asked) -> Explanation:
+        asked = replace(asked, owner_id=self.pool.fleet.owner_of_wish(asked.owner_id))
+        found = self.explained.get(asked)
+        if found is None:
+            found = explain(asked, self.pool)
+            if len(self.explained) < _MAX_EXPLAINED:
+                self.explained[asked] = found
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    turns: Turns
+    waiting: int
+
+    def limit(self) -> str:
+        """Words for where not all of those who wait were looked at."""
+        if self.waiting <= _MAX_IN_LINE:
+            return ""
+        return f"; of {self.waiting} that wait only the oldest {_MAX_IN_LINE} were put in order"
+
+
+class Explainer:
+    """Thread-safe. `monotonic` says how old what is kept is, in seconds."""
+
+    def __init__(self, gateway: Gateway, monotonic: Callable[[], float] = time.monotonic) -> None:
+        settings = gateway.settings
+        self._gateway = gateway
+        self._usage = UsageStore(gateway.redis, Decay(settings.fair_share_half_life_seconds))
+        self._ageing = Ageing(
+            settings.tier_ageing_seconds, settings.priority_ageing_seconds, settings.region_patience_seconds
+        )
+        self._nodes = Kept(self._look_at_nodes, _NODES_SECONDS, monotonic)
+        self._line = Kept(self._look_at_line, _LINE_SECONDS, monotonic)
+        self._starts = Kept(self._look_at_starts, _STARTS_SECONDS, monotonic)
+
+    def explain(self, identity: Identity, request: pb.ExplainTaskRequest) -> pb.ExplainTaskResponse:
+        """Raises InvalidInputError, NotFoundError, PermissionDeniedError or UnavailableError."""
+        subject = request.WhichOneof("subject")
+        if subject == "task":
+            return self._of_dry_run(identity, request.task)
+        if subject == "task_id":
+            return self._of_task(tasks.find_own(self._gateway, identity, request.task_id))
+        raise InvalidInputError("name a task_id, or describe a task for a dry run")
+
+    def _of_task(self, task: Row[Any]) -> pb.ExplainTaskResponse:
+        row, not_owners = self._waiting_run(task)
+        if row.state != TaskState.QUEUED:
+            basis = "it has ended" if views.is_final(row) else "it has a node"
+            answer = pb.ExplainTaskResponse(
+                success=True, message=views.status_message(row), state=row.state, estimate_basis=basis
+            )
+            return _priced(answer, _needs(row), row.max_minutes, task.replicas)
+        excluded: frozenset[str] = frozenset()
+        if row.attempts_ended:
+            excluded = self._gateway.database.read(lambda c: task_store.nodes_that_failed(c, row.id))
+        waited = self._gateway.clock() - (row.queued_at or row.created_at)
+        left = self._gateway.settings.region_patience_seconds - waited
+        relaxed = row.location_mode == LocationMode.PREFER and left <= 0
+        asked = self._asked(row, excluded, not_owners, relaxed=relaxed)
+        answer = self._of_waiting(asked, self._waiting_task(row, asked), left)
+        answer.state = task.state
+        self._add_held(answer, row)
+        return _priced(answer, asked.needs, row.max_minutes, task.replicas)
+
+    def _waiting_run(self, task: Row[Any]) -> tuple[Row[Any], frozenset[int]]:
+        """Of a task with several runs one that waits, and the owners whose nodes may not have it."""
+        if task.replicas == 1 or views.is_final(task):
+            return task, frozenset()
+        runs = self._gateway.database.read(lambda c: replica_store.runs_of(c, task.id))
+        run = next((run for run in runs if run.state == TaskState.QUEUED), None)
+        if run is None:
+            return task, frozenset()
+        kept_from = self._gateway.database.read(lambda c: replica_store.not_owners(c, [run.id]))
+        return run, kept_from[run.id]
+
+    def _add_held(self, answer: pb.ExplainTaskResponse, row: Row[Any]) -> None:
+        """Where its owner has as much running as he may, the nodes are not what it waits for."""
+        running = self._gateway.database.read(lambda c: placing.running_of(c, [row.owner_id]))
+        count = running.get(row.owner_id, 0)
+        if count < LIMITS[Tier(row.tier)].running_tasks:
+            return
+        answer.message = running_reason(count, Tier(row.tier))
+        answer.places_now, answer.best_node = False, ""
+        answer.estimated_wait_seconds, answer.estimate_basis = (
+            NOTHING_KNOWN,
+            "some of those have to end first",
+        )
+
+    def _of_dry_run(self, identity: Identity, task: pb.UploadTaskRequest) -> pb.ExplainTaskResponse:
+        """What submitting it now would meet. Refused for what a submit would be refused for."""
+        task.task_id = task.task_id or _PLACEHOLDER_ID
+        columns = submit_task.wishes(self._gateway, task)
+        score = self._gateway.database.read(lambda c: credit_score(c, identity.user_id))
+        submit_task.check_access(columns, score)
+        now = self._gateway.clock()
+        # As its row would be; no task has an empty id.
+        columns |= {"id": "", "owner_id": identity.user_id, "tier": task_tier(score)}
+        row = SimpleNamespace(**columns, created_at=now, queued_at=now)
+        # The first of several runs is kept from its owner's own nodes.
+        not_owners = frozenset({identity.user_id} if row.replicas > 1 else ())
+        asked = self._asked(row, frozenset(), not_owners)
+        patience = self._gateway.settings.region_patience_seconds
+        answer = self._of_waiting(asked, self._waiting_task(row, asked), patience)
+        return _priced(answer, asked.needs, row.max_minutes, row.replicas)
+
+    def _of_waiting(self, asked: Asked, task: WaitingTask, patience_left: float) -> pb.ExplainTaskResponse:
+        try:
+            nodes, line, starts = self._nodes.get(), self._line.get(), self._starts.get()
+        except UnavailableError as error:
+            raise UnavailableError(
+                f"nothing can be said of what waits while a part of the pool is away: {error}. "
+                "A task that was accepted is kept, and is placed as soon as the part is back"
+            ) from error
+        explanation = nodes.explain(asked)
+        decision = explanation.decision
+        place, ahead = line.turns.place_of(task.task_id) or line.turns.place_for(task)
+        position = place if task.task_id else 0
+        wait = estimate(
+            explanation,
+            ahead=ahead,
+            starts=sum(starts.get(node_id, 0) for node_id in explanation.could_run),
+            window_seconds=_WINDOW_SECONDS,
+            patience_left=patience_left,
+        )
+        return pb.ExplainTaskResponse(
+            success=True,
+            message=explanation.sentence(),
+            places_now=bool(decision.ranked),
+            best_node=decision.ranked[0] if decision.ranked else "",
+            nodes_looked_at=decision.looked_at,
+            failed=[
+                pb.FailedClause(clause=name, nodes=count) for name, count in decision.failed.most_common()
+            ],
+            can_never_run=explanation.can_never_run,
+            suggestions=[
+                pb.Suggestion(field=one.field, value=one.value, sentence=one.sentence, nodes=one.nodes)
+                for one in explanation.suggestions
+            ],
+            position=position,
+            waiting_tasks=max(line.waiting, position),
+            estimated_wait_seconds=wait.seconds,
+            estimate_basis=wait.basis + line.limit(),
+        )
+
+    # -- what is kept --------------------------------------------------------------------------------
+    def _look_at_nodes(self) -> _Nodes:
+        settings = self._gateway.settings
+        held_back = self._gateway.database.read(
+            lambda c: queue_statistics.held_back(c, settings.probation_after)
+        )
+        return _Nodes(
+            Pool.of(
+                self._gateway.registry.snapshot(settings.node_late_seconds),
+                default_memory_mb=settings.default_task_memory_mb,
+                patience_seconds=settings.region_patience_seconds,
+                allow_pushed=settings.push_to_nodes,
+                held_back=held_back,
+            )
+        )
+
+    def _look_at_line(self) -> _Line:
+        now = self._gateway.clock()
+        rows, waiting = self._gateway.database.read(
+            lambda c: (queue_statistics.oldest_waiting(c, _MAX_IN_LINE), queue_statistics.count_waiting(c))
+        )
+        served = self._usage.of({row.owner_id for row in rows}, now)
+        hopeless = frozenset(row.id for row in rows if row.reason.startswith(_HOPELESS))
+        line = [self._waiting_task(row, self._asked(row, frozenset(), frozenset())) for row in rows]
+        return _Line(Turns(line, self._ageing, served, now, hopeless=hopeless), waiting)
+
+    def _look_at_starts(self) -> dict[str, int]:
+        since = self._gateway.clock() - _WINDOW_SECONDS
+        return self._gateway.database.read(lambda c: queue_statistics.starts_since(c, since))
+
+    def _asked(
+        self, row: Any, excluded: frozenset[str], not_owners: frozenset[int], *, relaxed: bool = False
+    ) -> Asked:
+        image = self._gateway.settings.default_image
+        return asked_of(row, excluded, not_owners, image, relaxed=relaxed, owner_id=row.owner_id)
+
+    def _waiting_task(self, row: Any, asked: Asked) -> WaitingTask:
+        return WaitingTask(
+            task_id=row.id,
+            owner_id=row.owner_id,
+            # Whose it is makes no difference to its place in the line.
+            wish=replace(asked, owner_id=0).wish(self._gateway.settings.default_task_memory_mb),
+            priority=row.priority,
+            created_at=row.created_at,
+            queued_at=row.queued_at or row.created_at,
+            location_mode=asked.location_mode,
+        )
+
+
+def _needs(row: Any) -> Resources:
+    return Resources(row.cpu_score, row.memory_gb, row.gpu_score, row.gpu_memory_gb)
+
+
+def _priced(
+    answer: pb.ExplainTaskResponse, needs: Resources, max_minutes: int, replicas: int
+) -> pb.ExplainTaskResponse:
+    answer.price_per_minute_cpt = price_per_minute_cpt(needs)
+    answer.max_price_cpt = hold_cpt(needs, max_minutes) * replicas
+    answer.max_minutes = max_minutes
+    return answer

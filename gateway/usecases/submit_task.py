@@ -1,0 +1,323 @@
+"""Accepting a task: everything is checked before anything is kept, and the hint goes out last."""
+
+from __future__ import annotations
+
+import io
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row
+from sqlalchemy.exc import IntegrityError
+
+from gateway.auth.tokens import Identity
+from gateway.context import Gateway
+from gateway.usecases import storage_quota
+from gateway.usecases.incoming_package import Package
+from nodepool import wire
+from nodepool.domain import ids, regions
+from nodepool.domain.errors import (
+    AlreadyExistsError,
+    InvalidInputError,
+    InvalidPackageError,
+    NodePoolError,
+    PermissionDeniedError,
+    RateLimitedError,
+    TooLargeError,
+)
+from nodepool.domain.ids import check_task_id
+from nodepool.domain.money.pricing import price_per_minute_cpt
+from nodepool.domain.resources import Resources
+from nodepool.domain.tasks.package_rules import check_package
+from nodepool.domain.tasks.states import TaskState, Verification
+from nodepool.domain.trust import access_limits
+from nodepool.domain.trust.credit import SCORE_OF, Tier, opens, task_tier
+from nodepool.domain.trust.result_digest import check_patterns
+from nodepool.heavy import jobs
+from nodepool.heavy.worker import OutOfBoundsError, WorkerEndedError
+from nodepool.stores.sql import (
+    nodes as node_store,
+    replicas as replica_store,
+    storage_accounting,
+    tasks as task_store,
+)
+from nodepool.stores.sql.accounts_read import credit_score
+from nodepool.stores.sql.ledger import api as ledger_store
+from proto import nodepool_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+# What must be the same for a repeated upload to be the same upload.
+_SAME = (
+    "package_sha256", "cpu_score", "memory_gb", "gpu_score", "gpu_memory_gb", "gpu_name", "region",
+    "image", "network", "max_minutes", "pinned_node", "priority", "min_trust", "location_mode",
+    "replicas", "compare_outputs",
+)  # fmt: skip
+
+
+# Checking this many bytes costs no more than asking another process to.
+_SMALL_BYTES = 32 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    task_id: str
+    repeated: bool
+
+
+def check_size(gateway: Gateway, size: int) -> None:
+    """Raises TooLargeError for a package over MAX_FILE_SIZE."""
+    if size > gateway.settings.max_file_size:
+        raise TooLargeError(
+            f"the package has {size} bytes or more, over this pool's MAX_FILE_SIZE of "
+            f"{gateway.settings.max_file_size} bytes; leave out what the task does not need"
+        )
+
+
+def check_before_it_comes(
+    gateway: Gateway, owner: Identity, columns: dict[str, Any], size: int, sha256: str
+) -> None:
+    """What can be refused already: a stream may be long, and many come at once. Tells nothing by itself."""
+    _check_cheap(gateway, owner, _row_of(owner, columns, size, sha256))
+
+
+def wishes(gateway: Gateway, request: pb.UploadTaskRequest) -> dict[str, Any]:
+    """The task's columns that the request decides. Raises InvalidInputError for what cannot be."""
+    settings = gateway.settings
+    check_task_id(request.task_id)
+    needs = wire.needs_from_wire(request)
+    image = request.image.strip() or settings.default_image
+    if image not in settings.image_allow_list:
+        raise InvalidInputError(
+            f"image {image[:100]!r} is not allowed here; use one of: {', '.join(settings.image_allow_list)}"
+        )
+    if request.network and not settings.allow_task_network:
+        raise InvalidInputError("this pool gives tasks no network; its operator can set ALLOW_TASK_NETWORK")
+    minutes = request.max_minutes or settings.default_max_minutes
+    if not 1 <= minutes <= settings.max_minutes_limit:
+        raise InvalidInputError(f"max_minutes must be 1 to {settings.max_minutes_limit}, not {minutes}")
+    return {
+        "id": request.task_id,
+        "cpu_score": needs.cpu_score,
+        "memory_gb": needs.memory_gb,
+        "gpu_score": needs.gpu_score,
+        "gpu_memory_gb": needs.gpu_memory_gb,
+        "gpu_name": wire.gpu_name_from_wire(request.gpu_name),
+        "region": regions.task_region(request.location),
+        "image": image,
+        "network": request.network,
+        "max_minutes": minutes,
+        "pinned_node": "",
+        "priority": wire.priority_from_wire(request),
+        "min_trust": wire.min_trust_from_wire(request.min_trust),
+        "location_mode": wire.location_mode_from_wire(request.location_mode),
+        **_compared(request),
+    }
+
+
+def _compared(request: pb.UploadTaskRequest) -> dict[str, Any]:
+    replicas = wire.replicas_from_wire(request.replicas)
+    if replicas > 1 and len(request.task_id) > replica_store.MAX_PARENT_ID:
+        raise InvalidInputError(
+            f"the task_id of a task with replicas must have at most {replica_store.MAX_PARENT_ID} characters"
+        )
+    return {
+        "replicas": replicas,
+        "compare_outputs": "\n".join(check_patterns(request.compare_outputs)),
+        "verification": Verification.PENDING if replicas > 1 else "",
+    }
+
+
+async def submit(gateway: Gateway, owner: Identity, columns: dict[str, Any], package: Package) -> Accepted:
+    """Whole or not at all. What is cheap to refuse is refused before the package is looked at."""
+    check_size(gateway, package.size)
+    done = await gateway.run(_begin, gateway, owner, columns, package)
+    if isinstance(done, Accepted):
+        return done
+    # While it waits for its turn, and is with the process that looks at it.
+    with gateway.memory.hold(owner.user_id, package.held_bytes):
+        await _look_into(gateway, owner, package, done)
+    return await gateway.run(_keep, gateway, done, package)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What nothing cheap speaks against. `columns` are the whole row."""
+
+    owner: Identity
+    columns: dict[str, Any]
+    score: int
+
+
+def _begin(
+    gateway: Gateway, owner: Identity, columns: dict[str, Any], package: Package
+) -> Accepted | _Prepared:
+    """All of it, where the package is small or was looked at before."""
+    prepared = _prepare(gateway, owner, columns, package)
+    if isinstance(prepared, Accepted):
+        return prepared
+    sha256 = prepared.columns["package_sha256"]
+    if package.size > _SMALL_BYTES:
+        known = gateway.database.read(lambda connection: storage_accounting.is_kept(connection, sha256))
+        if not known or not gateway.files.has_package(sha256):
+            return prepared
+    else:
+        check_package(io.BytesIO(package.read()), gateway.settings.package_limits, read_all=True)
+    return _keep(gateway, prepared, package)
+
+
+def _prepare(
+    gateway: Gateway, owner: Identity, columns: dict[str, Any], package: Package
+) -> Accepted | _Prepared:
+    now, sha256 = gateway.clock(), package.sha256
+    columns = _row_of(owner, columns, package.size, sha256)
+    existing, score = _check_cheap(gateway, owner, columns)
+    if existing is not None:
+        return _repeated(existing, columns, owner)
+    if why := gateway.refused.why(sha256):
+        raise InvalidPackageError(f"{why} (these very bytes were refused before)")
+    row = {
+        **columns,
+        "state": TaskState.QUEUED,
+        "reason": "",
+        "tier": task_tier(score),
+        "created_at": now,
+        "updated_at": now,
+        "hinted_at": now,
+        "queued_at": now,
+    }
+    return _Prepared(owner, row, score)
+
+
+def _row_of(owner: Identity, columns: dict[str, Any], size: int, sha256: str) -> dict[str, Any]:
+    return {
+        **columns,
+        "owner_id": owner.user_id,
+        "price_per_minute": _price(columns),
+        "package_sha256": sha256,
+        "package_bytes": size,
+    }
+
+
+def _check_cheap(gateway: Gateway, owner: Identity, columns: dict[str, Any]) -> tuple[Row[Any] | None, int]:
+    """The task that has this id already, of which nothing is checked, and the owner's credit score."""
+    fee_percent = gateway.settings.platform_fee_percent
+    existing, score, stored = gateway.database.read(
+        lambda connection: _before(connection, owner, columns, fee_percent)
+    )
+    if existing is None:
+        check_access(columns, score)
+        _check_room(gateway, owner, score)
+        storage_quota.check_room(gateway, owner, score, stored, columns)
+    return existing, score
+
+
+async def _look_into(gateway: Gateway, owner: Identity, package: Package, prepared: _Prepared) -> None:
+    """Raises InvalidPackageError, and counts it against its sender; RateLimitedError where too much waits."""
+    try:
+        data = await gateway.run(package.read)
+        await gateway.run_heavy(owner.user_id, jobs.check, data, gateway.settings.package_limits)
+    except (InvalidPackageError, OutOfBoundsError) as error:
+        why = (
+            str(error)
+            if isinstance(error, InvalidPackageError)
+            else f"the package cannot be checked: {error}"
+        )
+        gateway.limits.refused_package(owner)
+        if not isinstance(error, WorkerEndedError):  # others can end a process, too
+            gateway.refused.add(prepared.columns["package_sha256"], why)
+        raise InvalidPackageError(why) from None
+
+
+def _keep(gateway: Gateway, prepared: _Prepared, package: Package) -> Accepted:
+    row, owner = prepared.columns, prepared.owner
+    fee_percent, sha256 = gateway.settings.platform_fee_percent, row["package_sha256"]
+    bound = storage_quota.bound(gateway, prepared.score)
+    try:
+        # Until its task is there, nobody removes the package as one that no task needs.
+        with gateway.files.using_package(sha256):
+            package.store(gateway.files)
+            gateway.database.write(lambda c: _store(c, row, fee_percent, row["created_at"], bound))
+    except IntegrityError:
+        storage_quota.discard(gateway, sha256)
+        found = gateway.database.read(lambda connection: task_store.find(connection, row["id"]))
+        return _repeated(found, row, owner)
+    except NodePoolError:
+        storage_quota.discard(gateway, sha256)
+        raise
+    gateway.unfinished.accepted(owner.user_id)
+    for task_id in _to_place(row):
+        gateway.publisher.place_soon(task_id, row["tier"], row["region"])
+    return Accepted(row["id"], repeated=False)
+
+
+def _price(columns: dict[str, Any]) -> int:
+    names = ("cpu_score", "memory_gb", "gpu_score", "gpu_memory_gb")
+    return price_per_minute_cpt(Resources(**{name: columns[name] for name in names}))
+
+
+def _before(
+    connection: Connection, owner: Identity, columns: dict[str, Any], fee_percent: int
+) -> tuple[Row[Any] | None, int, int]:
+    if columns["pinned_node"]:
+        node_store.find_own(connection, columns["pinned_node"], owner.user_id)
+    score = credit_score(connection, owner.user_id)
+    existing = task_store.find_or_none(connection, columns["id"])
+    if existing is None:
+        # The hold itself is what counts; this keeps the package of a task that cannot be from being stored.
+        ledger_store.check_covered(connection, owner.user_id, ledger_store.terms_of(columns, fee_percent))
+    return existing, score, storage_accounting.stored_bytes(connection, owner.user_id)
+
+
+def _store(connection: Connection, row: dict[str, Any], fee_percent: int, now: float, bound: int) -> None:
+    """The task, its runs where it has several, and what it may cost, or none of it."""
+    task_store.insert_task(connection, row)
+    if row["replicas"] > 1:
+        replica_store.add_runs(connection, row, range(1, row["replicas"] + 1), now)
+    ledger_store.hold(connection, row, fee_percent=fee_percent, now=now)
+    # The last: rows of storage accounts are locked after all others.
+    storage_accounting.add_package(connection, row, bound)
+
+
+def _to_place(row: dict[str, Any]) -> list[str]:
+    if row["replicas"] == 1:
+        return [row["id"]]
+    return [ids.run_id(row["id"], number) for number in range(1, row["replicas"] + 1)]
+
+
+def check_access(columns: dict[str, Any], score: int) -> None:
+    """Raises PermissionDeniedError for what the owner's credit does not open."""
+    access_limits.check_access(columns, score)
+    # A task that asks for more trust would wait for ever.
+    min_trust = columns["min_trust"]
+    if min_trust and not opens(task_tier(score), Tier(min_trust)):
+        raise PermissionDeniedError(
+            f"nodes of {min_trust} trust take a credit score of {SCORE_OF[Tier(min_trust)]} or more, "
+            f"and yours is {score}: ask for min_trust {task_tier(score)} or none"
+        )
+
+
+def _check_room(gateway: Gateway, owner: Identity, score: int) -> None:
+    opened = access_limits.limits_of(score).unfinished_tasks
+    limit = min(gateway.settings.max_waiting_tasks_per_user, opened)
+
+    def count() -> int:
+        return gateway.database.read(lambda c: task_store.count_unfinished(c, owner.user_id))
+
+    if gateway.unfinished.reaches(owner.user_id, limit, count):
+        if limit == opened:
+            raise RateLimitedError(access_limits.unfinished_message(limit, score))
+        raise RateLimitedError(
+            f"you have {limit} unfinished tasks, as many as this pool allows; wait until some have ended"
+        )
+
+
+def _repeated(existing: Row[Any], row: dict[str, Any], owner: Identity) -> Accepted:
+    same = existing.owner_id == owner.user_id and all(getattr(existing, name) == row[name] for name in _SAME)
+    if not same:
+        raise _taken(row["id"])
+    return Accepted(row["id"], repeated=True)
+
+
+def _taken(task_id: str) -> AlreadyExistsError:
+    return AlreadyExistsError(f"there is another task {task_id!r} already; choose a new task_id")

@@ -1,0 +1,174 @@
+"""What owners ask of their tasks: how they are, what they said, what they made, and to stop."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row
+
+from gateway.auth.callers import whose_work
+from gateway.auth.tokens import Identity
+from gateway.context import Gateway
+from gateway.messages import is_final
+from gateway.usecases import storage_quota
+from nodepool.domain import ids
+from nodepool.domain.errors import CorruptFileError, NodePoolError, NotFoundError, UnavailableError
+from nodepool.domain.nodes.node import NodeKind
+from nodepool.domain.not_visible import no_task
+from nodepool.domain.tasks.states import TaskKind, TaskState
+from nodepool.heavy import jobs
+from nodepool.heavy.worker import OutOfBoundsError
+from nodepool.stores.redis.output import OutputWindow
+from nodepool.stores.sql import (
+    attempts as attempt_records,
+    nodes as node_store,
+    replicas as replica_store,
+    tasks as task_store,
+)
+from nodepool.workflows import replica_vote
+from nodepool.workflows.attempt_end import deciding
+from nodepool.workflows.replica_vote import FollowUp
+
+log = logging.getLogger(__name__)
+_MAX_LISTED = 1000
+# The agent adds a notice after the output that it cut.
+_NOTICE_BYTES = 4096
+_ANOTHER_RUN = 1000
+_SMALL_RESULT_BYTES = 256 << 10
+
+
+def find_own(gateway: Gateway, identity: Identity | None, task_id: str) -> Row[Any]:
+    """The task, when it is the caller's; without an identity (anonymous reads are on) any task."""
+    row = gateway.database.read(lambda connection: task_store.find(connection, task_id))
+    if row.kind != TaskKind.USER or (identity is not None and row.owner_id != identity.user_id):
+        raise no_task(task_id)
+    return row
+
+
+def list_own(gateway: Gateway, identity: Identity) -> Sequence[Row[Any]]:
+    return gateway.database.read(
+        lambda connection: task_store.of_owner(connection, identity.user_id, _MAX_LISTED)
+    )
+
+
+def attempts_of_task(gateway: Gateway, row: Row[Any]) -> Sequence[Row[Any]]:
+    """How its last attempts went, oldest first."""
+    if not row.attempt_number or row.replicas > 1:
+        return ()
+    return gateway.database.read(lambda connection: attempt_records.of_task(connection, row.id))
+
+
+def runs_of_task(gateway: Gateway, row: Row[Any]) -> Sequence[Row[Any]]:
+    """Of a task whose results are compared, its runs by number (see replica_store)."""
+    if not row.verification:
+        return ()
+    return gateway.database.read(lambda connection: replica_store.runs_of(connection, row.id))
+
+
+def attempt_of(gateway: Gateway, row: Row[Any]) -> str:
+    """The attempt whose output is the task's: the one with the result, else the current one.
+
+    Of a task with several runs it is that of the run that began first.
+    """
+    if row.result_attempt:
+        return str(row.result_attempt)
+    if not row.attempt_number:
+        return ""
+    return gateway.database.read(lambda connection: _current_attempt(connection, row))
+
+
+def _current_attempt(connection: Connection, row: Row[Any]) -> str:
+    if row.replicas == 1:
+        return attempt_records.id_of(connection, row.id, row.attempt_number)
+    run = task_store.find(connection, ids.run_id(row.id, row.attempt_number))
+    return attempt_records.id_of(connection, run.id, run.attempt_number)
+
+
+def attempt_number_of(gateway: Gateway, row: Row[Any], attempt: str) -> int:
+    """Another attempt has a larger one, also where the result is another run's than the one watched."""
+    found = gateway.database.read(lambda connection: attempt_records.task_of(connection, attempt))
+    if found is None:
+        return 0
+    run = ids.run_number(found.id)
+    watched = row.attempt_number if row.replicas > 1 else 0
+    return int(found.number) + (_ANOTHER_RUN * run if run != watched else 0)
+
+
+async def output_of(gateway: Gateway, row: Row[Any], offset: int = 0) -> OutputWindow:
+    """The output kept: while it runs the live window, at the end all of it, from the result."""
+    window, attempt = await gateway.run(window_of, gateway, row, offset)
+    return await whole_output(gateway, row, window, attempt)
+
+
+def window_of(gateway: Gateway, row: Row[Any], offset: int = 0) -> tuple[OutputWindow, str]:
+    """The live window, and the attempt in whose result there is more than that; else empty."""
+    attempt = attempt_of(gateway, row)
+    if not attempt:
+        return OutputWindow(0, b""), ""
+    window = OutputWindow(0, b"")
+    try:
+        window = gateway.outputs.window(attempt)
+    except UnavailableError:
+        if not row.result_attempt:
+            raise
+    covered = window.data and window.base <= offset <= window.end
+    if not is_final(row) or not row.result_attempt or covered:
+        return window, ""
+    return window, attempt
+
+
+async def whole_output(gateway: Gateway, row: Row[Any], window: OutputWindow, attempt: str) -> OutputWindow:
+    """What window_of found, with the output in the attempt's result where there is more."""
+    if not attempt:
+        return window
+    most = gateway.settings.max_output_bytes + _NOTICE_BYTES
+    try:
+        result = await gateway.run(gateway.files.sealed_result, attempt)
+        # Results are made on strangers' machines: larger ones are opened where that may cost much.
+        if row.result_bytes <= _SMALL_RESULT_BYTES:
+            data = await gateway.run(jobs.output, result, most)
+        else:
+            data = await gateway.run_heavy(whose_work(), jobs.output, result, most)
+    except (NotFoundError, CorruptFileError, OutOfBoundsError) as error:
+        log.info("the result of %s has no output: %s", attempt, error)
+        return window
+    return OutputWindow(0, data) if data else window
+
+
+def stop(gateway: Gateway, identity: Identity, task_id: str) -> Row[Any]:
+    """Ask for the task's end; returns it as it was before. A stop is state; the hint only hurries it."""
+    find_own(gateway, identity, task_id)
+    with_what = deciding(gateway.settings, gateway.clock())
+    row, follow = gateway.database.write(lambda connection: replica_vote.stop(connection, task_id, with_what))
+    if is_final(row):
+        return row
+    if row.state == TaskState.QUEUED:
+        storage_quota.release(gateway, task_id)
+    try:
+        if follow is not None:
+            _stop_runs(gateway, follow)
+            return row
+        gateway.outputs.announce(task_id)
+        if row.state in (TaskState.PLACED, TaskState.RUNNING):
+            attempt = gateway.database.read(lambda c: attempt_records.id_of(c, row.id, row.attempt_number))
+            gateway.registry.mark_stop(row.node_id, attempt)
+            tell = gateway.publisher.push_stop if _is_pushed(gateway, row.node_id) else gateway.publisher.stop
+            tell(row.node_id, attempt)
+    except NodePoolError as error:
+        log.warning("the stop of %s is kept; the sweep tells its node: %s", task_id, error)
+    return row
+
+
+def _stop_runs(gateway: Gateway, follow: FollowUp) -> None:
+    gateway.lifecycle.tell(follow)
+    for node_id, attempt in follow.stopped:
+        tell = gateway.publisher.push_stop if _is_pushed(gateway, node_id) else gateway.publisher.stop
+        tell(node_id, attempt)
+
+
+def _is_pushed(gateway: Gateway, node_id: str) -> bool:
+    """Whether this is a node without an agent, which nobody tells anything through a queue."""
+    node = gateway.database.read(lambda connection: node_store.find(connection, node_id))
+    return bool(node.kind == NodeKind.PUSHED)

@@ -1,0 +1,131 @@
+"""The client of a HiveMind node pool: `NodePoolClient`, what it answers with, and its errors.
+
+Names are loaded when they are asked for, so that `hivemind --help` does not pay for gRPC.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hivemind.admin import AdminAct, Operator, UserRecord
+    from hivemind.channel import Endpoint, RetryPolicy
+    from hivemind.errors import (
+        BadResultError,
+        ClientError,
+        ConfigError,
+        ConflictError,
+        ExistsError,
+        LimitError,
+        MissingError,
+        NotAllowedError,
+        NotLoggedInError,
+        NotYetError,
+        PlainTextError,
+        RefusedError,
+        TimedOutError,
+        UnreachableError,
+        UnsupportedError,
+    )
+    from hivemind.explanation import Explanation, FailedClause, Suggestion
+    from hivemind.models import (
+        AttemptInfo,
+        Identity,
+        OutputEvent,
+        ResultInfo,
+        StateEvent,
+        Submission,
+        TaskEvent,
+        TaskInfo,
+        TaskNeeds,
+        exit_code_of,
+    )
+    from hivemind.money import Balance, Credit, CreditChange, Statement, StatementLine, Transferred
+    from hivemind.nodes import NodeInfo
+    from hivemind.sdk import NodePoolClient
+    from hivemind.watching import Position
+    from nodepool.domain.tasks.states import TaskState
+
+__all__ = [
+    "AdminAct",
+    "AttemptInfo",
+    "BadResultError",
+    "Balance",
+    "ClientError",
+    "ConfigError",
+    "ConflictError",
+    "Credit",
+    "CreditChange",
+    "Endpoint",
+    "ExistsError",
+    "Explanation",
+    "FailedClause",
+    "Identity",
+    "LimitError",
+    "MissingError",
+    "NodeInfo",
+    "NodePoolClient",
+    "NotAllowedError",
+    "NotLoggedInError",
+    "NotYetError",
+    "Operator",
+    "OutputEvent",
+    "PlainTextError",
+    "Position",
+    "RefusedError",
+    "ResultInfo",
+    "RetryPolicy",
+    "StateEvent",
+    "Statement",
+    "StatementLine",
+    "Submission",
+    "Suggestion",
+    "TaskEvent",
+    "TaskInfo",
+    "TaskNeeds",
+    "TaskState",
+    "TimedOutError",
+    "Transferred",
+    "UnreachableError",
+    "UnsupportedError",
+    "UserRecord",
+    "exit_code_of",
+]
+
+_HOME_OF = {
+    "Endpoint": "hivemind.channel",
+    "RetryPolicy": "hivemind.channel",
+    "NodePoolClient": "hivemind.sdk",
+    "Position": "hivemind.watching",
+    "TaskState": "nodepool.domain.tasks.states",
+    "Explanation": "hivemind.explanation",
+    "FailedClause": "hivemind.explanation",
+    "Suggestion": "hivemind.explanation",
+    "NodeInfo": "hivemind.nodes",
+    "Balance": "hivemind.money",
+    "Credit": "hivemind.money",
+    "CreditChange": "hivemind.money",
+    "Statement": "hivemind.money",
+    "StatementLine": "hivemind.money",
+    "Transferred": "hivemind.money",
+    "AdminAct": "hivemind.admin",
+    "Operator": "hivemind.admin",
+    "UserRecord": "hivemind.admin",
+    "AttemptInfo": "hivemind.models",
+    "Identity": "hivemind.models",
+    "OutputEvent": "hivemind.models",
+    "ResultInfo": "hivemind.models",
+    "StateEvent": "hivemind.models",
+    "Submission": "hivemind.models",
+    "TaskEvent": "hivemind.models",
+    "TaskInfo": "hivemind.models",
+    "TaskNeeds": "hivemind.models",
+    "exit_code_of": "hivemind.models",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'client' has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF.get(name, "hivemind.errors")), name)

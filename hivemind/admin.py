@@ -1,0 +1,102 @@
+"""What operators ask of a pool. Every call needs an account with the role admin, and is kept by the pool."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hivemind.channel import Gateway
+from hivemind.models import finite
+from proto import nodepool_pb2 as pb
+
+_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserRecord:
+    """Amounts in CPT; `held` is not in `balance`."""
+
+    username: str
+    role: str
+    credit_score: int
+    balance: int
+    held: int
+    blocked: bool
+    created_at: float
+    nodes: int
+    unfinished_tasks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminAct:
+    """`detail` is JSON."""
+
+    seq: int
+    at: float
+    admin: str
+    action: str
+    subject: str
+    detail: str
+
+
+class Operator:
+    """Get it from `NodePoolClient.operator`."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def mint(self, username: str, amount_cpt: int, mint_id: str, memo: str = "") -> str:
+        """New CPT for a user; the pool makes a mint of one id once. Answers its message."""
+        request = pb.MintRequest(username=username, amount=amount_cpt, mint_id=mint_id, memo=memo)
+        return self._gateway.call(self._gateway.admin.Mint, request).message
+
+    def set_credit_score(self, username: str, score: int, reason: str) -> str:
+        request = pb.SetCreditScoreRequest(username=username, score=score, reason=reason)
+        return self._gateway.call(self._gateway.admin.SetCreditScore, request, idempotent=False).message
+
+    def set_blocked(self, username: str, reason: str, *, blocked: bool) -> str:
+        request = pb.SetUserBlockedRequest(username=username, blocked=blocked, reason=reason)
+        return self._gateway.call(self._gateway.admin.SetUserBlocked, request, idempotent=False).message
+
+    def reverse(self, entry_id: str, reason: str) -> str:
+        """Counter-entries for a payment, transfer or grant; the same again changes nothing."""
+        request = pb.ReversePaymentRequest(entry_id=entry_id, reason=reason)
+        return self._gateway.call(self._gateway.admin.ReversePayment, request).message
+
+    def users(self, name_contains: str = "") -> Iterator[UserRecord]:
+        """By name, a page at a time."""
+        after = ""
+        while True:
+            request = pb.ListUsersRequest(page_size=_PAGE, after_username=after, name_contains=name_contains)
+            answer = self._gateway.call(self._gateway.admin.ListUsers, request)
+            for user in answer.users:
+                yield UserRecord(
+                    username=user.username,
+                    role=user.role,
+                    credit_score=user.credit_score,
+                    balance=user.balance,
+                    held=user.held,
+                    blocked=user.blocked,
+                    created_at=finite(user.created_at),
+                    nodes=user.nodes,
+                    unfinished_tasks=user.unfinished_tasks,
+                )
+            if not answer.next_after_username or answer.next_after_username <= after:
+                return
+            after = answer.next_after_username
+
+    def acts(self, *, limit: int = 50, before_seq: int = 0) -> tuple[AdminAct, ...]:
+        """Newest first."""
+        request = pb.ListAdminActsRequest(page_size=limit, before_seq=before_seq)
+        answer = self._gateway.call(self._gateway.admin.ListAdminActs, request)
+        return tuple(
+            AdminAct(
+                seq=act.seq,
+                at=finite(act.at),
+                admin=act.admin,
+                action=act.action,
+                subject=act.subject,
+                detail=act.detail,
+            )
+            for act in answer.acts
+        )

@@ -1,0 +1,203 @@
+"""The root of the `hivemind` command: global options, finding commands, errors and exit codes.
+
+Imports click and nothing heavy, so that help and completion are quick. Commands of the operator
+are found through the entry point group `hivemind.commands`; a broken one breaks only itself.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module, metadata
+from typing import Any
+
+import click
+
+from hivemind.cli.app import App
+from hivemind.cli.render.plain_text import json_line, one_line
+from hivemind.config import Wishes
+from hivemind.errors import EXIT_CODE_MEANINGS, ClientError, ExitCode
+from nodepool.domain.errors import InvalidInputError, NodePoolError
+
+PLUGIN_GROUP = "hivemind.commands"
+_BROKEN_PIPE_EXIT = 141  # 128 + SIGPIPE, what a shell shows for it
+
+# name -> (where it is, what it does)
+_COMMANDS = {
+    "register": ("hivemind.cli.account:register", "Make an account and log in."),
+    "login": ("hivemind.cli.account:login", "Get a token and keep it."),
+    "logout": ("hivemind.cli.account:logout", "Forget the token."),
+    "whoami": ("hivemind.cli.account:whoami", "Who you are, and until when."),
+    "submit": ("hivemind.cli.submit:submit", "Send a directory or ZIP as a task."),
+    "ls": ("hivemind.cli.tasks:ls", "Your tasks, newest first."),
+    "status": ("hivemind.cli.tasks:status", "All about one task."),
+    "explain": ("hivemind.cli.explain:explain", "Why a task waits, and what would place it."),
+    "logs": ("hivemind.cli.tasks:logs", "A task's output."),
+    "stop": ("hivemind.cli.tasks:stop", "Stop a task."),
+    "result": ("hivemind.cli.tasks:result", "Fetch a task's files."),
+    "nodes": ("hivemind.cli.nodes:nodes", "The pool's nodes and their load."),
+    "top": ("hivemind.cli.top:top", "The nodes, live."),
+    "node": ("hivemind.cli.nodes:node", "Drain or resume a node of yours."),
+    "balance": ("hivemind.cli.money:balance", "Your CPT."),
+    "transfer": ("hivemind.cli.money:transfer", "Give CPT to another user."),
+    "ledger": ("hivemind.cli.money:ledger", "What moved on your account."),
+    "credit": ("hivemind.cli.money:credit", "Your credit score, and why it is so."),
+    "passwd": ("hivemind.cli.account:passwd", "Change your password."),
+    "admin": ("hivemind.cli.admin:admin", "For operators: CPT, scores, users, disputes."),
+}
+
+_EPILOG = (
+    "\b\nExit codes:\n"
+    + "\n".join(f"  {int(code):3}  {meaning}" for code, meaning in EXIT_CODE_MEANINGS.items())
+    + "\n  `submit --follow` exits with the task's own code, 128+n for signal n."
+    + "\n  `submit --dry-run` exits with 0 when the pool would accept the task, also when it would wait."
+    + "\n\n\b\nEnvironment (wins over the profile, loses to options):\n"
+    "  HIVEMIND_GATEWAY, HIVEMIND_TOKEN, HIVEMIND_PASSWORD, HIVEMIND_TLS, HIVEMIND_CA_FILE,\n"
+    "  HIVEMIND_ALLOW_INSECURE_PLAINTEXT"
+)
+
+
+class _ReaderLeftError(Exception):
+    """Whoever read our output has enough."""
+
+
+class _LazyGroup(click.Group):
+    """Knows its commands by name and loads one when it is run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return [*_COMMANDS, *sorted(name for name in _plugins() if name not in _COMMANDS)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name in _COMMANDS:
+            module, attribute = _COMMANDS[cmd_name][0].split(":")
+            found: click.Command = getattr(import_module(module), attribute)
+            return found
+        plugin = _plugins().get(cmd_name)
+        return None if plugin is None else _load_plugin(plugin)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # click would end the process itself, with the exit code of a failure.
+            raise _ReaderLeftError from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [
+            (
+                name,
+                _COMMANDS[name][1] if name in _COMMANDS else f"See `hivemind {name} --help`.",
+            )
+            for name in self.list_commands(ctx)
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def _plugins() -> dict[str, metadata.EntryPoint]:
+    return {entry.name: entry for entry in metadata.entry_points(group=PLUGIN_GROUP)}
+
+
+def _load_plugin(plugin: metadata.EntryPoint) -> click.Command:
+    try:
+        loaded = plugin.load()
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with it must not break the rest
+        return _broken(plugin.name, f"{type(error).__name__}: {error}")
+    if not isinstance(loaded, click.Command):
+        return _broken(plugin.name, f"{plugin.value} is not a command")
+    return loaded
+
+
+def _broken(name: str, problem: str) -> click.Command:
+    def tell(**_: Any) -> None:
+        raise ClientError(
+            f"the command {name!r} cannot be loaded: {problem}",
+            hint="is the package installed with its server extra?",
+        )
+
+    return click.Command(
+        name, callback=tell, context_settings={"ignore_unknown_options": True, "allow_extra_args": True}
+    )
+
+
+@click.group(cls=_LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--gateway", metavar="HOST:PORT", help="The pool's gateway [default: of the last login].")
+@click.option("--tls/--no-tls", default=None, help="Encrypt the connection.")
+@click.option("--ca-file", metavar="PEM", help="Whom to trust with TLS [default: the system's authorities].")
+@click.option(
+    "--allow-insecure-plaintext",
+    is_flag=True,
+    default=None,
+    help="Send token and code unencrypted to another machine.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout, errors in JSON on stderr.")
+@click.version_option(package_name="hivemind-nodepool", prog_name="hivemind")
+@click.pass_context
+def cli(
+    context: click.Context,
+    *,
+    gateway: str | None,
+    tls: bool | None,
+    ca_file: str | None,
+    allow_insecure_plaintext: bool | None,
+    as_json: bool,
+) -> None:
+    """Run code on a pool of other people's computers."""
+    app = context.ensure_object(App)
+    app.json = app.json or as_json
+    app.wishes = Wishes(
+        gateway=gateway,
+        # Without TLS the file would be ignored without a word.
+        tls=True if ca_file and tls is None else tls,
+        ca_file=ca_file,
+        allow_insecure_plaintext=allow_insecure_plaintext,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and answer its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    app = App(environment=os.environ)
+    try:
+        code = cli.main(args=words, prog_name="hivemind", standalone_mode=False, obj=app)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        _tell_click(error, as_json=app.json or "--json" in words)
+        return error.exit_code
+    except ClientError as error:
+        return _tell(app, error.code, str(error), error.hint, error.exit_code)
+    except InvalidInputError as error:
+        return _tell(app, "refused", str(error), "", ExitCode.REFUSED)
+    except NodePoolError as error:
+        return _tell(app, "failure", str(error), "", ExitCode.FAILURE)
+    except (_ReaderLeftError, BrokenPipeError):
+        # The interpreter's last flush would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE_EXIT
+    except (KeyboardInterrupt, click.Abort):
+        return _tell(app, "interrupted", "interrupted", "", ExitCode.INTERRUPTED)
+    return code if isinstance(code, int) else ExitCode.OK
+
+
+def _tell(app: App, code: str, message: str, hint: str, exit_code: int) -> int:
+    line = " ".join(message.split()).rstrip(".")
+    if app.json:
+        error = {"code": code, "message": line, "hint": hint, "exit_code": int(exit_code)}
+        click.echo(json_line({"error": error}), err=True)
+    else:
+        click.echo(one_line(f"error: {line}" + (f"; {hint}" if hint else "")), err=True)
+    return int(exit_code)
+
+
+def _tell_click(error: click.ClickException, *, as_json: bool) -> None:
+    if as_json:
+        problem = {
+            "code": "usage",
+            "message": error.format_message(),
+            "hint": "",
+            "exit_code": error.exit_code,
+        }
+        click.echo(json_line({"error": problem}), err=True)
+    else:
+        error.show()

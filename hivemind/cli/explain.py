@@ -1,0 +1,57 @@
+"""`hivemind explain`, and the dry run of `hivemind submit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hivemind.cli.app import App, json_option, pass_app
+from hivemind.cli.connect import connect
+from hivemind.cli.render.explain import explanation_view, quote_view
+from hivemind.cli.render.tasks import bytes_text, count_text, jsonable, show
+from hivemind.models import TaskNeeds
+from hivemind.zip_pack import open_package
+
+
+@click.command()
+@click.argument("task_id", metavar="TASK")
+@json_option
+@pass_app
+def explain(app: App, task_id: str) -> None:
+    """Why a task waits, failed or was stopped; what would place it now, its place in line and its price."""
+    with connect(app) as pool:
+        told = pool.explain(task_id)
+    if app.json:
+        app.answer(jsonable(told))
+        return
+    show(explanation_view(told))
+    if not told.complete:
+        app.notice("note: this pool is an older one and says no more")
+
+
+def dry_run(app: App, path: Path, needs: TaskNeeds) -> None:
+    """Pack PATH, ask the pool where it would run and what it would cost, and send nothing else."""
+    package = open_package(path)
+    package.close()
+    with connect(app) as pool:
+        told = pool.quote(needs)
+    for warning in package.warnings:
+        app.notice(f"warning: {warning}")
+    if app.json:
+        packed = {
+            "path": str(path),
+            "package_bytes": package.size_bytes,
+            "unpacked_bytes": package.unpacked_bytes,
+            "files": package.files,
+            "entry_script": package.entry_script,
+            "warnings": package.warnings,
+        }
+        app.answer({"dry_run": True, "accepted": True, "package": packed, "explanation": jsonable(told)})
+        return
+    app.say(
+        f"{path}: {count_text(package.files, 'file')}, {bytes_text(package.size_bytes)} packed, "
+        f"runs {package.entry_script}"
+    )
+    show(quote_view(told))
+    app.notice("dry run: nothing was sent")

@@ -1,0 +1,110 @@
+"""`hivemind balance`, `transfer`, `ledger`, `credit`."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+import click
+
+from hivemind.cli.app import App, json_option, pass_app
+from hivemind.cli.connect import connect
+from hivemind.cli.render.money import credit_text, statement_table
+from hivemind.cli.render.plain_text import one_line
+from hivemind.cli.render.tasks import bytes_text, count_text, jsonable, show
+from hivemind.errors import UnreachableError
+
+_LEDGER_GROUP = "hivemind.ledger"
+
+
+@click.command()
+@json_option
+@pass_app
+def balance(app: App) -> None:
+    """Your CPT."""
+    with connect(app) as pool:
+        username = pool.whoami().username
+        found = pool.balance()
+    if app.json:
+        app.answer({"username": username, "balance_cpt": found.balance, **jsonable(found)})
+    else:
+        held = f", and {found.held:,} CPT held for tasks" if found.held else ""
+        app.say(f"{found.balance:,} CPT{held}")
+        if found.stored_bytes_limit:
+            most = bytes_text(found.stored_bytes_limit)
+            app.say(f"{bytes_text(found.stored_bytes)} of {most} kept in the pool")
+
+
+@click.command()
+@click.argument("receiver", metavar="USER")
+@click.argument("amount", type=click.IntRange(min=1))
+@click.option("--id", "transfer_id", default="", help="Your own id: the same transfer again moves nothing.")
+@json_option
+@pass_app
+def transfer(app: App, receiver: str, amount: int, *, transfer_id: str) -> None:
+    """Give AMOUNT of your CPT to USER."""
+    with connect(app) as pool:
+        try:
+            done = pool.transfer(receiver, amount, transfer_id=transfer_id)
+        except UnreachableError as error:
+            error.hint = "whether it was paid is not known: look at `hivemind ledger` before you repeat it"
+            raise
+    if app.json:
+        app.answer({"receiver": receiver, "amount_cpt": amount, **jsonable(done)})
+    else:
+        app.notice(one_line(done.message) or f"{receiver} has {amount} CPT more")
+
+
+class _LedgerGroup(click.Group):
+    """The statement by itself; below it what the server's package brings for operators."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return sorted(entry.name for entry in metadata.entry_points(group=_LEDGER_GROUP))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        for entry in metadata.entry_points(group=_LEDGER_GROUP, name=cmd_name):
+            command: click.Command = entry.load()
+            return command
+        return None
+
+
+@click.group(cls=_LedgerGroup, invoke_without_command=True)
+@click.option("--task", "task_id", default="", metavar="TASK", help="Only what belongs to this task.")
+@click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True, help="At most so many.")
+@click.option("--before", type=click.IntRange(min=0), default=0, metavar="SEQ", help="Older than this one.")
+@json_option
+@click.pass_context
+def ledger(context: click.Context, *, task_id: str, limit: int, before: int) -> None:
+    """What moved on your account, newest first."""
+    if context.invoked_subcommand is not None:
+        return
+    app = context.ensure_object(App)
+    with connect(app) as pool:
+        found = pool.statement(task_id=task_id, limit=limit, before_seq=before)
+    if app.json:
+        app.answer(jsonable(found))
+        return
+    if found.lines:
+        show(statement_table(found))
+    else:
+        app.notice("nothing has moved" + (f" for {one_line(task_id)}" if task_id else ""))
+    if found.next_before_seq:
+        app.notice(f"there is more: --before {found.next_before_seq}")
+    held = f", and {found.held:,} CPT held for tasks" if found.held else ""
+    app.notice(f"balance: {found.balance:,} CPT{held}")
+
+
+@click.command()
+@click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True, help="At most so many.")
+@click.option("--before", type=click.IntRange(min=0), default=0, metavar="SEQ", help="Older than this one.")
+@json_option
+@pass_app
+def credit(app: App, *, limit: int, before: int) -> None:
+    """Your credit score, what it opens, and the reason of every change."""
+    with connect(app) as pool:
+        found = pool.credit(limit=limit, before_seq=before)
+    if app.json:
+        app.answer(jsonable(found))
+        return
+    show(credit_text(found))
+    if found.next_before_seq:
+        app.notice(f"{count_text(limit, 'change')} shown; there are more: --before {found.next_before_seq}")

@@ -1,0 +1,268 @@
+"""How things look to people: tables on stdout, progress on stderr. And the JSON shape of values.
+
+Knows rich; knows neither the connection nor click.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
+from rich.segment import Segment
+from rich.text import Text
+
+from hivemind.cli.render.columns import Column, FittedTable, Form, PlainTable
+from hivemind.cli.render.plain_text import one_line
+from hivemind.models import AttemptInfo, ReplicaInfo, TaskInfo
+from nodepool.domain.safe_text import lines
+from nodepool.domain.tasks.states import LocationMode
+
+# Wide enough that nothing is cut when the output is not for a screen.
+_PIPE_COLUMNS = 240
+_REASON_CHARACTERS = 60
+_MINUTE_SECONDS, _HOUR_SECONDS, _DAY_SECONDS = 60, 3600, 86400
+
+_WRAPPED_COLUMNS = frozenset({"NODE", "REASON"})
+_STATUS_STYLES = {
+    "PENDING": "yellow",
+    "RUNNING": "cyan",
+    "COMPLETED": "green",
+    "FAILED": "red",
+    "STOPPED": "magenta",
+    "ONLINE": "green",
+    "DRAINING": "yellow",
+    "OFFLINE": "red",
+}
+
+
+def jsonable(value: Any) -> Any:
+    """A value of `hivemind.models` as what json.dumps takes; the field names are the interface."""
+    return asdict(value)
+
+
+def bytes_text(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def count_text(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def duration_text(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    if seconds < 10:
+        return f"{max(0.0, seconds):.1f} s"
+    if seconds < _MINUTE_SECONDS:
+        return f"{seconds:.0f} s"
+    if seconds < _HOUR_SECONDS:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    if seconds < _DAY_SECONDS:
+        return f"{seconds // _HOUR_SECONDS:.0f} h {seconds % _HOUR_SECONDS // 60:.0f} min"
+    return f"{seconds // _DAY_SECONDS:.0f} d {seconds % _DAY_SECONDS // _HOUR_SECONDS:.0f} h"
+
+
+def tasks_table(tasks: Sequence[TaskInfo], now: float) -> PlainTable:
+    table = _table("TASK", "STATUS", "NODE", "AGE", "RUN TIME", "REASON")
+    for task in tasks:
+        reason = one_line(task.reason)
+        short = reason if len(reason) <= _REASON_CHARACTERS else reason[: _REASON_CHARACTERS - 1] + "…"
+        table.add_row(
+            one_line(task.task_id),
+            status_text(task.status),
+            one_line(task.node),
+            duration_text(now - task.created_at) if task.created_at else "",
+            duration_text(task.run_seconds(now)),
+            Text(short),
+        )
+    return table
+
+
+def task_details(task: TaskInfo, now: float) -> Group:
+    rows = {
+        "task": task.task_id,
+        "status": task.status + (f" ({task.state})" if task.state != task.status else ""),
+        "reason": task.reason,
+        "node": task.node,
+        "attempt": str(task.attempt_number) if task.attempt_number else "",
+        "queue": task.queue,
+        "priority": str(task.priority) if task.max_minutes else "",
+        "min trust": task.min_trust,
+        "location mode": "" if task.location_mode == LocationMode.STRICT else task.location_mode,
+        "longest run": count_text(task.max_minutes, "minute") if task.max_minutes else "",
+        "exit code": "" if task.exit_code is None else str(task.exit_code),
+        "stop": "asked for" if task.stop_requested and not task.final else "",
+        "age": duration_text(now - task.created_at) if task.created_at else "",
+        "run time": duration_text(task.run_seconds(now)),
+        "result": bytes_text(task.result_bytes) if task.has_result else "",
+        "verified": _verification_text(task),
+    }
+    table = PlainTable.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in rows.items():
+        if text:
+            table.add_row(name, Text(one_line(text)))
+    parts: list[RenderableType] = [table]
+    if task.attempts:
+        parts += ["", attempts_table(task.attempts, now)]
+    if task.replica_records:
+        parts += ["", replicas_table(task.replica_records)]
+    return Group(*parts)
+
+
+def _verification_text(task: TaskInfo) -> str:
+    words = {
+        "pending": "not yet: results are being compared"
+        if task.replicas > 1
+        else "not yet: it may be checked",
+        "agreed": "yes: enough of its runs agree",
+        "audited": "yes: by an audit of its node",
+        "disputed": "no: its runs did not agree",
+    }
+    return words.get(task.verification, task.verification)
+
+
+def replicas_table(replicas: Sequence[ReplicaInfo]) -> PlainTable:
+    """The runs whose results are compared; equal digests are equal results."""
+    table = _table("RUN", "NODE", "STATE", "DIGEST", "VERDICT")
+    for run in replicas:
+        table.add_row(
+            str(run.number), one_line(run.node), one_line(run.state), run.digest[:12], one_line(run.verdict)
+        )
+    return table
+
+
+def attempts_table(attempts: Sequence[AttemptInfo], now: float) -> FittedTable[AttemptInfo]:
+    """The record of each attempt: where, how long it waited, began and ran, and what it took."""
+    forms: dict[str, Callable[[AttemptInfo], str]] = {
+        "#": lambda attempt: str(attempt.number),
+        "NODE": lambda attempt: attempt.node,
+        "STATE": lambda attempt: attempt.state,
+        "QUEUED": lambda attempt: duration_text(attempt.queue_seconds),
+        "START": lambda attempt: duration_text(attempt.start_seconds),
+        "RAN": lambda attempt: duration_text(attempt.run_seconds(now)),
+        "CPU": lambda attempt: duration_text(attempt.cpu_seconds or None),
+        "PEAK": lambda attempt: _amount(attempt.peak_memory_bytes),
+        "IN": lambda attempt: _amount(attempt.bytes_in),
+        "OUT": lambda attempt: _amount(attempt.bytes_out),
+        "EXIT": lambda attempt: "" if attempt.exit_code is None else str(attempt.exit_code),
+        "REASON": lambda attempt: attempt.reason,
+    }
+    columns = [
+        Column(name, (Form(name, _plain(text)),), folds_at=16 if name == "REASON" else 0)
+        for name, text in forms.items()
+    ]
+    return FittedTable(attempts, columns, ("IN", "OUT", "EXIT", "START", "PEAK"))
+
+
+def _plain(text: Callable[[AttemptInfo], str]) -> Callable[[AttemptInfo], Text]:
+    return lambda attempt: Text(one_line(text(attempt)))
+
+
+def _amount(count: int) -> str:
+    return bytes_text(count) if count else ""
+
+
+class PlainConsole(Console):
+    """The last door: whatever was forgotten before goes through `plain_text` here. Brackets are no markup.
+
+    Control codes of rich's own, for a screen that is drawn anew, pass: nothing of others is in them.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(lines(segment.text), segment.style)
+
+
+def stdout_console() -> Console:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that this terminal's encoding lacks is shown as well as it can be.
+        sys.stdout.reconfigure(errors="replace")
+    console = PlainConsole()
+    return console if console.is_terminal else PlainConsole(width=_PIPE_COLUMNS)
+
+
+def show(renderable: RenderableType) -> None:
+    """On stdout."""
+    stdout_console().print(renderable)
+
+
+@contextmanager
+def transfer_bar(label: str, *, shown: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr for bytes done of bytes in all; none where stderr is not a terminal."""
+    if not (shown and sys.stderr.isatty()):
+        yield lambda _done, _total: None
+        return
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=PlainConsole(stderr=True),
+        transient=True,
+    )
+    with bar:
+        job = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(job, completed=done, total=total)
+
+
+class Spinner:
+    """What is waited for and how long already, on stderr; silent where that is not a terminal."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+
+    def show(self, text: str) -> None:
+        if not sys.stderr.isatty():
+            return
+        shown = one_line(text)
+        if self._progress is None:
+            self._progress = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}", markup=False),
+                TimeElapsedColumn(),
+                console=PlainConsole(stderr=True),
+                transient=True,
+            )
+            self._progress.add_task(shown, total=None)
+            self._progress.start()
+        else:
+            self._progress.update(self._progress.task_ids[0], description=shown)
+
+    def hide(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def _table(*columns: str) -> PlainTable:
+    table = PlainTable(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=column not in _WRAPPED_COLUMNS, overflow="fold")
+    return table
+
+
+def status_text(word: str) -> Text:
+    return Text(one_line(word), style=_STATUS_STYLES.get(word, ""))

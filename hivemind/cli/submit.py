@@ -1,0 +1,178 @@
+"""`hivemind submit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hivemind.cli.app import App, json_option, pass_app
+from hivemind.cli.connect import connect
+from hivemind.cli.explain import dry_run
+from hivemind.cli.follow import follow
+from hivemind.cli.render.tasks import bytes_text, count_text, jsonable, transfer_bar
+from hivemind.errors import ExitCode
+from hivemind.models import ResultInfo, TaskNeeds, exit_code_of
+from hivemind.sdk import NodePoolClient
+from hivemind.zip_unpack import MAX_UNPACKED_BYTES, check_destination
+from nodepool.domain.tasks.states import DEFAULT_PRIORITY, MAX_PRIORITY, LocationMode
+from nodepool.domain.trust.credit import TIERS
+from nodepool.domain.trust.voting import MAX_REPLICAS
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--memory-gb", type=int, default=0, help="Memory, GiB [default: the pool's].")
+@click.option("--cpu-score", type=int, default=0, help="CPU points; 1000 is one core of the reference.")
+@click.option("--gpu-score", type=int, default=0, help="GPU points.")
+@click.option("--gpu-memory-gb", type=int, default=0, help="GPU memory, GiB.")
+@click.option("--location", default="", help="Region, such as asia or europe [default: any].")
+@click.option(
+    "--location-mode",
+    type=click.Choice([mode.value for mode in LocationMode]),
+    help="prefer: after a while the nearest other region will do [default: strict].",
+)
+@click.option("--gpu-name", default="", help="A GPU of this name only.")
+@click.option("--image", default="", help="Container image, one that the pool allows.")
+@click.option("--network", is_flag=True, help="The task needs the network, where the pool allows it.")
+@click.option("--max-minutes", type=int, default=0, help="Longest run [default: the pool's].")
+@click.option(
+    "--priority",
+    type=click.IntRange(0, MAX_PRIORITY),
+    help=f"0-{MAX_PRIORITY}, {MAX_PRIORITY} first [default: {DEFAULT_PRIORITY}].",
+)
+@click.option(
+    "--min-trust",
+    type=click.Choice([tier.value for tier in TIERS]),
+    help="No node that is trusted less [default: any that your credit opens].",
+)
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, MAX_REPLICAS),
+    default=1,
+    help=f"Run on nodes of so many owners (1-{MAX_REPLICAS}); what most agree on is the result.",
+)
+@click.option(
+    "--compare",
+    "compare_outputs",
+    multiple=True,
+    metavar="PATTERN",
+    help="A file of the result, such as 'out/*.csv', that must be the same in every run; "
+    "may be given several times [default: all files].",
+)
+@click.option(
+    "--dry-run", "is_dry", is_flag=True, help="Say where it would run now and its price; send nothing."
+)
+@click.option("--task-id", help="Your own id; a repeated upload with the same id changes nothing.")
+@click.option(
+    "-f", "--follow", "follows", is_flag=True, help="Show the output; exit with the task's exit code."
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="With --follow: unpack the result into this directory."
+)
+@click.option("--force", is_flag=True, help="With --output: overwrite files that are there.")
+@click.option(
+    "--stop-on-interrupt", is_flag=True, help="With --follow: Ctrl-C stops the task instead of leaving it."
+)
+@json_option
+@pass_app
+def submit(
+    app: App,
+    /,
+    path: Path,
+    *,
+    task_id: str | None,
+    is_dry: bool,
+    follows: bool,
+    output: Path | None,
+    force: bool,
+    stop_on_interrupt: bool,
+    **needs: Any,
+) -> int:
+    """Send PATH (a directory, a ZIP, or one .py file) as a task.
+
+    Of a directory everything is sent but what .hivemindignore names (gitignore's rules), .git,
+    virtual environments, caches, .env files and links. run.sh or main.py is what runs.
+    """
+    if not follows and (output or stop_on_interrupt):
+        raise click.UsageError(
+            "--output and --stop-on-interrupt go with --follow; see also `hivemind result`"
+        )
+    if is_dry and follows:
+        raise click.UsageError("--dry-run sends nothing that --follow could show")
+    if output:
+        check_destination(output, overwrite=force)
+    wishes = TaskNeeds(**{name: value for name, value in needs.items() if value is not None})
+    if is_dry:
+        dry_run(app, path, wishes)
+        return ExitCode.OK
+    with connect(app) as pool:
+        with transfer_bar("upload", shown=not app.json) as progress:
+            sent = pool.submit(path, wishes, task_id=task_id, progress=progress)
+        for warning in sent.warnings:
+            app.notice(f"warning: {warning}")
+        if not follows:
+            if app.json:
+                app.answer(jsonable(sent))
+            else:
+                app.say(sent.task_id)
+            return ExitCode.OK
+        if app.json:
+            app.answer({"event": "submitted", **jsonable(sent)})
+        else:
+            app.notice(f"· sent {bytes_text(sent.package_bytes)} as {sent.task_id}")
+        return _to_the_end(app, pool, sent.task_id, output, force=force, stops=stop_on_interrupt)
+
+
+def _to_the_end(
+    app: App, pool: NodePoolClient, task_id: str, output: Path | None, *, force: bool, stops: bool
+) -> int:
+    task = follow(app, pool, task_id, stop_on_interrupt=stops)
+    if task is None:
+        return ExitCode.INTERRUPTED
+    code = exit_code_of(task)
+    fetched: ResultInfo | None = None
+    if output and task.has_result:
+        fetched = fetch(app, pool, task_id, output, unpack=True, force=force)
+        app.notice(f"· {count_text(len(fetched.files), 'file')} in {output}")
+    elif output:
+        app.notice("· there is no result to fetch")
+    if app.json:
+        app.answer(
+            {
+                "event": "end",
+                "task": jsonable(task),
+                "exit_code": code,
+                "result": result_json(fetched) if fetched else None,
+            }
+        )
+    return code
+
+
+def fetch(
+    app: App,
+    pool: NodePoolClient,
+    task_id: str,
+    destination: Path,
+    *,
+    unpack: bool,
+    force: bool,
+    max_unpacked_bytes: int = MAX_UNPACKED_BYTES,
+) -> ResultInfo:
+    with transfer_bar("download", shown=not app.json) as progress:
+        fetched = pool.result(
+            task_id,
+            destination,
+            unpack=unpack,
+            overwrite=force,
+            max_unpacked_bytes=max_unpacked_bytes,
+            progress=progress,
+        )
+    for warning in fetched.warnings:
+        app.notice(f"warning: {warning}")
+    return fetched
+
+
+def result_json(fetched: ResultInfo) -> dict[str, Any]:
+    return {**jsonable(fetched), "path": str(fetched.path)}

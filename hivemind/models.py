@@ -1,0 +1,350 @@
+"""What the SDK answers with: plain frozen values, never protocol messages.
+
+Times are Unix seconds, sizes bytes. Knows the protocol's messages and turns them into these;
+knows no connection.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from hivemind.errors import RefusedError, UnsupportedError
+from nodepool.domain.errors import InvalidInputError
+from nodepool.domain.regions import task_region
+from nodepool.domain.resources import MAX_AMOUNT, Resources
+from nodepool.domain.tasks.states import FINAL_TASK_STATES, MAX_PRIORITY, TaskState
+from nodepool.domain.trust.result_digest import check_patterns
+from nodepool.wire import (
+    TASK_STATUS_WORDS,
+    gpu_name_from_wire,
+    location_mode_from_wire,
+    min_trust_from_wire,
+    replicas_from_wire,
+)
+from proto import nodepool_pb2 as pb
+
+_SIGNAL_EXIT_BASE = 128
+
+# The finest state that an answer without details still proves.
+_STATE_OF_WORD = {word: state for state, word in reversed(TASK_STATUS_WORDS.items())}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who a token says that its holder is. Read, not verified: only the pool can do that."""
+
+    username: str
+    expires_at: float
+
+    def expired(self, now: float) -> bool:
+        return bool(self.expires_at) and now >= self.expires_at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskNeeds:
+    """What a task asks of the pool. 0, "" and False ask for nothing.
+
+    Scores in points (1000 = one core of the reference), memory in GiB. `location` is a region,
+    `image` one of the operator's allow-list, `max_minutes` the longest run. `priority` is 0-9, 9 first,
+    None the pool's default. `min_trust` (high, normal, low) is the least trusted tier of node that will do.
+    `location_mode` says what `location` means: strict, only there, or prefer, after a while elsewhere too.
+    `replicas` (1-5) run on nodes of as many owners, and what most agree on is the result; `compare_outputs`
+    names the files that are compared (paths or patterns such as out/*.csv), none all of them.
+    """
+
+    cpu_score: int = 0
+    memory_gb: int = 0
+    gpu_score: int = 0
+    gpu_memory_gb: int = 0
+    location: str = ""
+    gpu_name: str = ""
+    image: str = ""
+    network: bool = False
+    max_minutes: int = 0
+    priority: int | None = None
+    min_trust: str = ""
+    location_mode: str = ""
+    replicas: int = 1
+    compare_outputs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises RefusedError for what no pool would take."""
+        try:
+            Resources(self.cpu_score, self.memory_gb, self.gpu_score, self.gpu_memory_gb)
+            task_region(self.location)
+            gpu_name_from_wire(self.gpu_name)
+            min_trust_from_wire(self.min_trust)
+            location_mode_from_wire(self.location_mode)
+            replicas_from_wire(self.replicas)
+            check_patterns(self.compare_outputs)
+        except InvalidInputError as error:
+            raise RefusedError(str(error)) from error
+        if not 0 <= self.max_minutes <= MAX_AMOUNT:
+            raise RefusedError(f"max_minutes must be 0 to {MAX_AMOUNT}, not {self.max_minutes}")
+        if self.priority is not None and not 0 <= self.priority <= MAX_PRIORITY:
+            raise RefusedError(f"priority must be 0 to {MAX_PRIORITY}, not {self.priority}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptInfo:
+    """How one attempt went. Amounts are 0 and times None where it has not come to that."""
+
+    number: int
+    node: str
+    state: str  # assigned, running, finished, lost, refused or stopped
+    reason: str = ""
+    queue_seconds: float = 0.0  # from queued to placed
+    placed_at: float | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    exit_code: int | None = None
+    cpu_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    bytes_in: int = 0  # the package
+    bytes_out: int = 0  # output and result
+
+    @property
+    def start_seconds(self) -> float | None:
+        """From placed to running."""
+        if self.placed_at is None or self.started_at is None:
+            return None
+        return max(0.0, self.started_at - self.placed_at)
+
+    def run_seconds(self, now: float) -> float | None:
+        if self.started_at is None:
+            return None
+        return max(0.0, (now if self.finished_at is None else self.finished_at) - self.started_at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaInfo:
+    """One of several runs of a task whose results are compared."""
+
+    number: int
+    node: str
+    state: str
+    digest: str = ""  # SHA-256 of what is compared
+    verdict: str = ""  # empty while open; agreed, differs or none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskInfo:
+    task_id: str
+    status: str  # PENDING, RUNNING, COMPLETED, FAILED or STOPPED
+    state: TaskState
+    reason: str = ""
+    node: str = ""
+    attempt_number: int = 0
+    exit_code: int | None = None  # negative: ended by that signal
+    has_result: bool = False
+    result_bytes: int = 0
+    created_at: float = 0.0
+    updated_at: float = 0.0
+    started_at: float | None = None
+    finished_at: float | None = None
+    queue: str = ""
+    owner: str = ""
+    stop_requested: bool = False
+    priority: int = 0
+    min_trust: str = ""
+    location_mode: str = ""
+    max_minutes: int = 0  # 0: an older pool, that tells none of these four
+    attempts: tuple[AttemptInfo, ...] = ()  # newest last; only in `NodePoolClient.status`
+    replicas: int = 1
+    verification: str = ""  # empty: nothing is compared; pending, agreed, audited or disputed
+    replica_records: tuple[ReplicaInfo, ...] = ()  # only in `NodePoolClient.status`
+
+    @property
+    def final(self) -> bool:
+        return self.state in FINAL_TASK_STATES
+
+    def run_seconds(self, now: float) -> float | None:
+        """How long it has run, or None when it has not started."""
+        if self.started_at is None:
+            return None
+        end = self.finished_at if self.finished_at is not None else (self.updated_at if self.final else now)
+        return max(0.0, end - self.started_at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    task_id: str
+    package_bytes: int
+    repeated: bool  # this very upload was accepted before
+    message: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StateEvent:
+    """The task's state, first and on every change."""
+
+    task: TaskInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputEvent:
+    """Output of one attempt, in order and without gaps but for `skipped_bytes` before it."""
+
+    attempt_number: int
+    offset: int
+    data: bytes
+    skipped_bytes: int = 0
+
+    @property
+    def next_offset(self) -> int:
+        return self.offset + len(self.data)
+
+
+TaskEvent = StateEvent | OutputEvent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultInfo:
+    """Where a result went. `path` is the ZIP, or the folder when it was unpacked."""
+
+    task_id: str
+    path: Path
+    result_bytes: int
+    files: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def exit_code_of(task: TaskInfo) -> int:
+    """What a shell would say of an ended task: its own code, 128+n for signal n, 130 when stopped."""
+    if task.state is TaskState.STOPPED:
+        return _SIGNAL_EXIT_BASE + 2
+    if task.state is TaskState.SUCCEEDED:
+        return 0
+    if task.exit_code is None or task.exit_code == 0:
+        return 1
+    return _SIGNAL_EXIT_BASE - task.exit_code if task.exit_code < 0 else task.exit_code & 0xFF or 1
+
+
+def task_from_poll(answer: pb.PollTaskStatusResponse) -> TaskInfo:
+    detail = answer.detail if answer.HasField("detail") else None
+    return _task(answer.task_id, answer.status, detail, message=answer.message)
+
+
+def task_from_list(entry: pb.TaskStatus) -> TaskInfo:
+    if entry.HasField("detail"):
+        return _task(entry.task_id, entry.status, entry.detail)
+    return TaskInfo(
+        task_id=entry.task_id,
+        status=entry.status,
+        state=_STATE_OF_WORD.get(entry.status, TaskState.QUEUED),
+        node=entry.assigned_node,
+        created_at=_seconds(entry.created_at),
+        updated_at=_seconds(entry.updated_at),
+    )
+
+
+def task_from_detail(task_id: str, detail: pb.TaskDetail) -> TaskInfo:
+    return _task(task_id, "", detail)
+
+
+def _task(task_id: str, status: str, detail: pb.TaskDetail | None, *, message: str = "") -> TaskInfo:
+    if detail is None:
+        return TaskInfo(
+            task_id=task_id,
+            status=status,
+            state=_STATE_OF_WORD.get(status, TaskState.QUEUED),
+            reason=message,
+        )
+    state = state_from_word(detail.state)
+    return TaskInfo(
+        task_id=task_id,
+        status=status or TASK_STATUS_WORDS[state],
+        state=state,
+        reason=detail.reason,
+        node=detail.assigned_node,
+        attempt_number=detail.attempt_number,
+        exit_code=detail.exit_code if detail.has_exit_code else None,
+        has_result=detail.has_result,
+        result_bytes=detail.result_bytes,
+        created_at=detail.created_at,
+        updated_at=detail.updated_at,
+        started_at=detail.started_at or None,
+        finished_at=detail.finished_at or None,
+        queue=detail.queue,
+        owner=detail.owner,
+        stop_requested=detail.stop_requested,
+        priority=detail.priority,
+        min_trust=detail.min_trust,
+        location_mode=detail.location_mode,
+        max_minutes=detail.max_minutes,
+        attempts=tuple(map(attempt_from_wire, detail.attempts)),
+        replicas=max(1, detail.replicas),
+        verification=detail.verification,
+        replica_records=tuple(
+            ReplicaInfo(
+                number=record.number,
+                node=record.node_id,
+                state=record.state,
+                digest=record.digest,
+                verdict=record.verdict,
+            )
+            for record in detail.replica_records
+        ),
+    )
+
+
+def attempt_from_wire(record: pb.AttemptRecord) -> AttemptInfo:
+    return AttemptInfo(
+        number=record.number,
+        node=record.node_id,
+        state=record.state,
+        reason=record.reason,
+        queue_seconds=finite(record.queue_seconds),
+        placed_at=finite(record.placed_at) or None,
+        started_at=finite(record.started_at) or None,
+        finished_at=finite(record.finished_at) or None,
+        exit_code=record.exit_code if record.has_exit_code else None,
+        cpu_seconds=finite(record.cpu_seconds),
+        peak_memory_bytes=record.peak_memory_bytes,
+        bytes_in=record.bytes_in,
+        bytes_out=record.bytes_out,
+    )
+
+
+def needs_to_wire(needs: TaskNeeds) -> pb.UploadTaskRequest:
+    """A request with the needs and nothing else. Priority is only set where the task names one."""
+    request = pb.UploadTaskRequest(
+        memory_gb=needs.memory_gb,
+        cpu_score=needs.cpu_score,
+        gpu_score=needs.gpu_score,
+        gpu_memory_gb=needs.gpu_memory_gb,
+        location=needs.location,
+        gpu_name=needs.gpu_name,
+        image=needs.image,
+        network=needs.network,
+        max_minutes=needs.max_minutes,
+        min_trust=needs.min_trust,
+        location_mode=needs.location_mode,
+        replicas=needs.replicas,
+        compare_outputs=needs.compare_outputs,
+    )
+    if needs.priority is not None:
+        request.priority = needs.priority
+    return request
+
+
+def finite(number: float) -> float:
+    """A pool's number as it is, and 0 for what is no number: JSON has no word for that."""
+    return number if math.isfinite(number) else 0.0
+
+
+def state_from_word(word: str) -> TaskState:
+    try:
+        return TaskState(word)
+    except ValueError:
+        raise UnsupportedError(f"this client does not know the task state {word[:40]!r}") from None
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0

@@ -1,0 +1,91 @@
+"""Sending a package: in one message while it is small, in a stream when it is large."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hivemind.channel import Gateway
+from hivemind.errors import RefusedError
+from hivemind.models import Submission, TaskNeeds, needs_to_wire
+from hivemind.zip_pack import Package, open_package
+from nodepool.domain.errors import InvalidInputError
+from nodepool.domain.ids import check_task_id
+from proto import nodepool_pb2 as pb
+
+# Above this a package is streamed.
+STREAM_ABOVE_BYTES = 8 << 20
+_CHUNK_BYTES = 256 << 10
+# Generous: a slow line may need minutes for a large package, and keepalive notices a dead one.
+_DEADLINE_SECONDS = 3600.0
+
+# (bytes done, bytes in all)
+Progress = Callable[[int, int], None]
+
+
+def silent(done: int, total: int) -> None:
+    """No progress wanted."""
+
+
+def new_task_id(now: datetime | None = None) -> str:
+    """`task_20250707_120000_ab12cd34`: the time in UTC and 8 random hex digits."""
+    moment = (now or datetime.now(UTC)).astimezone(UTC)
+    return f"task_{moment:%Y%m%d_%H%M%S}_{secrets.token_hex(4)}"
+
+
+def upload_task(
+    gateway: Gateway, source: Path, task_id: str, needs: TaskNeeds, progress: Progress
+) -> Submission:
+    """See `NodePoolClient.submit`."""
+    try:
+        check_task_id(task_id)
+    except InvalidInputError as error:
+        raise RefusedError(str(error)) from error
+    request = needs_to_wire(needs)
+    request.task_id = task_id
+    package = open_package(source)
+    # The gateway keeps nothing else than this; so a file that changes while it is sent is not a task.
+    request.package_bytes = package.size_bytes
+    try:
+        request.package_sha256 = package.sha256()
+        answer = _send(gateway, request, package, progress)
+    finally:
+        package.close()
+    if not answer.success:
+        raise RefusedError(answer.message or None)
+    return Submission(
+        task_id=task_id,
+        package_bytes=package.size_bytes,
+        repeated=answer.repeated_upload,
+        message=answer.message,
+        warnings=package.warnings,
+    )
+
+
+def _send(
+    gateway: Gateway, request: pb.UploadTaskRequest, package: Package, progress: Progress
+) -> pb.UploadTaskResponse:
+    progress(0, package.size_bytes)
+    if package.size_bytes > STREAM_ABOVE_BYTES:
+        return gateway.upload(
+            gateway.tasks.UploadTaskStream,
+            lambda: _parts(request, package, progress),
+            deadline_seconds=_DEADLINE_SECONDS,
+        )
+    request.task_zip = package.read()
+    answer = gateway.call(gateway.tasks.UploadTask, request, deadline_seconds=_DEADLINE_SECONDS)
+    progress(package.size_bytes, package.size_bytes)
+    return answer
+
+
+def _parts(
+    request: pb.UploadTaskRequest, package: Package, progress: Progress
+) -> Iterator[pb.UploadTaskStreamRequest]:
+    yield pb.UploadTaskStreamRequest(task=request)
+    sent = 0
+    for chunk in package.chunks(_CHUNK_BYTES):
+        yield pb.UploadTaskStreamRequest(zip_chunk=chunk)
+        sent += len(chunk)
+        progress(sent, package.size_bytes)

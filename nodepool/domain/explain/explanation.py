@@ -1,0 +1,95 @@
+"""Why a task waits: what keeps it from each node, and what would place it.
+
+Pure. Nothing is suggested that was not tried: the placement itself runs with the change, on the fleet
+as it is now. Where no change of the task places it now, acts of nodes' owners and of the operator are
+tried the same way; then what would let it in once the nodes have nothing else to do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from nodepool.domain.explain.owner_actions import Suggestion, acts, another_node
+from nodepool.domain.explain.request import Asked, Pool
+from nodepool.domain.explain.task_changes import changes
+from nodepool.domain.scheduling import placement
+from nodepool.domain.scheduling.placement import Decision
+from nodepool.domain.tasks.states import LocationMode
+
+__all__ = ["ONCE_IDLE", "Explanation", "Suggestion", "explain", "nodes_in_words"]
+
+# Begins the sentence of a suggestion that places the task later and not now.
+ONCE_IDLE = "once the nodes have less to do: "
+_MAX_SUGGESTIONS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """`could_run`: the nodes that would take the task as it is if nothing were reserved anywhere.
+
+    `elsewhere` nodes would take it now, if it had waited long enough for the region that it prefers.
+    """
+
+    decision: Decision
+    could_run: tuple[str, ...]
+    elsewhere: int
+    can_never_run: bool
+    suggestions: tuple[Suggestion, ...]
+
+    def sentence(self) -> str:
+        if self.decision.ranked:
+            return f"node {self.decision.ranked[0]} can take it now, of {len(self.decision.ranked)} that can"
+        reason = self.decision.reason()
+        if not self.could_run:
+            return reason
+        return f"{reason}; {nodes_in_words(len(self.could_run))} can run it once there is room"
+
+
+def explain(asked: Asked, pool: Pool) -> Explanation:
+    decision = placement.decide(asked.wish(pool.default_memory_mb), pool.fleet)
+    could_run = pool.takers(_patient(asked), pool.idle)
+    suggestions: list[Suggestion] = []
+    if not decision.ranked:
+        suggestions = _suggestions(asked, pool, could_run)
+    elsewhere = 0 if decision.ranked else len(pool.takers(_patient(asked)))
+    hopeless = _can_never_run(asked, pool, decision)
+    return Explanation(decision, could_run, elsewhere, hopeless, tuple(suggestions[:_MAX_SUGGESTIONS]))
+
+
+def _patient(asked: Asked) -> Asked:
+    """As it will be once it has waited for the region that it prefers."""
+    return replace(asked, relaxed=True) if asked.location_mode is LocationMode.PREFER else asked
+
+
+def _can_never_run(asked: Asked, pool: Pool, decision: Decision) -> bool:
+    """Waiting alone cannot help: nothing that keeps it out passes by itself."""
+    if decision.looked_at == 0 or not decision.never_fits():
+        return False
+    wish = _patient(asked).wish(pool.default_memory_mb)
+    return placement.decide(wish, pool.fleet).never_fits()
+
+
+def _suggestions(asked: Asked, pool: Pool, could_run: tuple[str, ...]) -> list[Suggestion]:
+    now = changes(asked, pool, pool.fleet)
+    if now:
+        return [Suggestion(one.field, one.value, one.sentence, one.nodes) for one in now]
+    found = acts(asked, pool, pool.fleet)
+    if not could_run:
+        found += [
+            _later(Suggestion(one.field, one.value, one.sentence, one.nodes))
+            for one in changes(asked, pool, pool.idle)
+        ]
+        if not found:
+            found = [_later(act) for act in acts(asked, pool, pool.idle)]
+        if not found:
+            found = [another_node(asked, pool)]
+    return found
+
+
+def _later(suggestion: Suggestion) -> Suggestion:
+    words = f"{ONCE_IDLE}{suggestion.sentence} ({nodes_in_words(suggestion.nodes)} can take it then)"
+    return replace(suggestion, sentence=words, nodes=0)
+
+
+def nodes_in_words(count: int) -> str:
+    return f"{count} node" if count == 1 else f"{count} nodes"

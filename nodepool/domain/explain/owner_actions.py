@@ -1,0 +1,106 @@
+"""What others than the task's owner could do so that a node takes it, each act tried by placing.
+
+Pure. The placement runs on the fleet as it would be after the act.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from nodepool.domain.explain.request import Asked, Pool, as_if
+from nodepool.domain.nodes.node import MAX_TASKS_LIMIT
+from nodepool.domain.resources import RESOURCE_NAMES, Claim
+from nodepool.domain.scheduling.fleet import Fleet
+from nodepool.domain.trust.credit import RANK, SCORE_OF, TIERS, Tier
+
+_TASKS = RESOURCE_NAMES.index("tasks")
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """`field` is empty for what the task's owner cannot do by changing the task.
+
+    `nodes` would take the task at this moment; 0 where that comes later.
+    """
+
+    field: str
+    value: str
+    sentence: str
+    nodes: int
+
+
+def acts(asked: Asked, pool: Pool, fleet: Fleet) -> list[Suggestion]:
+    """What others could do, tried on the fleet as it would be then; what helps most nodes first."""
+    # An agent without its engine is kept like a draining one, and resuming it would not help.
+    resumed = fleet.draining & (pool.engine_away | pool.engine_away_too)
+    mended = fleet.draining & ~pool.engine_away
+    returned = fleet.present.copy()
+    slots = fleet.capacity.copy()
+    slots[_TASKS, ~(fleet.pushed | pool.on_probation)] = MAX_TASKS_LIMIT
+    tries: tuple[tuple[Fleet, str], ...] = (
+        (as_if(fleet, draining=resumed), "the owner of {} resumes it: it is draining"),
+        (as_if(fleet, draining=mended), "the owner of {} starts Docker there again: its agent has none"),
+        (as_if(fleet, online=returned), "the owner of {} starts it again: it is offline"),
+        (
+            as_if(fleet, draining=resumed, online=returned),
+            "the owner of {} starts it again and resumes it: it is offline and draining",
+        ),
+        (as_if(fleet, capacity=slots), "the owner of {} offers more task slots there (--max-tasks)"),
+        (
+            as_if(fleet, owner_only=np.zeros_like(fleet.owner_only)),
+            "the owner of {} installs bubblewrap or Docker there: tasks of others could read its files now",
+        ),
+        (
+            as_if(fleet, allow_pushed=True),
+            "the operator gives work to nodes without an agent, such as {} (PUSH_TO_NODES)",
+        ),
+    )
+    found = []
+    helped: set[str] = set()
+    for other, words in tries:
+        takers = [node_id for node_id in pool.takers(asked, other) if node_id not in helped]
+        if takers:
+            helped.update(takers)
+            found.append(Suggestion("", "", words.format(takers[0]), len(takers)))
+    return sorted([*found, *_more_credit(asked, pool, fleet)], key=lambda act: -act.nodes)
+
+
+def _more_credit(asked: Asked, pool: Pool, fleet: Fleet) -> Iterator[Suggestion]:
+    """Good work of a user's nodes raises the score, and so does the operator."""
+    for tier in reversed(TIERS[: RANK[asked.tier]]):
+        takers = pool.takers(replace(asked, tier=tier), fleet)
+        if takers:
+            words = f"a credit score of {SCORE_OF[tier]} or more opens nodes of {tier} trust to your tasks"
+            yield Suggestion("", "", words, len(takers))
+            return
+
+
+def another_node(asked: Asked, pool: Pool) -> Suggestion:
+    """Nothing that is here can be made to do: say what would have to join."""
+    if asked.node_id and asked.node_id not in pool.fleet.row_of:
+        words = f"the owner of {asked.node_id} brings it back: it is not in the pool"
+    else:
+        words = (
+            f"another node joins, with {_amounts(asked.wish(pool.default_memory_mb).claim)} or more to offer"
+        )
+        wishes = (
+            (asked.gpu_name, "the GPU {}"),
+            ("" if asked.region == "any" else asked.region, "in {}"),
+            (asked.min_trust or "", "of {} trust or more"),
+            ("" if asked.tier is Tier.HIGH or asked.node_id else asked.tier, "of {} trust at most"),
+        )
+        words = ", ".join([words, *(form.format(word) for word, form in wishes if word)])
+    return Suggestion("", "", words, 0)
+
+
+def _amounts(claim: Claim) -> str:
+    parts = (
+        f"{claim.memory_mb} MiB of memory",
+        f"cpu_score {claim.cpu_score}" if claim.cpu_score else "",
+        f"gpu_score {claim.gpu_score}" if claim.gpu_score else "",
+        f"{claim.gpu_memory_gb} GiB of GPU memory" if claim.gpu_memory_gb else "",
+    )
+    return ", ".join(part for part in parts if part)

@@ -1,0 +1,189 @@
+"""Single changes of a task that would place it: each is found on the fleet, then tried by placing with it.
+
+Pure. How small a change is: the share of a wish that it gives up. A lowered amount gives up its
+relative reduction, 1/4 of the memory for 12 GiB instead of 16. Of the other wishes the table below
+says. Of changes of one size that which more nodes would take comes first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from types import MappingProxyType
+
+from nodepool.domain import regions
+from nodepool.domain.explain.request import Asked, Pool
+from nodepool.domain.resources import MEBIBYTES_PER_GIBIBYTE, RESOURCE_NAMES
+from nodepool.domain.scheduling.fleet import Fleet
+from nodepool.domain.tasks.states import LocationMode
+from nodepool.domain.trust.credit import RANK, TIERS, Tier
+
+ANY = "any"
+# What a wish is changed to, and how much of it that gives up.
+PREFERRED_ONLY = Fraction(1, 4)
+ANOTHER = Fraction(1, 2)
+NONE_LEFT = Fraction(1)
+
+# field -> the resource of a claim that it becomes
+_RESOURCE_OF = MappingProxyType(
+    {
+        "cpu_score": "cpu_score",
+        "memory_gb": "memory_mb",
+        "gpu_score": "gpu_score",
+        "gpu_memory_gb": "gpu_memory_gb",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One field of the task with another value, and the nodes that would take the task then."""
+
+    field: str
+    value: str
+    sentence: str
+    gives_up: Fraction
+    nodes: int
+
+
+def changes(asked: Asked, pool: Pool, fleet: Fleet) -> list[Change]:
+    """Every single change with which a node of this fleet takes the task, the smallest first."""
+    found = [
+        *_amounts(asked, pool, fleet),
+        *_region(asked, pool, fleet),
+        *_gpu_name(asked, pool, fleet),
+        *_trust(asked, pool, fleet),
+        *_node(asked, pool, fleet),
+    ]
+    return sorted(found, key=lambda change: (change.gives_up, -change.nodes, change.field, change.value))
+
+
+def _amounts(asked: Asked, pool: Pool, fleet: Fleet) -> Iterator[Change]:
+    claim = asked.wish(pool.default_memory_mb).claim
+    for field, resource in _RESOURCE_OF.items():
+        before = getattr(claim, resource)
+        least = _with_amount(asked, field, _least(field, pool))
+        if getattr(least.wish(pool.default_memory_mb).claim, resource) >= before:
+            continue
+        # Whoever takes the task without this need is kept out by this need alone.
+        rows = [fleet.row_of[node_id] for node_id in pool.takers(least, fleet)]
+        if not rows:
+            continue
+        index = RESOURCE_NAMES.index(resource)
+        free = int((fleet.capacity[index, rows] - fleet.reserved[index, rows]).max())
+        value = free // MEBIBYTES_PER_GIBIBYTE if field == "memory_gb" else free
+        changed = _with_amount(asked, field, max(value, _least(field, pool)))
+        after = getattr(changed.wish(pool.default_memory_mb).claim, resource)
+        takers = pool.takers(changed, fleet)
+        if takers and after < before:
+            yield Change(
+                field=field,
+                value=str(getattr(changed.needs, field)),
+                sentence=_less(field, changed, asked, pool),
+                gives_up=Fraction(before - after, before),
+                nodes=len(takers),
+            )
+
+
+def _least(field: str, pool: Pool) -> int:
+    """The value that claims least. A task that names no memory gets the pool's default, which may be much."""
+    return int(field == "memory_gb" and pool.default_memory_mb > MEBIBYTES_PER_GIBIBYTE)
+
+
+def _with_amount(asked: Asked, field: str, amount: int) -> Asked:
+    return replace(asked, needs=replace(asked.needs, **{field: amount}))
+
+
+def _less(field: str, changed: Asked, asked: Asked, pool: Pool) -> str:
+    after, before = getattr(changed.needs, field), getattr(asked.needs, field)
+    if field == "memory_gb":
+        default = f"the pool's default of {pool.default_memory_mb} MiB"
+        words = [f"{amount} GiB of memory" if amount else default for amount in (after, before)]
+        return f"ask for {words[0]} instead of {words[1]}"
+    if field == "gpu_memory_gb":
+        return f"ask for {after} GiB of GPU memory instead of {before}"
+    return f"ask for {field} {after} instead of {before}"
+
+
+def _region(asked: Asked, pool: Pool, fleet: Fleet) -> Iterator[Change]:
+    if asked.region == regions.ANY or asked.relaxed:
+        return
+    anywhere = replace(asked, region=regions.ANY)
+    takers = pool.takers(anywhere, fleet)
+    if not takers:
+        return
+    if asked.location_mode is LocationMode.STRICT:
+        yield Change(
+            field="location_mode",
+            value=LocationMode.PREFER,
+            sentence=f"only prefer {asked.region}: after {pool.patience_seconds:g} s without room there "
+            "the task takes the nearest other region",
+            gives_up=PREFERRED_ONLY,
+            nodes=len(pool.takers(replace(asked, relaxed=True), fleet)),
+        )
+    there = Counter(regions.NODE_REGIONS[int(fleet.region[fleet.row_of[node_id]])] for node_id in takers)
+    nearest = min(there, key=lambda slug: (regions.distance(asked.region, slug), -there[slug], slug))
+    yield from _tried(
+        pool,
+        fleet,
+        replace(asked, region=nearest),
+        ("location", nearest, f"let it run in {nearest}, the region with room nearest to {asked.region}"),
+        ANOTHER,
+    )
+    yield from _tried(pool, fleet, anywhere, ("location", "Any", "let it run in any region"), NONE_LEFT)
+
+
+def _gpu_name(asked: Asked, pool: Pool, fleet: Fleet) -> Iterator[Change]:
+    if not asked.gpu_name:
+        return
+    anything = replace(asked, gpu_name="")
+    there = Counter(int(fleet.gpu[fleet.row_of[node_id]]) for node_id in pool.takers(anything, fleet))
+    words = {fleet.gpu_code(name): word for name, word in pool.gpu_words.items() if name}
+    most = max((code for code in there if code in words), key=lambda code: (there[code], code), default=None)
+    if most is not None:
+        word = words[most]
+        sentence = f"ask for the GPU {word} instead of {asked.gpu_name}"
+        yield from _tried(pool, fleet, replace(asked, gpu_name=word), ("gpu_name", word, sentence), ANOTHER)
+    yield from _tried(
+        pool, fleet, anything, ("gpu_name", "Any", f"do not insist on the GPU {asked.gpu_name}"), NONE_LEFT
+    )
+
+
+def _trust(asked: Asked, pool: Pool, fleet: Fleet) -> Iterator[Change]:
+    if asked.min_trust is None:
+        return
+    for tier in TIERS[RANK[asked.min_trust] + 1 :]:
+        changed = replace(asked, min_trust=None if tier is Tier.LOW else tier)
+        value = ANY if tier is Tier.LOW else tier
+        words = (
+            "let it run on nodes of any trust" if tier is Tier.LOW else f"let nodes of {tier} trust run it"
+        )
+        found = list(
+            _tried(
+                pool,
+                fleet,
+                changed,
+                ("min_trust", value, f"{words}, not only of {asked.min_trust}"),
+                NONE_LEFT if tier is Tier.LOW else ANOTHER,
+            )
+        )
+        if found:
+            yield from found
+            return
+
+
+def _node(asked: Asked, pool: Pool, fleet: Fleet) -> Iterator[Change]:
+    if asked.node_id:
+        sentence = f"submit it without naming the node {asked.node_id}"
+        yield from _tried(pool, fleet, replace(asked, node_id=""), ("node_id", ANY, sentence), NONE_LEFT)
+
+
+def _tried(
+    pool: Pool, fleet: Fleet, changed: Asked, words: tuple[str, str, str], gives_up: Fraction
+) -> Iterator[Change]:
+    takers = pool.takers(changed, fleet)
+    if takers:
+        field, value, sentence = words
+        yield Change(field=field, value=value, sentence=sentence, gives_up=gives_up, nodes=len(takers))

@@ -1,0 +1,31 @@
+"""What is not there and what is another's is one answer: nobody learns from a refusal whether an id exists.
+
+Exceptions are what the wire contract wants told: an upload with a task id that is taken, and the
+registration of a node id that is another's.
+"""
+
+from __future__ import annotations
+
+from nodepool.domain.errors import NotFoundError
+
+_SHOWN = 150
+
+
+def no_task(task_id: str) -> NotFoundError:
+    """For who asks for a task of his own."""
+    return NotFoundError(f"there is no task {task_id[:_SHOWN]!r} of yours")
+
+
+def no_node(node_id: str) -> NotFoundError:
+    """For who asks for a node of his own."""
+    return NotFoundError(f"there is no node {node_id[:_SHOWN]!r} of yours")
+
+
+def no_attempt(attempt_id: str, node_id: str) -> NotFoundError:
+    """For a node that speaks for an attempt."""
+    return NotFoundError(f"node {node_id[:_SHOWN]!r} of yours has no attempt {attempt_id[:_SHOWN]!r}")
+
+
+def no_task_on_your_nodes(task_id: str) -> NotFoundError:
+    """For a worker that speaks for whatever task it has."""
+    return NotFoundError(f"no node of yours has task {task_id[:_SHOWN]!r}")

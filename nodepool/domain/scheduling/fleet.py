@@ -1,0 +1,225 @@
+"""The fleet as arrays: what placement knows of every node, so that a whole fleet is scored at once.
+
+Pure: whoever mirrors Redis into it passes in what was read. Rows are reused; a row's number means
+something only as long as its node is here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from nodepool.domain import regions
+from nodepool.domain.nodes.node import NodeKind, NodeView
+from nodepool.domain.resources import RESOURCE_NAMES, Claim
+from nodepool.domain.trust.credit import RANK, TIERS
+
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
+RowArray = npt.NDArray[np.intp]
+
+REGION_INDEX = {slug: index for index, slug in enumerate(regions.NODE_REGIONS)}
+NO_GPU = 0
+_MIN_ROWS = 16
+# One number ranks a node: trust, then load, then history, then how little it has (best fit). The
+# distance of its region comes between trust and load, and is added by who asks.
+LOAD_STEPS, QUALITY_STEPS = 20, 20
+_QUALITY_WEIGHT = 2.0
+_LOAD_WEIGHT = _QUALITY_WEIGHT * (QUALITY_STEPS + 1)
+DISTANCE_WEIGHT = _LOAD_WEIGHT * (LOAD_STEPS + 1)
+_TIER_WEIGHT = DISTANCE_WEIGHT * (regions.MAX_DISTANCE + 1)
+# More than any rank: a node that had the task before comes after all others.
+AGAIN_WEIGHT = _TIER_WEIGHT * len(TIERS)
+_FIT_HALF = 100_000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """A claim as a column, in the order of RESOURCE_NAMES."""
+
+    column: IntArray
+    asked: tuple[tuple[int, str], ...]  # index and name of what is more than nothing
+    mask: BoolArray
+
+    @classmethod
+    def of(cls, claim: Claim) -> Amounts:
+        column = np.array([getattr(claim, name) for name in RESOURCE_NAMES], dtype=np.int64)
+        mask = column > 0
+        asked = tuple((index, name) for index, name in enumerate(RESOURCE_NAMES) if mask[index])
+        return cls(column, asked, mask)
+
+
+class Fleet:
+    """Rows of nodes. `rank` orders them: the smallest is the best. Not thread-safe."""
+
+    def __init__(self, rows: int = _MIN_ROWS) -> None:
+        self.ids: list[str] = []
+        self.row_of: dict[str, int] = {}
+        self._free_rows: list[int] = []
+        self._gpu_names: dict[str, int] = {"": NO_GPU}
+        # Owners with nodes for their own tasks only. To all others such nodes are alike.
+        self.own_only: Counter[int] = Counter()
+        self._allocate(max(rows, _MIN_ROWS))
+
+    @classmethod
+    def of(cls, views: Iterable[NodeView], *, allow_pushed: bool = False) -> Fleet:
+        """Rows in the order of the ids, so that equals are taken in that order."""
+        ordered = sorted(views, key=lambda view: view.node_id)
+        fleet = cls(len(ordered))
+        fleet.allow_pushed = allow_pushed
+        for view in ordered:
+            fleet.put(view)
+        return fleet
+
+    allow_pushed = False
+
+    def _allocate(self, rows: int) -> None:
+        self.present: BoolArray = np.zeros(rows, dtype=np.bool_)
+        self.online: BoolArray = np.zeros(rows, dtype=np.bool_)
+        self.draining: BoolArray = np.zeros(rows, dtype=np.bool_)
+        self.pushed: BoolArray = np.zeros(rows, dtype=np.bool_)
+        self.owner_only: BoolArray = np.zeros(rows, dtype=np.bool_)
+        self.tier = np.zeros(rows, dtype=np.int8)
+        self.region = np.zeros(rows, dtype=np.int8)
+        self.gpu = np.zeros(rows, dtype=np.int32)
+        self.owner: IntArray = np.zeros(rows, dtype=np.int64)
+        self.quality: FloatArray = np.ones(rows)
+        self.capacity: IntArray = np.zeros((len(RESOURCE_NAMES), rows), dtype=np.int64)
+        self.reserved: IntArray = np.zeros((len(RESOURCE_NAMES), rows), dtype=np.int64)
+        self.rank: FloatArray = np.zeros(rows)
+        # Of the rank what load does not change, and what load is measured by.
+        self._fixed: FloatArray = np.zeros(rows)
+        self._divisor: FloatArray = np.ones((len(RESOURCE_NAMES), rows))
+
+    def _grow(self) -> None:
+        old = self.__dict__.copy()
+        size = len(self.present)
+        self._allocate(2 * size)
+        for name, array in self.__dict__.items():
+            if isinstance(array, np.ndarray):
+                array[..., :size] = old[name]
+
+    def __len__(self) -> int:
+        return len(self.row_of)
+
+    def gpu_code(self, name: str) -> int | None:
+        """The number that stands for a GPU's name here; None when no node ever had it."""
+        return self._gpu_names.get(name.casefold())
+
+    def put(self, view: NodeView) -> int:
+        """Add a node or bring it up to date; its row."""
+        row = self.row_of.get(view.node_id)
+        if row is None:
+            row = self._new_row(view.node_id)
+        self.online[row], self.draining[row] = view.online, view.draining
+        self.pushed[row] = view.kind is NodeKind.PUSHED
+        self.tier[row] = RANK[view.tier]
+        self.region[row] = REGION_INDEX[view.region]
+        self.gpu[row] = self._gpu_names.setdefault(view.gpu_name.casefold(), len(self._gpu_names))
+        self._count_own(row, -1)
+        self.owner[row], self.owner_only[row] = view.owner_id, view.owner_only
+        self._count_own(row, 1)
+        self.quality[row] = view.quality
+        self.capacity[:, row] = Amounts.of(view.capacity).column
+        self.reserved[:, row] = Amounts.of(view.reserved).column
+        self._divisor[:, row] = np.where(self.capacity[:, row] > 0, self.capacity[:, row], np.inf)
+        self._fixed[row] = self._rank_without_load(row)
+        self._rank(row)
+        return row
+
+    def _new_row(self, node_id: str) -> int:
+        if self._free_rows:
+            row = self._free_rows.pop()
+            self.ids[row] = node_id
+        else:
+            row = len(self.ids)
+            if row == len(self.present):
+                self._grow()
+            self.ids.append(node_id)
+        self.row_of[node_id] = row
+        self.present[row] = True
+        return row
+
+    def remove(self, node_id: str) -> None:
+        row = self.row_of.pop(node_id, None)
+        if row is not None:
+            self._count_own(row, -1)
+            self.present[row] = self.online[row] = self.owner_only[row] = False
+            self._free_rows.append(row)
+
+    def _count_own(self, row: int, change: int) -> None:
+        if self.owner_only[row]:
+            owner = int(self.owner[row])
+            self.own_only[owner] += change
+            if not self.own_only[owner]:
+                del self.own_only[owner]
+
+    def owner_of_wish(self, owner_id: int) -> int:
+        """Whose task it is, where that makes a difference to some node here; else 0, alike for all.
+
+        Equal wishes are worked out once: they must not differ for nothing.
+        """
+        return owner_id if owner_id in self.own_only else 0
+
+    def take(self, row: int, amounts: Amounts) -> None:
+        self.reserved[:, row] += amounts.column
+        self._rank(row)
+
+    def give_back(self, row: int, amounts: Amounts) -> None:
+        self.reserved[:, row] = np.maximum(self.reserved[:, row] - amounts.column, 0)
+        self._rank(row)
+
+    def fits(self, row: int, amounts: Amounts) -> bool:
+        """Whether there is room for it now on a node that takes work."""
+        return bool(
+            self.online[row]
+            and not self.draining[row]
+            and (self.reserved[:, row] + amounts.column <= self.capacity[:, row])[amounts.mask].all()
+        )
+
+    def _rank(self, row: int) -> None:
+        load = float((self.reserved[:, row] / self._divisor[:, row]).max())
+        self.rank[row] = self._fixed[row] + _step(load, LOAD_STEPS) * _LOAD_WEIGHT
+
+    def _rank_without_load(self, row: int) -> float:
+        cpu = float(self.capacity[0, row])
+        return (
+            float(self.tier[row]) * _TIER_WEIGHT
+            # Who has nothing is full.
+            + (0.0 if self.capacity[:, row].any() else LOAD_STEPS * _LOAD_WEIGHT)
+            + _step(1.0 - float(self.quality[row]), QUALITY_STEPS) * _QUALITY_WEIGHT
+            # Of two equals the smaller one, which keeps the larger one free for larger tasks.
+            + cpu / (cpu + _FIT_HALF)
+        )
+
+    def is_pushed(self, node_id: str) -> bool:
+        row = self.row_of.get(node_id)
+        return row is not None and bool(self.pushed[row])
+
+    def view(self, row: int) -> NodeView:
+        """The row as a value. The GPU's name comes back in lower case."""
+        names = {code: name for name, code in self._gpu_names.items()}
+        return NodeView(
+            node_id=self.ids[row],
+            tier=TIERS[int(self.tier[row])],
+            region=regions.NODE_REGIONS[int(self.region[row])],
+            gpu_name=names[int(self.gpu[row])],
+            draining=bool(self.draining[row]),
+            online=bool(self.online[row]),
+            kind=NodeKind.PUSHED if self.pushed[row] else NodeKind.AGENT,
+            capacity=Claim(*(int(amount) for amount in self.capacity[:, row])),
+            reserved=Claim(*(int(amount) for amount in self.reserved[:, row])),
+            quality=float(self.quality[row]),
+            owner_id=int(self.owner[row]),
+            owner_only=bool(self.owner_only[row]),
+        )
+
+
+def _step(share: float, steps: int) -> int:
+    """In coarse steps: a hair's breadth of load must not outweigh a good history."""
+    return min(steps, max(0, int(share * steps)))

@@ -1,0 +1,305 @@
+"""Where a task goes: filter, then rank, over the fleet, with reasons.
+
+Pure and optimistic: the atomic reservation is the judge, so a choice made on a stale picture costs
+a second try and never a wrong allocation.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nodepool.domain import regions
+from nodepool.domain.nodes.node import NodeView
+from nodepool.domain.resources import Claim
+from nodepool.domain.scheduling.fleet import (
+    AGAIN_WEIGHT,
+    DISTANCE_WEIGHT,
+    REGION_INDEX,
+    Amounts,
+    BoolArray,
+    Fleet,
+    FloatArray,
+    RowArray,
+)
+from nodepool.domain.trust.credit import RANK, Tier
+
+# Clauses in the order they are asked; a node counts under the first that it fails.
+OFFLINE = "offline"
+DRAINING = "draining"
+OTHER_NODE = "not the node asked for"
+PUSHED = "without an agent: this pool gives work to agents only"
+NEEDS_AGENT = "without an agent, which alone gives a task its image or the network"
+OWNER_ONLY = "for tasks of its owner only: it cannot keep others' from what its agent can read"
+TRUST = "trust tier above what the owner's credit opens"
+MIN_TRUST = "below the trust that it asks for"
+OTHER_OWNER = "of an owner who has another run of it, or who submitted it"
+REGION = "in another region"
+GPU_NAME = "has another GPU"
+TOO_SMALL = "too small: {}"
+BUSY = "busy: {}"
+
+CLAIM_WORDS = {
+    "cpu_score": "cpu_score",
+    "memory_mb": "memory",
+    "gpu_score": "gpu_score",
+    "gpu_memory_gb": "GPU memory",
+    "tasks": "task slots",
+}
+# How many of the best are kept at hand for tasks of equal needs.
+_SHORT_LIST = 512
+# So many of them are looked at together.
+_RUN = 64
+# A sample has so many times more.
+_SAMPLE = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What a task asks of its node. Equal wishes are one group: what one cannot have, none can."""
+
+    claim: Claim
+    tier: Tier
+    min_trust: Tier | None = None
+    region: str = regions.ANY
+    relaxed: bool = False  # the region is only preferred: the nearest first
+    gpu_name: str = ""
+    node_id: str = ""  # only this node, when not empty
+    excluded: frozenset[str] = frozenset()
+    not_owners: frozenset[int] = frozenset()  # whose nodes may not have it
+    needs_agent: bool = False  # an image or the network, which only agents can give
+    owner_id: int = 0  # whose task it is, where that counts (Fleet.owner_of_wish)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Nodes that fit, best first, and how many failed on which clause."""
+
+    ranked: tuple[str, ...]
+    failed: Counter[str] = field(default_factory=Counter)
+    looked_at: int = 0
+
+    def reason(self) -> str:
+        """One sentence with numbers: why no node was chosen."""
+        if self.looked_at == 0:
+            return "waiting: no node has joined the pool yet"
+        parts = ", ".join(f"{count} {clause}" for clause, count in self.failed.most_common())
+        hopeless = self.never_fits()
+        head = "no node of the pool can ever run this" if hopeless else "waiting"
+        return f"{head}: looked at {self.looked_at} nodes: {parts}"
+
+    def never_fits(self) -> bool:
+        """True when waiting alone cannot help: no node failed for a reason that passes."""
+        passing = (OFFLINE, DRAINING, BUSY.split(":", maxsplit=1)[0])
+        return not self.ranked and not any(clause.startswith(passing) for clause in self.failed)
+
+
+def place(wish: Wish, nodes: Iterable[NodeView], *, allow_pushed: bool = False) -> Decision:
+    """Choose among `nodes`. A node that lost the task before is taken only when there is no other."""
+    return decide(wish, Fleet.of(nodes, allow_pushed=allow_pushed))
+
+
+def decide(wish: Wish, fleet: Fleet) -> Decision:
+    """All of it: every node that fits in order, and what keeps each of the others."""
+    left = fleet.present.copy()
+    failed: Counter[str] = Counter()
+    for clause, keeps in _clauses(wish, fleet):
+        out = left & ~keeps
+        if count := int(np.count_nonzero(out)):
+            failed[clause] += count
+            left &= keeps
+    rows = np.flatnonzero(left)
+    ranked = [fleet.ids[rows[index]] for index in np.lexsort((rows, _keys(wish, fleet, rows)))]
+    return Decision(tuple(ranked), failed, len(fleet))
+
+
+def failed_clause(wish: Wish, node: NodeView) -> str | None:
+    """The first clause that keeps the node from running the task, or None."""
+    return next(iter(place(wish, [node]).failed), None)
+
+
+def _clauses(wish: Wish, fleet: Fleet) -> Iterable[tuple[str, BoolArray]]:
+    """What a node must be, in the order it is asked, each as a mask over the rows."""
+    amounts = Amounts.of(wish.claim)
+    yield from _matching(wish, fleet)
+    yield from _large_enough(amounts, fleet)
+    yield OFFLINE, fleet.online
+    yield DRAINING, ~fleet.draining
+    yield from _with_room(amounts, fleet)
+
+
+def _large_enough(amounts: Amounts, fleet: Fleet) -> Iterable[tuple[str, BoolArray]]:
+    for index, name in amounts.asked:
+        yield TOO_SMALL.format(CLAIM_WORDS[name]), fleet.capacity[index] >= amounts.column[index]
+
+
+def _with_room(amounts: Amounts, fleet: Fleet) -> Iterable[tuple[str, BoolArray]]:
+    for index, name in amounts.asked:
+        room = fleet.capacity[index] - fleet.reserved[index]
+        yield BUSY.format(CLAIM_WORDS[name]), room >= amounts.column[index]
+
+
+def _matching(wish: Wish, fleet: Fleet) -> Iterable[tuple[str, BoolArray]]:
+    if wish.node_id:
+        only = np.zeros(len(fleet.present), dtype=np.bool_)
+        if (row := fleet.row_of.get(wish.node_id)) is not None:
+            only[row] = True
+        yield OTHER_NODE, only
+    if not fleet.allow_pushed:
+        yield PUSHED, ~fleet.pushed
+    elif wish.needs_agent:
+        yield NEEDS_AGENT, ~fleet.pushed
+    yield OWNER_ONLY, ~fleet.owner_only | (fleet.owner == wish.owner_id)
+    # Who names a node of his own trusts it.
+    if not wish.node_id:
+        yield TRUST, fleet.tier >= RANK[wish.tier]
+    if wish.not_owners:
+        yield OTHER_OWNER, ~np.isin(fleet.owner, list(wish.not_owners))
+    if wish.min_trust is not None:
+        yield MIN_TRUST, fleet.tier <= RANK[wish.min_trust]
+    if wish.region != regions.ANY and not wish.relaxed:
+        yield REGION, fleet.region == REGION_INDEX[wish.region]
+    if wish.gpu_name:
+        code = fleet.gpu_code(wish.gpu_name)
+        yield GPU_NAME, fleet.gpu == (-1 if code is None else code)
+
+
+def _extra_keys(wish: Wish, fleet: Fleet) -> FloatArray | None:
+    """What this wish adds to the rank of each row; None where it adds nothing."""
+    extra: FloatArray | None = None
+    if wish.relaxed and wish.region != regions.ANY:
+        steps = np.array([regions.distance(wish.region, slug) for slug in regions.NODE_REGIONS])
+        extra = steps[fleet.region] * DISTANCE_WEIGHT
+    again = [row for node_id in wish.excluded if (row := fleet.row_of.get(node_id)) is not None]
+    if again:
+        extra = np.zeros(len(fleet.rank)) if extra is None else extra
+        extra[again] += AGAIN_WEIGHT
+    return extra
+
+
+def _keys(wish: Wish, fleet: Fleet, rows: RowArray) -> FloatArray:
+    extra = _extra_keys(wish, fleet)
+    return fleet.rank[rows] if extra is None else fleet.rank[rows] + extra[rows]
+
+
+class Chooser:
+    """Chooses nodes for one task after another of equal needs, without looking at the fleet each time.
+
+    Holds a short list of the best. What was reserved on a node since is seen when its turn comes; a
+    node that has more room again is told by `offer`. When facts of nodes change, it is of no use any more.
+    """
+
+    def __init__(self, wish: Wish, fleet: Fleet) -> None:
+        self.amounts = Amounts.of(wish.claim)
+        self._fleet = fleet
+        self._matching = fleet.present.copy()
+        for _, keeps in (*_matching(wish, fleet), *_large_enough(self.amounts, fleet)):
+            self._matching &= keeps
+        self._extra = _extra_keys(wish, fleet)
+        # The short list in order, and up to where it is used up.
+        self._rows: RowArray = np.empty(0, dtype=np.intp)
+        self._list_keys: FloatArray = np.empty(0)
+        self._at = 0
+        # Those whose place has changed since, and those that were offered.
+        self._heap: list[tuple[float, int]] = []
+        # There may be more than the list holds, none of them better than this.
+        self._cutoff = float("-inf")
+        self._more = True
+
+    def next(self) -> int | None:
+        """The row of the best node with room now, or None. The caller takes the room there."""
+        while True:
+            while (first := self._first()) is not None:
+                row, listed = first
+                if self._fleet.fits(row, self.amounts):
+                    return row
+                if listed:
+                    self._at += 1
+                else:
+                    heapq.heappop(self._heap)
+            if not self._more:
+                return None
+            self._fill()
+            if not len(self._rows):
+                return None
+
+    def _first(self) -> tuple[int, bool] | None:
+        """The best row whose place is still what it was; whether it comes from the list."""
+        listed = self._first_listed()
+        while self._heap:
+            key, row = self._heap[0]
+            now = self._key(row)
+            if now <= key:
+                if listed is None or (key, row) < listed:
+                    return row, False
+                break
+            heapq.heappop(self._heap)
+            self._put(now, row)
+        return None if listed is None else (listed[1], True)
+
+    def _first_listed(self) -> tuple[float, int] | None:
+        rank, extra = self._fleet.rank, self._extra
+        while self._at < len(self._rows):
+            end = self._at + _RUN
+            rows, keys = self._rows[self._at : end], self._list_keys[self._at : end]
+            if self._key(int(rows[0])) <= keys[0]:
+                return float(keys[0]), int(rows[0])
+            # Nodes that one wish has used others have used as well: they come in runs.
+            now = rank[rows] if extra is None else rank[rows] + extra[rows]
+            moved = now > keys
+            count = len(rows) if moved.all() else int(moved.argmin())
+            later = now[:count] <= self._cutoff
+            for index in np.flatnonzero(later).tolist():
+                heapq.heappush(self._heap, (float(now[index]), int(rows[index])))
+            self._more |= not later.all()
+            self._at += count
+        return None
+
+    def offer(self, row: int) -> bool:
+        """A node has more room, or takes work again: whether this wish fits there now."""
+        fits = bool(self._matching[row]) and self._fleet.fits(row, self.amounts)
+        if fits:
+            self._put(self._key(row), row)
+        return fits
+
+    def _put(self, key: float, row: int) -> None:
+        if key <= self._cutoff:
+            heapq.heappush(self._heap, (key, row))
+        else:
+            self._more = True
+
+    def _key(self, row: int) -> float:
+        key = float(self._fleet.rank[row])
+        return key if self._extra is None else key + float(self._extra[row])
+
+    def _fill(self) -> None:
+        fleet = self._fleet
+        mask = self._matching & fleet.online & ~fleet.draining
+        for _, keeps in _with_room(self.amounts, fleet):
+            mask &= keeps
+        rows = np.flatnonzero(mask)
+        keys = fleet.rank[rows] if self._extra is None else fleet.rank[rows] + self._extra[rows]
+        self._more = len(rows) > _SHORT_LIST
+        self._cutoff = float("inf")
+        if self._more:
+            rows, keys = _short_list(rows, keys)
+            self._cutoff = float(keys.max())
+        order = np.lexsort((rows, keys))
+        self._rows, self._list_keys, self._at = rows[order], keys[order], 0
+        self._heap = []
+
+
+def _short_list(rows: RowArray, keys: FloatArray) -> tuple[RowArray, FloatArray]:
+    """Those with the smallest keys. Of very many only those are compared that are small beside a sample."""
+    step = len(keys) // (_SAMPLE * _SHORT_LIST)
+    if step > 1:
+        bound = np.partition(keys[::step], 2 * _SHORT_LIST // step)[2 * _SHORT_LIST // step]
+        few = keys <= bound
+        if np.count_nonzero(few) >= _SHORT_LIST:
+            rows, keys = rows[few], keys[few]
+    best = np.argpartition(keys, _SHORT_LIST - 1)[:_SHORT_LIST]
+    return rows[best], keys[best]

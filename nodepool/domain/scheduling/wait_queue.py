@@ -1,0 +1,326 @@
+"""Who waits, and who is next: trust tiers with ageing, fair share between users, priority, age.
+
+Pure: the time is passed in, in Unix seconds. Tasks with equal wishes are one group, since what one of
+them cannot have none can; a group that found no node is left alone until something has changed.
+
+The order, first what weighs most:
+1. the tier of the task's queue, high before normal before low; every `tier_seconds` of waiting count
+   as one tier, so that a low task is served at most that time after a normal one of the same age;
+2. fair share: whoever has used least lately, in steps of one default task, so that users about
+   equally well served are equal here;
+3. priority, 9 first, every `priority_seconds` of waiting counting as one step of it; then age.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from nodepool.domain.scheduling.placement import Wish
+from nodepool.domain.tasks.states import MAX_PRIORITY, LocationMode
+from nodepool.domain.trust.credit import RANK
+
+# Keys hold a tier's level as of the last look at the clock; older than this, they are made anew.
+_REFRESH_SECONDS = 10.0
+
+# Smaller comes first. A lane's: level of the tier, and what does not change with time.
+_LaneKey = tuple[int, float]
+# An owner's: level, served, what does not change, owner.
+_OwnerKey = tuple[int, int, float, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingTask:
+    """A task without a node. `queued_at` is when it last began to wait, `created_at` when it came."""
+
+    task_id: str
+    owner_id: int
+    wish: Wish
+    priority: int
+    created_at: float
+    queued_at: float
+    attempt_number: int = 0
+    location_mode: LocationMode = LocationMode.STRICT
+    limited: bool = True  # it counts among what its owner may have running
+
+
+@dataclass(frozen=True, slots=True)
+class Ageing:
+    tier_seconds: float
+    priority_seconds: float
+    region_patience_seconds: float
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """Tasks with one wish, by their owners."""
+
+    wish: Wish
+    lanes: dict[int, _Lane] = field(default_factory=dict)
+    blocked: bool = False
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks."""
+        return sum(lane.waiting for lane in self.lanes.values())
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """One owner's tasks with one wish. Its place in its owner's order is the entry with this key."""
+
+    owner: _Owner
+    group: Group
+    tasks: list[tuple[float, str]] = field(default_factory=list)  # a heap
+    waiting: int = 0
+    key: _LaneKey | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Owner:
+    """One user's lanes in order: how much he was served decides between users, and not within."""
+
+    owner_id: int
+    order: list[tuple[_LaneKey, int, _Lane]] = field(default_factory=list)  # a heap
+    lanes: int = 0
+    key: _OwnerKey | None = None
+
+
+class WaitingLine:
+    """Not thread-safe. `served` tells how many default tasks' worth a user has used lately.
+
+    Heaps may hold entries that are out of date: those are dropped when they come up, so each costs no more
+    than once. When a user was served, only his own place changes.
+    """
+
+    def __init__(self, ageing: Ageing, served: Callable[[int], float]) -> None:
+        self._ageing = ageing
+        self._served = served
+        self._tasks: dict[str, tuple[WaitingTask, _Lane]] = {}
+        self._groups: dict[Wish, Group] = {}
+        self._owners: dict[int, _Owner] = {}
+        self.held: set[int] = set()
+        self._order: list[tuple[_OwnerKey, int, _Owner]] = []
+        self._count = 0
+        self._patient: list[tuple[float, str]] = []
+        self._refreshed_at = float("-inf")
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __contains__(self, task_id: str) -> bool:
+        return task_id in self._tasks
+
+    def task_ids(self) -> list[str]:
+        return list(self._tasks)
+
+    def owners(self) -> set[int]:
+        return set(self._owners)
+
+    def find(self, task_id: str) -> WaitingTask | None:
+        found = self._tasks.get(task_id)
+        return found[0] if found is not None else None
+
+    def of_owner(self, owner_id: int) -> list[WaitingTask]:
+        return [task for task, _ in self._tasks.values() if task.owner_id == owner_id]
+
+    def hold(self, owner_id: int) -> None:
+        """None of this user's tasks comes up until he is let go: he has as much running as he may."""
+        self.held.add(owner_id)
+        if (owner := self._owners.get(owner_id)) is not None:
+            owner.key = None
+
+    def let_go(self, owner_id: int, now: float) -> None:
+        self.held.discard(owner_id)
+        if (owner := self._owners.get(owner_id)) is not None:
+            self._place(owner, now)
+
+    def groups(self) -> list[Group]:
+        """Those with tasks in them."""
+        return list(self._groups.values())
+
+    def group_of(self, wish: Wish) -> Group | None:
+        return self._groups.get(wish)
+
+    def tasks_of(self, group: Group) -> list[WaitingTask]:
+        ids = dict.fromkeys(task_id for lane in group.lanes.values() for _, task_id in lane.tasks)
+        found = (self._tasks[task_id] for task_id in ids if task_id in self._tasks)
+        return [task for task, lane in found if lane.group is group]
+
+    def add(self, task: WaitingTask, now: float) -> None:
+        """Let it wait. One that is here already is replaced."""
+        self.discard(task.task_id)
+        patience = self._ageing.region_patience_seconds
+        if task.location_mode is LocationMode.PREFER and not task.wish.relaxed:
+            if now - task.queued_at >= patience:
+                task = replace(task, wish=replace(task.wish, relaxed=True))
+            else:
+                heapq.heappush(self._patient, (task.queued_at + patience, task.task_id))
+        lane = self._lane(task)
+        lane.waiting += 1
+        self._tasks[task.task_id] = (task, lane)
+        heapq.heappush(lane.tasks, (self._static(task), task.task_id))
+        if lane.tasks[0][1] == task.task_id:
+            self._enter(lane, now)
+
+    def _lane(self, task: WaitingTask) -> _Lane:
+        group = self._groups.get(task.wish)
+        if group is None:
+            group = self._groups[task.wish] = Group(task.wish)
+        lane = group.lanes.get(task.owner_id)
+        if lane is None:
+            owner = self._owners.get(task.owner_id)
+            if owner is None:
+                owner = self._owners[task.owner_id] = _Owner(task.owner_id)
+            owner.lanes += 1
+            lane = group.lanes[task.owner_id] = _Lane(owner, group)
+        return lane
+
+    def discard(self, task_id: str) -> None:
+        """Out of the line, wherever in it. What the heaps still hold of it is passed over."""
+        found = self._tasks.pop(task_id, None)
+        if found is None:
+            return
+        lane = found[1]
+        lane.waiting -= 1
+        if lane.waiting:
+            return
+        lane.key, lane.tasks = None, []
+        owner, group = lane.owner, lane.group
+        del group.lanes[owner.owner_id]
+        if not group.lanes:
+            del self._groups[group.wish]
+        owner.lanes -= 1
+        if not owner.lanes:
+            owner.key, owner.order = None, []
+            del self._owners[owner.owner_id]
+
+    def head(self, now: float) -> tuple[WaitingTask, Group] | None:
+        """Who is next, of the groups that are not blocked."""
+        self._mature(now)
+        if now - self._refreshed_at > _REFRESH_SECONDS:
+            self._refresh(now)
+        while self._order:
+            key, _, owner = self._order[0]
+            if key == owner.key:
+                self._place(owner, now)
+            if key == owner.key:
+                lane = owner.order[0][2]
+                return self._first(lane), lane.group
+            if self._order[0][0] == key:
+                heapq.heappop(self._order)
+        return None
+
+    def take(self, task: WaitingTask, now: float) -> None:
+        """The task has a node. Call after its owner was charged for it."""
+        found = self._tasks.get(task.task_id)
+        self.discard(task.task_id)
+        if found is not None and found[1].waiting:
+            self._enter(found[1], now)
+        elif (owner := self._owners.get(task.owner_id)) is not None:
+            self._place(owner, now)
+
+    def block(self, group: Group) -> None:
+        """No node fits the group now."""
+        group.blocked = True
+
+    def unblock(self, group: Group, now: float) -> None:
+        if group.blocked:
+            group.blocked = False
+            for lane in group.lanes.values():
+                self._enter(lane, now)
+
+    def unblock_all(self, now: float) -> None:
+        for group in self.groups():
+            self.unblock(group, now)
+
+    # ------------------------------------------------------------------------------------------------
+    def _static(self, task: WaitingTask) -> float:
+        """Smaller comes first. Waiting counts as priority, which changes nothing of the order of two."""
+        return task.created_at - task.priority * self._ageing.priority_seconds
+
+    def _level(self, task: WaitingTask, now: float) -> int:
+        waited = max(0.0, now - task.created_at)
+        return max(0, RANK[task.wish.tier] - int(waited / self._ageing.tier_seconds))
+
+    def _first(self, lane: _Lane) -> WaitingTask:
+        """Of a lane in which somebody waits."""
+        while True:
+            static, task_id = lane.tasks[0]
+            found = self._tasks.get(task_id)
+            if found is not None and found[1] is lane and self._static(found[0]) == static:
+                return found[0]
+            heapq.heappop(lane.tasks)
+
+    def _enter(self, lane: _Lane, now: float) -> None:
+        """Its place among its owner's lanes, by its first task, and his among the owners."""
+        if not lane.group.blocked:
+            self._queue(lane, now)
+            self._place(lane.owner, now)
+
+    def _queue(self, lane: _Lane, now: float) -> None:
+        first = self._first(lane)
+        key = (self._level(first, now), self._static(first))
+        if key != lane.key:
+            lane.key = key
+            self._count += 1
+            heapq.heappush(lane.owner.order, (key, self._count, lane))
+
+    def _place(self, owner: _Owner, now: float) -> None:
+        """His place among the owners, by the first of his lanes that are not blocked."""
+        lane = None if owner.owner_id in self.held else self._best(owner, now)
+        if lane is None or lane.key is None:
+            owner.key = None
+            return
+        level, static = lane.key
+        key = (level, int(self._served(owner.owner_id)), static, owner.owner_id)
+        if key != owner.key:
+            owner.key = key
+            self._count += 1
+            heapq.heappush(self._order, (key, self._count, owner))
+
+    def _best(self, owner: _Owner, now: float) -> _Lane | None:
+        order = owner.order
+        while order:
+            key, _, lane = order[0]
+            valid = key == lane.key
+            if valid and not lane.group.blocked and self._static(self._first(lane)) == key[1]:
+                return lane
+            heapq.heappop(order)
+            if valid:
+                lane.key = None
+                if not lane.group.blocked:
+                    self._queue(lane, now)  # its first task was discarded
+        return None
+
+    def _mature(self, now: float) -> None:
+        """Those who only prefer their region, and have waited for it long enough."""
+        while self._patient and self._patient[0][0] <= now:
+            found = self._tasks.get(heapq.heappop(self._patient)[1])
+            if found is not None and not found[0].wish.relaxed:
+                self.add(replace(found[0], wish=replace(found[0].wish, relaxed=True)), now)
+
+    def _refresh(self, now: float) -> None:
+        """Levels and served shares change with time: the heaps anew."""
+        self._refreshed_at = now
+        self._order = []
+        for owner in self._owners.values():
+            owner.order, owner.key = [], None
+        for group in self._groups.values():
+            for lane in group.lanes.values():
+                lane.key = None
+                if not group.blocked:
+                    self._queue(lane, now)
+        for owner in self._owners.values():
+            self._place(owner, now)
+
+
+def order_of(line: WaitingLine, now: float, limit: int = MAX_PRIORITY * 10_000) -> list[str]:
+    """The ids in the order in which they would be taken if there were room for all. Empties the line."""
+    line.unblock_all(now)
+    ids: list[str] = []
+    while len(ids) < limit and (head := line.head(now)) is not None:
+        ids.append(head[0].task_id)
+        line.take(head[0], now)
+    return ids

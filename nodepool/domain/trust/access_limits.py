@@ -1,0 +1,148 @@
+"""What a user may do with the credit score that he has: one table by trust tier. Pure.
+
+A score that opens a tier has that tier's row. MAX_WAITING_TASKS_PER_USER bounds all of them. Limits on what
+runs at once are kept by the dispatcher, all others when a task is submitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import Any
+
+from nodepool.domain.errors import PermissionDeniedError
+from nodepool.domain.resources import MAX_AMOUNT
+from nodepool.domain.tasks.states import MAX_PRIORITY
+from nodepool.domain.trust.credit import SCORE_OF, TIERS, Tier, task_tier
+from nodepool.domain.trust.voting import MAX_REPLICAS
+
+_DAY_MINUTES = 1440
+_YEAR_MINUTES = 366 * _DAY_MINUTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Names and units are those of `hivemind credit`. Needs are of one task."""
+
+    unfinished_tasks: int  # waiting and running together
+    running_tasks: int
+    priority: int
+    cpu_score: int
+    memory_gb: int
+    gpu_score: int
+    gpu_memory_gb: int
+    max_minutes: int
+    replicas: int
+    stored_mb: int  # packages and results that are kept, MiB
+    nodes: int  # active ones that the user has in the pool
+    network: int  # 1: may ask for it, where the pool gives it to tasks at all
+
+
+LIMITS: Mapping[Tier, Limits] = MappingProxyType(
+    {
+        Tier.HIGH: Limits(
+            unfinished_tasks=1_000_000,
+            running_tasks=1_000_000,
+            priority=MAX_PRIORITY,
+            cpu_score=MAX_AMOUNT,
+            memory_gb=MAX_AMOUNT,
+            gpu_score=MAX_AMOUNT,
+            gpu_memory_gb=MAX_AMOUNT,
+            max_minutes=_YEAR_MINUTES,
+            replicas=MAX_REPLICAS,
+            stored_mb=1 << 20,
+            nodes=10_000,
+            network=1,
+        ),
+        # Of needs nothing: what no node can run only waits.
+        Tier.NORMAL: Limits(
+            unfinished_tasks=10_000,
+            running_tasks=1_000,
+            priority=MAX_PRIORITY,
+            cpu_score=MAX_AMOUNT,
+            memory_gb=MAX_AMOUNT,
+            gpu_score=MAX_AMOUNT,
+            gpu_memory_gb=MAX_AMOUNT,
+            max_minutes=_YEAR_MINUTES,
+            replicas=MAX_REPLICAS,
+            stored_mb=20 << 10,
+            nodes=200,
+            network=1,
+        ),
+        # Whoever came down to here has let others down, or is a stranger where newcomers begin here.
+        Tier.LOW: Limits(
+            unfinished_tasks=50,
+            running_tasks=5,
+            priority=5,
+            cpu_score=4000,
+            memory_gb=8,
+            gpu_score=0,
+            gpu_memory_gb=0,
+            max_minutes=120,
+            replicas=3,
+            stored_mb=1 << 10,
+            nodes=10,
+            network=0,
+        ),
+    }
+)
+
+# What can be read off the columns of a new task.
+_CHECKED = (
+    "priority", "cpu_score", "memory_gb", "gpu_score", "gpu_memory_gb", "max_minutes", "replicas", "network",
+)  # fmt: skip
+
+
+def limits_of(score: int) -> Limits:
+    return LIMITS[task_tier(score)]
+
+
+def as_pairs(limits: Limits) -> list[tuple[str, int]]:
+    """(name, most) of each, for people."""
+    return [(field.name, getattr(limits, field.name)) for field in fields(limits)]
+
+
+def check_access(columns: Mapping[str, Any], score: int) -> None:
+    """Raises PermissionDeniedError, with what would be allowed, for what the score does not open.
+
+    `columns` are those of a new task.
+    """
+    limits = limits_of(score)
+    for name in _CHECKED:
+        asked, most = int(columns.get(name) or 0), int(getattr(limits, name))
+        if asked > most:
+            raise PermissionDeniedError(_told(name, asked, most, score))
+
+
+def _told(name: str, asked: int, most: int, score: int) -> str:
+    opening = _opened_by(name, asked)
+    needed = f"; it takes {SCORE_OF[opening]}" if opening is not None else ""
+    if name == "network":
+        return f"your credit score of {score} opens no network for tasks{needed}: ask for none"
+    what = "none" if most == 0 else f"{name} {most} or less"
+    return f"{name} {asked} is more than your credit score of {score} allows{needed}: ask for {what}"
+
+
+def _opened_by(name: str, asked: int) -> Tier | None:
+    """The lowest tier that allows it."""
+    opening = [tier for tier in reversed(TIERS) if asked <= getattr(LIMITS[tier], name)]
+    return opening[0] if opening else None
+
+
+def score_in_words(tier: Tier) -> str:
+    """Which scores have this tier's limits."""
+    above = [SCORE_OF[other] for other in TIERS if SCORE_OF[other] > SCORE_OF[tier]]
+    return f"a credit score below {min(above)}" if above else f"a credit score of {SCORE_OF[tier]} or more"
+
+
+def running_reason(running: int, tier: Tier) -> str:
+    """Why a task waits whose owner has as many running as he may."""
+    return f"its owner has {running} tasks running, as many as {score_in_words(tier)} allows"
+
+
+def unfinished_message(unfinished: int, score: int) -> str:
+    return (
+        f"you have {unfinished} unfinished tasks, as many as your credit score of {score} allows; "
+        "wait until some have ended"
+    )

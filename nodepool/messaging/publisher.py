@@ -1,0 +1,241 @@
+"""Names of queues and Celery tasks, and how hints are published.
+
+Every message is a hint: publishing that fails is logged and forgotten, because the sweep derives
+the hint again from SQL. No caller may depend on a hint's arrival.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Any, cast
+
+from celery import Celery
+from kombu import Connection, Exchange, Producer, Queue
+from kombu.exceptions import OperationalError
+
+from nodepool.domain.nodes.worker_events import CHANNEL_ENDS
+from nodepool.messaging.message_template import Envelopes
+from nodepool.settings import Settings
+
+PLACE = "dispatcher.place"
+PUSH = "dispatcher.push"
+PUSH_STOP = "dispatcher.push_stop"
+PUSH_ASK = "dispatcher.push_ask"
+EXECUTE = "worker_agent.execute"
+STOP = "worker_agent.stop"
+
+# Messages of one round trip.
+_BATCH = 500
+_MAX_BACKGROUND = 50_000
+_CLOSE_SECONDS = 5.0
+# What is told to nodes without an agent. A queue of its own, so that no backlog of tasks to place holds
+# it up, and so that the dispatchers that call strangers' machines may be others than those that place.
+PUSH_QUEUE = "push"
+
+_DIRECT = Exchange("", type="direct")
+log = logging.getLogger(__name__)
+
+
+def partition_queue(tier: str, region: str) -> str:
+    return f"{tier}.{region}"
+
+
+def node_queue(node_id: str) -> str:
+    return f"node.{node_id}"
+
+
+def control_exchange(node_id: str) -> str:
+    return f"ctl.{node_id}"
+
+
+def event_exchange(node_id: str) -> str:
+    return f"celeryev/{node_id}"
+
+
+def event_channels(node_id: str, database: int) -> list[str]:
+    """Every channel that a node's worker publishes events on; for an empty id the pool's own workers'."""
+    exchange = event_exchange(node_id) if node_id else "celeryev"
+    return [f"/{database}.{exchange}/{end}" for end in CHANNEL_ENDS]
+
+
+def make_app(settings: Settings, name: str = "nodepool") -> Celery:
+    app = Celery(name, set_as_current=False)
+    app.config_from_object("celeryconfig")
+    # Celery's own variable first, as ever; it is read here, since it does not stay in the environment.
+    app.conf.update(broker_url=app.conf.broker_url or settings.effective_redis_url)
+    return app
+
+
+class Publisher:
+    """Publishes hints. Thread-safe: each thread holds its own connection until close().
+
+    For threads that last, such as a pool's.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._envelopes = Envelopes(app)
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._connections: list[Connection] = []
+        self._background: _Background | None = None
+
+    def place(self, task_id: str, tier: str, region: str) -> bool:
+        return self._send(PLACE, task_id, partition_queue(tier, region))
+
+    def place_soon(self, task_id: str, tier: str, region: str) -> None:
+        """`place`, by a thread of the publisher's: who calls does not wait, and hints of one moment share
+        a round trip. Forgotten when too many wait, as any hint may be."""
+        with self._lock:
+            if self._background is None:
+                self._background = _Background(self)
+        self._background.add((PLACE, task_id, partition_queue(tier, region)))
+
+    def execute(self, node_id: str, attempt_id: str) -> bool:
+        return self._send(EXECUTE, attempt_id, node_queue(node_id))
+
+    def execute_all(self, attempts: Sequence[tuple[str, str]]) -> None:
+        """`execute` for many (node, attempt), in few round trips."""
+        self.send_all([(EXECUTE, attempt_id, node_queue(node_id)) for node_id, attempt_id in attempts])
+
+    def send_all(self, hints: Sequence[tuple[str, str, str]]) -> None:
+        """Many hints (task name, argument, queue) in few round trips."""
+        if len(hints) == 1:
+            self._send(*hints[0])
+            return
+        try:
+            channel: Any = self._producer().channel
+            with channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
+                for start in range(0, len(hints), _BATCH):
+                    for name, argument, queue_name in hints[start : start + _BATCH]:
+                        pipe.lpush(queue_name, self._envelopes.text(name, argument, queue_name))
+                    pipe.execute()
+        except self._publish_errors():
+            # One by one, each with its second try; a hint that comes twice does no harm.
+            self._forget()
+            for hint in hints:
+                self._send(*hint)
+
+    def stop(self, node_id: str, attempt_id: str) -> bool:
+        return self._send(STOP, attempt_id, node_queue(node_id))
+
+    def push(self, node_id: str, attempt_id: str) -> bool:  # noqa: ARG002 - as execute() has it
+        """Call the node, which has no agent, with the attempt."""
+        return self._send(PUSH, attempt_id, PUSH_QUEUE)
+
+    def push_stop(self, node_id: str, attempt_id: str) -> bool:  # noqa: ARG002
+        return self._send(PUSH_STOP, attempt_id, PUSH_QUEUE)
+
+    def push_ask(self, node_id: str, attempt_id: str) -> bool:  # noqa: ARG002
+        """Ask the node whether it still has the attempt."""
+        return self._send(PUSH_ASK, attempt_id, PUSH_QUEUE)
+
+    def close(self) -> None:
+        """Close every thread's connection; called when none of them publishes any more."""
+        with self._lock:
+            background, self._background = self._background, None
+        if background is not None:
+            background.close()
+        with self._lock:
+            connections, self._connections = self._connections, []
+        self._local = threading.local()
+        for connection in connections:
+            _close(connection)
+
+    def _send(self, name: str, argument: str, queue_name: str) -> bool:
+        # A held connection may have died since its last use; the second try opens a new one.
+        for last in (False, True):
+            try:
+                self._publish(name, argument, queue_name)
+            except self._publish_errors() as error:
+                self._forget()
+                if last:
+                    log.warning("hint %s %s was not published: %s", name, argument, error)
+                    return False
+            else:
+                return True
+        return False
+
+    def _publish(self, name: str, argument: str, queue_name: str) -> None:
+        queue = Queue(queue_name, _DIRECT, routing_key=queue_name, no_declare=True)
+        self._app.send_task(
+            name,
+            args=[argument],
+            queue=cast(Any, queue),  # Celery takes a Queue; its stubs know names only
+            declare=[],
+            producer=self._producer(),
+            retry=False,
+            ignore_result=True,
+        )
+
+    def _producer(self) -> Producer:
+        producer: Producer | None = getattr(self._local, "producer", None)
+        if producer is None:
+            connection = self._app.connection_for_write()
+            self._local.connection = connection
+            # By itself it would pause for two seconds before each second look.
+            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, interval_max=0)
+            with self._lock:
+                self._connections.append(connection)
+            producer = self._app.amqp.Producer(connection.channel(), auto_declare=False)
+            self._local.producer = producer
+        return producer
+
+    def _publish_errors(self) -> tuple[type[BaseException], ...]:
+        connection: Any = getattr(self._local, "connection", None) or self._app.connection_for_write()
+        return (OperationalError, OSError, *connection.connection_errors, *connection.channel_errors)
+
+    def _forget(self) -> None:
+        connection = getattr(self._local, "connection", None)
+        self._local.producer = self._local.connection = None
+        if connection is not None:
+            with self._lock:
+                if connection in self._connections:
+                    self._connections.remove(connection)
+            _close(connection)
+
+
+class _Background:
+    """Publishes what is added, in order, on a thread of its own."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self._changed = threading.Condition()
+        self._hints: list[tuple[str, str, str]] = []
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="hints", daemon=True)
+        self._thread.start()
+
+    def add(self, hint: tuple[str, str, str]) -> None:
+        with self._changed:
+            if len(self._hints) < _MAX_BACKGROUND:
+                self._hints.append(hint)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """What was added is published first."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join(_CLOSE_SECONDS)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._hints or self._closed)
+                hints, self._hints = self._hints[:_BATCH], self._hints[_BATCH:]
+                if not hints:
+                    return
+            try:
+                self._publisher.send_all(hints)
+            except Exception:
+                log.exception("%d hints were not published", len(hints))
+
+
+def _close(connection: Connection) -> None:
+    try:
+        connection.close()
+    except Exception as error:  # noqa: BLE001 - it is broken already
+        log.debug("closing a broken connection: %s", error)

@@ -1,0 +1,334 @@
+"""The node registry: which nodes are there now, what is reserved on them, what they report.
+
+Redis knows the present and may forget it: sync_node() writes it again from SQL.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache
+from typing import Any, cast
+
+import redis
+
+from nodepool.domain import bounded_json
+from nodepool.domain.nodes.node import NodeKind, NodeView
+from nodepool.domain.resources import MAX_AMOUNT, RESOURCE_NAMES, Claim
+from nodepool.domain.scheduling.reclaim import Use
+from nodepool.domain.trust.credit import Tier
+from nodepool.stores.redis import keys, scripts
+from nodepool.stores.redis.client import translated_errors
+from nodepool.stores.redis.liveness import age_of
+
+# A report is small; more than this is not one.
+MAX_REPORT_BYTES = 256 * 1024
+_MAX_REPORT_DEPTH = 4
+# However large they all are, one answer of the server can be held.
+_REPORTS_AT_ONCE = 200
+# A reservation that SQL does not know is left alone for this long: its placement may be about to commit.
+PENDING_SECONDS = 30.0
+_AT_ONCE = 1000
+_MEBIBYTE = 1 << 20
+_MAX_BYTES = MAX_AMOUNT * _MEBIBYTE
+_CLAIM_FIELDS = tuple(field.name for field in fields(Claim))
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a node last said. `age_seconds` by the pool's clock, from the key's TTL."""
+
+    cpu_percent: float
+    memory_percent: float
+    running: tuple[str, ...]
+    age_seconds: float
+    # Of the running attempts that were measured.
+    uses: Mapping[str, Use] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredNode:
+    node_id: str
+    tier: Tier
+    region: str
+    gpu_name: str
+    kind: str
+    draining: bool
+    capacity: Claim
+    quality: float = 1.0  # 0-1, of its history
+    owner_id: int = 0
+    owner_only: bool = False
+
+
+class Registry:
+    """Thread-safe. Raises UnavailableError when Redis cannot be reached."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._redis = client
+        self._reserve = client.register_script(scripts.RESERVE)
+        self._release = client.register_script(scripts.RELEASE)
+        self._resize = client.register_script(scripts.RESIZE)
+        self._rebuild = client.register_script(scripts.REBUILD)
+        self._mark_stop = client.register_script(scripts.MARK_STOP)
+        self._reports = client.register_script(scripts.REPORTS)
+
+    def put_node(self, node: RegisteredNode) -> None:
+        self.put_nodes([node])
+
+    def put_nodes(self, nodes: Sequence[RegisteredNode]) -> None:
+        """Each whole or not at all, many in one round trip."""
+        for start in range(0, len(nodes), _AT_ONCE):
+            with translated_errors(), self._redis.pipeline(transaction=True) as pipe:
+                for node in nodes[start : start + _AT_ONCE]:
+                    pipe.hset(keys.facts(node.node_id), mapping=cast(Any, _facts(node)))
+                    pipe.sadd(keys.NODES, node.node_id)
+                    pipe.publish(keys.NODE_EVENTS_CHANNEL, node.node_id)
+                pipe.execute()
+
+    def remove_node(self, node_id: str) -> None:
+        with translated_errors(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.srem(keys.NODES, node_id)
+            pipe.delete(
+                *(name(node_id) for name in (keys.facts, keys.report, keys.reserved, keys.assigned)),
+                keys.instance(node_id),
+            )
+            pipe.publish(keys.NODE_EVENTS_CHANNEL, node_id)
+            pipe.execute()
+
+    def announce(self, *node_ids: str) -> None:
+        """Tell the dispatchers that nodes have more room, or that something else of them changed. A hint:
+        who misses it sees it at his next look at the whole fleet."""
+        with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
+            for node_id in node_ids:
+                pipe.publish(keys.NODE_EVENTS_CHANNEL, node_id)
+            pipe.execute()
+
+    def announce_owner(self, owner_id: int) -> None:
+        """Tell the dispatchers that other nodes are open to the user's waiting tasks. A hint too."""
+        with translated_errors():
+            self._redis.publish(keys.OWNER_EVENTS_CHANNEL, owner_id)
+
+    def queue_length(self, queue: str) -> int:
+        """How many messages wait in a queue of the dispatchers'."""
+        with translated_errors():
+            return self._redis.llen(queue)
+
+    def node_ids(self) -> set[str]:
+        with translated_errors():
+            members = cast("set[bytes]", self._redis.smembers(keys.NODES))
+        return {member.decode() for member in members}
+
+    def snapshot(self, late_seconds: float) -> list[NodeView]:
+        """Every registered node as placement sees it."""
+        return [view for view in self.views(sorted(self.node_ids()), late_seconds) if view is not None]
+
+    def views(self, node_ids: Sequence[str], late_seconds: float) -> Iterator[NodeView | None]:
+        """These nodes as placement sees them, in this order; None for one that is not registered."""
+        for start in range(0, len(node_ids), _AT_ONCE):
+            ids = node_ids[start : start + _AT_ONCE]
+            with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
+                for node_id in ids:
+                    pipe.hgetall(keys.facts(node_id))
+                    pipe.hgetall(keys.reserved(node_id))
+                    pipe.pttl(keys.report(node_id))
+                answers = pipe.execute()
+            for index, node_id in enumerate(ids):
+                facts, reserved, pttl = answers[3 * index : 3 * index + 3]
+                online = age_of(pttl) <= late_seconds
+                yield _view(node_id, facts, reserved, online=online) if facts else None
+
+    def reports(self, node_ids: Iterable[str]) -> dict[str, Report | None]:
+        """The last report of each; None for none, or one that cannot be read."""
+        ids, found = list(node_ids), {}
+        for start in range(0, len(ids), _REPORTS_AT_ONCE):
+            chunk = ids[start : start + _REPORTS_AT_ONCE]
+            names = [keys.report(node_id) for node_id in chunk]
+            with translated_errors():
+                facts, *bodies = cast("list[bytes]", self._reports(keys=names, args=[MAX_REPORT_BYTES]))
+            for node_id, fact, body in zip(chunk, facts.split(b","), bodies, strict=True):
+                size, _, pttl = fact.partition(b":")
+                found[node_id] = _report(int(size), body, int(pttl))
+        return found
+
+    def write_report(self, node_id: str, *, at: float) -> None:
+        """On behalf of a node that is pushed to and says over gRPC that it is alive."""
+        body = json.dumps({"v": 1, "at": at, "cpu_percent": 0, "memory_percent": 0, "running": []})
+        with translated_errors():
+            self._redis.set(keys.report(node_id), body, ex=keys.REPORT_TTL_SECONDS)
+
+    def reserve(self, node_id: str, attempt_id: str, claim: Claim, *, at: float, owner_id: int = 0) -> str:
+        """Check and subtract under the attempt's id. "ok" and "again" mean that it is reserved.
+
+        `owner_id` is the task's owner.
+        """
+        with translated_errors():
+            answer = self._reserve(
+                keys=[keys.facts(node_id), keys.reserved(node_id), keys.assigned(node_id)],
+                args=[attempt_id, _entry(claim, at=at, stop=False), owner_id, *_pairs(claim)],
+            )
+        return cast(bytes, answer).decode()
+
+    def reserve_all(self, wanted: Sequence[tuple[str, str, Claim, int]], *, at: float) -> list[str]:
+        """`reserve` for many (node, attempt, claim, task's owner) in one round trip, each whole or not."""
+        with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
+            for node_id, attempt_id, claim, owner_id in wanted:
+                self._reserve(
+                    keys=[keys.facts(node_id), keys.reserved(node_id), keys.assigned(node_id)],
+                    args=[attempt_id, _entry(claim, at=at, stop=False), owner_id, *_pairs(claim)],
+                    client=pipe,
+                )
+            return [cast(bytes, answer).decode() for answer in pipe.execute()]
+
+    def release(self, node_id: str, attempt_id: str) -> bool:
+        """Take the attempt off, with what is allocated to it now. False when it was not there."""
+        with translated_errors():
+            return bool(
+                self._release(keys=[keys.reserved(node_id), keys.assigned(node_id)], args=[attempt_id])
+            )
+
+    def resize(self, node_id: str, allocations: Mapping[str, Claim]) -> str:
+        """Change what is allocated to attempts, all of them or none: "ok", "gone" or "full <resource>"."""
+        return self.resize_all([(node_id, allocations)])[0]
+
+    def resize_all(self, wanted: Sequence[tuple[str, Mapping[str, Claim]]]) -> list[str]:
+        """`resize` for many nodes in one round trip."""
+        with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
+            for node_id, allocations in wanted:
+                self._resize(
+                    keys=[keys.facts(node_id), keys.reserved(node_id), keys.assigned(node_id)],
+                    args=[
+                        it for name, claim in allocations.items() for it in (name, json.dumps(asdict(claim)))
+                    ],
+                    client=pipe,
+                )
+            return [cast(bytes, answer).decode() for answer in pipe.execute()]
+
+    def allocations(self, node_ids: Iterable[str]) -> dict[str, dict[str, Claim]]:
+        """What is allocated on each node: attempt id -> amounts."""
+        ids = list(node_ids)
+        with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
+            for node_id in ids:
+                pipe.hgetall(keys.assigned(node_id))
+            answers = pipe.execute() if ids else []
+        return {
+            node_id: {name.decode(): Claim(**json.loads(text)["claim"]) for name, text in listed.items()}
+            for node_id, listed in zip(ids, answers, strict=True)
+        }
+
+    def mark_stop(self, node_id: str, attempt_id: str) -> None:
+        with translated_errors():
+            self._mark_stop(keys=[keys.assigned(node_id)], args=[attempt_id])
+
+    def assigned_ids(self, node_id: str) -> set[str]:
+        with translated_errors():
+            names = cast("list[bytes]", self._redis.hkeys(keys.assigned(node_id)))
+        return {name.decode() for name in names}
+
+    def rebuild(self, node_id: str, live: Mapping[str, tuple[Claim, float, bool]], *, now: float) -> None:
+        """List what SQL says: attempt id -> claim, assigned at, stop. A listed one keeps its allocation.
+
+        Others stay for PENDING_SECONDS after they were made.
+        """
+        entries = [
+            part
+            for attempt, (claim, at, stop) in live.items()
+            for part in (attempt, _entry(claim, at=at, stop=stop))
+        ]
+        with translated_errors():
+            self._rebuild(
+                keys=[keys.facts(node_id), keys.reserved(node_id), keys.assigned(node_id)],
+                args=[now - PENDING_SECONDS, *entries],
+            )
+
+
+def _facts(node: RegisteredNode) -> dict[str, str | int | float]:
+    return {
+        "tier": node.tier,
+        "region": node.region,
+        "gpu_name": node.gpu_name,
+        "kind": node.kind,
+        "draining": int(node.draining),
+        "quality": node.quality,
+        "owner": node.owner_id,
+        "owner_only": int(node.owner_only),
+        **{f"capacity_{name}": getattr(node.capacity, name) for name in _CLAIM_FIELDS},
+    }
+
+
+def _entry(claim: Claim, *, at: float, stop: bool) -> str:
+    return f'{{"at": {round(at, 3)}, "stop": {"true" if stop else "false"}, "claim": {_as_json(claim)}}}'
+
+
+# Many tasks ask for the same.
+@lru_cache(maxsize=4096)
+def _as_json(claim: Claim) -> str:
+    return json.dumps(asdict(claim))
+
+
+@lru_cache(maxsize=4096)
+def _pairs(claim: Claim) -> tuple[str | int, ...]:
+    """Name and amount of what is asked for at all."""
+    return tuple(
+        part for name in _CLAIM_FIELDS if getattr(claim, name) for part in (name, getattr(claim, name))
+    )
+
+
+def _age_of(pttl: int) -> float:
+    """Seconds since the report was written. The agent cannot set a report's age, only its TTL."""
+    return (
+        keys.REPORT_TTL_SECONDS - pttl / 1000 if 0 <= pttl <= keys.REPORT_TTL_SECONDS * 1000 else float("inf")
+    )
+
+
+def _view(node_id: str, facts: dict[bytes, bytes], reserved: dict[bytes, bytes], *, online: bool) -> NodeView:
+    return NodeView(
+        node_id=node_id,
+        tier=Tier(facts[b"tier"].decode()),
+        region=facts[b"region"].decode(),
+        gpu_name=facts[b"gpu_name"].decode(),
+        draining=facts[b"draining"] == b"1",
+        kind=NodeKind(facts[b"kind"].decode()),
+        online=online,
+        capacity=Claim(**{name: int(facts[f"capacity_{name}".encode()]) for name in RESOURCE_NAMES}),
+        reserved=Claim(**{name: int(reserved.get(name.encode(), 0)) for name in RESOURCE_NAMES}),
+        quality=float(facts.get(b"quality", 1.0)),
+        owner_id=int(facts.get(b"owner", 0)),
+        owner_only=facts.get(b"owner_only") != b"0",
+    )
+
+
+def _report(size: int, body: bytes, pttl: int) -> Report | None:
+    """Reports come from strangers: anything that is not as it should be is no report's content."""
+    if not size:
+        return None
+    age = age_of(pttl)
+    try:
+        if size > MAX_REPORT_BYTES:
+            raise ValueError
+        # Numbers are looked at one by one below.
+        parsed = bounded_json.loads(
+            body, max_bytes=MAX_REPORT_BYTES, max_depth=_MAX_REPORT_DEPTH, endless_numbers=True
+        )
+        runs = {str(run["attempt_id"])[:200]: run for run in parsed.get("running", [])[:512]}
+        uses = {name: use for name, run in runs.items() if (use := _use(run)) is not None}
+        percents = _percent(parsed["cpu_percent"]), _percent(parsed["memory_percent"])
+        return Report(*percents, tuple(runs), age, uses)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return Report(0.0, 0.0, (), age)
+
+
+def _use(run: Mapping[str, object]) -> Use | None:
+    """None for what is no measurement: not a number, negative, endless, or a run without any memory."""
+    points, memory_bytes = run.get("cpu_score"), run.get("memory_bytes")
+    if not isinstance(points, int | float) or not isinstance(memory_bytes, int | float):
+        return None
+    if not (0 <= points < math.inf and 0 < memory_bytes < math.inf):
+        return None
+    return Use(math.ceil(min(points, MAX_AMOUNT)), math.ceil(min(memory_bytes, _MAX_BYTES) / _MEBIBYTE))
+
+
+def _percent(value: object) -> float:
+    number = float(cast(Any, value))
+    return min(100.0, max(0.0, number)) if number == number else 0.0  # noqa: PLR0124 - NaN

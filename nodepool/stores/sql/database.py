@@ -1,0 +1,221 @@
+"""The database: one way to read, one way to write, the same for SQLite and PostgreSQL.
+
+A write is a function of a connection that runs in one transaction. On SQLite, which has one writer
+at a time anyway, waiting writes of this process share a transaction (each in its own savepoint) and
+so one fsync: group commit. On PostgreSQL, which groups commits itself, each has its own.
+"""
+
+from __future__ import annotations
+
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    OperationalError,
+    TimeoutError as PoolTimeoutError,
+)
+
+from nodepool.domain.errors import InvalidInputError, StorageFullError, UnavailableError
+
+T = TypeVar("T")
+_MAX_GROUP = 256
+_BUSY_TIMEOUT_SECONDS = 15
+_WAL_RETRY_SECONDS = 0.02
+
+
+class Database:
+    """Opens the database of an SQLAlchemy URL. Thread-safe; close() ends its writer."""
+
+    def __init__(self, url: str) -> None:
+        self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
+        self.engine = _sqlite_engine(url) if self.is_sqlite else _postgres_engine(url)
+        self._writer = _GroupWriter(self.engine) if self.is_sqlite else None
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Run `work`; each of its queries sees what is committed by then.
+
+        Raises UnavailableError when the database cannot be reached.
+        """
+        with translated_errors(), self.engine.connect() as connection:
+            return work(connection)
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in a transaction and return when it is on disk; its exception undoes it.
+
+        `work` must be quick and only touch the connection: on SQLite other writes wait for it.
+        """
+        with translated_errors():
+            if self._writer:
+                return self._writer.run(work)
+            with self.engine.begin() as connection:
+                return work(connection)
+
+    def close(self) -> None:
+        if self._writer:
+            self._writer.close()
+        self.engine.dispose()
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Driver errors as the pool's own. IntegrityError passes: it means something to the caller."""
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except OperationalError as error:
+        if "full" in str(error.orig) or "No space" in str(error.orig):
+            raise StorageFullError from error
+        raise UnavailableError(
+            "the pool's database cannot be reached just now; try again in a moment"
+        ) from error
+    except PoolTimeoutError as error:
+        raise UnavailableError("the pool's database is too busy just now; try again in a moment") from error
+    except DataError as error:
+        # Such as a NUL character, which PostgreSQL has no place for.
+        raise InvalidInputError("a value of the request cannot be stored") from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise UnavailableError("the pool's database cannot be reached just now; try again") from error
+        raise
+
+
+def _postgres_engine(url: str) -> Engine:
+    return create_engine(url, pool_size=20, max_overflow=10, pool_pre_ping=True)
+
+
+def _sqlite_engine(url: str) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_SECONDS, "check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: sqlite3.Connection, _record: Any) -> None:
+        # The driver's own transactions begin too late; begin() below says when.
+        connection.isolation_level = None
+        _use_wal(connection)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON", "temp_store=MEMORY"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    return engine
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Changing the journal does not wait for other connections as all else does, so it is tried again."""
+    deadline = time.monotonic() + _BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_WAL_RETRY_SECONDS)
+        else:
+            return
+
+
+class _GroupWriter:
+    """One thread that runs waiting writes together and commits them at once."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._waiting: queue.SimpleQueue[tuple[Callable[[Connection], Any], Future[Any]] | None] = (
+            queue.SimpleQueue()
+        )
+        self._closed = False
+        self._closing = threading.Lock()
+        self._thread = threading.Thread(target=self._work, name="database-writer", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Callable[[Connection], T]) -> T:
+        future: Future[T] = Future()
+        # Nothing may come behind close()'s mark: nobody would answer it.
+        with self._closing:
+            if self._closed:
+                raise UnavailableError("the pool is shutting down")
+            self._waiting.put((work, future))
+        return future.result()
+
+    def close(self) -> None:
+        with self._closing:
+            self._closed = True
+            self._waiting.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (first := self._waiting.get()) is not None:
+            group = [first]
+            stop = False
+            while len(group) < _MAX_GROUP:
+                try:
+                    following = self._waiting.get_nowait()
+                except queue.Empty:
+                    break
+                if following is None:
+                    stop = True
+                    break
+                group.append(following)
+            self._commit(group)
+            if stop:
+                return
+
+    def _commit(self, group: list[tuple[Callable[[Connection], Any], Future[Any]]]) -> None:
+        done: list[tuple[Future[Any], Any]] = []
+        failed: list[tuple[Future[Any], Exception]] = []
+        try:
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                try:
+                    for work, future in group:
+                        self._run_one(connection, work, future, done, failed)
+                    connection.exec_driver_sql("COMMIT")
+                except BaseException:
+                    _rollback(connection)
+                    raise
+        except BaseException as error:  # noqa: BLE001 - it belongs to the callers, whatever it is
+            for _, future in group:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        # Only now: a write fails because of another one of the group, and who hears of it looks for that one.
+        for future, value in done:
+            future.set_result(value)
+        for future, failure in failed:
+            future.set_exception(failure)
+
+    @staticmethod
+    def _run_one(
+        connection: Connection,
+        work: Callable[[Connection], Any],
+        future: Future[Any],
+        done: list[tuple[Future[Any], Any]],
+        failed: list[tuple[Future[Any], Exception]],
+    ) -> None:
+        connection.exec_driver_sql("SAVEPOINT one")
+        try:
+            value = work(connection)
+        except OperationalError:
+            raise
+        except Exception as error:  # noqa: BLE001 - what is wrong with one write must not undo its neighbours
+            connection.exec_driver_sql("ROLLBACK TO one")
+            failed.append((future, error))
+        else:
+            done.append((future, value))
+        connection.exec_driver_sql("RELEASE one")
+
+
+def _rollback(connection: Connection) -> None:
+    try:
+        connection.exec_driver_sql("ROLLBACK")
+    except OperationalError:
+        # SQLite has rolled back itself, as it does on a full disk.
+        connection.invalidate()

@@ -1,0 +1,186 @@
+"""Holds: what a task may cost is set aside when it is accepted, and divided, once, when it ends.
+
+Functions of a connection: the use case that calls them owns the transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
+
+from nodepool.domain.errors import NotEnoughCptError, NotFoundError
+from nodepool.domain.money import ledger
+from nodepool.domain.money.ledger import Bill, EntryKind, HoldState, NewEntry, Terms
+from nodepool.stores.sql.ledger.postings import append
+from nodepool.stores.sql.tables import holds, ledger_accounts
+
+_INSERT_HOLD = insert(holds)
+# Whoever ends a task has its row locked, so that two ends do not meet here.
+_STILL_HELD = select(holds).where(holds.c.task_id == bindparam("task"), holds.c.state == HoldState.HELD)
+_END = (
+    update(holds)
+    .where(holds.c.task_id == bindparam("task"), holds.c.state == HoldState.HELD)
+    .values(state=bindparam("new_state"), posted=bindparam("charged"), ended_at=bindparam("now"))
+)
+_SPENDABLE = select(ledger_accounts.c.balance).where(ledger_accounts.c.id == bindparam("account"))
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """Who is paid, for which attempt (the one that ended where it is empty), and in which proportion."""
+
+    user_id: int
+    share: int = 1
+    attempt_id: str = ""
+    account: str = ""  # where it goes, when it is not the user's
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """`changed` is False when the task held nothing (any more); then nothing was moved."""
+
+    changed: bool
+    bill: Bill = Bill((), 0)  # noqa: RUF009 - a frozen value
+
+    @property
+    def charged(self) -> int:
+        return self.bill.charged
+
+
+def terms_of(task: Mapping[str, Any], fee_percent: int) -> Terms:
+    """What the columns of a new task agree on."""
+    return Terms(task["price_per_minute"], task["max_minutes"], task.get("replicas", 1), fee_percent)
+
+
+def check_covered(connection: Connection, owner_id: int, terms: Terms) -> None:
+    """Raises NotEnoughCptError, with what would be covered, when the owner cannot hold that much."""
+    balance = connection.execute(_SPENDABLE, {"account": ledger.user_account(owner_id)}).scalar_one_or_none()
+    if balance is None:
+        raise NotFoundError("you have no account in this pool: register again")
+    if balance < terms.amount:
+        raise _not_covered(terms, balance)
+
+
+def hold(connection: Connection, task: Mapping[str, Any], *, fee_percent: int, now: float) -> Terms:
+    """Set the task's price aside, in the transaction that stores the task. Raises NotEnoughCptError."""
+    terms = terms_of(task, fee_percent)
+    account = ledger.user_account(task["owner_id"])
+    entry = NewEntry(
+        ledger.hold_id(task["id"]),
+        EntryKind.HOLD,
+        account,
+        ledger.ESCROW,
+        terms.amount,
+        task_id=task["id"],
+        memo=terms.memo,
+    )
+    # Before the ledger's head is locked: everybody who moves CPT waits for that.
+    connection.execute(
+        _INSERT_HOLD,
+        {
+            "task_id": task["id"],
+            "account_id": account,
+            "amount": terms.amount,
+            "price_per_minute": terms.price_per_minute,
+            "max_minutes": terms.max_minutes,
+            "fee_percent": fee_percent,
+            "state": HoldState.HELD,
+            "created_at": float(now),
+        },
+    )
+    try:
+        append(connection, [entry], now)
+    except NotEnoughCptError:
+        check_covered(connection, task["owner_id"], terms)
+        raise
+    return terms
+
+
+def settle(
+    connection: Connection,
+    task_id: str,
+    attempt_id: str,
+    providers: Sequence[Provider],
+    minutes: int,
+    now: float,
+) -> Settled:
+    """Divide what the task holds: pay the minutes to the providers, give the rest back.
+
+    `minutes` are those of all providers' runs together. Called in the transaction that ends the task;
+    a task that holds nothing, or whose hold has ended, is left as it is.
+    """
+    found = connection.execute(_STILL_HELD, {"task": task_id}).one_or_none()
+    if found is None:
+        return Settled(changed=False)
+    bill = ledger.bill(
+        found.amount,
+        price_per_minute=found.price_per_minute,
+        minutes=minutes,
+        fee_percent=found.fee_percent,
+        shares=[provider.share for provider in providers],
+    )
+    named = [replace(it, attempt_id=it.attempt_id or attempt_id) for it in providers]
+    ended = connection.execute(
+        _END,
+        {
+            "task": task_id,
+            "new_state": HoldState.POSTED if bill.charged else HoldState.VOIDED,
+            "charged": bill.charged,
+            "now": float(now),
+        },
+    )
+    if ended.rowcount != 1:
+        return Settled(changed=False)
+    append(connection, _entries(found, named, bill, minutes), now)
+    return Settled(changed=True, bill=bill)
+
+
+def void(connection: Connection, task_id: str, now: float) -> Settled:
+    """Give all of it back: the task ended and nobody is paid."""
+    return settle(connection, task_id, "", (), 0, now)
+
+
+def _entries(held: Row[Any], providers: Sequence[Provider], bill: Bill, minutes: int) -> list[NewEntry]:
+    task_id, entries = held.task_id, []
+    memo = f"{minutes} min at {held.price_per_minute} CPT a minute"
+    if len(providers) > 1:
+        memo = f"a share of {memo}"
+    for provider, part in zip(providers, bill.parts, strict=True):
+        attempt = provider.attempt_id
+        if part.payment:
+            account = provider.account or ledger.user_account(provider.user_id)
+            pay = ledger.payment_id(attempt)
+            entries.append(
+                NewEntry(pay, EntryKind.PAYMENT, ledger.ESCROW, account, part.payment, task_id, memo)
+            )
+        if part.fee:
+            kept = f"{held.fee_percent} % of {part.payment + part.fee} CPT"
+            fee = ledger.fee_id(attempt)
+            entries.append(NewEntry(fee, EntryKind.FEE, ledger.ESCROW, ledger.FEE, part.fee, task_id, kept))
+    if bill.released:
+        release = ledger.release_id(task_id)
+        entries.append(
+            NewEntry(
+                release, EntryKind.RELEASE, ledger.ESCROW, held.account_id, bill.released, task_id, "not used"
+            )
+        )
+    return entries
+
+
+def _not_covered(terms: Terms, balance: int) -> NotEnoughCptError:
+    each = terms.price_per_minute * terms.runs
+    runs = "" if terms.runs == 1 else f" and {terms.runs} runs"
+    affordable = balance // each
+    what = (
+        f"ask for max_minutes {affordable} or less, or for less memory, CPU and GPU"
+        if affordable
+        else "ask for less memory, CPU and GPU, or get CPT first"
+    )
+    return NotEnoughCptError(
+        f"this task costs {terms.price_per_minute} CPT for each started minute; for {terms.max_minutes} "
+        f"minutes{runs} {terms.amount} CPT are set aside, and what is not used comes back, but there are "
+        f"{balance} CPT in your account: {what}"
+    )

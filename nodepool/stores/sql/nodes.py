@@ -1,0 +1,174 @@
+"""Nodes in SQL: who owns them and what they said of themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from nodepool.domain.errors import PermissionDeniedError
+from nodepool.domain.nodes.claimed_resources import ClaimRules, believed, bounded, is_proven
+from nodepool.domain.nodes.history import HistoryRules
+from nodepool.domain.nodes.node import ENGINE_AWAY, NodeFacts, NodeKind, is_owner_only, isolation_of
+from nodepool.domain.not_visible import no_node
+from nodepool.domain.resources import Overcommit, Resources, capacity_of
+from nodepool.domain.trust.credit import Tier
+from nodepool.stores.redis.node_registry import RegisteredNode
+from nodepool.stores.sql import verification_records
+from nodepool.stores.sql.attempts import history_of
+from nodepool.stores.sql.tables import node_records, nodes, users
+
+_WITH_OWNER = (
+    select(nodes, users.c.username.label("owner"), users.c.credit_score, node_records.c.paused_until)
+    .join(users, users.c.id == nodes.c.owner_id)
+    .outerjoin(node_records, node_records.c.node_id == nodes.c.id)
+)
+
+
+def register(
+    connection: Connection,
+    facts: NodeFacts,
+    owner_id: int,
+    now: float,
+    *,
+    peer_address: str = "",
+    again: bool = False,
+    believed: bool = True,
+) -> None:
+    """Insert or renew. A node id belongs to whom it was first registered by.
+
+    `believed`: its word on Docker is taken, because nobody probes here; else its probes show it.
+
+    A new start is not draining; one that only tells of itself again stays as its owner has set it.
+    """
+    values = asdict(facts)
+    values |= values.pop("total")
+    node_id = values.pop("node_id")
+    values |= {"active": True, "registered_at": now, "peer_address": peer_address}
+    values |= {"engine_shown": True} if believed else {}
+    renewal = values if again else {**values, "draining": False, "probe_due_at": now}
+    renewed = connection.execute(
+        update(nodes).where(nodes.c.id == node_id, nodes.c.owner_id == owner_id).values(renewal)
+    )
+    if renewed.rowcount:
+        return
+    if connection.execute(select(nodes.c.id).where(nodes.c.id == node_id)).first():
+        raise PermissionDeniedError(f"node id {node_id!r} belongs to another user; choose another name")
+    owner = connection.execute(select(users.c.username).where(users.c.id == owner_id)).scalar_one()
+    prefix = node_id.split("/", 1)[0] if "/" in node_id else ""
+    other = connection.execute(select(users.c.id).where(users.c.username == (prefix or node_id))).scalar()
+    if other is not None and other != owner_id:
+        raise PermissionDeniedError(f"node id {node_id!r} begins with another user's name; use {owner}/NAME")
+    try:
+        connection.execute(insert(nodes).values(id=node_id, owner_id=owner_id, probe_due_at=now, **values))
+        verification_records.begin_node(connection, node_id, owner_id, now)
+    except IntegrityError as error:
+        raise PermissionDeniedError(f"node id {node_id!r} was taken at the same moment") from error
+
+
+def find(connection: Connection, node_id: str) -> Row[Any]:
+    row = connection.execute(_WITH_OWNER.where(nodes.c.id == node_id)).one_or_none()
+    if row is None:
+        raise no_node(node_id)
+    return row
+
+
+def find_own(connection: Connection, node_id: str, owner_id: int) -> Row[Any]:
+    row = find(connection, node_id)
+    if row.owner_id != owner_id:
+        raise no_node(node_id)
+    return row
+
+
+def active(connection: Connection) -> Sequence[Row[Any]]:
+    return connection.execute(_WITH_OWNER.where(nodes.c.active).order_by(nodes.c.id)).all()
+
+
+def active_of(connection: Connection, owner_id: int) -> Sequence[Row[Any]]:
+    return connection.execute(_WITH_OWNER.where(nodes.c.active, nodes.c.owner_id == owner_id)).all()
+
+
+def active_of_role(connection: Connection, role: str) -> Sequence[Row[Any]]:
+    return connection.execute(_WITH_OWNER.where(nodes.c.active, users.c.role == role)).all()
+
+
+def active_among(connection: Connection, node_ids: Sequence[str]) -> Sequence[Row[Any]]:
+    """Of these nodes those that are active; not more ids than one statement takes."""
+    return connection.execute(_WITH_OWNER.where(nodes.c.active, nodes.c.id.in_(node_ids))).all()
+
+
+def count_of(connection: Connection, owner_id: int) -> tuple[int, int]:
+    """How many active nodes the owner has, and how many node ids in all."""
+    query = select(func.count().filter(nodes.c.active), func.count()).where(nodes.c.owner_id == owner_id)
+    active_ones, known = connection.execute(query).one()
+    return int(active_ones), int(known)
+
+
+def states_of(connection: Connection, node_id: str, owner_id: int) -> tuple[bool, bool]:
+    """Whether the owner has registered this node before, and whether it is active."""
+    query = select(nodes.c.active).where(nodes.c.id == node_id, nodes.c.owner_id == owner_id)
+    found = connection.execute(query).scalar_one_or_none()
+    return found is not None, bool(found)
+
+
+def roll_call(connection: Connection) -> Sequence[Row[str, str, float]]:
+    """The active nodes with no more than a sweep asks of all of them: id, kind, registered_at."""
+    return connection.execute(
+        select(nodes.c.id, nodes.c.kind, nodes.c.registered_at).where(nodes.c.active).order_by(nodes.c.id)
+    ).all()
+
+
+def set_draining(connection: Connection, node_id: str, *, draining: bool) -> None:
+    connection.execute(update(nodes).where(nodes.c.id == node_id).values(draining=draining))
+
+
+def deactivate(connection: Connection, node_id: str) -> None:
+    connection.execute(update(nodes).where(nodes.c.id == node_id).values(active=False))
+
+
+def registered_node(
+    row: Row[Any],
+    overcommit: Overcommit,
+    rules: HistoryRules,
+    *,
+    now: float,
+    claims: ClaimRules | None = None,
+) -> RegisteredNode:
+    """The row as the registry keeps it: tier by its owner's present score, capacity with overcommit.
+
+    On probation there is room for one task. `claims`: what is believed of a node that is not proven.
+    """
+    # What probes found is believed before what the node claims.
+    cpu_score = min(row.cpu_score, row.measured_cpu_score) if row.measured_cpu_score else row.cpu_score
+    total = Resources(cpu_score, row.memory_gb, row.gpu_score, row.gpu_memory_gb)
+    history = history_of(row)
+    doubted = claims is not None and not is_proven(history.good, row.credit_score)
+    if claims is not None and doubted:
+        total = believed(total, claims)
+    capacity = capacity_of(total, max_tasks=row.max_tasks, overcommit=overcommit)
+    if claims is not None and doubted:
+        capacity = bounded(capacity, claims)
+    if history.on_probation(rules):
+        capacity = replace(capacity, tasks=min(1, capacity.tasks))
+    tier = verification_records.tier_of_row(row)
+    # After a false result a low-trust node gets no work for a while.
+    paused = tier is Tier.LOW and (row.paused_until or 0.0) > now
+    return RegisteredNode(
+        node_id=row.id,
+        tier=tier,
+        region=row.region,
+        gpu_name=row.gpu_name,
+        kind=row.kind,
+        draining=row.draining or paused or (row.kind == NodeKind.AGENT and row.docker_status == ENGINE_AWAY),
+        capacity=capacity,
+        quality=history.as_of(now, rules).quality,
+        owner_id=row.owner_id,
+        owner_only=is_owner_only(
+            row.kind,
+            isolation_of(row.isolation, row.docker_status),
+            accepts_strangers=row.accepts_strangers,
+        ),
+    )

@@ -1,0 +1,126 @@
+"""Who could check a task, and which owners may be one person. The rules are in domain/trust/audits.py.
+
+Functions of a connection; they only read. What makes two owners look like one: nodes at the same address
+that is not this machine's own, or CPT that one of them sent to the other. A receiver cannot help being sent
+some, so this never decides who checks whom, or anybody could choose his checkers by paying all the others:
+it only decides whether their agreement says something.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, func, select
+
+from nodepool.domain import regions
+from nodepool.domain.money import ledger
+from nodepool.domain.money.ledger import EntryKind
+from nodepool.domain.nodes.node import NodeKind
+from nodepool.domain.tasks.states import LocationMode
+from nodepool.stores.sql.owner_only_nodes import takes_strangers
+from nodepool.stores.sql.tables import ledger_entries, nodes
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How many owners could check a task, and how many there are at all; one address is one owner."""
+
+    able: int
+    there: int
+
+    def raises(self, least: int) -> bool:
+        """Whether their agreement may raise a score."""
+        return self.able >= least
+
+    def lowers(self, least: int) -> bool:
+        """Whether their word may lower one: also in a small pool, but not where a task's needs and wishes
+        were made so that only few of many can run it."""
+        return self.able >= min(least, self.there)
+
+
+def reach(connection: Connection, task: Row[Any], besides: Collection[int], *, allow_pushed: bool) -> Reach:
+    """Beside these owners. Whether there is room now does not matter; wishes that a check keeps do."""
+    query = select(nodes.c.owner_id, nodes.c.peer_address).where(
+        nodes.c.active,
+        nodes.c.draining.is_(False),
+        nodes.c.owner_id.not_in(sorted(besides)),
+        takes_strangers(),
+    )
+    if not allow_pushed:
+        query = query.where(nodes.c.kind == NodeKind.AGENT)
+    able = query.where(
+        nodes.c.cpu_score >= task.cpu_score,
+        nodes.c.memory_gb >= task.memory_gb,
+        nodes.c.gpu_score >= task.gpu_score,
+        nodes.c.gpu_memory_gb >= task.gpu_memory_gb,
+    )
+    if task.region != regions.ANY and task.location_mode == LocationMode.STRICT:
+        able = able.where(nodes.c.region == task.region)
+    if task.gpu_name:
+        able = able.where(func.lower(nodes.c.gpu_name) == task.gpu_name.lower())
+    return Reach(_count(connection, able), _count(connection, query))
+
+
+def _count(connection: Connection, query: Select[tuple[int, str]]) -> int:
+    return _distinct((row.owner_id, row.peer_address) for row in connection.execute(query.distinct()))
+
+
+def _distinct(found: Iterable[tuple[int, str]]) -> int:
+    """How many owners there are when those who share an address are one."""
+    above: dict[int | str, int | str] = {}
+
+    def root(key: int | str) -> int | str:
+        while above[key] != key:
+            key = above[key]
+        return key
+
+    owners = set()
+    for owner_id, address in found:
+        owners.add(owner_id)
+        above.setdefault(owner_id, owner_id)
+        if is_elsewhere(address):
+            above.setdefault(address, address)
+            above[root(address)] = root(owner_id)
+    return len({root(owner_id) for owner_id in owners})
+
+
+def is_elsewhere(address: str) -> bool:
+    try:
+        return not ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def related(connection: Connection, owner_ids: Collection[int]) -> frozenset[frozenset[int]]:
+    """Pairs of these owners who may be one person."""
+    wanted = sorted(set(owner_ids))
+    addresses: dict[int, set[str]] = {owner_id: set() for owner_id in wanted}
+    query = select(nodes.c.owner_id, nodes.c.peer_address).where(nodes.c.owner_id.in_(wanted))
+    for owner_id, address in connection.execute(query.distinct()):
+        if is_elsewhere(address):
+            addresses[owner_id].add(address)
+    pairs = {frozenset(pair) for pair in combinations(wanted, 2) if addresses[pair[0]] & addresses[pair[1]]}
+    accounts = {ledger.user_account(owner_id): owner_id for owner_id in wanted}
+    sent = select(ledger_entries.c.debit_account, ledger_entries.c.credit_account).where(
+        ledger_entries.c.kind == EntryKind.TRANSFER,
+        ledger_entries.c.debit_account.in_(accounts),
+        ledger_entries.c.credit_account.in_(accounts),
+    )
+    for debit, credit in connection.execute(sent.distinct()):
+        pairs.add(frozenset({accounts[debit], accounts[credit]}))
+    return frozenset(pairs)
+
+
+def neighbours(
+    connection: Connection, node_ids: Collection[str], owner_ids: Collection[int]
+) -> frozenset[str]:
+    """Those of these nodes that are at an address of one of these owners' nodes."""
+    theirs = select(nodes.c.peer_address).where(nodes.c.owner_id.in_(sorted(owner_ids)), nodes.c.active)
+    query = select(nodes.c.id, nodes.c.peer_address).where(
+        nodes.c.id.in_(sorted(node_ids)), nodes.c.peer_address.in_(theirs)
+    )
+    return frozenset(row.id for row in connection.execute(query) if is_elsewhere(row.peer_address))

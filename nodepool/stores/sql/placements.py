@@ -1,0 +1,149 @@
+"""QUEUED -> PLACED for many tasks in one transaction, and what is read and written around it.
+
+Functions of a connection: the use case that calls them owns the transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+
+from nodepool.domain.resources import Claim
+from nodepool.domain.tasks.states import ORDERED_BY_POOL, AttemptState, TaskState, check_task_transition
+from nodepool.stores.sql.replicas import Apart
+from nodepool.stores.sql.tables import attempts, tasks
+from nodepool.stores.sql.tasks import WAITS
+
+_MAX_REASON = 500
+_Id = TypeVar("_Id", int, str)
+# Databases have a limit on the values of one statement.
+_AT_ONCE = 1000
+_MOVE = (
+    update(tasks)
+    .where(tasks.c.id == bindparam("task"), tasks.c.attempt_number == bindparam("before"), WAITS)
+    .values(
+        state=TaskState.PLACED,
+        attempt_number=bindparam("number"),
+        node_id=bindparam("node"),
+        reason="",
+        updated_at=bindparam("now"),
+    )
+)
+_INSERT_ATTEMPT = insert(attempts)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A reservation that SQL is to know of: attempt `number` of the task, on this node."""
+
+    task_id: str
+    number: int
+    node_id: str
+    claim: Claim
+    attempt_id: str  # see ids.attempt_id
+    owner_id: int = 0  # of the task
+
+
+def waiting(connection: Connection, task_ids: Sequence[str]) -> list[Row[Any]]:
+    """Those of the tasks that wait for a node."""
+    found: list[Row[Any]] = []
+    for ids in _slices(task_ids):
+        found += connection.execute(select(tasks).where(tasks.c.id.in_(ids), WAITS)).all()
+    return found
+
+
+def running_of(connection: Connection, owner_ids: Collection[int]) -> dict[int, int]:
+    """How many tasks of each of these users are on nodes; of a task with several runs each run is one."""
+    counts: dict[int, int] = {}
+    on_nodes = tasks.c.state.in_([TaskState.PLACED, TaskState.RUNNING])
+    mine = on_nodes & (tasks.c.replicas == 1) & (tasks.c.kind.not_in(ORDERED_BY_POOL))
+    for some in _slices(owner_ids):
+        query = select(tasks.c.owner_id, func.count()).where(mine, tasks.c.owner_id.in_(some))
+        counts |= {row[0]: row[1] for row in connection.execute(query.group_by(tasks.c.owner_id))}
+    return counts
+
+
+def failed_nodes(connection: Connection, task_ids: Sequence[str]) -> dict[str, frozenset[str]]:
+    """Nodes that lost or refused each of the tasks before."""
+    found: dict[str, set[str]] = {}
+    for ids in _slices(task_ids):
+        query = select(attempts.c.task_id, attempts.c.node_id).where(
+            attempts.c.task_id.in_(ids), attempts.c.state.in_([AttemptState.LOST, AttemptState.REFUSED])
+        )
+        for task_id, node_id in connection.execute(query):
+            found.setdefault(task_id, set()).add(node_id)
+    return {task_id: frozenset(nodes) for task_id, nodes in found.items()}
+
+
+def place_all(connection: Connection, placements: Sequence[Placement], now: float) -> set[str]:
+    """Place what still waits, each with a new attempt; the ids of the tasks that were.
+
+    Not two runs of one task with one owner.
+    """
+    check_task_transition(TaskState.QUEUED, TaskState.PLACED)
+    apart = Apart.of(connection, [(it.task_id, it.node_id) for it in placements])
+    numbers: dict[str, tuple[int, float]] = {}
+    for ids in _slices([placement.task_id for placement in placements]):
+        query = select(tasks.c.id, tasks.c.attempt_number, tasks.c.queued_at, tasks.c.created_at)
+        # Nobody moves them before this transaction ends; SQLite has one writer anyway, and leaves this out.
+        for row in connection.execute(query.where(tasks.c.id.in_(ids), WAITS).with_for_update()):
+            numbers[row.id] = (row.attempt_number, row.queued_at or row.created_at)
+    moving = [
+        it
+        for it in placements
+        if numbers.get(it.task_id, (-1, 0.0))[0] == it.number - 1 and apart.allows(it.task_id, it.node_id)
+    ]
+    if moving:
+        connection.execute(
+            _MOVE,
+            [
+                {
+                    "task": it.task_id,
+                    "before": it.number - 1,
+                    "number": it.number,
+                    "node": it.node_id,
+                    "now": now,
+                }
+                for it in moving
+            ],
+        )
+        connection.execute(_INSERT_ATTEMPT, [_attempt(it, numbers[it.task_id][1], now) for it in moving])
+    return {it.task_id for it in moving}
+
+
+def _attempt(placement: Placement, queued_at: float, now: float) -> dict[str, Any]:
+    claim = placement.claim
+    return {
+        "id": placement.attempt_id,
+        "task_id": placement.task_id,
+        "number": placement.number,
+        "node_id": placement.node_id,
+        "state": AttemptState.ASSIGNED,
+        "claim_cpu_score": claim.cpu_score,
+        "claim_memory_mb": claim.memory_mb,
+        "claim_gpu_score": claim.gpu_score,
+        "claim_gpu_memory_gb": claim.gpu_memory_gb,
+        "created_at": now,
+        "queue_seconds": max(0.0, now - queued_at),
+    }
+
+
+def set_reason(connection: Connection, task_ids: Sequence[str], reason: str, now: float) -> list[str]:
+    """Why these tasks wait; the ids of those for which it is news."""
+    told = reason[:_MAX_REASON]
+    news: list[str] = []
+    for ids in _slices(task_ids):
+        other = tasks.c.id.in_(ids) & WAITS & (tasks.c.reason != told)
+        changed = connection.execute(select(tasks.c.id).where(other)).scalars().all()
+        if changed:
+            connection.execute(update(tasks).where(other).values(reason=told, updated_at=now))
+        news += changed
+    return news
+
+
+def _slices(ids: Collection[_Id]) -> Iterable[list[_Id]]:
+    every = list(ids)
+    return (every[start : start + _AT_ONCE] for start in range(0, len(every), _AT_ONCE))

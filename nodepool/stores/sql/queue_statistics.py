@@ -1,0 +1,56 @@
+"""What `ExplainTask` asks of SQL: those who wait, how fast tasks are started, which nodes are held back.
+
+Functions of a connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, func, select
+
+from nodepool.domain.explain.request import HeldBack
+from nodepool.domain.nodes.node import ENGINE_AWAY, NodeKind
+from nodepool.stores.sql.tables import attempts, nodes, tasks
+from nodepool.stores.sql.tasks import WAITS
+
+# What placing and its order depend on.
+_NEEDS: tuple[Any, ...] = (
+    tasks.c.id, tasks.c.owner_id, tasks.c.tier, tasks.c.min_trust, tasks.c.region, tasks.c.location_mode,
+    tasks.c.gpu_name, tasks.c.pinned_node, tasks.c.image, tasks.c.network, tasks.c.cpu_score,
+    tasks.c.memory_gb, tasks.c.gpu_score, tasks.c.gpu_memory_gb, tasks.c.priority, tasks.c.created_at,
+    tasks.c.queued_at, tasks.c.reason,
+)  # fmt: skip
+
+
+def oldest_waiting(connection: Connection, limit: int) -> Sequence[Row[Any]]:
+    query = select(*_NEEDS).where(WAITS).order_by(tasks.c.created_at, tasks.c.id).limit(limit)
+    rows: Sequence[Row[Any]] = connection.execute(query).all()
+    return rows
+
+
+def count_waiting(connection: Connection) -> int:
+    return connection.execute(select(func.count()).where(WAITS)).scalar_one()
+
+
+def held_back(connection: Connection, probation_after: int) -> HeldBack:
+    """Active nodes only."""
+    query = select(nodes.c.id).where(nodes.c.active)
+    away = query.where(nodes.c.kind == NodeKind.AGENT, nodes.c.docker_status == ENGINE_AWAY)
+
+    def ids(found: Select[Any]) -> frozenset[str]:
+        return frozenset(connection.execute(found).scalars())
+
+    return HeldBack(
+        engine_away=ids(away.where(nodes.c.draining.is_(False))),
+        engine_away_too=ids(away.where(nodes.c.draining)),
+        on_probation=ids(query.where(nodes.c.bad_streak >= probation_after)),
+    )
+
+
+def starts_since(connection: Connection, since: float) -> dict[str, int]:
+    """Attempts given to each node since then; nodes without any are left out."""
+    query = select(attempts.c.node_id, func.count()).where(attempts.c.created_at >= since)
+    rows = connection.execute(query.group_by(attempts.c.node_id))
+    return {str(row[0]): int(row[1]) for row in rows}

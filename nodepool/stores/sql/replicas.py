@@ -1,0 +1,233 @@
+"""Tasks that are runs of another task: their rows, and whose nodes they may be on.
+
+A task with several runs is never placed itself; its runs are, each a task of its own with it as its parent.
+Functions of a connection. Whoever changes a run locks its parent first, so that two ends of runs of one
+task are one after the other, and nobody waits for another who waits for him.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, insert, or_, select, update
+
+from nodepool.domain import ids
+from nodepool.domain.nodes.node import NodeKind
+from nodepool.domain.tasks.states import (
+    FINAL_TASK_STATES,
+    AttemptState,
+    TaskKind,
+    TaskState,
+    check_task_transition,
+)
+from nodepool.stores.sql.owner_only_nodes import takes_strangers
+from nodepool.stores.sql.tables import attempts, node_records, nodes, owner_records, tasks, users
+
+MAX_PARENT_ID = 126  # so that there is room for the run's number
+_FINAL = [state.value for state in FINAL_TASK_STATES]
+_LIVE = [state.value for state in TaskState if state not in FINAL_TASK_STATES]
+_LOCK = select(tasks).where(tasks.c.id == bindparam("task_id")).with_for_update(of=tasks, key_share=True)
+_PARENT = (
+    select(tasks.c.parent_id)
+    .join(attempts, attempts.c.task_id == tasks.c.id)
+    .where(attempts.c.id == bindparam("attempt_id"))
+)
+_INSERT = insert(tasks)
+# What a run has of its parent.
+_OF_PARENT = (
+    "owner_id", "cpu_score", "memory_gb", "gpu_score", "gpu_memory_gb", "gpu_name", "region", "tier",
+    "priority", "min_trust", "location_mode", "compare_outputs", "price_per_minute", "image", "network",
+    "max_minutes", "package_sha256", "package_bytes", "created_at",
+)  # fmt: skip
+# An attempt on somebody's node that may have seen its end. One that was lost or refused says nothing.
+_TAKEN = [
+    state.value
+    for state in (AttemptState.ASSIGNED, AttemptState.RUNNING, AttemptState.FINISHED, AttemptState.STOPPED)
+]
+_RUNS = (
+    select(
+        tasks,
+        attempts.c.id.label("attempt_id"),
+        attempts.c.state.label("attempt_state"),
+        attempts.c.started_at.label("attempt_started_at"),
+        attempts.c.finished_at.label("attempt_finished_at"),
+        attempts.c.idle.label("attempt_idle"),
+        nodes.c.owner_id.label("provider_id"),
+        nodes.c.docker_status,
+        nodes.c.engine_shown,
+        users.c.credit_score,
+        node_records.c.verified,
+        owner_records.c.strikes,
+    )
+    .outerjoin(attempts, (attempts.c.task_id == tasks.c.id) & (attempts.c.number == tasks.c.attempt_number))
+    .outerjoin(nodes, nodes.c.id == attempts.c.node_id)
+    .outerjoin(users, users.c.id == nodes.c.owner_id)
+    .outerjoin(node_records, node_records.c.node_id == nodes.c.id)
+    .outerjoin(owner_records, owner_records.c.user_id == nodes.c.owner_id)
+)
+_CHILDREN = _RUNS.where(tasks.c.parent_id == bindparam("task_id")).order_by(tasks.c.id)
+
+
+def lock_parent_of(connection: Connection, attempt_id: str) -> Row[Any] | None:
+    """The parent of the attempt's task, which nobody else may change now; None for one that has none."""
+    parent = connection.execute(_PARENT, {"attempt_id": attempt_id}).scalar()
+    return connection.execute(_LOCK, {"task_id": parent}).one_or_none() if parent else None
+
+
+def lock(connection: Connection, task_id: str) -> Row[Any] | None:
+    return connection.execute(_LOCK, {"task_id": task_id}).one_or_none()
+
+
+def add_runs(
+    connection: Connection, parent: Mapping[Any, Any], numbers: Iterable[int], now: float
+) -> list[str]:
+    """Runs with these numbers that wait for nodes; their ids."""
+    rows = [
+        {
+            **{name: parent[name] for name in _OF_PARENT},
+            "id": ids.run_id(parent["id"], number),
+            "parent_id": parent["id"],
+            "kind": TaskKind.REPLICA if parent["replicas"] > 1 else TaskKind.AUDIT,
+            "state": TaskState.QUEUED,
+            "updated_at": now,
+            "hinted_at": now,
+            "queued_at": now,
+        }
+        for number in numbers
+    ]
+    connection.execute(_INSERT, rows)
+    return [str(row["id"]) for row in rows]
+
+
+def runs_of(connection: Connection, parent_id: str) -> Sequence[Row[Any]]:
+    """Its runs by number, each with its current attempt, and whose node that is on (`provider_id`)."""
+    return connection.execute(_CHILDREN, {"task_id": parent_id}).all()
+
+
+def begin(connection: Connection, run: Row[Any], node_id: str, now: float) -> None:
+    """A run of a task was claimed: so the task runs. The first one is shown to whoever watches the task.
+
+    A task with several runs has no attempts of its own: its `attempt_number` is the number of that run.
+    """
+    check_task_transition(TaskState.QUEUED, TaskState.PLACED)
+    check_task_transition(TaskState.PLACED, TaskState.RUNNING)
+    connection.execute(
+        update(tasks)
+        .where(tasks.c.id == run.parent_id, tasks.c.state == TaskState.QUEUED)
+        .values(
+            state=TaskState.RUNNING,
+            started_at=now,
+            updated_at=now,
+            node_id=node_id,
+            attempt_number=ids.run_number(run.id),
+        )
+    )
+
+
+def drop_open(connection: Connection, parent_id: str, reason: str, now: float) -> list[Row[Any]]:
+    """End the runs that wait, and ask those on a node to end; the latter are returned (see runs_of)."""
+    check_task_transition(TaskState.QUEUED, TaskState.STOPPED)
+    mine = tasks.c.parent_id == parent_id
+    connection.execute(
+        update(tasks)
+        .where(mine, tasks.c.state == TaskState.QUEUED)
+        .values(state=TaskState.STOPPED, stop_requested=True, reason=reason, finished_at=now, updated_at=now)
+    )
+    connection.execute(
+        update(tasks).where(mine, tasks.c.state.not_in(_FINAL)).values(stop_requested=True, updated_at=now)
+    )
+    return [run for run in runs_of(connection, parent_id) if run.state not in FINAL_TASK_STATES]
+
+
+def not_owners(connection: Connection, task_ids: Collection[str]) -> dict[str, frozenset[int]]:
+    """For each of these that is a run of another task: owners whose nodes may not have it.
+
+    Those with another run of the task, and who submitted it.
+    """
+    parents = {task_id: parent for task_id in task_ids if (parent := ids.parent_of(task_id))}
+    if not parents:
+        return {}
+    owners = _owners(connection, set(parents.values()))
+    return {
+        task_id: frozenset(owner for run, owner in owners.get(parent, ()) if run != task_id)
+        for task_id, parent in parents.items()
+    }
+
+
+def extra_runs(connection: Connection, run_ids: Collection[str]) -> frozenset[str]:
+    """Those that were added because the others did not agree."""
+    parents = sorted({ids.parent_of(run) for run in run_ids})
+    query = select(tasks.c.id, tasks.c.replicas).where(tasks.c.id.in_(parents))
+    # An audited task's own run is the first of two.
+    first = {row.id: row.replicas if row.replicas > 1 else 1 for row in connection.execute(query)}
+    return frozenset(run for run in run_ids if ids.run_number(run) > first.get(ids.parent_of(run), 1))
+
+
+def _owners(connection: Connection, parents: set[str]) -> dict[str, list[tuple[str, int]]]:
+    """For each parent: (task, owner) of the task itself and of it and its runs on nodes."""
+    found: dict[str, list[tuple[str, int]]] = {parent: [] for parent in parents}
+    wanted = sorted(parents)
+    for row in connection.execute(select(tasks.c.id, tasks.c.owner_id).where(tasks.c.id.in_(wanted))):
+        found[row.id].append((row.id, row.owner_id))
+    family = or_(tasks.c.id.in_(wanted), tasks.c.parent_id.in_(wanted))
+    query = (
+        select(tasks.c.id, nodes.c.owner_id)
+        .join(attempts, attempts.c.task_id == tasks.c.id)
+        .join(nodes, nodes.c.id == attempts.c.node_id)
+        .where(family, attempts.c.state.in_(_TAKEN))
+    )
+    for row in connection.execute(query):
+        found[ids.shown_task(row.id)].append((row.id, row.owner_id))
+    return found
+
+
+@dataclass(slots=True)
+class Apart:
+    """The judge of a transaction that places: no two runs of one task with one owner."""
+
+    owners: dict[str, list[tuple[str, int]]]
+    owner_of_node: dict[str, int]
+
+    @classmethod
+    def of(cls, connection: Connection, placements: Collection[tuple[str, str]]) -> Apart:
+        """For these (task, node); the parents of the tasks are locked."""
+        parents = {parent for task_id, _ in placements if (parent := ids.parent_of(task_id))}
+        if not parents:
+            return cls({}, {})
+        for parent in sorted(parents):
+            lock(connection, parent)
+        wanted = {node_id for task_id, node_id in placements if ids.parent_of(task_id)}
+        query = select(nodes.c.id, nodes.c.owner_id).where(nodes.c.id.in_(sorted(wanted)))
+        return cls(_owners(connection, parents), {row.id: row.owner_id for row in connection.execute(query)})
+
+    def allows(self, task_id: str, node_id: str) -> bool:
+        """Counts what it allows."""
+        parent = ids.parent_of(task_id)
+        if not parent:
+            return True
+        owner = self.owner_of_node.get(node_id)
+        if owner is None or any(owner == other for run, other in self.owners[parent] if run != task_id):
+            return False
+        self.owners[parent].append((task_id, owner))
+        return True
+
+
+def somebody_else(connection: Connection, taken: Collection[int], *, allow_pushed: bool) -> bool:
+    """Whether another owner than these has a node that takes work."""
+    query = select(nodes.c.id).where(
+        nodes.c.active,
+        nodes.c.draining.is_(False),
+        nodes.c.owner_id.not_in(sorted(taken)),
+        takes_strangers(),
+    )
+    if not allow_pushed:
+        query = query.where(nodes.c.kind == NodeKind.AGENT)
+    return connection.execute(query.limit(1)).first() is not None
+
+
+def undecided(connection: Connection, limit: int, *, after: str = "") -> list[str]:
+    """Tasks with several runs that have not ended, a page of them in the order of their ids."""
+    query = select(tasks.c.id).where(tasks.c.replicas > 1, tasks.c.state.not_in(_FINAL), tasks.c.id > after)
+    return [str(it) for it in connection.execute(query.order_by(tasks.c.id).limit(limit)).scalars()]

@@ -1,0 +1,178 @@
+"""What tasks keep in the file store, counted for each account, and given up where a task never ran.
+
+A package is counted once for each account that has a task which keeps it; a result for its task's owner.
+Whether a package is needed is read off the tasks, never remembered. Rows of storage accounts are locked
+after all others of a transaction.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from nodepool.domain.errors import StorageBoundError
+from nodepool.domain.tasks.states import TaskKind
+from nodepool.stores.files.file_store import FileStore
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.tables import attempts, storage_accounts, tasks
+
+_MIB = 1 << 20
+_accounts = storage_accounts.c
+_COUNTED = tasks.c.kind == TaskKind.USER
+# Of a task with several runs `started_at` is that of the first; one task's attempts have their own.
+_RAN = tasks.c.started_at.is_not(None) | (
+    select(attempts.c.id).where(attempts.c.task_id == tasks.c.id, attempts.c.started_at.is_not(None)).exists()
+)
+
+
+def stored_bytes(connection: Connection, user_id: int) -> int:
+    query = select(_accounts.bytes).where(_accounts.user_id == user_id)
+    return int(connection.execute(query).scalar_one_or_none() or 0)
+
+
+def is_kept(connection: Connection, sha256: str, owner_id: int | None = None, but: str = "") -> bool:
+    """Whether a task keeps the package: of anybody, or of this owner; `but` is not asked."""
+    query = select(tasks.c.id).where(
+        tasks.c.package_sha256 == sha256, tasks.c.keeps_package, tasks.c.id != but
+    )
+    if owner_id is not None:
+        query = query.where(tasks.c.owner_id == owner_id, _COUNTED)
+    return connection.execute(query.limit(1)).first() is not None
+
+
+def check_fits(connection: Connection, task: Mapping[str, Any], stored: int, bound: int) -> None:
+    """Raises StorageBoundError where the package of the task, which is not there yet, is too much."""
+    size, owner_id = task["package_bytes"], task["owner_id"]
+    if stored + size > bound and (
+        stored > bound or not is_kept(connection, task["package_sha256"], owner_id, task["id"])
+    ):
+        raise StorageBoundError(
+            f"your tasks keep {_mib(stored)} of the {_mib(bound)} that your account may keep here, and the "
+            f"package would add {_mib(size)}: send smaller packages, or the same one for several tasks, or "
+            "ask the pool's operator for more"
+        )
+
+
+def add_package(connection: Connection, task: Mapping[str, Any], bound: int) -> None:
+    """Count the package of a task that was just inserted. Raises StorageBoundError."""
+    owner_id = task["owner_id"]
+    stored = _lock(connection, owner_id)
+    check_fits(connection, task, stored, bound)
+    if not is_kept(connection, task["package_sha256"], owner_id, task["id"]):
+        _add(connection, owner_id, task["package_bytes"])
+
+
+def recount(connection: Connection, user_id: int) -> int:
+    """What the account keeps, counted anew."""
+    _lock(connection, user_id)
+    mine = tasks.c.owner_id == user_id, _COUNTED
+    packages = (
+        select(tasks.c.package_sha256, func.max(tasks.c.package_bytes).label("bytes"))
+        .where(*mine, tasks.c.keeps_package)
+        .group_by(tasks.c.package_sha256)
+        .subquery()
+    )
+    of_packages = connection.execute(select(func.sum(packages.c.bytes))).scalar_one() or 0
+    of_results = connection.execute(select(func.sum(tasks.c.stored_bytes)).where(*mine)).scalar_one() or 0
+    stored = int(of_packages) + int(of_results)
+    connection.execute(update(storage_accounts).where(_accounts.user_id == user_id).values(bytes=stored))
+    return stored
+
+
+def due(connection: Connection, limit: int) -> list[str]:
+    """Tasks that have ended and whose storage was not looked at since, the oldest first."""
+    query = select(tasks.c.id).where(tasks.c.storage_due, tasks.c.finished_at.is_not(None))
+    return list(connection.execute(query.order_by(tasks.c.finished_at).limit(limit)).scalars())
+
+
+def settle(database: Database, files: FileStore, task_ids: Sequence[str]) -> int:
+    """Count what these tasks keep now that they have ended, and remove what they need not. How many were due.
+
+    Asked again it changes nothing. Raises UnavailableError; what was not done stays due.
+    """
+    rows = database.write(lambda connection: _settle(connection, task_ids))
+    released = sorted({row.package_sha256 for row in rows if _gives_up(row)})
+    left = {sha256 for sha256 in released if not discard(database, files, sha256)}
+    done = [row.id for row in rows if not (_gives_up(row) and row.package_sha256 in left)]
+    if done:
+        values = update(tasks).where(tasks.c.id.in_(done)).values(storage_due=False)
+        database.write(lambda connection: connection.execute(values))
+    return len(rows)
+
+
+def discard(database: Database, files: FileStore, sha256: str) -> bool:
+    """Remove a package that no task needs; False where somebody is about to make one of it just now."""
+    return files.delete_unneeded(
+        sha256, lambda: not database.read(lambda connection: is_kept(connection, sha256))
+    )
+
+
+def _settle(connection: Connection, task_ids: Sequence[str]) -> Sequence[Row[Any]]:
+    query = (
+        select(tasks, _RAN.label("ran"))
+        .where(tasks.c.id.in_(task_ids), tasks.c.storage_due, tasks.c.finished_at.is_not(None))
+        .order_by(tasks.c.id)
+        .with_for_update(of=tasks, skip_locked=True)
+    )
+    rows = connection.execute(query).all()
+    added: dict[int, int] = defaultdict(int)
+    for row in rows:
+        counts = row.kind == TaskKind.USER
+        stored = row.result_bytes if row.result_attempt and counts else 0
+        values: dict[str, Any] = {}
+        if stored != row.stored_bytes:
+            values["stored_bytes"] = stored
+            added[row.owner_id] += stored - row.stored_bytes
+        if _gives_up(row) and row.keeps_package:
+            values["keeps_package"] = False
+        if values:
+            connection.execute(update(tasks).where(tasks.c.id == row.id).values(values))
+    _count_given_up(connection, rows, added)
+    return rows
+
+
+def _count_given_up(connection: Connection, rows: Sequence[Row[Any]], added: dict[int, int]) -> None:
+    given = {
+        (row.owner_id, row.package_sha256): row.package_bytes
+        for row in rows
+        if row.kind == TaskKind.USER and _gives_up(row) and row.keeps_package
+    }
+    for owner_id in sorted({*added, *(owner for owner, _ in given)}):
+        _lock(connection, owner_id)
+    for (owner_id, sha256), size in given.items():
+        if not is_kept(connection, sha256, owner_id):
+            added[owner_id] -= size
+    for owner_id, amount in sorted(added.items()):
+        _add(connection, owner_id, amount)
+
+
+def _gives_up(row: Row[Any]) -> bool:
+    """A run of a task has its package from the task, which keeps it where one has run."""
+    return row.kind != TaskKind.USER or not row.ran
+
+
+def _lock(connection: Connection, user_id: int) -> int:
+    query = select(_accounts.bytes).where(_accounts.user_id == user_id).with_for_update()
+    found = connection.execute(query).scalar_one_or_none()
+    if found is None:
+        try:
+            with connection.begin_nested():
+                connection.execute(insert(storage_accounts).values(user_id=user_id, bytes=0))
+        except IntegrityError:
+            return _lock(connection, user_id)
+        return 0
+    return int(found)
+
+
+def _add(connection: Connection, user_id: int, amount: int) -> None:
+    if amount:
+        query = update(storage_accounts).where(_accounts.user_id == user_id)
+        connection.execute(query.values(bytes=_accounts.bytes + amount))
+
+
+def _mib(size: int) -> str:
+    return f"{size / _MIB:.1f} MiB"

@@ -1,0 +1,383 @@
+"""The SQL tables. Times are Unix seconds as floats; money and sizes are integers."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
+
+# Alembic needs names to change constraints later.
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("username", String(64), nullable=False, unique=True),
+    Column("password_hash", String(100), nullable=False),
+    Column("role", String(16), nullable=False, server_default="user"),
+    Column("credit_score", Integer, nullable=False),
+    Column("created_at", Float, nullable=False),
+    # When the score was last brought nearer to its start value.
+    Column("credit_decayed_at", Float, nullable=False, server_default="0"),
+    Column("blocked", Boolean, nullable=False, server_default=text("false")),
+    # Tokens of an earlier generation are not valid any more.
+    Column("token_generation", Integer, nullable=False, server_default="0"),
+    # The same for names that people would take for one another; none where there were such names before.
+    Column("name_key", Text),
+)
+Index("uq_users_name_key", users.c.name_key, unique=True)
+
+# Wrong passwords in a row, alike for names that exist and names that do not. accounts/lockout.py has the
+# rules.
+login_guards = Table(
+    "login_guards",
+    metadata,
+    Column("id", String(64), primary_key=True),  # a hash of the name, and of the address where it is known
+    Column("failures", Integer, nullable=False),
+    Column("locked_until", Float, nullable=False),
+    # A keyed hash of the last wrong password: who only repeats it has not guessed again.
+    Column("last_guess", String(64), nullable=False),
+    Column("changed_at", Float, nullable=False, index=True),
+)
+
+# From where an account has logged in; hashes of addresses.
+login_addresses = Table(
+    "login_addresses",
+    metadata,
+    Column("user_id", ForeignKey("users.id"), primary_key=True),
+    Column("address", String(64), primary_key=True),
+    Column("seen_at", Float, nullable=False),
+)
+
+# Double entry: every movement takes from one account and gives to another. What was ever minted is the
+# mint's debt, so that the sum of all balances is zero; nobody else's may be below it.
+ledger_accounts = Table(
+    "ledger_accounts",
+    metadata,
+    Column("id", String(80), primary_key=True),  # user:<user id>, escrow, pending, fee, mint
+    Column("kind", String(16), nullable=False),
+    Column("user_id", ForeignKey("users.id"), unique=True),
+    Column("balance", BigInteger, nullable=False),
+    CheckConstraint("kind = 'mint' OR balance >= 0", name="not_negative"),
+)
+
+# Never changed, never deleted: triggers refuse both.
+ledger_entries = Table(
+    "ledger_entries",
+    metadata,
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+    Column("id", String(300), nullable=False, unique=True),  # of what it is for: a repeat finds it
+    Column("kind", String(16), nullable=False),
+    Column("debit_account", ForeignKey("ledger_accounts.id"), nullable=False),  # it is taken from
+    Column("credit_account", ForeignKey("ledger_accounts.id"), nullable=False),  # and given to
+    Column("amount", BigInteger, nullable=False),
+    Column("debit_balance", BigInteger, nullable=False),  # afterwards
+    Column("credit_balance", BigInteger, nullable=False),
+    Column("task_id", String(128), nullable=False, server_default=""),
+    Column("memo", Text, nullable=False, server_default=""),
+    Column("created_at", Float, nullable=False),
+    Column("hash", String(64), nullable=False),  # over this row and the hash of the one before
+    CheckConstraint("amount > 0", name="positive"),
+)
+Index("ix_ledger_entries_debit", ledger_entries.c.debit_account, ledger_entries.c.seq)
+Index("ix_ledger_entries_credit", ledger_entries.c.credit_account, ledger_entries.c.seq)
+Index("ix_ledger_entries_task", ledger_entries.c.task_id, ledger_entries.c.seq)
+
+# One row: the newest entry. Who writes entries locks it first.
+ledger_head = Table(
+    "ledger_head",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+    Column("hash", String(64), nullable=False),
+)
+
+holds = Table(
+    "holds",
+    metadata,
+    Column("task_id", ForeignKey("tasks.id"), primary_key=True),
+    Column("account_id", ForeignKey("ledger_accounts.id"), nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("price_per_minute", BigInteger, nullable=False),
+    Column("max_minutes", Integer, nullable=False),
+    Column("fee_percent", Integer, nullable=False, server_default="0"),
+    Column("state", String(16), nullable=False),  # held, posted, voided
+    Column("posted", BigInteger, nullable=False, server_default="0"),
+    Column("created_at", Float, nullable=False),
+    Column("ended_at", Float),
+    CheckConstraint("posted >= 0 AND posted <= amount", name="posted_within"),
+)
+# What an account's tasks hold now.
+Index(
+    "ix_holds_held",
+    holds.c.account_id,
+    sqlite_where=holds.c.state == "held",
+    postgresql_where=holds.c.state == "held",
+)
+
+# Every change of a credit score, with its reason.
+credit_changes = Table(
+    "credit_changes",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("id", String(300), nullable=False, unique=True),  # of what it is for: a repeat finds it
+    Column("user_id", ForeignKey("users.id"), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("delta", Integer, nullable=False),
+    Column("score_after", Integer, nullable=False),
+    Column("reason", Text, nullable=False, server_default=""),
+    Column("task_id", String(128), nullable=False, server_default=""),
+    Column("node_id", String(129), nullable=False, server_default=""),
+    Column("created_at", Float, nullable=False),
+)
+Index("ix_credit_changes_user", credit_changes.c.user_id, credit_changes.c.seq)
+# What a cause moved somebody's score by lately.
+Index("ix_credit_changes_kind", credit_changes.c.user_id, credit_changes.c.kind, credit_changes.c.created_at)
+
+# What the operator did. Never changed, never deleted: triggers refuse both.
+admin_acts = Table(
+    "admin_acts",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("admin", String(64), nullable=False),
+    Column("action", String(32), nullable=False),
+    Column("subject", String(300), nullable=False),
+    Column("detail", Text, nullable=False, server_default=""),
+    Column("created_at", Float, nullable=False),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("id", String(129), primary_key=True),
+    Column("owner_id", ForeignKey("users.id"), nullable=False, index=True),
+    Column("hostname", String(200), nullable=False),
+    Column("port", Integer, nullable=False),
+    # Where the last registration came from, without a port; empty when the gateway could not tell.
+    Column("peer_address", String(64), nullable=False, server_default=""),
+    Column("kind", String(16), nullable=False),
+    Column("cpu_cores", Integer, nullable=False),
+    Column("cpu_score", Integer, nullable=False),
+    Column("memory_gb", Integer, nullable=False),
+    Column("gpu_score", Integer, nullable=False),
+    Column("gpu_memory_gb", Integer, nullable=False),
+    Column("gpu_name", String(200), nullable=False),
+    Column("location", String(200), nullable=False),
+    Column("region", String(16), nullable=False),
+    Column("docker_status", String(200), nullable=False),
+    # As the agent tells (nodepool/domain/nodes/isolation.py); empty: it does not, and docker_status says it.
+    Column("isolation", String(16), nullable=False, server_default=""),
+    Column("accepts_strangers", Boolean, nullable=False, server_default=text("false")),
+    Column("max_tasks", Integer, nullable=False),
+    Column("draining", Boolean, nullable=False, server_default=text("false")),
+    Column("active", Boolean, nullable=False, server_default=text("true")),
+    Column("registered_at", Float, nullable=False),
+    # History: decayed sums of attempts that ended well and badly, and of speed beside cpu_score, as of
+    # history_at; nodepool/domain/nodes/history.py has the rules.
+    Column("history_good", Float, nullable=False, server_default="0"),
+    Column("history_bad", Float, nullable=False, server_default="0"),
+    Column("history_speed_sum", Float, nullable=False, server_default="0"),
+    Column("history_speed_weight", Float, nullable=False, server_default="0"),
+    Column("history_at", Float, nullable=False, server_default="0"),
+    # Attempts lost or refused since the last one that ended well; several put the node on probation.
+    Column("bad_streak", Integer, nullable=False, server_default="0"),
+    # What probes found where the node claims much more; 0: its word is taken.
+    Column("measured_cpu_score", Integer, nullable=False, server_default="0"),
+    Column("slow_probes", Integer, nullable=False, server_default="0"),  # in a row
+    Column("probe_due_at", Float, nullable=False, server_default="0"),
+    # Docker counts: a probe ran in a container, or nobody probes here.
+    Column("engine_shown", Boolean, nullable=False, server_default=text("false")),
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", String(128), primary_key=True),
+    Column("owner_id", ForeignKey("users.id"), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("reason", Text, nullable=False, server_default=""),
+    Column("cpu_score", Integer, nullable=False),
+    Column("memory_gb", Integer, nullable=False),
+    Column("gpu_score", Integer, nullable=False),
+    Column("gpu_memory_gb", Integer, nullable=False),
+    Column("gpu_name", String(200), nullable=False),
+    Column("region", String(16), nullable=False),
+    Column("tier", String(16), nullable=False),
+    Column("pinned_node", String(129), nullable=False, server_default=""),
+    Column("priority", Integer, nullable=False, server_default="5"),
+    Column("min_trust", String(16), nullable=False, server_default=""),
+    Column("location_mode", String(16), nullable=False, server_default="strict"),
+    # user: somebody's; replica: one of several runs of its parent; probe: the pool's own.
+    Column("kind", String(16), nullable=False, server_default="user"),
+    Column("parent_id", String(128), nullable=False, server_default=""),
+    Column("replicas", Integer, nullable=False, server_default="1"),
+    Column("compare_outputs", Text, nullable=False, server_default=""),  # one pattern a line
+    Column("verification", String(16), nullable=False, server_default=""),
+    Column("result_digest", String(64), nullable=False, server_default=""),
+    Column("price_per_minute", BigInteger, nullable=False, server_default="0"),
+    Column("image", String(300), nullable=False),
+    Column("network", Boolean, nullable=False),
+    Column("max_minutes", Integer, nullable=False),
+    Column("package_sha256", String(64), nullable=False),
+    Column("package_bytes", BigInteger, nullable=False),
+    # 0 until the first attempt. Its own id is random: its node sees it.
+    Column("attempt_number", Integer, nullable=False, server_default="0"),
+    Column("attempts_ended", Integer, nullable=False, server_default="0"),
+    Column("node_id", String(129), nullable=False, server_default=""),
+    Column("stop_requested", Boolean, nullable=False, server_default=text("false")),
+    Column("exit_code", Integer),
+    Column("result_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("result_attempt", String(140), nullable=False, server_default=""),
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+    # Whether its package must stay; not where it never ran.
+    Column("keeps_package", Boolean, nullable=False, server_default=text("true")),
+    # What of it is in its owner's storage account: its result's bytes, since it ended.
+    Column("stored_bytes", BigInteger, nullable=False, server_default="0"),
+    # What it keeps is to be looked at when it has ended.
+    Column("storage_due", Boolean, nullable=False, server_default=text("true")),
+    # When the dispatcher was last told of it; the sweep tells it again.
+    Column("hinted_at", Float, nullable=False),
+    # When it last began to wait: accepted, or given back by a lost or refused attempt.
+    Column("queued_at", Float, nullable=False, server_default="0"),
+)
+# How many bytes the tasks of an account keep (see storage_store).
+storage_accounts = Table(
+    "storage_accounts",
+    metadata,
+    Column("user_id", ForeignKey("users.id"), primary_key=True),
+    Column("bytes", BigInteger, nullable=False, server_default="0"),
+)
+Index(
+    "ix_tasks_kept_package",
+    tasks.c.package_sha256,
+    tasks.c.owner_id,
+    sqlite_where=tasks.c.keeps_package,
+    postgresql_where=tasks.c.keeps_package,
+)
+Index(
+    "ix_tasks_storage_due",
+    tasks.c.finished_at,
+    sqlite_where=tasks.c.storage_due & tasks.c.finished_at.is_not(None),
+    postgresql_where=tasks.c.storage_due & tasks.c.finished_at.is_not(None),
+)
+# Tasks with an answer that the pool knows.
+probes = Table(
+    "probes",
+    metadata,
+    Column("task_id", ForeignKey("tasks.id"), primary_key=True),
+    Column("node_id", ForeignKey("nodes.id"), nullable=False),
+    Column("seed", String(64), nullable=False),  # never told before the node has claimed the task
+    Column("chains", Integer, nullable=False),
+    # How much there is to compute, in points of cpu_score times seconds, and what the node claimed then.
+    Column("work", BigInteger, nullable=False),
+    Column("claimed_cpu_score", Integer, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("verdict", String(16), nullable=False, server_default=""),  # empty: not judged yet
+)
+Index(
+    "ix_probes_open",
+    probes.c.created_at,
+    sqlite_where=probes.c.verdict == "",
+    postgresql_where=probes.c.verdict == "",
+)
+# What checked results say of nodes and owners (domain/trust/audits.py). Rows come with the first finding.
+node_records = Table(
+    "node_records",
+    metadata,
+    Column("node_id", ForeignKey("nodes.id"), primary_key=True),
+    Column("verified", Integer, nullable=False, server_default="0"),  # in a row
+    Column("paused_until", Float, nullable=False, server_default="0"),
+    Column("watched", Integer, nullable=False, server_default="0"),  # results that the pool checks next
+)
+owner_records = Table(
+    "owner_records",
+    metadata,
+    Column("user_id", ForeignKey("users.id"), primary_key=True),
+    Column("strikes", Integer, nullable=False, server_default="0"),
+    Column("clean", Integer, nullable=False, server_default="0"),  # verified since the last strike
+)
+# Results of low-trust nodes that are not paid yet; a row lives until its block has passed or is recalled.
+provisional_results = Table(
+    "provisional_results",
+    metadata,
+    Column("task_id", ForeignKey("tasks.id"), primary_key=True),
+    Column("attempt_id", String(140), nullable=False),
+    Column("node_id", ForeignKey("nodes.id"), nullable=False),
+    Column("owner_id", ForeignKey("users.id"), nullable=False),  # of the node
+    Column("finished_at", Float, nullable=False),
+    # Empty while open, then the run that checks it, or the task that was drawn for it.
+    Column("block", String(128), nullable=False, server_default=""),
+    Column("drawn", Boolean, nullable=False, server_default=text("false")),
+    # strict or lenient: its node was found to lie elsewhere, and it is run again by itself.
+    Column("recalled", String(8), nullable=False, server_default=""),
+)
+Index("ix_provisional_results_node", provisional_results.c.node_id, provisional_results.c.block)
+Index("ix_provisional_results_block", provisional_results.c.block)
+Index("ix_tasks_parent", tasks.c.parent_id)
+Index("ix_tasks_owner_created", tasks.c.owner_id, tasks.c.created_at)
+Index("ix_tasks_state_created", tasks.c.state, tasks.c.created_at)
+# A user's earlier runs of a package. Of ended tasks only, so that accepting one costs no more for it.
+Index(
+    "ix_tasks_package_finished",
+    tasks.c.owner_id,
+    tasks.c.package_sha256,
+    tasks.c.finished_at,
+    sqlite_where=tasks.c.finished_at.is_not(None),
+    postgresql_where=tasks.c.finished_at.is_not(None),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", String(140), primary_key=True),
+    Column("task_id", ForeignKey("tasks.id"), nullable=False, index=True),
+    Column("number", Integer, nullable=False),
+    Column("node_id", ForeignKey("nodes.id"), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("reason", Text, nullable=False, server_default=""),
+    Column("claim_cpu_score", Integer, nullable=False),
+    Column("claim_memory_mb", Integer, nullable=False),
+    Column("claim_gpu_score", Integer, nullable=False),
+    Column("claim_gpu_memory_gb", Integer, nullable=False),
+    Column("created_at", Float, nullable=False),
+    # When its node was called, where the pool calls it; 0: not yet. An attempt is sent at most once.
+    Column("pushed_at", Float, nullable=False, server_default="0"),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+    Column("exit_code", Integer),
+    Column("cpu_seconds", Float),
+    Column("peak_memory_bytes", BigInteger),
+    Column("queue_seconds", Float, nullable=False, server_default="0"),
+    Column("bytes_in", BigInteger, nullable=False, server_default="0"),
+    Column("bytes_out", BigInteger, nullable=False, server_default="0"),
+    # Nothing showed that its node worked at it: not paid.
+    Column("idle", Boolean, nullable=False, server_default=text("false")),
+)
+Index("ix_attempts_node_state", attempts.c.node_id, attempts.c.state)
+Index("ix_attempts_state", attempts.c.state)
+# How many were started lately.
+Index("ix_attempts_created", attempts.c.created_at)

@@ -1,0 +1,364 @@
+"""Tasks and their attempts in SQL. Every change is guarded by state and attempt number.
+
+Functions of a connection: the use case that calls them owns the transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+
+from nodepool.domain.errors import ConflictError, OwnerOnlyError, StaleAttemptError
+from nodepool.domain.nodes.history import HistoryRules
+from nodepool.domain.nodes.node import is_owner_only, isolation_of
+from nodepool.domain.not_visible import no_task
+from nodepool.domain.resources import Claim
+from nodepool.domain.tasks.states import (
+    ATTEMPT_STATE_OF_OUTCOME,
+    FINAL_TASK_STATES,
+    LIVE_ATTEMPT_STATES,
+    AttemptState,
+    Outcome,
+    TaskKind,
+    TaskState,
+    check_attempt_transition,
+    check_task_transition,
+    task_state_after,
+)
+from nodepool.stores.sql import attempts as attempt_records, replicas as replica_store
+from nodepool.stores.sql.attempts import Lock
+from nodepool.stores.sql.ledger import holds as hold_store
+from nodepool.stores.sql.tables import attempts, holds, nodes, tasks, users
+
+if TYPE_CHECKING:
+    from nodepool.workflows.replica_vote import FollowUp
+
+_MAX_REASON = 500
+_WITH_OWNER = (
+    select(
+        tasks,
+        users.c.username.label("owner"),
+        holds.c.state.label("hold_state"),
+        holds.c.amount.label("hold_amount"),
+        holds.c.posted.label("hold_posted"),
+    )
+    .join(users, users.c.id == tasks.c.owner_id)
+    .outerjoin(holds, holds.c.task_id == tasks.c.id)
+)
+# Made once: building a statement costs more than running it.
+_BY_ID = _WITH_OWNER.where(tasks.c.id == bindparam("task_id"))
+_INSERT_TASK = insert(tasks)
+# For a node. Of a task with several runs these wait, and not the task itself.
+WAITS = (tasks.c.state == TaskState.QUEUED) & tasks.c.stop_requested.is_(False) & (tasks.c.replicas == 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """How an attempt ended, by its node's word."""
+
+    outcome: Outcome
+    exit_code: int | None
+    reason: str
+    result_bytes: int = 0
+    has_result: bool = False
+    cpu_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    output_bytes: int = 0
+    digest: str = ""  # of what is compared; made by the pool, empty where nobody compares
+    # The pool ended it for its own reasons: it counts neither against the node nor against the task.
+    blameless: bool = False
+    # The pool ended it because its node had not: past its bound, or after a stop.
+    late: bool = False
+    # Nothing shows that its node worked at it: no output, no CPU, no result. Not paid; when the pool had to
+    # end it, it costs what a false result costs.
+    idle: bool = False
+
+    @property
+    def is_idleness(self) -> bool:
+        """The node took the run and did nothing, until the pool ended it."""
+        return self.idle and self.late
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What the end of an attempt did to its task. `changed` is False when it was told before.
+
+    `node_changed`: ranking and reservations see the node differently now.
+    """
+
+    task: Row[Any]
+    state: TaskState
+    claim: Claim
+    node_id: str
+    changed: bool
+    node_changed: bool = False
+    follow_up: FollowUp | None = None  # of a run of a task with several
+    tiers_changed: frozenset[int] = frozenset()  # users whose credit score opens another tier now
+
+
+def insert_task(connection: Connection, values: dict[str, Any]) -> None:
+    """Raises sqlalchemy's IntegrityError when the id is taken."""
+    connection.execute(_INSERT_TASK, values)
+
+
+def find(connection: Connection, task_id: str) -> Row[Any]:
+    row = connection.execute(_BY_ID, {"task_id": task_id}).one_or_none()
+    if row is None:
+        raise no_task(task_id)
+    return row
+
+
+def find_or_none(connection: Connection, task_id: str) -> Row[Any] | None:
+    return connection.execute(_BY_ID, {"task_id": task_id}).one_or_none()
+
+
+def of_owner(connection: Connection, owner_id: int, limit: int) -> Sequence[Row[Any]]:
+    query = _WITH_OWNER.where(tasks.c.owner_id == owner_id, tasks.c.kind == TaskKind.USER)
+    return connection.execute(query.order_by(tasks.c.created_at.desc(), tasks.c.id).limit(limit)).all()
+
+
+def count_unfinished(connection: Connection, owner_id: int) -> int:
+    live = [state.value for state in TaskState if state not in FINAL_TASK_STATES]
+    mine = tasks.c.owner_id == owner_id, tasks.c.kind == TaskKind.USER
+    query = select(func.count()).where(*mine, tasks.c.state.in_(live))
+    return connection.execute(query).scalar_one()
+
+
+def queued(connection: Connection, limit: int, *, hinted_before: float | None = None) -> Sequence[Row[Any]]:
+    """Waiting tasks, oldest first."""
+    query = select(tasks).where(WAITS)
+    if hinted_before is not None:
+        query = query.where(tasks.c.hinted_at < hinted_before)
+    return connection.execute(query.order_by(tasks.c.created_at, tasks.c.id).limit(limit)).all()
+
+
+def mark_hinted(connection: Connection, task_ids: Sequence[str], now: float) -> None:
+    connection.execute(update(tasks).where(tasks.c.id.in_(task_ids)).values(hinted_at=now))
+
+
+def claim_of_row(row: Row[Any]) -> Claim:
+    return Claim(row.claim_cpu_score, row.claim_memory_mb, row.claim_gpu_score, row.claim_gpu_memory_gb)
+
+
+def live_attempt(
+    connection: Connection, attempt_id: str, node_id: str, owner_id: int, *, lock: bool = False
+) -> Row[Any]:
+    """A live attempt on that node of that owner, with its task. Raises StaleAttemptError else."""
+    row = attempt_records.find(
+        connection, attempt_id, node_id, owner_id, lock=Lock.ATTEMPT if lock else Lock.NONE
+    )
+    if row.attempt_state not in LIVE_ATTEMPT_STATES or row.attempt_number != row.number:
+        raise StaleAttemptError
+    return row
+
+
+def claim_attempt(
+    connection: Connection, attempt_id: str, node_id: str, owner_id: int, now: float
+) -> Row[Any]:
+    """assigned -> running, and the task with it. Asked again while it runs, it answers the same.
+
+    Raises OwnerOnlyError where the node has become one of its owner's alone since the task was placed.
+    """
+    parent = replica_store.lock_parent_of(connection, attempt_id)
+    row = live_attempt(connection, attempt_id, node_id, owner_id, lock=True)
+    if row.attempt_state == AttemptState.ASSIGNED:
+        if row.owner_id != owner_id and is_owner_only(
+            row.node_kind,
+            isolation_of(row.node_isolation, row.node_docker),
+            accepts_strangers=row.node_accepts_strangers,
+        ):
+            raise OwnerOnlyError(f"node {node_id} takes its owner's tasks only")
+        check_attempt_transition(AttemptState.ASSIGNED, AttemptState.RUNNING)
+        connection.execute(
+            update(attempts)
+            .where(attempts.c.id == attempt_id, attempts.c.state == AttemptState.ASSIGNED)
+            .values(state=AttemptState.RUNNING, started_at=now, bytes_in=row.package_bytes)
+        )
+        moved = connection.execute(
+            update(tasks)
+            .where(
+                tasks.c.id == row.id,
+                tasks.c.attempt_number == row.number,
+                tasks.c.state == TaskState.PLACED,
+            )
+            .values(state=TaskState.RUNNING, started_at=now, updated_at=now)
+        )
+        if moved.rowcount == 0:
+            raise StaleAttemptError
+        if parent is not None:
+            replica_store.begin(connection, row, node_id, now)
+    return row
+
+
+def end_attempt(
+    connection: Connection,
+    attempt_id: str,
+    node_id: str,
+    owner_id: int,
+    end: End,
+    *,
+    max_attempts: int,
+    now: float,
+    rules: HistoryRules,
+) -> Ended:
+    """Close the attempt, move its task on and count it for its node, in the caller's transaction.
+
+    Told again with the same outcome it changes nothing; a stale attempt raises StaleAttemptError.
+    """
+    row = attempt_records.find(connection, attempt_id, node_id, owner_id, lock=Lock.ATTEMPT_AND_NODE)
+    before, after = AttemptState(row.attempt_state), ATTEMPT_STATE_OF_OUTCOME[end.outcome]
+    claim = claim_of_row(row)
+    if before not in LIVE_ATTEMPT_STATES:
+        if row.attempt_number == row.number and _told_before(row, before, end.outcome):
+            return Ended(row, TaskState(row.state), claim, node_id, changed=False)
+        raise StaleAttemptError
+    if row.attempt_number != row.number:
+        raise StaleAttemptError
+    if before is AttemptState.ASSIGNED and after is AttemptState.FINISHED:
+        raise ConflictError("this attempt was never claimed")
+    check_attempt_transition(before, after)
+    _close(connection, row, before, after, end, now)
+    ended_badly = end.outcome in {Outcome.LOST, Outcome.REFUSED} and not end.blameless
+    attempts_ended = row.attempts_ended + int(ended_badly)
+    state = task_state_after(
+        end.outcome,
+        attempts_ended=attempts_ended,
+        max_attempts=max_attempts,
+        stop_requested=row.stop_requested,
+    )
+    check_task_transition(TaskState(row.state), state)
+    moved = connection.execute(
+        update(tasks)
+        .where(tasks.c.id == row.id, tasks.c.attempt_number == row.number, tasks.c.state == row.state)
+        .values(_task_values(row, state, end, attempts_ended, now))
+    )
+    if moved.rowcount == 0:
+        raise StaleAttemptError
+    node_changed = attempt_records.add_to_history(
+        connection, row, end.outcome, blameless=end.blameless, now=now, rules=rules
+    )
+    return Ended(row, state, claim, node_id, changed=True, node_changed=node_changed)
+
+
+def _told_before(row: Row[Any], state: AttemptState, outcome: Outcome) -> bool:
+    """Whether the closed attempt of this row ended with this very outcome."""
+    if outcome in {Outcome.SUCCEEDED, Outcome.FAILED}:
+        return state is AttemptState.FINISHED and row.state == outcome.name
+    # LOST is the pool's word too; a node that says it afterwards is told that it is late.
+    return state is ATTEMPT_STATE_OF_OUTCOME[outcome] and outcome is not Outcome.LOST
+
+
+def _close(
+    connection: Connection, row: Row[Any], before: AttemptState, after: AttemptState, end: End, now: float
+) -> None:
+    closed = connection.execute(
+        update(attempts)
+        .where(attempts.c.id == row.attempt_id, attempts.c.state == before)
+        .values(
+            state=after,
+            finished_at=now,
+            exit_code=end.exit_code,
+            reason=end.reason[:_MAX_REASON],
+            idle=end.idle,
+            **attempt_records.measured(
+                row,
+                cpu_seconds=end.cpu_seconds,
+                peak_memory_bytes=end.peak_memory_bytes,
+                bytes_out=end.output_bytes + end.result_bytes,
+                now=now,
+            ),
+        )
+    )
+    if closed.rowcount == 0:
+        raise StaleAttemptError
+
+
+def _task_values(
+    row: Row[Any], state: TaskState, end: End, attempts_ended: int, now: float
+) -> dict[str, Any]:
+    reason = end.reason
+    if state is TaskState.FAILED and end.outcome in {Outcome.LOST, Outcome.REFUSED}:
+        reason = f"given up after {attempts_ended} attempts were lost or refused; the last: {reason}"
+    values: dict[str, Any] = {
+        "state": state,
+        "reason": reason[:_MAX_REASON],
+        "attempts_ended": attempts_ended,
+        "updated_at": now,
+        "hinted_at": now,
+    }
+    if state is TaskState.QUEUED:
+        values["queued_at"] = now
+        values["node_id"] = ""
+        values["started_at"] = None
+    else:
+        values["finished_at"] = now
+        values["exit_code"] = end.exit_code
+        values["result_digest"] = end.digest
+        if end.has_result:
+            values["result_bytes"] = end.result_bytes
+            values["result_attempt"] = row.attempt_id
+    return values
+
+
+def request_stop(connection: Connection, task_id: str, now: float) -> Row[Any]:
+    """Mark the task; one that waits is STOPPED at once, and holds nothing any more.
+
+    Returns the row as it was before.
+    """
+    row = connection.execute(_WITH_OWNER.where(tasks.c.id == task_id).with_for_update(of=tasks)).one_or_none()
+    if row is None:
+        raise no_task(task_id)
+    if TaskState(row.state) in FINAL_TASK_STATES:
+        return row
+    values: dict[str, Any] = {"stop_requested": True, "updated_at": now}
+    if row.state == TaskState.QUEUED:
+        check_task_transition(TaskState.QUEUED, TaskState.STOPPED)
+        values |= {
+            "state": TaskState.STOPPED,
+            "reason": "stopped by its owner before it ran",
+            "finished_at": now,
+        }
+    moved = connection.execute(
+        update(tasks).where(tasks.c.id == task_id, tasks.c.state == row.state).values(values)
+    )
+    if moved.rowcount == 0:
+        raise ConflictError("the task changed at the same moment; try again")
+    if "state" in values:
+        hold_store.void(connection, task_id, now)
+    return row
+
+
+def live_attempts(connection: Connection, node_id: str | None = None) -> Sequence[Row[Any]]:
+    """Live attempts (of one node, or of all), with what the pool needs to know of their tasks.
+
+    `owner_id` is the node's owner, `task_credit_score` that of the task's.
+    """
+    live = [state.value for state in LIVE_ATTEMPT_STATES]
+    query = (
+        select(
+            attempts,
+            tasks.c.stop_requested,
+            tasks.c.max_minutes,
+            tasks.c.attempts_ended,
+            users.c.credit_score.label("task_credit_score"),
+            nodes.c.owner_id,
+        )
+        .join(tasks, tasks.c.id == attempts.c.task_id)
+        .join(nodes, nodes.c.id == attempts.c.node_id)
+        .join(users, users.c.id == tasks.c.owner_id)
+        .where(attempts.c.state.in_(live))
+    )
+    if node_id is not None:
+        query = query.where(attempts.c.node_id == node_id)
+    return connection.execute(query.order_by(attempts.c.created_at)).all()
+
+
+def nodes_that_failed(connection: Connection, task_id: str) -> frozenset[str]:
+    """Nodes that lost or refused this task before."""
+    query = select(attempts.c.node_id).where(
+        attempts.c.task_id == task_id, attempts.c.state.in_([AttemptState.LOST, AttemptState.REFUSED])
+    )
+    return frozenset(connection.execute(query).scalars())

@@ -1,0 +1,107 @@
+"""Users in SQL: who there is, whether they are let in, and what ends their tokens.
+
+Functions of a connection: the use case that calls them owns the transaction.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sqlalchemy import Connection, bindparam, insert, or_, select, update
+
+from nodepool.domain.accounts.credentials import name_key
+from nodepool.stores.sql.ledger import api as ledger_store
+from nodepool.stores.sql.tables import users
+
+USER_ROLE = "user"
+SYSTEM_ROLE = "system"  # of the pool itself; nobody logs in with it
+
+_ACCOUNT = (users.c.id, users.c.username, users.c.role, users.c.blocked, users.c.token_generation)
+_STANDING = select(*_ACCOUNT[1:]).where(users.c.id == bindparam("user_id"))
+_BY_NAME = select(*_ACCOUNT, users.c.password_hash).where(users.c.username == bindparam("username"))
+_BY_ID = select(*_ACCOUNT, users.c.password_hash).where(users.c.id == bindparam("user_id"))
+
+
+class Standing(NamedTuple):
+    """What is true of a user now, whatever a token says."""
+
+    username: str
+    role: str
+    blocked: bool
+    generation: int
+
+
+class User(NamedTuple):
+    id: int
+    username: str
+    role: str
+    blocked: bool
+    generation: int  # of tokens
+    password_hash: str
+
+
+class Newcomer(NamedTuple):
+    username: str
+    password_hash: str
+    role: str
+    credit_score: int
+    grant_cpt: int
+
+
+def standing(connection: Connection, user_id: int) -> Standing | None:
+    row = connection.execute(_STANDING, {"user_id": user_id}).one_or_none()
+    return Standing(*row) if row else None
+
+
+def by_name(connection: Connection, username: str) -> User | None:
+    row = connection.execute(_BY_NAME, {"username": username}).one_or_none()
+    return User(*row) if row else None
+
+
+def by_id(connection: Connection, user_id: int) -> User | None:
+    row = connection.execute(_BY_ID, {"user_id": user_id}).one_or_none()
+    return User(*row) if row else None
+
+
+def taken_name(connection: Connection, username: str) -> str | None:
+    """The name that is there already: this one, or one that people would take for it."""
+    either = or_(users.c.username == username, users.c.name_key == name_key(username))
+    found = connection.execute(select(users.c.username).where(either)).scalars().all()
+    return (username if username in found else found[0]) if found else None
+
+
+def add(connection: Connection, newcomer: Newcomer, now: float) -> int:
+    """A user with an account. An IntegrityError when the name, or one like it, is there."""
+    values = {
+        "username": newcomer.username,
+        "name_key": name_key(newcomer.username),
+        "password_hash": newcomer.password_hash,
+        "role": newcomer.role,
+        "credit_score": newcomer.credit_score,
+        "created_at": now,
+    }
+    user_id = connection.execute(insert(users).values(values).returning(users.c.id)).scalar_one()
+    ledger_store.open_account(connection, user_id, grant=newcomer.grant_cpt, now=now)
+    return int(user_id)
+
+
+def set_role(connection: Connection, user_id: int, role: str) -> None:
+    connection.execute(update(users).where(users.c.id == user_id).values(role=role))
+
+
+def set_password(connection: Connection, user_id: int, generation: int, password_hash: str) -> int | None:
+    """Ends every token too. The new generation; None where another change came between."""
+    change = (
+        update(users)
+        .where(users.c.id == user_id, users.c.token_generation == generation)
+        .values(password_hash=password_hash, token_generation=generation + 1)
+        .returning(users.c.token_generation)
+    )
+    return connection.execute(change).scalar_one_or_none()
+
+
+def end_tokens(connection: Connection, user_id: int) -> None:
+    """Every token that was issued so far; gateways notice within a second."""
+    connection.execute(
+        update(users).where(users.c.id == user_id).values(token_generation=users.c.token_generation + 1)
+    )

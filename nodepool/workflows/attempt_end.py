@@ -1,0 +1,238 @@
+"""What gateway and dispatcher both do to attempts: end them, and bring Redis in line with SQL.
+
+SQL first, in one transaction; then the present (Redis), then the hints. Whatever comes after the
+commit may fail: the sweep does it again from SQL.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import Connection, Row
+
+from nodepool.clock import Clock
+from nodepool.domain.errors import UnavailableError
+from nodepool.domain.money import ledger
+from nodepool.domain.resources import Claim
+from nodepool.domain.scheduling.fair_share import EXPECTED_MINUTES, cost_per_minute
+from nodepool.domain.tasks.states import FINAL_TASK_STATES, Outcome, TaskKind, TaskState
+from nodepool.domain.trust.audits import Rules
+from nodepool.messaging.publisher import Publisher
+from nodepool.settings import Settings
+from nodepool.stores.redis.node_registry import RegisteredNode, Registry
+from nodepool.stores.redis.output import OutputStore
+from nodepool.stores.redis.usage import UsageStore
+from nodepool.stores.sql import (
+    credit as credit_store,
+    nodes as node_store,
+    replicas as replica_store,
+    tasks as task_store,
+)
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.ledger import api as ledger_store
+from nodepool.stores.sql.ledger.api import Provider
+from nodepool.stores.sql.tasks import End, Ended
+from nodepool.workflows import audit as audit_ends, replica_vote
+from nodepool.workflows.replica_vote import Deciding, FollowUp
+
+log = logging.getLogger(__name__)
+_SECONDS_PER_MINUTE = 60
+# Which result is checked must not be foreseen.
+_RANDOM = secrets.SystemRandom()
+
+
+def end_in_sql(
+    connection: Connection,
+    attempt_id: str,
+    node_id: str,
+    owner_id: int,
+    end: End,
+    *,
+    settings: Settings,
+    now: float,
+) -> Ended:
+    """All that SQL is to know of the end of an attempt, in one transaction."""
+    parent = replica_store.lock_parent_of(connection, attempt_id)
+    ended = task_store.end_attempt(
+        connection,
+        attempt_id,
+        node_id,
+        owner_id,
+        end,
+        max_attempts=settings.max_attempts,
+        now=now,
+        rules=settings.history_rules,
+    )
+    if ended.changed:
+        by = deciding(settings, now)
+        follow = _follow_up(connection, ended, end, owner_id, parent, by)
+        if end.is_idleness and ended.task.kind != TaskKind.PROBE and owner_id != ended.task.owner_id:
+            follow = audit_ends.found_idle(connection, ended, owner_id, follow, by)
+        start = settings.newcomer_credit_score
+        if follow is not None:
+            ended = replace(ended, follow_up=follow)
+        # The last: rows of users are locked after the ledger's head.
+        moved = credit_store.after_end(connection, ended, end, owner_id, start=start, now=now)
+        ended = replace(ended, tiers_changed=moved) if moved else ended
+    return ended
+
+
+def deciding(settings: Settings, now: float) -> Deciding:
+    """What is decided with on runs that are compared."""
+    return Deciding(
+        now=now,
+        start_score=settings.newcomer_credit_score,
+        allow_pushed=settings.push_to_nodes,
+        rules=Rules(
+            audit_share=settings.audit_share,
+            audit_share_least=settings.audit_share_least,
+            spot_share=settings.spot_check_share,
+            least_owners=settings.check_owners_least,
+        ),
+        ticket=_RANDOM.random(),
+        spot_ticket=_RANDOM.random(),
+    )
+
+
+def _follow_up(
+    connection: Connection,
+    ended: Ended,
+    end: End,
+    provider_id: int,
+    parent: Row[Any] | None,
+    deciding: Deciding,
+) -> FollowUp | None:
+    """The money of the end, and what follows where results are compared."""
+    if parent is not None:
+        several = parent.replicas > 1
+        follow = replica_vote.follow_up if several else audit_ends.follow_up
+        return follow(connection, parent, deciding)
+    if not audit_ends.is_provisional(connection, ended, end, provider_id, deciding):
+        _settle(connection, ended, end, provider_id, deciding.now)
+        return None
+    _settle(connection, ended, end, provider_id, deciding.now, account=ledger.PENDING)
+    return audit_ends.keep(connection, ended, end, provider_id, deciding)
+
+
+def _settle(
+    connection: Connection, ended: Ended, end: End, provider_id: int, now: float, account: str = ""
+) -> None:
+    """A task that has ended pays what is due; one that goes on keeps what it holds."""
+    if ended.state not in FINAL_TASK_STATES:
+        return
+    row = ended.task
+    minutes = ledger.minutes_to_pay(end.outcome, row.attempt_started_at, now, row.max_minutes)
+    minutes = 0 if end.idle else minutes
+    providers = [Provider(provider_id, account=account)] if minutes else []
+    ledger_store.settle(connection, row.id, row.attempt_id, providers, minutes, now)
+
+
+@dataclass(frozen=True, slots=True)
+class Lifecycle:
+    settings: Settings
+    database: Database
+    registry: Registry
+    outputs: OutputStore
+    usage: UsageStore
+    publisher: Publisher
+    clock: Clock
+
+    def end_attempt(self, attempt_id: str, node_id: str, owner_id: int, end: End) -> Ended:
+        """Close the attempt and move its task on. Raises StaleAttemptError when it is not current."""
+        now = self.clock()
+        ended = self.database.write(
+            lambda connection: end_in_sql(
+                connection, attempt_id, node_id, owner_id, end, settings=self.settings, now=now
+            )
+        )
+        if ended.changed:
+            log.info("attempt %s ended: %s; its task is %s", attempt_id, end.outcome, ended.state)
+        self._after_end(attempt_id, ended)
+        return ended
+
+    def _after_end(self, attempt_id: str, ended: Ended) -> None:
+        try:
+            if ended.node_changed:
+                # Before there is room: a node that is on probation from now on must not get two tasks.
+                self._put(self.database.read(lambda c: node_store.find(c, ended.node_id)))
+            self.registry.release(ended.node_id, attempt_id)
+            self.outputs.announce(ended.task.id)
+            if ended.changed and ended.state is TaskState.QUEUED:
+                self.publisher.place(ended.task.id, ended.task.tier, ended.task.region)
+            self.registry.announce(ended.node_id)
+            if ended.follow_up is not None:
+                self.tell(ended.follow_up)
+            if ended.changed:
+                self._charge(ended)
+            for owner_id in ended.tiers_changed:
+                self.sync_nodes_of(owner_id)
+        except UnavailableError as error:
+            log.warning("the end of %s is kept; the sweep tells the rest: %s", attempt_id, error)
+
+    def tell(self, follow: FollowUp) -> None:
+        """What follows for a task with several runs, to those whom it concerns. Raises UnavailableError."""
+        for run in follow.added:
+            self.publisher.place(run.task_id, run.tier, run.region)
+        for node_id, attempt_id in follow.stopped:
+            self.registry.mark_stop(node_id, attempt_id)
+        self.outputs.announce(follow.task.id)
+        for owner_id in follow.tiers_changed:
+            self.sync_nodes_of(owner_id)
+        for node_id in follow.paused:
+            self._put(self.database.read(lambda c: node_store.find(c, node_id)))  # noqa: B023
+
+    def lose_attempt(self, attempt_id: str, node_id: str, owner_id: int, reason: str) -> Ended:
+        end = End(outcome=Outcome.LOST, exit_code=None, reason=reason)
+        return self.end_attempt(attempt_id, node_id, owner_id, end)
+
+    def _charge(self, ended: Ended) -> None:
+        """What was charged when the task was placed was a guess."""
+        started, now = ended.task.started_at, self.clock()
+        minutes = max(0.0, now - started) / _SECONDS_PER_MINUTE if started else 0.0
+        units = cost_per_minute(ended.claim) * (minutes - EXPECTED_MINUTES)
+        self.usage.add({ended.task.owner_id: units}, now)
+
+    def sync_node(self, node_id: str) -> None:
+        """Write what Redis should know of the node, from SQL as it is now."""
+        node, live = self.database.read(
+            lambda connection: (
+                node_store.find(connection, node_id),
+                task_store.live_attempts(connection, node_id),
+            )
+        )
+        self._put(node)
+        self.registry.rebuild(node_id, {row.id: _assignment(row) for row in live}, now=self.clock())
+        self.registry.announce(node_id)
+
+    def sync_nodes_of(self, owner_id: int) -> None:
+        """The owner's credit score opens another tier: for the nodes, and for the tasks that wait.
+
+        What runs goes on. Raises UnavailableError; the sweep does the rest then.
+        """
+        self.database.write(lambda connection: credit_store.retier(connection, owner_id))
+        for node in self.database.read(lambda connection: node_store.active_of(connection, owner_id)):
+            self._put(node)
+        self.registry.announce_owner(owner_id)
+
+    def facts_of(self, node: Row[Any]) -> RegisteredNode:
+        """What Redis should know of the node of this row (see node_store)."""
+        settings = self.settings
+        return node_store.registered_node(
+            node,
+            settings.overcommit,
+            settings.history_rules,
+            now=self.clock(),
+            claims=settings.claim_rules,
+        )
+
+    def _put(self, node: Row[Any]) -> None:
+        """The facts alone; a node that has left meanwhile is not brought back."""
+        if node.active:
+            self.registry.put_node(self.facts_of(node))
+
+
+def _assignment(row: Row[Any]) -> tuple[Claim, float, bool]:
+    return task_store.claim_of_row(row), row.created_at, row.stop_requested

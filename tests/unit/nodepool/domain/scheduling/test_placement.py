@@ -1,0 +1,157 @@
+"""Placement as a pure function: what keeps a node out, who comes first, and what is said of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+from nodepool.domain.nodes.node import NodeKind, NodeView
+from nodepool.domain.resources import RESOURCE_NAMES, Claim
+from nodepool.domain.scheduling import placement
+from nodepool.domain.scheduling.placement import Wish
+from nodepool.domain.trust.credit import Tier, opens
+
+NOTHING = Claim(0, 0, 0, 0, tasks=0)
+ROOM = Claim(1000, 1000, 1000, 1000, tasks=4)
+SMALL = Claim(100, 100, 0, 0)
+
+
+def node(node_id: str = "n", **facts: object) -> NodeView:
+    fields: dict[str, object] = {
+        "tier": Tier.HIGH,
+        "region": "asia",
+        "gpu_name": "RTX 4090",
+        "draining": False,
+        "online": True,
+        "capacity": ROOM,
+        "reserved": NOTHING,
+    }
+    return NodeView(node_id=node_id, **{**fields, **facts})  # type: ignore[arg-type]
+
+
+def wish(**asked: object) -> Wish:
+    return Wish(**{"claim": SMALL, "tier": Tier.HIGH, **asked})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("asked", "facts", "clause"),
+    [
+        ({}, {}, None),
+        ({"region": "asia"}, {}, None),
+        ({"gpu_name": "rtx 4090"}, {}, None),
+        ({"node_id": "n"}, {}, None),
+        ({"node_id": "other"}, {}, placement.OTHER_NODE),
+        ({}, {"kind": NodeKind.PUSHED}, placement.PUSHED),
+        ({"tier": Tier.LOW}, {}, placement.TRUST),
+        ({"tier": Tier.LOW, "node_id": "n"}, {}, None),
+        ({"not_owners": frozenset({7})}, {"owner_id": 7}, placement.OTHER_OWNER),
+        ({"not_owners": frozenset({7, 8})}, {"owner_id": 9}, None),
+        ({"not_owners": frozenset({7}), "node_id": "n"}, {"owner_id": 7}, placement.OTHER_OWNER),
+        ({}, {"owner_only": True, "owner_id": 7}, placement.OWNER_ONLY),
+        ({"owner_id": 8}, {"owner_only": True, "owner_id": 7}, placement.OWNER_ONLY),
+        ({"node_id": "n", "owner_id": 8}, {"owner_only": True, "owner_id": 7}, placement.OWNER_ONLY),
+        ({"owner_id": 7}, {"owner_only": True, "owner_id": 7}, None),
+        ({"region": "europe"}, {}, placement.REGION),
+        ({"region": "asia"}, {"region": "unknown"}, placement.REGION),
+        ({"gpu_name": "RTX 3090"}, {}, placement.GPU_NAME),
+        ({"gpu_name": "RTX 3090"}, {"gpu_name": ""}, placement.GPU_NAME),
+        ({"claim": Claim(1001, 0, 0, 0)}, {}, "too small: cpu_score"),
+        ({"claim": Claim(0, 1001, 0, 0)}, {"online": False}, "too small: memory"),
+        ({}, {"capacity": replace(ROOM, tasks=0)}, "too small: task slots"),
+        ({}, {"online": False, "draining": True}, placement.OFFLINE),
+        ({}, {"draining": True}, placement.DRAINING),
+        ({}, {"reserved": Claim(901, 0, 0, 0)}, "busy: cpu_score"),
+        ({}, {"reserved": Claim(900, 900, 1000, 1000)}, None),
+        ({}, {"reserved": replace(NOTHING, tasks=4)}, "busy: task slots"),
+    ],
+)
+def test_what_keeps_a_node_from_a_task(
+    asked: dict[str, Any], facts: dict[str, Any], clause: str | None
+) -> None:
+    assert placement.failed_clause(wish(**asked), node(**facts)) == clause
+
+
+def test_the_more_trusted_come_first_then_the_idle_then_the_smaller() -> None:
+    half = Claim(500, 0, 0, 0)
+    nodes = [
+        node("low", tier=Tier.LOW),
+        node("busy", reserved=half),
+        node("big", capacity=replace(ROOM, cpu_score=2000)),
+        node("b"),
+        node("a"),
+        node("normal", tier=Tier.NORMAL),
+    ]
+    assert placement.place(wish(), nodes).ranked == ("a", "b", "big", "busy", "normal", "low")
+
+
+def test_a_node_that_lost_the_task_before_comes_last() -> None:
+    nodes = [node("a"), node("low", tier=Tier.LOW)]
+    assert placement.place(wish(excluded=frozenset({"a"})), nodes).ranked == ("low", "a")
+    assert placement.place(wish(excluded=frozenset({"a"})), nodes[:1]).ranked == ("a",)
+
+
+def test_the_reason_has_numbers() -> None:
+    nodes = [node("a", online=False), node("b", online=False), node("c", region="europe")]
+    decision = placement.place(wish(region="asia"), nodes)
+    assert decision.reason() == "waiting: looked at 3 nodes: 2 offline, 1 in another region"
+
+
+def test_an_empty_pool_says_so() -> None:
+    assert placement.place(wish(), []).reason() == "waiting: no node has joined the pool yet"
+
+
+def test_what_no_node_can_ever_run_is_told_from_what_waits() -> None:
+    small, busy = node("a", capacity=replace(ROOM, cpu_score=1)), node("b", reserved=ROOM)
+    assert placement.place(wish(), [small]).never_fits()
+    assert placement.place(wish(), [small]).reason().startswith("no node of the pool can ever run this")
+    for passing in (busy, node("c", online=False), node("d", draining=True)):
+        assert not placement.place(wish(), [small, passing]).never_fits()
+
+
+AMOUNTS = st.integers(0, 20)
+CLAIMS = st.builds(Claim, AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS, tasks=st.integers(0, 3))
+NODES = st.builds(
+    NodeView,
+    node_id=st.sampled_from([f"n{number}" for number in range(8)]),
+    tier=st.sampled_from(Tier),
+    region=st.sampled_from(["asia", "europe"]),
+    gpu_name=st.sampled_from(["", "x"]),
+    draining=st.booleans(),
+    online=st.booleans(),
+    capacity=CLAIMS,
+    reserved=CLAIMS,
+)
+WISHES = st.builds(
+    Wish,
+    claim=st.builds(Claim, AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS),
+    tier=st.sampled_from(Tier),
+    region=st.sampled_from(["any", "asia"]),
+    gpu_name=st.sampled_from(["", "X"]),
+    node_id=st.sampled_from(["", "n1"]),
+    excluded=st.frozensets(st.sampled_from(["n1", "n2"])),
+)
+
+
+@given(WISHES, st.lists(NODES, max_size=8, unique_by=lambda view: view.node_id))
+def test_every_chosen_node_fits_and_every_other_is_counted(asked: Wish, nodes: list[NodeView]) -> None:
+    decision = placement.place(asked, nodes)
+    by_id = {view.node_id: view for view in nodes}
+    assert len(decision.ranked) + sum(decision.failed.values()) == decision.looked_at == len(nodes)
+    for node_id in decision.ranked:
+        view = by_id[node_id]
+        assert view.online
+        assert not view.draining
+        assert asked.node_id in ("", node_id)
+        assert asked.node_id or opens(asked.tier, view.tier)
+        for name in RESOURCE_NAMES:
+            taken = getattr(view.reserved, name) + getattr(asked.claim, name)
+            assert taken <= getattr(view.capacity, name)
+
+
+@given(WISHES, st.lists(NODES, max_size=6, unique_by=lambda view: view.node_id), st.randoms())
+def test_the_order_of_the_nodes_does_not_matter(asked: Wish, nodes: list[NodeView], random: object) -> None:
+    shuffled = sorted(nodes, key=lambda _: random.random())  # type: ignore[attr-defined]
+    assert placement.place(asked, nodes) == placement.place(asked, shuffled)

@@ -1,0 +1,325 @@
+"""The agent's line to the gateway: tokens, deadlines, retries, and one channel for everything.
+
+Knows the protocol's messages and no rules: what an answer means for an attempt is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import structlog
+
+from nodepool.domain.errors import NodePoolError
+from proto import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
+from worker_agent import wall_clock
+
+log = structlog.get_logger(__name__)
+
+Answer = TypeVar("Answer")
+
+_MESSAGE_BYTES = 100 << 20
+_CHUNK_BYTES = 256 << 10
+_CALL_SECONDS = 10.0
+_STREAM_SECONDS = 300.0
+_FIRST_PAUSE_SECONDS = 0.1
+_LAST_PAUSE_SECONDS = 5.0
+# A token is renewed when this part of its life is left.
+_RENEW_AT_PART = 0.25
+# However wrong the machine's clock is, the token is not renewed more often.
+_MIN_TOKEN_SECONDS = 60.0
+_PASSING = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        # A gateway in trouble: the same request may be answered later.
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.CANCELLED,
+    }
+)
+_STALE = frozenset({grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND})
+_WITHOUT_ANSWER = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+
+
+class LinkRefusedError(NodePoolError):
+    """The gateway refuses the request for good."""
+
+
+class LinkStaleError(NodePoolError):
+    """The gateway says that the attempt is not this node's any more."""
+
+
+class LinkGivenUpError(NodePoolError):
+    """Nobody waits for the gateway's answer any more."""
+
+
+class LoginRefusedError(LinkGivenUpError):
+    """The gateway does not let the agent's owner in; until somebody changes that, no call gets through."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkOptions:
+    address: str  # host:port
+    username: str
+    password: str
+    tls: bool = False
+    ca_file: Path | None = None
+    allow_insecure_plaintext: bool = False
+
+
+def never() -> bool:
+    return False
+
+
+class GatewayLink:
+    """Thread-safe. `on_contact` is called whenever the gateway answers, on the caller's thread.
+
+    So is `on_login_refused`, before LoginRefusedError is raised, which any call may raise.
+    """
+
+    def __init__(self, options: LinkOptions, on_contact: Callable[[], None] = lambda: None) -> None:
+        self._options = options
+        self.on_contact = on_contact
+        self.on_login_refused: Callable[[LoginRefusedError], None] = lambda _: None
+        self._channel = open_channel(options)
+        self._users = rpc.UserServiceStub(self._channel)
+        self._nodes = rpc.NodeManagerServiceStub(self._channel)
+        self._closed = threading.Event()
+        self._token_lock = threading.Lock()
+        self._token = ""
+        self._renew_at = 0.0
+        self._silent = False
+
+    def close(self) -> None:
+        self._closed.set()
+        self._channel.close()
+
+    # -- the node ------------------------------------------------------------------------------------
+    def log_in(self, give_up: Callable[[], bool] = never) -> None:
+        """Raises LoginRefusedError when the name and the password do not fit."""
+        self._retrying(self._fresh_token, give_up)
+
+    def register(self, request: pb.RegisterWorkerNodeRequest, give_up: Callable[[], bool] = never) -> None:
+        answer = self._unary(self._nodes.RegisterWorkerNode, request, give_up)
+        if not answer.success:
+            raise LinkRefusedError(answer.message)
+
+    def enroll(
+        self, node_id: str, give_up: Callable[[], bool] = never, *, instance: str = ""
+    ) -> pb.EnrollAgentResponse:
+        answer: pb.EnrollAgentResponse = self._unary(
+            self._nodes.EnrollAgent, pb.EnrollAgentRequest(node_id=node_id, instance=instance), give_up
+        )
+        if not answer.success:
+            raise LinkRefusedError(answer.message)
+        return answer
+
+    def set_draining(self, node_id: str, give_up: Callable[[], bool]) -> None:
+        request = pb.SetNodeDrainingRequest(node_id=node_id, draining=True)
+        self._unary(self._nodes.SetNodeDraining, request, give_up)
+
+    def deregister(self, node_id: str, give_up: Callable[[], bool]) -> None:
+        self._unary(self._nodes.DeregisterNode, pb.DeregisterNodeRequest(node_id=node_id), give_up)
+
+    # -- attempts ------------------------------------------------------------------------------------
+    def claim(
+        self,
+        request: pb.ClaimAttemptRequest,
+        keep: Callable[[pb.AttemptSpec, Iterator[bytes]], Answer],
+        give_up: Callable[[], bool],
+    ) -> tuple[pb.AttemptSpec, Answer]:
+        """The attempt's spec, and what `keep` made of the package's chunks.
+
+        `keep` is called again with a new stream when one is cut off. Raises LinkStaleError when the
+        attempt is not this node's, LinkGivenUpError, LinkRefusedError, and what `keep` raises.
+        """
+
+        def once() -> tuple[pb.AttemptSpec, Answer]:
+            call = self._nodes.ClaimAttempt(request, timeout=_STREAM_SECONDS, metadata=self._metadata())
+            try:
+                first = next(iter(call), None)
+                if first is None or first.WhichOneof("part") != "spec":
+                    raise LinkRefusedError("the gateway's answer to ClaimAttempt does not begin with a spec")
+                return first.spec, keep(first.spec, _chunks(call, give_up))
+            finally:
+                call.cancel()
+
+        return self._retrying(once, give_up)
+
+    def append_output(
+        self, request: pb.AppendOutputRequest, give_up: Callable[[], bool]
+    ) -> pb.AppendOutputResponse:
+        answer: pb.AppendOutputResponse = self._unary(self._nodes.AppendOutput, request, give_up)
+        return answer
+
+    def finish(self, end: pb.AttemptEnd, result: Path | None, give_up: Callable[[], bool]) -> None:
+        """Until it is acknowledged. Raises LinkStaleError or LinkRefusedError when it never will be."""
+
+        def once() -> None:
+            self._nodes.FinishAttempt(
+                _finish_requests(end, result), timeout=_STREAM_SECONDS, metadata=self._metadata()
+            )
+
+        self._retrying(once, give_up)
+
+    # -- how calls are made --------------------------------------------------------------------------
+    def _unary(self, method: Callable[..., Any], request: Any, give_up: Callable[[], bool]) -> Any:
+        return self._retrying(
+            lambda: method(request, timeout=_CALL_SECONDS, metadata=self._metadata()), give_up
+        )
+
+    def _retrying(self, once: Callable[[], Answer], give_up: Callable[[], bool]) -> Answer:
+        pause = _FIRST_PAUSE_SECONDS
+        renewed = False
+        while True:
+            if give_up() or self._closed.is_set():
+                raise LinkGivenUpError
+            try:
+                answer = once()
+            except grpc.RpcError as error:
+                code = error.code()
+                if code not in _WITHOUT_ANSWER:
+                    self.on_contact()
+                if code is grpc.StatusCode.UNAUTHENTICATED and not renewed:
+                    renewed = True
+                    self._forget_token()
+                    continue
+                _raise_unless_passing(error)
+                self._note_silence(error)
+            except LoginRefusedError as error:
+                self.on_login_refused(error)
+                raise
+            except ValueError as error:  # the channel was closed
+                raise LinkGivenUpError from error
+            else:
+                self._note_answer()
+                return answer
+            # Full jitter: the nodes of a pool must not come back all at once.
+            self._closed.wait(random.uniform(pause / 2, pause))  # noqa: S311  no secret
+            pause = min(pause * 2, _LAST_PAUSE_SECONDS)
+
+    def _note_silence(self, error: grpc.RpcError) -> None:
+        if not self._silent:
+            log.warning(
+                "the gateway does not answer, the agent tries on",
+                action="link.silent",
+                code=error.code().name,
+                why=error.details(),
+            )
+        self._silent = True
+
+    def _note_answer(self) -> None:
+        if self._silent:
+            log.info("the gateway answers again", action="link.answers")
+        self._silent = False
+        self.on_contact()
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        with self._token_lock:
+            if not self._token:
+                self._log_in_locked()
+            elif time.monotonic() >= self._renew_at:
+                self._refresh_locked()
+            return (("authorization", f"Bearer {self._token}"),)
+
+    def _fresh_token(self) -> None:
+        with self._token_lock:
+            self._log_in_locked()
+
+    def _forget_token(self) -> None:
+        with self._token_lock:
+            self._token = ""
+
+    def _log_in_locked(self) -> None:
+        request = pb.LoginRequest(username=self._options.username, password=self._options.password)
+        answer = self._users.Login(request, timeout=_CALL_SECONDS)
+        if not answer.success:
+            raise LoginRefusedError(
+                f"the gateway refuses the login of {self._options.username}: {answer.message}. If the "
+                "password was changed, start the agent with the new one (HIVEMIND_PASSWORD)"
+            )
+        self._keep(answer.token, answer.expires_at)
+
+    def _refresh_locked(self) -> None:
+        try:
+            answer = self._users.RefreshToken(
+                pb.RefreshTokenRequest(token=self._token),
+                timeout=_CALL_SECONDS,
+                metadata=(("authorization", f"Bearer {self._token}"),),
+            )
+        except grpc.RpcError as error:
+            if error.code() in _WITHOUT_ANSWER:
+                raise
+            self._log_in_locked()
+        else:
+            self._keep(answer.token, answer.expires_at)
+
+    def _keep(self, token: str, expires_at: int) -> None:
+        life = expires_at - wall_clock.now() if expires_at else 0.0
+        self._token = token
+        self._renew_at = time.monotonic() + max(_MIN_TOKEN_SECONDS, life * (1 - _RENEW_AT_PART))
+
+
+def open_channel(options: LinkOptions) -> grpc.Channel:
+    """Raises LinkRefusedError when plain text would leave the machine without anybody having said so."""
+    settings = [
+        ("grpc.max_send_message_length", _MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", _MESSAGE_BYTES),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 3000),
+        # Notices a line that went dead without a word.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+    ]
+    if options.tls:
+        roots = options.ca_file.read_bytes() if options.ca_file else None
+        return grpc.secure_channel(options.address, grpc.ssl_channel_credentials(roots), settings)
+    if not options.allow_insecure_plaintext and not is_loopback(options.address):
+        raise LinkRefusedError(
+            f"{options.address} is another machine and the connection would be plain text: use --tls, or "
+            "--allow-insecure-plaintext where everyone on the way may read password and code"
+        )
+    return grpc.insecure_channel(options.address, settings)
+
+
+def is_loopback(address: str) -> bool:
+    host = address.rsplit(":", 1)[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _raise_unless_passing(error: grpc.RpcError) -> None:
+    code, details = error.code(), error.details() or ""
+    if code in _STALE:
+        raise LinkStaleError(details) from error
+    if code not in _PASSING:
+        raise LinkRefusedError(f"{code.name}: {details}") from error
+
+
+def _chunks(call: Iterator[pb.ClaimAttemptResponse], give_up: Callable[[], bool]) -> Iterator[bytes]:
+    for message in call:
+        if give_up():
+            raise LinkGivenUpError
+        yield message.package_chunk
+
+
+def _finish_requests(end: pb.AttemptEnd, result: Path | None) -> Iterator[pb.FinishAttemptRequest]:
+    yield pb.FinishAttemptRequest(end=end)
+    if result is None:
+        return
+    with result.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            yield pb.FinishAttemptRequest(result_chunk=chunk)

@@ -1,0 +1,74 @@
+"""What this start of the agent tells the pool of itself: its facts, and that it is the same start as before.
+
+Of two agents that were started with one node id the later one has the node. The earlier one is cut off
+from the broker, asks again, and is told.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nodepool.domain.errors import NodePoolError
+from nodepool.domain.nodes.node import ENGINE_AWAY
+from proto import nodepool_pb2 as pb
+from worker_agent.gateway_client import GatewayLink, LinkStaleError
+
+_INSTANCE_BYTES = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSetup:
+    """What is known before the gateway is asked."""
+
+    node_id: str
+    registration: pb.RegisterWorkerNodeRequest
+    data_dir: Path
+    cores: int
+    score_per_core: float
+    max_tasks: int
+    grace_seconds: float
+    owner_only: bool = False  # whatever the pool sends: runs here are kept from nothing
+
+
+class ReplacedError(NodePoolError):
+    """Another agent has been started with this node's id."""
+
+
+class Membership:
+    """Thread-safe. Calls block while the gateway is away. Raises ReplacedError, and what the link raises."""
+
+    def __init__(self, link: GatewayLink, registration: pb.RegisterWorkerNodeRequest) -> None:
+        self._link = link
+        self._lock = threading.Lock()
+        self._registration = pb.RegisterWorkerNodeRequest()
+        self._registration.CopyFrom(registration)
+        self._registration.instance = secrets.token_hex(_INSTANCE_BYTES)
+        self._docker_status = registration.docker_status
+
+    def enrol(self, give_up: Callable[[], bool]) -> pb.EnrollAgentResponse:
+        """Registers before: the pool may have forgotten the node, or think that it has left."""
+        with self._lock:
+            try:
+                self._register(give_up)
+                return self._link.enroll(
+                    self._registration.node_id, give_up, instance=self._registration.instance
+                )
+            except LinkStaleError as error:
+                raise ReplacedError(str(error)) from error
+
+    def tell_engine(self, *, works: bool, give_up: Callable[[], bool]) -> None:
+        """The containers' engine came or went: the node's trust, and whether it gets work, depend on it."""
+        with self._lock:
+            self._registration.docker_status = self._docker_status if works else ENGINE_AWAY
+            try:
+                self._register(give_up)
+            except LinkStaleError as error:
+                raise ReplacedError(str(error)) from error
+
+    def _register(self, give_up: Callable[[], bool]) -> None:
+        self._link.register(self._registration, give_up)
+        self._registration.again = True
