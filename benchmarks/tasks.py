@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import grpc
 
 from benchmarks.pool import BenchmarkError, Pool
-from proto import nodepool_pb2 as pb
-from proto.nodepool_pb2_grpc import MasterNodeServiceStub
+from nodepool.protocol import nodepool_pb2 as pb
+from nodepool.protocol.nodepool_pb2_grpc import MasterNodeServiceStub
 
 TASK_SECONDS = 60.0
 _POLL_SECONDS = 0.01

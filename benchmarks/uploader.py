@@ -14,8 +14,8 @@ import grpc
 
 from benchmarks.figures import spread
 from benchmarks.tasks import package
-from proto import nodepool_pb2 as pb
-from proto.nodepool_pb2_grpc import MasterNodeServiceStub
+from nodepool.protocol import nodepool_pb2 as pb
+from nodepool.protocol.nodepool_pb2_grpc import MasterNodeServiceStub
 
 CHANNELS = 4
 CALL_SECONDS = 30.0

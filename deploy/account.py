@@ -8,7 +8,7 @@ import sys
 import grpc
 
 from nodepool import hardening
-from proto import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
+from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 
 CALL_SECONDS = 30.0
 

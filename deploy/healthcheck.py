@@ -12,7 +12,7 @@ import grpc
 import redis
 from celery.app.utils import find_app
 
-from proto import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
+from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 
 SECONDS = 4.0
 # An agent reports every few seconds.

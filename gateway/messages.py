@@ -14,10 +14,10 @@ from nodepool.domain.nodes.history import HistoryRules
 from nodepool.domain.nodes.node import NodeStatus, NodeView, is_owner_only, isolation_of
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
 from nodepool.messaging.publisher import partition_queue
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.redis.node_registry import Report
 from nodepool.stores.sql.attempts import history_of
 from nodepool.stores.sql.verification_records import tier_of_row
-from proto import nodepool_pb2 as pb
 
 _MIB_PER_GIB = 1024
 

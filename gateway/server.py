@@ -28,9 +28,9 @@ from gateway.servicers.tasks import MasterNodeServicer
 from gateway.servicers.users import UserServicer
 from gateway.servicers.workers import WorkerNodeServicer
 from nodepool.domain.errors import NodePoolError
+from nodepool.protocol import nodepool_pb2_grpc as rpc
 from nodepool.settings import Settings
 from nodepool.stores.redis.liveness import Liveness
-from proto import nodepool_pb2_grpc as rpc
 
 log = structlog.get_logger(__name__)
 

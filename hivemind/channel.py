@@ -34,7 +34,7 @@ from hivemind.errors import (
     UnreachableError,
     UnsupportedError,
 )
-from proto.nodepool_pb2_grpc import (
+from nodepool.protocol.nodepool_pb2_grpc import (
     AdminServiceStub,
     MasterNodeServiceStub,
     NodeManagerServiceStub,

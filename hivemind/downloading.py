@@ -10,7 +10,7 @@ from hivemind.channel import Gateway
 from hivemind.errors import ClientError, MissingError, NotYetError, RefusedError, UnreachableError
 from hivemind.models import ResultInfo, TaskInfo
 from hivemind.zip_unpack import check_destination, unpack
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 
 _DEADLINE_SECONDS = 3600.0
 

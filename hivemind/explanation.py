@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from hivemind.models import TaskInfo, state_from_word
 from nodepool.domain.tasks.states import TaskState
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

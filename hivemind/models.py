@@ -16,6 +16,7 @@ from nodepool.domain.regions import task_region
 from nodepool.domain.resources import MAX_AMOUNT, Resources
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, MAX_PRIORITY, TaskState
 from nodepool.domain.trust.result_digest import check_patterns
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.wire import (
     TASK_STATUS_WORDS,
     gpu_name_from_wire,
@@ -23,7 +24,6 @@ from nodepool.wire import (
     min_trust_from_wire,
     replicas_from_wire,
 )
-from proto import nodepool_pb2 as pb
 
 _SIGNAL_EXIT_BASE = 128
 

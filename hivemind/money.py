@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from hivemind.channel import Gateway
 from hivemind.models import finite
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,8 +13,8 @@ from hivemind.models import finite
 from nodepool.domain.nodes.node import NodeStatus
 from nodepool.domain.resources import MEBIBYTES_PER_GIBIBYTE
 from nodepool.domain.trust.credit import TIERS
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.wire import NODE_STATUS_WORDS
-from proto import nodepool_pb2 as pb
 
 # A history that rests on less than this says little.
 NEW_BELOW_ATTEMPTS = 3.0

@@ -47,7 +47,7 @@ from hivemind.tokens import read_token
 from hivemind.uploading import Progress, new_task_id, silent, upload_task
 from hivemind.watching import Position
 from hivemind.zip_unpack import MAX_UNPACKED_BYTES
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 
 
 class NodePoolClient:

@@ -13,7 +13,7 @@ from hivemind.models import Submission, TaskNeeds, needs_to_wire
 from hivemind.zip_pack import Package, open_package
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.ids import check_task_id
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 
 # Above this a package is streamed.
 STREAM_ABOVE_BYTES = 8 << 20

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from hivemind.channel import Gateway
 from hivemind.errors import ClientError, NotYetError, TimedOutError, UnreachableError
 from hivemind.models import OutputEvent, StateEvent, TaskEvent, TaskInfo, task_from_detail
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 
 # How many times in a row the pool may be away before a watcher gives up: about two minutes.
 MAX_LOST_IN_A_ROW = 30

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import grpc
 
-from proto import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
+from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 
 CALL_SECONDS = 3.0
 LOGIN_SECONDS = 10.0  # hashing a password is meant to be slow

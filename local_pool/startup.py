@@ -24,8 +24,8 @@ from local_pool.runner_choice import choose
 from local_pool.supervisor import Supervisor
 from local_pool.valkey import prepare
 from nodepool.domain.nodes.isolation import Isolation
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.settings import Settings
-from proto import nodepool_pb2 as pb
 
 # Where the client looks when it is told nothing.
 _CLIENTS_DEFAULT = "127.0.0.1:50051"

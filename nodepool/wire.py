@@ -11,7 +11,7 @@ from nodepool.domain.safe_text import is_plain
 from nodepool.domain.tasks.states import DEFAULT_PRIORITY, MAX_PRIORITY, LocationMode, Outcome, TaskState
 from nodepool.domain.trust.credit import TIERS
 from nodepool.domain.trust.voting import MAX_REPLICAS
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 
 TASK_STATUS_WORDS = {
     TaskState.QUEUED: "PENDING",

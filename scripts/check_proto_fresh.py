@@ -16,10 +16,12 @@ def main() -> int:
         subprocess.run(
             [ROOT / "scripts/gen_proto.sh", out], check=True, env={**os.environ, "PYTHON": sys.executable}
         )
-        generated = sorted(Path(out, "proto").iterdir())
-        stale = [g.name for g in generated if g.read_bytes() != (ROOT / "proto" / g.name).read_bytes()]
+        generated = sorted(path.relative_to(out) for path in Path(out).rglob("*_pb2*"))
+        stale = [
+            str(name) for name in generated if Path(out, name).read_bytes() != (ROOT / name).read_bytes()
+        ]
     if stale:
-        print(f"stale: proto/{', proto/'.join(stale)}; run: make proto")
+        print(f"stale: {', '.join(stale)}; run: make proto")
         return 1
     print(f"proto: {len(generated)} generated files are fresh")
     return 0

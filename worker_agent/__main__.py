@@ -18,7 +18,7 @@ from nodepool import hardening
 from nodepool.domain.errors import NodePoolError
 from nodepool.domain.nodes.isolation import keeps_strangers_out
 from nodepool.domain.nodes.node import default_max_tasks
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 from worker_agent.agent import Agent
 from worker_agent.capacity import Hardware, probe_hardware
 from worker_agent.gateway_client import GatewayLink, LinkOptions

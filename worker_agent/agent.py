@@ -18,7 +18,7 @@ import structlog
 
 from nodepool.domain.errors import NodePoolError
 from nodepool.domain.tasks.states import Outcome
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 from worker_agent.attempt import Attempt, Terms, Workshop
 from worker_agent.celery_consumer import Consumer
 from worker_agent.docker_watch import EngineWatch

@@ -13,8 +13,8 @@ import structlog
 
 from nodepool.domain.errors import InvalidPackageError
 from nodepool.domain.tasks.states import Outcome
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.wire import outcome_to_wire
-from proto import nodepool_pb2 as pb
 from worker_agent.execution import Done, Execution, Job, RunLimits, cores_for, judge, memory_bytes
 from worker_agent.gateway_client import GatewayLink, LinkGivenUpError, LinkRefusedError, LinkStaleError
 from worker_agent.journal import MAX_TAIL_BYTES, End, Entry, EntryPhase, Journal

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 from worker_agent.attempt import Terms
 from worker_agent.celery_consumer import ConsumerOptions
 from worker_agent.execution import RunLimits

@@ -18,7 +18,7 @@ import grpc
 import structlog
 
 from nodepool.domain.errors import NodePoolError
-from proto import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
+from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 from worker_agent import wall_clock
 
 log = structlog.get_logger(__name__)

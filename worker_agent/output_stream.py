@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from nodepool.domain.errors import NodePoolError
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 from worker_agent.gateway_client import GatewayLink, LinkStaleError
 from worker_agent.output_buffer import DEFAULT_CHUNK_BYTES, OutputBuffer
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from nodepool.domain.errors import NodePoolError
 from nodepool.domain.nodes.node import ENGINE_AWAY
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 from worker_agent.gateway_client import GatewayLink, LinkStaleError
 
 _INSTANCE_BYTES = 12

@@ -23,7 +23,7 @@ import grpc
 
 from nodepool.domain.errors import InvalidPackageError, NodePoolError
 from nodepool.domain.ids import check_task_id
-from proto import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
+from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 from worker_agent.attempt import Terms
 from worker_agent.execution import DEFAULT_MEMORY_BYTES, Execution, Job, judge
 from worker_agent.runners.base import Runner, RunRefusedError

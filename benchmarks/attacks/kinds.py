@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from benchmarks.attacks import bombs
 from benchmarks.attacks.owners import compared_results
 from benchmarks.attacks.target import MIB, Line, Target, ends
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 
 BIG_BYTES = 95 * MIB
 UPLOADS = 20

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from proto import nodepool_pb2_grpc as rpc
+from nodepool.protocol import nodepool_pb2_grpc as rpc
 
 MIB = 1 << 20
 

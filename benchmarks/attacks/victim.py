@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 
 import grpc
 
-from proto import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
+from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 
 OWN_ADDRESS = "127.0.0.2"
 PERIOD_SECONDS = 0.05

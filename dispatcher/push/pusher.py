@@ -25,7 +25,7 @@ from nodepool.domain.errors import NodePoolError
 from nodepool.domain.ids import shown_task
 from nodepool.domain.nodes.push_addresses import Address
 from nodepool.domain.tasks.states import AttemptState, Outcome
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")

@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError, Message
 from nodepool.domain.errors import ConflictError, NodePoolError
 from nodepool.domain.nodes.push_addresses import Address, Network, choose, literal
 from nodepool.domain.tasks.pool_result import printable
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 
 M = TypeVar("M", bound=Message)
 # host -> every address that it has. May raise OSError.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 
 PACKAGE = "nodepool"
 ADMIN_ROLE = "admin"

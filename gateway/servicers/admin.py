@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from gateway.servicers.interceptors import Context, current_identity
 from gateway.usecases import admin
-from proto import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
+from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 
 if TYPE_CHECKING:
     from gateway.context import Gateway

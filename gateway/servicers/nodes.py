@@ -11,8 +11,8 @@ from gateway.servicers.interceptors import Context, current_identity
 from gateway.usecases import agent_attempts, nodes
 from gateway.usecases.result_digests import Digests
 from nodepool.domain.errors import InvalidInputError
+from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 from nodepool.stores.files.file_store import Writer
-from proto import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 
 # Results are handed to the disk in pieces of about this size, so that small ones take one step.
 _BATCH_BYTES = 1 << 20

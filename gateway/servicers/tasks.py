@@ -18,9 +18,9 @@ from gateway.usecases.incoming_package import Package
 from gateway.usecases.output_text import last_lines, text_of
 from gateway.usecases.result_digests import Digests
 from nodepool.domain.errors import InvalidInputError, NotFoundError, TooLargeError
+from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 from nodepool.stores.files.disk import disk_errors
 from nodepool.stores.redis.output import OutputWindow
-from proto import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 
 _MAX_POLLED_LINES = 1000
 # What a reply needs around a result.

@@ -12,7 +12,7 @@ from gateway.auth.rate_limit import RateLimit, peer_address
 from gateway.servicers.interceptors import Context, current_identity
 from gateway.usecases import accounts, login_guard, statements
 from nodepool.domain.errors import NodePoolError
-from proto import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
+from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 
 if TYPE_CHECKING:
     from gateway.context import Gateway

@@ -11,7 +11,7 @@ from gateway.usecases import pushed_attempts, submit_task, tasks
 from gateway.usecases.incoming_package import Package
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.ids import check_node_id
-from proto import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
+from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 
 
 class WorkerNodeServicer(rpc.WorkerNodeServiceServicer):

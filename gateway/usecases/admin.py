@@ -16,6 +16,7 @@ from nodepool.domain.errors import ConflictError, InvalidInputError, NodePoolErr
 from nodepool.domain.money import ledger
 from nodepool.domain.money.ledger import AccountKind, EntryKind, NewEntry
 from nodepool.domain.safe_text import is_plain
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql import (
     admin as admin_store,
     credit as credit_store,
@@ -24,7 +25,6 @@ from nodepool.stores.sql import (
 )
 from nodepool.stores.sql.ledger import api as ledger_store, statements as ledger_statement
 from nodepool.stores.sql.users import User
-from proto import nodepool_pb2 as pb
 
 if TYPE_CHECKING:
     from gateway.context import Gateway

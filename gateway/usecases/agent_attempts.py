@@ -23,11 +23,11 @@ from nodepool.domain.errors import (
     TooLargeError,
 )
 from nodepool.domain.tasks.states import Outcome
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.files.file_store import Writer
 from nodepool.stores.sql import attempts as attempt_records, tasks as task_store
 from nodepool.stores.sql.tasks import End
 from nodepool.workflows.result_files import forget_losers
-from proto import nodepool_pb2 as pb
 
 MAX_OUTPUT_CHUNK_BYTES = 1 << 20
 # Far above any output; Redis' scripts count exactly only up to 2**53.

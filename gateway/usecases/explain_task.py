@@ -31,6 +31,7 @@ from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask
 from nodepool.domain.tasks.states import LocationMode, TaskState
 from nodepool.domain.trust.access_limits import LIMITS, running_reason
 from nodepool.domain.trust.credit import Tier, task_tier
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.redis.usage import UsageStore
 from nodepool.stores.sql import (
     placements as placing,
@@ -39,7 +40,6 @@ from nodepool.stores.sql import (
     tasks as task_store,
 )
 from nodepool.stores.sql.accounts_read import credit_score
-from proto import nodepool_pb2 as pb
 
 _NODES_SECONDS, _LINE_SECONDS, _STARTS_SECONDS = 1.0, 2.0, 5.0
 # As far back as tasks are counted that were started.

@@ -23,12 +23,12 @@ from nodepool.domain.nodes.node import NodeKind
 from nodepool.domain.tasks.states import Outcome
 from nodepool.domain.trust import access_limits
 from nodepool.messaging import publisher
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.redis import agent_instances, broker_users, keys
 from nodepool.stores.redis.liveness import Liveness
 from nodepool.stores.sql import nodes as node_store, tasks as task_store, verification_records
 from nodepool.stores.sql.accounts_read import credit_score
 from nodepool.stores.sql.tasks import End
-from proto import nodepool_pb2 as pb
 
 log = logging.getLogger(__name__)
 # Ids are kept for ever; a machine that is set up anew may have another one.

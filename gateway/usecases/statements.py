@@ -10,9 +10,9 @@ from gateway.auth.tokens import Identity
 from gateway.usecases.paging import page_size
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.trust import access_limits, credit as trust
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql import accounts_read, credit as credit_store
 from nodepool.stores.sql.ledger import api as ledger_store
-from proto import nodepool_pb2 as pb
 
 if TYPE_CHECKING:
     from gateway.context import Gateway

@@ -35,6 +35,7 @@ from nodepool.domain.trust.credit import SCORE_OF, Tier, opens, task_tier
 from nodepool.domain.trust.result_digest import check_patterns
 from nodepool.heavy import jobs
 from nodepool.heavy.worker import OutOfBoundsError, WorkerEndedError
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql import (
     nodes as node_store,
     replicas as replica_store,
@@ -43,7 +44,6 @@ from nodepool.stores.sql import (
 )
 from nodepool.stores.sql.accounts_read import credit_score
 from nodepool.stores.sql.ledger import api as ledger_store
-from proto import nodepool_pb2 as pb
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from gateway.context import Gateway
 from gateway.servicers.large_replies import LONGEST_SECONDS
 from gateway.usecases import tasks
 from nodepool.domain.errors import RateLimitedError, StalledError, UnavailableError
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.redis.output import OutputWindow
-from proto import nodepool_pb2 as pb
 
 # How long a lost wake-up can go unnoticed: longer, the longer nothing has happened.
 _LOOK_AGAIN_SECONDS, _LONGEST_SECONDS = 1.0, 4.0

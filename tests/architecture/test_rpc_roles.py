@@ -6,7 +6,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from gateway.auth.access import REQUIRED, TOKEN_IN_MESSAGE, Access
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 
 
 def _methods(*files: object) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 
-from proto import nodepool_pb2
+from nodepool.protocol import nodepool_pb2
 from tests.architecture.wire_contract import MESSAGES, SERVICES
 
 FILE = nodepool_pb2.DESCRIPTOR

@@ -7,7 +7,7 @@ import sqlite3
 
 import pytest
 
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 from tests.conftest import PoolFactory
 from tests.support.accounts import Account
 from tests.support.faults import AttemptRow, attempts_of, folder_of

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 from tests.support.accounts import CALL_SECONDS, Account
 from tests.support.pool import PoolOptions, TestPool
 from tests.support.rogue import SETTINGS, RogueNode

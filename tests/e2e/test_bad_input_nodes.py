@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 from tests.conftest import PoolFactory
 from tests.support.hostile import refused
 from tests.support.pool import TestPool

@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 from tests.conftest import PoolFactory
 from tests.support.accounts import log_in
 from tests.support.environment import not_here

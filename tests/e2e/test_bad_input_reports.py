@@ -10,7 +10,7 @@ import grpc
 import pytest
 import redis
 
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 from tests.conftest import PoolFactory
 from tests.support.faults import WAITS, await_begun, let_go
 from tests.support.hostile import refused

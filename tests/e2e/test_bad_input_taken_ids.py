@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 from tests.support.accounts import Account
 from tests.support.hostile import Upload, refused, upload, upload_streamed
 from tests.support.pool import TestPool

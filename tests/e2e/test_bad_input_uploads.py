@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 from tests.conftest import PoolFactory
 from tests.support.accounts import Account
 from tests.support.hostile import (

@@ -10,9 +10,9 @@ from sqlalchemy import update
 
 from nodepool.domain.trust.access_limits import LIMITS
 from nodepool.domain.trust.credit import Tier
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.tables import users
-from proto import nodepool_pb2 as pb
 from tests.conftest import PoolFactory
 from tests.support.accounts import CALL_SECONDS, Account
 from tests.support.hostile import refused

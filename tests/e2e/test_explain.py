@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import update
 
 from nodepool.domain.nodes.node import ENGINE_AWAY
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.tables import users
-from proto import nodepool_pb2 as pb
 from tests.conftest import PoolFactory
 from tests.support.accounts import CALL_SECONDS, Account
 from tests.support.hostile import refused

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 from tests.conftest import PoolFactory
 from tests.support.accounts import CALL_SECONDS
 from tests.support.pool import TestPool

@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from nodepool.domain.nodes.isolation import Isolation
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 from tests.support.accounts import CALL_SECONDS, Account
 from tests.support.hostile import refused
 from tests.support.pool import PoolOptions, TestAgent, TestPool

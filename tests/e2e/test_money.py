@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.ledger.api import verify_database
-from proto import nodepool_pb2 as pb
 from tests.conftest import PoolFactory
 from tests.support.accounts import CALL_SECONDS, Account
 from tests.support.faults import WAITS, await_begun, let_go

@@ -11,9 +11,9 @@ import grpc
 import pytest
 from sqlalchemy import update
 
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.tables import admin_acts
-from proto import nodepool_pb2 as pb
 from tests.conftest import PoolFactory
 from tests.support.accounts import CALL_SECONDS, Account, log_in
 from tests.support.pool import TestPool

@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import select
 
 from nodepool.domain.trust import benchmark_probe
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.tables import probes as probes_table
-from proto import nodepool_pb2 as pb
 from tests.conftest import PoolFactory
 from tests.support.accounts import CALL_SECONDS, Account
 from tests.support.pool import TestPool

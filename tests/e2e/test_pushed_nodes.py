@@ -10,8 +10,8 @@ import grpc
 import pytest
 
 from nodepool.messaging.publisher import Publisher, make_app
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.settings import Settings
-from proto import nodepool_pb2 as pb
 from tests.conftest import PoolFactory
 from tests.support.accounts import CALL_SECONDS, Account
 from tests.support.hostile import refused

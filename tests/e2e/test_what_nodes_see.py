@@ -16,8 +16,8 @@ from sqlalchemy import create_engine, select
 from hivemind.uploading import new_task_id
 from nodepool.domain.tasks.package_rules import ENTRY_SCRIPTS
 from nodepool.domain.tasks.states import TaskKind
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql.tables import attempts, tasks
-from proto import nodepool_pb2 as pb
 from tests.conftest import PoolFactory
 from tests.support.pool import TestPool
 from tests.support.rogue import SETTINGS, RogueNode

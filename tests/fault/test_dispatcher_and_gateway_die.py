@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import grpc
 import pytest
 
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 from tests.conftest import PoolFactory
 from tests.support.accounts import Account
 from tests.support.faults import WAITS, attempts_of, await_begun, let_go

@@ -13,9 +13,9 @@ from typing import TypeVar
 import grpc
 import pytest
 
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.ledger.api import verify_database
-from proto import nodepool_pb2 as pb
 from tests.conftest import PoolFactory
 from tests.support.accounts import FINAL_WORDS, Account
 from tests.support.pool import TestPool

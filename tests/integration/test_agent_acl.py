@@ -9,7 +9,7 @@ import pytest
 import redis
 from redis.exceptions import NoPermissionError
 
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 from tests.conftest import PoolFactory
 from tests.support.accounts import Account
 from tests.support.pool import TestPool

@@ -10,7 +10,7 @@ import grpc
 import psutil
 import pytest
 
-from proto import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
+from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 from tests.support.agent_stage import HELLO, WAITING, Stage, StageMaker
 from tests.support.environment import free_port
 from tests.support.scripted_gateway import ScriptedAttempt, package_of

@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 import pytest
 
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 from tests.support import command
 from tests.support.command import COMMAND, RESULT, TOKEN, WITH_A_TERMINAL, Shell, run, runs
 from tests.support.environment import free_port

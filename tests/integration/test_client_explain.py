@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from hivemind import NodePoolClient, TaskNeeds, TaskState, UnsupportedError
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 from tests.support import command
 from tests.support.command import TOKEN, Shell
 from tests.support.scripted_server import Scripted

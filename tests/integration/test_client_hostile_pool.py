@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from hivemind.cli.entry import _COMMANDS
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 from tests.support import command
 from tests.support.command import COMMAND, TOKEN, Shell
 from tests.support.hostile_words import HOSTILE, SEEN, filled, unsafe

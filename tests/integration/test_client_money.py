@@ -8,7 +8,7 @@ import json
 import grpc
 import pytest
 
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 from tests.support import command
 from tests.support.command import Shell
 from tests.support.scripted_server import Scripted, token_of

@@ -39,7 +39,7 @@ from hivemind import (
 from hivemind.channel import STATUS_TO_ERROR
 from hivemind.uploading import STREAM_ABOVE_BYTES, new_task_id
 from hivemind.watching import MAX_LOST_IN_A_ROW
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 from tests.support.scripted_server import Scripted, in_chunks, output, state, token_of
 from tests.support.tasks import package
 

@@ -21,13 +21,13 @@ from nodepool.domain.errors import UnavailableError
 from nodepool.domain.resources import Claim, Resources
 from nodepool.domain.scheduling.fair_share import Decay
 from nodepool.domain.tasks.states import TaskState
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.settings import Settings
 from nodepool.stores.redis import keys
 from nodepool.stores.redis.usage import UsageStore
 from nodepool.stores.sql import tasks as task_store
 from nodepool.stores.sql.placements import Placement, place_all
 from nodepool.stores.sql.tables import nodes
-from proto import nodepool_pb2 as pb
 from tests.support.environment import free_port
 from tests.support.stores import add_node, add_task, add_user
 from tests.support.valkey import TestValkey

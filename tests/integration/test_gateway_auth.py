@@ -19,8 +19,8 @@ from gateway import context
 from gateway.auth.tokens import Identity
 from gateway.usecases import accounts
 from nodepool.domain.errors import NotEnoughCptError
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.settings import Settings
-from proto import nodepool_pb2 as pb
 from tests.support.accounts import CALL_SECONDS, Account, Stubs, register
 from tests.support.gateway import NEWCOMER_CPT, SECRET, GatewayProcess
 from tests.support.hostile import refused

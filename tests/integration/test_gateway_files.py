@@ -13,7 +13,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 from tests.support.accounts import register
 from tests.support.environment import not_here
 from tests.support.gateway import GatewayProcess

@@ -17,8 +17,8 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
 from gateway.admission.message_limits import ANY_TEXT
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql.database import Database
-from proto import nodepool_pb2 as pb
 from tests.support import requests
 from tests.support.accounts import CALL_SECONDS, Account, log_in, register
 from tests.support.gateway import SECRET, GatewayProcess

@@ -13,9 +13,9 @@ from nodepool.domain.nodes.node import _MAX_NODE_MEMORY_GB as MAX_NODE_MEMORY_GB
 from nodepool.domain.resources import MAX_AMOUNT, Claim, Overcommit, Resources
 from nodepool.domain.scheduling.reclaim import Use
 from nodepool.domain.trust.credit import Tier
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.redis.node_registry import Report
 from nodepool.stores.sql import nodes as node_store
-from proto import nodepool_pb2 as pb
 from tests.support.stores import add_node, add_user, migrated
 
 OVERCOMMIT = Overcommit(cpu=1.5, memory=2.0, gpu=1.0, gpu_memory=1.0)

@@ -17,9 +17,9 @@ from sqlalchemy import update
 
 from nodepool.domain.tasks.states import Outcome
 from nodepool.heavy.jobs import digest as result_digest_job
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql.tables import tasks
 from nodepool.workflows import result_files
-from proto import nodepool_pb2 as pb
 from tests.support.accounts import CALL_SECONDS, Account
 from tests.support.hostile import refused, upload, upload_streamed
 from tests.support.inner_gateway import PASSWORD, InnerGateway

@@ -15,9 +15,9 @@ from gateway.auth.access import REQUIRED
 from gateway.auth.tokens import Identity
 from hivemind.sdk import NodePoolClient
 from nodepool.domain.errors import RateLimitedError
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.settings import Settings
 from nodepool.stores.redis import broker_users
-from proto import nodepool_pb2 as pb
 from tests.support.accounts import CALL_SECONDS, Account, Stubs, log_in
 from tests.support.hostile import refused
 from tests.support.inner_gateway import PASSWORD, FromElsewhere, InnerGateway

@@ -14,11 +14,11 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import select, text, update
 
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.files.file_store import FileStore
 from nodepool.stores.sql import migrate, storage_accounting
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.tables import storage_accounts, tasks
-from proto import nodepool_pb2 as pb
 from tests.support.accounts import CALL_SECONDS, Account
 from tests.support.hostile import refused, upload
 from tests.support.inner_gateway import InnerGateway

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 from tests.support.accounts import CALL_SECONDS, Account
 from tests.support.hostile import refused, upload_streamed
 from tests.support.http2 import RawClient, framed

@@ -16,9 +16,9 @@ import pytest
 from sqlalchemy import func, insert, select, update
 
 from nodepool.domain.money.ledger import EntryKind
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.tables import credit_changes, ledger_entries, users
-from proto import nodepool_pb2 as pb
 from tests.support.accounts import CALL_SECONDS, Account, log_in, register
 from tests.support.gateway import NEWCOMER_CPT, SECRET, GatewayProcess
 from tests.support.hostile import refused

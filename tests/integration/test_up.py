@@ -23,7 +23,7 @@ import pytest
 
 from celeryconfig import task_queues
 from local_pool.leftover_processes import birth_of, read_pid_file
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 from tests.support.accounts import Account, Stubs, log_in, register
 from tests.support.environment import ROOT, free_port
 from tests.support.processes import TestProcess

@@ -13,7 +13,7 @@ import pytest
 
 from gateway.admission import message_limits
 from nodepool.domain.trust.result_digest import OUTPUT_FILE
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 from tests.support.accounts import CALL_SECONDS, Account
 from tests.support.hostile import refused
 from tests.support.http2 import RawClient, framed

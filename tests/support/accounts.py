@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from proto import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
+from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 from tests.support.tasks import new_task_id
 from tests.support.waiting import wait_until
 

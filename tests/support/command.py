@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from hivemind.cli import main
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 from tests.support.scripted_server import Scripted, in_chunks, token_of
 from tests.support.tasks import package
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import grpc
 import psutil
 
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 from tests.support.accounts import CALL_SECONDS, Account
 from tests.support.pool import TestAgent, TestPool
 from worker_agent.sandbox import attempt_slug

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import grpc
 import pytest
 
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 from tests.support.accounts import CALL_SECONDS, Account
 from tests.support.bombs import folder_bomb, method_of, overlapping, with_end
 from tests.support.tasks import package, script

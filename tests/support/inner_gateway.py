@@ -18,8 +18,8 @@ import grpc
 from gateway import context
 from gateway.admission.open_calls import CallLimits, OpenCalls
 from gateway.server import bind, make_server
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.settings import Settings
-from proto import nodepool_pb2 as pb
 from tests.support.accounts import CALL_SECONDS, Account, Stubs, register
 from tests.support.gateway import SECRET
 from tests.support.stores import place

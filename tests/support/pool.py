@@ -13,8 +13,8 @@ import grpc
 from sqlalchemy import create_engine, select
 
 from local_pool import plan
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql.tables import attempts
-from proto import nodepool_pb2 as pb
 from tests.support.accounts import Account, Stubs, register
 from tests.support.environment import ROOT, free_port
 from tests.support.key_leaks import keys_without_a_ttl

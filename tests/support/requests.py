@@ -10,7 +10,7 @@ from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 
 Metadata = tuple[tuple[str, str], ...]
 METHODS: dict[str, MethodDescriptor] = {

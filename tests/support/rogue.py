@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 from tests.support.accounts import CALL_SECONDS, Account
 from tests.support.pool import TestPool
 from tests.support.tasks import new_task_id, package, script

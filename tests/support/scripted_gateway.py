@@ -24,7 +24,7 @@ from celery import Celery
 from kombu import Exchange, Queue
 
 from nodepool.domain.ids import broker_user
-from proto import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
+from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 from tests.support.valkey import TestValkey
 
 CHUNK = 64 << 10

@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from proto import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
+from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 
 SERVICES = (
     rpc.UserServiceServicer,

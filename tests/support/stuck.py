@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 from tests.support.accounts import CALL_SECONDS, Account
 from tests.support.pool import TestPool
 from tests.support.rogue import RogueNode

@@ -13,7 +13,7 @@ from hivemind.cli.render.columns import Column, FittedTable, Form
 from hivemind.cli.render.nodes import ASCII_GLYPHS, bar, nodes_table
 from hivemind.cli.render.top_screen import Snapshot, TopScreen
 from hivemind.nodes import Load, NodeInfo, NodeOrder, in_order, node_from_wire, totals_of
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 
 NOW = 1_700_000_000.0
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from hivemind.cli.render.tasks import jsonable, task_details
 from hivemind.models import ReplicaInfo, TaskInfo, TaskNeeds, needs_to_wire, task_from_poll
 from nodepool.domain.tasks.states import TaskState
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 
 RECORDS = [
     pb.ReplicaRecord(number=1, node_id="ada/a", state="SUCCEEDED", digest="ab" * 32, verdict="agreed"),

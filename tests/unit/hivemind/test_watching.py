@@ -6,7 +6,7 @@ from hypothesis import given, strategies as st
 
 from hivemind.models import OutputEvent, StateEvent
 from hivemind.watching import Position
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 
 
 def output(attempt: int, offset: int, data: bytes) -> pb.WatchTaskResponse:

@@ -9,7 +9,7 @@ from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.nodes.node import MAX_TASKS_LIMIT, NodeKind, NodeStatus
 from nodepool.domain.resources import Resources
 from nodepool.domain.tasks.states import Outcome, TaskState
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 
 
 def _node(**fields: object) -> pb.RegisterWorkerNodeRequest:

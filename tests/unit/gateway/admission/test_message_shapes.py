@@ -7,7 +7,7 @@ import pytest
 from gateway.admission.message_limits import ANY_TEXT, parsed
 from gateway.admission.message_shapes import MOST_AROUND_BYTES, check_shape
 from nodepool.domain.errors import InvalidInputError
-from proto import nodepool_pb2 as pb
+from nodepool.protocol import nodepool_pb2 as pb
 
 MIB = 1 << 20
 

@@ -10,8 +10,8 @@ from nodepool.domain.nodes.node import ENGINE_AWAY, NodeKind, NodeView, is_owner
 from nodepool.domain.resources import Claim
 from nodepool.domain.scheduling.fleet import Fleet
 from nodepool.domain.trust.credit import Tier
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.wire import node_facts_from_wire
-from proto import nodepool_pb2 as pb
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""The protocol as code: generated from proto/nodepool.proto by `make proto`, never edited."""
