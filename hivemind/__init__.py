@@ -127,5 +127,5 @@ _HOME_OF = {
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
-        raise AttributeError(f"module 'client' has no attribute {name!r}")
+        raise AttributeError(f"module 'hivemind' has no attribute {name!r}")
     return getattr(import_module(_HOME_OF.get(name, "hivemind.errors")), name)

@@ -206,7 +206,7 @@ def test_a_pools_words_cannot_steer_the_terminal(server: Scripted, alice: Shell)
 
 def test_help_loads_neither_grpc_nor_rich() -> None:
     probe = (
-        "import sys, client, hivemind.cli\n"
+        "import sys, hivemind, hivemind.cli\n"
         "assert hivemind.cli.main(['--help']) == 0\n"
         "heavy = {'grpc', 'rich', 'google.protobuf', 'pydantic', 'sqlalchemy'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
