@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 
 from tests.support import engine, postgres
 from tests.support.environment import scrub
-from tests.support.pool import PoolOptions, TestPool
+from tests.support.pool import PoolFactory, PoolOptions, TestPool
 from tests.support.processes import MARK, end_all, open_folder, strays
 from tests.support.valkey import TestValkey
 from worker_agent.package import remove_tree
@@ -114,9 +114,6 @@ def docker_engine() -> Iterator[docker.DockerClient]:
 @pytest.fixture(scope="session")
 def test_image(docker_engine: docker.DockerClient) -> str:
     return engine.image_name(docker_engine)
-
-
-PoolFactory = Callable[..., TestPool]
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,9 @@ import sqlite3
 import pytest
 
 from nodepool.protocol import nodepool_pb2 as pb
-from tests.conftest import PoolFactory
 from tests.support.accounts import Account
 from tests.support.faults import AttemptRow, attempts_of, folder_of
-from tests.support.pool import TestPool
+from tests.support.pool import PoolFactory, TestPool
 from tests.support.tasks import script
 
 # Holds some memory from the start, more when the test lays down a file, and ends by another.

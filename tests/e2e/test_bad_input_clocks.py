@@ -6,8 +6,7 @@ import time
 
 import pytest
 
-from tests.conftest import PoolFactory
-from tests.support.pool import TestPool
+from tests.support.pool import PoolFactory, TestPool
 from tests.support.tasks import script
 
 HOUR = 3600

@@ -10,9 +10,8 @@ import grpc
 import pytest
 
 from nodepool.protocol import nodepool_pb2 as pb
-from tests.conftest import PoolFactory
 from tests.support.hostile import refused
-from tests.support.pool import TestPool
+from tests.support.pool import PoolFactory, TestPool
 from tests.support.rogue import (
     CHUNK_LIMIT_BYTES,
     MAX_RESULT_BYTES,

@@ -8,11 +8,10 @@ import grpc
 import pytest
 
 from nodepool.protocol import nodepool_pb2 as pb
-from tests.conftest import PoolFactory
 from tests.support import postgres
 from tests.support.accounts import Account
 from tests.support.hostile import refused
-from tests.support.pool import TestPool
+from tests.support.pool import PoolFactory, TestPool
 from tests.support.tasks import script
 
 ODD_IDS = {

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import PoolFactory
 from tests.support.faults import attempts_of
-from tests.support.pool import TestPool
+from tests.support.pool import PoolFactory, TestPool
 from tests.support.rogue import REPORT_TTL_SECONDS, RogueNode, task_of
 
 

@@ -12,11 +12,10 @@ import grpc
 import pytest
 
 from nodepool.protocol import nodepool_pb2 as pb
-from tests.conftest import PoolFactory
 from tests.support.accounts import log_in
 from tests.support.environment import not_here
 from tests.support.hostile import Upload, incompressible, refused, upload, upload_streamed
-from tests.support.pool import TestPool
+from tests.support.pool import PoolFactory, TestPool
 from tests.support.tasks import new_task_id, script, unpacked
 
 BOTH_WAYS = pytest.mark.parametrize("way", [upload, upload_streamed], ids=["unary", "streamed"])

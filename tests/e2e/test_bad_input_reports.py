@@ -11,10 +11,9 @@ import pytest
 import redis
 
 from nodepool.protocol import nodepool_pb2 as pb
-from tests.conftest import PoolFactory
 from tests.support.faults import WAITS, await_begun, let_go
 from tests.support.hostile import refused
-from tests.support.pool import TestPool
+from tests.support.pool import PoolFactory, TestPool
 from tests.support.rogue import REPORT_TTL_SECONDS, RogueNode
 from tests.support.tasks import script
 

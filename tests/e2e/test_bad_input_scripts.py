@@ -6,9 +6,8 @@ import signal
 
 import pytest
 
-from tests.conftest import PoolFactory
 from tests.support.accounts import Account
-from tests.support.pool import TestPool
+from tests.support.pool import PoolFactory, TestPool
 from tests.support.tasks import package, script, unpacked
 
 MAX_OUTPUT_BYTES = 1 << 20

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from tests.conftest import PoolFactory
 from tests.support.faults import WAITS, attempts_of, await_begun, let_go, runs_of
-from tests.support.pool import TestAgent, TestPool
+from tests.support.pool import PoolFactory, TestAgent, TestPool
 from tests.support.tasks import script
 
 EXIT_REPLACED = 3

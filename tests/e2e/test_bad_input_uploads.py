@@ -10,7 +10,6 @@ import grpc
 import pytest
 
 from nodepool.protocol import nodepool_pb2 as pb
-from tests.conftest import PoolFactory
 from tests.support.accounts import Account
 from tests.support.hostile import (
     HOSTILE,
@@ -23,7 +22,7 @@ from tests.support.hostile import (
     upload,
     upload_streamed,
 )
-from tests.support.pool import TestPool
+from tests.support.pool import PoolFactory, TestPool
 from tests.support.tasks import new_task_id, script
 
 MAX_FILE_BYTES = 256 << 10

@@ -13,10 +13,9 @@ from nodepool.domain.trust.credit import Tier
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.tables import users
-from tests.conftest import PoolFactory
 from tests.support.accounts import CALL_SECONDS, Account
 from tests.support.hostile import refused
-from tests.support.pool import TestPool
+from tests.support.pool import PoolFactory, TestPool
 from tests.support.rogue import SETTINGS, RogueNode
 from tests.support.tasks import script
 

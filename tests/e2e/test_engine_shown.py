@@ -9,8 +9,7 @@ from sqlalchemy import create_engine, select
 
 from nodepool.domain.trust import benchmark_probe
 from nodepool.stores.sql.tables import nodes, probes as probes_table, tasks
-from tests.conftest import PoolFactory
-from tests.support.pool import TestPool
+from tests.support.pool import PoolFactory, TestPool
 from tests.support.rogue import SETTINGS, RogueNode
 from tests.support.tasks import new_task_id, result_of_run, script
 

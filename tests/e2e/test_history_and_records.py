@@ -8,9 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from nodepool.protocol import nodepool_pb2 as pb
-from tests.conftest import PoolFactory
 from tests.support.accounts import CALL_SECONDS
-from tests.support.pool import TestPool
+from tests.support.pool import PoolFactory, TestPool
 from tests.support.rogue import RESULT, SETTINGS, RogueNode, task_of
 from tests.support.tasks import script
 

@@ -10,11 +10,10 @@ import pytest
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.ledger.api import verify_database
-from tests.conftest import PoolFactory
 from tests.support.accounts import CALL_SECONDS, Account
 from tests.support.faults import WAITS, await_begun, let_go
 from tests.support.hostile import refused
-from tests.support.pool import TestPool
+from tests.support.pool import PoolFactory, TestPool
 from tests.support.tasks import new_task_id, script
 
 GRANT = 1000

@@ -8,10 +8,9 @@ import grpc
 import pytest
 
 from nodepool.protocol import nodepool_pb2 as pb
-from tests.conftest import PoolFactory
 from tests.support.accounts import CALL_SECONDS
 from tests.support.hostile import refused
-from tests.support.pool import TestPool
+from tests.support.pool import PoolFactory, TestPool
 from tests.support.rogue import SETTINGS, RogueNode
 from tests.support.tasks import script
 

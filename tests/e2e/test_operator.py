@@ -14,9 +14,8 @@ from sqlalchemy import update
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.tables import admin_acts
-from tests.conftest import PoolFactory
 from tests.support.accounts import CALL_SECONDS, Account, log_in
-from tests.support.pool import TestPool
+from tests.support.pool import PoolFactory, TestPool
 from tests.support.tasks import script
 
 SLEEPS = "import time\nprint('up', flush=True)\ntime.sleep(600)"

@@ -13,9 +13,8 @@ from nodepool.domain.trust import benchmark_probe
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.tables import probes as probes_table
-from tests.conftest import PoolFactory
 from tests.support.accounts import CALL_SECONDS, Account
-from tests.support.pool import TestPool
+from tests.support.pool import PoolFactory, TestPool
 from tests.support.rogue import SETTINGS, RogueNode
 from tests.support.tasks import result_of_run
 

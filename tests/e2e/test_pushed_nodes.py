@@ -12,10 +12,9 @@ import pytest
 from nodepool.messaging.publisher import Publisher, make_app
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.settings import Settings
-from tests.conftest import PoolFactory
 from tests.support.accounts import CALL_SECONDS, Account
 from tests.support.hostile import refused
-from tests.support.pool import TestPool
+from tests.support.pool import PoolFactory, TestPool
 from tests.support.tasks import new_task_id, package, script, unpacked
 from tests.support.waiting import wait_until
 from tests.support.wire_worker import WireWorker

@@ -18,8 +18,7 @@ from nodepool.domain.tasks.package_rules import ENTRY_SCRIPTS
 from nodepool.domain.tasks.states import TaskKind
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql.tables import attempts, tasks
-from tests.conftest import PoolFactory
-from tests.support.pool import TestPool
+from tests.support.pool import PoolFactory, TestPool
 from tests.support.rogue import SETTINGS, RogueNode
 from tests.support.tasks import result_of_run, script, unpacked
 

@@ -2,52 +2,19 @@
 
 from __future__ import annotations
 
-import grpc
-
-from tests.conftest import PoolFactory
-from tests.support.accounts import Account
 from tests.support.faults import (
-    WAITS,
-    AttemptRow,
-    attempts_of,
-    await_begun,
+    REFUSED,
+    await_second_runs,
+    begin_on,
     begun,
+    check_ended_once,
     late_effects,
     let_go,
+    refusals,
     runs_of,
 )
-from tests.support.pool import TestAgent, TestPool
-from tests.support.tasks import script, unpacked
-
-REFUSED = dict.fromkeys(
-    ("claim", "append", "succeeded", "failed", "lost"), grpc.StatusCode.FAILED_PRECONDITION
-)
-
-
-def begin_on(pool: TestPool, user: Account, count: int) -> dict[str, str]:
-    """Tasks that run and wait: task id -> what its first run calls itself."""
-    tasks = [user.submit(script(WAITS)) for _ in range(count)]
-    return {task: await_begun(pool, user, task) for task in tasks}
-
-
-def await_second_runs(pool: TestPool, user: Account, first: dict[str, str]) -> dict[str, str]:
-    return {task: await_begun(pool, user, task, other_than=name) for task, name in first.items()}
-
-
-def check_ended_once(
-    pool: TestPool, user: Account, task: str, lost: TestAgent, other: TestAgent, name: str
-) -> None:
-    """COMPLETED by the second attempt on the other node, whose output and result are the task's."""
-    assert attempts_of(pool, task) == [
-        AttemptRow(1, lost.node_id, "lost", None),
-        AttemptRow(2, other.node_id, "finished", 0),
-    ]
-    detail = user.detail(task)
-    assert (detail.attempt_number, detail.assigned_node) == (2, other.node_id)
-    assert user.logs(task) == f"begun {name}\ndone {name}\n"
-    files = unpacked(user.result(task))
-    assert files["who.txt"].decode() == name
-    assert files["task_logs.txt"].decode() == f"begun {name}\ndone {name}\n"
+from tests.support.pool import PoolFactory
+from tests.support.tasks import script
 
 
 def test_tasks_of_a_killed_agent_end_exactly_once_on_the_other_one(pool_factory: PoolFactory) -> None:
@@ -103,8 +70,3 @@ def test_a_frozen_agent_that_thaws_after_its_lease_changes_nothing(pool_factory:
         check_ended_once(pool, user, task, frozen, other, name)
     task = user.submit(script("print('still here')"))
     user.wait_for(task, "COMPLETED")
-
-
-def refusals(agent: TestAgent) -> int:
-    """How many attempts the agent was told are not its own any more, or gave up by itself."""
-    return agent.log().count("attempt.stale") + agent.log().count("cause=away")

@@ -5,16 +5,16 @@ from __future__ import annotations
 import docker
 import pytest
 
-from tests.conftest import PoolFactory
-from tests.fault.test_agent_dies import (
+from tests.support.faults import (
     REFUSED,
     await_second_runs,
     begin_on,
     check_ended_once,
+    late_effects,
+    let_go,
     refusals,
 )
-from tests.support.faults import late_effects, let_go
-from tests.support.pool import TestAgent
+from tests.support.pool import PoolFactory, TestAgent
 from tests.support.tasks import script
 
 pytestmark = pytest.mark.docker

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.conftest import PoolFactory
 from tests.support.faults import attempts_of
+from tests.support.pool import PoolFactory
 from tests.support.tasks import script
 
 HALF_A_SECOND = "import time; print('begun', flush=True); time.sleep(0.5); print('done')"

@@ -9,10 +9,9 @@ import grpc
 import pytest
 
 from nodepool.protocol import nodepool_pb2 as pb
-from tests.conftest import PoolFactory
 from tests.support.accounts import Account
 from tests.support.faults import WAITS, attempts_of, await_begun, let_go
-from tests.support.pool import TestPool
+from tests.support.pool import PoolFactory, TestPool
 from tests.support.tasks import script
 
 HALF_A_SECOND = "import time; print('begun', flush=True); time.sleep(0.5); print('done')"

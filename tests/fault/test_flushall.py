@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import PoolFactory
 from tests.support.faults import WAITS, attempts_of, await_begun, let_go
-from tests.support.pool import TestPool
+from tests.support.pool import PoolFactory, TestPool
 from tests.support.tasks import script, unpacked
 
 ABOUT_A_SECOND = "import time; print('begun', flush=True); time.sleep(1); print('done')"

@@ -16,9 +16,8 @@ import pytest
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.ledger.api import verify_database
-from tests.conftest import PoolFactory
 from tests.support.accounts import FINAL_WORDS, Account
-from tests.support.pool import TestPool
+from tests.support.pool import PoolFactory, TestPool
 from tests.support.tasks import script
 
 T = TypeVar("T")

@@ -6,17 +6,19 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.conftest import PoolFactory
-from tests.fault.test_agent_dies import (
+from tests.support.faults import (
     REFUSED,
+    attempts_of,
     await_second_runs,
     begin_on,
     check_ended_once,
+    late_effects,
+    let_go,
     refusals,
+    runs_of,
 )
-from tests.support.faults import attempts_of, late_effects, let_go, runs_of
 from tests.support.namespace import Namespace, namespace
-from tests.support.pool import TestAgent, TestPool
+from tests.support.pool import PoolFactory, TestAgent, TestPool
 from tests.support.socket_proxy import PortProxy
 from tests.support.tasks import script
 

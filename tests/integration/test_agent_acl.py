@@ -10,9 +10,8 @@ import redis
 from redis.exceptions import NoPermissionError
 
 from nodepool.protocol import nodepool_pb2 as pb
-from tests.conftest import PoolFactory
 from tests.support.accounts import Account
-from tests.support.pool import TestPool
+from tests.support.pool import PoolFactory, TestPool
 
 ALLOWED = {
     "its pulse": "PING",

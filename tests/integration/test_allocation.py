@@ -16,7 +16,7 @@ from nodepool.domain.tasks.states import Outcome
 from nodepool.settings import Settings
 from nodepool.stores.redis import keys
 from nodepool.stores.sql import attempts as attempt_records, nodes as node_store, tasks as task_store
-from tests.integration.test_sweep import START, Fleet
+from tests.support.fleet import START, Fleet
 from tests.support.stores import add_user, attempt_of
 from tests.support.valkey import TestValkey
 

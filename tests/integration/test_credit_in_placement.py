@@ -17,7 +17,7 @@ from nodepool.domain.trust.credit import DRIFT_SECONDS, Tier
 from nodepool.settings import Settings
 from nodepool.stores.sql import credit as credit_store, tasks as task_store
 from nodepool.stores.sql.tasks import End
-from tests.integration.test_sweep import START, Fleet
+from tests.support.fleet import START, Fleet
 from tests.support.stores import add_task, add_user, attempt_of
 from tests.support.valkey import TestValkey
 from tests.support.waiting import wait_until

@@ -17,7 +17,7 @@ from nodepool.settings import Settings
 from nodepool.stores.sql import nodes as node_store, tasks as task_store
 from nodepool.stores.sql.tables import users
 from nodepool.stores.sql.tasks import End
-from tests.integration.test_sweep import START, Fleet
+from tests.support.fleet import START, Fleet
 from tests.support.stores import CLAIM, add_user, attempt_of
 from tests.support.valkey import TestValkey
 

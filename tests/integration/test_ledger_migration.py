@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 from alembic import command
-from alembic.config import Config
 from sqlalchemy import text
 
 from nodepool.stores.sql import migrate
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.ledger.verify import snapshot
+from tests.support.migrations import alembic_to
 from tests.support.money import account, spendable
 
 OLD = {1: ("ada", 250), 2: ("bob", 0), 3: ("carol", 10**15)}
-
-
-def alembic_to(database: Database, go: Any, revision: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(migrate.__file__).parent / "migrations"))
-    with database.engine.connect() as connection:
-        if database.is_sqlite:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-        config.attributes["connection"] = connection
-        go(config, revision)
-        if database.is_sqlite:
-            connection.exec_driver_sql("COMMIT")
-        else:
-            connection.commit()
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from nodepool.settings import Settings
 from nodepool.stores.sql import migrate, tasks as task_store, verification_records
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.tables import nodes
-from tests.integration.test_ledger_migration import alembic_to
 from tests.support.family import Family, open_family
+from tests.support.migrations import alembic_to
 from tests.support.money import PRICE, add_held_task, check_sums
 from tests.support.stores import add_node
 

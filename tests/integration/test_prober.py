@@ -35,7 +35,7 @@ from nodepool.stores.sql import (
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.tables import probes as probes_table, tasks, users
 from nodepool.stores.sql.tasks import End
-from tests.integration.test_sweep import START, Fleet
+from tests.support.fleet import START, Fleet
 from tests.support.stores import add_node, add_task, add_user
 from tests.support.tasks import package, result_of_run
 from tests.support.valkey import TestValkey

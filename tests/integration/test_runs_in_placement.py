@@ -27,7 +27,7 @@ from nodepool.stores.sql import (
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.tables import node_records, nodes, tasks
 from nodepool.stores.sql.tasks import End
-from tests.integration.test_sweep import START, Fleet
+from tests.support.fleet import START, Fleet
 from tests.support.money import add_held_task
 from tests.support.stores import add_node, add_user, attempt_of
 from tests.support.valkey import TestValkey

@@ -17,7 +17,7 @@ from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.migrate import migrate
 from nodepool.stores.sql.owner_only_nodes import takes_strangers
 from nodepool.stores.sql.tables import nodes
-from tests.integration.test_ledger_migration import alembic_to
+from tests.support.migrations import alembic_to
 from tests.support.stores import add_node, add_task, add_user, place
 
 

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
-from sqlalchemy import Row, update
+from sqlalchemy import update
 
 from dispatcher import context
-from dispatcher.context import Dispatcher
 from dispatcher.placing.placement_loop import Desk
 from dispatcher.sweep.sweeper import Sweeper
-from nodepool.domain.resources import Claim
 from nodepool.domain.tasks.states import Outcome, TaskState
 from nodepool.messaging import publisher
 from nodepool.settings import Settings
@@ -23,77 +19,9 @@ from nodepool.stores.redis import keys
 from nodepool.stores.redis.node_registry import PENDING_SECONDS
 from nodepool.stores.sql import nodes as node_store, tasks as task_store
 from nodepool.stores.sql.tables import tasks
-from tests.support.stores import CLAIM, add_node, add_task, add_user, attempt_of, place
+from tests.support.fleet import START, Fleet
+from tests.support.stores import CLAIM, add_user, attempt_of, place
 from tests.support.valkey import TestValkey
-
-START = 1_000_000.0
-
-
-@dataclass
-class Fleet:
-    """A dispatcher without a worker, its sweep, and a clock that moves when a test says so."""
-
-    dispatcher: Dispatcher
-    now: list[float]
-    owner_id: int
-    desk: Desk = field(init=False)
-    sweeper: Sweeper = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.desk = Desk(self.dispatcher)
-        self.sweeper = Sweeper(self.dispatcher, self.desk)
-
-    def place(self, *task_ids: str) -> int:
-        """What the desk's thread does after these hints and a look around; how many it placed."""
-        self.desk.hint(*task_ids)
-        self.desk.look_again()
-        return self.desk.work()
-
-    def sweep(self, *, after: float = 0.0, heard: tuple[str, ...] | None = None) -> None:
-        """One pass, `after` seconds later; `heard` nodes have just reported what is assigned to them."""
-        self.now[0] += after
-        for node_id in heard or ():
-            self.report(node_id)
-        self.sweeper.sweep()
-        self.place()
-
-    def node(self, node_id: str, **facts: Any) -> str:
-        now = self.now[0]
-        self.dispatcher.database.write(lambda c: add_node(c, self.owner_id, node_id, now=now, **facts))
-        self.dispatcher.lifecycle.sync_node(node_id)
-        self.report(node_id)
-        return node_id
-
-    def report(self, node_id: str) -> None:
-        running = [{"attempt_id": name} for name in self.dispatcher.registry.assigned_ids(node_id)]
-        body = {"v": 1, "cpu_percent": 1, "memory_percent": 1, "running": running}
-        self.dispatcher.redis.set(keys.report(node_id), json.dumps(body), ex=keys.REPORT_TTL_SECONDS)
-
-    def silence(self, *node_ids: str) -> None:
-        for node_id in node_ids:
-            self.dispatcher.redis.delete(keys.report(node_id))
-
-    def task(self, **columns: Any) -> str:
-        now = self.now[0]
-        columns = {"created_at": now, "updated_at": now, "hinted_at": now, **columns}
-        return self.dispatcher.database.write(lambda c: add_task(c, self.owner_id, **columns))
-
-    def placed(self, **columns: Any) -> str:
-        task_id = self.task(**columns)
-        assert self.place(task_id) == 1
-        return task_id
-
-    def row(self, task_id: str) -> Row[Any]:
-        return self.dispatcher.database.read(lambda c: task_store.find(c, task_id))
-
-    def states(self, *task_ids: str) -> list[str]:
-        return [self.row(task_id).state for task_id in task_ids]
-
-    def reserved(self, node_id: str) -> Claim:
-        return {view.node_id: view.reserved for view in self.dispatcher.registry.snapshot(15)}[node_id]
-
-    def hints(self, queue: str) -> int:
-        return self.dispatcher.registry.queue_length(queue)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from nodepool.settings import Settings
 from nodepool.stores.redis import keys
 from nodepool.stores.redis.liveness import CHUNK_NODES, Liveness
 from nodepool.stores.sql import nodes as node_store
-from tests.integration.test_sweep import START, Fleet
+from tests.support.fleet import START, Fleet
 from tests.support.stores import add_user
 from tests.support.valkey import TestValkey
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_up import Up
 from tests.support.accounts import log_in, register
 from tests.support.processes import open_folder
 from tests.support.spy import ORDINARY_UID, as_ordinary_user, needs_ordinary_user, spy_as
 from tests.support.tasks import script
+from tests.support.up import Up
 from worker_agent.package import remove_tree
 
 PARTS = ("valkey", "gateway", "dispatcher", "flower", "agent-1")

@@ -16,6 +16,7 @@ import psutil
 from nodepool.protocol import nodepool_pb2 as pb
 from tests.support.accounts import CALL_SECONDS, Account
 from tests.support.pool import TestAgent, TestPool
+from tests.support.tasks import script, unpacked
 from worker_agent.sandbox import attempt_slug
 
 # Each run says who it is, waits until the test lays a file into its working directory, and ends.
@@ -28,6 +29,10 @@ while not os.path.exists("go"):
 pathlib.Path("who.txt").write_text(me)
 sys.stdout.write(f"done {me}\n")
 """
+# What whoever lost a task is answered, whatever they say of it.
+REFUSED = dict.fromkeys(
+    ("claim", "append", "succeeded", "failed", "lost"), grpc.StatusCode.FAILED_PRECONDITION
+)
 
 
 @dataclass(frozen=True)
@@ -126,3 +131,34 @@ def late_effects(pool: TestPool, agent: TestAgent, task_id: str, number: int) ->
         except grpc.RpcError as error:
             answers[name] = error.code()
     return answers
+
+
+def begin_on(pool: TestPool, user: Account, count: int) -> dict[str, str]:
+    """Tasks that run and wait: task id -> what its first run calls itself."""
+    tasks = [user.submit(script(WAITS)) for _ in range(count)]
+    return {task: await_begun(pool, user, task) for task in tasks}
+
+
+def await_second_runs(pool: TestPool, user: Account, first: dict[str, str]) -> dict[str, str]:
+    return {task: await_begun(pool, user, task, other_than=name) for task, name in first.items()}
+
+
+def check_ended_once(
+    pool: TestPool, user: Account, task: str, lost: TestAgent, other: TestAgent, name: str
+) -> None:
+    """COMPLETED by the second attempt on the other node, whose output and result are the task's."""
+    assert attempts_of(pool, task) == [
+        AttemptRow(1, lost.node_id, "lost", None),
+        AttemptRow(2, other.node_id, "finished", 0),
+    ]
+    detail = user.detail(task)
+    assert (detail.attempt_number, detail.assigned_node) == (2, other.node_id)
+    assert user.logs(task) == f"begun {name}\ndone {name}\n"
+    files = unpacked(user.result(task))
+    assert files["who.txt"].decode() == name
+    assert files["task_logs.txt"].decode() == f"begun {name}\ndone {name}\n"
+
+
+def refusals(agent: TestAgent) -> int:
+    """How many attempts the agent was told are not its own any more, or gave up by itself."""
+    return agent.log().count("attempt.stale") + agent.log().count("cause=away")

@@ -20,11 +20,11 @@ from gateway.admission.open_calls import CallLimits, OpenCalls
 from gateway.server import bind, make_server
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.settings import Settings
+from tests.support import heavy_jobs
 from tests.support.accounts import CALL_SECONDS, Account, Stubs, register
 from tests.support.gateway import SECRET
 from tests.support.stores import place
 from tests.support.valkey import TestValkey
-from tests.unit.nodepool.heavy import heavy_jobs
 
 PASSWORD = "a good password"
 

@@ -299,3 +299,7 @@ class TestPool:
             wait_until(predicate, description, timeout, period=0.05)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.logs()}") from None
+
+
+# What the fixture pool_factory gives: keywords are PoolOptions.
+PoolFactory = Callable[..., TestPool]

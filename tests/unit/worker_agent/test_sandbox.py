@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
+from tests.support.run_spec import BOOTSTRAP, MIB, SPEC
 from worker_agent.runners.base import RunSpec, exit_code_of_shell
 from worker_agent.sandbox import (
-    Bootstrap,
     EngineFacts,
     attempt_slug,
     container_name,
@@ -18,25 +17,7 @@ from worker_agent.sandbox import (
     task_command,
 )
 
-MIB = 1 << 20
 ENGINE = EngineFacts(cpus=4, cpu_quota=True)
-SPEC = RunSpec(
-    attempt_id="task_1:2",
-    task_id="task_1",
-    node_id="ann/pc",
-    work_dir=Path("/data/work/task_1.2"),
-    entry="main.py",
-    memory_bytes=512 * MIB,
-    cpus=1.5,
-    gpu=False,
-    image="python:3.12-slim",
-    network=False,
-    max_run_seconds=60,
-    max_workdir_bytes=100 * MIB,
-    tmpfs_bytes=16 * MIB,
-    pids_limit=64,
-)
-BOOTSTRAP = Bootstrap(script="import sys", host_dir=Path("/data/work/task_1.2.deps"))
 
 
 def host(spec: RunSpec = SPEC, engine: EngineFacts = ENGINE) -> dict[str, object]:

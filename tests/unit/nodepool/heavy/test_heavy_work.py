@@ -16,9 +16,9 @@ from nodepool.domain.errors import RateLimitedError
 from nodepool.domain.heavy_limits import HeavyLimits
 from nodepool.heavy.processes import HeavyWork
 from nodepool.heavy.worker import OutOfBoundsError, WorkerEndedError
+from tests.support import heavy_jobs
 from tests.support.environment import ROOT
 from tests.support.waiting import wait_until
-from tests.unit.nodepool.heavy import heavy_jobs
 
 _SECONDS = 60
 
@@ -78,7 +78,7 @@ _OWNER = """
 import os, sys
 from nodepool.domain.heavy_limits import HeavyLimits
 from nodepool.heavy.processes import HeavyWork
-from tests.unit.nodepool.heavy import heavy_jobs
+from tests.support import heavy_jobs
 
 if __name__ == "__main__":
     work = HeavyWork(HeavyLimits())

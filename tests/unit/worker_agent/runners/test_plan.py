@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.worker_agent.test_sandbox import BOOTSTRAP, MIB, SPEC
+from tests.support.run_spec import BOOTSTRAP, MIB, SPEC
 from worker_agent.runners import seccomp
 from worker_agent.runners.base import RunSpec
 from worker_agent.runners.plan import Place, Sandbox, SandboxTools, TaskUser, process_environment, run_plan
