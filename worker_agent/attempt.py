@@ -21,7 +21,7 @@ from worker_agent.journal import MAX_TAIL_BYTES, End, Entry, EntryPhase, Journal
 from worker_agent.output_stream import OutputStream
 from worker_agent.package import PackageCache
 from worker_agent.runners.base import Runner, RunRefusedError, Usage
-from worker_agent.sandbox import attempt_slug
+from worker_agent.runners.sandbox import attempt_slug
 from worker_agent.state import Allocation, Ended, Event, Settled, Stale, Started, StopAsked, StopCause
 from worker_agent.trash import Trash
 from worker_agent.unpacking import Unpacker

@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from nodepool.domain.tasks.states import Outcome
-from worker_agent.sandbox import attempt_slug
+from worker_agent.runners.sandbox import attempt_slug
 
 _SUFFIX = ".json"
 MAX_TAIL_BYTES = 256 << 10

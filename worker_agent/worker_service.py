@@ -27,7 +27,7 @@ from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 from worker_agent.attempt import Terms
 from worker_agent.execution import DEFAULT_MEMORY_BYTES, Execution, Job, judge
 from worker_agent.runners.base import Runner, RunRefusedError
-from worker_agent.sandbox import attempt_slug
+from worker_agent.runners.sandbox import attempt_slug
 from worker_agent.unpacking import Unpacker
 
 SECRET_FILE = "worker-secret"  # noqa: S105  a file's name

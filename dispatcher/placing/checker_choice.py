@@ -9,8 +9,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from dispatcher.context import Dispatcher
 from nodepool.domain import ids
 from nodepool.domain.scheduling.fleet import Fleet
 from nodepool.domain.scheduling.placement import decide
@@ -18,9 +18,6 @@ from nodepool.domain.scheduling.wait_queue import WaitingTask
 from nodepool.domain.trust.credit import TIERS
 from nodepool.domain.trust.voting import Checker, may_check
 from nodepool.stores.sql import owner_relations, replicas as replica_store, verification_records
-
-if TYPE_CHECKING:
-    from dispatcher.context import Dispatcher
 
 # Of a large fleet the best so many are drawn from.
 _MOST_CANDIDATES = 500

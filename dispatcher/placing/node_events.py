@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING
 
 import redis
 
+from dispatcher.placing.placement_loop import Desk
 from nodepool.stores.redis import keys
-
-if TYPE_CHECKING:
-    from dispatcher.placing.placement_loop import Desk
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from dispatcher.context import Dispatcher
 from dispatcher.placing.checker_choice import drawn
 from dispatcher.placing.fleet_mirror import Mirror
 from dispatcher.placing.reserve import reserve_and_place
@@ -32,9 +32,6 @@ from nodepool.domain.trust.credit import Tier
 from nodepool.domain.trust.replication import MAX_REPLICAS
 from nodepool.stores.redis.hint_queues import Backlog
 from nodepool.stores.sql import placements as placing, replicas as replica_store
-
-if TYPE_CHECKING:
-    from dispatcher.context import Dispatcher
 
 log = logging.getLogger(__name__)
 

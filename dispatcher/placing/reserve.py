@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import Row
 
+from dispatcher.context import Dispatcher
 from dispatcher.placing.fleet_mirror import Mirror
 from nodepool.domain import ids
 from nodepool.domain.errors import StaleAttemptError
@@ -16,9 +17,6 @@ from nodepool.domain.scheduling.planner import Planned, Planner
 from nodepool.domain.tasks.states import Outcome
 from nodepool.stores.sql import placements as placing
 from nodepool.stores.sql.placements import Placement
-
-if TYPE_CHECKING:
-    from dispatcher.context import Dispatcher
 
 log = logging.getLogger(__name__)
 _TOKEN_BYTES = 16

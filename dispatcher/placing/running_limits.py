@@ -10,17 +10,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import Row
 
+from dispatcher.context import Dispatcher
 from nodepool.domain.scheduling.wait_queue import WaitingLine, WaitingTask
 from nodepool.domain.trust.access_limits import LIMITS, running_reason
 from nodepool.domain.trust.credit import Tier
 from nodepool.stores.sql import placements as placing
-
-if TYPE_CHECKING:
-    from dispatcher.context import Dispatcher
 
 log = logging.getLogger(__name__)
 

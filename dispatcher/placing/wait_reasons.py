@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import Row
 
+from dispatcher.context import Dispatcher
 from nodepool.domain.explain.request import asked_of
 from nodepool.domain.scheduling.placement import Wish
 from nodepool.domain.scheduling.planner import Planner
 from nodepool.domain.scheduling.wait_queue import WaitingTask
 from nodepool.domain.tasks.states import ORDERED_BY_POOL, LocationMode, TaskKind
-from nodepool.messaging.publisher import PLACE, partition_queue
 from nodepool.settings import Settings
-from nodepool.stores.sql import placements as placing, tasks as task_store
-
-if TYPE_CHECKING:
-    from dispatcher.context import Dispatcher
-    from dispatcher.placing.placement_loop import Desk
+from nodepool.stores.sql import placements as placing
 
 log = logging.getLogger(__name__)
 
-_TOLD_AT_ONCE = 500
-_MIN_HINT_AGE_SECONDS = 5.0
-# Dispatchers that are behind are not told more often of the same.
-_MAX_WAITING_HINTS = 1000
 # Numbers change all the time: the same tasks are not told more often than this.
 _TELL_SECONDS = 5.0
 
@@ -56,31 +48,6 @@ def waiting_task(
         location_mode=LocationMode(row.location_mode),
         limited=row.kind not in ORDERED_BY_POOL,
     )
-
-
-def tell_again(dispatcher: Dispatcher, desk: Desk) -> None:
-    """Tell of waiting tasks whose hint may be lost: this dispatcher at once, all of them by a new hint."""
-    now = dispatcher.clock()
-    oldest = dispatcher.database.read(lambda c: task_store.queued(c, _TOLD_AT_ONCE))
-    desk.hint(*(row.id for row in oldest if not desk.knows(row.id)))
-    before = now - max(_MIN_HINT_AGE_SECONDS, 2 * dispatcher.settings.sweep_period_seconds)
-    stale = dispatcher.database.read(lambda c: task_store.queued(c, _TOLD_AT_ONCE, hinted_before=before))
-    if not stale:
-        return
-    desk.hint(*(row.id for row in stale if not desk.knows(row.id)))
-    room = {
-        queue: _MAX_WAITING_HINTS - dispatcher.registry.queue_length(queue)
-        for queue in {partition_queue(row.tier, row.region) for row in stale}
-    }
-    hints = []
-    for row in stale:
-        queue = partition_queue(row.tier, row.region)
-        room[queue] -= 1
-        if room[queue] >= 0:
-            hints.append((PLACE, row.id, queue))
-    dispatcher.publisher.send_all(hints)
-    ids = [row.id for row in stale]
-    dispatcher.database.write(lambda c: task_store.mark_hinted(c, ids, now))
 
 
 class Reasons:

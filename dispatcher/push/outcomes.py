@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import Row
 
+from dispatcher.context import Dispatcher
 from nodepool.domain.errors import ConflictError, NodePoolError, StaleAttemptError
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.domain.tasks.pool_result import check_result, printable
@@ -25,9 +26,6 @@ from nodepool.stores.sql import pushed_attempts, tasks as task_store
 from nodepool.stores.sql.tasks import End
 from nodepool.workflows.end_without_agent import STOPPED_BY_OWNER, end_with_what_there_is, keep_result
 from nodepool.workflows.result_files import forget_losers, wanted, with_digest
-
-if TYPE_CHECKING:
-    from dispatcher.context import Dispatcher
 
 log = logging.getLogger(__name__)
 

@@ -6,12 +6,9 @@ With it goes what was left behind when somebody's tier changed: waiting tasks th
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
+from dispatcher.context import Dispatcher
 from nodepool.stores.sql import credit as credit_store
-
-if TYPE_CHECKING:
-    from dispatcher.context import Dispatcher
 
 log = logging.getLogger(__name__)
 

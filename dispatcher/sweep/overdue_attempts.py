@@ -7,16 +7,14 @@ the bound and never beyond. Else its owner would wait, and pay, for as long as t
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import Row
 
+from dispatcher.context import Dispatcher
 from dispatcher.push.outcomes import PushEffects, open_files
 from nodepool.domain.tasks.states import Outcome
 from nodepool.workflows.end_without_agent import STOPPED_BY_OWNER
-
-if TYPE_CHECKING:
-    from dispatcher.context import Dispatcher
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import logging
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import Row
 
+from dispatcher.context import Dispatcher
+from dispatcher.placing.placement_loop import Desk
 from dispatcher.push.outcomes import open_files
 from dispatcher.sweep import probe_disguise
 from nodepool.domain.errors import CorruptFileError, NodePoolError, NotFoundError
@@ -26,10 +28,6 @@ from nodepool.stores.files.file_store import FileStore
 from nodepool.stores.sql import probes as probe_store, tasks as task_store
 from nodepool.stores.sql.probes import Closing, NewProbe
 from nodepool.workflows.attempt_end import deciding
-
-if TYPE_CHECKING:
-    from dispatcher.context import Dispatcher
-    from dispatcher.placing.placement_loop import Desk
 
 log = logging.getLogger(__name__)
 

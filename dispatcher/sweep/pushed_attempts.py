@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import Row
 
+from dispatcher.context import Dispatcher
 from dispatcher.push.outcomes import PushEffects, open_files, silence_seconds
 from nodepool.domain.errors import NodePoolError
 from nodepool.domain.tasks.states import AttemptState, Outcome
 from nodepool.stores.sql import pushed_attempts
 from nodepool.workflows.end_without_agent import STOPPED_BY_OWNER
-
-if TYPE_CHECKING:
-    from dispatcher.context import Dispatcher
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import Row
 
+from dispatcher.context import Dispatcher
 from dispatcher.sweep.reconciler import Live
 from nodepool.domain.errors import StaleAttemptError
 from nodepool.domain.nodes.node import NodeView
@@ -24,9 +25,6 @@ from nodepool.domain.tasks.states import Outcome
 from nodepool.stores.redis.node_registry import Report
 from nodepool.stores.sql import tasks as task_store
 from nodepool.stores.sql.tasks import End
-
-if TYPE_CHECKING:
-    from dispatcher.context import Dispatcher
 
 log = logging.getLogger(__name__)
 

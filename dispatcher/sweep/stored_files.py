@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
+from dispatcher.context import Dispatcher
 from dispatcher.push.outcomes import open_files
 from nodepool.stores.files.file_store import FileStore
 from nodepool.stores.sql import storage_accounting
-
-if TYPE_CHECKING:
-    from dispatcher.context import Dispatcher
 
 log = logging.getLogger(__name__)
 # In one pass; the next one goes on.

@@ -18,10 +18,10 @@ from sqlalchemy import Row
 from dispatcher.context import Dispatcher
 from dispatcher.placing.placement_loop import Desk
 from dispatcher.placing.reserve import lose
-from dispatcher.placing.wait_reasons import tell_again
 from dispatcher.sweep.broker_connections import BrokerGuard
 from dispatcher.sweep.credit_drift import CreditDrift
 from dispatcher.sweep.failure_detector import BRAKE_PERIODS, Beat, Hearing
+from dispatcher.sweep.lost_hints import tell_again
 from dispatcher.sweep.overdue_attempts import Overtime
 from dispatcher.sweep.pending_votes import Comparisons
 from dispatcher.sweep.prober import Prober

@@ -1,4 +1,4 @@
-"""Takes messages off the wire, with a bound on the time and on the memory that they take on their way.
+"""Takes messages off the wire, and bounds the time and the memory that they, and large replies, take.
 
 gRPC reads a message whole before it tells how large it is, up to one limit for all calls. So while a
 message is slow to come, the kernel is asked how much came over its connection. What is more than the call
@@ -12,20 +12,19 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import grpc
 
 from gateway.admission import connections
+from gateway.admission.arrival import Context
 from gateway.admission.message_limits import SMALL_BYTES
 from gateway.admission.message_memory import MemoryBudget
 from nodepool.domain.errors import NodePoolError, RateLimitedError, StalledError, TooLargeError
 
-if TYPE_CHECKING:
-    from gateway.servicers.interceptors import Context
-
+# A client that reads slower than this on purpose is cut off; who needs longer downloads in pieces.
+LONGEST_REPLY_SECONDS = 600.0
 _LOOK_SECONDS = 0.01
 # Of calls that take large messages so many are read at once, until they come or turn out to be slow: what
 # comes fast would be there, many times over, before anybody looked.
@@ -122,6 +121,18 @@ class Reader:
         if line := self._lines.get(peer):
             line.delivered += len(raw)
         return bytes(raw)
+
+    def hold_until_sent(self, context: Context, account: int, size_bytes: int) -> None:
+        """A large reply in one message counts in the memory until it is sent, or its time is up.
+
+        Raises RateLimitedError where there is no memory for it now.
+        """
+        holding = ExitStack()
+        holding.enter_context(self.budget.hold(account, size_bytes))
+        peer = connections.plain_peer(context.peer())
+        end = asyncio.get_running_loop().call_later(LONGEST_REPLY_SECONDS, self.end_connection, peer)
+        holding.callback(end.cancel)
+        context.add_done_callback(lambda _: holding.close())  # type: ignore[arg-type]  # stubs name it
 
     def end_connection(self, peer: str) -> None:
         """Of a client that does not read: nothing else reaches it."""

@@ -12,16 +12,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING
 
+from gateway.admission.arrival import Arrival
 from gateway.auth.tokens import Identity
 from nodepool.domain.accounts.token_buckets import Buckets
 from nodepool.domain.errors import RateLimitedError
 from nodepool.domain.nodes.push_addresses import is_within
 from nodepool.settings import Settings
-
-if TYPE_CHECKING:
-    from gateway.servicers.interceptors import Arrival
 
 _MOST_KEYS = 20_000
 # Of a stream's messages those that carry next to nothing count: each costs about as much as a call.

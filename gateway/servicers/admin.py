@@ -4,14 +4,11 @@
 # ruff: noqa: N802, ARG002
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from gateway.servicers.interceptors import Context, current_identity
+from gateway.admission.arrival import Context
+from gateway.auth.callers import current_identity
+from gateway.context import Gateway
 from gateway.usecases import admin
 from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
-
-if TYPE_CHECKING:
-    from gateway.context import Gateway
 
 
 class AdminServicer(rpc.AdminServiceServicer):

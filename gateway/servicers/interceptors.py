@@ -19,6 +19,7 @@ import grpc
 import structlog
 
 from gateway.admission import connections, message_limits
+from gateway.admission.arrival import Arrival, Context, Gate, Pause
 from gateway.admission.message_reader import Reader
 from gateway.admission.open_calls import OpenCalls, Ticket
 from gateway.auth.access import REQUIRED, TOKEN_IN_MESSAGE, Access
@@ -27,29 +28,15 @@ from gateway.auth.callers import (
     Callers,
     address_of_call,
     check_same,
-    current_identity,
-    current_identity_or_none,
     identity_of_call,
     token_in,
 )
 from gateway.auth.rate_limit import peer_address
 from gateway.auth.tokens import Identity
-from gateway.servicers.statuses import STATUS_OF_ERROR, retry_after, status_of
+from gateway.servicers.statuses import retry_after, status_of
 from nodepool import observability
 from nodepool.domain import errors
 from nodepool.settings import Settings
-
-__all__ = [
-    "STATUS_OF_ERROR",
-    "Arrival",
-    "Context",
-    "Gate",
-    "Gatekeeper",
-    "Identity",
-    "current_identity",
-    "current_identity_or_none",
-    "status_of",
-]
 
 log = structlog.get_logger(__name__)
 
@@ -60,28 +47,10 @@ _STRANGERS_STREAM_SECONDS, _STRANGERS_LONGEST_SECONDS = 30.0, 300.0
 _ADDRESSES = 4096
 
 Behavior = Callable[[Any, Any], Any]
-# The stubs know parameters that the classes do not have.
+# The stubs know parameters that the class does not have.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 _address_of = lru_cache(_ADDRESSES)(peer_address)
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A call that is about to be let in. `peer` is gRPC's name of who calls; limits go by `address`."""
-
-    method: str
-    peer: str
-    address: str
-    identity: Identity | None
-
-
-# Raises what the call is refused with. Asked before the body is read, but where the token is in the
-# message: there after that small message.
-Gate = Callable[[Arrival], Awaitable[None]]
-# How many seconds a stream's next message waits after one of so many bytes.
-Pause = Callable[[Arrival, int], float]
 
 
 @dataclass(frozen=True, slots=True)

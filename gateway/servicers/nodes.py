@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from gateway.admission.arrival import Context
+from gateway.auth.callers import current_identity
 from gateway.context import Gateway
-from gateway.servicers.interceptors import Context, current_identity
 from gateway.usecases import agent_attempts, nodes
 from gateway.usecases.result_digests import Digests
 from nodepool.domain.errors import InvalidInputError

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from gateway import messages as views
+from gateway.admission.arrival import Context
+from gateway.auth.callers import current_identity, current_identity_or_none
 from gateway.context import Gateway
-from gateway.servicers.interceptors import Context, current_identity, current_identity_or_none
-from gateway.servicers.large_replies import hold_until_sent
 from gateway.usecases import pushed_attempts, submit_task, tasks, watch_task
 from gateway.usecases.announced_package import Announced
 from gateway.usecases.explain_task import Explainer
@@ -109,7 +109,7 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
         limit = gateway.settings.grpc_max_message_mb * (1 << 20) - _REPLY_ROOM_BYTES
         if row.result_bytes > limit:
             raise TooLargeError(f"the result has {row.result_bytes} bytes; fetch it with DownloadResult")
-        hold_until_sent(gateway, context, row.owner_id, row.result_bytes)
+        gateway.reader.hold_until_sent(context, row.owner_id, row.result_bytes)
         data = await gateway.run(gateway.files.result_bytes, row.result_attempt)
         return pb.GetTaskResultResponse(success=True, message=views.status_message(row), result_zip=data)
 

@@ -5,17 +5,15 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
+from gateway.admission.arrival import Context
 from gateway.auth import passwords
+from gateway.auth.callers import current_identity
 from gateway.auth.rate_limit import RateLimit, peer_address
-from gateway.servicers.interceptors import Context, current_identity
+from gateway.context import Gateway
 from gateway.usecases import accounts, login_guard, statements
 from nodepool.domain.errors import NodePoolError
 from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
-
-if TYPE_CHECKING:
-    from gateway.context import Gateway
 
 WRONG_LOGIN = "wrong username or password"
 

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 from gateway import messages as views
+from gateway.admission.arrival import Context
+from gateway.auth.callers import current_identity
 from gateway.context import Gateway
-from gateway.servicers.interceptors import Context, current_identity
 from gateway.usecases import pushed_attempts, submit_task, tasks
 from gateway.usecases.incoming_package import Package
 from nodepool.domain.errors import InvalidInputError

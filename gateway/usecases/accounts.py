@@ -6,7 +6,7 @@ Use cases, with no gRPC in them.
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from gateway.auth import passwords
 from gateway.auth.account_status import BLOCKED, ENDED, GONE
 from gateway.auth.tokens import Identity, IssuedToken
+from gateway.context import Gateway
 from gateway.usecases import login_guard, storage_quota
 from gateway.usecases.login_guard import Guesser
 from nodepool import observability
@@ -32,9 +33,6 @@ from nodepool.domain.money.ledger import EntryKind, NewEntry
 from nodepool.stores.sql import accounts_read, storage_accounting, users as user_store
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.users import Newcomer, User
-
-if TYPE_CHECKING:
-    from gateway.context import Gateway
 
 
 class Balance(NamedTuple):

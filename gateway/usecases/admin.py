@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
 from gateway.auth.tokens import Identity
+from gateway.context import Gateway
 from gateway.usecases import nodes, tasks
 from gateway.usecases.paging import page_size
 from nodepool.domain import ids
@@ -25,9 +25,6 @@ from nodepool.stores.sql import (
 )
 from nodepool.stores.sql.ledger import api as ledger_store, statements as ledger_statement
 from nodepool.stores.sql.users import User
-
-if TYPE_CHECKING:
-    from gateway.context import Gateway
 
 log = logging.getLogger(__name__)
 

@@ -5,20 +5,16 @@ Nobody becomes one over the wire.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import structlog
 from sqlalchemy.exc import IntegrityError
 
 from gateway.auth import passwords
 from gateway.auth.access import ADMIN_ROLE
+from gateway.context import Gateway
 from nodepool.domain.accounts.credentials import check_password, check_username
 from nodepool.domain.errors import ConflictError, InvalidInputError
 from nodepool.stores.sql import users as user_store
 from nodepool.stores.sql.users import Newcomer, User
-
-if TYPE_CHECKING:
-    from gateway.context import Gateway
 
 log = structlog.get_logger(__name__)
 

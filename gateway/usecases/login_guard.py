@@ -10,19 +10,16 @@ import hashlib
 import math
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from gateway.auth.rate_limit import peer_address
+from gateway.context import Gateway
 from nodepool.domain.accounts.credentials import is_username
 from nodepool.domain.accounts.lockout import LockRules
 from nodepool.domain.errors import RateLimitedError
 from nodepool.stores.sql import logins as login_store
-
-if TYPE_CHECKING:
-    from gateway.context import Gateway
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,17 +11,14 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from gateway.context import Gateway
 from nodepool.domain.errors import UnavailableError
 from nodepool.heavy import jobs
 from nodepool.heavy.worker import OutOfBoundsError, WorkerEndedError
 from nodepool.stores.sql.tasks import End
 from nodepool.workflows import result_files
 from nodepool.workflows.result_files import Wanted
-
-if TYPE_CHECKING:
-    from gateway.context import Gateway
 
 # Of results whose node hung up before its digest was made, and will tell the end again.
 _MOST_REMEMBERED = 256

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sqlalchemy import Connection
 
 from gateway.auth.tokens import Identity
+from gateway.context import Gateway
 from gateway.usecases.paging import page_size
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.trust import access_limits, credit as trust
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql import accounts_read, credit as credit_store
 from nodepool.stores.sql.ledger import api as ledger_store
-
-if TYPE_CHECKING:
-    from gateway.context import Gateway
 
 DEFAULT_LINES = 50
 MOST_LINES = 500

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gateway.auth.tokens import Identity
+from gateway.context import Gateway
 from nodepool.domain.errors import NodePoolError
 from nodepool.domain.trust import access_limits
 from nodepool.stores.sql import storage_accounting
-
-if TYPE_CHECKING:
-    from gateway.context import Gateway
 
 log = logging.getLogger(__name__)
 _MIB = 1 << 20

@@ -12,9 +12,9 @@ from typing import Any
 from sqlalchemy import Row
 
 from gateway import messages as views
+from gateway.admission.message_reader import LONGEST_REPLY_SECONDS
 from gateway.auth.tokens import Identity
 from gateway.context import Gateway
-from gateway.servicers.large_replies import LONGEST_SECONDS
 from gateway.usecases import tasks
 from nodepool.domain.errors import RateLimitedError, StalledError, UnavailableError
 from nodepool.protocol import nodepool_pb2 as pb
@@ -56,12 +56,12 @@ async def watch(
                 yield pb.WatchTaskResponse(state=detail)
             new = 0 if kept else max(0, window.end - position.start(number))
             async with _in_memory(gateway, row, window, kept, new) as output:
-                until = time.monotonic() + LONGEST_SECONDS
+                until = time.monotonic() + LONGEST_REPLY_SECONDS
                 for chunk in _news(number, output, position):
                     pause = _LOOK_AGAIN_SECONDS
                     yield pb.WatchTaskResponse(output=chunk)
                     if time.monotonic() > until:
-                        raise StalledError(f"the output was not read in {LONGEST_SECONDS:g} seconds")
+                        raise StalledError(f"the output was not read in {LONGEST_REPLY_SECONDS:g} seconds")
             if final:
                 yield pb.WatchTaskResponse(state=detail)
                 return

@@ -12,7 +12,7 @@ from tests.support.runs import RunFactory, task_processes
 from tests.support.waiting import wait_until
 from worker_agent.runners import proc
 from worker_agent.runners.process import ProcessRunner
-from worker_agent.sandbox import attempt_slug
+from worker_agent.runners.sandbox import attempt_slug
 
 SLEEPS = "import time; print('up', flush=True); time.sleep(600)"
 FORKS = "import os, time; os.fork(); print('up', flush=True); time.sleep(600)"

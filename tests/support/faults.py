@@ -17,7 +17,7 @@ from nodepool.protocol import nodepool_pb2 as pb
 from tests.support.accounts import CALL_SECONDS, Account
 from tests.support.pool import TestAgent, TestPool
 from tests.support.tasks import script, unpacked
-from worker_agent.sandbox import attempt_slug
+from worker_agent.runners.sandbox import attempt_slug
 
 # Each run says who it is, waits until the test lays a file into its working directory, and ends.
 WAITS = r"""

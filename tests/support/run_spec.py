@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from worker_agent.runners.base import RunSpec
-from worker_agent.sandbox import Bootstrap
+from worker_agent.runners.sandbox import Bootstrap
 
 MIB = 1 << 20
 SPEC = RunSpec(

@@ -12,7 +12,7 @@ import psutil
 
 from tests.support.waiting import wait_until
 from worker_agent.runners.base import Run, RunEnd, Runner, RunSpec
-from worker_agent.sandbox import ATTEMPT_VARIABLE, attempt_slug
+from worker_agent.runners.sandbox import ATTEMPT_VARIABLE, attempt_slug
 
 MIB = 1 << 20
 

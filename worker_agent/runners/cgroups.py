@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from worker_agent.runners import proc
-from worker_agent.sandbox import MIN_CPUS, MIN_MEMORY_BYTES, name_slug
+from worker_agent.runners.sandbox import MIN_CPUS, MIN_MEMORY_BYTES, name_slug
 
 _PREFIX = "hivemind-"
 _PERIOD_MICROSECONDS = 100_000

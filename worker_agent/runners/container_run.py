@@ -27,8 +27,8 @@ from worker_agent.runners.base import (
 )
 from worker_agent.runners.frames import Demultiplexer
 from worker_agent.runners.requirements import install_problem
+from worker_agent.runners.sandbox import WORK, Bootstrap, resize_options
 from worker_agent.runners.watch import RunLimits, Watcher
-from worker_agent.sandbox import WORK, Bootstrap, resize_options
 
 _READ_BYTES = 1 << 16
 _TICK_SECONDS = 0.5

@@ -1,6 +1,6 @@
 """Runs attempts in containers of the Docker engine that DOCKER_HOST names, or the local one.
 
-What a container may do is decided in `worker_agent.sandbox`. Each engine call costs milliseconds,
+What a container may do is decided in `worker_agent.runners.sandbox`. Each engine call costs milliseconds,
 so there is one client with a pool of connections, and no call more than a run needs. Images are
 never pulled: what is on a node is its operator's choice.
 """
@@ -29,8 +29,7 @@ from worker_agent.runners.container_run import ENGINE_ERRORS, Attached, Containe
 from worker_agent.runners.cpu_shares import ContainerUsers
 from worker_agent.runners.process import give_tree
 from worker_agent.runners.requirements import bootstrap_for
-from worker_agent.runners.watch import Watcher
-from worker_agent.sandbox import (
+from worker_agent.runners.sandbox import (
     LABEL_ATTEMPT,
     LABEL_NODE,
     Bootstrap,
@@ -38,6 +37,7 @@ from worker_agent.sandbox import (
     container_name,
     container_options,
 )
+from worker_agent.runners.watch import Watcher
 
 # Not nobody, who may own files on this machine; in the range that systemd leaves unused, below the process
 # runner's.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from worker_agent.runners import proc
-from worker_agent.sandbox import ATTEMPT_VARIABLE, attempt_slug
+from worker_agent.runners.sandbox import ATTEMPT_VARIABLE, attempt_slug
 
 _ROUNDS = 100
 _KILL_SECONDS = 10

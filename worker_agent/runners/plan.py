@@ -1,7 +1,7 @@
 """Turns what an attempt may use into a plan for the launcher of processes. Pure: no I/O, no clock.
 
 Every limit of a process is decided here, so that one file shows what a task can and cannot do.
-`worker_agent.sandbox` does the same for containers.
+`worker_agent.runners.sandbox` does the same for containers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from worker_agent.runners import seccomp
 from worker_agent.runners.base import RunSpec
 from worker_agent.runners.launcher import FILTER_FD, STATUS_FD
-from worker_agent.sandbox import (
+from worker_agent.runners.sandbox import (
     ATTEMPT_VARIABLE,
     DEPENDENCIES,
     MAX_OPEN_FILES,

@@ -26,10 +26,10 @@ from worker_agent.runners.cpu_shares import CoreShares, UserPool
 from worker_agent.runners.plan import Place, Sandbox, SandboxTools, TaskUser, run_plan
 from worker_agent.runners.process_run import ProcessRun, Started
 from worker_agent.runners.requirements import bootstrap_for
+from worker_agent.runners.sandbox import Bootstrap, attempt_slug
 from worker_agent.runners.spawner import Spawner
 from worker_agent.runners.tools import FIRST_UID, UID_COUNT, agents_python, find_tools
 from worker_agent.runners.watch import Watcher
-from worker_agent.sandbox import Bootstrap, attempt_slug
 
 log = structlog.get_logger(__name__)
 

@@ -25,9 +25,9 @@ from worker_agent.runners.base import (
 )
 from worker_agent.runners.cgroups import RunGroup
 from worker_agent.runners.requirements import install_problem
+from worker_agent.runners.sandbox import Bootstrap
 from worker_agent.runners.spawner import Launched
 from worker_agent.runners.watch import CountedMemory, RunLimits, Watcher
-from worker_agent.sandbox import Bootstrap
 
 log = structlog.get_logger(__name__)
 

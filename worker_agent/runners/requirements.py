@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nodepool.domain.tasks.package_rules import REQUIREMENTS
 from worker_agent.runners import bootstrap as script
-from worker_agent.sandbox import Bootstrap
+from worker_agent.runners.sandbox import Bootstrap
 
 
 def bootstrap_for(work_dir: Path) -> Bootstrap | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from worker_agent.runners.base import RunRefusedError, RunSpec
 from worker_agent.runners.plan import Sandbox, SandboxTools, TaskUser
-from worker_agent.sandbox import MAX_OPEN_FILES
+from worker_agent.runners.sandbox import MAX_OPEN_FILES
 
 # 60706 to 61183 is the range that systemd leaves unused: below are home and container users, above
 # its dynamic ones.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from gateway.admission.arrival import Arrival
 from gateway.admission.request_limits import RequestLimits
 from gateway.auth.tokens import Identity
-from gateway.servicers.interceptors import Arrival
 from nodepool.settings import Settings
 
 BURST = 6000

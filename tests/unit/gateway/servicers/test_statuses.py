@@ -7,7 +7,7 @@ import pytest
 import redis
 import sqlalchemy.exc
 
-from gateway.servicers.interceptors import STATUS_OF_ERROR, status_of
+from gateway.servicers.statuses import STATUS_OF_ERROR, status_of
 from nodepool import observability
 from nodepool.domain import errors
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.run_spec import BOOTSTRAP, MIB, SPEC
 from worker_agent.runners.base import RunSpec, exit_code_of_shell
-from worker_agent.sandbox import (
+from worker_agent.runners.sandbox import (
     EngineFacts,
     attempt_slug,
     container_name,
