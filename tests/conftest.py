@@ -16,7 +16,7 @@ from tests.support.environment import scrub
 from tests.support.pool import PoolFactory, PoolOptions, TestPool
 from tests.support.processes import MARK, end_all, open_folder, strays
 from tests.support.valkey import TestValkey
-from worker_agent.package import remove_tree
+from worker_agent.trash import remove_tree
 
 
 def pytest_configure(config: pytest.Config) -> None:

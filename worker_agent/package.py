@@ -14,10 +14,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nodepool.domain.errors import InvalidPackageError
-from worker_agent.trash import remove_tree
-from worker_agent.unpacking import unpack
-
-__all__ = ["PackageCache", "remove_tree", "unpack"]
 
 _COPY_BYTES = 1 << 18
 _SHA256_LENGTH = 64

@@ -28,7 +28,7 @@ from tests.support.spy import (
     without_bubblewrap,
 )
 from tests.support.tasks import script
-from worker_agent.package import remove_tree
+from worker_agent.trash import remove_tree
 
 PLAIN, SAFE, AS_ROOT = "Asia", "Europe", "Africa"
 

@@ -14,7 +14,7 @@ from tests.support.processes import open_folder
 from tests.support.spy import ORDINARY_UID, as_ordinary_user, needs_ordinary_user, spy_as
 from tests.support.tasks import script
 from tests.support.up import Up
-from worker_agent.package import remove_tree
+from worker_agent.trash import remove_tree
 
 PARTS = ("valkey", "gateway", "dispatcher", "flower", "agent-1")
 

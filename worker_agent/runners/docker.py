@@ -23,7 +23,6 @@ from docker.errors import APIError, ImageNotFound, NotFound
 from docker.utils import kwargs_from_env
 
 from nodepool.domain.nodes.isolation import Isolation
-from worker_agent.package import remove_tree
 from worker_agent.runners.base import RunRefusedError, RunSpec
 from worker_agent.runners.container_run import ENGINE_ERRORS, Attached, ContainerRun, close_stream, unlimited
 from worker_agent.runners.cpu_shares import ContainerUsers
@@ -38,6 +37,7 @@ from worker_agent.runners.sandbox import (
     container_options,
 )
 from worker_agent.runners.watch import Watcher
+from worker_agent.trash import remove_tree
 
 # Not nobody, who may own files on this machine; in the range that systemd leaves unused, below the process
 # runner's.

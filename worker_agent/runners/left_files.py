@@ -13,8 +13,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from worker_agent.package import remove_tree
 from worker_agent.runners import orphans, proc
+from worker_agent.trash import remove_tree
 
 # Where any user of a machine may make files.
 _SHARED_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/lock", "/var/lock")  # noqa: S108

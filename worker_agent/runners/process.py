@@ -18,7 +18,6 @@ import structlog
 
 from nodepool.domain.nodes.isolation import Isolation
 from worker_agent import tree_removal
-from worker_agent.package import remove_tree
 from worker_agent.runners import cgroups, orphans, proc
 from worker_agent.runners.base import RunRefusedError, RunSpec
 from worker_agent.runners.cgroups import ControlGroups, GroupLimits, RunGroup
@@ -30,6 +29,7 @@ from worker_agent.runners.sandbox import Bootstrap, attempt_slug
 from worker_agent.runners.spawner import Spawner
 from worker_agent.runners.tools import FIRST_UID, UID_COUNT, agents_python, find_tools
 from worker_agent.runners.watch import Watcher
+from worker_agent.trash import remove_tree
 
 log = structlog.get_logger(__name__)
 

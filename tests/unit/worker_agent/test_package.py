@@ -15,7 +15,9 @@ import pytest
 
 from nodepool.domain.errors import InvalidPackageError
 from nodepool.domain.tasks.package_rules import PackageLimits
-from worker_agent.package import PackageCache, remove_tree, unpack
+from worker_agent.package import PackageCache
+from worker_agent.trash import remove_tree
+from worker_agent.unpacking import unpack
 
 LIMITS = PackageLimits(max_unpacked_bytes=1 << 20, max_entries=20)
 

@@ -14,8 +14,8 @@ import pytest
 from hivemind.zip_unpack import unpack
 from nodepool.domain.tasks.pool_result import RESULT_BOUNDS
 from nodepool.domain.tasks.zip_listing import check_places, read_listing
-from worker_agent.package import remove_tree
 from worker_agent.result_zip import BuiltResult, RunFacts, build_result
+from worker_agent.trash import remove_tree
 
 
 def facts(*, stopped: bool = False, dropped: int = 0) -> RunFacts:
