@@ -18,8 +18,8 @@ import grpc
 from rich.console import Console
 
 from benchmarks import latency, submit, throughput
-from benchmarks.bare import Kind, close, docker_kind, process_kind
-from benchmarks.figures import Report, show
+from benchmarks.bare import RunnerKind, close, docker_kind, process_kind
+from benchmarks.figures import FigureReport, show
 from benchmarks.pool import BenchmarkError, Pool, stop_on_signals
 from hivemind import ClientError
 from worker_agent.runners.base import RunRefusedError
@@ -49,7 +49,7 @@ def main() -> int:
     given = _arguments()
     sections = tuple(given.section) or SECTIONS
     console = Console(width=max(100, Console().width))
-    report = Report()
+    report = FigureReport()
     began = time.monotonic()
     _end_in_time()
     folder = Path(tempfile.mkdtemp(prefix="hivemind-bench-"))
@@ -70,7 +70,9 @@ def main() -> int:
     return 1 if report.failed or not report.figures else 0
 
 
-def _measure(sections: tuple[str, ...], size: Size, folder: Path, report: Report, *, flower: bool) -> None:
+def _measure(
+    sections: tuple[str, ...], size: Size, folder: Path, report: FigureReport, *, flower: bool
+) -> None:
     """What takes longest comes last, so that a slow machine loses only that."""
     _measure_runner("process", sections, size, folder, report, flower=flower)
     if "submit" in sections:
@@ -83,7 +85,7 @@ def _measure(sections: tuple[str, ...], size: Size, folder: Path, report: Report
 
 
 def _measure_runner(
-    name: str, sections: tuple[str, ...], size: Size, folder: Path, report: Report, *, flower: bool
+    name: str, sections: tuple[str, ...], size: Size, folder: Path, report: FigureReport, *, flower: bool
 ) -> None:
     wanted = [section for section in sections if section != "submit"]
     if not wanted:
@@ -100,7 +102,7 @@ def _measure_runner(
 
 
 @contextlib.contextmanager
-def _taken(report: Report, what: str) -> Iterator[None]:
+def _taken(report: FigureReport, what: str) -> Iterator[None]:
     """One part that cannot be had, or that fails, does not keep the others from being measured."""
     try:
         yield
@@ -113,8 +115,8 @@ def _taken(report: Report, what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _kind(name: str, folder: Path) -> Iterator[Kind]:
-    make: Callable[[Path], Kind] = KINDS[name]
+def _kind(name: str, folder: Path) -> Iterator[RunnerKind]:
+    make: Callable[[Path], RunnerKind] = KINDS[name]
     kind = make(folder / name)
     try:
         yield kind

@@ -19,7 +19,7 @@ from docker.errors import DockerException
 from benchmarks.pool import BenchmarkError
 from nodepool.settings import Settings
 from worker_agent.execution import DEFAULT_MEMORY_BYTES
-from worker_agent.runners.base import Run, Runner, RunRefusedError, RunSpec
+from worker_agent.runners.base import Runner, RunRefusedError, RunSpec, StartedRun
 from worker_agent.runners.docker import DockerRunner
 from worker_agent.runners.process import ProcessRunner
 
@@ -31,7 +31,7 @@ DEFAULTS = Settings.model_construct()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class RunnerKind:
     """What tasks run in: a runner, and the command that starts the same script without it."""
 
     name: str
@@ -42,11 +42,11 @@ class Kind:
     bare_command: Callable[[Path], list[str]] | None
 
 
-def process_kind(folder: Path) -> Kind:
+def process_kind(folder: Path) -> RunnerKind:
     """Raises RunRefusedError where the process runner cannot work."""
     runner = ProcessRunner(folder / "state")
     python = runner.tools.python
-    return Kind(
+    return RunnerKind(
         name="process",
         image="",
         runner=runner,
@@ -56,7 +56,7 @@ def process_kind(folder: Path) -> Kind:
     )
 
 
-def docker_kind(folder: Path) -> Kind:
+def docker_kind(folder: Path) -> RunnerKind:
     """Raises RunRefusedError where no engine answers or the image is not there."""
     image = os.environ.get("HIVEMIND_TEST_IMAGE") or os.environ.get("DEFAULT_IMAGE") or DEFAULTS.default_image
     _check_image(image)
@@ -66,7 +66,7 @@ def docker_kind(folder: Path) -> Kind:
         begin = ["docker", "run", "--rm", "--network", "none", "--env", "PYTHONUNBUFFERED=1"]
         return [*begin, "--volume", mount, "--workdir", "/work", image, "python3", "main.py"]
 
-    return Kind(
+    return RunnerKind(
         name="docker",
         image=image,
         runner=DockerRunner(NODE_ID),
@@ -76,7 +76,7 @@ def docker_kind(folder: Path) -> Kind:
     )
 
 
-def close(kind: Kind) -> None:
+def close(kind: RunnerKind) -> None:
     kind.runner.reap(())
     kind.runner.close()
     shutil.rmtree(kind.folder, ignore_errors=True)
@@ -85,7 +85,7 @@ def close(kind: Kind) -> None:
 class Work:
     """Working directories with the script in them, made before and removed after what is measured."""
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, kind: RunnerKind) -> None:
         self._kind = kind
         self._numbers = itertools.count(1)
 
@@ -112,7 +112,7 @@ class Work:
         )
 
 
-def bare_first_line_ms(kind: Kind, work: Work) -> float:
+def bare_first_line_ms(kind: RunnerKind, work: Work) -> float:
     """From the start of the command to its first line."""
     assert kind.bare_command is not None
     spec = work.spec()
@@ -133,7 +133,7 @@ def bare_first_line_ms(kind: Kind, work: Work) -> float:
     return (seen - began) * 1e3
 
 
-def runner_first_line_ms(kind: Kind, work: Work) -> float:
+def runner_first_line_ms(kind: RunnerKind, work: Work) -> float:
     """From `prepare` to the first output, as the agent's runner does it."""
     spec = work.spec()
     seen: list[float] = []
@@ -153,7 +153,7 @@ def runner_first_line_ms(kind: Kind, work: Work) -> float:
     return (seen[0] - began) * 1e3
 
 
-def run_many_seconds(kind: Kind, work: Work, count: int, at_once: int) -> float:
+def run_many_seconds(kind: RunnerKind, work: Work, count: int, at_once: int) -> float:
     """All of `count` scripts through the runner, `at_once` at a time, with nothing around it."""
     specs = [work.spec() for _ in range(count)]
 
@@ -169,7 +169,7 @@ def run_many_seconds(kind: Kind, work: Work, count: int, at_once: int) -> float:
     return taken
 
 
-def _expect_success(run: Run) -> None:
+def _expect_success(run: StartedRun) -> None:
     end = run.wait()
     if end.exit_code or end.problem:
         raise BenchmarkError(f"the runner's script ended with {end.exit_code}: {end.problem}")

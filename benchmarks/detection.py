@@ -21,7 +21,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.figures import Figure, Report, show, spread
+from benchmarks.figures import Figure, FigureReport, show, spread
 from benchmarks.pool import BenchmarkError, Pool, stop_on_signals
 from hivemind import NodePoolClient
 from hivemind.errors import ClientError
@@ -34,7 +34,7 @@ POLL_SECONDS = 0.05
 TASK = "import time\nprint('begun', flush=True)\ntime.sleep(600)\n"
 
 
-class Agent:
+class AgentProcess:
     """One agent's process, started as often as it was killed."""
 
     def __init__(self, pool: Pool, name: str, username: str, password: str) -> None:
@@ -71,11 +71,14 @@ class Agent:
 
 
 @contextlib.contextmanager
-def agents(pool: Pool, client: NodePoolClient) -> Iterator[dict[str, Agent]]:
+def agents(pool: Pool, client: NodePoolClient) -> Iterator[dict[str, AgentProcess]]:
     username, password = "detection", secrets.token_urlsafe(16)
     client.register(username, password)
     client.login(username, password)
-    made = {agent.node_id: agent for agent in (Agent(pool, name, username, password) for name in ("a", "b"))}
+    made = {
+        agent.node_id: agent
+        for agent in (AgentProcess(pool, name, username, password) for name in ("a", "b"))
+    }
     try:
         for agent in made.values():
             agent.start()
@@ -86,7 +89,7 @@ def agents(pool: Pool, client: NodePoolClient) -> Iterator[dict[str, Agent]]:
             agent.stop()
 
 
-def await_online(client: NodePoolClient, wanted: dict[str, Agent]) -> None:
+def await_online(client: NodePoolClient, wanted: dict[str, AgentProcess]) -> None:
     deadline = time.monotonic() + ONLINE_SECONDS
     while {node.node_id for node in client.nodes() if node.status == "ONLINE"} < wanted.keys():
         if time.monotonic() > deadline:
@@ -105,7 +108,7 @@ def await_run(client: NodePoolClient, task_id: str, attempt: int, seconds: float
     raise BenchmarkError(f"attempt {attempt} of {task_id} did not run within {seconds:g} s")
 
 
-def one_round(client: NodePoolClient, both: dict[str, Agent], program: Path) -> float:
+def one_round(client: NodePoolClient, both: dict[str, AgentProcess], program: Path) -> float:
     task_id = client.submit(program).task_id
     victim = both[await_run(client, task_id, 1, ONLINE_SECONDS)]
     # Anywhere between two reports and two sweeps.
@@ -154,7 +157,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", default=Path("bench-results/detection.json"))
     given = parser.parse_args()
     stop_on_signals()
-    report = Report()
+    report = FigureReport()
     folder = Path(tempfile.mkdtemp(prefix="hivemind-bench-"))
     # Tasks run as users of their own, who go through it.
     folder.chmod(0o711)

@@ -45,7 +45,7 @@ class Figure:
 
 
 @dataclass(slots=True)
-class Report:
+class FigureReport:
     figures: list[Figure] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)  # cannot be had on this machine
     failed: list[str] = field(default_factory=list)
@@ -82,7 +82,7 @@ def machine() -> dict[str, str | int]:
     }
 
 
-def show(report: Report, console: Console) -> None:
+def show(report: FigureReport, console: Console) -> None:
     facts = machine()
     console.print(
         f"\n{facts['processor']}, {facts['cores']} cores, {facts['system']}, Python {facts['python']}"

@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable
 
-from benchmarks.bare import SCRIPT, Kind, Work, bare_first_line_ms, runner_first_line_ms
+from benchmarks.bare import SCRIPT, RunnerKind, Work, bare_first_line_ms, runner_first_line_ms
 from benchmarks.figures import Figure, differences, spread
 from benchmarks.pool import Pool
 from benchmarks.tasks import Tasks, Timeline, package
@@ -15,7 +15,7 @@ AIM_MS = 30.0
 WARM_UP = 3
 
 
-def measure(pool: Pool, kind: Kind, count: int, seconds: float) -> Figure:
+def measure(pool: Pool, kind: RunnerKind, count: int, seconds: float) -> Figure:
     """Up to `count` rounds within `seconds`; every round takes the pool and each yardstick once."""
     tasks, work = Tasks(pool), Work(kind)
     task_zip = package(SCRIPT)
@@ -48,7 +48,7 @@ def _round(steps: list[Callable[[], None]]) -> None:
         step()
 
 
-def _figure(kind: Kind, timelines: list[Timeline], alone: list[float], bare: list[float]) -> Figure:
+def _figure(kind: RunnerKind, timelines: list[Timeline], alone: list[float], bare: list[float]) -> Figure:
     lines = [timeline.first_line for timeline in timelines]
     overhead = differences(lines, alone)
     yardsticks = {f"{kind.name} runner alone, prepare to first output": spread(alone)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.bare import DEFAULTS, SCRIPT, Kind, Work, run_many_seconds
+from benchmarks.bare import DEFAULTS, SCRIPT, RunnerKind, Work, run_many_seconds
 from benchmarks.figures import Figure
 from benchmarks.pool import Pool
 from benchmarks.tasks import Tasks, package
@@ -11,7 +11,7 @@ AIMS = {"docker": 0.9, "process": 0.3}
 UPLOADS_AT_ONCE = 8
 
 
-def measure(pool: Pool, kind: Kind, count: int) -> Figure:
+def measure(pool: Pool, kind: RunnerKind, count: int) -> Figure:
     """Half of the bare runs before the pool's and half after, so that a drift of the machine evens out."""
     at_once = pool.slots(DEFAULTS.default_task_memory_mb)
     work = Work(kind)

@@ -11,9 +11,9 @@ from celery import signals
 from celery.app.task import Task
 
 from dispatcher.context import Dispatcher, build
-from dispatcher.placing.node_events import Listener
-from dispatcher.placing.placement_loop import Desk
-from dispatcher.push.outcomes import PushEffects, open_files
+from dispatcher.placing.node_events import NodeEventListener
+from dispatcher.placing.placement_loop import PlacementLoop
+from dispatcher.push.outcomes import PushOutcomes, open_files
 from dispatcher.push.pusher import Pusher
 from dispatcher.sweep.sweeper import Sweeper
 from nodepool import hardening, observability
@@ -43,8 +43,8 @@ class _Worker:
     """What the running worker holds; made when it starts, never at import."""
 
     dispatcher: Dispatcher | None = None
-    desk: Desk | None = None
-    listener: Listener | None = None
+    desk: PlacementLoop | None = None
+    listener: NodeEventListener | None = None
     sweeper: Sweeper | None = None
     # Made when the first node is to be called.
     pusher: Pusher | None = None
@@ -72,8 +72,8 @@ def _open(**_: Any) -> None:
 
 @signals.worker_ready.connect(weak=False)
 def _start_placing(**_: Any) -> None:
-    desk = _Worker.desk = Desk(dispatcher())
-    _Worker.listener = Listener(dispatcher().redis, desk)
+    desk = _Worker.desk = PlacementLoop(dispatcher())
+    _Worker.listener = NodeEventListener(dispatcher().redis, desk)
     _Worker.sweeper = Sweeper(dispatcher(), desk)
     for part in (_Worker.listener, desk, _Worker.sweeper):
         part.start()
@@ -105,7 +105,7 @@ def place(_task: Task[Any, Any], task_id: str) -> None:
 def pusher() -> Pusher:
     with _Worker.making_pusher:
         if _Worker.pusher is None:
-            _Worker.pusher = Pusher(PushEffects(dispatcher(), open_files(settings)))
+            _Worker.pusher = Pusher(PushOutcomes(dispatcher(), open_files(settings)))
         return _Worker.pusher
 
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import redis
 
-from dispatcher.deferred_ends import Later
+from dispatcher.deferred_ends import DeferredEnds
 from nodepool.clock import Clock, system_clock
 from nodepool.domain.scheduling.fair_share import Decay
 from nodepool.messaging.publisher import Publisher, make_app
 from nodepool.settings import Settings
 from nodepool.stores.redis.client import connect
 from nodepool.stores.redis.liveness import Liveness
-from nodepool.stores.redis.node_registry import Registry
+from nodepool.stores.redis.node_registry import NodeRegistry
 from nodepool.stores.redis.output import OutputStore
 from nodepool.stores.redis.usage import UsageStore
 from nodepool.stores.sql.database import Database
@@ -26,13 +26,13 @@ class Dispatcher:
     settings: Settings
     database: Database
     redis: redis.Redis
-    registry: Registry
+    registry: NodeRegistry
     liveness: Liveness
     usage: UsageStore
     publisher: Publisher
     lifecycle: Lifecycle
     clock: Clock
-    later: Later
+    later: DeferredEnds
 
     def close(self) -> None:
         self.later.close()
@@ -45,7 +45,7 @@ def build(settings: Settings, clock: Clock = system_clock) -> Dispatcher:
     database = Database(settings.effective_database_url)
     migrate(database)
     client = connect(settings)
-    registry = Registry(client)
+    registry = NodeRegistry(client)
     usage = UsageStore(client, Decay(settings.fair_share_half_life_seconds))
     publisher = Publisher(make_app(settings, "dispatcher-publisher"))
     outputs = OutputStore(client, settings.max_live_output_bytes)
@@ -59,5 +59,5 @@ def build(settings: Settings, clock: Clock = system_clock) -> Dispatcher:
         publisher=publisher,
         lifecycle=Lifecycle(settings, database, registry, outputs, usage, publisher, clock),
         clock=clock,
-        later=Later(settings.heavy_limits),
+        later=DeferredEnds(settings.heavy_limits),
     )

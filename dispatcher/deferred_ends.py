@@ -12,17 +12,17 @@ from functools import partial
 
 from nodepool.domain.errors import NodePoolError, RateLimitedError
 from nodepool.domain.heavy_limits import HeavyLimits
-from nodepool.domain.scheduling.fair_turns import Bounds
+from nodepool.domain.scheduling.fair_turns import QueueBounds
 from nodepool.heavy import jobs
 from nodepool.heavy.lanes import ThreadLane
 from nodepool.heavy.processes import HeavyWork
 from nodepool.workflows.result_files import Wanted
 
 log = logging.getLogger(__name__)
-_ONE_AT_A_TIME = Bounds(width=1, of_one=1, waiting_of_one=100, waiting=2000)
+_ONE_AT_A_TIME = QueueBounds(width=1, of_one=1, waiting_of_one=100, waiting=2000)
 
 
-class Later:
+class DeferredEnds:
     """Thread-safe. Its process begins with the first work."""
 
     def __init__(self, limits: HeavyLimits) -> None:

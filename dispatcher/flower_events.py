@@ -22,9 +22,9 @@ from tornado.ioloop import IOLoop
 
 from nodepool.domain.errors import NodePoolError
 from nodepool.domain.nodes import worker_events
-from nodepool.domain.nodes.worker_events import Dropped, Event
+from nodepool.domain.nodes.worker_events import DropReason, Event
 from nodepool.messaging import publisher
-from nodepool.stores.redis.node_registry import Registry
+from nodepool.stores.redis.node_registry import NodeRegistry
 
 AGENT_PREFIX = "agent@"
 FOLLOW_SECONDS = 3.0
@@ -49,7 +49,7 @@ DROPPED = Metric("hivemind_monitor_events_dropped", "Events that were not shown"
 logger = logging.getLogger(__name__)
 
 
-class Tally:
+class DropCounter:
     """Counts what is dropped, for /metrics and for one line a minute. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -58,11 +58,11 @@ class Tally:
         self._untold: Counter[str] = Counter()
         self._told_at = float("-inf")
 
-    def add(self, reasons: Iterable[Dropped], sender: str) -> None:
+    def add(self, reasons: Iterable[DropReason], sender: str) -> None:
         for reason in reasons:
             DROPPED.labels(reason.value).inc()
             # Those are lost with every restart, and mean nothing.
-            if reason is not Dropped.UNKNOWN_TASK:
+            if reason is not DropReason.UNKNOWN_TASK:
                 with self._lock:
                     self._untold[reason.value] += 1
         with self._lock:
@@ -73,7 +73,7 @@ class Tally:
         logger.warning("events were dropped: %s; the last was of %s", words, sender or "the pool's own")
 
 
-class Allowance:
+class SenderBudget:
     """How many bytes one sender may still say now: a bucket that fills up again."""
 
     def __init__(self, now: float) -> None:
@@ -86,7 +86,7 @@ class Allowance:
         return self._left >= 0
 
 
-class Ears:
+class Subscriptions:
     """The subscriptions: which channel is whose, who is muted, who is gone. For one thread.
 
     `known` are nodes that were heard before; it outlives a connection.
@@ -99,7 +99,7 @@ class Ears:
         self._senders: dict[bytes, str] = {}
         self._heard: set[str] = set()
         self._muted: dict[str, float] = {}
-        self._allowances: dict[str, Allowance] = {}
+        self._allowances: dict[str, SenderBudget] = {}
         self._missing: dict[str, float] = {}
         self._subscribe([""])
 
@@ -109,7 +109,7 @@ class Ears:
 
     def allows(self, node_id: str, size: int, now: float) -> bool:
         """Whether the node may say this, too. It is not listened to for a while after it may not."""
-        if not node_id or self._allowances.setdefault(node_id, Allowance(now)).take(size, now):
+        if not node_id or self._allowances.setdefault(node_id, SenderBudget(now)).take(size, now):
             return True
         self._muted[node_id] = now + MUTED_SECONDS
         self._unsubscribe(node_id)
@@ -163,9 +163,9 @@ class PoolEvents(Events):  # type: ignore[misc] # flower has no types
     def __init__(self, client: redis.Redis, capp: Any, io_loop: IOLoop, **options: Any) -> None:
         super().__init__(capp, io_loop, enable_events=False, **options)
         self.name = "events"
-        self.tally = Tally()
+        self.tally = DropCounter()
         self._client = client
-        self._registry = Registry(client)
+        self._registry = NodeRegistry(client)
         self._database = int(client.connection_pool.connection_kwargs.get("db") or 0)
         self._clock = itertools.count(1)
         self._lock = threading.Lock()
@@ -188,7 +188,7 @@ class PoolEvents(Events):  # type: ignore[misc] # flower has no types
             time.sleep(_RETRY_SECONDS)
 
     def _listen(self, channel: Any) -> None:
-        ears = Ears(channel, self._database, self._known)
+        ears = Subscriptions(channel, self._database, self._known)
         follow_at = float("-inf")
         while True:
             now = time.monotonic()
@@ -200,21 +200,21 @@ class PoolEvents(Events):  # type: ignore[misc] # flower has no types
             if message is not None and message["type"] == "message":
                 self._hear(ears, message["channel"], message["data"])
 
-    def _hear(self, ears: Ears, channel: bytes, data: bytes) -> None:
+    def _hear(self, ears: Subscriptions, channel: bytes, data: bytes) -> None:
         node_id = ears.sender(channel)
         if node_id is None:
             return  # somebody who is not listened to any more
         sender = AGENT_PREFIX + node_id if node_id else ""
         if not ears.allows(node_id, len(data), time.monotonic()):
-            self.tally.add([Dropped.RATE], sender)
+            self.tally.add([DropReason.RATE], sender)
             return
-        heard = worker_events.hear(data, sender, time.time())
+        heard = worker_events.parse_message(data, sender, time.time())
         self.tally.add(heard.dropped, sender)
         with self._lock:
             room = MAX_PENDING - len(self._pending)
             self._pending.extend(heard.events[:room])
             call, self._taking = not self._taking and bool(self._pending), self._taking or bool(self._pending)
-        self.tally.add([Dropped.BUSY] * (len(heard.events) - room), sender)
+        self.tally.add([DropReason.BUSY] * (len(heard.events) - room), sender)
         if call:
             self.io_loop.add_callback(self._take)
 
@@ -239,19 +239,19 @@ class PoolEvents(Events):  # type: ignore[misc] # flower has no types
             else:
                 self.tally.add([refused], event["hostname"])
         except Exception as error:
-            self.tally.add([Dropped.FAILED], event["hostname"])
+            self.tally.add([DropReason.FAILED], event["hostname"])
             logger.debug("an event failed", exc_info=error)
 
-    def _refused(self, event: Event) -> Dropped | None:
+    def _refused(self, event: Event) -> DropReason | None:
         if not event["type"].startswith("task-"):
             return None
         host, task = event["hostname"], self.state.tasks.data.get(event["uuid"])
         if task is None:
             if event["type"] != "task-received":
-                return Dropped.UNKNOWN_TASK
+                return DropReason.UNKNOWN_TASK
             self._make_room(host)
             return None
-        return None if task.worker is not None and task.worker.hostname == host else Dropped.FOREIGN_TASK
+        return None if task.worker is not None and task.worker.hostname == host else DropReason.FOREIGN_TASK
 
     def _make_room(self, host: str) -> None:
         """A node's newest task takes the place of its own oldest one, not of other nodes'."""

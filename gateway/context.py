@@ -17,9 +17,9 @@ from typing import Any, ParamSpec, TypeVar
 import redis
 
 from gateway.admission.message_memory import MemoryBudget
-from gateway.admission.message_reader import Reader
+from gateway.admission.message_reader import MessageReader
 from gateway.admission.request_limits import RequestLimits
-from gateway.auth.account_status import Standings
+from gateway.auth.account_status import AccountStatuses
 from gateway.auth.callers import whose_work
 from gateway.auth.tokens import Tokens
 from gateway.caches.refused_packages import RefusedPackages
@@ -27,19 +27,19 @@ from gateway.caches.task_events import EventHub
 from gateway.caches.unfinished_counts import UnfinishedCounts
 from nodepool.clock import Clock, system_clock
 from nodepool.domain.scheduling.fair_share import Decay
-from nodepool.domain.scheduling.fair_turns import Bounds
+from nodepool.domain.scheduling.fair_turns import QueueBounds
 from nodepool.heavy.lanes import ThreadLane
 from nodepool.heavy.processes import HeavyWork
 from nodepool.messaging.publisher import Publisher, make_app
 from nodepool.settings import Settings
 from nodepool.stores.files.file_store import FileStore, load_or_make_key
 from nodepool.stores.redis.client import connect
-from nodepool.stores.redis.node_registry import Registry
+from nodepool.stores.redis.node_registry import NodeRegistry
 from nodepool.stores.redis.output import OutputStore
 from nodepool.stores.redis.usage import UsageStore
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.migrate import migrate
-from nodepool.stores.sql.users import Standing, standing
+from nodepool.stores.sql.users import AccountStatus, standing
 from nodepool.workflows.attempt_end import Lifecycle
 
 # Long answers that are made at once.
@@ -54,18 +54,18 @@ class Gateway:
     settings: Settings
     database: Database
     redis: redis.Redis
-    registry: Registry
+    registry: NodeRegistry
     files: FileStore
     outputs: OutputStore
     publisher: Publisher
     lifecycle: Lifecycle
     tokens: Tokens
-    standings: Standings
+    standings: AccountStatuses
     events: EventHub
     clock: Clock
     unfinished: UnfinishedCounts
     memory: MemoryBudget
-    reader: Reader
+    reader: MessageReader
     limits: RequestLimits
     refused: RefusedPackages
     cheap: ThreadLane = field(repr=False)
@@ -113,7 +113,7 @@ def build(settings: Settings, clock: Clock = system_clock) -> Gateway:
     database = Database(settings.effective_database_url)
     migrate(database)
     client = connect(settings)
-    registry, outputs = Registry(client), OutputStore(client, settings.max_live_output_bytes)
+    registry, outputs = NodeRegistry(client), OutputStore(client, settings.max_live_output_bytes)
     publisher = Publisher(make_app(settings, "gateway"))
     root = settings.task_storage_path
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -137,26 +137,28 @@ def build(settings: Settings, clock: Clock = system_clock) -> Gateway:
             clock,
         ),
         tokens=Tokens.from_settings(settings),
-        standings=Standings(partial(_standing, database, cheap)),
+        standings=AccountStatuses(partial(_standing, database, cheap)),
         events=EventHub(connect(settings)),
         clock=clock,
         unfinished=UnfinishedCounts(time.monotonic),
         memory=memory,
-        reader=Reader(memory, settings.grpc_stall_seconds),
+        reader=MessageReader(memory, settings.grpc_stall_seconds),
         limits=RequestLimits(settings),
         refused=RefusedPackages(),
         cheap=cheap,
-        lists=ThreadLane("list", Bounds(width=_LISTS, of_one=1, waiting_of_one=200, waiting=5000)),
+        lists=ThreadLane("list", QueueBounds(width=_LISTS, of_one=1, waiting_of_one=200, waiting=5000)),
         passwords=ThreadLane("password", _bounds(settings.password_threads, 16, 200)),
         heavy=HeavyWork(settings.heavy_limits),
     )
 
 
-def _bounds(width: int, waiting_of_one: int, waiting: int) -> Bounds:
+def _bounds(width: int, waiting_of_one: int, waiting: int) -> QueueBounds:
     """One account leaves room for others, and whatever it sends at once it has no more than its turn."""
-    return Bounds(width=width, of_one=max(1, width * 3 // 4), waiting_of_one=waiting_of_one, waiting=waiting)
+    return QueueBounds(
+        width=width, of_one=max(1, width * 3 // 4), waiting_of_one=waiting_of_one, waiting=waiting
+    )
 
 
-async def _standing(database: Database, cheap: ThreadLane, user_id: int) -> Standing | None:
+async def _standing(database: Database, cheap: ThreadLane, user_id: int) -> AccountStatus | None:
     ask = partial(database.read, partial(standing, user_id=user_id))
     return await asyncio.wrap_future(cheap.submit(("standing", user_id), ask))

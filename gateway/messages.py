@@ -15,7 +15,7 @@ from nodepool.domain.nodes.node import NodeStatus, NodeView, is_owner_only, isol
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
 from nodepool.messaging.publisher import partition_queue
 from nodepool.protocol import nodepool_pb2 as pb
-from nodepool.stores.redis.node_registry import Report
+from nodepool.stores.redis.node_registry import NodeReport
 from nodepool.stores.sql.attempts import history_of
 from nodepool.stores.sql.verification_records import tier_of_row
 
@@ -121,7 +121,7 @@ def status_message(row: Row[Any]) -> str:
 def node_info(
     row: Row[Any],
     view: NodeView | None,
-    report: Report | None,
+    report: NodeReport | None,
     *,
     now: float,
     late_seconds: float,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from hivemind.channel import Gateway
+from hivemind.channel import GatewayChannel
 from hivemind.models import finite
 from nodepool.protocol import nodepool_pb2 as pb
 
@@ -42,7 +42,7 @@ class AdminAct:
 class Operator:
     """Get it from `NodePoolClient.operator`."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: GatewayChannel) -> None:
         self._gateway = gateway
 
     def mint(self, username: str, amount_cpt: int, mint_id: str, memo: str = "") -> str:

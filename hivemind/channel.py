@@ -120,7 +120,7 @@ def _split(address: str) -> tuple[str, int]:
     return match["host"].strip("[]"), int(match["port"])
 
 
-class Gateway:
+class GatewayChannel:
     """An open connection. Close it, or use it in a `with` statement. Safe to use from several threads."""
 
     def __init__(
@@ -148,7 +148,7 @@ class Gateway:
     def close(self) -> None:
         self._channel.close()
 
-    def __enter__(self) -> Gateway:
+    def __enter__(self) -> GatewayChannel:
         return self
 
     def __exit__(

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from hivemind.channel import Gateway
+from hivemind.channel import GatewayChannel
 from hivemind.errors import ClientError, MissingError, NotYetError, RefusedError, UnreachableError
 from hivemind.models import ResultInfo, TaskInfo
 from hivemind.zip_unpack import check_destination, unpack
@@ -16,7 +16,7 @@ _DEADLINE_SECONDS = 3600.0
 
 
 def fetch_result(
-    gateway: Gateway,
+    gateway: GatewayChannel,
     task_id: str,
     destination: Path,
     *,
@@ -60,7 +60,7 @@ def fetch_result(
 
 
 def _download(
-    gateway: Gateway,
+    gateway: GatewayChannel,
     task_id: str,
     part: Path,
     progress: Callable[[int, int], None],
@@ -79,7 +79,9 @@ def _download(
         attempt += 1
 
 
-def _download_once(gateway: Gateway, task_id: str, part: Path, progress: Callable[[int, int], None]) -> int:
+def _download_once(
+    gateway: GatewayChannel, task_id: str, part: Path, progress: Callable[[int, int], None]
+) -> int:
     total = done = 0
     request = pb.DownloadResultRequest(task_id=task_id)
     with part.open("wb") as file:

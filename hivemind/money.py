@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hivemind.channel import Gateway
+from hivemind.channel import GatewayChannel
 from hivemind.models import finite
 from nodepool.protocol import nodepool_pb2 as pb
 
@@ -79,7 +79,7 @@ class Credit:
     next_before_seq: int
 
 
-def balance(gateway: Gateway, username: str) -> Balance:
+def balance(gateway: GatewayChannel, username: str) -> Balance:
     request = pb.GetBalanceRequest(username=username, token=gateway.token)
     answer = gateway.call(gateway.users.GetBalance, request)
     return Balance(
@@ -91,7 +91,7 @@ def balance(gateway: Gateway, username: str) -> Balance:
     )
 
 
-def transfer(gateway: Gateway, receiver: str, amount_cpt: int, transfer_id: str) -> Transferred:
+def transfer(gateway: GatewayChannel, receiver: str, amount_cpt: int, transfer_id: str) -> Transferred:
     """May be repeated: the pool makes a transfer of one id once."""
     request = pb.TransferRequest(
         token=gateway.token, receiver_username=receiver, amount=amount_cpt, transfer_id=transfer_id
@@ -105,7 +105,7 @@ def transfer(gateway: Gateway, receiver: str, amount_cpt: int, transfer_id: str)
     )
 
 
-def statement(gateway: Gateway, *, task_id: str, limit: int, before_seq: int) -> Statement:
+def statement(gateway: GatewayChannel, *, task_id: str, limit: int, before_seq: int) -> Statement:
     request = pb.GetStatementRequest(
         token=gateway.token, task_id=task_id, page_size=limit, before_seq=before_seq
     )
@@ -131,7 +131,7 @@ def statement(gateway: Gateway, *, task_id: str, limit: int, before_seq: int) ->
     )
 
 
-def credit(gateway: Gateway, *, limit: int, before_seq: int) -> Credit:
+def credit(gateway: GatewayChannel, *, limit: int, before_seq: int) -> Credit:
     request = pb.GetCreditRequest(token=gateway.token, page_size=limit, before_seq=before_seq)
     answer = gateway.call(gateway.users.GetCredit, request)
     return Credit(

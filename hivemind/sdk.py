@@ -20,7 +20,7 @@ from typing import Protocol
 
 from hivemind import downloading, money, watching
 from hivemind.admin import Operator
-from hivemind.channel import Endpoint, Gateway, RetryPolicy
+from hivemind.channel import Endpoint, GatewayChannel, RetryPolicy
 from hivemind.errors import (
     ClientError,
     ConflictError,
@@ -66,7 +66,7 @@ class NodePoolClient:
         Nothing is sent yet. Raises PlainTextError or ConfigError.
         """
         endpoint = gateway if isinstance(gateway, Endpoint) else Endpoint(address=gateway)
-        self._gateway = Gateway(endpoint, token=token, retry=retry, deadline_seconds=deadline_seconds)
+        self._gateway = GatewayChannel(endpoint, token=token, retry=retry, deadline_seconds=deadline_seconds)
 
     def close(self) -> None:
         self._gateway.close()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hivemind.channel import Gateway
+from hivemind.channel import GatewayChannel
 from hivemind.errors import RefusedError
 from hivemind.models import Submission, TaskNeeds, needs_to_wire
 from hivemind.zip_pack import Package, open_package
@@ -36,7 +36,7 @@ def new_task_id(now: datetime | None = None) -> str:
 
 
 def upload_task(
-    gateway: Gateway, source: Path, task_id: str, needs: TaskNeeds, progress: Progress
+    gateway: GatewayChannel, source: Path, task_id: str, needs: TaskNeeds, progress: Progress
 ) -> Submission:
     """See `NodePoolClient.submit`."""
     try:
@@ -65,7 +65,7 @@ def upload_task(
 
 
 def _send(
-    gateway: Gateway, request: pb.UploadTaskRequest, package: Package, progress: Progress
+    gateway: GatewayChannel, request: pb.UploadTaskRequest, package: Package, progress: Progress
 ) -> pb.UploadTaskResponse:
     progress(0, package.size_bytes)
     if package.size_bytes > STREAM_ABOVE_BYTES:

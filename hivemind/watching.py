@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from hivemind.channel import Gateway
+from hivemind.channel import GatewayChannel
 from hivemind.errors import ClientError, NotYetError, TimedOutError, UnreachableError
 from hivemind.models import OutputEvent, StateEvent, TaskEvent, TaskInfo, task_from_detail
 from nodepool.protocol import nodepool_pb2 as pb
@@ -60,7 +60,7 @@ class Position:
 
 
 def watch(
-    gateway: Gateway, task_id: str, position: Position, *, timeout_seconds: float | None = None
+    gateway: GatewayChannel, task_id: str, position: Position, *, timeout_seconds: float | None = None
 ) -> Iterator[TaskEvent]:
     """Events from `position` on, until the task has ended and all its output was seen.
 
@@ -89,7 +89,7 @@ def watch(
 
 
 def _events(
-    gateway: Gateway, task_id: str, position: Position, deadline: float | None
+    gateway: GatewayChannel, task_id: str, position: Position, deadline: float | None
 ) -> Iterator[TaskEvent]:
     remaining = None if deadline is None else deadline - time.monotonic()
     if remaining is not None and remaining <= 0:

@@ -25,7 +25,7 @@ from nodepool.domain.tasks.zip_listing import (
     MAX_PATH_BYTES,
     UNREADABLE,
     ListingError,
-    Tree,
+    PathTree,
     check_places,
     read_listing,
 )
@@ -119,7 +119,7 @@ def _extract(archive_path: Path, root: Path, max_unpacked_bytes: int) -> Unpacke
 
 def _kept(entries: list[zipfile.ZipInfo], warnings: list[str]) -> list[zipfile.ZipInfo]:
     """What is unpacked; folders count that only paths name. Raises BadResultError or ListingError."""
-    tree = Tree(RESULT_BOUNDS, folds=False)
+    tree = PathTree(RESULT_BOUNDS, folds=False)
     kept = []
     for entry in entries:
         problem = _problem(entry)

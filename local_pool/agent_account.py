@@ -11,7 +11,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from local_pool.gateway_probe import GatewayLink, OperatorRefusedError
+from local_pool.gateway_probe import GatewayProbe, OperatorRefusedError
 from local_pool.private_files import kept_secret
 
 NAME = "local"
@@ -36,7 +36,7 @@ def kept_account(folder: Path) -> LocalAccount | None:
 class Opening:
     """Finds the account or makes it, a try at a time. Raises OperatorRefusedError when it is not let in."""
 
-    def __init__(self, link: GatewayLink, folder: Path) -> None:
+    def __init__(self, link: GatewayProbe, folder: Path) -> None:
         self._link = link
         self._folder = folder
         kept = kept_account(folder)

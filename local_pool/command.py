@@ -16,9 +16,9 @@ from pydantic import ValidationError
 
 from local_pool import plan
 from local_pool.gateway_probe import OperatorRefusedError
-from local_pool.plan import LOOPBACK, Options
+from local_pool.plan import LOOPBACK, PoolOptions
 from local_pool.private_files import DataDirInUseError, DirLock
-from local_pool.startup import Start
+from local_pool.startup import Startup
 from local_pool.supervisor import StopRequestedError, Supervisor
 from nodepool import hardening
 from nodepool.settings import Settings
@@ -96,7 +96,7 @@ def up(
     hardening.harden()
     settings, environment = read_settings(), dict(os.environ)
     hardening.forget_secrets()
-    wanted = Options(
+    wanted = PoolOptions(
         data_dir=data_dir.resolve(),
         grpc_port=settings.grpc_server_port if grpc_port is None else grpc_port,
         flower_port=flower_port,
@@ -116,7 +116,7 @@ def up(
         lock.release()
 
 
-def _run(settings: Settings, wanted: Options, environment: Mapping[str, str]) -> int:
+def _run(settings: Settings, wanted: PoolOptions, environment: Mapping[str, str]) -> int:
     """From the first part's start to the last one's end; the command's exit status."""
     supervisor = Supervisor(wanted.data_dir, say)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -130,7 +130,7 @@ def _run(settings: Settings, wanted: Options, environment: Mapping[str, str]) ->
     )
     clean = False
     try:
-        Start(supervisor, settings, options, environment, say).all()
+        Startup(supervisor, settings, options, environment, say).all()
         supervisor.run()
     except StopRequestedError:
         pass

@@ -10,7 +10,7 @@ from http.client import HTTPConnection, HTTPException
 CALL_SECONDS = 2.0
 
 
-class FlowerWindow:
+class FlowerProbe:
     """Flower on a loopback port. `login` is USER:PASSWORD."""
 
     def __init__(self, port: int, login: str) -> None:

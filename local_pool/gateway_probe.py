@@ -22,7 +22,7 @@ class OperatorRefusedError(RuntimeError):
     """The gateway lets nobody in with the password that the data directory has."""
 
 
-class GatewayLink:
+class GatewayProbe:
     """One channel. Calls take at most a few seconds; a gateway that is away is an answer, not an error."""
 
     def __init__(self, address: str, *, certificate: Path | None = None) -> None:

@@ -14,7 +14,7 @@ from local_pool.command import read_settings
 from nodepool.domain.errors import UnavailableError
 from nodepool.settings import Settings
 from nodepool.stores.sql.database import Database, translated_errors
-from nodepool.stores.sql.ledger.report import Report
+from nodepool.stores.sql.ledger.report import LedgerReport
 from nodepool.stores.sql.ledger.verify import verify_database
 
 WRONG_EXIT = 1
@@ -56,7 +56,7 @@ def database_url(settings: Settings, data_dir: Path | None) -> str:
     return url
 
 
-def _report(url: str) -> Report:
+def _report(url: str) -> LedgerReport:
     database = Database(url)
     try:
         with translated_errors():
@@ -67,7 +67,7 @@ def _report(url: str) -> Report:
         database.close()
 
 
-def _tell(report: Report) -> None:
+def _tell(report: LedgerReport) -> None:
     counts = f"{report.entries} entries, {report.accounts} accounts, {report.holds} holds"
     if report.is_right:
         click.echo(f"the ledger is right: {counts}, {report.minted} CPT minted")

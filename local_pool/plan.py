@@ -12,7 +12,7 @@ from pathlib import Path
 
 from celeryconfig import task_queues
 from local_pool import agent_account as account
-from local_pool.supervisor import Part
+from local_pool.supervisor import PoolPart
 from nodepool.settings import Settings
 
 OPERATOR = "operator"
@@ -38,7 +38,7 @@ AGENT_STOP_SECONDS = 45.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class PoolOptions:
     """The command's options, ports chosen."""
 
     data_dir: Path
@@ -63,7 +63,7 @@ class Secrets:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class LocalMachine:
     """What this machine has, to be split between its agents."""
 
     cores: int
@@ -75,14 +75,14 @@ def wants_embedded_broker(settings: Settings) -> bool:
     return not (_REDIS_FIELDS & settings.model_fields_set)
 
 
-def gateway_address(settings: Settings, options: Options) -> str:
+def gateway_address(settings: Settings, options: PoolOptions) -> str:
     """Where this machine's own clients reach the gateway."""
     host = LOOPBACK if settings.grpc_server_host in _WILDCARDS else settings.grpc_server_host
     return f"{host}:{options.grpc_port}"
 
 
 def pool_environment(
-    base: Mapping[str, str], settings: Settings, options: Options, secrets: Secrets, broker_url: str
+    base: Mapping[str, str], settings: Settings, options: PoolOptions, secrets: Secrets, broker_url: str
 ) -> dict[str, str]:
     """The environment of gateway, dispatcher and Flower.
 
@@ -107,7 +107,9 @@ def pool_environment(
     return {**base, **ours}
 
 
-def gateway_environment(environment: Mapping[str, str], options: Options, secrets: Secrets) -> dict[str, str]:
+def gateway_environment(
+    environment: Mapping[str, str], options: PoolOptions, secrets: Secrets
+) -> dict[str, str]:
     """The pool's, and the operator's account, which the gateway makes an admin."""
     return {**environment, "ADMIN_USERNAME": options.operator, "ADMIN_PASSWORD": secrets.operator}
 
@@ -126,8 +128,8 @@ def _is_of_the_pool(name: str) -> bool:
     )
 
 
-def gateway_part(environment: Mapping[str, str]) -> Part:
-    return Part(
+def gateway_part(environment: Mapping[str, str]) -> PoolPart:
+    return PoolPart(
         name="gateway",
         argv=_python("gateway"),
         env=environment,
@@ -136,14 +138,14 @@ def gateway_part(environment: Mapping[str, str]) -> Part:
     )
 
 
-def dispatcher_part(environment: Mapping[str, str]) -> Part:
+def dispatcher_part(environment: Mapping[str, str]) -> PoolPart:
     # Served in this order: high before normal before low.
     queues = ",".join(queue.name for queue in task_queues)
     argv = (
         *_python("celery"), "-A", "dispatcher", "worker", "-P", "threads", "-c", str(DISPATCHER_THREADS),
         "-Q", queues, "-n", f"{DISPATCHER_PREFIX}%h", "--without-gossip", "--without-mingle", "-l", "INFO",
     )  # fmt: skip
-    return Part(
+    return PoolPart(
         name="dispatcher",
         argv=argv,
         env=environment,
@@ -157,10 +159,10 @@ def flower_login(environment: Mapping[str, str], secrets: Secrets) -> str:
     return (environment.get(FLOWER_LOGIN) or f"{FLOWER_USER}:{secrets.flower}").split(",")[0]
 
 
-def flower_part(environment: Mapping[str, str], options: Options, secrets: Secrets) -> Part:
+def flower_part(environment: Mapping[str, str], options: PoolOptions, secrets: Secrets) -> PoolPart:
     # The operator's own login wins.
     login = environment.get(FLOWER_LOGIN) or flower_login(environment, secrets)
-    return Part(
+    return PoolPart(
         name="flower",
         argv=(*_python("dispatcher.flower"), "--address", LOOPBACK, "--port", str(options.flower_port)),
         env={**environment, FLOWER_LOGIN: login},
@@ -183,8 +185,12 @@ def worker_name(number: int, owner: str = account.NAME) -> str:
 
 
 def agent_part(
-    number: int, environment: Mapping[str, str], settings: Settings, options: Options, machine: Machine
-) -> Part:
+    number: int,
+    environment: Mapping[str, str],
+    settings: Settings,
+    options: PoolOptions,
+    machine: LocalMachine,
+) -> PoolPart:
     name = agent_name(number)
     address = gateway_address(settings, options)
     argv = [
@@ -201,12 +207,12 @@ def agent_part(
         share = memory_share_gb(machine, options.agents)
         score = max(1, machine.cores * SCORE_OF_A_CORE // options.agents)
         argv += ["--memory-gb", str(share), "--cpu-score", str(score)]
-    return Part(
+    return PoolPart(
         name=name, argv=tuple(argv), env=environment, stage=AGENT_STAGE, stop_seconds=AGENT_STOP_SECONDS
     )
 
 
-def memory_share_gb(machine: Machine, agents: int) -> int:
+def memory_share_gb(machine: LocalMachine, agents: int) -> int:
     """What each of several agents may give to tasks, GiB; at least one."""
     return max(1, int(machine.memory_bytes * SHARED_MEMORY / agents) >> 30)
 

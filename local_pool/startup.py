@@ -16,9 +16,9 @@ import psutil
 
 from local_pool import plan
 from local_pool.agent_account import Opening
-from local_pool.flower_probe import FlowerWindow
-from local_pool.gateway_probe import GatewayLink
-from local_pool.plan import LOOPBACK, Machine, Options, Secrets
+from local_pool.flower_probe import FlowerProbe
+from local_pool.gateway_probe import GatewayProbe
+from local_pool.plan import LOOPBACK, LocalMachine, PoolOptions, Secrets
 from local_pool.private_files import kept_secret, private_dir
 from local_pool.runner_choice import choose
 from local_pool.supervisor import Supervisor
@@ -32,14 +32,14 @@ _CLIENTS_DEFAULT = "127.0.0.1:50051"
 FLOWER_PATIENCE_SECONDS = 15.0
 
 
-class Start:
+class Startup:
     """The way from nothing to `ready`."""
 
     def __init__(
         self,
         supervisor: Supervisor,
         settings: Settings,
-        options: Options,
+        options: PoolOptions,
         environment: Mapping[str, str],
         say: Callable[[str], None],
     ) -> None:
@@ -73,7 +73,7 @@ class Start:
         supervisor.start(plan.gateway_part(plan.gateway_environment(environment, options, self._secrets)))
         if options.flower:
             supervisor.start(plan.flower_part(environment, options, self._secrets))
-        link = GatewayLink(self._address, certificate=self._settings.grpc_tls_cert_file)
+        link = GatewayProbe(self._address, certificate=self._settings.grpc_tls_cert_file)
         try:
             supervisor.wait_for(link.is_healthy, "for the gateway")
             self._say(f"gateway serves on {self._address}")
@@ -97,16 +97,16 @@ class Start:
         self._say(f"embedded Valkey serves on {LOOPBACK}:{valkey.port}")
         return valkey.url
 
-    def _open_account(self, link: GatewayLink) -> None:
+    def _open_account(self, link: GatewayProbe) -> None:
         opening = Opening(link, self._folder)
         self._supervisor.wait_for(opening.attempt, "for an account of your own")
         self._account = opening.account
         self._options = replace(self._options, account=opening.account.name)
 
-    def _agents(self, link: GatewayLink) -> None:
+    def _agents(self, link: GatewayProbe) -> None:
         owner = self._options.account
         environment = plan.agent_environment(self._environment, self._account.password())
-        machine = Machine(psutil.cpu_count() or 1, psutil.virtual_memory().total)
+        machine = LocalMachine(psutil.cpu_count() or 1, psutil.virtual_memory().total)
         for number in self._numbers():
             self._supervisor.start(
                 plan.agent_part(number, environment, self._settings, self._options, machine)
@@ -123,7 +123,7 @@ class Start:
 
     def _flower(self, environment: Mapping[str, str]) -> None:
         """Until it shows the dispatcher and the agents; it is a window only, so not for ever."""
-        window = FlowerWindow(self._options.flower_port, plan.flower_login(environment, self._secrets))
+        window = FlowerProbe(self._options.flower_port, plan.flower_login(environment, self._secrets))
         owner = self._options.account
         names = {plan.worker_name(number, owner) for number in self._numbers()}
         patience = time.monotonic() + FLOWER_PATIENCE_SECONDS

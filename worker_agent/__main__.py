@@ -21,9 +21,9 @@ from nodepool.domain.nodes.node import default_max_tasks
 from nodepool.protocol import nodepool_pb2 as pb
 from worker_agent.agent import Agent
 from worker_agent.capacity import Hardware, probe_hardware
-from worker_agent.gateway_client import GatewayLink, LinkOptions
+from worker_agent.gateway_client import GatewayClient, GatewayOptions
 from worker_agent.logs import set_up_logging
-from worker_agent.options import Options, RunnerChoice, parse_options
+from worker_agent.options import AgentOptions, RunnerChoice, parse_options
 from worker_agent.registration import NodeSetup, ReplacedError
 from worker_agent.runners.base import Runner, RunRefusedError
 from worker_agent.runners.docker import DockerRunner
@@ -54,10 +54,10 @@ def main() -> int:
         return EXIT_REFUSED
 
 
-def _run(options: Options) -> int:
+def _run(options: AgentOptions) -> int:
     lock = _own_data_dir(options.data_dir)
-    link = GatewayLink(
-        LinkOptions(
+    link = GatewayClient(
+        GatewayOptions(
             address=options.gateway,
             username=options.username,
             password=options.password,
@@ -85,7 +85,7 @@ def _run(options: Options) -> int:
     return 0
 
 
-def _serve_owner(options: Options, agent: Agent, runner: Runner) -> tuple[WorkerService, grpc.Server]:
+def _serve_owner(options: AgentOptions, agent: Agent, runner: Runner) -> tuple[WorkerService, grpc.Server]:
     node = LocalNode(
         node_id=options.node_id,
         runner=runner,
@@ -117,7 +117,7 @@ def _own_data_dir(data_dir: Path) -> int:
     return descriptor
 
 
-def _choose_runner(options: Options) -> Runner:
+def _choose_runner(options: AgentOptions) -> Runner:
     if options.runner is not RunnerChoice.PROCESS:
         try:
             return DockerRunner(options.node_id)
@@ -130,7 +130,7 @@ def _choose_runner(options: Options) -> Runner:
     return ProcessRunner(options.data_dir / "runner")
 
 
-def _say_whose_tasks(options: Options, runner: Runner) -> None:
+def _say_whose_tasks(options: AgentOptions, runner: Runner) -> None:
     level = runner.isolation
     if keeps_strangers_out(level):
         log.info(
@@ -152,7 +152,7 @@ def _say_whose_tasks(options: Options, runner: Runner) -> None:
         )
 
 
-def _setup(options: Options, hardware: Hardware, runner: Runner) -> NodeSetup:
+def _setup(options: AgentOptions, hardware: Hardware, runner: Runner) -> NodeSetup:
     """Overrides only take away: a node does not promise what it does not have."""
     score = min(options.cpu_score or hardware.cpu_score, hardware.cpu_score)
     memory_gb = min(options.memory_gb or hardware.memory_gb, hardware.memory_gb)

@@ -19,20 +19,23 @@ import structlog
 from nodepool.domain.errors import NodePoolError
 from nodepool.domain.tasks.states import Outcome
 from nodepool.protocol import nodepool_pb2 as pb
-from worker_agent.attempt import Attempt, Terms, Workshop
+from worker_agent.attempt import Attempt, AttemptContext, EnrolmentTerms
 from worker_agent.celery_consumer import Consumer
 from worker_agent.docker_watch import EngineWatch
 from worker_agent.enrolment import board_of, consumer_options_of, limits_of, terms_of
-from worker_agent.gateway_client import GatewayLink, LinkGivenUpError, LoginRefusedError
-from worker_agent.heartbeat import Board, Heartbeat
-from worker_agent.journal import End, Journal, end_of_earlier_life
+from worker_agent.gateway_client import GatewayClient, GatewayGivenUpError, LoginRefusedError
+from worker_agent.heartbeat import Heartbeat, HeartbeatOptions
+from worker_agent.journal import EndReport, Journal, end_of_earlier_life
 from worker_agent.output_stream import monotonic_seconds
 from worker_agent.package import PackageCache
-from worker_agent.registration import Membership, NodeSetup, ReplacedError
+from worker_agent.registration import NodeSetup, Registration, ReplacedError
 from worker_agent.runners.base import Runner, RunRefusedError
 from worker_agent.state import (
+    AgentLimits,
     AgentState,
+    AssignedListing,
     AssignedRead,
+    AttemptSettled,
     Contact,
     Delivered,
     DrainBegan,
@@ -40,14 +43,11 @@ from worker_agent.state import (
     Event,
     GraceOver,
     Instruction,
-    Limits,
-    Listing,
     PickedUp,
     RefuseAttempt,
     Replaced,
     ResizeAttempt,
     RestartConsumer,
-    Settled,
     StartAttempt,
     StopAsked,
     StopAttempt,
@@ -72,11 +72,11 @@ class Agent:
     """`run` in the main thread; `ask_to_stop` from a signal handler, a second time for "at once"."""
 
     def __init__(
-        self, setup: NodeSetup, link: GatewayLink, runner: Runner, on_online: Callable[[], None]
+        self, setup: NodeSetup, link: GatewayClient, runner: Runner, on_online: Callable[[], None]
     ) -> None:
         self._setup = setup
         self._link = link
-        self._membership = Membership(link, setup.registration)
+        self._membership = Registration(link, setup.registration)
         self._replaced: ReplacedError | None = None
         self._shut_out: LoginRefusedError | None = None
         self._runner = runner
@@ -94,11 +94,11 @@ class Agent:
         self._drained = threading.Event()
         self._last_reconnect = float("-inf")
         # No lease before there is an enrolment.
-        no_limits = Limits(lease_seconds=float("inf"), report_period_seconds=1.0, max_held=0)
+        no_limits = AgentLimits(lease_seconds=float("inf"), report_period_seconds=1.0, max_held=0)
         self._state = AgentState(no_limits, monotonic_seconds())
         self.trash = Trash(setup.data_dir / "trash")
         self.unpacker = Unpacker()
-        self._workshop = Workshop(
+        self._workshop = AttemptContext(
             node_id=setup.node_id,
             link=link,
             runner=runner,
@@ -114,7 +114,7 @@ class Agent:
             emit=self.handle,
             closing=self._closing.is_set,
         )
-        self._terms: Terms | None = None
+        self._terms: EnrolmentTerms | None = None
         self._engine_watch = EngineWatch(
             lambda: runner.problem() or self.trash.problem(), self._engine_changed, self._report_period
         )
@@ -135,7 +135,7 @@ class Agent:
             enrolment = self._enroll(self._stop_asked.is_set)
         except LoginRefusedError:
             raise
-        except LinkGivenUpError:
+        except GatewayGivenUpError:
             return
         self._link.on_contact = self._contact
         self._link.on_login_refused = self._login_refused
@@ -184,7 +184,7 @@ class Agent:
     def stop_attempt(self, attempt_id: str) -> None:
         self.handle(StopAsked(attempt_id))
 
-    def terms(self) -> Terms:
+    def terms(self) -> EnrolmentTerms:
         """Raises RunRefusedError before the pool has said them."""
         if self._terms is None:
             raise RunRefusedError("this node is not enrolled yet")
@@ -198,14 +198,14 @@ class Agent:
         with self._lock:
             for instruction in self._state.handle(event):
                 self._perform(instruction)
-            if isinstance(event, Settled):
+            if isinstance(event, AttemptSettled):
                 self._attempts.pop(event.attempt_id, None)
                 self._changed.notify_all()
 
     def _contact(self) -> None:
         self.handle(Contact(monotonic_seconds()))
 
-    def _assigned_read(self, assigned: Mapping[str, Listing]) -> None:
+    def _assigned_read(self, assigned: Mapping[str, AssignedListing]) -> None:
         self.handle(AssignedRead(assigned, monotonic_seconds()))
 
     def _keep_pace(self, period_seconds: float) -> None:
@@ -226,7 +226,7 @@ class Agent:
             case StartAttempt(attempt_id):
                 self._begin(Attempt.of_pool(attempt_id, self._workshop))
             case RefuseAttempt(attempt_id, reason):
-                end = End(outcome=Outcome.REFUSED, reason=reason)
+                end = EndReport(outcome=Outcome.REFUSED, reason=reason)
                 self._begin(Attempt.ended(attempt_id, self._workshop, end))
             case StopAttempt(attempt_id, cause):
                 log.info(
@@ -255,7 +255,7 @@ class Agent:
             self._consumer.reconnect()
 
     # -- beginning -----------------------------------------------------------------------------------
-    def _end_earlier_life(self) -> list[tuple[str, End]]:
+    def _end_earlier_life(self) -> list[tuple[str, EndReport]]:
         """Ends what still runs, and returns what is to be told of it."""
         ended = self._runner.reap(())
         with contextlib.suppress(OSError):
@@ -275,7 +275,7 @@ class Agent:
             self._state.last_contact = max(self._state.last_contact, monotonic_seconds())
         return enrolment
 
-    def _enroll_again(self) -> Board | None:
+    def _enroll_again(self) -> HeartbeatOptions | None:
         """The broker has forgotten this agent or its password. Blocks while the gateway is away."""
         try:
             enrolment = self._enroll(self._closing.is_set)

@@ -16,13 +16,27 @@ from nodepool.domain.tasks.states import Outcome
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.wire import outcome_to_wire
 from worker_agent.execution import Done, Execution, Job, RunLimits, cores_for, judge, memory_bytes
-from worker_agent.gateway_client import GatewayLink, LinkGivenUpError, LinkRefusedError, LinkStaleError
-from worker_agent.journal import MAX_TAIL_BYTES, End, Entry, EntryPhase, Journal
+from worker_agent.gateway_client import (
+    GatewayClient,
+    GatewayGivenUpError,
+    GatewayRefusedError,
+    GatewayStaleError,
+)
+from worker_agent.journal import MAX_TAIL_BYTES, EndReport, Entry, EntryPhase, Journal
 from worker_agent.output_stream import OutputStream
 from worker_agent.package import PackageCache
 from worker_agent.runners.base import Runner, RunRefusedError, Usage
 from worker_agent.runners.sandbox import attempt_slug
-from worker_agent.state import Allocation, Ended, Event, Settled, Stale, Started, StopAsked, StopCause
+from worker_agent.state import (
+    Allocation,
+    AttemptEnded,
+    AttemptSettled,
+    AttemptStale,
+    AttemptStarted,
+    Event,
+    StopAsked,
+    StopCause,
+)
 from worker_agent.trash import Trash
 from worker_agent.unpacking import Unpacker
 
@@ -35,7 +49,7 @@ _SHUTTING_DOWN = "the node is shutting down"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class EnrolmentTerms:
     """What the pool allows on this node; from the enrolment."""
 
     limits: RunLimits
@@ -45,11 +59,11 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Workshop:
+class AttemptContext:
     """What every attempt of the node works with."""
 
     node_id: str
-    link: GatewayLink
+    link: GatewayClient
     runner: Runner
     journal: Journal
     cache: PackageCache
@@ -58,7 +72,7 @@ class Workshop:
     unpacker: Unpacker
     cores: int
     score_per_core: float
-    terms: Callable[[], Terms]
+    terms: Callable[[], EnrolmentTerms]
     owner_only: bool  # tasks of others are refused
     emit: Callable[[Event], None]
     closing: Callable[[], bool]  # nobody waits for acknowledgements any more
@@ -71,7 +85,9 @@ class _CacheMissError(Exception):
 class Attempt:
     """`start` once; `stop` and `usage` from any thread."""
 
-    def __init__(self, attempt_id: str, workshop: Workshop, work: Callable[[Attempt], End | None]) -> None:
+    def __init__(
+        self, attempt_id: str, workshop: AttemptContext, work: Callable[[Attempt], EndReport | None]
+    ) -> None:
         self.attempt_id = attempt_id
         self.task_id = ""  # which the pool says when it is claimed
         self.done = threading.Event()
@@ -83,11 +99,11 @@ class Attempt:
         self._thread = threading.Thread(target=self._main, name=f"attempt {attempt_id}", daemon=True)
 
     @classmethod
-    def of_pool(cls, attempt_id: str, workshop: Workshop) -> Attempt:
+    def of_pool(cls, attempt_id: str, workshop: AttemptContext) -> Attempt:
         return cls(attempt_id, workshop, Attempt._claim_and_run)
 
     @classmethod
-    def ended(cls, attempt_id: str, workshop: Workshop, end: End) -> Attempt:
+    def ended(cls, attempt_id: str, workshop: AttemptContext, end: EndReport) -> Attempt:
         """One whose end is known already: refused, or left by an earlier life of the agent."""
         return cls(attempt_id, workshop, lambda _: end)
 
@@ -133,17 +149,17 @@ class Attempt:
             # Its journal entry stays: the next start of the agent tells the gateway.
             log.exception("an attempt's thread failed", action="attempt.broken", attempt_id=self.attempt_id)
         finally:
-            self._shop.emit(Settled(self.attempt_id))
+            self._shop.emit(AttemptSettled(self.attempt_id))
             self.done.set()
 
-    def _worked(self) -> End | None:
+    def _worked(self) -> EndReport | None:
         try:
             return self._work(self)
         except Exception:
             log.exception("the agent failed at an attempt", action="attempt.broken")
-            return End(outcome=Outcome.LOST, reason="the node's agent failed at this attempt")
+            return EndReport(outcome=Outcome.LOST, reason="the node's agent failed at this attempt")
 
-    def _claim_and_run(self) -> End | None:
+    def _claim_and_run(self) -> EndReport | None:
         try:
             entry = Entry(self.attempt_id, EntryPhase.CLAIMED)
             self._shop.journal.write(entry, durable=True)
@@ -152,21 +168,23 @@ class Attempt:
                 return self._run(spec, package)
             finally:
                 os.close(package)
-        except LinkStaleError as error:
+        except GatewayStaleError as error:
             log.info("the attempt is not ours any more", action="attempt.stale", reason=str(error))
             return None
-        except LinkGivenUpError:
+        except GatewayGivenUpError:
             return self._cut_off()
-        except LinkRefusedError as error:
+        except GatewayRefusedError as error:
             log.error("the gateway refuses the claim", action="attempt.claim_refused", reason=str(error))
             return None
         except RunRefusedError as error:
-            return End(outcome=Outcome.REFUSED, reason=str(error))
+            return EndReport(outcome=Outcome.REFUSED, reason=str(error))
         except InvalidPackageError as error:
-            return End(outcome=Outcome.FAILED, exit_code=1, reason=str(error))
+            return EndReport(outcome=Outcome.FAILED, exit_code=1, reason=str(error))
         except OSError as error:
             log.exception("the node cannot run the attempt", action="attempt.node_failed")
-            return End(outcome=Outcome.REFUSED, reason=f"the node's disk or system failed: {error.strerror}")
+            return EndReport(
+                outcome=Outcome.REFUSED, reason=f"the node's disk or system failed: {error.strerror}"
+            )
 
     def _claim(self) -> tuple[pb.AttemptSpec, int]:
         hashes = self._shop.cache.hashes(_OFFERED_HASHES)
@@ -192,7 +210,7 @@ class Attempt:
             raise _CacheMissError
         return package
 
-    def _run(self, spec: pb.AttemptSpec, package: int) -> End | None:
+    def _run(self, spec: pb.AttemptSpec, package: int) -> EndReport | None:
         shop = self._shop
         self.task_id = spec.task_id
         terms = shop.terms()
@@ -220,7 +238,7 @@ class Attempt:
             return self._cut_off()
         return self._end(execution, done, stream)
 
-    def _job(self, spec: pb.AttemptSpec, terms: Terms) -> Job:
+    def _job(self, spec: pb.AttemptSpec, terms: EnrolmentTerms) -> Job:
         if self._shop.owner_only and not spec.of_node_owner:
             # The pool knows, and should not have sent it; whoever sent it does not decide.
             raise RunRefusedError("this node runs its owner's tasks only: others' could read its files")
@@ -252,21 +270,21 @@ class Attempt:
             execution.output,
             MAX_TAIL_BYTES,
             on_stop_asked=lambda: self._shop.emit(StopAsked(self.attempt_id)),
-            on_stale=lambda: self._shop.emit(Stale(self.attempt_id)),
+            on_stale=lambda: self._shop.emit(AttemptStale(self.attempt_id)),
         )
         stream.start()
         return stream
 
     def _started(self) -> None:
         self._shop.journal.write(Entry(self.attempt_id, EntryPhase.RUNNING), durable=False)
-        self._shop.emit(Started(self.attempt_id))
+        self._shop.emit(AttemptStarted(self.attempt_id))
 
-    def _end(self, execution: Execution, done: Done, stream: OutputStream) -> End:
+    def _end(self, execution: Execution, done: Done, stream: OutputStream) -> EndReport:
         outcome, reason = judge(done.end)
         path = self._shop.journal.result_path(self.attempt_id)
         result = execution.pack(done, outcome, reason, path)
         offset = stream.end(self._is_cut)
-        return End(
+        return EndReport(
             outcome=outcome,
             exit_code=done.end.exit_code,
             reason=reason,
@@ -284,22 +302,22 @@ class Attempt:
     def _is_cut(self) -> bool:
         return self._cause in _CUTTING or self._shop.closing()
 
-    def _cut_off(self) -> End | None:
+    def _cut_off(self) -> EndReport | None:
         if self._cause is StopCause.SHUTDOWN or self._shop.closing():
-            return End(outcome=Outcome.REFUSED, reason=_SHUTTING_DOWN)
+            return EndReport(outcome=Outcome.REFUSED, reason=_SHUTTING_DOWN)
         if self._cause is StopCause.LEASE:
-            return End(outcome=Outcome.LOST, reason="the node had no contact with the pool")
+            return EndReport(outcome=Outcome.LOST, reason="the node had no contact with the pool")
         if self._cause is StopCause.REPLACED:
-            return End(outcome=Outcome.LOST, reason="another agent was started with this node's id")
+            return EndReport(outcome=Outcome.LOST, reason="another agent was started with this node's id")
         return None
 
     # -- the end -------------------------------------------------------------------------------------
-    def _tell(self, end: End) -> None:
+    def _tell(self, end: EndReport) -> None:
         entry = Entry(self.attempt_id, EntryPhase.ENDED, end)
         journal = self._shop.journal
         with contextlib.suppress(OSError):  # a full disk must not keep the end from being told
             journal.write(entry, durable=False)
-        self._shop.emit(Ended(self.attempt_id))
+        self._shop.emit(AttemptEnded(self.attempt_id))
         tries = 0
 
         def give_up() -> bool:
@@ -315,12 +333,12 @@ class Attempt:
         message = end_to_wire(self._shop.node_id, self.attempt_id, end)
         try:
             self._shop.link.finish(message, path, give_up)
-        except LinkGivenUpError:
+        except GatewayGivenUpError:
             log.warning("the end is kept until the next start", action="attempt.end_kept")
             return
-        except LinkStaleError as error:
+        except GatewayStaleError as error:
             log.info("the end came too late", action="attempt.stale", reason=str(error))
-        except LinkRefusedError as error:
+        except GatewayRefusedError as error:
             log.error("the gateway refuses the end", action="attempt.end_refused", reason=str(error))
         else:
             log.info("an attempt has ended", action="attempt.ended", outcome=str(end.outcome), why=end.reason)
@@ -332,7 +350,7 @@ class Attempt:
                 self._execution.clean()
 
 
-def end_to_wire(node_id: str, attempt_id: str, end: End) -> pb.AttemptEnd:
+def end_to_wire(node_id: str, attempt_id: str, end: EndReport) -> pb.AttemptEnd:
     return pb.AttemptEnd(
         node_id=node_id,
         attempt_id=attempt_id,

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from nodepool.protocol import nodepool_pb2 as pb
-from worker_agent.attempt import Terms
+from worker_agent.attempt import EnrolmentTerms
 from worker_agent.celery_consumer import ConsumerOptions
 from worker_agent.execution import RunLimits
-from worker_agent.heartbeat import Board
-from worker_agent.state import Limits
+from worker_agent.heartbeat import HeartbeatOptions
+from worker_agent.state import AgentLimits
 
 
-def terms_of(enrolment: pb.EnrollAgentResponse) -> Terms:
-    return Terms(
+def terms_of(enrolment: pb.EnrollAgentResponse) -> EnrolmentTerms:
+    return EnrolmentTerms(
         limits=RunLimits(
             max_output_bytes=enrolment.max_output_bytes,
             max_result_bytes=enrolment.max_result_bytes,
@@ -27,8 +27,8 @@ def terms_of(enrolment: pb.EnrollAgentResponse) -> Terms:
     )
 
 
-def limits_of(enrolment: pb.EnrollAgentResponse, max_tasks: int) -> Limits:
-    return Limits(
+def limits_of(enrolment: pb.EnrollAgentResponse, max_tasks: int) -> AgentLimits:
+    return AgentLimits(
         lease_seconds=enrolment.lease_seconds,
         report_period_seconds=enrolment.report_period_seconds,
         # Twice: the pool gives the next one as soon as it has acknowledged the end of the last.
@@ -36,8 +36,8 @@ def limits_of(enrolment: pb.EnrollAgentResponse, max_tasks: int) -> Limits:
     )
 
 
-def board_of(enrolment: pb.EnrollAgentResponse) -> Board:
-    return Board(
+def board_of(enrolment: pb.EnrollAgentResponse) -> HeartbeatOptions:
+    return HeartbeatOptions(
         url=enrolment.broker_url,
         report_key=enrolment.report_key,
         assigned_key=enrolment.assigned_key,

@@ -17,7 +17,7 @@ from nodepool.domain.tasks.states import Outcome
 from worker_agent import wall_clock
 from worker_agent.output_buffer import OutputBuffer
 from worker_agent.result_zip import BuiltResult, RunFacts, build_result
-from worker_agent.runners.base import Run, RunEnd, Runner, RunSpec, Usage
+from worker_agent.runners.base import RunEnd, Runner, RunSpec, StartedRun, Usage
 from worker_agent.trash import remove_tree
 from worker_agent.unpacking import Unpacker, Unpacking, UnpackLimits
 
@@ -83,7 +83,7 @@ class Execution:
         self._limits = limits
         self._folder = folder
         self._lock = threading.Lock()
-        self._run: Run | None = None
+        self._run: StartedRun | None = None
         self._unpacking: Unpacking | None = None
         self._stopped = False
         self.work_dir = folder / "work"

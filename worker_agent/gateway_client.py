@@ -51,24 +51,24 @@ _STALE = frozenset({grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOU
 _WITHOUT_ANSWER = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 
 
-class LinkRefusedError(NodePoolError):
+class GatewayRefusedError(NodePoolError):
     """The gateway refuses the request for good."""
 
 
-class LinkStaleError(NodePoolError):
+class GatewayStaleError(NodePoolError):
     """The gateway says that the attempt is not this node's any more."""
 
 
-class LinkGivenUpError(NodePoolError):
+class GatewayGivenUpError(NodePoolError):
     """Nobody waits for the gateway's answer any more."""
 
 
-class LoginRefusedError(LinkGivenUpError):
+class LoginRefusedError(GatewayGivenUpError):
     """The gateway does not let the agent's owner in; until somebody changes that, no call gets through."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LinkOptions:
+class GatewayOptions:
     address: str  # host:port
     username: str
     password: str
@@ -81,13 +81,13 @@ def never() -> bool:
     return False
 
 
-class GatewayLink:
+class GatewayClient:
     """Thread-safe. `on_contact` is called whenever the gateway answers, on the caller's thread.
 
     So is `on_login_refused`, before LoginRefusedError is raised, which any call may raise.
     """
 
-    def __init__(self, options: LinkOptions, on_contact: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, options: GatewayOptions, on_contact: Callable[[], None] = lambda: None) -> None:
         self._options = options
         self.on_contact = on_contact
         self.on_login_refused: Callable[[LoginRefusedError], None] = lambda _: None
@@ -112,7 +112,7 @@ class GatewayLink:
     def register(self, request: pb.RegisterWorkerNodeRequest, give_up: Callable[[], bool] = never) -> None:
         answer = self._unary(self._nodes.RegisterWorkerNode, request, give_up)
         if not answer.success:
-            raise LinkRefusedError(answer.message)
+            raise GatewayRefusedError(answer.message)
 
     def enroll(
         self, node_id: str, give_up: Callable[[], bool] = never, *, instance: str = ""
@@ -121,7 +121,7 @@ class GatewayLink:
             self._nodes.EnrollAgent, pb.EnrollAgentRequest(node_id=node_id, instance=instance), give_up
         )
         if not answer.success:
-            raise LinkRefusedError(answer.message)
+            raise GatewayRefusedError(answer.message)
         return answer
 
     def set_draining(self, node_id: str, give_up: Callable[[], bool]) -> None:
@@ -149,7 +149,9 @@ class GatewayLink:
             try:
                 first = next(iter(call), None)
                 if first is None or first.WhichOneof("part") != "spec":
-                    raise LinkRefusedError("the gateway's answer to ClaimAttempt does not begin with a spec")
+                    raise GatewayRefusedError(
+                        "the gateway's answer to ClaimAttempt does not begin with a spec"
+                    )
                 return first.spec, keep(first.spec, _chunks(call, give_up))
             finally:
                 call.cancel()
@@ -183,7 +185,7 @@ class GatewayLink:
         renewed = False
         while True:
             if give_up() or self._closed.is_set():
-                raise LinkGivenUpError
+                raise GatewayGivenUpError
             try:
                 answer = once()
             except grpc.RpcError as error:
@@ -200,7 +202,7 @@ class GatewayLink:
                 self.on_login_refused(error)
                 raise
             except ValueError as error:  # the channel was closed
-                raise LinkGivenUpError from error
+                raise GatewayGivenUpError from error
             else:
                 self._note_answer()
                 return answer
@@ -270,7 +272,7 @@ class GatewayLink:
         self._renew_at = time.monotonic() + max(_MIN_TOKEN_SECONDS, life * (1 - _RENEW_AT_PART))
 
 
-def open_channel(options: LinkOptions) -> grpc.Channel:
+def open_channel(options: GatewayOptions) -> grpc.Channel:
     """Raises LinkRefusedError when plain text would leave the machine without anybody having said so."""
     settings = [
         ("grpc.max_send_message_length", _MESSAGE_BYTES),
@@ -286,7 +288,7 @@ def open_channel(options: LinkOptions) -> grpc.Channel:
         roots = options.ca_file.read_bytes() if options.ca_file else None
         return grpc.secure_channel(options.address, grpc.ssl_channel_credentials(roots), settings)
     if not options.allow_insecure_plaintext and not is_loopback(options.address):
-        raise LinkRefusedError(
+        raise GatewayRefusedError(
             f"{options.address} is another machine and the connection would be plain text: use --tls, or "
             "--allow-insecure-plaintext where everyone on the way may read password and code"
         )
@@ -304,15 +306,15 @@ def is_loopback(address: str) -> bool:
 def _raise_unless_passing(error: grpc.RpcError) -> None:
     code, details = error.code(), error.details() or ""
     if code in _STALE:
-        raise LinkStaleError(details) from error
+        raise GatewayStaleError(details) from error
     if code not in _PASSING:
-        raise LinkRefusedError(f"{code.name}: {details}") from error
+        raise GatewayRefusedError(f"{code.name}: {details}") from error
 
 
 def _chunks(call: Iterator[pb.ClaimAttemptResponse], give_up: Callable[[], bool]) -> Iterator[bytes]:
     for message in call:
         if give_up():
-            raise LinkGivenUpError
+            raise GatewayGivenUpError
         yield message.package_chunk
 
 

@@ -17,7 +17,7 @@ import redis
 import structlog
 
 from nodepool.domain.nodes.report_interval import read_pace
-from worker_agent.state import Allocation, Listing
+from worker_agent.state import Allocation, AssignedListing
 
 log = structlog.get_logger(__name__)
 
@@ -29,7 +29,7 @@ _MAX_ASSIGNED = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Board:
+class HeartbeatOptions:
     """Where on the broker the node reports and reads. `url` has the agent's own user in it."""
 
     url: str
@@ -50,10 +50,10 @@ class Heartbeat:
 
     def __init__(
         self,
-        board: Board,
+        board: HeartbeatOptions,
         collect: Callable[[], Mapping[str, Any]],
-        on_assigned: Callable[[Mapping[str, Listing]], None],
-        on_rejected: Callable[[], Board | None],
+        on_assigned: Callable[[Mapping[str, AssignedListing]], None],
+        on_rejected: Callable[[], HeartbeatOptions | None],
         on_pace: Callable[[float], None],
     ) -> None:
         self._board = board
@@ -105,7 +105,7 @@ class Heartbeat:
             self._follow(pace)
             self._on_assigned(assigned)
 
-    def _exchange(self) -> tuple[dict[str, Listing], str | None]:
+    def _exchange(self) -> tuple[dict[str, AssignedListing], str | None]:
         report = json.dumps(self._collect(), separators=(",", ":"))
         # One round trip, no transaction: these have nothing to do with each other.
         with self._client.pipeline(transaction=False) as pipe:
@@ -132,7 +132,7 @@ class Heartbeat:
             self._client = _connect(board)
 
 
-def _connect(board: Board) -> redis.Redis:
+def _connect(board: HeartbeatOptions) -> redis.Redis:
     return redis.Redis.from_url(
         board.url,
         decode_responses=True,
@@ -146,19 +146,19 @@ def _connect(board: Board) -> redis.Redis:
     )
 
 
-def parse_assigned(raw: Mapping[str, str]) -> dict[str, Listing]:
+def parse_assigned(raw: Mapping[str, str]) -> dict[str, AssignedListing]:
     return {attempt_id: _listing(text) for attempt_id, text in list(raw.items())[:_MAX_ASSIGNED]}
 
 
-def _listing(text: str) -> Listing:
+def _listing(text: str) -> AssignedListing:
     """Whatever it says, the attempt is listed: not listed would end its run."""
     try:
         entry = json.loads(text)
         stop = bool(entry.get("stop"))
     except (ValueError, AttributeError):
-        return Listing()
+        return AssignedListing()
     try:
         claim = entry["claim"]
-        return Listing(stop, Allocation(int(claim["memory_mb"]), int(claim["cpu_score"])))
+        return AssignedListing(stop, Allocation(int(claim["memory_mb"]), int(claim["cpu_score"])))
     except (ValueError, KeyError, TypeError, OverflowError):
-        return Listing(stop)
+        return AssignedListing(stop)

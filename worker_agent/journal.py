@@ -29,7 +29,7 @@ class EntryPhase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class End:
+class EndReport:
     """How an attempt ended, as it is told to the gateway. Times are Unix seconds."""
 
     outcome: str
@@ -50,7 +50,7 @@ class End:
 class Entry:
     attempt_id: str
     phase: EntryPhase
-    end: End | None = None
+    end: EndReport | None = None
 
 
 class Journal:
@@ -118,7 +118,7 @@ class Journal:
         return self._folder / f"{attempt_slug(attempt_id)}{_SUFFIX}"
 
 
-def end_of_earlier_life(entry: Entry, results: Path) -> End:
+def end_of_earlier_life(entry: Entry, results: Path) -> EndReport:
     """What is to be told of an attempt that was found on disk when the agent started.
 
     Nothing of an earlier life runs any more; an end that has lost its result is no end.
@@ -126,7 +126,7 @@ def end_of_earlier_life(entry: Entry, results: Path) -> End:
     end = entry.end
     if end is not None and (not end.result_name or (results / end.result_name).is_file()):
         return end
-    return End(outcome=Outcome.LOST, reason="the node's agent was restarted while it had this attempt")
+    return EndReport(outcome=Outcome.LOST, reason="the node's agent was restarted while it had this attempt")
 
 
 def _encode(entry: Entry) -> bytes:
@@ -148,7 +148,7 @@ def _decode(data: bytes) -> Entry:
         # A name that leaves the folder was not written by us.
         if "/" in values["result_name"]:
             raise ValueError("the result's name is a path")
-        end = End(**values)
+        end = EndReport(**values)
     phase = EntryPhase(raw["phase"])
     if (phase is EntryPhase.ENDED) != (end is not None):
         raise ValueError("an ended attempt, and only that, has an end")

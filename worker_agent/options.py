@@ -25,7 +25,7 @@ class RunnerChoice(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class AgentOptions:
     """0 in a number means: as the machine is, or the default."""
 
     gateway: str
@@ -47,7 +47,7 @@ class Options:
     accepts_strangers: bool
 
 
-def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
+def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> AgentOptions:
     """Raises SystemExit with argparse's message when they are not valid."""
     parser = _parser()
     given = parser.parse_args(arguments)
@@ -58,7 +58,7 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> O
         password = _password(given.password_file, environment)
     except (InvalidInputError, OSError) as error:
         parser.error(str(error))
-    return Options(
+    return AgentOptions(
         gateway=given.gateway,
         username=given.username,
         password=password,

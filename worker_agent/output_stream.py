@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from nodepool.domain.errors import NodePoolError
 from nodepool.protocol import nodepool_pb2 as pb
-from worker_agent.gateway_client import GatewayLink, LinkStaleError
+from worker_agent.gateway_client import GatewayClient, GatewayStaleError
 from worker_agent.output_buffer import DEFAULT_CHUNK_BYTES, OutputBuffer
 
 GATHER_SECONDS = 0.1
@@ -23,7 +23,7 @@ class OutputStream:
 
     def __init__(
         self,
-        link: GatewayLink,
+        link: GatewayClient,
         node_id: str,
         attempt_id: str,
         buffer: OutputBuffer,
@@ -67,7 +67,7 @@ class OutputStream:
                     self._send()
                     # Gather, unless there is a chunk's worth already or nothing more comes.
                     self._buffer.wait_beyond(self.offset + DEFAULT_CHUNK_BYTES - 1, GATHER_SECONDS)
-        except LinkStaleError:
+        except GatewayStaleError:
             if not self._over.is_set():
                 self._on_stale()
         except NodePoolError:

@@ -15,7 +15,7 @@ from pathlib import Path
 from nodepool.domain.errors import NodePoolError
 from nodepool.domain.nodes.node import ENGINE_AWAY
 from nodepool.protocol import nodepool_pb2 as pb
-from worker_agent.gateway_client import GatewayLink, LinkStaleError
+from worker_agent.gateway_client import GatewayClient, GatewayStaleError
 
 _INSTANCE_BYTES = 12
 
@@ -38,10 +38,10 @@ class ReplacedError(NodePoolError):
     """Another agent has been started with this node's id."""
 
 
-class Membership:
+class Registration:
     """Thread-safe. Calls block while the gateway is away. Raises ReplacedError, and what the link raises."""
 
-    def __init__(self, link: GatewayLink, registration: pb.RegisterWorkerNodeRequest) -> None:
+    def __init__(self, link: GatewayClient, registration: pb.RegisterWorkerNodeRequest) -> None:
         self._link = link
         self._lock = threading.Lock()
         self._registration = pb.RegisterWorkerNodeRequest()
@@ -57,7 +57,7 @@ class Membership:
                 return self._link.enroll(
                     self._registration.node_id, give_up, instance=self._registration.instance
                 )
-            except LinkStaleError as error:
+            except GatewayStaleError as error:
                 raise ReplacedError(str(error)) from error
 
     def tell_engine(self, *, works: bool, give_up: Callable[[], bool]) -> None:
@@ -66,7 +66,7 @@ class Membership:
             self._registration.docker_status = self._docker_status if works else ENGINE_AWAY
             try:
                 self._register(give_up)
-            except LinkStaleError as error:
+            except GatewayStaleError as error:
                 raise ReplacedError(str(error)) from error
 
     def _register(self, give_up: Callable[[], bool]) -> None:

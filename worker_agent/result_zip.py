@@ -151,7 +151,7 @@ def _add_files(archive: _Archive, work_dir: Path) -> None:
     root = os.open(work_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         folders_left = _MAX_FOLDERS_OPENED
-        for _, path in sorted(_Look(root, archive.left_out).found()):
+        for _, path in sorted(_TreeScan(root, archive.left_out).found()):
             folders_left -= path.count("/")
             if folders_left < 0:
                 archive.left_out.add(path, "too many files lie too deep")
@@ -162,7 +162,7 @@ def _add_files(archive: _Archive, work_dir: Path) -> None:
 
 
 @dataclass(slots=True)
-class _Look:
+class _TreeScan:
     """Size and path of every plain file, and of every folder with a slash at its end; all of it bounded."""
 
     root: int

@@ -55,7 +55,7 @@ class Allocation:
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class AssignedListing:
     """What the assigned list says of an attempt."""
 
     stop: bool = False
@@ -66,7 +66,7 @@ class Listing:
 class AssignedRead:
     """A report was written and the assigned list read."""
 
-    assigned: Mapping[str, Listing]
+    assigned: Mapping[str, AssignedListing]
     at: float
 
 
@@ -83,26 +83,26 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class AttemptStarted:
     attempt_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class AttemptEnded:
     """The run is over; its end is still to be acknowledged."""
 
     attempt_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class Stale:
+class AttemptStale:
     """The gateway says that the attempt is not this node's any more."""
 
     attempt_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class AttemptSettled:
     """Nothing of the attempt is left to do."""
 
     attempt_id: str
@@ -144,10 +144,10 @@ Event = (
     | AssignedRead
     | Contact
     | Tick
-    | Started
-    | Ended
-    | Stale
-    | Settled
+    | AttemptStarted
+    | AttemptEnded
+    | AttemptStale
+    | AttemptSettled
     | PickedUp
     | DrainBegan
     | GraceOver
@@ -188,7 +188,7 @@ Instruction = StartAttempt | RefuseAttempt | StopAttempt | ResizeAttempt | Resta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class AgentLimits:
     lease_seconds: float
     report_period_seconds: float
     max_held: int  # attempts; above it the node refuses what the pool sends
@@ -205,7 +205,7 @@ class _Held:
 
 @dataclass(slots=True)
 class AgentState:
-    limits: Limits
+    limits: AgentLimits
     last_contact: float
     draining: bool = False
     engine_problem: str = ""
@@ -228,13 +228,13 @@ class AgentState:
                 return self._contact(at)
             case Tick(at):
                 return self._check_lease(at)
-            case Started(attempt_id):
+            case AttemptStarted(attempt_id):
                 self._enter(attempt_id, Phase.RUNNING)
-            case Ended(attempt_id):
+            case AttemptEnded(attempt_id):
                 self._enter(attempt_id, Phase.FINISHING)
-            case Stale(attempt_id):
+            case AttemptStale(attempt_id):
                 return self._stop(attempt_id, StopCause.AWAY)
-            case Settled(attempt_id):
+            case AttemptSettled(attempt_id):
                 self._settle(attempt_id)
             case PickedUp(attempt_id, at):
                 self._held[attempt_id] = _Held(at, Phase.FINISHING)
@@ -282,7 +282,7 @@ class AgentState:
             return []
         return self._stop_all(StopCause.LEASE)
 
-    def _compare(self, assigned: Mapping[str, Listing], at: float) -> list[Instruction]:
+    def _compare(self, assigned: Mapping[str, AssignedListing], at: float) -> list[Instruction]:
         instructions: list[Instruction] = []
         for attempt_id, listing in assigned.items():
             held = self._held.get(attempt_id)

@@ -24,7 +24,7 @@ import grpc
 from nodepool.domain.errors import InvalidPackageError, NodePoolError
 from nodepool.domain.ids import check_task_id
 from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
-from worker_agent.attempt import Terms
+from worker_agent.attempt import EnrolmentTerms
 from worker_agent.execution import DEFAULT_MEMORY_BYTES, Execution, Job, judge
 from worker_agent.runners.base import Runner, RunRefusedError
 from worker_agent.runners.sandbox import attempt_slug
@@ -47,7 +47,7 @@ class LocalNode:
     unpacker: Unpacker
     runs_dir: Path
     discard: Callable[[Path], None]
-    terms: Callable[[], Terms]
+    terms: Callable[[], EnrolmentTerms]
     find: Callable[[str], list[str]]
     stop: Callable[[str], None]
 

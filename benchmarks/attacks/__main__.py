@@ -37,7 +37,7 @@ SPAWN = multiprocessing.get_context("spawn")
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class AttackOutcome:
     attack: str
     peak_mib: dict[str, float]
     seen: Seen
@@ -76,7 +76,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _attacked(name: str, folder: Path) -> Outcome:
+def _attacked(name: str, folder: Path) -> AttackOutcome:
     """One attack on a new pool."""
     with Pool(folder / "pool", agents=1, runner="process", flower=True) as pool:
         attacker, victim = _account(pool, "mallory"), _account(pool, "vera")
@@ -100,7 +100,9 @@ def _attacked(name: str, folder: Path) -> Outcome:
         finally:
             watching.terminate()
             watching.join()
-        return Outcome(name, {part: round(size, 1) for part, size in peaks.mib.items()}, seen, dict(calls))
+        return AttackOutcome(
+            name, {part: round(size, 1) for part, size in peaks.mib.items()}, seen, dict(calls)
+        )
 
 
 def _account(pool: Pool, username: str) -> Target:
@@ -132,13 +134,13 @@ def _carry_out(name: str, target: Target) -> Counter[str]:
         attack.join()
 
 
-def _words(outcome: Outcome) -> str:
+def _words(outcome: AttackOutcome) -> str:
     parts = ", ".join(f"{name} {size:.0f} MiB" for name, size in sorted(outcome.peak_mib.items()))
     calls = ", ".join(f"{number} {name}" for name, number in sorted(outcome.calls.items()))
     return f"{parts}; slowest answer {outcome.seen.slowest_seconds:.2f} s; {calls}"
 
 
-def _show(outcomes: list[Outcome]) -> None:
+def _show(outcomes: list[AttackOutcome]) -> None:
     facts = machine()
     console = Console(width=max(140, Console().width))
     console.print(f"\n{facts['processor']}, {facts['cores']} cores, Python {facts['python']}")

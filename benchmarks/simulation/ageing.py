@@ -13,8 +13,8 @@ from sqlalchemy import select
 from benchmarks.simulation.checks import Violations
 from benchmarks.simulation.life import end_some, live
 from benchmarks.simulation.stage import Stage, open_stage
-from benchmarks.simulation.workload import Shape, User, task_row
-from dispatcher.placing.placement_loop import Desk
+from benchmarks.simulation.workload import TaskShape, VirtualUser, task_row
+from dispatcher.placing.placement_loop import PlacementLoop
 from nodepool.domain import regions
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.domain.tasks.states import TaskState
@@ -28,19 +28,23 @@ _NODES, _SLOTS = 10, 4
 # The line looks at the clock every so often, and the desk is asked once a step.
 _LAG_SECONDS = 2 * _STEP_SECONDS
 _ENDING = 6
-_SHAPE = Shape(1, 1000, 1)
-_USERS = {Tier.HIGH: User(1, "high", 120), Tier.NORMAL: User(2, "normal", 70), Tier.LOW: User(3, "low", 20)}
+_SHAPE = TaskShape(1, 1000, 1)
+_USERS = {
+    Tier.HIGH: VirtualUser(1, "high", 120),
+    Tier.NORMAL: VirtualUser(2, "normal", 70),
+    Tier.LOW: VirtualUser(3, "low", 20),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ageing:
+class AgeingResult:
     """Seconds of the moved clock that each waited, and the most that it may."""
 
     waited: dict[str, float]
     bounds: dict[str, float]
 
 
-def measure(folder: Path, seed: int, found: Violations) -> Ageing:
+def measure(folder: Path, seed: int, found: Violations) -> AgeingResult:
     """More high tasks come all the time than there is room for."""
     now = [_START]
     with open_stage(
@@ -57,11 +61,11 @@ def measure(folder: Path, seed: int, found: Violations) -> Ageing:
             found.add(
                 "starved", f"a {tier} task waited {waited[tier]:.0f} s, at most {bound:.0f} are allowed"
             )
-    return Ageing(waited=waited, bounds=bounds)
+    return AgeingResult(waited=waited, bounds=bounds)
 
 
 def _watch(stage: Stage, now: list[float], rng: random.Random) -> dict[str, float]:
-    desk = Desk(stage.dispatcher)
+    desk = PlacementLoop(stage.dispatcher)
     count = 0
 
     def more(number: int, tier: Tier) -> list[str]:

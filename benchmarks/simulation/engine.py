@@ -23,8 +23,8 @@ from benchmarks.pool import BenchmarkError
 from benchmarks.simulation.stage import Stage
 from benchmarks.simulation.watching import watched
 from benchmarks.simulation.workload import Workload
-from dispatcher.placing.fleet_mirror import Mirror
-from dispatcher.placing.placement_loop import Desk
+from dispatcher.placing.fleet_mirror import FleetMirror
+from dispatcher.placing.placement_loop import PlacementLoop
 from dispatcher.placing.wait_reasons import waiting_task
 from nodepool.domain.ids import attempt_id
 from nodepool.domain.scheduling.fair_share import cost_per_minute
@@ -82,7 +82,7 @@ def place_reserving(stage: Stage, task_ids: Sequence[str]) -> Placing:
         settings.tier_ageing_seconds, settings.priority_ageing_seconds, settings.region_patience_seconds
     )
     planner = Planner(Fleet(), ageing, served=lambda user_id: units.get(user_id, 0.0), charge=charge)
-    mirror = Mirror(dispatcher.registry, dispatcher.liveness, planner, settings.node_late_seconds)
+    mirror = FleetMirror(dispatcher.registry, dispatcher.liveness, planner, settings.node_late_seconds)
     mirror.look_around(dispatcher.clock())
     for row in dispatcher.database.read(lambda c: placing.waiting(c, task_ids)):
         planner.line.add(waiting_task(row, settings), dispatcher.clock())
@@ -118,10 +118,10 @@ def place_reserving(stage: Stage, task_ids: Sequence[str]) -> Placing:
     )
 
 
-def place_whole(stage: Stage, task_ids: Sequence[str]) -> tuple[Desk, Placing]:
+def place_whole(stage: Stage, task_ids: Sequence[str]) -> tuple[PlacementLoop, Placing]:
     """The desk, from the hints to the messages in the queues of the nodes."""
     dispatcher = stage.dispatcher
-    desk = Desk(dispatcher)
+    desk = PlacementLoop(dispatcher)
     desk.work()  # the first look at the fleet
     _warm_up(stage)
     with (
@@ -170,7 +170,7 @@ class Decisions:
     unplaced: int
 
 
-def decide_singly(stage: Stage, desk: Desk, task_ids: Sequence[str]) -> Decisions:
+def decide_singly(stage: Stage, desk: PlacementLoop, task_ids: Sequence[str]) -> Decisions:
     """One task after another, each when the one before is done with."""
     reserved: list[float] = []
     committed: list[float] = []
@@ -203,7 +203,7 @@ def decide_on_arrival(stage: Stage, task_ids: Sequence[str], per_second: float, 
     def note(args: tuple[Any, ...], at: float) -> None:
         taken.update({attempt: at for _, attempt, *_ in args[0]})
 
-    desk = Desk(stage.dispatcher)
+    desk = PlacementLoop(stage.dispatcher)
     desk.work()
     with watched(stage.dispatcher.registry, "reserve_all") as reserving:
         reserving.on_end = note

@@ -14,8 +14,8 @@ from sqlalchemy import Row, func, select
 from benchmarks.simulation.checks import Violations, check
 from benchmarks.simulation.stage import Stage
 from benchmarks.simulation.workload import Workload
-from dispatcher.placing.node_events import Listener
-from dispatcher.placing.placement_loop import Desk
+from dispatcher.placing.node_events import NodeEventListener
+from dispatcher.placing.placement_loop import PlacementLoop
 from dispatcher.placing.reserve import lose
 from nodepool.domain.tasks.states import Outcome, TaskState
 from nodepool.stores.redis import keys
@@ -48,8 +48,8 @@ def live_through(
     stage: Stage, workload: Workload, rng: random.Random, *, comings: int, endings: int, node_losses: int
 ) -> Life:
     """All of it in some rounds, with the desk at work in its thread; then it is left alone and checked."""
-    desk = Desk(stage.dispatcher)
-    listener = Listener(stage.dispatcher.redis, desk)
+    desk = PlacementLoop(stage.dispatcher)
+    listener = NodeEventListener(stage.dispatcher.redis, desk)
     listener.start()
     # As the sweep tells a new dispatcher of everybody who waits.
     desk.hint(*_waiting(stage))
@@ -87,7 +87,7 @@ def live_through(
     )
 
 
-def settle(stage: Stage, desk: Desk, silent: Sequence[str] = ()) -> Violations:
+def settle(stage: Stage, desk: PlacementLoop, silent: Sequence[str] = ()) -> Violations:
     """What is wrong when nothing moves any more. What a later look finds mended was under way."""
     for _ in range(_LOOKS):
         found = check(stage)
@@ -97,7 +97,7 @@ def settle(stage: Stage, desk: Desk, silent: Sequence[str] = ()) -> Violations:
     return found
 
 
-def rest(stage: Stage, desk: Desk, silent: Sequence[str] = ()) -> int:
+def rest(stage: Stage, desk: PlacementLoop, silent: Sequence[str] = ()) -> int:
     """Wait until nothing is placed any more; how many attempts were lost meanwhile."""
     deadline = time.monotonic() + _MOST_SECONDS
     before, since, lost = -1, time.monotonic(), 0
@@ -119,7 +119,7 @@ def live(stage: Stage) -> list[Row[Any]]:
     return list(stage.dispatcher.database.read(task_store.live_attempts))
 
 
-def lose_all(stage: Stage, desk: Desk, node_ids: Sequence[str]) -> int:
+def lose_all(stage: Stage, desk: PlacementLoop, node_ids: Sequence[str]) -> int:
     """As the sweep does with the attempts of nodes that are late; nobody else hears of their tasks here."""
     gone = set(node_ids)
     rows = [row for row in live(stage) if row.node_id in gone] if gone else []

@@ -21,8 +21,8 @@ from benchmarks.simulation.life import live
 from benchmarks.simulation.reporting import Reporters, reporting
 from benchmarks.simulation.stage import Stage
 from benchmarks.simulation.watching import watched
-from dispatcher.placing.node_events import Listener
-from dispatcher.placing.placement_loop import Desk
+from dispatcher.placing.node_events import NodeEventListener
+from dispatcher.placing.placement_loop import PlacementLoop
 from dispatcher.sweep.sweeper import Sweeper
 from nodepool.domain.nodes.report_interval import report_period
 from nodepool.domain.tasks.states import AttemptState, TaskState
@@ -58,8 +58,8 @@ def measure(stage: Stage, watch_seconds: float, rng: random.Random) -> Reports:
         least_seconds=settings.report_period_seconds,
         lease_seconds=settings.lease_seconds,
     )
-    desk = Desk(dispatcher)
-    sweeper, listener = Sweeper(dispatcher, desk), Listener(dispatcher.redis, desk)
+    desk = PlacementLoop(dispatcher)
+    sweeper, listener = Sweeper(dispatcher, desk), NodeEventListener(dispatcher.redis, desk)
     with (
         reporting(settings.effective_redis_url, stage.node_ids, pace, running) as reporters,
         watched(sweeper, "sweep") as sweeping,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.figures import machine
-from benchmarks.simulation.ageing import Ageing
+from benchmarks.simulation.ageing import AgeingResult
 from benchmarks.simulation.brim import Brim
 from benchmarks.simulation.celery_flow import Flow
 from benchmarks.simulation.checks import Violations
@@ -32,7 +32,7 @@ class Result:
     engines: list[Engine] = field(default_factory=list)
     packing: Packing | None = None
     life: Life | None = None
-    ageing: Ageing | None = None
+    ageing: AgeingResult | None = None
     flow: Flow | None = None
     reports: Reports | None = None
     brims: list[Brim] = field(default_factory=list)

@@ -15,7 +15,7 @@ from sqlalchemy import Table, delete, insert
 from benchmarks.pool import BenchmarkError
 from benchmarks.simulation.children import start_child, stop_child
 from benchmarks.simulation.reporting import write_reports
-from benchmarks.simulation.workload import User, Workload
+from benchmarks.simulation.workload import VirtualUser, Workload
 from dispatcher.context import Dispatcher, build
 from local_pool import valkey
 from nodepool.clock import Clock, system_clock
@@ -37,7 +37,7 @@ class Stage:
     dispatcher: Dispatcher
     node_ids: list[str] = field(default_factory=list)
 
-    def add_users(self, people: Iterable[User]) -> None:
+    def add_users(self, people: Iterable[VirtualUser]) -> None:
         self._insert(
             users,
             (

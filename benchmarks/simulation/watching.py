@@ -10,7 +10,7 @@ from typing import Any
 
 
 @dataclass(slots=True)
-class Watch:
+class Stopwatch:
     """What was seen of one method. `on_end` is called with its arguments and the time it ended."""
 
     calls: int = 0
@@ -21,9 +21,9 @@ class Watch:
 
 
 @contextmanager
-def watched(target: object, name: str) -> Iterator[Watch]:
+def watched(target: object, name: str) -> Iterator[Stopwatch]:
     """Times are of `time.perf_counter`. The method is as it was afterwards."""
-    watch = Watch()
+    watch = Stopwatch()
     method = getattr(target, name)
 
     def timed(*args: Any, **keywords: Any) -> Any:

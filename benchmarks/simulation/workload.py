@@ -12,7 +12,7 @@ from nodepool.domain import regions
 from nodepool.domain.nodes.isolation import Isolation
 from nodepool.domain.nodes.node import NodeKind, default_max_tasks
 from nodepool.domain.tasks.states import DEFAULT_PRIORITY, LocationMode, TaskState
-from nodepool.domain.trust.access_limits import Limits, limits_of
+from nodepool.domain.trust.access_limits import AccessLimits, limits_of
 from nodepool.domain.trust.credit import Tier, task_tier
 
 # Scores of users, and how many of a hundred have them: high, normal and low trust.
@@ -26,7 +26,7 @@ _WISHES_TRUST, _OTHER_PRIORITY = 0.1, 0.3
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class NodeShape:
     weight: int
     cores: int
     memory_gb: int
@@ -36,7 +36,7 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class TaskShape:
     """What tasks need; memory 0 is the pool's default."""
 
     weight: int
@@ -45,7 +45,7 @@ class Shape:
     gpu_score: int = 0
     gpu_memory_gb: int = 0
 
-    def is_within(self, limits: Limits) -> bool:
+    def is_within(self, limits: AccessLimits) -> bool:
         return all(
             getattr(self, name) <= getattr(limits, name)
             for name in ("cpu_score", "memory_gb", "gpu_score", "gpu_memory_gb")
@@ -53,31 +53,31 @@ class Shape:
 
 
 MACHINES = (
-    Machine(25, 4, 8),
-    Machine(30, 8, 16),
-    Machine(15, 8, 32, "RTX 4060", 2000, 8),
-    Machine(8, 16, 64, "RTX 4090", 8000, 24),
-    Machine(15, 16, 64),
-    Machine(5, 32, 128),
-    Machine(2, 64, 256, "A100", 12000, 80),
+    NodeShape(25, 4, 8),
+    NodeShape(30, 8, 16),
+    NodeShape(15, 8, 32, "RTX 4060", 2000, 8),
+    NodeShape(8, 16, 64, "RTX 4090", 8000, 24),
+    NodeShape(15, 16, 64),
+    NodeShape(5, 32, 128),
+    NodeShape(2, 64, 256, "A100", 12000, 80),
 )
 SHAPES = (
-    Shape(25, 250, 0),
-    Shape(20, 500, 1),
-    Shape(20, 1000, 2),
-    Shape(12, 2000, 4),
-    Shape(6, 4000, 8),
-    Shape(3, 8000, 16),
-    Shape(2, 1000, 12),
-    Shape(6, 1000, 4, 1000, 6),
-    Shape(4, 2000, 8, 4000, 16),
-    Shape(2, 4000, 16, 8000, 24),
+    TaskShape(25, 250, 0),
+    TaskShape(20, 500, 1),
+    TaskShape(20, 1000, 2),
+    TaskShape(12, 2000, 4),
+    TaskShape(6, 4000, 8),
+    TaskShape(3, 8000, 16),
+    TaskShape(2, 1000, 12),
+    TaskShape(6, 1000, 4, 1000, 6),
+    TaskShape(4, 2000, 8, 4000, 16),
+    TaskShape(2, 4000, 16, 8000, 24),
 )
 GPU_NAMES = tuple(machine.gpu_name for machine in MACHINES if machine.gpu_name)
 
 
 @dataclass(frozen=True, slots=True)
-class User:
+class VirtualUser:
     user_id: int
     name: str
     score: int
@@ -89,7 +89,7 @@ class Workload:
     def __init__(self, seed: int, users: int) -> None:
         self._random = random.Random(seed)
         scores = [max(_SCORES), *self._random.choices(_SCORES, _SCORE_WEIGHTS, k=users - 1)]
-        self.users = [User(number, f"user{number}", score) for number, score in enumerate(scores, 1)]
+        self.users = [VirtualUser(number, f"user{number}", score) for number, score in enumerate(scores, 1)]
         # Whoever has as many unfinished tasks as he may have running hands in no more.
         self._handing_in = list(self.users)
         self._tasks_of: Counter[int] = Counter()
@@ -160,7 +160,7 @@ class Workload:
         return f"task_{self._made:06d}{self._random.getrandbits(48):012x}"
 
 
-def task_row(task_id: str, owner: User, shape: Shape, now: float, **wishes: Any) -> dict[str, Any]:
+def task_row(task_id: str, owner: VirtualUser, shape: TaskShape, now: float, **wishes: Any) -> dict[str, Any]:
     """A row of the table of tasks; wishes are columns of it."""
     return {
         "id": task_id,

@@ -15,16 +15,18 @@ from nodepool.domain.resources import RESOURCE_NAMES, Claim
 from nodepool.domain.scheduling.fleet import Fleet
 from nodepool.domain.scheduling.planner import Planner
 from nodepool.stores.redis.liveness import CHUNK_NODES, Liveness
-from nodepool.stores.redis.node_registry import Registry
+from nodepool.stores.redis.node_registry import NodeRegistry
 
 _TASKS = RESOURCE_NAMES.index("tasks")
 _NOTHING = Claim(0, 0, 0, 0, tasks=0)
 
 
-class Mirror:
+class FleetMirror:
     """For one thread. Raises UnavailableError when Redis cannot be reached."""
 
-    def __init__(self, registry: Registry, liveness: Liveness, planner: Planner, late_seconds: float) -> None:
+    def __init__(
+        self, registry: NodeRegistry, liveness: Liveness, planner: Planner, late_seconds: float
+    ) -> None:
         self._registry = registry
         self._liveness = liveness
         self._planner = planner

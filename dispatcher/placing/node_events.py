@@ -10,7 +10,7 @@ import threading
 
 import redis
 
-from dispatcher.placing.placement_loop import Desk
+from dispatcher.placing.placement_loop import PlacementLoop
 from nodepool.stores.redis import keys
 
 log = logging.getLogger(__name__)
@@ -19,10 +19,10 @@ _LISTEN_SECONDS = 1.0
 _RETRY_SECONDS = 0.5
 
 
-class Listener:
+class NodeEventListener:
     """A thread with a connection of its own."""
 
-    def __init__(self, client: redis.Redis, desk: Desk) -> None:
+    def __init__(self, client: redis.Redis, desk: PlacementLoop) -> None:
         self._redis = client
         self._desk = desk
         self._stopped = threading.Event()

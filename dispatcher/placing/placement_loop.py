@@ -17,20 +17,20 @@ from collections.abc import Iterator
 
 from dispatcher.context import Dispatcher
 from dispatcher.placing.checker_choice import drawn
-from dispatcher.placing.fleet_mirror import Mirror
+from dispatcher.placing.fleet_mirror import FleetMirror
 from dispatcher.placing.reserve import reserve_and_place
-from dispatcher.placing.running_limits import Allowance
-from dispatcher.placing.wait_reasons import Reasons, waiting_task
+from dispatcher.placing.running_limits import RunningLimits
+from dispatcher.placing.wait_reasons import WaitReasonWriter, waiting_task
 from nodepool.domain import ids
 from nodepool.domain.errors import NodePoolError
 from nodepool.domain.scheduling.fair_share import EXPECTED_MINUTES, cost_per_minute
 from nodepool.domain.scheduling.fleet import Fleet
 from nodepool.domain.scheduling.planner import Planner
-from nodepool.domain.scheduling.wait_queue import Ageing, WaitingLine, WaitingTask
+from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask, WaitQueue
 from nodepool.domain.tasks.states import TaskKind
 from nodepool.domain.trust.credit import Tier
 from nodepool.domain.trust.replication import MAX_REPLICAS
-from nodepool.stores.redis.hint_queues import Backlog
+from nodepool.stores.redis.hint_queues import HintQueues
 from nodepool.stores.sql import placements as placing, replicas as replica_store
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ _PAUSE_SECONDS = 0.5
 _MOST_SERVED = 1e15
 
 
-class Desk:
+class PlacementLoop:
     """`hint` and `node_changed` from any thread; `work` from one at a time, which `start` makes."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
@@ -63,7 +63,7 @@ class Desk:
         self._served: dict[int, float] = {}
         self._last: set[int] = set()
         self._own_only: frozenset[int] = frozenset()
-        self._allowance = Allowance(dispatcher)
+        self._allowance = RunningLimits(dispatcher)
         self.planner = Planner(
             fleet,
             ageing,
@@ -71,11 +71,11 @@ class Desk:
             charge=self._serve,
             allows=self._allowance.allows,
         )
-        self._mirror = Mirror(
+        self._mirror = FleetMirror(
             dispatcher.registry, dispatcher.liveness, self.planner, settings.node_late_seconds
         )
-        self._reasons = Reasons(dispatcher)
-        self._backlog = Backlog(dispatcher.redis)
+        self._reasons = WaitReasonWriter(dispatcher)
+        self._backlog = HintQueues(dispatcher.redis)
         self._something = threading.Condition()
         self._hints: dict[str, None] = {}
         self._changed: set[str] = set()
@@ -303,7 +303,7 @@ class Desk:
         self._allowance.took(task, int(times))
 
 
-def _differs(line: WaitingLine, task_id: str, tier: Tier) -> bool:
+def _differs(line: WaitQueue, task_id: str, tier: Tier) -> bool:
     task = line.find(task_id)
     return task is not None and task.wish.tier is not tier
 

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from dispatcher.context import Dispatcher
-from dispatcher.placing.fleet_mirror import Mirror
+from dispatcher.placing.fleet_mirror import FleetMirror
 from nodepool.domain import ids
 from nodepool.domain.errors import StaleAttemptError
 from nodepool.domain.scheduling.planner import Planned, Planner
@@ -24,7 +24,7 @@ _RESERVED = frozenset({"ok", "again"})
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class PlacementRound:
     """What became of what was planned."""
 
     placed: list[Planned]
@@ -33,8 +33,8 @@ class Round:
 
 
 def reserve_and_place(
-    dispatcher: Dispatcher, planner: Planner, mirror: Mirror, planned: list[Planned]
-) -> Round:
+    dispatcher: Dispatcher, planner: Planner, mirror: FleetMirror, planned: list[Planned]
+) -> PlacementRound:
     """What Redis refuses goes back into the line, with a fresh look at its node."""
     now = dispatcher.clock()
     wanted = {it.task.task_id: _placement(it) for it in planned}
@@ -59,7 +59,7 @@ def reserve_and_place(
     for it in refused:
         planner.line.add(it.task, now)
     _tell(dispatcher, planner, [wanted[it.task.task_id] for it in done])
-    return Round(done, refused, moved)
+    return PlacementRound(done, refused, moved)
 
 
 def _tell(dispatcher: Dispatcher, planner: Planner, done: list[Placement]) -> None:

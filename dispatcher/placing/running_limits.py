@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from dispatcher.context import Dispatcher
-from nodepool.domain.scheduling.wait_queue import WaitingLine, WaitingTask
+from nodepool.domain.scheduling.wait_queue import WaitingTask, WaitQueue
 from nodepool.domain.trust.access_limits import LIMITS, running_reason
 from nodepool.domain.trust.credit import Tier
 from nodepool.stores.sql import placements as placing
@@ -28,7 +28,7 @@ _COUNT_AGAIN_SECONDS = 0.2
 _TELL_SECONDS = 5.0
 
 
-class Allowance:
+class RunningLimits:
     """For the desk's thread."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
@@ -54,7 +54,7 @@ class Allowance:
         if task.limited and task.owner_id in self._running:
             self._running[task.owner_id] += times
 
-    def look(self, line: WaitingLine, now: float, *, ended: bool) -> None:
+    def look(self, line: WaitQueue, now: float, *, ended: bool) -> None:
         """Count again when it is time to; `ended`: something may have ended on a node."""
         monotonic = time.monotonic()
         patience = _COUNT_AGAIN_SECONDS if ended and line.held else _COUNT_SECONDS
@@ -73,7 +73,7 @@ class Allowance:
             found = self._dispatcher.database.read(lambda c: placing.running_of(c, owner_ids))
             self._running |= {owner_id: found.get(owner_id, 0) for owner_id in owner_ids}
 
-    def tell(self, line: WaitingLine) -> None:
+    def tell(self, line: WaitQueue) -> None:
         """Why the tasks of those who are held wait."""
         now = time.monotonic()
         for owner_id in line.held:

@@ -50,7 +50,7 @@ def waiting_task(
     )
 
 
-class Reasons:
+class WaitReasonWriter:
     """Tells tasks why they wait, each group once, with few writes."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:

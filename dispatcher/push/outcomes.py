@@ -15,13 +15,13 @@ from typing import Any
 from sqlalchemy import Row
 
 from dispatcher.context import Dispatcher
-from nodepool.domain.errors import ConflictError, NodePoolError, StaleAttemptError
+from nodepool.domain.errors import NodePoolError, StaleAttemptError, StateConflictError
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.domain.tasks.pool_result import check_result, printable
 from nodepool.domain.tasks.states import AttemptState, Outcome
 from nodepool.settings import Settings
 from nodepool.stores.files.file_store import FileStore, load_or_make_key
-from nodepool.stores.redis.last_heard import Words
+from nodepool.stores.redis.last_heard import LastHeard
 from nodepool.stores.sql import pushed_attempts, tasks as task_store
 from nodepool.stores.sql.tasks import End
 from nodepool.workflows.end_without_agent import STOPPED_BY_OWNER, end_with_what_there_is, keep_result
@@ -45,7 +45,7 @@ def open_files(settings: Settings) -> FileStore:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class WorkerReply:
     """What a worker answered to ExecuteTask."""
 
     success: bool
@@ -53,13 +53,13 @@ class Answer:
     result: bytes
 
 
-class PushEffects:
+class PushOutcomes:
     """Thread-safe."""
 
     def __init__(self, dispatcher: Dispatcher, files: FileStore) -> None:
         self._dispatcher = dispatcher
         self._files = files
-        self.words = Words(dispatcher.redis)
+        self.words = LastHeard(dispatcher.redis)
 
     @property
     def settings(self) -> Settings:
@@ -90,7 +90,7 @@ class PushEffects:
     def package(self, row: Row[Any]) -> bytes:
         return self._files.package_bytes(row.package_sha256)
 
-    def answered(self, attempt_id: str, answer: Answer) -> None:
+    def answered(self, attempt_id: str, answer: WorkerReply) -> None:
         """The worker answered: it has taken the task, refuses it, or has run it while the call was held."""
         row = self.find(attempt_id)
         if row is None or not pushed_attempts.is_live(row):
@@ -107,7 +107,7 @@ class PushEffects:
             words = printable(answer.message) or "it did not say why"
             self.end(row, Outcome.REFUSED, f"node {row.node_id} refused it: {words}")
 
-    def _answered_with_result(self, row: Row[Any], answer: Answer) -> None:
+    def _answered_with_result(self, row: Row[Any], answer: WorkerReply) -> None:
         try:
             check_result(answer.result, self.settings.max_result_bytes)
         except NodePoolError as error:
@@ -185,7 +185,7 @@ class PushEffects:
         try:
             ended = self._dispatcher.lifecycle.end_attempt(row.id, row.node_id, row.owner_id, end)
             forget_losers(self._dispatcher.database, self._files, row.id)
-        except (StaleAttemptError, ConflictError) as error:
+        except (StaleAttemptError, StateConflictError) as error:
             log.info("attempt %s had ended: %s", row.id, error)
             return
         log.info("attempt %s on %s: %s: %s; its task is %s", row.id, row.node_id, end.outcome, end.reason,

@@ -19,7 +19,7 @@ import grpc
 from sqlalchemy import Row
 
 from dispatcher.push import worker_client
-from dispatcher.push.outcomes import Answer, PushEffects, silence_seconds
+from dispatcher.push.outcomes import PushOutcomes, WorkerReply, silence_seconds
 from dispatcher.push.worker_client import Resolve, WorkerError
 from nodepool.domain.errors import NodePoolError
 from nodepool.domain.ids import shown_task
@@ -44,7 +44,7 @@ _STOP_CALL_SECONDS = 20.0
 class Pusher:
     """`push`, `stop` and `ask` return at once, from any thread."""
 
-    def __init__(self, effects: PushEffects, lookup: Resolve = worker_client.resolve) -> None:
+    def __init__(self, effects: PushOutcomes, lookup: Resolve = worker_client.resolve) -> None:
         self._effects = effects
         self._lookup = lookup
         self._threads = ThreadPoolExecutor(_THREADS, "push-work")
@@ -184,7 +184,7 @@ class Pusher:
         except WorkerError as error:
             await self._failed(row, error)
             return
-        answer = Answer(response.success, response.message, response.result)
+        answer = WorkerReply(response.success, response.message, response.result)
         await self._in_thread(effects.answered, row.id, answer)
 
     async def _failed(self, row: Row[Any], error: WorkerError) -> None:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from nodepool.domain.errors import ConflictError, NodePoolError
+from nodepool.domain.errors import NodePoolError, StateConflictError
 from nodepool.domain.nodes.push_addresses import Address, Network, choose, literal
 from nodepool.domain.tasks.pool_result import printable
 from nodepool.protocol import nodepool_pb2 as pb
@@ -58,7 +58,7 @@ async def address_of(
         )
         found = [ip_address(text.partition("%")[0]) for text in texts]
     except (OSError, ValueError) as error:  # TimeoutError is an OSError
-        raise ConflictError(
+        raise StateConflictError(
             f"the name {host} could not be resolved: {printable(str(error)) or 'in time'}"
         ) from None
     return choose(found, peer=peer, networks=networks)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from nodepool.stores.redis.liveness import Sign
+from nodepool.stores.redis.liveness import NodeHeartbeat
 
 # Losing more of the fleet than this at once is more likely the pool's own trouble than theirs.
 BRAKE_SHARE = 0.5
@@ -21,14 +21,14 @@ BRAKE_PERIODS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Beat:
+class ExpectedNode:
     """A node that should be heard of."""
 
     node_id: str
     registered_at: float
 
 
-class Hearing:
+class FailureDetector:
     """For one thread. Times are seconds of the pool's clock."""
 
     def __init__(self, now: float, late_seconds: float) -> None:
@@ -41,7 +41,9 @@ class Hearing:
         """Until now nobody could be heard: everybody gets the full time again."""
         self._deaf_until = now
 
-    def listen(self, beats: Iterable[Beat], signs: Iterable[Sign], now: float) -> dict[str, float]:
+    def listen(
+        self, beats: Iterable[ExpectedNode], signs: Iterable[NodeHeartbeat], now: float
+    ) -> dict[str, float]:
         """The late ones, and when each was last heard of."""
         late, heard_at, witnessed = {}, {}, set()
         for beat, sign in zip(beats, signs, strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dispatcher.context import Dispatcher
-from dispatcher.placing.placement_loop import Desk
+from dispatcher.placing.placement_loop import PlacementLoop
 from nodepool.messaging.publisher import PLACE, partition_queue
 from nodepool.stores.sql import tasks as task_store
 
@@ -13,7 +13,7 @@ _MIN_HINT_AGE_SECONDS = 5.0
 _MAX_WAITING_HINTS = 1000
 
 
-def tell_again(dispatcher: Dispatcher, desk: Desk) -> None:
+def tell_again(dispatcher: Dispatcher, desk: PlacementLoop) -> None:
     """Tell of waiting tasks whose hint may be lost: this dispatcher at once, all of them by a new hint."""
     now = dispatcher.clock()
     oldest = dispatcher.database.read(lambda c: task_store.queued(c, _TOLD_AT_ONCE))

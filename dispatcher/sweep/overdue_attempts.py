@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from dispatcher.context import Dispatcher
-from dispatcher.push.outcomes import PushEffects, open_files
+from dispatcher.push.outcomes import PushOutcomes, open_files
 from nodepool.domain.tasks.states import Outcome
 from nodepool.workflows.end_without_agent import STOPPED_BY_OWNER
 
@@ -25,12 +25,12 @@ PATIENCE_SECONDS = 300.0
 _MAX_STOPS = 10_000
 
 
-class Overtime:
+class OverdueAttempts:
     """For one thread."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
-        self._effects: PushEffects | None = None
+        self._effects: PushOutcomes | None = None
         self._stops: dict[str, float] = {}
 
     def look(self, row: Row[Any], now: float, gateway_back_at: float) -> None:
@@ -49,7 +49,7 @@ class Overtime:
     def _end(self, row: Row[Any], outcome: Outcome, reason: str) -> None:
         self._stops.pop(row.id, None)
         if self._effects is None:
-            self._effects = PushEffects(self._dispatcher, open_files(self._dispatcher.settings))
+            self._effects = PushOutcomes(self._dispatcher, open_files(self._dispatcher.settings))
         log.warning("attempt %s: %s", row.id, reason)
         self._effects.end(row, outcome, reason, at_bound=True, late=True, worked=self._worked(row))
 

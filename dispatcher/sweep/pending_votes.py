@@ -26,7 +26,7 @@ _IsDue = Callable[[Connection, str, Deciding], bool]
 _Follow = Callable[[Connection, Row[Any], Deciding], FollowUp]
 
 
-class Comparisons:
+class PendingVotes:
     """For one thread. Raises UnavailableError."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:

@@ -41,7 +41,7 @@ _KINDS = ("csv", "txt", "tsv", "dat")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
+class ProbeShape:
     task_id: str
     memory_gb: int
     max_minutes: int
@@ -50,11 +50,11 @@ class Shape:
 
 def shape_of(
     recent: Sequence[Row[Any]], chance: Random, *, now: float, memory_gb: int, default_minutes: int
-) -> Shape:
+) -> ProbeShape:
     """Like one of these tasks of users (see probe_store.recent_tasks); `memory_gb` is the most."""
     like = chance.choice(recent) if recent else None
     fitting = [it for it in _USUAL_MEMORY_GB if it <= memory_gb]
-    return Shape(
+    return ProbeShape(
         task_id=_id_like(like.id if like is not None else "", chance, now),
         memory_gb=min(like.memory_gb, memory_gb) if like is not None else chance.choice(fitting),
         max_minutes=like.max_minutes if like is not None else default_minutes,
@@ -79,7 +79,7 @@ def round_as_people_do(score: int) -> int:
     return max(1, score // unit * unit)
 
 
-def package(probe: Probe, shape: Shape, chance: Random, now: float) -> bytes:
+def package(probe: Probe, shape: ProbeShape, chance: Random, now: float) -> bytes:
     """Of about the size that the shape tells, or as small as it can be."""
     names = dict(zip(NAMES, _names(chance, len(NAMES)), strict=True))
     buffer = io.BytesIO()

@@ -15,14 +15,14 @@ from typing import Any
 from sqlalchemy import Row
 
 from dispatcher.context import Dispatcher
-from dispatcher.placing.placement_loop import Desk
+from dispatcher.placing.placement_loop import PlacementLoop
 from dispatcher.push.outcomes import open_files
 from dispatcher.sweep import probe_disguise
 from nodepool.domain.errors import CorruptFileError, NodePoolError, NotFoundError
 from nodepool.domain.nodes.node import NodeView
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, AttemptState, TaskState
 from nodepool.domain.trust import benchmark_probe
-from nodepool.domain.trust.benchmark_probe import DEFAULT_RUN_MEMORY_BYTES, Probe, Verdict
+from nodepool.domain.trust.benchmark_probe import DEFAULT_RUN_MEMORY_BYTES, Probe, ProbeVerdict
 from nodepool.domain.trust.credit import MOVES, Cause
 from nodepool.stores.files.file_store import FileStore
 from nodepool.stores.sql import probes as probe_store, tasks as task_store
@@ -53,7 +53,7 @@ _MIB_PER_GIB_BITS, _BYTES_PER_GIB_BITS = 10, 30
 class Prober:
     """For one thread."""
 
-    def __init__(self, dispatcher: Dispatcher, desk: Desk) -> None:
+    def __init__(self, dispatcher: Dispatcher, desk: PlacementLoop) -> None:
         self._dispatcher = dispatcher
         self._desk = desk
         self._files: FileStore | None = None
@@ -166,7 +166,7 @@ class Prober:
             word = "runs tasks in containers" if closing.engine_shown else "shows no working container engine"
             log.info("node %s %s", probe.node_id, word)
             dispatcher.lifecycle.sync_node(probe.node_id)
-        if closing.verdict is Verdict.WRONG:  # its records have changed, and it may have to pause
+        if closing.verdict is ProbeVerdict.WRONG:  # its records have changed, and it may have to pause
             dispatcher.lifecycle.sync_node(probe.node_id)
         for owner_id in closed.tiers_changed:
             dispatcher.lifecycle.sync_nodes_of(owner_id)
@@ -176,7 +176,7 @@ class Prober:
         seconds = probe_store.ran_seconds(probe)
         answer = self._answer(probe)
         verdict = self._verdict(probe, seconds, answer)
-        others = verdict is Verdict.SILENT and self._dispatcher.database.read(
+        others = verdict is ProbeVerdict.SILENT and self._dispatcher.database.read(
             lambda c: probe_store.answered_elsewhere(c, probe.owner_id, now - 2 * self._period_seconds)
         )
         judged = benchmark_probe.judge(
@@ -191,7 +191,7 @@ class Prober:
             change = probe_store.change_of(probe, Cause.FALSE_CLAIM, f"{words} {judged.belief.measured}")
         elif verdict in _CAUSES:
             change = probe_store.change_of(probe, _CAUSES[verdict], MOVES[_CAUSES[verdict]].meaning)
-        pause = self._period_seconds / (1.0 if verdict is Verdict.RIGHT else _SOONER)
+        pause = self._period_seconds / (1.0 if verdict is ProbeVerdict.RIGHT else _SOONER)
         return Closing(
             verdict=verdict,
             belief=judged.belief,
@@ -200,19 +200,23 @@ class Prober:
             changes=(change,) if change else (),
         )
 
-    def _verdict(self, probe: Row[Any], seconds: float, answer: bytes | None) -> Verdict:
+    def _verdict(self, probe: Row[Any], seconds: float, answer: bytes | None) -> ProbeVerdict:
         score = min(probe.claimed_cpu_score, probe_store.belief_of(probe).score)
         if probe.state == TaskState.SUCCEEDED:
             if answer is None:
-                return Verdict.SILENT
+                return ProbeVerdict.SILENT
             draws = [self._random.random() for _ in range(benchmark_probe.CHECKED_SEGMENTS)]
             if not _expected(probe).is_right(answer, draws):
-                return Verdict.WRONG
-            return Verdict.SLOW if benchmark_probe.is_slow(probe.work, seconds, score) else Verdict.RIGHT
+                return ProbeVerdict.WRONG
+            return (
+                ProbeVerdict.SLOW
+                if benchmark_probe.is_slow(probe.work, seconds, score)
+                else ProbeVerdict.RIGHT
+            )
         if seconds >= _MOST_SECONDS and benchmark_probe.is_slow(probe.work, seconds, score):
-            return Verdict.SLOW
+            return ProbeVerdict.SLOW
         withdrawn = probe.state == TaskState.STOPPED and not probe.attempts_ended
-        return Verdict.WITHDRAWN if withdrawn else Verdict.SILENT
+        return ProbeVerdict.WITHDRAWN if withdrawn else ProbeVerdict.SILENT
 
     def _answer(self, probe: Row[Any]) -> bytes | None:
         """None where the pool has lost what the node returned."""
@@ -225,11 +229,11 @@ class Prober:
             return None
         return benchmark_probe.answer_of(result, _expected(probe).answer_file)
 
-    def _engine_shown(self, probe: Row[Any], verdict: Verdict, answer: bytes | None) -> bool | None:
+    def _engine_shown(self, probe: Row[Any], verdict: ProbeVerdict, answer: bytes | None) -> bool | None:
         """Whether Docker counts from now on; None: as before."""
-        if verdict is Verdict.WRONG:
+        if verdict is ProbeVerdict.WRONG:
             return False
-        if verdict not in {Verdict.RIGHT, Verdict.SLOW}:
+        if verdict not in {ProbeVerdict.RIGHT, ProbeVerdict.SLOW}:
             return None
         memory = (probe.memory_gb << _BYTES_PER_GIB_BITS) or DEFAULT_RUN_MEMORY_BYTES
         # Without an answer it was cut off; one that came late is as right as any.
@@ -254,4 +258,4 @@ def _expected(probe: Row[Any]) -> Probe:
     return Probe.of(probe.seed, work=probe.work, chains=probe.chains)
 
 
-_CAUSES = {Verdict.RIGHT: Cause.PROBED, Verdict.WRONG: Cause.DIFFERED}
+_CAUSES = {ProbeVerdict.RIGHT: Cause.PROBED, ProbeVerdict.WRONG: Cause.DIFFERED}

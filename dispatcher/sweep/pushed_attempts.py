@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from dispatcher.context import Dispatcher
-from dispatcher.push.outcomes import PushEffects, open_files, silence_seconds
+from dispatcher.push.outcomes import PushOutcomes, open_files, silence_seconds
 from nodepool.domain.errors import NodePoolError
 from nodepool.domain.tasks.states import AttemptState, Outcome
 from nodepool.stores.sql import pushed_attempts
@@ -48,7 +48,7 @@ class PushedAttempts:
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
-        self._effects: PushEffects | None = None
+        self._effects: PushOutcomes | None = None
         self._seen: dict[str, _Seen] = {}
 
     def look(self, gateway_back_at: float) -> None:
@@ -58,7 +58,7 @@ class PushedAttempts:
             self._seen.clear()
             return
         if self._effects is None:
-            self._effects = PushEffects(self._dispatcher, open_files(self._dispatcher.settings))
+            self._effects = PushOutcomes(self._dispatcher, open_files(self._dispatcher.settings))
         now = self._dispatcher.clock()
         ages = self._effects.words.ages([row.id for row in rows])
         seen = {row.id: self._seen.get(row.id) or _Seen(now, row.created_at) for row in rows}
@@ -71,7 +71,7 @@ class PushedAttempts:
             except NodePoolError as error:
                 log.warning("attempt %s is looked at again: %s", row.id, error)
 
-    def _look_at(self, row: Row[Any], mine: _Seen, effects: PushEffects, now: float) -> None:
+    def _look_at(self, row: Row[Any], mine: _Seen, effects: PushOutcomes, now: float) -> None:
         if row.stop_requested:
             self._stop(row, mine, effects, now)
         elif row.state == AttemptState.ASSIGNED:
@@ -85,7 +85,7 @@ class PushedAttempts:
         else:
             self._running(row, mine, effects, now)
 
-    def _stop(self, row: Row[Any], mine: _Seen, effects: PushEffects, now: float) -> None:
+    def _stop(self, row: Row[Any], mine: _Seen, effects: PushOutcomes, now: float) -> None:
         if mine.stop_seen_at is None:
             mine.stop_seen_at = now
         patience = _STOP_PERIODS * self._dispatcher.settings.push_timeout_seconds
@@ -98,7 +98,7 @@ class PushedAttempts:
         elif self._due(mine, now):
             self._dispatcher.publisher.push_stop(row.node_id, row.id)
 
-    def _assigned(self, row: Row[Any], mine: _Seen, effects: PushEffects, now: float) -> None:
+    def _assigned(self, row: Row[Any], mine: _Seen, effects: PushOutcomes, now: float) -> None:
         settings = self._dispatcher.settings
         if row.pushed_at:
             silent = silence_seconds(settings, row.package_bytes)
@@ -110,7 +110,7 @@ class PushedAttempts:
         elif self._due(mine, now):
             self._dispatcher.publisher.push(row.node_id, row.id)
 
-    def _running(self, row: Row[Any], mine: _Seen, effects: PushEffects, now: float) -> None:
+    def _running(self, row: Row[Any], mine: _Seen, effects: PushOutcomes, now: float) -> None:
         late = self._dispatcher.settings.node_late_seconds
         silent = now - max(mine.heard_at, row.started_at)
         if silent > _SILENT_PERIODS * late:

@@ -20,9 +20,9 @@ from nodepool.domain.errors import StaleAttemptError
 from nodepool.domain.nodes.node import NodeView
 from nodepool.domain.resources import Claim
 from nodepool.domain.scheduling import reclaim
-from nodepool.domain.scheduling.reclaim import Plan, RunView, Watch
+from nodepool.domain.scheduling.reclaim import ReclaimPlan, RunView, UsageWindow
 from nodepool.domain.tasks.states import Outcome
-from nodepool.stores.redis.node_registry import Report
+from nodepool.stores.redis.node_registry import NodeReport
 from nodepool.stores.sql import tasks as task_store
 from nodepool.stores.sql.tasks import End
 
@@ -36,7 +36,7 @@ _SAME_REPORT_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _NodeChange:
     """A node on which something is to change."""
 
     node_id: str
@@ -46,16 +46,16 @@ class _Look:
     restore: bool
 
 
-class Allocator:
+class Reclaimer:
     """For one thread. Raises UnavailableError when SQL or Redis cannot be reached."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
-        self._watches: dict[str, Watch] = {}
+        self._watches: dict[str, UsageWindow] = {}
         self._reported_at: dict[str, float] = {}
         self._calm_until: dict[str, float] = {}
 
-    def adjust(self, live: Live, reports: Mapping[str, Report | None]) -> None:
+    def adjust(self, live: Live, reports: Mapping[str, NodeReport | None]) -> None:
         """One pass over the nodes whose reports these are. `live` has all live attempts."""
         registry = self._dispatcher.registry
         self._forget(live)
@@ -85,7 +85,7 @@ class Allocator:
         now = self._dispatcher.clock()
         self._calm_until = {name: until for name, until in self._calm_until.items() if until > now}
 
-    def _is_news(self, node_id: str, report: Report) -> bool:
+    def _is_news(self, node_id: str, report: NodeReport) -> bool:
         """What was done for a report shows in the next one."""
         if report.age_seconds > self._dispatcher.settings.node_late_seconds:
             return False
@@ -96,8 +96,8 @@ class Allocator:
         return news
 
     def _look(
-        self, node_id: str, rows: Sequence[Row[Any]], report: Report, listed: Mapping[str, Claim]
-    ) -> _Look | None:
+        self, node_id: str, rows: Sequence[Row[Any]], report: NodeReport, listed: Mapping[str, Claim]
+    ) -> _NodeChange | None:
         settings, now = self._dispatcher.settings, self._dispatcher.clock()
         self._note(rows, report, now)
         by_id = {row.id: row for row in rows if row.id in listed}
@@ -110,13 +110,13 @@ class Allocator:
             self._calm_until[node_id] = now + max(_CALM_SECONDS, settings.reclaim_after_seconds)
         if reclaim.is_settled(runs, margin=settings.reclaim_margin, restore=restore):
             return None
-        return _Look(node_id, by_id, runs, listed, restore)
+        return _NodeChange(node_id, by_id, runs, listed, restore)
 
-    def _note(self, rows: Sequence[Row[Any]], report: Report, now: float) -> None:
+    def _note(self, rows: Sequence[Row[Any]], report: NodeReport, now: float) -> None:
         """Only what the node says of its own attempts."""
         for row in rows:
             if (use := report.uses.get(row.id)) is not None:
-                self._watches.setdefault(row.id, Watch(now)).note(use, now)
+                self._watches.setdefault(row.id, UsageWindow(now)).note(use, now)
 
     def _view(self, row: Row[Any], kept: Claim, now: float, *, calm: bool) -> RunView:
         watch = self._watches.get(row.id)
@@ -136,7 +136,7 @@ class Allocator:
             peak=peak,
         )
 
-    def _plan(self, look: _Look, view: NodeView) -> Plan:
+    def _plan(self, look: _NodeChange, view: NodeView) -> ReclaimPlan:
         others = [claim for name, claim in look.listed.items() if name not in look.rows]
         capacity = view.capacity
         return reclaim.plan(
@@ -154,7 +154,7 @@ class Allocator:
             may_evict=not others,
         )
 
-    def _change(self, plans: Sequence[tuple[_Look, Plan]]) -> None:
+    def _change(self, plans: Sequence[tuple[_NodeChange, ReclaimPlan]]) -> None:
         """A victim's memory is given to the others in the same step, before anybody else can take it."""
         registry = self._dispatcher.registry
         answers = registry.resize_all([(look.node_id, made.allocations) for look, made in plans])

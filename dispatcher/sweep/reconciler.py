@@ -15,7 +15,7 @@ from sqlalchemy import Row
 
 from dispatcher.context import Dispatcher
 from nodepool.domain.nodes.node import NodeView
-from nodepool.stores.redis.liveness import Liveness, Sign
+from nodepool.stores.redis.liveness import Liveness, NodeHeartbeat
 from nodepool.stores.redis.node_registry import RegisteredNode
 from nodepool.stores.sql import nodes as node_store, tasks as task_store
 
@@ -28,7 +28,7 @@ _QUALITY_STEP = 0.05
 Live = Mapping[str, Sequence[Row[Any]]]
 
 
-class Turns:
+class RotatingSlices:
     """Parts of the fleet in turn: all of a small one each time, of a large one all within some passes."""
 
     def __init__(self, within_passes: int, at_least: int = _AT_ONCE) -> None:
@@ -51,7 +51,7 @@ class Reconciler:
     def __init__(self, dispatcher: Dispatcher, liveness: Liveness) -> None:
         self._dispatcher = dispatcher
         self._liveness = liveness
-        self._turns = Turns(_COMPARED_WITHIN_PASSES)
+        self._turns = RotatingSlices(_COMPARED_WITHIN_PASSES)
         self._thorough = True
         # What differed in the last pass: placements and ends under way differ for a moment.
         self._doubts: dict[str, frozenset[str]] = {}
@@ -60,7 +60,9 @@ class Reconciler:
         """Redis was away and may have forgotten something: the next pass looks at everything."""
         self._thorough = True
 
-    def restore(self, known: set[str], node_ids: Sequence[str], live: Live, signs: Sequence[Sign]) -> None:
+    def restore(
+        self, known: set[str], node_ids: Sequence[str], live: Live, signs: Sequence[NodeHeartbeat]
+    ) -> None:
         """`known` are the nodes that Redis had before SQL was read, `signs` what it says of `node_ids`."""
         dispatcher = self._dispatcher
         thorough, self._thorough = self._thorough, True
@@ -117,7 +119,7 @@ class Reconciler:
         self,
         node_ids: Sequence[str],
         live: Live,
-        signs: Sequence[Sign],
+        signs: Sequence[NodeHeartbeat],
         compared: Sequence[str],
         *,
         thorough: bool,

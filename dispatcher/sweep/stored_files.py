@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 _AT_ONCE = 200
 
 
-class Storage:
+class StoredFiles:
     """For one thread."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:

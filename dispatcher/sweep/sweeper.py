@@ -16,25 +16,25 @@ from typing import Any
 from sqlalchemy import Row
 
 from dispatcher.context import Dispatcher
-from dispatcher.placing.placement_loop import Desk
+from dispatcher.placing.placement_loop import PlacementLoop
 from dispatcher.placing.reserve import lose
 from dispatcher.sweep.broker_connections import BrokerGuard
 from dispatcher.sweep.credit_drift import CreditDrift
-from dispatcher.sweep.failure_detector import BRAKE_PERIODS, Beat, Hearing
+from dispatcher.sweep.failure_detector import BRAKE_PERIODS, ExpectedNode, FailureDetector
 from dispatcher.sweep.lost_hints import tell_again
-from dispatcher.sweep.overdue_attempts import Overtime
-from dispatcher.sweep.pending_votes import Comparisons
+from dispatcher.sweep.overdue_attempts import OverdueAttempts
+from dispatcher.sweep.pending_votes import PendingVotes
 from dispatcher.sweep.prober import Prober
 from dispatcher.sweep.pushed_attempts import PushedAttempts
-from dispatcher.sweep.reclaimer import Allocator
-from dispatcher.sweep.reconciler import Live, Reconciler, Turns
-from dispatcher.sweep.stored_files import Storage
+from dispatcher.sweep.reclaimer import Reclaimer
+from dispatcher.sweep.reconciler import Live, Reconciler, RotatingSlices
+from dispatcher.sweep.stored_files import StoredFiles
 from nodepool.domain.errors import NodePoolError
 from nodepool.domain.nodes import report_interval
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.stores.redis import keys
 from nodepool.stores.redis.liveness import Liveness
-from nodepool.stores.redis.node_registry import Report
+from nodepool.stores.redis.node_registry import NodeReport
 from nodepool.stores.sql import nodes as node_store, tasks as task_store
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ _SHOUT_SECONDS = 30.0
 class Sweeper:
     """A thread beside the worker, so that a backlog of hints cannot hold the sweep up."""
 
-    def __init__(self, dispatcher: Dispatcher, desk: Desk) -> None:
+    def __init__(self, dispatcher: Dispatcher, desk: PlacementLoop) -> None:
         self._dispatcher = dispatcher
         self._desk = desk
         self._stopped = threading.Event()
@@ -58,16 +58,16 @@ class Sweeper:
         self._liveness = Liveness(dispatcher.redis)
         self._reconciler = Reconciler(dispatcher, self._liveness)
         self._pushed = PushedAttempts(dispatcher)
-        self._overtime = Overtime(dispatcher)
-        self._allocator = Allocator(dispatcher)
+        self._overtime = OverdueAttempts(dispatcher)
+        self._allocator = Reclaimer(dispatcher)
         self._credit_drift = CreditDrift(dispatcher)
         self._prober = Prober(dispatcher, desk)
-        self._comparisons = Comparisons(dispatcher)
-        self._storage = Storage(dispatcher)
+        self._comparisons = PendingVotes(dispatcher)
+        self._storage = StoredFiles(dispatcher)
         self._broker_guard = BrokerGuard(dispatcher.redis, dispatcher.settings.broker_connections_per_node)
-        self._hearing = Hearing(now, dispatcher.settings.node_late_seconds)
+        self._hearing = FailureDetector(now, dispatcher.settings.node_late_seconds)
         # Who is asked in a pass whether it still has its work.
-        self._questioned = Turns(_QUESTIONED_WITHIN_PASSES)
+        self._questioned = RotatingSlices(_QUESTIONED_WITHIN_PASSES)
         # Nobody can begin an attempt while no gateway serves.
         self._gateway_back_at = now
         self._next_late_at = float("inf")
@@ -161,14 +161,14 @@ class Sweeper:
         tell_again(dispatcher, self._desk)
         self._prober.look()
 
-    def _beat(self, node: Row[str, str, float]) -> Beat:
+    def _beat(self, node: Row[str, str, float]) -> ExpectedNode:
         """Nodes without an agent are heard through a gateway only: while none serves they are not late."""
         heard_since = self._gateway_back_at if node.kind == NodeKind.PUSHED else 0.0
-        return Beat(node.id, max(node.registered_at, heard_since))
+        return ExpectedNode(node.id, max(node.registered_at, heard_since))
 
     def _end_lost(
         self, live: Live, late: dict[str, float], kinds: dict[str, str]
-    ) -> dict[str, Report | None]:
+    ) -> dict[str, NodeReport | None]:
         """Returns the reports of those that were asked."""
         dispatcher, now = self._dispatcher, self._dispatcher.clock()
         late_seconds = dispatcher.settings.node_late_seconds
@@ -206,7 +206,7 @@ class Sweeper:
             log.warning("the brake is off again")
         return held
 
-    def _end_forgotten(self, row: Row[Any], kind: str, report: Report | None) -> None:
+    def _end_forgotten(self, row: Row[Any], kind: str, report: NodeReport | None) -> None:
         """One that its living node never began, does not speak of, or does not end when it must."""
         if kind == NodeKind.PUSHED:
             return  # what such a node runs is not in its report; PushedAttempts has its rules

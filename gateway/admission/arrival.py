@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from gateway.auth.tokens import Identity
+from gateway.auth.tokens import CallerIdentity
 
 # The stubs know parameters that the class does not have.
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -21,7 +21,7 @@ class Arrival:
     method: str
     peer: str
     address: str
-    identity: Identity | None
+    identity: CallerIdentity | None
 
 
 # Raises what the call is refused with. Asked before the body is read, but where the token is in the

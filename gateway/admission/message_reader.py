@@ -54,7 +54,7 @@ class _Pending:
 
 
 @dataclass(slots=True)
-class _Line:
+class _SlowConnection:
     """A connection with slow messages: what came over it since it was first looked at."""
 
     descriptor: int
@@ -64,14 +64,14 @@ class _Line:
 
 
 @dataclass(slots=True)
-class Reader:
+class MessageReader:
     """Belongs to the event loop's thread. `port` is the gateway's own, 0 before it has one."""
 
     budget: MemoryBudget
     stall_seconds: float
     port: int = 0
     _pending: set[_Pending] = field(default_factory=set)
-    _lines: dict[str, _Line] = field(default_factory=dict)
+    _lines: dict[str, _SlowConnection] = field(default_factory=dict)
     _searched_at: float = 0.0
     _watching: asyncio.Task[None] | None = None
     _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_READ_AT_ONCE))
@@ -172,9 +172,9 @@ class Reader:
             descriptor = found.get(peer)
             received = None if descriptor is None else connections.bytes_received(descriptor, peer)
             if descriptor is not None and received is not None:
-                self._lines[peer] = _Line(descriptor, received)
+                self._lines[peer] = _SlowConnection(descriptor, received)
 
-    def _judge_line(self, line: _Line, waiting: list[_Pending]) -> None:
+    def _judge_line(self, line: _SlowConnection, waiting: list[_Pending]) -> None:
         known = any(pending.account for pending in waiting)
         allowed = sum(pending.limit for pending in waiting)
         if line.held > allowed + (_SLACK_BYTES if known else _STRANGERS_SLACK_BYTES):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import redis
 import structlog
 
-from gateway.admission.request_limits import RequestLimits, Use
+from gateway.admission.request_limits import BucketUse, RequestLimits
 from nodepool.stores.redis import keys
 
 log = structlog.get_logger(__name__)
@@ -60,7 +60,7 @@ class RequestSync:
                 )
                 return
 
-    def _tell(self, uses: list[Use]) -> None:
+    def _tell(self, uses: list[BucketUse]) -> None:
         names = [keys.requests(self._window, use.key) for use in uses]
         amounts = [math.ceil(use.amount) for use in uses]
         sums = self._add(keys=names, args=[*amounts, _KEPT_SECONDS])
@@ -69,5 +69,5 @@ class RequestSync:
             others = int(total) - amount - self._mine_and_known.get(use.key, 0)
             self._mine_and_known[use.key] = int(total)
             if others > 0:
-                elsewhere.append(Use(use.key, use.per_minute, float(others)))
+                elsewhere.append(BucketUse(use.key, use.per_minute, float(others)))
         self._limits.used_elsewhere(elsewhere)

@@ -14,7 +14,7 @@ from enum import StrEnum
 from functools import lru_cache, partial
 
 from gateway.admission.arrival import Arrival
-from gateway.auth.tokens import Identity
+from gateway.auth.tokens import CallerIdentity
 from nodepool.domain.accounts.token_buckets import Buckets
 from nodepool.domain.errors import RateLimitedError
 from nodepool.domain.nodes.push_addresses import is_within
@@ -28,7 +28,7 @@ _SMALL_MESSAGES_PER_MINUTE = 6000
 _REFUSED_SHARE = 0.1
 
 
-class Kind(StrEnum):
+class CallKind(StrEnum):
     READ = "read"
     FETCH = "fetch"
     WATCH = "watch"
@@ -40,46 +40,46 @@ class Kind(StrEnum):
     ENTRY = "entry"
 
 
-_KINDS: Mapping[Kind, tuple[str, ...]] = {
-    Kind.FETCH: (
+_KINDS: Mapping[CallKind, tuple[str, ...]] = {
+    CallKind.FETCH: (
         "GetTaskResult", "DownloadResult", "ExplainTask", "GetStatement", "GetAllTasks", "GetNodeList",
         "ListUsers", "ListAdminActs",
     ),
-    Kind.WATCH: ("WatchTask",),
-    Kind.CHANGE: (
+    CallKind.WATCH: ("WatchTask",),
+    CallKind.CHANGE: (
         "StopTask", "StopTaskExecution", "Transfer", "RefreshToken", "SetNodeDraining", "Mint",
         "SetCreditScore", "SetUserBlocked", "ReversePayment",
     ),
-    Kind.SUBMIT: ("UploadTask", "UploadTaskStream", "ExecuteTask"),
-    Kind.PASSWORD: ("ChangePassword",),
-    Kind.REGISTRATION: ("RegisterWorkerNode", "EnrollAgent", "DeregisterNode"),
-    Kind.NODE: (
+    CallKind.SUBMIT: ("UploadTask", "UploadTaskStream", "ExecuteTask"),
+    CallKind.PASSWORD: ("ChangePassword",),
+    CallKind.REGISTRATION: ("RegisterWorkerNode", "EnrollAgent", "DeregisterNode"),
+    CallKind.NODE: (
         "ClaimAttempt", "AppendOutput", "FinishAttempt", "ReportStatus", "StoreOutput", "StoreLogs",
         "StoreResult", "ReturnTaskResult", "TaskCompleted", "ReportOutput", "ReportRunningStatus",
     ),
-    Kind.ENTRY: ("Login", "Register"),
+    CallKind.ENTRY: ("Login", "Register"),
 }  # fmt: skip
 _KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names}
-_WORDS: Mapping[Kind, str] = {
-    Kind.READ: "reading calls",
-    Kind.FETCH: "calls for results, lists and explanations",
-    Kind.WATCH: "calls to watch tasks",
-    Kind.CHANGE: "calls that change something",
-    Kind.SUBMIT: "uploads of tasks",
-    Kind.PASSWORD: "changes of password",
-    Kind.REGISTRATION: "registrations of nodes",
-    Kind.NODE: "calls of nodes",
-    Kind.ENTRY: "logins and registrations",
+_WORDS: Mapping[CallKind, str] = {
+    CallKind.READ: "reading calls",
+    CallKind.FETCH: "calls for results, lists and explanations",
+    CallKind.WATCH: "calls to watch tasks",
+    CallKind.CHANGE: "calls that change something",
+    CallKind.SUBMIT: "uploads of tasks",
+    CallKind.PASSWORD: "changes of password",
+    CallKind.REGISTRATION: "registrations of nodes",
+    CallKind.NODE: "calls of nodes",
+    CallKind.ENTRY: "logins and registrations",
 }
 
 
-def kind_of(method: str) -> Kind:
+def kind_of(method: str) -> CallKind:
     """Of a method's full name; what is not named above only reads."""
-    return _KIND_OF.get(method.rpartition("/")[2], Kind.READ)
+    return _KIND_OF.get(method.rpartition("/")[2], CallKind.READ)
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class BucketUse:
     """What was used of a bucket in this process since it was asked last."""
 
     key: str
@@ -91,22 +91,22 @@ class RequestLimits:
     """Thread-safe. Every check may raise RateLimitedError, with when to try again."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
-        self._per_account: dict[Kind, int] = {
-            Kind.READ: settings.reads_per_minute,
-            Kind.FETCH: settings.fetches_per_minute,
-            Kind.WATCH: settings.watches_per_minute,
-            Kind.CHANGE: settings.changes_per_minute,
-            Kind.SUBMIT: settings.submits_per_minute,
-            Kind.PASSWORD: settings.password_changes_per_minute,
-            Kind.REGISTRATION: settings.node_registrations_per_minute,
-            Kind.NODE: settings.node_calls_per_minute,
-            Kind.ENTRY: settings.logins_per_minute_per_address,
+        self._per_account: dict[CallKind, int] = {
+            CallKind.READ: settings.reads_per_minute,
+            CallKind.FETCH: settings.fetches_per_minute,
+            CallKind.WATCH: settings.watches_per_minute,
+            CallKind.CHANGE: settings.changes_per_minute,
+            CallKind.SUBMIT: settings.submits_per_minute,
+            CallKind.PASSWORD: settings.password_changes_per_minute,
+            CallKind.REGISTRATION: settings.node_registrations_per_minute,
+            CallKind.NODE: settings.node_calls_per_minute,
+            CallKind.ENTRY: settings.logins_per_minute_per_address,
         }
         self._per_address = settings.calls_per_minute_per_address
         self._clock = clock
         self._lock = threading.Lock()
         self._buckets = Buckets(_MOST_KEYS)
-        self._used: dict[str, Use] = {}
+        self._used: dict[str, BucketUse] = {}
         self._exempt = lru_cache(maxsize=4096)(partial(is_within, networks=settings.trusted_address_networks))
 
     async def gate(self, arrival: Arrival) -> None:
@@ -133,39 +133,39 @@ class RequestLimits:
         if self._exempt(address):
             return
         self._take(f"address:{address}", self._per_address, "calls", "from your address")
-        if kind_of(method) is Kind.ENTRY:
-            most = self._per_account[Kind.ENTRY]
-            self._take(f"address:{address}:{Kind.ENTRY}", most, _WORDS[Kind.ENTRY], "from your address")
+        if kind_of(method) is CallKind.ENTRY:
+            most, key = self._per_account[CallKind.ENTRY], f"address:{address}:{CallKind.ENTRY}"
+            self._take(key, most, _WORDS[CallKind.ENTRY], "from your address")
 
     def check_nobody(self, method: str, address: str) -> None:
         """Of who shows no token, who is an address."""
         kind = kind_of(method)
-        if kind is not Kind.ENTRY and not self._exempt(address):
+        if kind is not CallKind.ENTRY and not self._exempt(address):
             most = self._per_account[kind]
             self._take(
                 f"address:{address}:{kind}", most, f"{_WORDS[kind]} without a token", "from your address"
             )
 
-    def check_account(self, method: str, identity: Identity) -> None:
+    def check_account(self, method: str, identity: CallerIdentity) -> None:
         kind = kind_of(method)
         most = self._per_account[kind]
         self._take(f"user:{identity.user_id}:{kind}", most, _WORDS[kind], "of your account")
 
-    def refused_package(self, identity: Identity) -> None:
+    def refused_package(self, identity: CallerIdentity) -> None:
         """Looking at it cost the pool much, and it is not paid for."""
-        most = self._per_account[Kind.SUBMIT]
-        key = f"user:{identity.user_id}:{Kind.SUBMIT}"
+        most = self._per_account[CallKind.SUBMIT]
+        key = f"user:{identity.user_id}:{CallKind.SUBMIT}"
         with self._lock:
             self._buckets.charge(key, most, self._clock(), _REFUSED_SHARE * most)
             self._note(key, most, _REFUSED_SHARE * most)
 
-    def used(self) -> list[Use]:
+    def used(self) -> list[BucketUse]:
         """What was used since this was asked last."""
         with self._lock:
             used, self._used = self._used, {}
         return list(used.values())
 
-    def used_elsewhere(self, uses: Iterable[Use]) -> None:
+    def used_elsewhere(self, uses: Iterable[BucketUse]) -> None:
         """By other gateways, of the same buckets."""
         with self._lock:
             for use in uses:
@@ -187,4 +187,4 @@ class RequestLimits:
         noted = self._used.get(key)
         if noted is None and len(self._used) >= _MOST_KEYS:
             return
-        self._used[key] = Use(key, per_minute, amount + (noted.amount if noted else 0.0))
+        self._used[key] = BucketUse(key, per_minute, amount + (noted.amount if noted else 0.0))

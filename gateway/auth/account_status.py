@@ -12,9 +12,9 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from gateway.auth.tokens import Identity
+from gateway.auth.tokens import CallerIdentity
 from nodepool.domain.errors import PermissionDeniedError, UnauthenticatedError
-from nodepool.stores.sql.users import Standing
+from nodepool.stores.sql.users import AccountStatus
 
 FRESH_SECONDS = 1.0
 MAX_REMEMBERED = 8192
@@ -23,19 +23,19 @@ ENDED = "this token has ended, because the password was changed: log in again"
 GONE = "this user does not exist any more: register or log in again"
 _NEVER = float("-inf")
 
-Ask = Callable[[int], Awaitable[Standing | None]]
+Ask = Callable[[int], Awaitable[AccountStatus | None]]
 
 
-class Standings:
+class AccountStatuses:
     """Who is let in. `ask` reads a user's standing from SQL."""
 
     def __init__(self, ask: Ask, clock: Callable[[], float] = time.monotonic) -> None:
         self._ask = ask
         self._clock = clock
-        self._known: OrderedDict[int, tuple[Standing | None, float]] = OrderedDict()
-        self._asking: dict[int, asyncio.Task[Standing | None]] = {}
+        self._known: OrderedDict[int, tuple[AccountStatus | None, float]] = OrderedDict()
+        self._asking: dict[int, asyncio.Task[AccountStatus | None]] = {}
 
-    def admitted(self, identity: Identity) -> Identity | None:
+    def admitted(self, identity: CallerIdentity) -> CallerIdentity | None:
         """The caller as he stands now, where that is known; None where admit() must ask.
 
         Raises UnauthenticatedError for a token that has ended, PermissionDeniedError for a blocked user.
@@ -47,7 +47,7 @@ class Standings:
             return None  # a newer token than what was read
         return _judged(identity, standing)
 
-    async def admit(self, identity: Identity) -> Identity:
+    async def admit(self, identity: CallerIdentity) -> CallerIdentity:
         """The same, asked for where it is not known. UnavailableError where SQL is away."""
         admitted = self.admitted(identity)
         if admitted is not None:
@@ -62,7 +62,7 @@ class Standings:
         """Something of the user has changed in this process. From any thread."""
         self._known.pop(user_id, None)
 
-    async def _fetch(self, user_id: int) -> Standing | None:
+    async def _fetch(self, user_id: int) -> AccountStatus | None:
         """Callers who want the same at the same moment share one question."""
         asking = self._asking.get(user_id)
         if asking is None:
@@ -70,7 +70,7 @@ class Standings:
             asking.add_done_callback(lambda done: self._answered(user_id, done))
         return await asyncio.shield(asking)
 
-    async def _asked(self, user_id: int) -> Standing | None:
+    async def _asked(self, user_id: int) -> AccountStatus | None:
         # As old as the question, not as the answer.
         asked_at = self._clock()
         standing = await self._ask(user_id)
@@ -80,13 +80,13 @@ class Standings:
             self._known.popitem(last=False)
         return standing
 
-    def _answered(self, user_id: int, done: asyncio.Task[Standing | None]) -> None:
+    def _answered(self, user_id: int, done: asyncio.Task[AccountStatus | None]) -> None:
         self._asking.pop(user_id, None)
         if not done.cancelled():
             done.exception()  # whoever waited has it; nobody may have
 
 
-def _judged(identity: Identity, standing: Standing | None) -> Identity:
+def _judged(identity: CallerIdentity, standing: AccountStatus | None) -> CallerIdentity:
     # Another name: a token for the database that was here before.
     if standing is None or standing.username != identity.username:
         raise UnauthenticatedError(GONE)

@@ -7,19 +7,19 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from gateway.auth.access import ADMIN_ROLE, Access
-from gateway.auth.account_status import Standings
-from gateway.auth.tokens import Identity, Tokens
+from gateway.auth.account_status import AccountStatuses
+from gateway.auth.tokens import CallerIdentity, Tokens
 from nodepool.domain import errors
 
 _BEARER = "bearer "
 _LOG_IN = "this call needs a token: log in first"
 _LOG_IN_OR_ALLOW = f"{_LOG_IN} (the pool's operator can allow it without one: ALLOW_ANONYMOUS_READS)"
 
-identity_of_call: ContextVar[Identity | None] = ContextVar("identity", default=None)
+identity_of_call: ContextVar[CallerIdentity | None] = ContextVar("identity", default=None)
 address_of_call: ContextVar[str] = ContextVar("address", default="")
 
 
-def current_identity() -> Identity:
+def current_identity() -> CallerIdentity:
     """Who is calling; UnauthenticatedError where an anonymous caller was let in."""
     identity = identity_of_call.get()
     if identity is None:
@@ -27,7 +27,7 @@ def current_identity() -> Identity:
     return identity
 
 
-def current_identity_or_none() -> Identity | None:
+def current_identity_or_none() -> CallerIdentity | None:
     """Who is calling; None for an anonymous caller of a PUBLIC or ANONYMOUS_READ call."""
     return identity_of_call.get()
 
@@ -68,10 +68,10 @@ def whose_work() -> Hashable:
 @dataclass(frozen=True, slots=True)
 class Callers:
     tokens: Tokens
-    standings: Standings
+    standings: AccountStatuses
     allow_anonymous_reads: bool
 
-    async def identify(self, token: str, required: Access) -> Identity:
+    async def identify(self, token: str, required: Access) -> CallerIdentity:
         """Who the token names, as he stands now, where he may make this call."""
         named = self.tokens.read(token)
         identity = self.standings.admitted(named) or await self.standings.admit(named)

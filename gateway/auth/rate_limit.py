@@ -49,7 +49,7 @@ return 0
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class CountedTry:
     """One that was counted."""
 
     keys: tuple[str, ...] = ()
@@ -64,27 +64,27 @@ class RateLimit:
         self._most = most_per_minute
         self._trusted = trusted
 
-    def begin(self, verb: str, peer: str, guard: str = "") -> Attempt:
+    def begin(self, verb: str, peer: str, guard: str = "") -> CountedTry:
         """Counts one attempt of `verb` ("login", "register") from the gRPC peer, and of what is guarded."""
         address = peer_address(peer)
         keys = [f"rate:{verb}:name:{_short(guard)}"] if guard else []
         if not is_within(address, self._trusted):
             keys.append(f"rate:{verb}:peer:{address}")
         if not keys:
-            return Attempt()
+            return CountedTry()
         try:
             seconds = int(self._count(keys=keys, args=[WINDOW_SECONDS, self._most]))
         except redis.RedisError as error:
             log.warning("attempts are not counted", action="rate_limit.open", reason=repr(error))
-            return Attempt()
+            return CountedTry()
         if seconds:
             raise RateLimitedError(
                 f"too many attempts to {_WORDS[verb]}; try again in {seconds} seconds",
                 retry_after_seconds=float(seconds),
             )
-        return Attempt(tuple(keys))
+        return CountedTry(tuple(keys))
 
-    def give_back(self, attempt: Attempt) -> None:
+    def give_back(self, attempt: CountedTry) -> None:
         """It was no guess."""
         if not attempt.keys:
             return

@@ -34,7 +34,7 @@ _CLAIMS = ["sub", "uid", "role", "iat", "exp"]
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class CallerIdentity:
     """Who is calling, as the token says."""
 
     user_id: int
@@ -59,13 +59,13 @@ class Tokens:
         self._lifetime_seconds = lifetime_seconds
         self._clock = clock
         # A client sends the same token with every call: what was checked once needs no HMAC again.
-        self._read: OrderedDict[str, tuple[Identity, float]] = OrderedDict()
+        self._read: OrderedDict[str, tuple[CallerIdentity, float]] = OrderedDict()
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Tokens:
         return cls(load_secret(settings), settings.token_expiration_hours * SECONDS_PER_HOUR)
 
-    def issue(self, identity: Identity) -> IssuedToken:
+    def issue(self, identity: CallerIdentity) -> IssuedToken:
         now = self._clock()
         expires_at = int(now + self._lifetime_seconds)
         claims = {
@@ -78,7 +78,7 @@ class Tokens:
         }
         return IssuedToken(jwt.encode(claims, self._secret, algorithm=ALGORITHM), expires_at)
 
-    def read(self, token: str) -> Identity:
+    def read(self, token: str) -> CallerIdentity:
         """Who the token names; UnauthenticatedError where it is expired or not one of ours."""
         known = self._read.get(token)
         if known is None:
@@ -94,7 +94,7 @@ class Tokens:
             raise UnauthenticatedError("the token has expired: log in again")
         return identity
 
-    def _decode(self, token: str) -> tuple[Identity, float]:
+    def _decode(self, token: str) -> tuple[CallerIdentity, float]:
         refused = UnauthenticatedError("the token is not valid here: log in again")
         if len(token) > MAX_TOKEN_LENGTH:
             raise refused
@@ -117,7 +117,7 @@ class Tokens:
             raise refused
         if not isinstance(role, str) or not isinstance(username, str):
             raise refused
-        return Identity(user_id, username, role, generation), expires_at
+        return CallerIdentity(user_id, username, role, generation), expires_at
 
     def fingerprint(self, text: str) -> str:
         """A keyed hash: the same for the same text, and worth nothing without the secret."""

@@ -19,7 +19,7 @@ _GRACE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Made(Generic[T]):
+class _CachedValue(Generic[T]):
     value: T | None
     error: str
     until: float
@@ -30,7 +30,7 @@ class _Made(Generic[T]):
         return self.value
 
 
-class Kept(Generic[T]):
+class TimedCache(Generic[T]):
     """Made anew when asked for after `seconds`; UnavailableError is kept as well. Thread-safe."""
 
     def __init__(
@@ -38,7 +38,7 @@ class Kept(Generic[T]):
     ) -> None:
         self._make, self._seconds, self._clock = make, seconds, clock
         self._making = threading.Lock()
-        self._made: _Made[T] | None = None
+        self._made: _CachedValue[T] | None = None
 
     def get(self) -> T:
         """Raises UnavailableError when it could not be made."""
@@ -53,7 +53,7 @@ class Kept(Generic[T]):
                 self._made = self._make_anew()
             return self._made.get()
 
-    def _make_anew(self) -> _Made[T]:
+    def _make_anew(self) -> _CachedValue[T]:
         started = self._clock()
         value, error = None, ""
         try:
@@ -61,4 +61,4 @@ class Kept(Generic[T]):
         except UnavailableError as away:
             error = str(away)
         ended = self._clock()
-        return _Made(value, error, ended + max(self._seconds, _SHARE * (ended - started)))
+        return _CachedValue(value, error, ended + max(self._seconds, _SHARE * (ended - started)))

@@ -20,7 +20,7 @@ import structlog
 
 from gateway.admission import connections, message_limits
 from gateway.admission.arrival import Arrival, Context, Gate, Pause
-from gateway.admission.message_reader import Reader
+from gateway.admission.message_reader import MessageReader
 from gateway.admission.open_calls import OpenCalls, Ticket
 from gateway.auth.access import REQUIRED, TOKEN_IN_MESSAGE, Access
 from gateway.auth.account_status import FRESH_SECONDS
@@ -32,7 +32,7 @@ from gateway.auth.callers import (
     token_in,
 )
 from gateway.auth.rate_limit import peer_address
-from gateway.auth.tokens import Identity
+from gateway.auth.tokens import CallerIdentity
 from gateway.servicers.statuses import retry_after, status_of
 from nodepool import observability
 from nodepool.domain import errors
@@ -85,7 +85,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         settings: Settings,
         callers: Callers,
         calls: OpenCalls,
-        reader: Reader,
+        reader: MessageReader,
         gates: Sequence[Gate] = (),
         pause_after: Pause = lambda _arrival, _size_bytes: 0.0,
     ) -> None:
@@ -197,7 +197,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
     # -- letting in ----------------------------------------------------------------------------------
     async def _admit(
         self, method: _Method, context: Context, peer: str, ticket: Ticket
-    ) -> tuple[Any, Identity | None]:
+    ) -> tuple[Any, CallerIdentity | None]:
         """The call's message, or its stream of messages, and who calls."""
         required = method.required
         token = "" if required is Access.PUBLIC else token_in(context.invocation_metadata())
@@ -224,7 +224,9 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         identity_of_call.set(identity)
         return request, identity
 
-    async def _of_message(self, method: _Method, token: str, peer: str, ticket: Ticket) -> Identity | None:
+    async def _of_message(
+        self, method: _Method, token: str, peer: str, ticket: Ticket
+    ) -> CallerIdentity | None:
         identity = None
         if token:
             identity = await self._callers.identify(token, method.required)
@@ -234,13 +236,13 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         await self._pass_gates(method, peer, identity)
         return identity
 
-    async def _pass_gates(self, method: _Method, peer: str, identity: Identity | None) -> None:
+    async def _pass_gates(self, method: _Method, peer: str, identity: CallerIdentity | None) -> None:
         for gate in self._gates:
             await gate(Arrival(method.name, peer, _address_of(peer), identity))
 
     # -- messages ------------------------------------------------------------------------------------
     async def _one(
-        self, method: _Method, context: Context, peer: str, identity: Identity | None, ticket: Ticket
+        self, method: _Method, context: Context, peer: str, identity: CallerIdentity | None, ticket: Ticket
     ) -> Any:
         if identity is None:
             seconds = min(_STRANGERS_SECONDS, self._reader.stall_seconds)
@@ -256,14 +258,14 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         return message_limits.parsed(raw, method.handler.request_deserializer)
 
     def _requests(
-        self, method: _Method, context: Context, peer: str, identity: Identity | None
+        self, method: _Method, context: Context, peer: str, identity: CallerIdentity | None
     ) -> AsyncIterator[Any]:
         """The stream's messages, up to its client's word that it is all; else BrokenOffError."""
         requests = self._each(method, context, peer, identity)
         return requests if identity is None else self._while_admitted(requests, identity)
 
     async def _each(
-        self, method: _Method, context: Context, peer: str, identity: Identity | None
+        self, method: _Method, context: Context, peer: str, identity: CallerIdentity | None
     ) -> AsyncGenerator[Any]:
         stall, longest = self._reader.stall_seconds, self._longest_seconds
         if identity is None:
@@ -280,12 +282,12 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
                 await asyncio.sleep(pause)
         raise errors.StalledError(f"the stream has taken longer than the {longest:g} seconds that it may")
 
-    def _held(self, identity: Identity | None, size_bytes: int) -> AbstractContextManager[None]:
+    def _held(self, identity: CallerIdentity | None, size_bytes: int) -> AbstractContextManager[None]:
         """A message is in memory until its call, or its stream, is done with it."""
         return self._reader.budget.hold(0 if identity is None else identity.user_id, size_bytes)
 
     async def _read(
-        self, method: _Method, context: Context, peer: str, identity: Identity | None, seconds: float
+        self, method: _Method, context: Context, peer: str, identity: CallerIdentity | None, seconds: float
     ) -> bytes | None:
         limit = min(method.limit, message_limits.STRANGERS_BYTES) if identity is None else method.limit
         account = 0 if identity is None else identity.user_id
@@ -294,7 +296,9 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
             raise message_limits.too_large(method.name, limit)
         return raw
 
-    async def _while_admitted(self, source: AsyncIterator[Any], identity: Identity) -> AsyncGenerator[Any]:
+    async def _while_admitted(
+        self, source: AsyncIterator[Any], identity: CallerIdentity
+    ) -> AsyncGenerator[Any]:
         """A stream's messages. It ends when its caller is not let in any more, also while none come."""
         ended = object()
 

@@ -22,7 +22,7 @@ _BATCH_BYTES = 1 << 20
 class NodeManagerServicer(rpc.NodeManagerServiceServicer):
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._output = agent_attempts.OutputDesk(gateway)
+        self._output = agent_attempts.OutputIntake(gateway)
         self._digests = Digests(gateway)
 
     async def RegisterWorkerNode(

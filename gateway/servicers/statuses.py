@@ -23,7 +23,7 @@ STATUS_OF_ERROR: dict[type[Exception], grpc.StatusCode] = {
     errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
     errors.AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
     errors.StaleAttemptError: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.ConflictError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.StateConflictError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.NotEnoughCptError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.RateLimitedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.StorageBoundError: grpc.StatusCode.RESOURCE_EXHAUSTED,

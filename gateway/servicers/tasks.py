@@ -14,7 +14,7 @@ from gateway.context import Gateway
 from gateway.usecases import pushed_attempts, submit_task, tasks, watch_task
 from gateway.usecases.announced_package import Announced
 from gateway.usecases.explain_task import Explainer
-from gateway.usecases.incoming_package import Package
+from gateway.usecases.incoming_package import IncomingPackage
 from gateway.usecases.output_text import last_lines, text_of
 from gateway.usecases.result_digests import Digests
 from nodepool.domain.errors import InvalidInputError, NotFoundError, TooLargeError
@@ -41,7 +41,7 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
         announced = Announced(request.package_bytes, request.package_sha256)
         announced.take(request.task_zip)
         announced.check_whole()
-        package = Package.of_bytes(request.task_zip)
+        package = IncomingPackage.of_bytes(request.task_zip)
         return _uploaded(await submit_task.submit(gateway, current_identity(), columns, package))
 
     async def UploadTaskStream(
@@ -57,7 +57,7 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
         announced = Announced(size, sha256)
         await gateway.run(submit_task.check_before_it_comes, gateway, owner, columns, size, sha256.lower())
         with disk_errors(), gateway.files.spool() as file:
-            package = Package(file)
+            package = IncomingPackage(file)
             async for message in request_iterator:
                 if message.WhichOneof("part") != "zip_chunk":
                     raise InvalidInputError("after the first message only pieces of the package may come")

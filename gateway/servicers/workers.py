@@ -9,7 +9,7 @@ from gateway.admission.arrival import Context
 from gateway.auth.callers import current_identity
 from gateway.context import Gateway
 from gateway.usecases import pushed_attempts, submit_task, tasks
-from gateway.usecases.incoming_package import Package
+from gateway.usecases.incoming_package import IncomingPackage
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.ids import check_node_id
 from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
@@ -24,7 +24,7 @@ class WorkerNodeServicer(rpc.WorkerNodeServiceServicer):
         gateway = self._gateway
         columns = submit_task.wishes(gateway, pb.UploadTaskRequest(task_id=request.task_id))
         columns["pinned_node"] = check_node_id(request.node_id)
-        package = Package.of_bytes(request.task_zip)
+        package = IncomingPackage.of_bytes(request.task_zip)
         await submit_task.submit(gateway, current_identity(), columns, package)
         return pb.ExecuteTaskResponse(
             success=True, message=f"task {request.task_id} will run on {request.node_id}; poll or watch it"

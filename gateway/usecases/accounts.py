@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from gateway.auth import passwords
 from gateway.auth.account_status import BLOCKED, ENDED, GONE
-from gateway.auth.tokens import Identity, IssuedToken
+from gateway.auth.tokens import CallerIdentity, IssuedToken
 from gateway.context import Gateway
 from gateway.usecases import login_guard, storage_quota
 from gateway.usecases.login_guard import Guesser
@@ -22,20 +22,20 @@ from nodepool.domain import ids
 from nodepool.domain.accounts.credentials import check_new_password, check_new_username, is_username
 from nodepool.domain.errors import (
     AlreadyExistsError,
-    ConflictError,
     InvalidInputError,
     NotFoundError,
     PermissionDeniedError,
+    StateConflictError,
     UnauthenticatedError,
 )
 from nodepool.domain.money import ledger
 from nodepool.domain.money.ledger import EntryKind, NewEntry
 from nodepool.stores.sql import accounts_read, storage_accounting, users as user_store
 from nodepool.stores.sql.ledger import api as ledger_store
-from nodepool.stores.sql.users import Newcomer, User
+from nodepool.stores.sql.users import NewUser, User
 
 
-class Balance(NamedTuple):
+class AccountBalance(NamedTuple):
     spendable_cpt: int
     held_cpt: int
     credit_score: int
@@ -43,7 +43,7 @@ class Balance(NamedTuple):
     stored_bytes_limit: int
 
 
-class Transferred(NamedTuple):
+class TransferResult(NamedTuple):
     balance_cpt: int
     repeated: bool
 
@@ -58,7 +58,7 @@ def check_newcomer(gateway: Gateway, username: str, password: str) -> None:
 def register(gateway: Gateway, username: str, password: str) -> None:
     """Makes a user with an account. InvalidInputError, AlreadyExistsError."""
     check_newcomer(gateway, username, password)
-    newcomer = Newcomer(
+    newcomer = NewUser(
         username,
         passwords.hashed(password, gateway.settings.bcrypt_rounds),
         user_store.USER_ROLE,
@@ -102,13 +102,13 @@ def login(gateway: Gateway, username: str, password: str, peer: str = "") -> Iss
     return gateway.tokens.issue(_identity_of(user))
 
 
-def refresh(gateway: Gateway, identity: Identity) -> IssuedToken:
+def refresh(gateway: Gateway, identity: CallerIdentity) -> IssuedToken:
     """A new token with a full lifetime, for one that has not ended since the caller was let in."""
     user = gateway.database.read(lambda connection: _present(connection, identity))
     return gateway.tokens.issue(_identity_of(user))
 
 
-def check_change(gateway: Gateway, identity: Identity, old: str, new: str) -> Guesser:
+def check_change(gateway: Gateway, identity: CallerIdentity, old: str, new: str) -> Guesser:
     """What of change_password is cheap to refuse."""
     check_new_password(new, identity.username)
     if new == old:
@@ -116,7 +116,7 @@ def check_change(gateway: Gateway, identity: Identity, old: str, new: str) -> Gu
     return login_guard.of_change(gateway, identity.user_id)
 
 
-def change_password(gateway: Gateway, identity: Identity, old: str, new: str) -> IssuedToken:
+def change_password(gateway: Gateway, identity: CallerIdentity, old: str, new: str) -> IssuedToken:
     """Ends every token there is, and gives a new one. PermissionDeniedError for a wrong old password."""
     guesser = check_change(gateway, identity, old, new)
     user = gateway.database.read(lambda connection: _present(connection, identity))
@@ -131,27 +131,27 @@ def change_password(gateway: Gateway, identity: Identity, old: str, new: str) ->
     )
     gateway.standings.forget(user.id)
     if generation is None:
-        raise ConflictError("the password was changed by somebody else at this moment; log in again")
-    return gateway.tokens.issue(Identity(user.id, user.username, user.role, generation))
+        raise StateConflictError("the password was changed by somebody else at this moment; log in again")
+    return gateway.tokens.issue(CallerIdentity(user.id, user.username, user.role, generation))
 
 
-def balance(gateway: Gateway, identity: Identity, username: str) -> Balance:
+def balance(gateway: Gateway, identity: CallerIdentity, username: str) -> AccountBalance:
     """The CPT of the caller's own account. PermissionDeniedError for another's."""
     if username not in ("", identity.username):
         raise PermissionDeniedError("you can see your own balance only")
 
-    def work(connection: Connection) -> Balance:
+    def work(connection: Connection) -> AccountBalance:
         score = accounts_read.credit_score(connection, identity.user_id)
         stored = storage_accounting.stored_bytes(connection, identity.user_id)
         cpt = ledger_store.balance(connection, identity.user_id)
-        return Balance(*cpt, score, stored, storage_quota.bound(gateway, score))
+        return AccountBalance(*cpt, score, stored, storage_quota.bound(gateway, score))
 
     return gateway.database.read(work)
 
 
 def transfer(
-    gateway: Gateway, sender: Identity, receiver_name: str, amount_cpt: int, transfer_id: str = ""
-) -> Transferred:
+    gateway: Gateway, sender: CallerIdentity, receiver_name: str, amount_cpt: int, transfer_id: str = ""
+) -> TransferResult:
     """Moves CPT, all or nothing; the same transfer again moves nothing more.
 
     InvalidInputError, NotFoundError, NotEnoughCptError; AlreadyExistsError where the id was another
@@ -166,7 +166,7 @@ def transfer(
     # Older clients send none, and every one of their calls is a transfer of its own.
     entry_id = ledger.transfer_id(sender.user_id, transfer_id or secrets.token_hex(16))
 
-    def work(connection: Connection) -> Transferred:
+    def work(connection: Connection) -> TransferResult:
         _present(connection, sender)
         receiver = _find(connection, receiver_name)
         if receiver is None:
@@ -181,7 +181,7 @@ def transfer(
         moved = _move_once(connection, movement, now)
         if moved and receiver.blocked:
             raise PermissionDeniedError("the receiver's account is blocked; nothing was moved")
-        return Transferred(ledger_store.balance(connection, sender.user_id)[0], not moved)
+        return TransferResult(ledger_store.balance(connection, sender.user_id)[0], not moved)
 
     return gateway.database.write(work)
 
@@ -190,7 +190,7 @@ def _move_once(connection: Connection, movement: NewEntry, now: float) -> bool:
     """False where this very movement was made before."""
     try:
         return bool(ledger_store.move(connection, [movement], now))
-    except ConflictError as error:
+    except StateConflictError as error:
         try:
             ledger_store.find_entry(connection, movement.id)
         except NotFoundError:
@@ -208,7 +208,7 @@ def _find(connection: Connection, username: str) -> User | None:
     return None if user is None or user.role == user_store.SYSTEM_ROLE else user
 
 
-def _present(connection: Connection, identity: Identity) -> User:
+def _present(connection: Connection, identity: CallerIdentity) -> User:
     """The caller's row. Gateways remember for a second who may call; what matters most looks again."""
     user = user_store.by_id(connection, identity.user_id)
     if user is None or user.username != identity.username:
@@ -220,5 +220,5 @@ def _present(connection: Connection, identity: Identity) -> User:
     return user
 
 
-def _identity_of(user: User) -> Identity:
-    return Identity(user.id, user.username, user.role, user.generation)
+def _identity_of(user: User) -> CallerIdentity:
+    return CallerIdentity(user.id, user.username, user.role, user.generation)

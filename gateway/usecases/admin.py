@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection
 
-from gateway.auth.tokens import Identity
+from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
 from gateway.usecases import nodes, tasks
 from gateway.usecases.paging import page_size
 from nodepool.domain import ids
-from nodepool.domain.errors import ConflictError, InvalidInputError, NodePoolError, NotFoundError
+from nodepool.domain.errors import InvalidInputError, NodePoolError, NotFoundError, StateConflictError
 from nodepool.domain.money import ledger
 from nodepool.domain.money.ledger import AccountKind, EntryKind, NewEntry
 from nodepool.domain.safe_text import is_plain
@@ -33,7 +33,7 @@ _ACTS, _MOST_ACTS = 50, 500
 _MAX_REASON = 500
 
 
-def mint(gateway: Gateway, admin: Identity, request: pb.MintRequest) -> str:
+def mint(gateway: Gateway, admin: CallerIdentity, request: pb.MintRequest) -> str:
     """New CPT into a user's account; the same mint_id again changes nothing."""
     ledger.check_amount(request.amount)
     memo = _reason(request.memo, needed=False)
@@ -62,7 +62,7 @@ def mint(gateway: Gateway, admin: Identity, request: pb.MintRequest) -> str:
     return f"this mint was made before; nothing was changed for {request.username}"
 
 
-def set_score(gateway: Gateway, admin: Identity, request: pb.SetCreditScoreRequest) -> str:
+def set_score(gateway: Gateway, admin: CallerIdentity, request: pb.SetCreditScoreRequest) -> str:
     reason = _reason(request.reason)
     now, start = gateway.clock(), gateway.settings.newcomer_credit_score
 
@@ -82,7 +82,7 @@ def set_score(gateway: Gateway, admin: Identity, request: pb.SetCreditScoreReque
     return f"the credit score of {user.username} is {request.score} now"
 
 
-def set_blocked(gateway: Gateway, admin: Identity, request: pb.SetUserBlockedRequest) -> str:
+def set_blocked(gateway: Gateway, admin: CallerIdentity, request: pb.SetUserBlockedRequest) -> str:
     """Blocking ends tokens, tasks and the work of the user's nodes; unblocking brings back none of these."""
     reason = _reason(request.reason, needed=request.blocked)
     if request.username == admin.username:
@@ -93,7 +93,7 @@ def set_blocked(gateway: Gateway, admin: Identity, request: pb.SetUserBlockedReq
         user = _user(connection, request.username)
         if not admin_store.set_blocked(connection, user.id, blocked=request.blocked):
             word = "blocked" if request.blocked else "not blocked"
-            raise ConflictError(f"{user.username} is {word} already; nothing was changed")
+            raise StateConflictError(f"{user.username} is {word} already; nothing was changed")
         action = "block" if request.blocked else "unblock"
         admin_store.record(connection, admin.username, action, user.username, {"reason": reason}, now)
         return user
@@ -108,7 +108,7 @@ def set_blocked(gateway: Gateway, admin: Identity, request: pb.SetUserBlockedReq
 
 def _end_everything(gateway: Gateway, user: User) -> None:
     """What of this fails is told in the log: the block itself stands."""
-    identity = Identity(user.id, user.username, user.role)
+    identity = CallerIdentity(user.id, user.username, user.role)
     for task_id in gateway.database.read(lambda c: admin_store.unfinished_of(c, user.id)):
         _after(f"task {task_id}", lambda task_id=task_id: tasks.stop(gateway, identity, task_id))  # type: ignore[misc]
     for row in gateway.database.read(lambda c: node_store.active_of(c, user.id)):
@@ -147,7 +147,7 @@ def list_users(gateway: Gateway, request: pb.ListUsersRequest) -> pb.ListUsersRe
     )
 
 
-def reverse(gateway: Gateway, admin: Identity, request: pb.ReversePaymentRequest) -> str:
+def reverse(gateway: Gateway, admin: CallerIdentity, request: pb.ReversePaymentRequest) -> str:
     """Counter-entries; a payment that was reversed before stays so."""
     reason = _reason(request.reason)
     now = gateway.clock()

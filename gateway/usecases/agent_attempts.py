@@ -10,16 +10,16 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from gateway.auth.tokens import Identity
+from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
 from nodepool import wire
 from nodepool.domain import ids
 from nodepool.domain.errors import (
-    ConflictError,
     InvalidInputError,
     NodePoolError,
     OwnerOnlyError,
     StaleAttemptError,
+    StateConflictError,
     TooLargeError,
 )
 from nodepool.domain.tasks.states import Outcome
@@ -38,7 +38,7 @@ _CHECKED_FOR_SECONDS = 1.0
 _MAX_CHECKED = 10_000
 
 
-def claim(gateway: Gateway, identity: Identity, request: pb.ClaimAttemptRequest) -> pb.AttemptSpec:
+def claim(gateway: Gateway, identity: CallerIdentity, request: pb.ClaimAttemptRequest) -> pb.AttemptSpec:
     """Move the attempt to running on this node and say what to run."""
     now = gateway.clock()
     try:
@@ -84,7 +84,7 @@ class _Checked:
     task_id: str
 
 
-class OutputDesk:
+class OutputIntake:
     """Takes output of live attempts. What SQL said of an attempt is believed for a second.
 
     Output of an attempt that went stale within that second lands under that attempt's own key, where
@@ -95,7 +95,7 @@ class OutputDesk:
         self._gateway = gateway
         self._checked: dict[tuple[str, str, int], _Checked] = {}
 
-    def append(self, identity: Identity, request: pb.AppendOutputRequest) -> pb.AppendOutputResponse:
+    def append(self, identity: CallerIdentity, request: pb.AppendOutputRequest) -> pb.AppendOutputResponse:
         if len(request.data) > MAX_OUTPUT_CHUNK_BYTES:
             raise InvalidInputError(f"send at most {MAX_OUTPUT_CHUNK_BYTES} bytes of output at once")
         _check_offset(request.offset)
@@ -105,7 +105,7 @@ class OutputDesk:
         )
         return pb.AppendOutputResponse(next_offset=end, stop_requested=checked.stop_requested)
 
-    def _check(self, identity: Identity, request: pb.AppendOutputRequest) -> _Checked:
+    def _check(self, identity: CallerIdentity, request: pb.AppendOutputRequest) -> _Checked:
         key = (request.attempt_id, request.node_id, identity.user_id)
         checked = self._checked.get(key)
         now = time.monotonic()
@@ -126,7 +126,7 @@ def _check_offset(offset: int) -> None:
         raise InvalidInputError(f"offset must be 0 to {MAX_OUTPUT_OFFSET}, not {offset}")
 
 
-def begin_result(gateway: Gateway, identity: Identity, end: pb.AttemptEnd) -> Writer | None:
+def begin_result(gateway: Gateway, identity: CallerIdentity, end: pb.AttemptEnd) -> Writer | None:
     """Check the outcome before its result is taken; a writer when there is a result to come."""
     wire.outcome_from_wire(end.outcome)
     if len(end.output_tail) > MAX_OUTPUT_CHUNK_BYTES:
@@ -143,7 +143,7 @@ def begin_result(gateway: Gateway, identity: Identity, end: pb.AttemptEnd) -> Wr
     return gateway.files.result_writer(end.attempt_id) if end.result_bytes and row is not None else None
 
 
-def _current(gateway: Gateway, identity: Identity, end: pb.AttemptEnd) -> Row[Any] | None:
+def _current(gateway: Gateway, identity: CallerIdentity, end: pb.AttemptEnd) -> Row[Any] | None:
     """The live attempt; None when this end was told before, so that its result is not taken twice."""
     try:
         return gateway.database.read(
@@ -185,11 +185,11 @@ def take_end(gateway: Gateway, end: pb.AttemptEnd, writer: Writer | None) -> End
     )
 
 
-def tell_end(gateway: Gateway, identity: Identity, end: pb.AttemptEnd, told: End) -> None:
+def tell_end(gateway: Gateway, identity: CallerIdentity, end: pb.AttemptEnd, told: End) -> None:
     """End the attempt. A stale attempt's result is removed again."""
     try:
         gateway.lifecycle.end_attempt(end.attempt_id, end.node_id, identity.user_id, told)
-    except (StaleAttemptError, ConflictError):
+    except (StaleAttemptError, StateConflictError):
         if told.has_result:
             _forget_result(gateway, end.attempt_id)
         raise

@@ -12,9 +12,9 @@ from gateway.auth import passwords
 from gateway.auth.access import ADMIN_ROLE
 from gateway.context import Gateway
 from nodepool.domain.accounts.credentials import check_password, check_username
-from nodepool.domain.errors import ConflictError, InvalidInputError
+from nodepool.domain.errors import InvalidInputError, StateConflictError
 from nodepool.stores.sql import users as user_store
-from nodepool.stores.sql.users import Newcomer, User
+from nodepool.stores.sql.users import NewUser, User
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +40,7 @@ def _make(gateway: Gateway, username: str) -> None:
         check_password(settings.admin_password)
     except InvalidInputError as error:
         raise InvalidInputError(f"ADMIN_PASSWORD: {error}") from None
-    admin = Newcomer(
+    admin = NewUser(
         username,
         passwords.hashed(settings.admin_password, settings.bcrypt_rounds),
         ADMIN_ROLE,
@@ -59,7 +59,7 @@ def _make(gateway: Gateway, username: str) -> None:
 def _take(gateway: Gateway, username: str) -> None:
     user = _find(gateway, username)
     if user is None or user.role == user_store.SYSTEM_ROLE:
-        raise ConflictError(
+        raise StateConflictError(
             f"ADMIN_USERNAME: the name {username} is too much like one that is taken; choose another"
         )
     if user.role != ADMIN_ROLE:
@@ -71,7 +71,7 @@ def _promote(gateway: Gateway, user: User) -> None:
     settings = gateway.settings
     given = settings.admin_password
     if given and not passwords.matches(given, user.password_hash, settings.bcrypt_rounds):
-        raise ConflictError(
+        raise StateConflictError(
             f"ADMIN_USERNAME: {user.username} is there with another password, and so may be somebody else; "
             "choose another name, or empty ADMIN_PASSWORD to make that account an admin all the same"
         )

@@ -16,14 +16,14 @@ from typing import Any
 from sqlalchemy import Row
 
 from gateway import messages as views
-from gateway.auth.tokens import Identity
-from gateway.caches.timed_cache import Kept
+from gateway.auth.tokens import CallerIdentity
+from gateway.caches.timed_cache import TimedCache
 from gateway.context import Gateway
 from gateway.usecases import submit_task, tasks
 from nodepool.domain.errors import InvalidInputError, UnavailableError
-from nodepool.domain.explain.explanation import Explanation, explain
-from nodepool.domain.explain.request import Asked, Pool, asked_of
-from nodepool.domain.explain.wait_estimate import NOTHING_KNOWN, Turns, estimate
+from nodepool.domain.explain.explanation import PlacementExplanation, explain
+from nodepool.domain.explain.request import PlacementRequest, PoolView, asked_of
+from nodepool.domain.explain.wait_estimate import NOTHING_KNOWN, QueueOrder, estimate
 from nodepool.domain.money.pricing import hold_cpt, price_per_minute_cpt
 from nodepool.domain.resources import Resources
 from nodepool.domain.scheduling.fair_share import Decay
@@ -55,13 +55,13 @@ _PLACEHOLDER_ID = "dry-run"
 
 
 @dataclass(frozen=True, slots=True)
-class _Nodes:
+class _FleetView:
     """The fleet of one moment, and what was explained on it."""
 
-    pool: Pool
-    explained: dict[Asked, Explanation] = field(default_factory=dict)
+    pool: PoolView
+    explained: dict[PlacementRequest, PlacementExplanation] = field(default_factory=dict)
 
-    def explain(self, asked: Asked) -> Explanation:
+    def explain(self, asked: PlacementRequest) -> PlacementExplanation:
         asked = replace(asked, owner_id=self.pool.fleet.owner_of_wish(asked.owner_id))
         found = self.explained.get(asked)
         if found is None:
@@ -72,8 +72,8 @@ class _Nodes:
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
-    turns: Turns
+class _QueueView:
+    turns: QueueOrder
     waiting: int
 
     def limit(self) -> str:
@@ -93,11 +93,11 @@ class Explainer:
         self._ageing = Ageing(
             settings.tier_ageing_seconds, settings.priority_ageing_seconds, settings.region_patience_seconds
         )
-        self._nodes = Kept(self._look_at_nodes, _NODES_SECONDS, monotonic)
-        self._line = Kept(self._look_at_line, _LINE_SECONDS, monotonic)
-        self._starts = Kept(self._look_at_starts, _STARTS_SECONDS, monotonic)
+        self._nodes = TimedCache(self._look_at_nodes, _NODES_SECONDS, monotonic)
+        self._line = TimedCache(self._look_at_line, _LINE_SECONDS, monotonic)
+        self._starts = TimedCache(self._look_at_starts, _STARTS_SECONDS, monotonic)
 
-    def explain(self, identity: Identity, request: pb.ExplainTaskRequest) -> pb.ExplainTaskResponse:
+    def explain(self, identity: CallerIdentity, request: pb.ExplainTaskRequest) -> pb.ExplainTaskResponse:
         """Raises InvalidInputError, NotFoundError, PermissionDeniedError or UnavailableError."""
         subject = request.WhichOneof("subject")
         if subject == "task":
@@ -150,7 +150,7 @@ class Explainer:
             "some of those have to end first",
         )
 
-    def _of_dry_run(self, identity: Identity, task: pb.UploadTaskRequest) -> pb.ExplainTaskResponse:
+    def _of_dry_run(self, identity: CallerIdentity, task: pb.UploadTaskRequest) -> pb.ExplainTaskResponse:
         """What submitting it now would meet. Refused for what a submit would be refused for."""
         task.task_id = task.task_id or _PLACEHOLDER_ID
         columns = submit_task.wishes(self._gateway, task)
@@ -167,7 +167,9 @@ class Explainer:
         answer = self._of_waiting(asked, self._waiting_task(row, asked), patience)
         return _priced(answer, asked.needs, row.max_minutes, row.replicas)
 
-    def _of_waiting(self, asked: Asked, task: WaitingTask, patience_left: float) -> pb.ExplainTaskResponse:
+    def _of_waiting(
+        self, asked: PlacementRequest, task: WaitingTask, patience_left: float
+    ) -> pb.ExplainTaskResponse:
         try:
             nodes, line, starts = self._nodes.get(), self._line.get(), self._starts.get()
         except UnavailableError as error:
@@ -207,13 +209,13 @@ class Explainer:
         )
 
     # -- what is kept --------------------------------------------------------------------------------
-    def _look_at_nodes(self) -> _Nodes:
+    def _look_at_nodes(self) -> _FleetView:
         settings = self._gateway.settings
         held_back = self._gateway.database.read(
             lambda c: queue_statistics.held_back(c, settings.probation_after)
         )
-        return _Nodes(
-            Pool.of(
+        return _FleetView(
+            PoolView.of(
                 self._gateway.registry.snapshot(settings.node_late_seconds),
                 default_memory_mb=settings.default_task_memory_mb,
                 patience_seconds=settings.region_patience_seconds,
@@ -222,7 +224,7 @@ class Explainer:
             )
         )
 
-    def _look_at_line(self) -> _Line:
+    def _look_at_line(self) -> _QueueView:
         now = self._gateway.clock()
         rows, waiting = self._gateway.database.read(
             lambda c: (queue_statistics.oldest_waiting(c, _MAX_IN_LINE), queue_statistics.count_waiting(c))
@@ -230,7 +232,7 @@ class Explainer:
         served = self._usage.of({row.owner_id for row in rows}, now)
         hopeless = frozenset(row.id for row in rows if row.reason.startswith(_HOPELESS))
         line = [self._waiting_task(row, self._asked(row, frozenset(), frozenset())) for row in rows]
-        return _Line(Turns(line, self._ageing, served, now, hopeless=hopeless), waiting)
+        return _QueueView(QueueOrder(line, self._ageing, served, now, hopeless=hopeless), waiting)
 
     def _look_at_starts(self) -> dict[str, int]:
         since = self._gateway.clock() - _WINDOW_SECONDS
@@ -238,11 +240,11 @@ class Explainer:
 
     def _asked(
         self, row: Any, excluded: frozenset[str], not_owners: frozenset[int], *, relaxed: bool = False
-    ) -> Asked:
+    ) -> PlacementRequest:
         image = self._gateway.settings.default_image
         return asked_of(row, excluded, not_owners, image, relaxed=relaxed, owner_id=row.owner_id)
 
-    def _waiting_task(self, row: Any, asked: Asked) -> WaitingTask:
+    def _waiting_task(self, row: Any, asked: PlacementRequest) -> WaitingTask:
         return WaitingTask(
             task_id=row.id,
             owner_id=row.owner_id,

@@ -12,7 +12,7 @@ from nodepool.stores.files.file_store import FileStore
 _CHUNK_BYTES = 1 << 18
 
 
-class Package:
+class IncomingPackage:
     """For one thread at a time. What it is collected in belongs to the caller."""
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -21,7 +21,7 @@ class Package:
         self.size = 0
 
     @classmethod
-    def of_bytes(cls, data: bytes) -> Package:
+    def of_bytes(cls, data: bytes) -> IncomingPackage:
         package = cls(io.BytesIO(data))
         package._whole, package.size = data, len(data)
         return package

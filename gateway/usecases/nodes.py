@@ -8,14 +8,14 @@ from sqlalchemy import Connection
 
 from gateway import messages as views
 from gateway.auth.access import ADMIN_ROLE
-from gateway.auth.tokens import Identity
+from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
 from nodepool import wire
 from nodepool.domain.errors import (
-    ConflictError,
     NodePoolError,
     PermissionDeniedError,
     StaleAttemptError,
+    StateConflictError,
     UnavailableError,
 )
 from nodepool.domain.nodes import claimed_resources, push_addresses, report_interval
@@ -35,7 +35,9 @@ log = logging.getLogger(__name__)
 _IDS_PER_NODE = 10
 
 
-def register(gateway: Gateway, identity: Identity, request: pb.RegisterWorkerNodeRequest, peer: str) -> None:
+def register(
+    gateway: Gateway, identity: CallerIdentity, request: pb.RegisterWorkerNodeRequest, peer: str
+) -> None:
     """`peer` is gRPC's name of who called: a node without an agent is called there and nowhere else."""
     check_owner(identity)
     facts = wire.node_facts_from_wire(request)
@@ -70,7 +72,7 @@ def register(gateway: Gateway, identity: Identity, request: pb.RegisterWorkerNod
     _sync(gateway, facts.node_id)
 
 
-def check_owner(identity: Identity) -> None:
+def check_owner(identity: CallerIdentity) -> None:
     """Raises PermissionDeniedError for an admin: whoever gets at an agent's password would run the pool."""
     if identity.role == ADMIN_ROLE:
         raise PermissionDeniedError(
@@ -86,19 +88,19 @@ def retire_of_admins(gateway: Gateway) -> None:
         _leave(gateway, row.id, blameless=True)
 
 
-def _check_room(gateway: Gateway, connection: Connection, identity: Identity, node_id: str) -> None:
+def _check_room(gateway: Gateway, connection: Connection, identity: CallerIdentity, node_id: str) -> None:
     """Raises ConflictError where the owner has as many nodes as he may."""
     score = credit_score(connection, identity.user_id)
     most = min(gateway.settings.max_nodes_per_user, access_limits.limits_of(score).nodes)
     is_known, is_active = node_store.states_of(connection, node_id, identity.user_id)
     active, known = node_store.count_of(connection, identity.user_id)
     if active >= most and not is_active:
-        raise ConflictError(
+        raise StateConflictError(
             f"you have {active} nodes in the pool, as many as your credit score of {score} allows: "
             "deregister one that is gone, or ask the pool's operator"
         )
     if known >= _IDS_PER_NODE * most and not is_known:
-        raise ConflictError(
+        raise StateConflictError(
             f"you have registered {known} different node ids: use one of a node that has left again"
         )
 
@@ -107,7 +109,7 @@ def _sync(gateway: Gateway, node_id: str) -> None:
     gateway.lifecycle.sync_node(node_id)
 
 
-def report_status(gateway: Gateway, identity: Identity, node_id: str) -> None:
+def report_status(gateway: Gateway, identity: CallerIdentity, node_id: str) -> None:
     row = gateway.database.read(lambda c: node_store.find_own(c, node_id, identity.user_id))
     if row.kind == NodeKind.AGENT:
         return  # agents report through Redis; over gRPC they only show that they have contact
@@ -133,12 +135,14 @@ def listed(gateway: Gateway) -> list[pb.WorkerNodeInfo]:
     ]
 
 
-def enroll(gateway: Gateway, identity: Identity, node_id: str, instance: str = "") -> pb.EnrollAgentResponse:
+def enroll(
+    gateway: Gateway, identity: CallerIdentity, node_id: str, instance: str = ""
+) -> pb.EnrollAgentResponse:
     """A broker user of its own, and everything else that the agent needs to know."""
     check_owner(identity)
     row = gateway.database.read(lambda c: node_store.find_own(c, node_id, identity.user_id))
     if row.kind != NodeKind.AGENT or not row.active:
-        raise ConflictError(f"register {node_id!r} with kind 'agent' first")
+        raise StateConflictError(f"register {node_id!r} with kind 'agent' first")
     agent_instances.check(gateway.redis, node_id, instance)
     settings = gateway.settings
     url = broker_users.create(
@@ -175,13 +179,13 @@ def enroll(gateway: Gateway, identity: Identity, node_id: str, instance: str = "
     )
 
 
-def set_draining(gateway: Gateway, identity: Identity, node_id: str, *, draining: bool) -> None:
+def set_draining(gateway: Gateway, identity: CallerIdentity, node_id: str, *, draining: bool) -> None:
     gateway.database.read(lambda c: node_store.find_own(c, node_id, identity.user_id))
     gateway.database.write(lambda c: node_store.set_draining(c, node_id, draining=draining))
     _sync(gateway, node_id)
 
 
-def deregister(gateway: Gateway, identity: Identity, node_id: str) -> None:
+def deregister(gateway: Gateway, identity: CallerIdentity, node_id: str) -> None:
     """The node leaves for good or until it registers again; what it still had goes elsewhere."""
     gateway.database.read(lambda c: node_store.find_own(c, node_id, identity.user_id))
     _leave(gateway, node_id)

@@ -12,15 +12,15 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
-from gateway.auth.tokens import Identity
+from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
-from nodepool.domain.errors import ConflictError, InvalidInputError, NodePoolError, StaleAttemptError
+from nodepool.domain.errors import InvalidInputError, NodePoolError, StaleAttemptError, StateConflictError
 from nodepool.domain.money import ledger
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.domain.not_visible import no_task_on_your_nodes
 from nodepool.domain.tasks.pool_result import check_result
 from nodepool.domain.tasks.states import AttemptState, Outcome
-from nodepool.stores.redis.last_heard import Words
+from nodepool.stores.redis.last_heard import LastHeard
 from nodepool.stores.sql import pushed_attempts, replicas as replica_store, tasks as task_store
 from nodepool.stores.sql.tasks import End
 from nodepool.workflows.end_without_agent import STOPPED_BY_OWNER, end_with_what_there_is, keep_result
@@ -29,7 +29,7 @@ from nodepool.workflows.result_files import forget_losers
 _MAX_OUTPUT_BYTES = 1 << 20
 
 
-def _current(gateway: Gateway, identity: Identity, task_id: str, node_id: str = "") -> Row[Any]:
+def _current(gateway: Gateway, identity: CallerIdentity, task_id: str, node_id: str = "") -> Row[Any]:
     """The current attempt of a task that a node of the caller's has, live or ended (see pushed_store)."""
     task = gateway.database.read(lambda connection: _of_caller(connection, identity, task_id))
     if not task.node_id or (node_id and node_id != task.node_id):
@@ -40,11 +40,11 @@ def _current(gateway: Gateway, identity: Identity, task_id: str, node_id: str = 
     if row is None or row.owner_id != identity.user_id:
         raise no_task_on_your_nodes(task_id)
     if row.kind != NodeKind.PUSHED:
-        raise ConflictError(f"task {task_id!r} is on an agent, which speaks for its attempt itself")
+        raise StateConflictError(f"task {task_id!r} is on an agent, which speaks for its attempt itself")
     return row
 
 
-def _of_caller(connection: Connection, identity: Identity, task_id: str) -> Row[Any]:
+def _of_caller(connection: Connection, identity: CallerIdentity, task_id: str) -> Row[Any]:
     """The task, or the one run of it that is or was on a node of the caller's: nodes know the task's id."""
     task = task_store.find_or_none(connection, task_id)
     if task is None or task.parent_id:
@@ -55,7 +55,7 @@ def _of_caller(connection: Connection, identity: Identity, task_id: str) -> Row[
     return task
 
 
-def _live(gateway: Gateway, identity: Identity, task_id: str, node_id: str = "") -> Row[Any]:
+def _live(gateway: Gateway, identity: CallerIdentity, task_id: str, node_id: str = "") -> Row[Any]:
     """The same, still to be ended; one that was only assigned is claimed by being spoken for."""
     row = _current(gateway, identity, task_id, node_id)
     if not pushed_attempts.is_live(row):
@@ -66,13 +66,13 @@ def _live(gateway: Gateway, identity: Identity, task_id: str, node_id: str = "")
             lambda c: task_store.claim_attempt(c, row.id, row.node_id, identity.user_id, now)
         )
     with suppress(NodePoolError):  # the sweep asks the worker before it gives it up
-        Words(gateway.redis).heard([row.id])
+        LastHeard(gateway.redis).heard([row.id])
         if row.state == AttemptState.ASSIGNED:
             gateway.outputs.announce(task_id)
     return row
 
 
-def store_output(gateway: Gateway, identity: Identity, task_id: str, node_id: str, output: str) -> None:
+def store_output(gateway: Gateway, identity: CallerIdentity, task_id: str, node_id: str, output: str) -> None:
     """Add to the output. Workers send each piece once, and what they send twice is there twice."""
     data = output.encode()
     if len(data) > _MAX_OUTPUT_BYTES:
@@ -82,19 +82,19 @@ def store_output(gateway: Gateway, identity: Identity, task_id: str, node_id: st
         gateway.outputs.append_at_end(row.id, data, task_id=task_id)
 
 
-def store_logs(gateway: Gateway, identity: Identity, task_id: str, node_id: str, logs: str) -> None:
+def store_logs(gateway: Gateway, identity: CallerIdentity, task_id: str, node_id: str, logs: str) -> None:
     """The same of whole lines, which come without the end of the last one."""
     store_output(
         gateway, identity, task_id, node_id, logs if logs.endswith("\n") or not logs else f"{logs}\n"
     )
 
 
-def live_attempt(gateway: Gateway, identity: Identity, task_id: str) -> str:
+def live_attempt(gateway: Gateway, identity: CallerIdentity, task_id: str) -> str:
     """The attempt that a result for the task is kept for."""
     return str(_live(gateway, identity, task_id).id)
 
 
-def store_result(gateway: Gateway, identity: Identity, task_id: str, result: bytes) -> None:
+def store_result(gateway: Gateway, identity: CallerIdentity, task_id: str, result: bytes) -> None:
     """Keep the result of the running attempt; it becomes the task's when the attempt ends."""
     check_result(result, gateway.settings.max_result_bytes)
     row = _live(gateway, identity, task_id)
@@ -106,11 +106,11 @@ def store_result(gateway: Gateway, identity: Identity, task_id: str, result: byt
         raise StaleAttemptError
 
 
-def running(gateway: Gateway, identity: Identity, task_id: str, node_id: str) -> tuple[bool, int]:
+def running(gateway: Gateway, identity: CallerIdentity, task_id: str, node_id: str) -> tuple[bool, int]:
     """Is the task to go on there (its owner may have asked for its end), and what has it earned so far?"""
     row = _live(gateway, identity, task_id, node_id)
     with suppress(NodePoolError):
-        Words(gateway.redis).works(row.id)
+        LastHeard(gateway.redis).works(row.id)
     now = gateway.clock()
     started_at = row.started_at or now  # it was claimed just now, by being spoken for
     reward = ledger.earned(row.price_per_minute, row.fee_percent or 0, started_at, now, row.max_minutes)
@@ -119,7 +119,7 @@ def running(gateway: Gateway, identity: Identity, task_id: str, node_id: str) ->
 
 def _showed_work(gateway: Gateway, attempt_id: str) -> bool:
     try:
-        return Words(gateway.redis).showed_work(attempt_id)
+        return LastHeard(gateway.redis).showed_work(attempt_id)
     except NodePoolError:
         return True  # nobody can say that it did not
 
@@ -135,7 +135,7 @@ class Completed:
 
 
 def completed(
-    gateway: Gateway, identity: Identity, task_id: str, node_id: str, *, success: bool
+    gateway: Gateway, identity: CallerIdentity, task_id: str, node_id: str, *, success: bool
 ) -> Completed:
     """What is told of the end, but for the digest of its result; in the same words it is the same again."""
     row = _current(gateway, identity, task_id, node_id)
@@ -157,6 +157,6 @@ def completed(
     return Completed(row.id, row.node_id, end, live)
 
 
-def tell_end(gateway: Gateway, identity: Identity, done: Completed) -> None:
+def tell_end(gateway: Gateway, identity: CallerIdentity, done: Completed) -> None:
     gateway.lifecycle.end_attempt(done.attempt_id, done.node_id, identity.user_id, done.end)
     forget_losers(gateway.database, gateway.files, done.attempt_id)

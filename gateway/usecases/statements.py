@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from gateway.auth.tokens import Identity
+from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
 from gateway.usecases.paging import page_size
 from nodepool.domain.errors import InvalidInputError
@@ -18,7 +18,7 @@ MOST_LINES = 500
 
 
 def statement(
-    gateway: Gateway, identity: Identity, request: pb.GetStatementRequest
+    gateway: Gateway, identity: CallerIdentity, request: pb.GetStatementRequest
 ) -> pb.GetStatementResponse:
     """The newest line's running balance is the balance that is answered with it."""
     limit, before_seq = _page(request.page_size, request.before_seq)
@@ -57,7 +57,7 @@ def statement(
     return gateway.database.read(work)
 
 
-def credit(gateway: Gateway, identity: Identity, request: pb.GetCreditRequest) -> pb.GetCreditResponse:
+def credit(gateway: Gateway, identity: CallerIdentity, request: pb.GetCreditRequest) -> pb.GetCreditResponse:
     limit, before_seq = _page(request.page_size, request.before_seq)
 
     def work(connection: Connection) -> pb.GetCreditResponse:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.auth.tokens import Identity
+from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
 from nodepool.domain.errors import NodePoolError
 from nodepool.domain.trust import access_limits
@@ -26,7 +26,7 @@ def bound(gateway: Gateway, score: int) -> int:
 
 
 def check_room(
-    gateway: Gateway, owner: Identity, score: int, stored: int, columns: Mapping[str, Any]
+    gateway: Gateway, owner: CallerIdentity, score: int, stored: int, columns: Mapping[str, Any]
 ) -> None:
     """Raises StorageBoundError where the new task's package does not fit. `columns` are the task's.
 

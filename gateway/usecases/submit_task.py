@@ -10,10 +10,10 @@ from typing import Any
 from sqlalchemy import Connection, Row
 from sqlalchemy.exc import IntegrityError
 
-from gateway.auth.tokens import Identity
+from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
 from gateway.usecases import storage_quota
-from gateway.usecases.incoming_package import Package
+from gateway.usecases.incoming_package import IncomingPackage
 from nodepool import wire
 from nodepool.domain import ids, regions
 from nodepool.domain.errors import (
@@ -75,7 +75,7 @@ def check_size(gateway: Gateway, size: int) -> None:
 
 
 def check_before_it_comes(
-    gateway: Gateway, owner: Identity, columns: dict[str, Any], size: int, sha256: str
+    gateway: Gateway, owner: CallerIdentity, columns: dict[str, Any], size: int, sha256: str
 ) -> None:
     """What can be refused already: a stream may be long, and many come at once. Tells nothing by itself."""
     _check_cheap(gateway, owner, _row_of(owner, columns, size, sha256))
@@ -128,7 +128,9 @@ def _compared(request: pb.UploadTaskRequest) -> dict[str, Any]:
     }
 
 
-async def submit(gateway: Gateway, owner: Identity, columns: dict[str, Any], package: Package) -> Accepted:
+async def submit(
+    gateway: Gateway, owner: CallerIdentity, columns: dict[str, Any], package: IncomingPackage
+) -> Accepted:
     """Whole or not at all. What is cheap to refuse is refused before the package is looked at."""
     check_size(gateway, package.size)
     done = await gateway.run(_begin, gateway, owner, columns, package)
@@ -144,13 +146,13 @@ async def submit(gateway: Gateway, owner: Identity, columns: dict[str, Any], pac
 class _Prepared:
     """What nothing cheap speaks against. `columns` are the whole row."""
 
-    owner: Identity
+    owner: CallerIdentity
     columns: dict[str, Any]
     score: int
 
 
 def _begin(
-    gateway: Gateway, owner: Identity, columns: dict[str, Any], package: Package
+    gateway: Gateway, owner: CallerIdentity, columns: dict[str, Any], package: IncomingPackage
 ) -> Accepted | _Prepared:
     """All of it, where the package is small or was looked at before."""
     prepared = _prepare(gateway, owner, columns, package)
@@ -167,7 +169,7 @@ def _begin(
 
 
 def _prepare(
-    gateway: Gateway, owner: Identity, columns: dict[str, Any], package: Package
+    gateway: Gateway, owner: CallerIdentity, columns: dict[str, Any], package: IncomingPackage
 ) -> Accepted | _Prepared:
     now, sha256 = gateway.clock(), package.sha256
     columns = _row_of(owner, columns, package.size, sha256)
@@ -189,7 +191,7 @@ def _prepare(
     return _Prepared(owner, row, score)
 
 
-def _row_of(owner: Identity, columns: dict[str, Any], size: int, sha256: str) -> dict[str, Any]:
+def _row_of(owner: CallerIdentity, columns: dict[str, Any], size: int, sha256: str) -> dict[str, Any]:
     return {
         **columns,
         "owner_id": owner.user_id,
@@ -199,7 +201,9 @@ def _row_of(owner: Identity, columns: dict[str, Any], size: int, sha256: str) ->
     }
 
 
-def _check_cheap(gateway: Gateway, owner: Identity, columns: dict[str, Any]) -> tuple[Row[Any] | None, int]:
+def _check_cheap(
+    gateway: Gateway, owner: CallerIdentity, columns: dict[str, Any]
+) -> tuple[Row[Any] | None, int]:
     """The task that has this id already, of which nothing is checked, and the owner's credit score."""
     fee_percent = gateway.settings.platform_fee_percent
     existing, score, stored = gateway.database.read(
@@ -212,7 +216,9 @@ def _check_cheap(gateway: Gateway, owner: Identity, columns: dict[str, Any]) -> 
     return existing, score
 
 
-async def _look_into(gateway: Gateway, owner: Identity, package: Package, prepared: _Prepared) -> None:
+async def _look_into(
+    gateway: Gateway, owner: CallerIdentity, package: IncomingPackage, prepared: _Prepared
+) -> None:
     """Raises InvalidPackageError, and counts it against its sender; RateLimitedError where too much waits."""
     try:
         data = await gateway.run(package.read)
@@ -229,7 +235,7 @@ async def _look_into(gateway: Gateway, owner: Identity, package: Package, prepar
         raise InvalidPackageError(why) from None
 
 
-def _keep(gateway: Gateway, prepared: _Prepared, package: Package) -> Accepted:
+def _keep(gateway: Gateway, prepared: _Prepared, package: IncomingPackage) -> Accepted:
     row, owner = prepared.columns, prepared.owner
     fee_percent, sha256 = gateway.settings.platform_fee_percent, row["package_sha256"]
     bound = storage_quota.bound(gateway, prepared.score)
@@ -257,7 +263,7 @@ def _price(columns: dict[str, Any]) -> int:
 
 
 def _before(
-    connection: Connection, owner: Identity, columns: dict[str, Any], fee_percent: int
+    connection: Connection, owner: CallerIdentity, columns: dict[str, Any], fee_percent: int
 ) -> tuple[Row[Any] | None, int, int]:
     if columns["pinned_node"]:
         node_store.find_own(connection, columns["pinned_node"], owner.user_id)
@@ -297,7 +303,7 @@ def check_access(columns: dict[str, Any], score: int) -> None:
         )
 
 
-def _check_room(gateway: Gateway, owner: Identity, score: int) -> None:
+def _check_room(gateway: Gateway, owner: CallerIdentity, score: int) -> None:
     opened = access_limits.limits_of(score).unfinished_tasks
     limit = min(gateway.settings.max_waiting_tasks_per_user, opened)
 
@@ -312,7 +318,7 @@ def _check_room(gateway: Gateway, owner: Identity, score: int) -> None:
         )
 
 
-def _repeated(existing: Row[Any], row: dict[str, Any], owner: Identity) -> Accepted:
+def _repeated(existing: Row[Any], row: dict[str, Any], owner: CallerIdentity) -> Accepted:
     same = existing.owner_id == owner.user_id and all(getattr(existing, name) == row[name] for name in _SAME)
     if not same:
         raise _taken(row["id"])

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from gateway.auth.callers import whose_work
-from gateway.auth.tokens import Identity
+from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
 from gateway.messages import is_final
 from gateway.usecases import storage_quota
@@ -39,7 +39,7 @@ _ANOTHER_RUN = 1000
 _SMALL_RESULT_BYTES = 256 << 10
 
 
-def find_own(gateway: Gateway, identity: Identity | None, task_id: str) -> Row[Any]:
+def find_own(gateway: Gateway, identity: CallerIdentity | None, task_id: str) -> Row[Any]:
     """The task, when it is the caller's; without an identity (anonymous reads are on) any task."""
     row = gateway.database.read(lambda connection: task_store.find(connection, task_id))
     if row.kind != TaskKind.USER or (identity is not None and row.owner_id != identity.user_id):
@@ -47,7 +47,7 @@ def find_own(gateway: Gateway, identity: Identity | None, task_id: str) -> Row[A
     return row
 
 
-def list_own(gateway: Gateway, identity: Identity) -> Sequence[Row[Any]]:
+def list_own(gateway: Gateway, identity: CallerIdentity) -> Sequence[Row[Any]]:
     return gateway.database.read(
         lambda connection: task_store.of_owner(connection, identity.user_id, _MAX_LISTED)
     )
@@ -137,7 +137,7 @@ async def whole_output(gateway: Gateway, row: Row[Any], window: OutputWindow, at
     return OutputWindow(0, data) if data else window
 
 
-def stop(gateway: Gateway, identity: Identity, task_id: str) -> Row[Any]:
+def stop(gateway: Gateway, identity: CallerIdentity, task_id: str) -> Row[Any]:
     """Ask for the task's end; returns it as it was before. A stop is state; the hint only hurries it."""
     find_own(gateway, identity, task_id)
     with_what = deciding(gateway.settings, gateway.clock())

@@ -13,7 +13,7 @@ from sqlalchemy import Row
 
 from gateway import messages as views
 from gateway.admission.message_reader import LONGEST_REPLY_SECONDS
-from gateway.auth.tokens import Identity
+from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
 from gateway.usecases import tasks
 from nodepool.domain.errors import RateLimitedError, StalledError, UnavailableError
@@ -40,7 +40,7 @@ class _Position:
 
 
 async def watch(
-    gateway: Gateway, identity: Identity, request: pb.WatchTaskRequest
+    gateway: Gateway, identity: CallerIdentity, request: pb.WatchTaskRequest
 ) -> AsyncIterator[pb.WatchTaskResponse]:
     """Ends after the final state, which comes after the last output."""
     position = _Position(request.attempt_number, max(0, request.output_offset))
@@ -102,7 +102,7 @@ async def _make_room(gateway: Gateway, room: ExitStack, owner_id: int, size_byte
 
 
 def _look(
-    gateway: Gateway, identity: Identity, task_id: str, position: _Position
+    gateway: Gateway, identity: CallerIdentity, task_id: str, position: _Position
 ) -> tuple[Row[Any], int, OutputWindow, str]:
     row = tasks.find_own(gateway, identity, task_id)
     attempt = tasks.attempt_of(gateway, row)

@@ -49,7 +49,7 @@ class OwnerOnlyError(StaleAttemptError):
     """The attempt is of somebody else's task, and its node takes its owner's only."""
 
 
-class ConflictError(NodePoolError):
+class StateConflictError(NodePoolError):
     """That cannot be done in the present state."""
 
 

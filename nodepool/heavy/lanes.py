@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from nodepool.domain.errors import NodePoolError
-from nodepool.domain.scheduling.fair_turns import Bounds, FairQueue
+from nodepool.domain.scheduling.fair_turns import FairQueue, QueueBounds
 
 T = TypeVar("T")
 Start: TypeAlias = Callable[[], "Future[Any]"]
@@ -23,7 +23,7 @@ Start: TypeAlias = Callable[[], "Future[Any]"]
 class Lane:
     """`submit` takes what begins the work and gives its future."""
 
-    def __init__(self, bounds: Bounds) -> None:
+    def __init__(self, bounds: QueueBounds) -> None:
         self._lock = threading.Lock()
         self._queue: FairQueue[tuple[Start, Future[Any]]] = FairQueue(bounds)
 
@@ -88,7 +88,7 @@ class Lane:
 class ThreadLane:
     """A lane of threads of its own."""
 
-    def __init__(self, name: str, bounds: Bounds) -> None:
+    def __init__(self, name: str, bounds: QueueBounds) -> None:
         self._lane = Lane(bounds)
         self._threads = ThreadPoolExecutor(bounds.width, thread_name_prefix=name)
 

@@ -18,7 +18,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from nodepool.domain.errors import UnavailableError
 from nodepool.domain.heavy_limits import HeavyLimits
-from nodepool.domain.scheduling.fair_turns import Bounds
+from nodepool.domain.scheduling.fair_turns import QueueBounds
 from nodepool.heavy import worker
 from nodepool.heavy.lanes import Lane
 from nodepool.heavy.worker import OutOfBoundsError, WorkerEndedError
@@ -39,7 +39,7 @@ class HeavyWork:
     def __init__(self, limits: HeavyLimits) -> None:
         self._limits = limits
         self._lane = Lane(
-            Bounds(
+            QueueBounds(
                 width=limits.processes,
                 # One is left for everybody else.
                 of_one=max(1, limits.processes - 1),

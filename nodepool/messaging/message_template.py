@@ -29,7 +29,7 @@ def argument_of(text: bytes, name: str) -> str | None:
         return None
 
 
-class Envelopes:
+class MessageTemplates:
     """Thread-safe: two threads at the same new task make its pattern twice."""
 
     def __init__(self, app: Celery) -> None:

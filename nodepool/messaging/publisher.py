@@ -16,7 +16,7 @@ from kombu import Connection, Exchange, Producer, Queue
 from kombu.exceptions import OperationalError
 
 from nodepool.domain.nodes.worker_events import CHANNEL_ENDS
-from nodepool.messaging.message_template import Envelopes
+from nodepool.messaging.message_template import MessageTemplates
 from nodepool.settings import Settings
 
 PLACE = "dispatcher.place"
@@ -76,7 +76,7 @@ class Publisher:
 
     def __init__(self, app: Celery) -> None:
         self._app = app
-        self._envelopes = Envelopes(app)
+        self._envelopes = MessageTemplates(app)
         self._local = threading.local()
         self._lock = threading.Lock()
         self._connections: list[Connection] = []

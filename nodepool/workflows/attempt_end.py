@@ -22,7 +22,7 @@ from nodepool.domain.tasks.states import FINAL_TASK_STATES, Outcome, TaskKind, T
 from nodepool.domain.trust.audits import Rules
 from nodepool.messaging.publisher import Publisher
 from nodepool.settings import Settings
-from nodepool.stores.redis.node_registry import RegisteredNode, Registry
+from nodepool.stores.redis.node_registry import NodeRegistry, RegisteredNode
 from nodepool.stores.redis.output import OutputStore
 from nodepool.stores.redis.usage import UsageStore
 from nodepool.stores.sql import (
@@ -134,7 +134,7 @@ def _settle(
 class Lifecycle:
     settings: Settings
     database: Database
-    registry: Registry
+    registry: NodeRegistry
     outputs: OutputStore
     usage: UsageStore
     publisher: Publisher

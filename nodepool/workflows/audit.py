@@ -16,7 +16,7 @@ from nodepool.domain.money import ledger
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, Outcome, TaskKind, TaskState, Verification
 from nodepool.domain.trust import audits as verification
 from nodepool.domain.trust.audits import BlockEnd
-from nodepool.domain.trust.replication import Next, Run, Step, next_step
+from nodepool.domain.trust.replication import Next, ReplicaRun, Step, next_step
 from nodepool.domain.trust.voting import Count, Finding, Verdict, Vote
 from nodepool.stores.sql import (
     credit as credit_store,
@@ -185,7 +185,7 @@ def _next(
     # Its digest is made when there is another to compare it with.
     known = bool(task.result_digest) or not any(run.result_digest for run in runs)
     vote = _own_vote(connection, task, result) if known else None
-    own = Run(state=TaskState(task.state), vote=vote, ended_at=result.finished_at)
+    own = ReplicaRun(state=TaskState(task.state), vote=vote, ended_at=result.finished_at)
     compared = [own, *(replica_vote.run_of(run) for run in runs)]
     step = next_step(compared, replicas=_RUNS_COMPARED, now=deciding.now, others=others, asked=False)
     return step, runs

@@ -24,7 +24,7 @@ from nodepool.domain.tasks.states import (
     check_task_transition,
 )
 from nodepool.domain.trust.audits import WATCHED, Rules
-from nodepool.domain.trust.replication import Next, Run, Step, next_step
+from nodepool.domain.trust.replication import Next, ReplicaRun, Step, next_step
 from nodepool.domain.trust.voting import Count, Finding, Verdict, Vote
 from nodepool.stores.sql import replicas as replica_store, tasks as task_store, verification_records
 from nodepool.stores.sql.ledger import api as ledger_store
@@ -132,10 +132,10 @@ def _next(connection: Connection, parent: Row[Any], runs: Sequence[Row[Any]], de
     return next_step([run_of(run) for run in runs], replicas=parent.replicas, now=deciding.now, others=others)
 
 
-def run_of(row: Row[Any]) -> Run:
+def run_of(row: Row[Any]) -> ReplicaRun:
     voted = row.attempt_state == AttemptState.FINISHED and bool(row.result_digest)
     started, ended = row.attempt_started_at or 0.0, row.attempt_finished_at or 0.0
-    return Run(
+    return ReplicaRun(
         state=TaskState(row.state),
         vote=vote_of(row) if voted else None,
         ended_at=ended,

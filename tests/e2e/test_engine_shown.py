@@ -39,7 +39,10 @@ def test_an_agent_with_an_engine_is_of_normal_trust_after_its_first_probe(pool: 
     agent = pool.add_agent(runner="docker")
     pool.wait(lambda: verdict(pool, agent.node_id), "it was probed")
     # How fast it is depends on what else this machine does.
-    assert verdict(pool, agent.node_id) in {benchmark_probe.Verdict.RIGHT, benchmark_probe.Verdict.SLOW}
+    assert verdict(pool, agent.node_id) in {
+        benchmark_probe.ProbeVerdict.RIGHT,
+        benchmark_probe.ProbeVerdict.SLOW,
+    }
     pool.wait(lambda: tier(pool, agent.node_id) == "normal", "its Docker counts")
     # And so a task that asks for that trust runs there.
     task_id = pool.owner.submit(script("print('trusted')"), new_task_id(), min_trust="normal")
@@ -62,7 +65,10 @@ def test_a_node_that_only_says_that_it_has_docker_stays_low_though_its_answer_is
     result = result_of_run(liar.package_of(attempt_id), tmp_path / "probe")
     assert liar.finish_with(attempt_id, result).success
     pool.wait(lambda: verdict(pool, liar.node_id), "it was judged")
-    assert verdict(pool, liar.node_id) in {benchmark_probe.Verdict.RIGHT, benchmark_probe.Verdict.SLOW}
+    assert verdict(pool, liar.node_id) in {
+        benchmark_probe.ProbeVerdict.RIGHT,
+        benchmark_probe.ProbeVerdict.SLOW,
+    }
     assert tier(pool, liar.node_id) == "low"
     # Nobody is blamed: a broken engine looks the same.
     engine = create_engine(pool.database_url)

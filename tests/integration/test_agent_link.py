@@ -19,10 +19,10 @@ from tests.support.agent_stage import smallest_acl
 from tests.support.scripted_gateway import ScriptedGateway
 from tests.support.valkey import TestValkey
 from worker_agent.gateway_client import (
-    GatewayLink,
-    LinkGivenUpError,
-    LinkOptions,
-    LinkRefusedError,
+    GatewayClient,
+    GatewayGivenUpError,
+    GatewayOptions,
+    GatewayRefusedError,
     LoginRefusedError,
 )
 
@@ -63,9 +63,9 @@ def gateway(valkey: TestValkey, tmp_path: Path) -> Iterator[ScriptedGateway]:
     gateway.close()
 
 
-def link_to(gateway: ScriptedGateway, ca_file: Path, password: str = "") -> GatewayLink:
-    return GatewayLink(
-        LinkOptions(
+def link_to(gateway: ScriptedGateway, ca_file: Path, password: str = "") -> GatewayClient:
+    return GatewayClient(
+        GatewayOptions(
             address=gateway.address,
             username="owner",
             password=password or gateway.password,
@@ -86,7 +86,7 @@ def test_a_gateway_with_another_certificate_gets_no_password(
 ) -> None:
     link = link_to(gateway, tmp_path / "other.pem")
     tries = itertools.count()
-    with pytest.raises(LinkGivenUpError):
+    with pytest.raises(GatewayGivenUpError):
         link.enroll("owner/n1", lambda: next(tries) >= 2)
     link.close()
     assert gateway.calls == []
@@ -123,7 +123,7 @@ def test_what_passes_is_tried_again(gateway: ScriptedGateway, tmp_path: Path, co
 def test_what_does_not_pass_is_not(gateway: ScriptedGateway, tmp_path: Path, code: grpc.StatusCode) -> None:
     link = link_to(gateway, tmp_path / "ca.pem")
     gateway.refuse_with = code
-    with pytest.raises(LinkRefusedError, match=code.name):
+    with pytest.raises(GatewayRefusedError, match=code.name):
         link.enroll("owner/n1")
     link.close()
     assert gateway.calls.count("EnrollAgent") == 1

@@ -9,11 +9,11 @@ import pytest
 
 from dispatcher import context
 from dispatcher.context import Dispatcher
-from dispatcher.placing.placement_loop import Desk
+from dispatcher.placing.placement_loop import PlacementLoop
 from nodepool.messaging.publisher import EXECUTE, PLACE, Publisher, make_app
 from nodepool.settings import Settings
 from nodepool.stores.redis import keys
-from nodepool.stores.redis.hint_queues import Backlog
+from nodepool.stores.redis.hint_queues import HintQueues
 from nodepool.stores.sql import tasks as task_store
 from tests.support.stores import add_node, add_task, add_user
 from tests.support.valkey import TestValkey
@@ -40,7 +40,7 @@ def test_the_oldest_hints_of_the_highest_trust_are_taken_first(
 ) -> None:
     queues = ("low.any", "high.asia", "normal.europe", "high.any")
     publisher.send_all([(PLACE, f"{queue}-{number}", queue) for number in range(3) for queue in queues])
-    backlog = Backlog(dispatcher.redis)
+    backlog = HintQueues(dispatcher.redis)
     assert backlog.take(4) == ["high.asia-0", "high.asia-1", "high.asia-2", "high.any-0"]
     assert backlog.take(100) == [
         *("high.any-1", "high.any-2"),
@@ -54,7 +54,7 @@ def test_hints_as_celery_sends_them_one_by_one_are_read_too(
     dispatcher: Dispatcher, publisher: Publisher
 ) -> None:
     publisher.place("t1", "high", "any")
-    assert Backlog(dispatcher.redis).take(10) == ["t1"]
+    assert HintQueues(dispatcher.redis).take(10) == ["t1"]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_hints_as_celery_sends_them_one_by_one_are_read_too(
 def test_what_is_no_hint_is_dropped(dispatcher: Dispatcher, publisher: Publisher, message: str) -> None:
     dispatcher.redis.lpush("high.any", message)
     publisher.send_all([(EXECUTE, "t1:1", "high.any"), (PLACE, "t1", "high.any"), (PLACE, "t2", "high.any")])
-    assert Backlog(dispatcher.redis).take(10) == ["t1", "t2"]
+    assert HintQueues(dispatcher.redis).take(10) == ["t1", "t2"]
     assert dispatcher.redis.llen("high.any") == 0
 
 
@@ -78,7 +78,7 @@ def test_a_desk_that_hears_of_one_task_takes_the_hints_that_wait(
     dispatcher.lifecycle.sync_node("n1")
     dispatcher.redis.set(keys.report("n1"), "{}", ex=keys.REPORT_TTL_SECONDS)
     publisher.send_all([(PLACE, task_id, "high.any") for task_id in others])
-    desk = Desk(dispatcher)
+    desk = PlacementLoop(dispatcher)
     desk.start()
     try:
         desk.hint(first)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from dispatcher import context
-from dispatcher.placing.node_events import Listener
-from dispatcher.placing.placement_loop import Desk
+from dispatcher.placing.node_events import NodeEventListener
+from dispatcher.placing.placement_loop import PlacementLoop
 from nodepool.domain.tasks.states import Outcome
 from nodepool.domain.trust.access_limits import LIMITS
 from nodepool.domain.trust.credit import DRIFT_SECONDS, Tier
@@ -98,7 +98,7 @@ def test_waiting_tasks_follow_their_owners_score_without_a_look_at_the_whole_lin
     assert pool.place(*both) == 1
     first, second = sorted(both, key=lambda task_id: pool.row(task_id).state)
     assert pool.row(second).state == "QUEUED"
-    listener = Listener(pool.dispatcher.redis, pool.desk)
+    listener = NodeEventListener(pool.dispatcher.redis, pool.desk)
     listener.start()
     try:
         redis = pool.dispatcher.redis
@@ -117,7 +117,7 @@ def test_waiting_tasks_follow_their_owners_score_without_a_look_at_the_whole_lin
         listener.stop()
 
 
-def _tier_in_line(desk: Desk, task_id: str) -> Tier | None:
+def _tier_in_line(desk: PlacementLoop, task_id: str) -> Tier | None:
     task = desk.planner.line.find(task_id)
     return task.wish.tier if task else None
 
@@ -172,7 +172,7 @@ def test_another_dispatcher_counts_what_runs_already(pool: Pool) -> None:
     low = pool.user("low", 31)
     pool.set_score(pool.owner_id, 10)
     assert pool.place(*pool.tasks_of(low, LIMIT, Tier.LOW)) == LIMIT
-    another = Desk(pool.dispatcher)
+    another = PlacementLoop(pool.dispatcher)
     another.hint(*pool.tasks_of(low, 2, Tier.LOW))
     assert another.work() == 0
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from dispatcher import context
-from dispatcher.placing.node_events import Listener
-from dispatcher.placing.placement_loop import Desk
+from dispatcher.placing.node_events import NodeEventListener
+from dispatcher.placing.placement_loop import PlacementLoop
 from nodepool.domain.errors import UnavailableError
 from nodepool.domain.resources import RESOURCE_NAMES
 from nodepool.domain.tasks.states import Outcome
@@ -94,7 +94,7 @@ def test_use_is_remembered_by_all_dispatchers(pool: Pool) -> None:
         pool.place(task_id)
         pool.end(task_id, after=600)
     (other,) = pool.tasks_of(new, 1, created_at=pool.now[0] + 1)
-    another = Desk(pool.dispatcher)
+    another = PlacementLoop(pool.dispatcher)
     another.hint(ids[2], other)
     assert another.work() == 1
     assert pool.running() == [other]
@@ -154,12 +154,12 @@ def test_a_task_that_asks_for_trust_does_not_run_on_strangers_machines(pool: Poo
 def test_two_dispatchers_fill_a_fleet_to_the_brim_and_nothing_more(pool: Pool) -> None:
     nodes = [pool.node(f"n{number:02}", max_tasks=4) for number in range(20)]
     ids = pool.tasks_of(pool.owner_id, 100)
-    desks = [pool.desk, Desk(pool.dispatcher)]
+    desks = [pool.desk, PlacementLoop(pool.dispatcher)]
     for desk, some in zip(desks, (ids[:70], ids[30:]), strict=True):
         desk.hint(*some)
     together = threading.Barrier(2)
 
-    def work(desk: Desk) -> int:
+    def work(desk: PlacementLoop) -> int:
         together.wait()
         return desk.work()
 
@@ -174,7 +174,7 @@ def test_two_dispatchers_fill_a_fleet_to_the_brim_and_nothing_more(pool: Pool) -
 
 def test_nodes_that_fill_up_elsewhere_are_not_given_more(pool: Pool) -> None:
     nodes = [pool.node("n1", max_tasks=2), pool.node("n2", max_tasks=2)]
-    other = Desk(pool.dispatcher)
+    other = PlacementLoop(pool.dispatcher)
     other.hint(*pool.tasks_of(pool.owner_id, 1))
     assert other.work() == 1
     pool.place(*pool.tasks_of(pool.owner_id, 3))
@@ -199,7 +199,7 @@ def test_what_was_under_way_when_redis_went_is_tried_again(pool: Pool, valkey: T
 
 def test_a_running_desk_places_what_it_hears_of(pool: Pool) -> None:
     """With its threads: a hint, room that comes back, and a node that joins, each without a look around."""
-    listener = Listener(pool.dispatcher.redis, pool.desk)
+    listener = NodeEventListener(pool.dispatcher.redis, pool.desk)
     listener.start()
     pool.desk.start()
     try:

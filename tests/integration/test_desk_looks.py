@@ -10,7 +10,7 @@ import pytest
 
 from dispatcher import context
 from dispatcher.context import Dispatcher
-from dispatcher.placing.placement_loop import Desk
+from dispatcher.placing.placement_loop import PlacementLoop
 from nodepool.domain.scheduling.planner import Planner
 from nodepool.settings import Settings
 from nodepool.stores.redis import keys
@@ -52,7 +52,7 @@ def test_every_part_of_the_fleet_is_looked_at(dispatcher: Dispatcher) -> None:
         dispatcher.database.write(lambda c: add_task(c, owner_id, cpu_score=4000, memory_gb=8))
         for _ in range(3)
     ]
-    desk = Desk(dispatcher)
+    desk = PlacementLoop(dispatcher)
     desk.hint(*tasks)
     desk.start()
     try:
@@ -69,7 +69,7 @@ def test_a_node_whose_history_alone_changed_does_not_have_all_wishes_worked_out_
     dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nodes(dispatcher)
-    desk = Desk(dispatcher)
+    desk = PlacementLoop(dispatcher)
     desk.work()
     anew: list[float] = []
     monkeypatch.setattr(Planner, "facts_changed", lambda _planner, now: anew.append(now))

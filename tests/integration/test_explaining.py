@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import update
 
 from gateway import context
-from gateway.auth.tokens import Identity
+from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
 from gateway.usecases import explain_task
 from gateway.usecases.explain_task import Explainer
@@ -75,7 +75,7 @@ class Asking:
         request = pb.ExplainTaskRequest(task_id=task_id)
         if not task_id:
             request = pb.ExplainTaskRequest(task=pb.UploadTaskRequest(**needs))
-        return self.explainer.explain(Identity(self.user_id, "owner", "user"), request)
+        return self.explainer.explain(CallerIdentity(self.user_id, "owner", "user"), request)
 
 
 def settings_of(url: str, database_url: str, folder: Path) -> Settings:

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from gateway import context
-from gateway.auth.tokens import Identity
+from gateway.auth.tokens import CallerIdentity
 from gateway.usecases import accounts
 from nodepool.domain.errors import NotEnoughCptError
 from nodepool.protocol import nodepool_pb2 as pb
@@ -323,7 +323,7 @@ def test_two_who_pay_each_other_at_once_lose_nothing(
         pool.close()
 
 
-def _left(pool: context.Gateway, person: Identity) -> int:
+def _left(pool: context.Gateway, person: CallerIdentity) -> int:
     return accounts.balance(pool, person, person.username).spendable_cpt
 
 

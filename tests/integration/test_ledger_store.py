@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
-from nodepool.domain.errors import ConflictError, InvalidInputError, NotEnoughCptError, NotFoundError
+from nodepool.domain.errors import InvalidInputError, NotEnoughCptError, NotFoundError, StateConflictError
 from nodepool.domain.money import ledger
 from nodepool.domain.money.ledger import MAX_CPT, EntryKind, NewEntry
 from nodepool.stores.sql.database import Database
@@ -82,10 +82,10 @@ def test_a_movement_told_twice_is_made_once(bank: Bank) -> None:
 
 def test_the_same_id_with_another_amount_or_receiver_is_refused(bank: Bank) -> None:
     bank.transfer(30)
-    with pytest.raises(ConflictError):
+    with pytest.raises(StateConflictError):
         bank.transfer(31)
     carol = bank.database.write(lambda c: add_payer(c, "carol"))
-    with pytest.raises(ConflictError):
+    with pytest.raises(StateConflictError):
         bank.transfer(30, receiver=carol)
     assert bank.balances() == (GRANT - 30, GRANT + 30)
 
@@ -325,9 +325,9 @@ def test_transfers_and_grants_are_reversed_and_holds_are_not(bank: Bank) -> None
     bank.database.write(lambda c: ledger_store.reverse(c, f"grant:{bank.bob}", 2.0))
     assert bank.balances() == (GRANT, 0)
     task_id = bank.task()
-    with pytest.raises(ConflictError):
+    with pytest.raises(StateConflictError):
         bank.database.write(lambda c: ledger_store.reverse(c, f"hold:{task_id}", 2.0))
-    with pytest.raises(ConflictError):
+    with pytest.raises(StateConflictError):
         bank.database.write(lambda c: ledger_store.reverse(c, f"reversal:grant:{bank.bob}", 2.0))
     with pytest.raises(NotFoundError):
         bank.database.write(lambda c: ledger_store.reverse(c, "nothing", 2.0))

@@ -24,7 +24,7 @@ from nodepool.domain.resources import Claim
 from nodepool.domain.trust.credit import Tier
 from nodepool.messaging import publisher
 from nodepool.stores.redis import broker_users
-from nodepool.stores.redis.node_registry import RegisteredNode, Registry
+from nodepool.stores.redis.node_registry import NodeRegistry, RegisteredNode
 from tests.support import bad_events
 from tests.support.bad_events import envelope, heartbeat, received
 from tests.support.environment import ROOT, free_port
@@ -100,7 +100,7 @@ def window() -> Iterator[Window]:
     valkey = TestValkey(folder / "valkey")
     valkey.start()
     names = (EVIL, GOOD, GONE)
-    Registry(valkey.admin).put_nodes([node(name) for name in names])
+    NodeRegistry(valkey.admin).put_nodes([node(name) for name in names])
     agents = {
         name: redis.Redis.from_url(broker_users.create(valkey.admin, name, base_url=valkey.address))
         for name in names
@@ -214,7 +214,7 @@ def test_who_talks_too_much_is_not_listened_to_for_a_while(window: Window) -> No
     # Of its own: who is muted stays so for a minute.
     noisy = f"noisy/{secrets.token_hex(4)}"
     admin = window.valkey.admin
-    Registry(admin).put_node(node(noisy))
+    NodeRegistry(admin).put_node(node(noisy))
     client = redis.Redis.from_url(broker_users.create(admin, noisy, base_url=window.valkey.address))
     window.agents[noisy] = client
     channel = f"/0.{publisher.event_exchange(noisy)}/worker.heartbeat"

@@ -11,10 +11,10 @@ from gateway import messages as views
 from nodepool.domain.nodes.history import HistoryRules
 from nodepool.domain.nodes.node import _MAX_NODE_MEMORY_GB as MAX_NODE_MEMORY_GB, NodeView
 from nodepool.domain.resources import MAX_AMOUNT, Claim, Overcommit, Resources
-from nodepool.domain.scheduling.reclaim import Use
+from nodepool.domain.scheduling.reclaim import MeasuredUse
 from nodepool.domain.trust.credit import Tier
 from nodepool.protocol import nodepool_pb2 as pb
-from nodepool.stores.redis.node_registry import Report
+from nodepool.stores.redis.node_registry import NodeReport
 from nodepool.stores.sql import nodes as node_store
 from tests.support.stores import add_node, add_user, migrated
 
@@ -23,7 +23,7 @@ OVERCOMMIT = Overcommit(cpu=1.5, memory=2.0, gpu=1.0, gpu_memory=1.0)
 
 def shown(
     tmp_path: Path,
-    uses: dict[str, Use] | None,
+    uses: dict[str, MeasuredUse] | None,
     *,
     age: float = 1.0,
     reserved: Claim | None = None,
@@ -45,14 +45,14 @@ def shown(
         capacity=node.capacity,
         reserved=reserved or Claim(0, 0, 0, 0, tasks=0),
     )
-    report = None if uses is None else Report(1.0, 1.0, tuple(uses), age, uses)
+    report = None if uses is None else NodeReport(1.0, 1.0, tuple(uses), age, uses)
     return views.node_info(row, view, report, now=100.0, late_seconds=15.0, rules=rules)
 
 
 def test_capacity_is_told_with_overcommit_and_use_as_the_sum_of_runs(tmp_path: Path) -> None:
     info = shown(
         tmp_path,
-        {"a:1": Use(100, 512), "b:1": Use(50, 1000)},
+        {"a:1": MeasuredUse(100, 512), "b:1": MeasuredUse(50, 1000)},
         reserved=Claim(700, 1600, 20, 2, tasks=2),
         total=Resources(4000, 8, 100, 4),
     )
@@ -64,19 +64,21 @@ def test_capacity_is_told_with_overcommit_and_use_as_the_sum_of_runs(tmp_path: P
 
 
 def test_no_more_is_used_than_the_node_has(tmp_path: Path) -> None:
-    info = shown(tmp_path, {"a:1": Use(MAX_AMOUNT, MAX_AMOUNT), "b:1": Use(MAX_AMOUNT, MAX_AMOUNT)})
+    info = shown(
+        tmp_path, {"a:1": MeasuredUse(MAX_AMOUNT, MAX_AMOUNT), "b:1": MeasuredUse(MAX_AMOUNT, MAX_AMOUNT)}
+    )
     assert (info.used_cpu_score, info.used_memory_mb) == (4000, 8192)
 
 
-@pytest.mark.parametrize("uses", [None, {"a:1": Use(100, 100)}], ids=["no report", "a late one"])
-def test_what_nobody_knows_now_is_not_told(tmp_path: Path, uses: dict[str, Use] | None) -> None:
+@pytest.mark.parametrize("uses", [None, {"a:1": MeasuredUse(100, 100)}], ids=["no report", "a late one"])
+def test_what_nobody_knows_now_is_not_told(tmp_path: Path, uses: dict[str, MeasuredUse] | None) -> None:
     info = shown(tmp_path, uses, age=16.0)
     assert (info.used_cpu_score, info.used_memory_mb) == (0, 0)
 
 
 def test_the_largest_node_that_may_register_can_be_shown(tmp_path: Path) -> None:
     most = MAX_NODE_MEMORY_GB
-    uses = {f"t{number}:1": Use(MAX_AMOUNT, MAX_AMOUNT) for number in range(300)}
+    uses = {f"t{number}:1": MeasuredUse(MAX_AMOUNT, MAX_AMOUNT) for number in range(300)}
     info = shown(tmp_path, uses, total=Resources(MAX_AMOUNT, most, MAX_AMOUNT, most))
     assert info.capacity_memory_mb == 2 * most * 1024
     assert (info.used_cpu_score, info.used_memory_mb) == (MAX_AMOUNT, most * 1024)

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Row, select
 
 from nodepool.domain.errors import StaleAttemptError
-from nodepool.domain.nodes.history import History, HistoryRules
+from nodepool.domain.nodes.history import HistoryRules, NodeHistory
 from nodepool.domain.resources import Claim, Overcommit, Resources
 from nodepool.domain.tasks.states import Outcome, TaskState
 from nodepool.stores.sql import (
@@ -83,7 +83,7 @@ class Story:
             lambda c: c.execute(select(attempts).where(attempts.c.id == attempt_id)).one()
         )
 
-    def history(self, node_id: str = "n1") -> History:
+    def history(self, node_id: str = "n1") -> NodeHistory:
         return attempt_records.history_of(self.database.read(lambda c: node_store.find(c, node_id)))
 
 
@@ -147,13 +147,13 @@ def test_an_eviction_counts_against_neither_node_nor_task(story: Story) -> None:
     ended = story.end(attempt_id, Outcome.LOST, blameless=True)
     assert ended.state is TaskState.QUEUED
     assert story.task(ended.task.id).attempts_ended == 0
-    assert story.history() == History()
+    assert story.history() == NodeHistory()
 
 
 def test_a_task_pinned_to_the_node_says_nothing_of_it(story: Story) -> None:
     for outcome in (Outcome.SUCCEEDED, Outcome.LOST):
         story.ran(outcome, pinned_node="n1")
-    assert story.history() == History()
+    assert story.history() == NodeHistory()
 
 
 def test_a_node_that_drains_and_hands_back_is_not_punished_like_one_that_crashed(story: Story) -> None:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import pytest
 from sqlalchemy import select
 
-from dispatcher.placing.placement_loop import Desk
+from dispatcher.placing.placement_loop import PlacementLoop
 from dispatcher.sweep.sweeper import Sweeper
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.domain.tasks.states import TaskState
@@ -83,7 +83,7 @@ def fleet(valkey: TestValkey, tmp_path: Path) -> Iterator[Fleet]:
     database.write(lambda c: ledger_store.open_account(c, fleet.owner_id, grant=GRANT, now=0.0))
     fleet.provider_id = fleet.owner_id
     fleet.node("n1", kind=NodeKind.AGENT, max_tasks=4)
-    fleet.sweeper = Sweeper(fleet.dispatcher, Desk(fleet.dispatcher))
+    fleet.sweeper = Sweeper(fleet.dispatcher, PlacementLoop(fleet.dispatcher))
     yield fleet
     fleet.close()
 

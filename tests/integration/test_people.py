@@ -20,17 +20,17 @@ from sqlalchemy import Connection, func, select, text, update
 
 from gateway import context
 from gateway.auth import passwords
-from gateway.auth.tokens import Identity
+from gateway.auth.tokens import CallerIdentity
 from gateway.usecases import accounts, bootstrap_admin
 from nodepool.domain.accounts.credentials import name_key
 from nodepool.domain.accounts.lockout import FORGOTTEN_AFTER_SECONDS, LONGEST_SECONDS
 from nodepool.domain.errors import (
     AlreadyExistsError,
-    ConflictError,
     InvalidInputError,
     NotFoundError,
     PermissionDeniedError,
     RateLimitedError,
+    StateConflictError,
     UnauthenticatedError,
 )
 from nodepool.settings import Settings
@@ -62,11 +62,11 @@ class Pool:
     def register(self, name: str, password: str = PASSWORD) -> None:
         accounts.register(self.gateway, name, password)
 
-    def log_in(self, name: str, password: str = PASSWORD, peer: str = HOME) -> Identity | None:
+    def log_in(self, name: str, password: str = PASSWORD, peer: str = HOME) -> CallerIdentity | None:
         issued = accounts.login(self.gateway, name, password, peer)
         return None if issued is None else self.gateway.tokens.read(issued.token)
 
-    def someone(self, name: str = "ada") -> Identity:
+    def someone(self, name: str = "ada") -> CallerIdentity:
         self.register(name)
         identity = self.log_in(name)
         assert identity is not None
@@ -441,7 +441,7 @@ def test_of_two_changes_at_once_one_counts(pool: Pool) -> None:
     def change(number: int) -> str:
         try:
             accounts.change_password(pool.gateway, ada, PASSWORD, f"the new password {number}")
-        except (ConflictError, UnauthenticatedError, PermissionDeniedError):
+        except (StateConflictError, UnauthenticatedError, PermissionDeniedError):
             return ""
         return f"the new password {number}"
 
@@ -508,7 +508,7 @@ def test_a_user_who_is_there_gets_the_role_when_the_password_is_his(
         bootstrap_admin.ensure(made.gateway)
         assert made.role("ada") == "user"
     with opened(url, tmp_path, valkey, **admin_settings("ada", "not his password")) as made:
-        with pytest.raises(ConflictError, match="ADMIN_USERNAME: ada is there with another password"):
+        with pytest.raises(StateConflictError, match="ADMIN_USERNAME: ada is there with another password"):
             bootstrap_admin.ensure(made.gateway)
         assert made.role("ada") == "user"
     with opened(url, tmp_path, valkey, **admin_settings("ada")) as made:
@@ -540,7 +540,7 @@ def test_settings_that_make_no_admin_are_named(
 ) -> None:
     with opened(f"sqlite:///{tmp_path / 'users.db'}", tmp_path, valkey, **settings) as made:
         made.register("bob")
-        with pytest.raises((InvalidInputError, ConflictError), match=words):
+        with pytest.raises((InvalidInputError, StateConflictError), match=words):
             bootstrap_admin.ensure(made.gateway)
         assert made.count(users) == 1
 

@@ -180,14 +180,14 @@ def pool(valkey: TestValkey, tmp_path: Path, database_url: str) -> Iterator[Pool
 
 def test_a_node_is_probed_when_it_has_registered_and_about_a_day_later(pool: Pool) -> None:
     pool.rogue("n1")
-    assert pool.honest("n1") == benchmark_probe.Verdict.RIGHT
+    assert pool.honest("n1") == benchmark_probe.ProbeVerdict.RIGHT
     assert pool.count() == 1
     day = HOURS * 3600
     assert 0.01 * day < pool.until_due("n1") < 3.1 * day
     pool.sweep(after=0.5 * pool.until_due("n1"), heard=("n1",))
     pool.sweep(after=2, heard=("n1",))
     assert pool.count() == 1
-    assert pool.honest("n1", after=pool.until_due("n1")) == benchmark_probe.Verdict.RIGHT
+    assert pool.honest("n1", after=pool.until_due("n1")) == benchmark_probe.ProbeVerdict.RIGHT
     assert pool.count() == 2
     pool.dispatcher.database.write(lambda c: _register_anew(c, pool))
     pool.sweep(after=2, heard=("n1",))
@@ -229,7 +229,7 @@ def test_the_pools_own_user_cannot_log_in_and_is_not_listed(pool: Pool) -> None:
 
 def test_a_right_answer_wins_back_a_point(pool: Pool) -> None:
     pool.rogue("n1")
-    assert pool.honest("n1") == benchmark_probe.Verdict.RIGHT
+    assert pool.honest("n1") == benchmark_probe.ProbeVerdict.RIGHT
     assert (pool.score(), pool.causes()) == (41, [Cause.PROBED])
 
 
@@ -238,7 +238,7 @@ def test_a_wrong_answer_costs_as_a_false_result_does(pool: Pool) -> None:
     probe = pool.turn("n1")
     lie = package({"answer.txt": "\n".join(" ".join(["0" * 32] * 64) for _ in range(2))})
     pool.end(probe, seconds=1.0, result=lie)
-    assert pool.probe_row(probe.id).verdict == benchmark_probe.Verdict.WRONG
+    assert pool.probe_row(probe.id).verdict == benchmark_probe.ProbeVerdict.WRONG
     assert (pool.score(), pool.causes()) == (15, [Cause.DIFFERED])
     # A strike, as any false result is, and a pause.
     record = pool.dispatcher.database.read(lambda c: verification_records.of_owner(c, pool.owner_id))
@@ -260,7 +260,10 @@ def test_a_node_that_claims_ten_times_its_score_is_corrected_after_three_probes(
     believed = pool.capacity("n1")
     for times in range(benchmark_probe.SLOW_TIMES):
         assert pool.capacity("n1") == believed
-        assert pool.honest("n1", seconds=10.5, after=4 * 3600 if times else 0) == benchmark_probe.Verdict.SLOW
+        assert (
+            pool.honest("n1", seconds=10.5, after=4 * 3600 if times else 0)
+            == benchmark_probe.ProbeVerdict.SLOW
+        )
     assert pool.causes() == [Cause.FALSE_CLAIM]
     assert pool.score() == 25
     assert believed / 12 < pool.capacity("n1") < believed / 8
@@ -280,7 +283,7 @@ def test_a_run_that_was_cut_off_at_its_bound_is_slow(pool: Pool) -> None:
     pool.rogue("n1")
     probe = pool.turn("n1")
     pool.end(probe, Outcome.FAILED, seconds=60.0 * benchmark_probe.MAX_MINUTES + 1)
-    assert pool.probe_row(probe.id).verdict == benchmark_probe.Verdict.SLOW
+    assert pool.probe_row(probe.id).verdict == benchmark_probe.ProbeVerdict.SLOW
 
 
 def test_a_probe_that_fails_says_nothing_while_nobody_elses_succeed(pool: Pool) -> None:
@@ -288,14 +291,14 @@ def test_a_probe_that_fails_says_nothing_while_nobody_elses_succeed(pool: Pool) 
     for times in range(4):
         probe = pool.turn("n1", after=4 * 3600 if times else 0)
         pool.end(probe, Outcome.FAILED, seconds=0.3)
-        assert pool.probe_row(probe.id).verdict == benchmark_probe.Verdict.SILENT
+        assert pool.probe_row(probe.id).verdict == benchmark_probe.ProbeVerdict.SILENT
     assert (pool.causes(), pool.node_row("n1").measured_cpu_score) == ([], 0)
 
 
 def test_a_node_that_never_answers_where_others_do_is_believed_less(pool: Pool) -> None:
     other = pool.dispatcher.database.write(lambda c: add_user(c, "other"))
     pool.rogue("n2", other)
-    assert pool.honest("n2") == benchmark_probe.Verdict.RIGHT
+    assert pool.honest("n2") == benchmark_probe.ProbeVerdict.RIGHT
     pool.rogue("n1")
     for times in range(benchmark_probe.SLOW_TIMES):
         probe = pool.turn("n1", after=4 * 3600 if times else 0)
@@ -333,7 +336,7 @@ def test_a_probe_comes_after_users_tasks_and_is_taken_back_when_it_finds_no_room
     pool.sweep(after=2, heard=("n1",))
     assert (pool.probe("n1").state, pool.probe("n1").verdict) == (
         TaskState.STOPPED,
-        benchmark_probe.Verdict.WITHDRAWN,
+        benchmark_probe.ProbeVerdict.WITHDRAWN,
     )
     assert pool.causes() == []
 
@@ -346,7 +349,7 @@ def test_a_node_that_drains_is_not_probed_and_a_probe_does_not_hold_it(pool: Poo
     pool.sweep(after=1.1, heard=("n1",))
     assert pool.row(probe.id).stop_requested
     pool.end(probe, Outcome.STOPPED, seconds=0.1)
-    assert pool.probe_row(probe.id).verdict == benchmark_probe.Verdict.WITHDRAWN
+    assert pool.probe_row(probe.id).verdict == benchmark_probe.ProbeVerdict.WITHDRAWN
     pool.sweep(after=HOURS * 3600 * 3, heard=("n1",))
     assert pool.count() == 1
 
@@ -356,7 +359,7 @@ def test_a_node_that_loses_its_probe_is_asked_again_later_and_not_at_once(pool: 
     probe = pool.turn("n1")
     pool.end(probe, Outcome.REFUSED, seconds=0.2)
     pool.sweep(after=1.1, heard=("n1",))
-    assert pool.probe_row(probe.id).verdict == benchmark_probe.Verdict.SILENT
+    assert pool.probe_row(probe.id).verdict == benchmark_probe.ProbeVerdict.SILENT
     assert pool.causes() == []
     assert pool.count() == 1
 
@@ -399,16 +402,16 @@ def test_a_new_node_is_low_until_a_probe_has_run_in_a_container(trusted: Pool) -
     assert tier(trusted, "n1") == "low"
     probe = trusted.turn("n1")
     trusted.end(probe, seconds=1.5, result=trusted.from_a_container(probe))
-    assert trusted.probe_row(probe.id).verdict == benchmark_probe.Verdict.RIGHT
+    assert trusted.probe_row(probe.id).verdict == benchmark_probe.ProbeVerdict.RIGHT
     assert tier(trusted, "n1") == "normal"
     # One that shows none takes it away again, and blames nobody.
-    assert trusted.honest("n1", after=trusted.until_due("n1")) == benchmark_probe.Verdict.RIGHT
+    assert trusted.honest("n1", after=trusted.until_due("n1")) == benchmark_probe.ProbeVerdict.RIGHT
     assert (tier(trusted, "n1"), trusted.causes()) == ("low", [])
 
 
 def test_a_right_answer_from_no_container_shows_no_docker(trusted: Pool) -> None:
     trusted.rogue("n1", believed=False)
-    assert trusted.honest("n1") == benchmark_probe.Verdict.RIGHT
+    assert trusted.honest("n1") == benchmark_probe.ProbeVerdict.RIGHT
     assert tier(trusted, "n1") == "low"
 
 
@@ -416,7 +419,7 @@ def test_a_container_with_another_limit_than_was_asked_for_shows_none(trusted: P
     trusted.rogue("n1", believed=False)
     probe = trusted.turn("n1")
     trusted.end(probe, seconds=1.5, result=trusted.from_a_container(probe, memory_gb=7))
-    assert trusted.probe_row(probe.id).verdict == benchmark_probe.Verdict.RIGHT
+    assert trusted.probe_row(probe.id).verdict == benchmark_probe.ProbeVerdict.RIGHT
     assert tier(trusted, "n1") == "low"
 
 
@@ -435,7 +438,7 @@ def test_a_node_that_sits_on_a_probe_has_it_taken_away(pool: Pool) -> None:
     pool.sweep(after=60.0 * benchmark_probe.MAX_MINUTES + 2, heard=("n1",))
     assert pool.row(probe.id).stop_requested
     pool.end(probe, Outcome.STOPPED, seconds=1.0)
-    assert pool.probe_row(probe.id).verdict == benchmark_probe.Verdict.SLOW
+    assert pool.probe_row(probe.id).verdict == benchmark_probe.ProbeVerdict.SLOW
 
 
 def test_a_probe_has_the_needs_of_tasks_that_users_sent(pool: Pool) -> None:

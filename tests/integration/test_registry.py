@@ -12,10 +12,15 @@ import pytest
 import redis
 
 from nodepool.domain.resources import MAX_AMOUNT, Claim
-from nodepool.domain.scheduling.reclaim import Use
+from nodepool.domain.scheduling.reclaim import MeasuredUse
 from nodepool.domain.trust.credit import Tier
 from nodepool.stores.redis import keys
-from nodepool.stores.redis.node_registry import MAX_REPORT_BYTES, PENDING_SECONDS, RegisteredNode, Registry
+from nodepool.stores.redis.node_registry import (
+    MAX_REPORT_BYTES,
+    PENDING_SECONDS,
+    NodeRegistry,
+    RegisteredNode,
+)
 from tests.support.stores import CLAIM
 from tests.support.valkey import TestValkey
 
@@ -35,13 +40,13 @@ def client(valkey: TestValkey) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def registry(client: redis.Redis) -> Registry:
-    registry = Registry(client)
+def registry(client: redis.Redis) -> NodeRegistry:
+    registry = NodeRegistry(client)
     registry.put_node(_node())
     return registry
 
 
-def _reserved(registry: Registry) -> Claim:
+def _reserved(registry: NodeRegistry) -> Claim:
     (view,) = registry.snapshot(15)
     return view.reserved
 
@@ -50,7 +55,7 @@ def _sum(count: int) -> Claim:
     return Claim(count * CLAIM.cpu_score, count * CLAIM.memory_mb, 0, 0, tasks=count)
 
 
-def test_a_node_is_seen_as_it_was_put(registry: Registry) -> None:
+def test_a_node_is_seen_as_it_was_put(registry: NodeRegistry) -> None:
     (view,) = registry.snapshot(15)
     assert (view.node_id, view.tier, view.region, view.capacity) == (NODE, Tier.HIGH, "asia", CAPACITY)
     assert not view.online
@@ -58,7 +63,7 @@ def test_a_node_is_seen_as_it_was_put(registry: Registry) -> None:
     assert registry.snapshot(15)[0].online
 
 
-def test_many_threads_never_reserve_more_than_there_is(registry: Registry) -> None:
+def test_many_threads_never_reserve_more_than_there_is(registry: NodeRegistry) -> None:
     with ThreadPoolExecutor(16) as threads:
         answers = list(threads.map(lambda n: registry.reserve(NODE, f"t{n}:1", CLAIM, at=NOW), range(64)))
     assert answers.count("ok") == 5
@@ -66,14 +71,14 @@ def test_many_threads_never_reserve_more_than_there_is(registry: Registry) -> No
     assert _reserved(registry) == _sum(5)
 
 
-def test_the_same_attempt_is_reserved_once_however_often_it_is_asked(registry: Registry) -> None:
+def test_the_same_attempt_is_reserved_once_however_often_it_is_asked(registry: NodeRegistry) -> None:
     with ThreadPoolExecutor(8) as threads:
         answers = list(threads.map(lambda _: registry.reserve(NODE, "t:1", CLAIM, at=NOW), range(16)))
     assert sorted(answers) == ["again"] * 15 + ["ok"]
     assert _reserved(registry) == _sum(1)
 
 
-def test_threads_that_reserve_and_release_leave_nothing(registry: Registry) -> None:
+def test_threads_that_reserve_and_release_leave_nothing(registry: NodeRegistry) -> None:
     def come_and_go(number: int) -> None:
         for turn in range(20):
             attempt = f"t{number}:{turn}"
@@ -86,7 +91,7 @@ def test_threads_that_reserve_and_release_leave_nothing(registry: Registry) -> N
     assert registry.assigned_ids(NODE) == set()
 
 
-def test_a_release_told_twice_gives_back_once(registry: Registry) -> None:
+def test_a_release_told_twice_gives_back_once(registry: NodeRegistry) -> None:
     registry.reserve(NODE, "t:1", CLAIM, at=NOW)
     registry.reserve(NODE, "t:2", CLAIM, at=NOW)
     assert [registry.release(NODE, "t:1") for _ in range(2)] == [True, False]
@@ -94,7 +99,7 @@ def test_a_release_told_twice_gives_back_once(registry: Registry) -> None:
 
 
 def test_a_node_of_its_owner_alone_takes_nobody_elses_task_whatever_a_dispatcher_thinks(
-    registry: Registry, valkey: TestValkey
+    registry: NodeRegistry, valkey: TestValkey
 ) -> None:
     registry.put_node(replace(_node(), owner_id=7, owner_only=True))
     assert registry.reserve(NODE, "t:1", CLAIM, at=NOW, owner_id=8) == "owner only"
@@ -106,7 +111,7 @@ def test_a_node_of_its_owner_alone_takes_nobody_elses_task_whatever_a_dispatcher
     assert registry.reserve(NODE, "t:3", CLAIM, at=NOW, owner_id=8) == "owner only"
 
 
-def test_nothing_is_reserved_on_a_node_that_drains_or_is_gone(registry: Registry) -> None:
+def test_nothing_is_reserved_on_a_node_that_drains_or_is_gone(registry: NodeRegistry) -> None:
     registry.put_node(_node(draining=True))
     assert registry.reserve(NODE, "t:1", CLAIM, at=NOW) == "draining"
     registry.remove_node(NODE)
@@ -115,7 +120,7 @@ def test_nothing_is_reserved_on_a_node_that_drains_or_is_gone(registry: Registry
 
 
 def test_after_a_flush_a_rebuild_brings_reservations_and_their_times_back(
-    registry: Registry, client: redis.Redis
+    registry: NodeRegistry, client: redis.Redis
 ) -> None:
     live = {f"t{n}:1": (CLAIM, NOW + n, n == 1) for n in range(3)}
     client.flushall()
@@ -129,14 +134,16 @@ def test_after_a_flush_a_rebuild_brings_reservations_and_their_times_back(
     }
 
 
-def test_a_rebuild_keeps_the_time_of_what_is_there(registry: Registry, client: redis.Redis) -> None:
+def test_a_rebuild_keeps_the_time_of_what_is_there(registry: NodeRegistry, client: redis.Redis) -> None:
     registry.reserve(NODE, "t:1", CLAIM, at=NOW)
     registry.rebuild(NODE, {"t:1": (CLAIM, NOW + 50, False)}, now=NOW + 60)
     assert json.loads(client.hget(keys.assigned(NODE), "t:1") or b"")["at"] == NOW
     assert _reserved(registry) == _sum(1)
 
 
-def test_a_rebuild_counts_what_is_about_to_be_committed_and_drops_what_was_left(registry: Registry) -> None:
+def test_a_rebuild_counts_what_is_about_to_be_committed_and_drops_what_was_left(
+    registry: NodeRegistry,
+) -> None:
     registry.reserve(NODE, "left:1", CLAIM, at=NOW)
     registry.reserve(NODE, "fresh:1", CLAIM, at=NOW + PENDING_SECONDS)
     registry.rebuild(NODE, {"live:1": (CLAIM, NOW, False)}, now=NOW + PENDING_SECONDS + 1)
@@ -147,7 +154,7 @@ def test_a_rebuild_counts_what_is_about_to_be_committed_and_drops_what_was_left(
     assert _reserved(registry) == _sum(0)
 
 
-def test_a_stop_is_marked_where_the_attempt_still_is(registry: Registry, client: redis.Redis) -> None:
+def test_a_stop_is_marked_where_the_attempt_still_is(registry: NodeRegistry, client: redis.Redis) -> None:
     registry.reserve(NODE, "t:1", CLAIM, at=NOW + 0.123)
     for attempt in ("t:1", "t:1", "other:1"):
         registry.mark_stop(NODE, attempt)
@@ -159,7 +166,7 @@ def test_a_stop_is_marked_where_the_attempt_still_is(registry: Registry, client:
     }
 
 
-def test_a_true_report_is_read(registry: Registry, client: redis.Redis) -> None:
+def test_a_true_report_is_read(registry: NodeRegistry, client: redis.Redis) -> None:
     body = {"v": 1, "cpu_percent": 12.5, "memory_percent": 50, "running": [{"attempt_id": "t:1"}]}
     client.set(keys.report(NODE), json.dumps(body), ex=keys.REPORT_TTL_SECONDS)
     report = registry.reports([NODE])[NODE]
@@ -194,7 +201,7 @@ LIES = {
 
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
 def test_a_lying_report_is_a_sign_of_life_and_nothing_else(
-    registry: Registry, client: redis.Redis, lie: bytes
+    registry: NodeRegistry, client: redis.Redis, lie: bytes
 ) -> None:
     client.set(keys.report(NODE), lie, ex=keys.REPORT_TTL_SECONDS)
     report = registry.reports([NODE])[NODE]
@@ -205,10 +212,13 @@ def test_a_lying_report_is_a_sign_of_life_and_nothing_else(
     assert registry.snapshot(15)[0].online
 
 
-USES: dict[str, tuple[dict[str, object], Use | None]] = {
-    "measured": ({"memory_bytes": 3 << 20, "cpu_score": 12.5}, Use(13, 3)),
-    "a byte counts as a MiB": ({"memory_bytes": 1, "cpu_score": 0}, Use(0, 1)),
-    "more than any machine": ({"memory_bytes": 10**300, "cpu_score": 1e300}, Use(MAX_AMOUNT, MAX_AMOUNT)),
+USES: dict[str, tuple[dict[str, object], MeasuredUse | None]] = {
+    "measured": ({"memory_bytes": 3 << 20, "cpu_score": 12.5}, MeasuredUse(13, 3)),
+    "a byte counts as a MiB": ({"memory_bytes": 1, "cpu_score": 0}, MeasuredUse(0, 1)),
+    "more than any machine": (
+        {"memory_bytes": 10**300, "cpu_score": 1e300},
+        MeasuredUse(MAX_AMOUNT, MAX_AMOUNT),
+    ),
     "not measured yet": ({"memory_bytes": 0, "cpu_score": 0}, None),
     "negative memory": ({"memory_bytes": -1, "cpu_score": 0}, None),
     "negative CPU": ({"memory_bytes": 1, "cpu_score": -0.1}, None),
@@ -222,7 +232,7 @@ USES: dict[str, tuple[dict[str, object], Use | None]] = {
 
 @pytest.mark.parametrize(("told", "use"), USES.values(), ids=USES.keys())
 def test_what_a_run_is_said_to_use_is_a_use_or_nothing(
-    registry: Registry, client: redis.Redis, told: dict[str, object], use: Use | None
+    registry: NodeRegistry, client: redis.Redis, told: dict[str, object], use: MeasuredUse | None
 ) -> None:
     running = [{"attempt_id": "t:1", **told}, {"attempt_id": "t:2", "memory_bytes": 1 << 20, "cpu_score": 1}]
     body = {"cpu_percent": 1, "memory_percent": 1, "running": running}
@@ -230,10 +240,10 @@ def test_what_a_run_is_said_to_use_is_a_use_or_nothing(
     report = registry.reports([NODE])[NODE]
     assert report is not None
     assert report.running == ("t:1", "t:2")
-    assert report.uses == ({} if use is None else {"t:1": use}) | {"t:2": Use(1, 1)}
+    assert report.uses == ({} if use is None else {"t:1": use}) | {"t:2": MeasuredUse(1, 1)}
 
 
-def test_no_more_of_a_report_is_kept_than_a_node_can_run(registry: Registry, client: redis.Redis) -> None:
+def test_no_more_of_a_report_is_kept_than_a_node_can_run(registry: NodeRegistry, client: redis.Redis) -> None:
     running = [{"attempt_id": "x" * 400}] * 600
     body = {"cpu_percent": 1e300, "memory_percent": -5, "running": running}
     client.set(keys.report(NODE), json.dumps(body)[:MAX_REPORT_BYTES], ex=keys.REPORT_TTL_SECONDS)
@@ -245,7 +255,7 @@ def test_no_more_of_a_report_is_kept_than_a_node_can_run(registry: Registry, cli
 
 @pytest.mark.parametrize("seconds", [None, 3600])
 def test_a_report_that_would_outlive_its_time_makes_no_node_online(
-    registry: Registry, client: redis.Redis, seconds: int | None
+    registry: NodeRegistry, client: redis.Redis, seconds: int | None
 ) -> None:
     client.set(keys.report(NODE), "{}", ex=seconds)
     assert not registry.snapshot(15)[0].online
@@ -255,7 +265,7 @@ def _less(memory_mb: int, cpu_score: int = CLAIM.cpu_score) -> Claim:
     return replace(CLAIM, memory_mb=memory_mb, cpu_score=cpu_score)
 
 
-def test_what_an_allocation_gives_up_is_room_for_others(registry: Registry) -> None:
+def test_what_an_allocation_gives_up_is_room_for_others(registry: NodeRegistry) -> None:
     assert [registry.reserve(NODE, f"t{n}:1", CLAIM, at=NOW) for n in range(6)][-2:] == [
         "ok",
         "full memory_mb",
@@ -267,7 +277,7 @@ def test_what_an_allocation_gives_up_is_room_for_others(registry: Registry) -> N
     assert _reserved(registry) == Claim(510, 100 + 400 + 4 * 512, 0, 0, tasks=6)
 
 
-def test_an_allocation_grows_only_into_room_that_is_there(registry: Registry) -> None:
+def test_an_allocation_grows_only_into_room_that_is_there(registry: NodeRegistry) -> None:
     for number in range(5):
         registry.reserve(NODE, f"t{number}:1", CLAIM, at=NOW)
     registry.resize(NODE, {"t0:1": _less(100)})
@@ -280,7 +290,7 @@ def test_an_allocation_grows_only_into_room_that_is_there(registry: Registry) ->
     assert _reserved(registry).memory_mb == 5 * 512 - 300 + 300
 
 
-def test_a_release_gives_back_what_is_allocated_now(registry: Registry) -> None:
+def test_a_release_gives_back_what_is_allocated_now(registry: NodeRegistry) -> None:
     registry.reserve(NODE, "t:1", CLAIM, at=NOW)
     registry.reserve(NODE, "t:2", CLAIM, at=NOW)
     registry.resize(NODE, {"t:1": _less(100, 10)})
@@ -289,7 +299,7 @@ def test_a_release_gives_back_what_is_allocated_now(registry: Registry) -> None:
     assert registry.resize(NODE, {"t:1": CLAIM}) == "gone"
 
 
-def test_a_rebuild_keeps_allocations(registry: Registry) -> None:
+def test_a_rebuild_keeps_allocations(registry: NodeRegistry) -> None:
     registry.reserve(NODE, "t:1", CLAIM, at=NOW)
     registry.resize(NODE, {"t:1": _less(100, 10)})
     registry.rebuild(NODE, {"t:1": (CLAIM, NOW, False), "t:2": (CLAIM, NOW, False)}, now=NOW)
@@ -298,7 +308,7 @@ def test_a_rebuild_keeps_allocations(registry: Registry) -> None:
 
 
 def test_claims_that_fitted_only_as_allocations_are_cut_when_redis_forgot_these(
-    registry: Registry, client: redis.Redis
+    registry: NodeRegistry, client: redis.Redis
 ) -> None:
     client.flushall()
     registry.put_node(_node())

@@ -10,9 +10,9 @@ import redis
 
 from dispatcher.sweep.broker_connections import BrokerGuard
 from gateway.admission.request_limit_sync import RequestSync
-from gateway.admission.request_limits import Kind, RequestLimits, kind_of
+from gateway.admission.request_limits import CallKind, RequestLimits, kind_of
 from gateway.auth.access import REQUIRED
-from gateway.auth.tokens import Identity
+from gateway.auth.tokens import CallerIdentity
 from hivemind.sdk import NodePoolClient
 from nodepool.domain.errors import RateLimitedError
 from nodepool.protocol import nodepool_pb2 as pb
@@ -94,7 +94,7 @@ def test_the_client_waits_as_it_is_told_and_goes_on(gateway: InnerGateway, owner
 
 def test_gateways_keep_one_bound_together_and_each_its_own_without_redis(valkey: TestValkey) -> None:
     settings = Settings.model_validate({"reads_per_minute": 100, "redis_url": valkey.url})
-    ada = Identity(1, "ada", "user", 0)
+    ada = CallerIdentity(1, "ada", "user", 0)
     client = redis.Redis.from_url(valkey.url)
     limits = [RequestLimits(settings, clock=lambda: 0.0) for _ in range(2)]
     shared = [RequestSync(client, it, clock=lambda: 30.0) for it in limits]
@@ -129,10 +129,10 @@ def _until_refused(call: Callable[[], None]) -> int:
 
 
 def test_every_call_has_a_kind_and_what_agents_do_all_the_time_has_its_own() -> None:
-    assert {kind_of(method) for method in REQUIRED} == set(Kind)
-    assert kind_of("/nodepool.NodeManagerService/AppendOutput") is Kind.NODE
-    assert kind_of("/nodepool.UserService/Login") is Kind.ENTRY
-    assert kind_of("/nodepool.MasterNodeService/GetTaskLogs") is Kind.READ
+    assert {kind_of(method) for method in REQUIRED} == set(CallKind)
+    assert kind_of("/nodepool.NodeManagerService/AppendOutput") is CallKind.NODE
+    assert kind_of("/nodepool.UserService/Login") is CallKind.ENTRY
+    assert kind_of("/nodepool.MasterNodeService/GetTaskLogs") is CallKind.READ
 
 
 def test_who_shows_no_token_is_counted_by_his_address(gateway: InnerGateway, elsewhere: Stubs) -> None:

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from nodepool.domain.resources import Claim
-from nodepool.domain.scheduling.reclaim import RunView, Use, plan
+from nodepool.domain.scheduling.reclaim import MeasuredUse, RunView, plan
 from nodepool.domain.trust.credit import Tier
-from nodepool.stores.redis.node_registry import PENDING_SECONDS, RegisteredNode, Registry
+from nodepool.stores.redis.node_registry import PENDING_SECONDS, NodeRegistry, RegisteredNode
 from tests.support.valkey import TestValkey
 
 NODE = "owner/n1"
@@ -31,7 +31,7 @@ claims = st.builds(
 )
 which = st.integers(0, 9)
 shares = st.floats(0, 1)
-uses = st.builds(Use, st.integers(0, 4000), st.integers(0, 3000))
+uses = st.builds(MeasuredUse, st.integers(0, 4000), st.integers(0, 3000))
 
 
 class Node(RuleBasedStateMachine):
@@ -41,7 +41,7 @@ class Node(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.registry = Registry(self.client)
+        self.registry = NodeRegistry(self.client)
         self.now = 1_000_000.0
         self.count = 0
         self.capacity = CAPACITY
@@ -172,7 +172,7 @@ class Node(RuleBasedStateMachine):
             assert not wanted.keys() <= before.keys()
 
     @rule(told=st.lists(st.none() | uses, min_size=6, max_size=6), pressed=st.booleans())
-    def report(self, told: list[Use | None], *, pressed: bool) -> None:
+    def report(self, told: list[MeasuredUse | None], *, pressed: bool) -> None:
         """A node tells anything at all, and the allocator does what the rules say."""
         listed = self.listed()
         runs = [

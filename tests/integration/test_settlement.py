@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nodepool.domain.errors import ConflictError, StaleAttemptError
+from nodepool.domain.errors import StaleAttemptError, StateConflictError
 from nodepool.domain.tasks.states import Outcome, TaskState
 from nodepool.settings import Settings
 from nodepool.stores.sql import tasks as task_store
@@ -183,7 +183,7 @@ def test_a_finish_of_a_lost_attempt_is_stale_and_pays_nothing(run: Run) -> None:
 
 
 def test_an_end_of_what_was_never_claimed_is_refused_and_pays_nothing(run: Run) -> None:
-    with pytest.raises(ConflictError):
+    with pytest.raises(StateConflictError):
         run.end(Outcome.SUCCEEDED, at=START + 10)
     assert (run.money(), run.hold_state()) == ((0, 0), "held")
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from local_pool.leftover_processes import ProcessId, birth_of, end_leftovers, read_pid_file, write_pid_file
-from local_pool.supervisor import Part, StopRequestedError, Supervisor
+from local_pool.supervisor import PoolPart, StopRequestedError, Supervisor
 from tests.support.environment import ROOT
 from tests.support.waiting import wait_until
 
@@ -48,9 +48,9 @@ class Stage:
         self.supervisor = Supervisor(folder, self.said.append)
         self.order = folder / "order"
 
-    def part(self, name: str, script: str, *, stage: int = 1, stop_seconds: float = 20.0) -> Part:
+    def part(self, name: str, script: str, *, stage: int = 1, stop_seconds: float = 20.0) -> PoolPart:
         code = script.replace("{order}", str(self.order)).replace("{name}", name)
-        return Part(
+        return PoolPart(
             name=name,
             argv=(sys.executable, "-c", code),
             env=dict(os.environ),

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import update
 
 from dispatcher import context
-from dispatcher.placing.placement_loop import Desk
+from dispatcher.placing.placement_loop import PlacementLoop
 from dispatcher.sweep.sweeper import Sweeper
 from nodepool.domain.tasks.states import Outcome, TaskState
 from nodepool.messaging import publisher
@@ -224,7 +224,7 @@ def test_a_task_that_moved_while_it_was_placed_leaves_no_reservation(fleet: Flee
 
 def test_the_loser_of_two_placements_leaves_the_winners_reservation(fleet: Fleet) -> None:
     task_id = fleet.task()
-    other = Desk(fleet.dispatcher)
+    other = PlacementLoop(fleet.dispatcher)
     other.hint(task_id)
     assert not other.work()
     assert not fleet.place(task_id)

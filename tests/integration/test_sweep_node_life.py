@@ -9,7 +9,7 @@ import pytest
 
 from dispatcher import context
 from dispatcher.sweep.failure_detector import BRAKE_PERIODS
-from dispatcher.sweep.reconciler import Turns
+from dispatcher.sweep.reconciler import RotatingSlices
 from nodepool.settings import Settings
 from nodepool.stores.redis import keys
 from nodepool.stores.redis.liveness import CHUNK_NODES, Liveness
@@ -137,7 +137,7 @@ def test_signs_are_in_the_order_of_the_ids_and_count_what_is_listed(fleet: Fleet
 
 
 def test_a_change_in_sql_is_found_in_every_part_of_a_large_fleet() -> None:
-    turns, ids = Turns(within_passes=4, at_least=10), [f"n{number}" for number in range(100)]
+    turns, ids = RotatingSlices(within_passes=4, at_least=10), [f"n{number}" for number in range(100)]
     parts = [turns.take(ids) for _ in range(4)]
     assert {len(part) for part in parts} == {25}
     assert {node_id for part in parts for node_id in part} == set(ids)

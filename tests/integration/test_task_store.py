@@ -13,7 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from sqlalchemy import Row, select
 from sqlalchemy.exc import IntegrityError
 
-from nodepool.domain.errors import ConflictError, NotFoundError, StaleAttemptError
+from nodepool.domain.errors import NotFoundError, StaleAttemptError, StateConflictError
 from nodepool.domain.nodes.history import HistoryRules
 from nodepool.domain.tasks.states import (
     ATTEMPT_TRANSITIONS,
@@ -181,7 +181,7 @@ def test_of_many_ends_at_once_one_counts(store: Store) -> None:
 def test_what_was_never_claimed_cannot_have_run(store: Store, outcome: Outcome) -> None:
     task_id = store.new_task()
     store.place(store.task(task_id))
-    with pytest.raises(ConflictError):
+    with pytest.raises(StateConflictError):
         store.end(f"{task_id}:1", outcome)
     assert store.task(task_id).state == TaskState.PLACED
 
@@ -301,7 +301,7 @@ class TaskLife(RuleBasedStateMachine):
     def end(self, task_id: str, number: int, node: str, outcome: Outcome) -> None:
         try:
             self.store.end(f"{task_id}:{number}", outcome, node)
-        except (StaleAttemptError, NotFoundError, ConflictError):
+        except (StaleAttemptError, NotFoundError, StateConflictError):
             return
 
     @rule(task_id=known)

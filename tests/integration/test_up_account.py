@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from local_pool.agent_account import Opening
-from local_pool.gateway_probe import GatewayLink, OperatorRefusedError
+from local_pool.gateway_probe import GatewayProbe, OperatorRefusedError
 from tests.support.accounts import register
 from tests.support.gateway import GatewayProcess
 from tests.support.valkey import TestValkey
@@ -27,7 +27,7 @@ def gateway(tmp_path: Path, valkey: TestValkey) -> Iterator[GatewayProcess]:
 
 def opened(gateway: GatewayProcess, folder: Path) -> str:
     """The name of the account; the gateway has let it in."""
-    with closing(GatewayLink(f"127.0.0.1:{gateway.port}")) as link:
+    with closing(GatewayProbe(f"127.0.0.1:{gateway.port}")) as link:
         opening = Opening(link, folder)
         wait_until(opening.attempt, "an account is open")
         return opening.account.name

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from dispatcher.context import Dispatcher
-from dispatcher.placing.placement_loop import Desk
+from dispatcher.placing.placement_loop import PlacementLoop
 from dispatcher.sweep.sweeper import Sweeper
 from nodepool.domain.resources import Claim
 from nodepool.stores.redis import keys
@@ -26,11 +26,11 @@ class Fleet:
     dispatcher: Dispatcher
     now: list[float]
     owner_id: int
-    desk: Desk = field(init=False)
+    desk: PlacementLoop = field(init=False)
     sweeper: Sweeper = field(init=False)
 
     def __post_init__(self) -> None:
-        self.desk = Desk(self.dispatcher)
+        self.desk = PlacementLoop(self.dispatcher)
         self.sweeper = Sweeper(self.dispatcher, self.desk)
 
     def place(self, *task_ids: str) -> int:

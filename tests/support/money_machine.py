@@ -20,11 +20,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.pool import StaticPool
 
 from nodepool.domain.errors import (
-    ConflictError,
     InvalidInputError,
     NotEnoughCptError,
     NotFoundError,
     StaleAttemptError,
+    StateConflictError,
 )
 from nodepool.domain.money import ledger
 from nodepool.domain.money.ledger import EntryKind, NewEntry
@@ -42,7 +42,7 @@ T = TypeVar("T")
 USERS = 4
 GRANT = 500
 MAX_ATTEMPTS = 2
-REFUSED = (ConflictError, InvalidInputError, NotEnoughCptError, NotFoundError, StaleAttemptError)
+REFUSED = (StateConflictError, InvalidInputError, NotEnoughCptError, NotFoundError, StaleAttemptError)
 
 users = st.integers(1, USERS)
 # Few ids, so that the same ones come again, with the same and with other contents.

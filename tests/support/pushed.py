@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from dispatcher import context
-from dispatcher.push.outcomes import PushEffects, open_files
+from dispatcher.push.outcomes import PushOutcomes, open_files
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.messaging.publisher import PUSH_QUEUE
 from nodepool.settings import Settings
@@ -40,7 +40,7 @@ class PushedFleet:
         self.now = START
         self.dispatcher = context.build(self.settings, clock=lambda: self.now)
         self.files = open_files(self.settings)
-        self.effects = PushEffects(self.dispatcher, self.files)
+        self.effects = PushOutcomes(self.dispatcher, self.files)
         self.redis = valkey.admin
         self.owner_id = self.dispatcher.database.write(add_user)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from tests.support.waiting import wait_until
-from worker_agent.runners.base import Run, RunEnd, Runner, RunSpec
+from worker_agent.runners.base import RunEnd, Runner, RunSpec, StartedRun
 from worker_agent.runners.sandbox import ATTEMPT_VARIABLE, attempt_slug
 
 MIB = 1 << 20
@@ -46,7 +46,7 @@ class LiveRun:
         self._lock = threading.Lock()
         self.output_bytes = 0
         self.waited = False
-        self.run: Run = runner.prepare(spec).start(self._take)
+        self.run: StartedRun = runner.prepare(spec).start(self._take)
 
     def _take(self, data: bytes) -> None:
         with self._lock:

@@ -63,7 +63,7 @@ class RunEnd:
     peak_memory_bytes: int
 
 
-class Run(Protocol):
+class StartedRun(Protocol):
     """A started attempt."""
 
     def wait(self) -> RunEnd:
@@ -94,7 +94,7 @@ class Run(Protocol):
 class Prepared(Protocol):
     """An attempt that needs nothing more than to be started. Either `start` or `discard` is called, once."""
 
-    def start(self, on_output: Callable[[bytes], None]) -> Run:
+    def start(self, on_output: Callable[[bytes], None]) -> StartedRun:
         """`on_output` gets standard output and error, merged, on another thread, never after `wait` returned.
 
         Raises RunRefusedError when the node turns out not to be able to run it.

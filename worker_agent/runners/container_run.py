@@ -28,7 +28,7 @@ from worker_agent.runners.base import (
 from worker_agent.runners.frames import Demultiplexer
 from worker_agent.runners.requirements import install_problem
 from worker_agent.runners.sandbox import WORK, Bootstrap, resize_options
-from worker_agent.runners.watch import RunLimits, Watcher
+from worker_agent.runners.watch import Watcher, WatchLimits
 
 _READ_BYTES = 1 << 16
 _TICK_SECONDS = 0.5
@@ -66,7 +66,7 @@ class ContainerRun:
         self._bootstrap = bootstrap
         self._clean = clean
         folders = (spec.work_dir, *([bootstrap.host_dir] if bootstrap else []))
-        self._limits = RunLimits(
+        self._limits = WatchLimits(
             folders, spec.max_run_seconds, spec.max_workdir_bytes, processes=self._processes
         )
         self._root_pid: int | None = None  # 0: not on this machine

@@ -23,7 +23,7 @@ from worker_agent.runners.base import RunRefusedError, RunSpec
 from worker_agent.runners.cgroups import ControlGroups, GroupLimits, RunGroup
 from worker_agent.runners.cpu_shares import CoreShares, UserPool
 from worker_agent.runners.plan import Place, Sandbox, SandboxTools, TaskUser, run_plan
-from worker_agent.runners.process_run import ProcessRun, Started
+from worker_agent.runners.process_run import ProcessRun, StartedProcess
 from worker_agent.runners.requirements import bootstrap_for
 from worker_agent.runners.sandbox import Bootstrap, attempt_slug
 from worker_agent.runners.spawner import Spawner
@@ -181,7 +181,9 @@ class ProcessRunner:
         limits = GroupLimits(memory_bytes=spec.memory_bytes, processes=spec.pids_limit + 2, cpus=spec.cpus)
         return self.groups.make(attempt_slug(spec.attempt_id), limits)
 
-    def _launch(self, prepared: PreparedProcess, cores: Collection[int], group: RunGroup | None) -> Started:
+    def _launch(
+        self, prepared: PreparedProcess, cores: Collection[int], group: RunGroup | None
+    ) -> StartedProcess:
         place = Place(
             home=_SANDBOX_HOME if prepared.home is None else str(prepared.home),
             group_files=() if group is None else group.join_files,
@@ -191,7 +193,7 @@ class ProcessRunner:
         )
         plan = run_plan(prepared.spec, self.tools, prepared.user, place, prepared.bootstrap)
         launched = self._spawner.launch(plan)
-        return Started(launched, prepared.user.drop_to, self.tools.separate, group)
+        return StartedProcess(launched, prepared.user.drop_to, self.tools.separate, group)
 
     def _try_run(self, tools: SandboxTools, spec: RunSpec, user: TaskUser) -> bool:
         return self._spawner.succeeds(run_plan(spec, tools, user, Place()), _TRIAL_SECONDS)

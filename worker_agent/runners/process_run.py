@@ -27,7 +27,7 @@ from worker_agent.runners.cgroups import RunGroup
 from worker_agent.runners.requirements import install_problem
 from worker_agent.runners.sandbox import Bootstrap
 from worker_agent.runners.spawner import Launched
-from worker_agent.runners.watch import CountedMemory, RunLimits, Watcher
+from worker_agent.runners.watch import CountedMemory, Watcher, WatchLimits
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +39,7 @@ _LAST_OUTPUT_BYTES = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class StartedProcess:
     launched: Launched
     uid: int | None
     separate: bool  # in a PID namespace of its own
@@ -50,7 +50,7 @@ class ProcessRun:
     def __init__(
         self,
         spec: RunSpec,
-        started: Started,
+        started: StartedProcess,
         on_output: Callable[[bytes], None],
         watcher: Watcher,
         folders: tuple[Path, ...],
@@ -66,7 +66,7 @@ class ProcessRun:
         self._group = started.group
         self._bootstrap = bootstrap
         self._clean = clean
-        self._limits = RunLimits(
+        self._limits = WatchLimits(
             folders, spec.max_run_seconds, spec.max_workdir_bytes, processes=self._processes
         )
         self._memory = None if self._group else CountedMemory(spec.memory_bytes)

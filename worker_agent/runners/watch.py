@@ -84,7 +84,7 @@ class Watcher:
 
 
 @dataclass(slots=True)
-class RunLimits:
+class WatchLimits:
     """What every runner watches alike; `check` says what is wrong, or nothing."""
 
     folders: tuple[Path, ...]  # the working directory, and what else the run can write to on disk

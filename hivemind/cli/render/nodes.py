@@ -53,7 +53,7 @@ def nodes_table(
     nodes: Sequence[NodeInfo], now: float, *, bars: bool, glyphs: Sequence[str] = GLYPHS
 ) -> FittedTable[NodeInfo]:
     """`bars`: for eyes; without them for a pipe, where amounts say all."""
-    columns = _Look(now, bars, glyphs).columns()
+    columns = _NodeColumns(now, bars, glyphs).columns()
     return FittedTable(nodes, [columns[name] for name in _NODES_COLUMNS], _NODES_SHRINK)
 
 
@@ -61,7 +61,7 @@ def top_table(
     nodes: Sequence[NodeInfo], now: float, *, bars: bool, glyphs: Sequence[str] = GLYPHS
 ) -> FittedTable[NodeInfo]:
     """One line a node."""
-    columns = _Look(now, bars, glyphs).columns()
+    columns = _NodeColumns(now, bars, glyphs).columns()
     return FittedTable(nodes, [columns[name] for name in _TOP_COLUMNS], _TOP_SHRINK, cut=bars)
 
 
@@ -86,7 +86,7 @@ def share_text(share: float) -> Text:
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _NodeColumns:
     now: float
     bars: bool
     glyphs: Sequence[str]

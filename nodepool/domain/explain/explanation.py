@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from nodepool.domain.explain.owner_actions import Suggestion, acts, another_node
-from nodepool.domain.explain.request import Asked, Pool
+from nodepool.domain.explain.owner_actions import PlacementSuggestion, acts, another_node
+from nodepool.domain.explain.request import PlacementRequest, PoolView
 from nodepool.domain.explain.task_changes import changes
 from nodepool.domain.scheduling import placement
 from nodepool.domain.scheduling.placement import Decision
 from nodepool.domain.tasks.states import LocationMode
 
-__all__ = ["ONCE_IDLE", "Explanation", "Suggestion", "explain", "nodes_in_words"]
+__all__ = ["ONCE_IDLE", "PlacementExplanation", "PlacementSuggestion", "explain", "nodes_in_words"]
 
 # Begins the sentence of a suggestion that places the task later and not now.
 ONCE_IDLE = "once the nodes have less to do: "
@@ -24,7 +24,7 @@ _MAX_SUGGESTIONS = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation:
+class PlacementExplanation:
     """`could_run`: the nodes that would take the task as it is if nothing were reserved anywhere.
 
     `elsewhere` nodes would take it now, if it had waited long enough for the region that it prefers.
@@ -34,7 +34,7 @@ class Explanation:
     could_run: tuple[str, ...]
     elsewhere: int
     can_never_run: bool
-    suggestions: tuple[Suggestion, ...]
+    suggestions: tuple[PlacementSuggestion, ...]
 
     def sentence(self) -> str:
         if self.decision.ranked:
@@ -45,23 +45,25 @@ class Explanation:
         return f"{reason}; {nodes_in_words(len(self.could_run))} can run it once there is room"
 
 
-def explain(asked: Asked, pool: Pool) -> Explanation:
+def explain(asked: PlacementRequest, pool: PoolView) -> PlacementExplanation:
     decision = placement.decide(asked.wish(pool.default_memory_mb), pool.fleet)
     could_run = pool.takers(_patient(asked), pool.idle)
-    suggestions: list[Suggestion] = []
+    suggestions: list[PlacementSuggestion] = []
     if not decision.ranked:
         suggestions = _suggestions(asked, pool, could_run)
     elsewhere = 0 if decision.ranked else len(pool.takers(_patient(asked)))
     hopeless = _can_never_run(asked, pool, decision)
-    return Explanation(decision, could_run, elsewhere, hopeless, tuple(suggestions[:_MAX_SUGGESTIONS]))
+    return PlacementExplanation(
+        decision, could_run, elsewhere, hopeless, tuple(suggestions[:_MAX_SUGGESTIONS])
+    )
 
 
-def _patient(asked: Asked) -> Asked:
+def _patient(asked: PlacementRequest) -> PlacementRequest:
     """As it will be once it has waited for the region that it prefers."""
     return replace(asked, relaxed=True) if asked.location_mode is LocationMode.PREFER else asked
 
 
-def _can_never_run(asked: Asked, pool: Pool, decision: Decision) -> bool:
+def _can_never_run(asked: PlacementRequest, pool: PoolView, decision: Decision) -> bool:
     """Waiting alone cannot help: nothing that keeps it out passes by itself."""
     if decision.looked_at == 0 or not decision.never_fits():
         return False
@@ -69,14 +71,16 @@ def _can_never_run(asked: Asked, pool: Pool, decision: Decision) -> bool:
     return placement.decide(wish, pool.fleet).never_fits()
 
 
-def _suggestions(asked: Asked, pool: Pool, could_run: tuple[str, ...]) -> list[Suggestion]:
+def _suggestions(
+    asked: PlacementRequest, pool: PoolView, could_run: tuple[str, ...]
+) -> list[PlacementSuggestion]:
     now = changes(asked, pool, pool.fleet)
     if now:
-        return [Suggestion(one.field, one.value, one.sentence, one.nodes) for one in now]
+        return [PlacementSuggestion(one.field, one.value, one.sentence, one.nodes) for one in now]
     found = acts(asked, pool, pool.fleet)
     if not could_run:
         found += [
-            _later(Suggestion(one.field, one.value, one.sentence, one.nodes))
+            _later(PlacementSuggestion(one.field, one.value, one.sentence, one.nodes))
             for one in changes(asked, pool, pool.idle)
         ]
         if not found:
@@ -86,7 +90,7 @@ def _suggestions(asked: Asked, pool: Pool, could_run: tuple[str, ...]) -> list[S
     return found
 
 
-def _later(suggestion: Suggestion) -> Suggestion:
+def _later(suggestion: PlacementSuggestion) -> PlacementSuggestion:
     words = f"{ONCE_IDLE}{suggestion.sentence} ({nodes_in_words(suggestion.nodes)} can take it then)"
     return replace(suggestion, sentence=words, nodes=0)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nodepool.domain.explain.request import Asked, Pool, as_if
+from nodepool.domain.explain.request import PlacementRequest, PoolView, as_if
 from nodepool.domain.nodes.node import MAX_TASKS_LIMIT
 from nodepool.domain.resources import RESOURCE_NAMES, Claim
 from nodepool.domain.scheduling.fleet import Fleet
@@ -20,7 +20,7 @@ _TASKS = RESOURCE_NAMES.index("tasks")
 
 
 @dataclass(frozen=True, slots=True)
-class Suggestion:
+class PlacementSuggestion:
     """`field` is empty for what the task's owner cannot do by changing the task.
 
     `nodes` would take the task at this moment; 0 where that comes later.
@@ -32,7 +32,7 @@ class Suggestion:
     nodes: int
 
 
-def acts(asked: Asked, pool: Pool, fleet: Fleet) -> list[Suggestion]:
+def acts(asked: PlacementRequest, pool: PoolView, fleet: Fleet) -> list[PlacementSuggestion]:
     """What others could do, tried on the fleet as it would be then; what helps most nodes first."""
     # An agent without its engine is kept like a draining one, and resuming it would not help.
     resumed = fleet.draining & (pool.engine_away | pool.engine_away_too)
@@ -64,21 +64,21 @@ def acts(asked: Asked, pool: Pool, fleet: Fleet) -> list[Suggestion]:
         takers = [node_id for node_id in pool.takers(asked, other) if node_id not in helped]
         if takers:
             helped.update(takers)
-            found.append(Suggestion("", "", words.format(takers[0]), len(takers)))
+            found.append(PlacementSuggestion("", "", words.format(takers[0]), len(takers)))
     return sorted([*found, *_more_credit(asked, pool, fleet)], key=lambda act: -act.nodes)
 
 
-def _more_credit(asked: Asked, pool: Pool, fleet: Fleet) -> Iterator[Suggestion]:
+def _more_credit(asked: PlacementRequest, pool: PoolView, fleet: Fleet) -> Iterator[PlacementSuggestion]:
     """Good work of a user's nodes raises the score, and so does the operator."""
     for tier in reversed(TIERS[: RANK[asked.tier]]):
         takers = pool.takers(replace(asked, tier=tier), fleet)
         if takers:
             words = f"a credit score of {SCORE_OF[tier]} or more opens nodes of {tier} trust to your tasks"
-            yield Suggestion("", "", words, len(takers))
+            yield PlacementSuggestion("", "", words, len(takers))
             return
 
 
-def another_node(asked: Asked, pool: Pool) -> Suggestion:
+def another_node(asked: PlacementRequest, pool: PoolView) -> PlacementSuggestion:
     """Nothing that is here can be made to do: say what would have to join."""
     if asked.node_id and asked.node_id not in pool.fleet.row_of:
         words = f"the owner of {asked.node_id} brings it back: it is not in the pool"
@@ -93,7 +93,7 @@ def another_node(asked: Asked, pool: Pool) -> Suggestion:
             ("" if asked.tier is Tier.HIGH or asked.node_id else asked.tier, "of {} trust at most"),
         )
         words = ", ".join([words, *(form.format(word) for word, form in wishes if word)])
-    return Suggestion("", "", words, 0)
+    return PlacementSuggestion("", "", words, 0)
 
 
 def _amounts(claim: Claim) -> str:

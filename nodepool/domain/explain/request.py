@@ -24,7 +24,7 @@ from nodepool.domain.trust.credit import Tier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class PlacementRequest:
     """A task's wishes in the words of its owner; `wish` is what placement makes of them."""
 
     needs: Resources
@@ -64,9 +64,9 @@ def asked_of(
     *,
     relaxed: bool = False,
     owner_id: int = 0,
-) -> Asked:
+) -> PlacementRequest:
     """What the task of this row asks for; `excluded` nodes had it before, `not_owners` may not have it."""
-    return Asked(
+    return PlacementRequest(
         needs=Resources(row.cpu_score, row.memory_gb, row.gpu_score, row.gpu_memory_gb),
         tier=Tier(row.tier),
         min_trust=Tier(row.min_trust) if row.min_trust else None,
@@ -93,7 +93,7 @@ class HeldBack:
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class PoolView:
     """A fleet as it is, the same fleet with nothing reserved, and what the operator has set."""
 
     fleet: Fleet
@@ -114,7 +114,7 @@ class Pool:
         patience_seconds: float = 0.0,
         allow_pushed: bool = False,
         held_back: HeldBack | None = None,
-    ) -> Pool:
+    ) -> PoolView:
         views = list(views)
         fleet = Fleet.of(views, allow_pushed=allow_pushed)
         words = MappingProxyType({view.gpu_name.casefold(): view.gpu_name for view in views})
@@ -131,7 +131,7 @@ class Pool:
             _rows(fleet, held_back.on_probation),
         )
 
-    def takers(self, asked: Asked, fleet: Fleet | None = None) -> tuple[str, ...]:
+    def takers(self, asked: PlacementRequest, fleet: Fleet | None = None) -> tuple[str, ...]:
         """The nodes that would take it, best first: the real placement, run now."""
         return placement.decide(
             asked.wish(self.default_memory_mb), self.fleet if fleet is None else fleet

@@ -14,7 +14,7 @@ from fractions import Fraction
 from types import MappingProxyType
 
 from nodepool.domain import regions
-from nodepool.domain.explain.request import Asked, Pool
+from nodepool.domain.explain.request import PlacementRequest, PoolView
 from nodepool.domain.resources import MEBIBYTES_PER_GIBIBYTE, RESOURCE_NAMES
 from nodepool.domain.scheduling.fleet import Fleet
 from nodepool.domain.tasks.states import LocationMode
@@ -38,7 +38,7 @@ _RESOURCE_OF = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class TaskChange:
     """One field of the task with another value, and the nodes that would take the task then."""
 
     field: str
@@ -48,7 +48,7 @@ class Change:
     nodes: int
 
 
-def changes(asked: Asked, pool: Pool, fleet: Fleet) -> list[Change]:
+def changes(asked: PlacementRequest, pool: PoolView, fleet: Fleet) -> list[TaskChange]:
     """Every single change with which a node of this fleet takes the task, the smallest first."""
     found = [
         *_amounts(asked, pool, fleet),
@@ -60,7 +60,7 @@ def changes(asked: Asked, pool: Pool, fleet: Fleet) -> list[Change]:
     return sorted(found, key=lambda change: (change.gives_up, -change.nodes, change.field, change.value))
 
 
-def _amounts(asked: Asked, pool: Pool, fleet: Fleet) -> Iterator[Change]:
+def _amounts(asked: PlacementRequest, pool: PoolView, fleet: Fleet) -> Iterator[TaskChange]:
     claim = asked.wish(pool.default_memory_mb).claim
     for field, resource in _RESOURCE_OF.items():
         before = getattr(claim, resource)
@@ -78,7 +78,7 @@ def _amounts(asked: Asked, pool: Pool, fleet: Fleet) -> Iterator[Change]:
         after = getattr(changed.wish(pool.default_memory_mb).claim, resource)
         takers = pool.takers(changed, fleet)
         if takers and after < before:
-            yield Change(
+            yield TaskChange(
                 field=field,
                 value=str(getattr(changed.needs, field)),
                 sentence=_less(field, changed, asked, pool),
@@ -87,16 +87,16 @@ def _amounts(asked: Asked, pool: Pool, fleet: Fleet) -> Iterator[Change]:
             )
 
 
-def _least(field: str, pool: Pool) -> int:
+def _least(field: str, pool: PoolView) -> int:
     """The value that claims least. A task that names no memory gets the pool's default, which may be much."""
     return int(field == "memory_gb" and pool.default_memory_mb > MEBIBYTES_PER_GIBIBYTE)
 
 
-def _with_amount(asked: Asked, field: str, amount: int) -> Asked:
+def _with_amount(asked: PlacementRequest, field: str, amount: int) -> PlacementRequest:
     return replace(asked, needs=replace(asked.needs, **{field: amount}))
 
 
-def _less(field: str, changed: Asked, asked: Asked, pool: Pool) -> str:
+def _less(field: str, changed: PlacementRequest, asked: PlacementRequest, pool: PoolView) -> str:
     after, before = getattr(changed.needs, field), getattr(asked.needs, field)
     if field == "memory_gb":
         default = f"the pool's default of {pool.default_memory_mb} MiB"
@@ -107,7 +107,7 @@ def _less(field: str, changed: Asked, asked: Asked, pool: Pool) -> str:
     return f"ask for {field} {after} instead of {before}"
 
 
-def _region(asked: Asked, pool: Pool, fleet: Fleet) -> Iterator[Change]:
+def _region(asked: PlacementRequest, pool: PoolView, fleet: Fleet) -> Iterator[TaskChange]:
     if asked.region == regions.ANY or asked.relaxed:
         return
     anywhere = replace(asked, region=regions.ANY)
@@ -115,7 +115,7 @@ def _region(asked: Asked, pool: Pool, fleet: Fleet) -> Iterator[Change]:
     if not takers:
         return
     if asked.location_mode is LocationMode.STRICT:
-        yield Change(
+        yield TaskChange(
             field="location_mode",
             value=LocationMode.PREFER,
             sentence=f"only prefer {asked.region}: after {pool.patience_seconds:g} s without room there "
@@ -135,7 +135,7 @@ def _region(asked: Asked, pool: Pool, fleet: Fleet) -> Iterator[Change]:
     yield from _tried(pool, fleet, anywhere, ("location", "Any", "let it run in any region"), NONE_LEFT)
 
 
-def _gpu_name(asked: Asked, pool: Pool, fleet: Fleet) -> Iterator[Change]:
+def _gpu_name(asked: PlacementRequest, pool: PoolView, fleet: Fleet) -> Iterator[TaskChange]:
     if not asked.gpu_name:
         return
     anything = replace(asked, gpu_name="")
@@ -151,7 +151,7 @@ def _gpu_name(asked: Asked, pool: Pool, fleet: Fleet) -> Iterator[Change]:
     )
 
 
-def _trust(asked: Asked, pool: Pool, fleet: Fleet) -> Iterator[Change]:
+def _trust(asked: PlacementRequest, pool: PoolView, fleet: Fleet) -> Iterator[TaskChange]:
     if asked.min_trust is None:
         return
     for tier in TIERS[RANK[asked.min_trust] + 1 :]:
@@ -174,16 +174,16 @@ def _trust(asked: Asked, pool: Pool, fleet: Fleet) -> Iterator[Change]:
             return
 
 
-def _node(asked: Asked, pool: Pool, fleet: Fleet) -> Iterator[Change]:
+def _node(asked: PlacementRequest, pool: PoolView, fleet: Fleet) -> Iterator[TaskChange]:
     if asked.node_id:
         sentence = f"submit it without naming the node {asked.node_id}"
         yield from _tried(pool, fleet, replace(asked, node_id=""), ("node_id", ANY, sentence), NONE_LEFT)
 
 
 def _tried(
-    pool: Pool, fleet: Fleet, changed: Asked, words: tuple[str, str, str], gives_up: Fraction
-) -> Iterator[Change]:
+    pool: PoolView, fleet: Fleet, changed: PlacementRequest, words: tuple[str, str, str], gives_up: Fraction
+) -> Iterator[TaskChange]:
     takers = pool.takers(changed, fleet)
     if takers:
         field, value, sentence = words
-        yield Change(field=field, value=value, sentence=sentence, gives_up=gives_up, nodes=len(takers))
+        yield TaskChange(field=field, value=value, sentence=sentence, gives_up=gives_up, nodes=len(takers))

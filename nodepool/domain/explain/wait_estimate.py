@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from nodepool.domain.explain.explanation import Explanation, nodes_in_words
+from nodepool.domain.explain.explanation import PlacementExplanation, nodes_in_words
 from nodepool.domain.scheduling.fair_share import EXPECTED_MINUTES, cost_per_minute
-from nodepool.domain.scheduling.wait_queue import Ageing, WaitingLine, WaitingTask
+from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask, WaitQueue
 from nodepool.domain.trust.credit import RANK
 
 NOTHING_KNOWN = -1.0
@@ -22,14 +22,14 @@ _Key = tuple[int, int, float]
 
 
 @dataclass(frozen=True, slots=True)
-class _Turn:
+class _QueuedTask:
     key: _Key
     owner_id: int
     units: float
     counts: bool
 
 
-class Turns:
+class QueueOrder:
     """Those who wait, in the order in which they would be taken. `hopeless` can be run by no node."""
 
     def __init__(
@@ -42,11 +42,11 @@ class Turns:
         hopeless: frozenset[str] = frozenset(),
     ) -> None:
         self._ageing, self._served, self._now = ageing, served, now
-        self._turns: list[_Turn] = []
+        self._turns: list[_QueuedTask] = []
         # task id -> its position, and how many that a node can run come before it
         self._places: dict[str, tuple[int, int]] = {}
         used = dict(served)
-        line = WaitingLine(ageing, lambda owner_id: used.get(owner_id, 0.0))
+        line = WaitQueue(ageing, lambda owner_id: used.get(owner_id, 0.0))
         for task in tasks:
             line.add(task, now)
         ahead = 0
@@ -54,7 +54,7 @@ class Turns:
             task = head[0]
             owned = used.get(task.owner_id, 0.0)
             counts = task.task_id not in hopeless
-            turn = _Turn(self._key(task, owned), task.owner_id, _units(task), counts)
+            turn = _QueuedTask(self._key(task, owned), task.owner_id, _units(task), counts)
             self._turns.append(turn)
             self._places[task.task_id] = (len(self._turns), ahead)
             ahead += counts
@@ -91,7 +91,7 @@ def _units(task: WaitingTask) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class WaitEstimate:
     """`seconds` is NOTHING_KNOWN where nothing can be said; `basis` says what it rests on, or why not."""
 
     seconds: float
@@ -99,8 +99,8 @@ class Wait:
 
 
 def estimate(
-    explanation: Explanation, *, ahead: int, starts: int, window_seconds: float, patience_left: float
-) -> Wait:
+    explanation: PlacementExplanation, *, ahead: int, starts: int, window_seconds: float, patience_left: float
+) -> WaitEstimate:
     """How long a task waits, with `ahead` before it.
 
     `starts` were started in the last `window_seconds` on the nodes that can run it. `patience_left` is
@@ -109,22 +109,22 @@ def estimate(
     could = nodes_in_words(len(explanation.could_run))
     minutes = f"{window_seconds / _SECONDS_PER_MINUTE:g} minutes"
     if explanation.decision.ranked:
-        return Wait(0.0, "a node has room now")
+        return WaitEstimate(0.0, "a node has room now")
     if explanation.decision.looked_at == 0:
-        return Wait(NOTHING_KNOWN, "no node has joined the pool yet")
+        return WaitEstimate(NOTHING_KNOWN, "no node has joined the pool yet")
     if explanation.elsewhere:
         left = max(0.0, patience_left)
-        return Wait(left, f"after {left:.0f} s more it takes the nearest region with room")
+        return WaitEstimate(left, f"after {left:.0f} s more it takes the nearest region with room")
     if explanation.can_never_run:
-        return Wait(NOTHING_KNOWN, "no node could ever run it as it is asked for")
+        return WaitEstimate(NOTHING_KNOWN, "no node could ever run it as it is asked for")
     if not explanation.could_run:
-        return Wait(NOTHING_KNOWN, "the nodes that could run it are offline or draining")
+        return WaitEstimate(NOTHING_KNOWN, "the nodes that could run it are offline or draining")
     if not starts:
-        return Wait(
+        return WaitEstimate(
             NOTHING_KNOWN, f"nothing was started in the last {minutes} on the {could} that can run it"
         )
     before = "none before it" if not ahead else f"{ahead} before it"
-    return Wait(
+    return WaitEstimate(
         (ahead + 1) * window_seconds / starts,
         f"{starts} tasks were started in the last {minutes} on the {could} that can run it; {before} wait",
     )

@@ -179,7 +179,7 @@ def entry_hash(before: str, posted: Posted) -> str:
 
 # -- what a task holds and pays -----------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
-class Terms:
+class PriceTerms:
     """What was agreed at submit; later changes of the pool's prices do not touch it."""
 
     price_per_minute: int
@@ -206,7 +206,7 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RunShare:
     """What one provider's run brings in: to the provider, and to the pool."""
 
     payment: int
@@ -217,7 +217,7 @@ class Part:
 class Bill:
     """How a hold is divided at its end: one part for each share, and what goes back."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[RunShare, ...]
     released: int
 
     @property
@@ -231,7 +231,7 @@ def bill(held: int, *, price_per_minute: int, minutes: int, fee_percent: int, sh
     parts = []
     for amount in split(charged, shares):
         fee = fee_of(amount, fee_percent)
-        parts.append(Part(amount - fee, fee))
+        parts.append(RunShare(amount - fee, fee))
     return Bill(tuple(parts), held - charged)
 
 

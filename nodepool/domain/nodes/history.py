@@ -48,7 +48,7 @@ class HistoryRules:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class History:
+class NodeHistory:
     """Sums as of `at`. Nobody's history is History()."""
 
     good: float = 0.0
@@ -58,12 +58,12 @@ class History:
     at: float = 0.0
     bad_streak: int = 0
 
-    def as_of(self, now: float, rules: HistoryRules) -> History:
+    def as_of(self, now: float, rules: HistoryRules) -> NodeHistory:
         """The sums decayed to `now`. Time only goes forward: an earlier `now` changes nothing."""
         if now <= self.at:
             return self
         left = 0.5 ** ((now - self.at) / rules.half_life_seconds)
-        return History(
+        return NodeHistory(
             good=self.good * left,
             bad=self.bad * left,
             speed_sum=self.speed_sum * left,
@@ -101,7 +101,7 @@ class History:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class AttemptRecord:
     """How an attempt on the node ended, and what there is to say for or against the node."""
 
     outcome: Outcome
@@ -111,7 +111,7 @@ class Ending:
     speed: float | None = None
 
 
-def after_end(history: History, ending: Ending, now: float, rules: HistoryRules) -> History:
+def after_end(history: NodeHistory, ending: AttemptRecord, now: float, rules: HistoryRules) -> NodeHistory:
     """The history with one more end in it."""
     if not ending.counts or ending.outcome is Outcome.STOPPED:
         return history
@@ -138,7 +138,7 @@ def is_handed_back(outcome: Outcome, *, draining: bool, active: bool) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class MeasuredRun:
     """A run that succeeded, by the pool's clock, with what its node promised."""
 
     seconds: float  # from claim to end
@@ -153,7 +153,7 @@ class Run:
         return self.seconds * (min(self.claimed_score, self.node_score) or per_core)
 
 
-def speed_of(here: Run, elsewhere: Sequence[Run]) -> float | None:
+def speed_of(here: MeasuredRun, elsewhere: Sequence[MeasuredRun]) -> float | None:
     """A node's speed beside its cpu_score, by one run of a package that other nodes ran too.
 
         speed = median(work elsewhere) / work here,   work = seconds x points of cpu_score given

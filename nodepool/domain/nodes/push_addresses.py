@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TypeAlias
 from urllib.parse import unquote
 
-from nodepool.domain.errors import ConflictError, InvalidInputError
+from nodepool.domain.errors import InvalidInputError, StateConflictError
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -134,11 +134,11 @@ def choose(found: Sequence[Address], *, peer: str, networks: Sequence[Network]) 
         if not why:
             good.append(plain)
         elif refusal(plain, peer=str(plain), networks=networks):
-            raise ConflictError(why)
+            raise StateConflictError(why)
         else:
             reason = reason or why
     if not good:
-        raise ConflictError(reason or "the name of the node has no address")
+        raise StateConflictError(reason or "the name of the node has no address")
     return good[0]
 
 
@@ -153,7 +153,7 @@ def check_registration(hostname: str, port: int, *, peer: str, networks: Sequenc
         if hostname.removesuffix(".").rpartition(".")[2].casefold() == "localhost":
             raise InvalidInputError("hostname must be one at which the pool can call the node, not localhost")
     elif why := refusal(address, peer=peer, networks=networks):
-        raise ConflictError(f"this node cannot be called: {why}")
+        raise StateConflictError(f"this node cannot be called: {why}")
 
 
 def _plain(address: Address) -> Address:

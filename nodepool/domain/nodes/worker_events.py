@@ -40,7 +40,7 @@ _MARKUP = str.maketrans('<>&"`', "?????")
 Event = dict[str, Any]
 
 
-class Dropped(StrEnum):
+class DropReason(StrEnum):
     """Why an event is shown to nobody."""
 
     TOO_LARGE = "too_large"
@@ -58,20 +58,20 @@ class Dropped(StrEnum):
 
 
 class DroppedError(ValueError):
-    def __init__(self, reason: Dropped) -> None:
+    def __init__(self, reason: DropReason) -> None:
         super().__init__(reason)
         self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class ParsedMessage:
     """What one message said that can be shown, and why the rest cannot."""
 
     events: list[Event]
-    dropped: list[Dropped]
+    dropped: list[DropReason]
 
 
-def hear(data: bytes, agent: str, now: float) -> Heard:
+def parse_message(data: bytes, agent: str, now: float) -> ParsedMessage:
     """`agent` is the worker's name that the message's channel belongs to; empty: one of the pool's own.
 
     `now` is Unix time.
@@ -79,41 +79,41 @@ def hear(data: bytes, agent: str, now: float) -> Heard:
     try:
         found = _events(data)
     except DroppedError as error:
-        return Heard([], [error.reason])
+        return ParsedMessage([], [error.reason])
     events, dropped = [], []
     for event in found:
         try:
             events.append(_checked(event, agent, now))
         except DroppedError as error:
             dropped.append(error.reason)
-    return Heard(events, dropped)
+    return ParsedMessage(events, dropped)
 
 
 def _events(data: bytes) -> list[Any]:
     if len(data) > MAX_MESSAGE_BYTES:
-        raise DroppedError(Dropped.TOO_LARGE)
+        raise DroppedError(DropReason.TOO_LARGE)
     envelope = _parsed(data, _MAX_ENVELOPE_DEPTH)
     if not isinstance(envelope, dict):
-        raise DroppedError(Dropped.SHAPE)
+        raise DroppedError(DropReason.SHAPE)
     headers, properties = envelope.get("headers", {}), envelope.get("properties")
     if not isinstance(headers, dict) or not isinstance(properties, dict):
-        raise DroppedError(Dropped.SHAPE)
+        raise DroppedError(DropReason.SHAPE)
     if "compression" in headers or "compression" in properties or "compression" in envelope:
-        raise DroppedError(Dropped.COMPRESSED)
+        raise DroppedError(DropReason.COMPRESSED)
     kind = (envelope.get("content-type"), envelope.get("content-encoding"), properties.get("body_encoding"))
     if kind != ("application/json", "utf-8", "base64"):
-        raise DroppedError(Dropped.ENCODING)
+        raise DroppedError(DropReason.ENCODING)
     body = envelope.get("body")
     if not isinstance(body, str):
-        raise DroppedError(Dropped.SHAPE)
+        raise DroppedError(DropReason.SHAPE)
     try:
         plain = base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise DroppedError(Dropped.UNREADABLE) from error
+        raise DroppedError(DropReason.UNREADABLE) from error
     parsed = _parsed(plain, _MAX_BODY_DEPTH)
     events = parsed if isinstance(parsed, list) else [parsed]
     if len(events) > MAX_EVENTS:
-        raise DroppedError(Dropped.TOO_LARGE)
+        raise DroppedError(DropReason.TOO_LARGE)
     return events
 
 
@@ -121,21 +121,21 @@ def _parsed(data: bytes, max_depth: int) -> Any:
     try:
         return bounded_json.loads(data, max_bytes=MAX_MESSAGE_BYTES, max_depth=max_depth)
     except ValueError as error:
-        raise DroppedError(Dropped.UNREADABLE) from error
+        raise DroppedError(DropReason.UNREADABLE) from error
 
 
 def _checked(event: Any, agent: str, now: float) -> Event:
     if not isinstance(event, dict):
-        raise DroppedError(Dropped.SHAPE)
+        raise DroppedError(DropReason.SHAPE)
     kind, hostname = event.get("type"), event.get("hostname")
     fields = _FIELDS.get(kind) if isinstance(kind, str) else None
     if fields is None or not isinstance(hostname, str):
-        raise DroppedError(Dropped.SHAPE)
+        raise DroppedError(DropReason.SHAPE)
     if hostname != agent if agent else hostname.startswith("agent@") or not _WORKER.fullmatch(hostname):
-        raise DroppedError(Dropped.SENDER)
+        raise DroppedError(DropReason.SENDER)
     checked = {name: check(event.get(name)) for name, check in fields.items()}
     if agent and "name" in checked and checked["name"] not in AGENT_TASKS:
-        raise DroppedError(Dropped.SHAPE)
+        raise DroppedError(DropReason.SHAPE)
     at = _time(event.get("timestamp"), now)
     told = {name: value for name, value in checked.items() if value is not None}
     return {**told, "type": kind, "hostname": hostname, "timestamp": at, "local_received": now}
@@ -144,9 +144,9 @@ def _checked(event: Any, agent: str, now: float) -> Event:
 def _time(value: Any, now: float) -> float:
     sent = _number(0, 1e12)(value)
     if sent is None:
-        raise DroppedError(Dropped.SHAPE)
+        raise DroppedError(DropReason.SHAPE)
     if not abs(now - sent) <= MAX_CLOCK_SKEW_SECONDS:
-        raise DroppedError(Dropped.TIME)
+        raise DroppedError(DropReason.TIME)
     return sent if abs(now - sent) <= TRUSTED_SKEW_SECONDS else now
 
 
@@ -156,7 +156,7 @@ def _number(least: float, most: float) -> Callable[[Any], float | None]:
             return None
         # A bool is an int to Python. What is no number is not between two either.
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-            raise DroppedError(Dropped.SHAPE)
+            raise DroppedError(DropReason.SHAPE)
         return value
 
     return check
@@ -167,7 +167,7 @@ def _count(most: int = _MAX_COUNT) -> Callable[[Any], int | None]:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-            raise DroppedError(Dropped.SHAPE)
+            raise DroppedError(DropReason.SHAPE)
         return value
 
     return check
@@ -178,7 +178,7 @@ def _word(pattern: re.Pattern[str], *, needed: bool = False) -> Callable[[Any], 
         if value is None and not needed:
             return None
         if not isinstance(value, str) or not pattern.fullmatch(value):
-            raise DroppedError(Dropped.SHAPE)
+            raise DroppedError(DropReason.SHAPE)
         return value
 
     return check
@@ -189,7 +189,7 @@ def _text(value: Any) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise DroppedError(Dropped.SHAPE)
+        raise DroppedError(DropReason.SHAPE)
     cut = value[:MAX_TEXT_CHARACTERS].translate(_MARKUP)
     return "".join(character if character.isprintable() else " " for character in cut)
 
@@ -202,10 +202,10 @@ def _loads(value: Any) -> list[float] | None:
     if value is None:
         return None
     if not isinstance(value, list) or len(value) > 3:
-        raise DroppedError(Dropped.SHAPE)
+        raise DroppedError(DropReason.SHAPE)
     loads = [_number(0, 1e6)(load) for load in value]
     if None in loads:
-        raise DroppedError(Dropped.SHAPE)
+        raise DroppedError(DropReason.SHAPE)
     return [load for load in loads if load is not None]
 
 

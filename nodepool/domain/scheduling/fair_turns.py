@@ -18,7 +18,7 @@ RETRY_AFTER_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
+class QueueBounds:
     """`width` runs at once, `of_one` of them of one account; more waits, up to these numbers."""
 
     width: int
@@ -30,7 +30,7 @@ class Bounds:
 class FairQueue(Generic[Work]):
     """add() says whether the work begins now; done() gives the work that begins in its place."""
 
-    def __init__(self, bounds: Bounds) -> None:
+    def __init__(self, bounds: QueueBounds) -> None:
         self._bounds = bounds
         self._running: dict[Hashable, int] = {}
         self._at_once = 0

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from nodepool.domain.scheduling.fleet import Fleet
 from nodepool.domain.scheduling.placement import Chooser, Decision, Wish, decide
-from nodepool.domain.scheduling.wait_queue import Ageing, Group, WaitingLine, WaitingTask
+from nodepool.domain.scheduling.wait_queue import Ageing, WaitGroup, WaitingTask, WaitQueue
 
 # More different wishes than this at once, and the least used choosers are made anew when needed.
 _MAX_CHOOSERS = 512
@@ -39,10 +39,10 @@ class Planner:
         """`served` and `charge` are the account of who was served how much: see `fair_share`.
 
         `allows`: may its owner have one more running? While not, none of his tasks comes up; who asked to
-        hold him lets him go (`WaitingLine.let_go`).
+        hold him lets him go (`WaitQueue.let_go`).
         """
         self.fleet = fleet
-        self.line = WaitingLine(ageing, served)
+        self.line = WaitQueue(ageing, served)
         self._charge = charge
         self._allows = allows
         self._choosers: dict[Wish, Chooser] = {}
@@ -80,11 +80,11 @@ class Planner:
         self._choosers.clear()
         self.line.unblock_all(now)
 
-    def decide(self, group: Group) -> Decision:
+    def decide(self, group: WaitGroup) -> Decision:
         """Why the group finds no node now."""
         return decide(group.wish, self.fleet)
 
-    def _chooser(self, group: Group) -> Chooser:
+    def _chooser(self, group: WaitGroup) -> Chooser:
         chooser = self._choosers.get(group.wish)
         if chooser is None:
             if len(self._choosers) >= _MAX_CHOOSERS:

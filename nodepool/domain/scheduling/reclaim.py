@@ -29,7 +29,7 @@ _SLOT_SECONDS = WINDOW_SECONDS / _SLOTS
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class MeasuredUse:
     """What a run was measured to use."""
 
     cpu_score: int
@@ -37,14 +37,14 @@ class Use:
 
 
 @dataclass(slots=True)
-class Watch:
+class UsageWindow:
     """What is remembered of a run's use: its last, and the largest of the window."""
 
     since: float
-    last: Use | None = None
-    _slots: deque[tuple[int, Use]] = field(default_factory=deque)
+    last: MeasuredUse | None = None
+    _slots: deque[tuple[int, MeasuredUse]] = field(default_factory=deque)
 
-    def note(self, use: Use, at: float) -> None:
+    def note(self, use: MeasuredUse, at: float) -> None:
         self.last = use
         slot = int(at // _SLOT_SECONDS)
         if self._slots and self._slots[-1][0] == slot:
@@ -53,7 +53,7 @@ class Watch:
         while self._slots[0][0] <= slot - _SLOTS:
             self._slots.popleft()
 
-    def peak(self, *, at: float, after_seconds: float) -> Use | None:
+    def peak(self, *, at: float, after_seconds: float) -> MeasuredUse | None:
         """None while the run was not watched for `after_seconds`: too little is known to take from it."""
         if self.last is None or at - self.since < after_seconds:
             return None
@@ -63,8 +63,8 @@ class Watch:
         return largest
 
 
-def _larger(one: Use, other: Use) -> Use:
-    return Use(max(one.cpu_score, other.cpu_score), max(one.memory_mb, other.memory_mb))
+def _larger(one: MeasuredUse, other: MeasuredUse) -> MeasuredUse:
+    return MeasuredUse(max(one.cpu_score, other.cpu_score), max(one.memory_mb, other.memory_mb))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,12 +76,12 @@ class RunView:
     kept: Claim  # its allocation
     placed_at: float
     credit_score: int  # of its task's owner
-    last: Use | None = None
-    peak: Use | None = None  # None: nothing is taken from it
+    last: MeasuredUse | None = None
+    peak: MeasuredUse | None = None  # None: nothing is taken from it
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ReclaimPlan:
     """Allocations that change, and who has to go for them."""
 
     allocations: Mapping[str, Claim]
@@ -113,7 +113,7 @@ def is_settled(runs: Sequence[RunView], *, margin: float, restore: bool = False)
 
 def plan(
     runs: Sequence[RunView], *, room: Claim, margin: float, restore: bool = False, may_evict: bool = True
-) -> Plan:
+) -> ReclaimPlan:
     """What the runs of one node are to have.
 
     `room` is the node's capacity without what is reserved for others than these runs. With `restore`
@@ -135,7 +135,7 @@ def plan(
         allocation = replace(run.kept, cpu_score=cpu[name], memory_mb=memory[name])
         if allocation != run.kept:
             changed[name] = allocation
-    return Plan(changed, victim)
+    return ReclaimPlan(changed, victim)
 
 
 def _demands(

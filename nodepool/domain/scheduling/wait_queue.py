@@ -53,7 +53,7 @@ class Ageing:
 
 
 @dataclass(slots=True, eq=False)
-class Group:
+class WaitGroup:
     """Tasks with one wish, by their owners."""
 
     wish: Wish
@@ -71,7 +71,7 @@ class _Lane:
     """One owner's tasks with one wish. Its place in its owner's order is the entry with this key."""
 
     owner: _Owner
-    group: Group
+    group: WaitGroup
     tasks: list[tuple[float, str]] = field(default_factory=list)  # a heap
     waiting: int = 0
     key: _LaneKey | None = None
@@ -87,7 +87,7 @@ class _Owner:
     key: _OwnerKey | None = None
 
 
-class WaitingLine:
+class WaitQueue:
     """Not thread-safe. `served` tells how many default tasks' worth a user has used lately.
 
     Heaps may hold entries that are out of date: those are dropped when they come up, so each costs no more
@@ -98,7 +98,7 @@ class WaitingLine:
         self._ageing = ageing
         self._served = served
         self._tasks: dict[str, tuple[WaitingTask, _Lane]] = {}
-        self._groups: dict[Wish, Group] = {}
+        self._groups: dict[Wish, WaitGroup] = {}
         self._owners: dict[int, _Owner] = {}
         self.held: set[int] = set()
         self._order: list[tuple[_OwnerKey, int, _Owner]] = []
@@ -136,14 +136,14 @@ class WaitingLine:
         if (owner := self._owners.get(owner_id)) is not None:
             self._place(owner, now)
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[WaitGroup]:
         """Those with tasks in them."""
         return list(self._groups.values())
 
-    def group_of(self, wish: Wish) -> Group | None:
+    def group_of(self, wish: Wish) -> WaitGroup | None:
         return self._groups.get(wish)
 
-    def tasks_of(self, group: Group) -> list[WaitingTask]:
+    def tasks_of(self, group: WaitGroup) -> list[WaitingTask]:
         ids = dict.fromkeys(task_id for lane in group.lanes.values() for _, task_id in lane.tasks)
         found = (self._tasks[task_id] for task_id in ids if task_id in self._tasks)
         return [task for task, lane in found if lane.group is group]
@@ -167,7 +167,7 @@ class WaitingLine:
     def _lane(self, task: WaitingTask) -> _Lane:
         group = self._groups.get(task.wish)
         if group is None:
-            group = self._groups[task.wish] = Group(task.wish)
+            group = self._groups[task.wish] = WaitGroup(task.wish)
         lane = group.lanes.get(task.owner_id)
         if lane is None:
             owner = self._owners.get(task.owner_id)
@@ -196,7 +196,7 @@ class WaitingLine:
             owner.key, owner.order = None, []
             del self._owners[owner.owner_id]
 
-    def head(self, now: float) -> tuple[WaitingTask, Group] | None:
+    def head(self, now: float) -> tuple[WaitingTask, WaitGroup] | None:
         """Who is next, of the groups that are not blocked."""
         self._mature(now)
         if now - self._refreshed_at > _REFRESH_SECONDS:
@@ -221,11 +221,11 @@ class WaitingLine:
         elif (owner := self._owners.get(task.owner_id)) is not None:
             self._place(owner, now)
 
-    def block(self, group: Group) -> None:
+    def block(self, group: WaitGroup) -> None:
         """No node fits the group now."""
         group.blocked = True
 
-    def unblock(self, group: Group, now: float) -> None:
+    def unblock(self, group: WaitGroup, now: float) -> None:
         if group.blocked:
             group.blocked = False
             for lane in group.lanes.values():
@@ -316,7 +316,7 @@ class WaitingLine:
             self._place(owner, now)
 
 
-def order_of(line: WaitingLine, now: float, limit: int = MAX_PRIORITY * 10_000) -> list[str]:
+def order_of(line: WaitQueue, now: float, limit: int = MAX_PRIORITY * 10_000) -> list[str]:
     """The ids in the order in which they would be taken if there were room for all. Empties the line."""
     line.unblock_all(now)
     ids: list[str] = []

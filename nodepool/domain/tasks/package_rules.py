@@ -17,9 +17,9 @@ from nodepool.domain.tasks.zip_listing import (
     MAX_NAME_BYTES,
     MAX_PATH_BYTES,
     UNREADABLE,
-    Bounds,
+    ListingBounds,
     ListingError,
-    Tree,
+    PathTree,
     check_places,
     read_listing,
 )
@@ -42,8 +42,8 @@ class PackageLimits:
     max_depth: int = DEFAULT_MAX_DEPTH
 
     @property
-    def bounds(self) -> Bounds:
-        return Bounds(self.max_entries, self.max_depth)
+    def bounds(self) -> ListingBounds:
+        return ListingBounds(self.max_entries, self.max_depth)
 
 
 def check_package(file: IO[bytes], limits: PackageLimits, *, read_all: bool = False) -> list[zipfile.ZipInfo]:
@@ -98,7 +98,7 @@ def entry_script(names: list[str]) -> str:
 def _check_entries(entries: list[zipfile.ZipInfo], limits: PackageLimits) -> None:
     if not entries:
         raise InvalidPackageError("the package is an empty ZIP file")
-    tree = Tree(limits.bounds)
+    tree = PathTree(limits.bounds)
     unpacked = packed = 0
     for entry in entries:
         tree.add(_checked_name(entry), is_folder=entry.is_dir())

@@ -7,13 +7,13 @@ import zipfile
 from dataclasses import dataclass
 
 from nodepool.domain.errors import InvalidInputError, TooLargeError
-from nodepool.domain.tasks.zip_listing import UNREADABLE, Bounds, ListingError, check_end
+from nodepool.domain.tasks.zip_listing import UNREADABLE, ListingBounds, ListingError, check_end
 
 # What an agent packs, and what is read of what anybody packed: files and folders, and folders in each other.
 MAX_RESULT_ENTRIES = 100_000
 MAX_RESULT_DEPTH = 100
 # The agent's own files come on top.
-RESULT_BOUNDS = Bounds(
+RESULT_BOUNDS = ListingBounds(
     MAX_RESULT_ENTRIES + 100, MAX_RESULT_DEPTH, listing_bytes_per_entry=160, max_path_bytes=4096
 )
 _MAX_WORDS = 300

@@ -62,7 +62,7 @@ class ListingError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class ListingBounds:
     max_entries: int  # files and folders
     max_depth: int  # folders in each other
     listing_bytes_per_entry: int = _LISTING_BYTES_PER_ENTRY
@@ -74,19 +74,19 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class EndRecord:
     entries: int
     listing_begins: int
     listing_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class ZipListing:
     entries: list[zipfile.ZipInfo]
     begins: int
 
 
-def read_listing(file: IO[bytes], bounds: Bounds) -> Listing:
+def read_listing(file: IO[bytes], bounds: ListingBounds) -> ZipListing:
     """The entries, of whose names nothing is known but their lengths: see Tree, and then `check_places`.
 
     Raises ListingError, or one of UNREADABLE.
@@ -99,10 +99,10 @@ def read_listing(file: IO[bytes], bounds: Bounds) -> Listing:
         raise zipfile.BadZipFile("its listing has another number of entries than it says")
     for entry in entries:
         _check_packing(entry)
-    return Listing(entries, end.listing_begins)
+    return ZipListing(entries, end.listing_begins)
 
 
-def check_end(file: IO[bytes], bounds: Bounds) -> End:
+def check_end(file: IO[bytes], bounds: ListingBounds) -> EndRecord:
     """How long the listing is. Only the end of the file is read. Raises as `read_listing` does."""
     end = _read_end(file)
     if end.entries > bounds.max_entries:
@@ -115,7 +115,7 @@ def check_end(file: IO[bytes], bounds: Bounds) -> End:
     return end
 
 
-def _read_end(file: IO[bytes]) -> End:
+def _read_end(file: IO[bytes]) -> EndRecord:
     size = file.seek(0, 2)
     tail_bytes = min(size, _END.size + 0xFFFF)
     file.seek(size - tail_bytes)
@@ -145,7 +145,7 @@ def _read_end(file: IO[bytes]) -> End:
         return wide
     if begins + length != at:
         raise zipfile.BadZipFile("its listing is not where it says")
-    return End(entries, begins, length)
+    return EndRecord(entries, begins, length)
 
 
 def _ends_twice(tail: bytes, found: int) -> bool:
@@ -160,7 +160,7 @@ def _ends_twice(tail: bytes, found: int) -> bool:
     return False
 
 
-def _read_wide_end(file: IO[bytes], at: int) -> End | None:
+def _read_wide_end(file: IO[bytes], at: int) -> EndRecord | None:
     """The ZIP64 record, which must be right before the end and say the same as its locator."""
     if at < _LOCATOR.size:
         return None
@@ -178,10 +178,10 @@ def _read_wide_end(file: IO[bytes], at: int) -> End | None:
         raise zipfile.BadZipFile("its ZIP64 record is not a usual one")
     if begins + length != expected:
         raise zipfile.BadZipFile("its listing is not where it says")
-    return End(entries, begins, length)
+    return EndRecord(entries, begins, length)
 
 
-def _check_lengths(file: IO[bytes], end: End, bounds: Bounds) -> None:
+def _check_lengths(file: IO[bytes], end: EndRecord, bounds: ListingBounds) -> None:
     """Every record of the listing, before an object is made of it."""
     file.seek(end.listing_begins)
     listing = file.read(end.listing_bytes)
@@ -212,7 +212,7 @@ def _check_packing(entry: zipfile.ZipInfo) -> None:
         )
 
 
-def check_places(file: IO[bytes], listing: Listing) -> None:
+def check_places(file: IO[bytes], listing: ZipListing) -> None:
     """Each entry has bytes of its own, which say of themselves what the listing says of them.
 
     Raises one of UNREADABLE.
@@ -252,10 +252,10 @@ def folded(name: str) -> str:
 
 
 @dataclass(slots=True)
-class Tree:
+class PathTree:
     """Files and folders, those too that are only implied by a path. Its work ends at its bounds."""
 
-    bounds: Bounds
+    bounds: ListingBounds
     folds: bool = True  # names that differ in their case only are one name
     nodes: int = 0
     folders: int = 0

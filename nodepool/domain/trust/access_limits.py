@@ -22,7 +22,7 @@ _YEAR_MINUTES = 366 * _DAY_MINUTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class AccessLimits:
     """Names and units are those of `hivemind credit`. Needs are of one task."""
 
     unfinished_tasks: int  # waiting and running together
@@ -39,9 +39,9 @@ class Limits:
     network: int  # 1: may ask for it, where the pool gives it to tasks at all
 
 
-LIMITS: Mapping[Tier, Limits] = MappingProxyType(
+LIMITS: Mapping[Tier, AccessLimits] = MappingProxyType(
     {
-        Tier.HIGH: Limits(
+        Tier.HIGH: AccessLimits(
             unfinished_tasks=1_000_000,
             running_tasks=1_000_000,
             priority=MAX_PRIORITY,
@@ -56,7 +56,7 @@ LIMITS: Mapping[Tier, Limits] = MappingProxyType(
             network=1,
         ),
         # Of needs nothing: what no node can run only waits.
-        Tier.NORMAL: Limits(
+        Tier.NORMAL: AccessLimits(
             unfinished_tasks=10_000,
             running_tasks=1_000,
             priority=MAX_PRIORITY,
@@ -71,7 +71,7 @@ LIMITS: Mapping[Tier, Limits] = MappingProxyType(
             network=1,
         ),
         # Whoever came down to here has let others down, or is a stranger where newcomers begin here.
-        Tier.LOW: Limits(
+        Tier.LOW: AccessLimits(
             unfinished_tasks=50,
             running_tasks=5,
             priority=5,
@@ -94,11 +94,11 @@ _CHECKED = (
 )  # fmt: skip
 
 
-def limits_of(score: int) -> Limits:
+def limits_of(score: int) -> AccessLimits:
     return LIMITS[task_tier(score)]
 
 
-def as_pairs(limits: Limits) -> list[tuple[str, int]]:
+def as_pairs(limits: AccessLimits) -> list[tuple[str, int]]:
     """(name, most) of each, for people."""
     return [(field.name, getattr(limits, field.name)) for field in fields(limits)]
 

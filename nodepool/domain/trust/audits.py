@@ -95,7 +95,7 @@ class OwnerRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class RecordChanges:
     """What a finding makes of the records."""
 
     node: NodeRecord
@@ -215,18 +215,18 @@ def pays_recalled(*, lenient: bool, confirmed: bool) -> bool:
     return lenient and confirmed
 
 
-def after_finding(node: NodeRecord, owner: OwnerRecord, finding: Finding, now: float) -> Change:
+def after_finding(node: NodeRecord, owner: OwnerRecord, finding: Finding, now: float) -> RecordChanges:
     """One compared run of the node. Run it for every voter, the checkers too."""
     if finding is Finding.UNDECIDED:
-        return Change(node=node, owner=owner)
+        return RecordChanges(node=node, owner=owner)
     if finding is Finding.VERIFIED:
         more = replace(node, verified=min(node.verified + 1, MOST_VERIFIED))
-        return Change(node=more, owner=_with_one_more(owner))
+        return RecordChanges(node=more, owner=_with_one_more(owner))
     # Before the strike: the record that he had.
     lenient = owner.strikes == 0 and owner.clean >= FORGIVEN_AFTER
     struck = OwnerRecord(strikes=min(owner.strikes + 1, MOST_STRIKES))
     paused = node.paused_until if lenient else max(node.paused_until, now + pause_seconds(struck))
-    return Change(
+    return RecordChanges(
         node=NodeRecord(verified=0, paused_until=paused), owner=struck, struck=True, lenient=lenient
     )
 

@@ -116,7 +116,7 @@ def chains_of(cores: int) -> int:
     return min(MOST_CHAINS, max(1, cores))
 
 
-class Verdict(StrEnum):
+class ProbeVerdict(StrEnum):
     RIGHT = "right"
     SLOW = "slow"  # right, or cut off at its bound, and far too late for the claimed score
     WRONG = "wrong"
@@ -253,22 +253,22 @@ def is_slow(work: int, seconds: float, score: int) -> bool:
 
 
 def judge(
-    belief: Belief, verdict: Verdict, *, work: int, seconds: float, others_answer: bool = False
+    belief: Belief, verdict: ProbeVerdict, *, work: int, seconds: float, others_answer: bool = False
 ) -> Judged:
     """What a probe makes of the belief. A claim counts as false once, when it is corrected.
 
     `others_answer`: nodes of other owners have answered probes lately. Then one that never does counts as
     slow too: who does not want to be measured is believed less, but was not found to be wrong.
     """
-    if verdict is Verdict.RIGHT:
+    if verdict is ProbeVerdict.RIGHT:
         measured = belief.measured
         if measured and seconds < FAST_SHARE * work / belief.score:
             measured *= 2
         # Nothing is left to correct.
         measured = 0 if measured >= belief.claimed else measured
         return Judged(belief=Belief(claimed=belief.claimed, measured=measured))
-    silent = verdict is Verdict.SILENT
-    if verdict is not Verdict.SLOW and not (silent and others_answer):
+    silent = verdict is ProbeVerdict.SILENT
+    if verdict is not ProbeVerdict.SLOW and not (silent and others_answer):
         return Judged(belief=belief)
     slow = belief.slow + 1
     if slow < SLOW_TIMES:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
 from nodepool.domain.trust.voting import MAX_REPLICAS, Count, Verdict, Vote, count_votes
 
-__all__ = ["MAX_REPLICAS", "Next", "Run", "Step", "next_step"]
+__all__ = ["MAX_REPLICAS", "Next", "ReplicaRun", "Step", "next_step"]
 
 # How long a majority waits for runs without a node. One that runs gets as long again as the slowest had.
 PATIENCE_SECONDS = 60.0
@@ -33,7 +33,7 @@ class Step(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class ReplicaRun:
     """`vote` when it has ended by itself; `ended_at` and `seconds` of that."""
 
     state: TaskState
@@ -54,7 +54,9 @@ class Next:
     count: Count | None = None  # when it ends
 
 
-def next_step(runs: Sequence[Run], *, replicas: int, now: float, others: bool, asked: bool = True) -> Next:
+def next_step(
+    runs: Sequence[ReplicaRun], *, replicas: int, now: float, others: bool, asked: bool = True
+) -> Next:
     """`others`: an owner without a run has a node. `asked`: by a user, who rather waits than goes without.
 
     `runs` in any order; an audited task's own run is one of them.
@@ -81,9 +83,9 @@ def next_step(runs: Sequence[Run], *, replicas: int, now: float, others: bool, a
 
 
 def _early(
-    voted: Sequence[Run],
+    voted: Sequence[ReplicaRun],
     votes: Sequence[Vote],
-    still_open: Sequence[Run],
+    still_open: Sequence[ReplicaRun],
     replicas: int,
     now: float,
     *,

@@ -17,7 +17,7 @@ from nodepool.domain.globs import MAX_PATTERN_CHARACTERS, Globs, count_classes
 from nodepool.domain.safe_text import is_plain
 from nodepool.domain.tasks.pool_result import RESULT_BOUNDS
 from nodepool.domain.tasks.states import Outcome
-from nodepool.domain.tasks.zip_listing import UNREADABLE, ListingError, Tree, check_places, read_listing
+from nodepool.domain.tasks.zip_listing import UNREADABLE, ListingError, PathTree, check_places, read_listing
 
 MAX_PATTERNS = 32
 MAX_CLASSES = 64
@@ -97,7 +97,7 @@ def _files(archive: IO[bytes], patterns: Sequence[str], max_bytes: int) -> dict[
     found: dict[str, bytes] = {}
     try:
         listing = read_listing(archive, RESULT_BOUNDS)
-        tree = Tree(RESULT_BOUNDS, folds=False)
+        tree = PathTree(RESULT_BOUNDS, folds=False)
         for entry in listing.entries:
             tree.add(entry.filename.rstrip("/"), is_folder=entry.is_dir())
         check_places(archive, listing)

@@ -6,7 +6,7 @@ from typing import cast
 
 import redis
 
-from nodepool.domain.errors import ConflictError
+from nodepool.domain.errors import StateConflictError
 from nodepool.stores.redis import keys
 from nodepool.stores.redis.client import translated_errors
 
@@ -28,7 +28,7 @@ def check(client: redis.Redis, node_id: str, instance: str) -> None:
         client.set(keys.instance(node_id), instance, nx=True)
         holder = cast("bytes | None", client.get(keys.instance(node_id)))
     if holder is not None and holder.decode() != instance:
-        raise ConflictError(
+        raise StateConflictError(
             f"another agent has been started as node {node_id!r} and has taken it over; stop one of the two, "
             "or give it a name of its own with --node"
         )

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 _QUEUES = tuple(partition_queue(tier, region) for tier in TIERS for region in TASK_REGIONS)
 
 
-class Backlog:
+class HintQueues:
     """Raises UnavailableError when Redis cannot be reached."""
 
     def __init__(self, client: redis.Redis) -> None:

@@ -10,7 +10,7 @@ from nodepool.stores.redis import keys
 from nodepool.stores.redis.client import translated_errors
 
 
-class Words:
+class LastHeard:
     """Thread-safe. Raises UnavailableError when Redis cannot be reached."""
 
     def __init__(self, client: redis.Redis) -> None:

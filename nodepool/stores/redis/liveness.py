@@ -30,7 +30,7 @@ return table.concat(found, ',')
 
 
 @dataclass(frozen=True, slots=True)
-class Sign:
+class NodeHeartbeat:
     """Of one node: the age of its report, infinite without one, and how many attempts are listed for it."""
 
     age_seconds: float
@@ -44,7 +44,7 @@ class Liveness:
         self._redis = client
         self._scan = client.register_script(_SCAN)
 
-    def signs(self, node_ids: Sequence[str]) -> Iterator[Sign]:
+    def signs(self, node_ids: Sequence[str]) -> Iterator[NodeHeartbeat]:
         """In the order of the ids."""
         for start in range(0, len(node_ids), CHUNK_NODES):
             chunk = node_ids[start : start + CHUNK_NODES]
@@ -53,7 +53,7 @@ class Liveness:
                 answer = cast(bytes, self._scan(keys=names, args=[]))
             for entry in answer.split(b","):
                 pttl, _, listed = entry.partition(b":")
-                yield Sign(age_of(int(pttl)), int(listed))
+                yield NodeHeartbeat(age_of(int(pttl)), int(listed))
 
     def listed(self, node_ids: Sequence[str]) -> dict[str, set[str]]:
         """The ids of the attempts that are listed for each node."""

@@ -17,7 +17,7 @@ import redis
 from nodepool.domain import bounded_json
 from nodepool.domain.nodes.node import NodeKind, NodeView
 from nodepool.domain.resources import MAX_AMOUNT, RESOURCE_NAMES, Claim
-from nodepool.domain.scheduling.reclaim import Use
+from nodepool.domain.scheduling.reclaim import MeasuredUse
 from nodepool.domain.trust.credit import Tier
 from nodepool.stores.redis import keys, scripts
 from nodepool.stores.redis.client import translated_errors
@@ -37,7 +37,7 @@ _CLAIM_FIELDS = tuple(field.name for field in fields(Claim))
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class NodeReport:
     """What a node last said. `age_seconds` by the pool's clock, from the key's TTL."""
 
     cpu_percent: float
@@ -45,7 +45,7 @@ class Report:
     running: tuple[str, ...]
     age_seconds: float
     # Of the running attempts that were measured.
-    uses: Mapping[str, Use] = field(default_factory=dict)
+    uses: Mapping[str, MeasuredUse] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class RegisteredNode:
     owner_only: bool = False
 
 
-class Registry:
+class NodeRegistry:
     """Thread-safe. Raises UnavailableError when Redis cannot be reached."""
 
     def __init__(self, client: redis.Redis) -> None:
@@ -139,7 +139,7 @@ class Registry:
                 online = age_of(pttl) <= late_seconds
                 yield _view(node_id, facts, reserved, online=online) if facts else None
 
-    def reports(self, node_ids: Iterable[str]) -> dict[str, Report | None]:
+    def reports(self, node_ids: Iterable[str]) -> dict[str, NodeReport | None]:
         """The last report of each; None for none, or one that cannot be read."""
         ids, found = list(node_ids), {}
         for start in range(0, len(ids), _REPORTS_AT_ONCE):
@@ -299,7 +299,7 @@ def _view(node_id: str, facts: dict[bytes, bytes], reserved: dict[bytes, bytes],
     )
 
 
-def _report(size: int, body: bytes, pttl: int) -> Report | None:
+def _report(size: int, body: bytes, pttl: int) -> NodeReport | None:
     """Reports come from strangers: anything that is not as it should be is no report's content."""
     if not size:
         return None
@@ -314,19 +314,21 @@ def _report(size: int, body: bytes, pttl: int) -> Report | None:
         runs = {str(run["attempt_id"])[:200]: run for run in parsed.get("running", [])[:512]}
         uses = {name: use for name, run in runs.items() if (use := _use(run)) is not None}
         percents = _percent(parsed["cpu_percent"]), _percent(parsed["memory_percent"])
-        return Report(*percents, tuple(runs), age, uses)
+        return NodeReport(*percents, tuple(runs), age, uses)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        return Report(0.0, 0.0, (), age)
+        return NodeReport(0.0, 0.0, (), age)
 
 
-def _use(run: Mapping[str, object]) -> Use | None:
+def _use(run: Mapping[str, object]) -> MeasuredUse | None:
     """None for what is no measurement: not a number, negative, endless, or a run without any memory."""
     points, memory_bytes = run.get("cpu_score"), run.get("memory_bytes")
     if not isinstance(points, int | float) or not isinstance(memory_bytes, int | float):
         return None
     if not (0 <= points < math.inf and 0 < memory_bytes < math.inf):
         return None
-    return Use(math.ceil(min(points, MAX_AMOUNT)), math.ceil(min(memory_bytes, _MAX_BYTES) / _MEBIBYTE))
+    return MeasuredUse(
+        math.ceil(min(points, MAX_AMOUNT)), math.ceil(min(memory_bytes, _MAX_BYTES) / _MEBIBYTE)
+    )
 
 
 def _percent(value: object) -> float:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, bindparam, select, update
 
 from nodepool.domain.nodes import history
 from nodepool.domain.nodes.claimed_resources import PROVEN_AFTER
-from nodepool.domain.nodes.history import Ending, History, HistoryRules, Run
+from nodepool.domain.nodes.history import AttemptRecord, HistoryRules, MeasuredRun, NodeHistory
 from nodepool.domain.not_visible import no_attempt
 from nodepool.domain.tasks.states import Outcome, TaskState
 from nodepool.stores.sql.tables import attempts, nodes, tasks
@@ -146,9 +146,9 @@ def find(
     return row
 
 
-def history_of(row: Row[Any]) -> History:
+def history_of(row: Row[Any]) -> NodeHistory:
     """Of a row with the columns of nodes that hold it."""
-    return History(
+    return NodeHistory(
         good=row.history_good,
         bad=row.history_bad,
         speed_sum=row.history_speed_sum,
@@ -186,7 +186,7 @@ def add_to_history(
     """
     before = history_of(row)
     counts = not blameless and not row.pinned_node
-    ending = Ending(
+    ending = AttemptRecord(
         outcome=outcome,
         counts=counts,
         handed_back=history.is_handed_back(outcome, draining=row.node_draining, active=row.node_active),
@@ -221,7 +221,7 @@ def _run_seconds(row: Row[Any], now: float) -> float:
 
 
 def _speed(connection: Connection, row: Row[Any], now: float) -> float | None:
-    here = Run(
+    here = MeasuredRun(
         seconds=_run_seconds(row, now),
         claimed_score=row.claim_cpu_score,
         node_score=row.node_score,
@@ -234,7 +234,7 @@ def _speed(connection: Connection, row: Row[Any], now: float) -> float | None:
         {"owner_id": row.owner_id, "package": row.package_sha256, "node_id": row.attempt_node},
     )
     elsewhere = [
-        Run(
+        MeasuredRun(
             seconds=run.finished_at - run.started_at,
             claimed_score=run.claim_cpu_score,
             node_score=run.cpu_score,

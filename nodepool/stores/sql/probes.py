@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, Select, insert, select, update
 
 from nodepool.domain.nodes.node import ENGINE_AWAY, NodeKind
 from nodepool.domain.tasks.states import TaskKind, TaskState
-from nodepool.domain.trust.benchmark_probe import Belief, Verdict
+from nodepool.domain.trust.benchmark_probe import Belief, ProbeVerdict
 from nodepool.domain.trust.credit import Cause
 from nodepool.stores.sql import (
     credit as credit_store,
@@ -24,7 +24,7 @@ from nodepool.stores.sql import (
 from nodepool.stores.sql.credit import NewChange, change_id
 from nodepool.stores.sql.owner_only_nodes import takes_strangers
 from nodepool.stores.sql.tables import attempts, nodes, probes, tasks, users
-from nodepool.stores.sql.users import Newcomer
+from nodepool.stores.sql.users import NewUser
 from nodepool.workflows import audit as audit_ends
 from nodepool.workflows.replica_vote import Deciding
 
@@ -61,7 +61,7 @@ class NewProbe:
 class Closing:
     """What was found, and what is to follow."""
 
-    verdict: Verdict
+    verdict: ProbeVerdict
     belief: Belief
     due_at: float
     engine_shown: bool | None = None  # None: as before
@@ -83,7 +83,7 @@ def pool_user(connection: Connection, now: float) -> int:
     ).scalar()
     if found is not None:
         return found
-    newcomer = Newcomer(POOL_USERNAME, "", user_store.SYSTEM_ROLE, credit_score=0, grant_cpt=0)
+    newcomer = NewUser(POOL_USERNAME, "", user_store.SYSTEM_ROLE, credit_score=0, grant_cpt=0)
     user_id = user_store.add(connection, newcomer, now)
     connection.execute(update(users).where(users.c.id == user_id).values(blocked=True))
     return user_id
@@ -209,7 +209,7 @@ def close(connection: Connection, probe: Row[Any], closing: Closing, deciding: D
         )
     )
     added: tuple[str, ...] = ()
-    if closing.verdict is Verdict.WRONG:
+    if closing.verdict is ProbeVerdict.WRONG:
         waiting = audit_ends.found_false(connection, probe.node_id, probe.owner_id, deciding)
         added = tuple(run.task_id for run in waiting)
     moved = credit_store.move(connection, closing.changes, start=deciding.start_score, now=deciding.now)
@@ -238,7 +238,9 @@ def answered_elsewhere(connection: Connection, owner_id: int, since: float) -> b
     query = (
         select(probes.c.task_id)
         .join(nodes, nodes.c.id == probes.c.node_id)
-        .where(probes.c.verdict == Verdict.RIGHT, probes.c.created_at >= since, nodes.c.owner_id != owner_id)
+        .where(
+            probes.c.verdict == ProbeVerdict.RIGHT, probes.c.created_at >= since, nodes.c.owner_id != owner_id
+        )
         .limit(1)
     )
     return connection.execute(query).first() is not None

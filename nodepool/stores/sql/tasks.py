@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
-from nodepool.domain.errors import ConflictError, OwnerOnlyError, StaleAttemptError
+from nodepool.domain.errors import OwnerOnlyError, StaleAttemptError, StateConflictError
 from nodepool.domain.nodes.history import HistoryRules
 from nodepool.domain.nodes.node import is_owner_only, isolation_of
 from nodepool.domain.not_visible import no_task
@@ -218,7 +218,7 @@ def end_attempt(
     if row.attempt_number != row.number:
         raise StaleAttemptError
     if before is AttemptState.ASSIGNED and after is AttemptState.FINISHED:
-        raise ConflictError("this attempt was never claimed")
+        raise StateConflictError("this attempt was never claimed")
     check_attempt_transition(before, after)
     _close(connection, row, before, after, end, now)
     ended_badly = end.outcome in {Outcome.LOST, Outcome.REFUSED} and not end.blameless
@@ -325,7 +325,7 @@ def request_stop(connection: Connection, task_id: str, now: float) -> Row[Any]:
         update(tasks).where(tasks.c.id == task_id, tasks.c.state == row.state).values(values)
     )
     if moved.rowcount == 0:
-        raise ConflictError("the task changed at the same moment; try again")
+        raise StateConflictError("the task changed at the same moment; try again")
     if "state" in values:
         hold_store.void(connection, task_id, now)
     return row

@@ -22,7 +22,7 @@ _BY_NAME = select(*_ACCOUNT, users.c.password_hash).where(users.c.username == bi
 _BY_ID = select(*_ACCOUNT, users.c.password_hash).where(users.c.id == bindparam("user_id"))
 
 
-class Standing(NamedTuple):
+class AccountStatus(NamedTuple):
     """What is true of a user now, whatever a token says."""
 
     username: str
@@ -40,7 +40,7 @@ class User(NamedTuple):
     password_hash: str
 
 
-class Newcomer(NamedTuple):
+class NewUser(NamedTuple):
     username: str
     password_hash: str
     role: str
@@ -48,9 +48,9 @@ class Newcomer(NamedTuple):
     grant_cpt: int
 
 
-def standing(connection: Connection, user_id: int) -> Standing | None:
+def standing(connection: Connection, user_id: int) -> AccountStatus | None:
     row = connection.execute(_STANDING, {"user_id": user_id}).one_or_none()
-    return Standing(*row) if row else None
+    return AccountStatus(*row) if row else None
 
 
 def by_name(connection: Connection, username: str) -> User | None:
@@ -70,7 +70,7 @@ def taken_name(connection: Connection, username: str) -> str | None:
     return (username if username in found else found[0]) if found else None
 
 
-def add(connection: Connection, newcomer: Newcomer, now: float) -> int:
+def add(connection: Connection, newcomer: NewUser, now: float) -> int:
     """A user with an account. An IntegrityError when the name, or one like it, is there."""
     values = {
         "username": newcomer.username,

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, bindparam, insert, select, update
 
 from nodepool.domain.trust import audits as verification
-from nodepool.domain.trust.audits import Change, NodeRecord, OwnerRecord
+from nodepool.domain.trust.audits import NodeRecord, OwnerRecord, RecordChanges
 from nodepool.domain.trust.credit import Tier, docker_counts, node_tier
 from nodepool.domain.trust.voting import Finding
 from nodepool.stores.sql.tables import node_records, nodes, owner_records, users
@@ -87,7 +87,7 @@ def one_less_to_watch(connection: Connection, node_id: str) -> None:
     connection.execute(query.values(watched=node_records.c.watched - 1))
 
 
-def note(connection: Connection, node_id: str, owner_id: int, finding: Finding, now: float) -> Change:
+def note(connection: Connection, node_id: str, owner_id: int, finding: Finding, now: float) -> RecordChanges:
     """One compared run of the node."""
     node, owner = of_node(connection, node_id), of_owner(connection, owner_id)
     change = verification.after_finding(node, owner, finding, now)

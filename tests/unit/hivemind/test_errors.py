@@ -9,7 +9,14 @@ import pytest
 
 import hivemind
 from hivemind import errors
-from hivemind.channel import STATUS_TO_ERROR, Endpoint, Gateway, RetryPolicy, check_address, is_loopback
+from hivemind.channel import (
+    STATUS_TO_ERROR,
+    Endpoint,
+    GatewayChannel,
+    RetryPolicy,
+    check_address,
+    is_loopback,
+)
 from hivemind.cli.entry import cli
 from hivemind.errors import EXIT_CODE_MEANINGS, ClientError, ConfigError, ExitCode, PlainTextError
 from hivemind.models import TaskInfo, exit_code_of
@@ -81,7 +88,7 @@ def test_the_exit_code_of_a_task_is_what_a_shell_would_say(
 @pytest.mark.parametrize("address", ["localhost:1", "127.0.0.1:50051", "127.8.8.8:1", "[::1]:50051"])
 def test_loopback_needs_no_tls(address: str) -> None:
     assert is_loopback(address)
-    with Gateway(Endpoint(address=address)):
+    with GatewayChannel(Endpoint(address=address)):
         pass
 
 
@@ -92,13 +99,13 @@ def test_loopback_needs_no_tls(address: str) -> None:
 def test_another_machine_needs_tls_or_a_clear_word(address: str) -> None:
     assert not is_loopback(address)
     with pytest.raises(PlainTextError, match="no TLS") as caught:
-        Gateway(Endpoint(address=address))
+        GatewayChannel(Endpoint(address=address))
     assert "--allow-insecure-plaintext" in caught.value.hint
     for endpoint in (
         Endpoint(address=address, tls=True),
         Endpoint(address=address, allow_insecure_plaintext=True),
     ):
-        with Gateway(endpoint):
+        with GatewayChannel(endpoint):
             pass
 
 
@@ -113,7 +120,7 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
 
 def test_a_ca_file_that_is_not_there_is_told() -> None:
     with pytest.raises(ConfigError, match="CA file"):
-        Gateway(Endpoint(address="pool.example:1", tls=True, ca_file="/nowhere/ca.pem"))
+        GatewayChannel(Endpoint(address="pool.example:1", tls=True, ca_file="/nowhere/ca.pem"))
 
 
 def test_repeats_wait_longer_and_longer_up_to_a_limit() -> None:

@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 
 from local_pool import plan
-from local_pool.plan import Machine, Options, Secrets
+from local_pool.plan import LocalMachine, PoolOptions, Secrets
 from local_pool.supervisor import FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, STEADY_SECONDS, Backoff
 from local_pool.valkey import acl_text, config_text
 from nodepool.settings import Settings
 
 SECRETS = Secrets(jwt="j" * 43, storage="s" * 43, operator="o" * 43, flower="f" * 43)
-MACHINE = Machine(cores=4, memory_bytes=16 << 30)
+MACHINE = LocalMachine(cores=4, memory_bytes=16 << 30)
 BROKER = "redis://pool:broker-password@127.0.0.1:7000/0"
 
 
-def options(**changes: Any) -> Options:
+def options(**changes: Any) -> PoolOptions:
     values: dict[str, Any] = {
         "data_dir": Path("/data"),
         "grpc_port": 50051,
@@ -28,7 +28,7 @@ def options(**changes: Any) -> Options:
         "runner": "auto",
         "flower": True,
     }
-    return Options(**{**values, **changes})
+    return PoolOptions(**{**values, **changes})
 
 
 def settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **environment: str) -> Settings:
@@ -204,7 +204,7 @@ def test_a_single_agent_measures_the_machine_itself(monkeypatch: pytest.MonkeyPa
 
 
 def test_every_agent_has_a_gibibyte_at_least() -> None:
-    assert plan.memory_share_gb(Machine(cores=1, memory_bytes=1 << 30), 8) == 1
+    assert plan.memory_share_gb(LocalMachine(cores=1, memory_bytes=1 << 30), 8) == 1
 
 
 def test_a_gateway_on_all_addresses_is_reached_over_loopback(

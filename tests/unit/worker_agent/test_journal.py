@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from nodepool.domain.tasks.states import Outcome
-from worker_agent.journal import End, Entry, EntryPhase, Journal, end_of_earlier_life
+from worker_agent.journal import EndReport, Entry, EntryPhase, Journal, end_of_earlier_life
 
 A = "task_1:2"
 CLAIMED = Entry(A, EntryPhase.CLAIMED)
-END = End(
+END = EndReport(
     outcome=Outcome.FAILED,
     exit_code=3,
     reason="the task ended with exit code 3",
@@ -105,7 +105,7 @@ def test_a_disk_that_takes_nothing_leaves_the_earlier_entry(journal: Journal, tm
 
 def test_an_end_with_a_result_is_told_when_the_result_is_there(journal: Journal) -> None:
     path = journal.result_path(A)
-    entry = Entry(A, EntryPhase.ENDED, End(outcome=Outcome.SUCCEEDED, result_name=path.name))
+    entry = Entry(A, EntryPhase.ENDED, EndReport(outcome=Outcome.SUCCEEDED, result_name=path.name))
     assert end_of_earlier_life(entry, journal.results).outcome == Outcome.LOST
     path.write_bytes(b"zip")
     journal.make_durable(entry)

@@ -9,7 +9,7 @@ import pytest
 
 from nodepool.domain.tasks.states import Outcome
 from worker_agent.execution import cores_for, judge, memory_bytes
-from worker_agent.gateway_client import LinkOptions, LinkRefusedError, is_loopback, open_channel
+from worker_agent.gateway_client import GatewayOptions, GatewayRefusedError, is_loopback, open_channel
 from worker_agent.options import RunnerChoice, parse_options
 from worker_agent.runners.base import RunEnd
 
@@ -77,12 +77,12 @@ def test_plain_text_stays_on_the_machine_unless_allowed(address: str, *, loopbac
     assert is_loopback(address) is loopback
     options = {"address": address, "username": "ada", "password": "a good password"}
     if loopback:
-        open_channel(LinkOptions(**options)).close()
+        open_channel(GatewayOptions(**options)).close()
     else:
-        with pytest.raises(LinkRefusedError, match="--allow-insecure-plaintext"):
-            open_channel(LinkOptions(**options))
-    open_channel(LinkOptions(**options, allow_insecure_plaintext=True)).close()
-    open_channel(LinkOptions(**options, tls=True)).close()
+        with pytest.raises(GatewayRefusedError, match="--allow-insecure-plaintext"):
+            open_channel(GatewayOptions(**options))
+    open_channel(GatewayOptions(**options, allow_insecure_plaintext=True)).close()
+    open_channel(GatewayOptions(**options, tls=True)).close()
 
 
 def test_a_task_that_names_no_memory_gets_the_default() -> None:

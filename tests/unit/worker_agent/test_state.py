@@ -5,50 +5,50 @@ from __future__ import annotations
 import pytest
 
 from worker_agent.state import (
+    AgentLimits,
     AgentState,
     Allocation,
+    AssignedListing,
     AssignedRead,
+    AttemptEnded,
+    AttemptSettled,
+    AttemptStale,
+    AttemptStarted,
     Contact,
     Delivered,
     DrainBegan,
-    Ended,
     EngineTold,
     Event,
     GraceOver,
     Instruction,
-    Limits,
-    Listing,
     Phase,
     PickedUp,
     RefuseAttempt,
     Replaced,
     ResizeAttempt,
     RestartConsumer,
-    Settled,
-    Stale,
     StartAttempt,
-    Started,
     StopAsked,
     StopAttempt,
     StopCause,
     Tick,
 )
 
-LIMITS = Limits(lease_seconds=12.0, report_period_seconds=3.0, max_held=3)
+LIMITS = AgentLimits(lease_seconds=12.0, report_period_seconds=3.0, max_held=3)
 A, B, C, D = "a:1", "b:1", "c:1", "d:1"
-RUNS_A = (Delivered(A, 0.0), Started(A))
+RUNS_A = (Delivered(A, 0.0), AttemptStarted(A))
 REFUSED = "the node is shutting down"
 NO_ENGINE = "the container engine does not answer"
 FULL = "the node has no room for more tasks"
 
 
 def read(at: float, *listed: str, stop: str = "") -> AssignedRead:
-    return AssignedRead({attempt_id: Listing(attempt_id == stop) for attempt_id in listed}, at)
+    return AssignedRead({attempt_id: AssignedListing(attempt_id == stop) for attempt_id in listed}, at)
 
 
 def kept(at: float, memory_mb: int, *, stop: bool = False) -> AssignedRead:
     """A is listed, and this is kept for it."""
-    return AssignedRead({A: Listing(stop, Allocation(memory_mb, 100))}, at)
+    return AssignedRead({A: AssignedListing(stop, Allocation(memory_mb, 100))}, at)
 
 
 def last_of(events: tuple[Event, ...]) -> list[Instruction]:
@@ -74,23 +74,23 @@ CASES: dict[str, tuple[tuple[Event, ...], list[Instruction]]] = {
     ),
     "a list that does not say what is kept changes nothing": ((*RUNS_A, kept(1.0, 512), read(2.0, A)), []),
     "what changed while it started is told when it runs": (
-        (Delivered(A, 0.0), kept(1.0, 512), kept(2.0, 64), Started(A), kept(3.0, 64)),
+        (Delivered(A, 0.0), kept(1.0, 512), kept(2.0, 64), AttemptStarted(A), kept(3.0, 64)),
         [ResizeAttempt(A, Allocation(64, 100))],
     ),
     "a run that is being stopped is not resized": (
         (*RUNS_A, kept(1.0, 512), StopAsked(A), kept(2.0, 64)),
         [],
     ),
-    "a run that is over is not resized": ((*RUNS_A, kept(1.0, 512), Ended(A), kept(2.0, 64)), []),
+    "a run that is over is not resized": ((*RUNS_A, kept(1.0, 512), AttemptEnded(A), kept(2.0, 64)), []),
     "a delivered attempt is started": ((Delivered(A, 0.0),), [StartAttempt(A)]),
     "a doubled message does nothing": ((Delivered(A, 0.0), Delivered(A, 1.0)), []),
     "a message for an attempt that is over does nothing": (
-        (*RUNS_A, Ended(A), Settled(A), Delivered(A, 1.0)),
+        (*RUNS_A, AttemptEnded(A), AttemptSettled(A), Delivered(A, 1.0)),
         [],
     ),
     "an attempt that an earlier life left is not begun again": ((PickedUp(A, 0.0), Delivered(A, 1.0)), []),
     "the next attempt of the same task is started": (
-        (*RUNS_A, Settled(A), Delivered("a:2", 1.0)),
+        (*RUNS_A, AttemptSettled(A), Delivered("a:2", 1.0)),
         [StartAttempt("a:2")],
     ),
     "more than the node can hold is refused": (
@@ -100,13 +100,13 @@ CASES: dict[str, tuple[tuple[Event, ...], list[Instruction]]] = {
     "a stop message stops": ((*RUNS_A, StopAsked(A)), [StopAttempt(A, StopCause.OWNER)]),
     "a stop message is performed once": ((*RUNS_A, StopAsked(A), StopAsked(A)), []),
     "a stop for what is not here does nothing": ((StopAsked(A),), []),
-    "a stop for what is over does nothing": ((*RUNS_A, Ended(A), StopAsked(A)), []),
+    "a stop for what is over does nothing": ((*RUNS_A, AttemptEnded(A), StopAsked(A)), []),
     "the list's stop stops": ((*RUNS_A, read(1.0, A, stop=A)), [StopAttempt(A, StopCause.OWNER)]),
     "a stop before the claim is over stops": (
         (Delivered(A, 0.0), StopAsked(A)),
         [StopAttempt(A, StopCause.OWNER)],
     ),
-    "an answer that it is stale drops it": ((*RUNS_A, Stale(A)), [StopAttempt(A, StopCause.AWAY)]),
+    "an answer that it is stale drops it": ((*RUNS_A, AttemptStale(A)), [StopAttempt(A, StopCause.AWAY)]),
     "what is listed and never delivered waits a while": ((read(0.0, A), read(9.0, A)), []),
     "what is listed for long and never delivered is started, and the consumer is suspect": (
         (read(0.0, A), read(9.0, A), read(10.5, A)),
@@ -129,7 +129,7 @@ CASES: dict[str, tuple[tuple[Event, ...], list[Instruction]]] = {
         [],
     ),
     "what is listed and over is not begun again": (
-        (*RUNS_A, Settled(A), read(1.0, A), read(10.0, A), read(11.5, A)),
+        (*RUNS_A, AttemptSettled(A), read(1.0, A), read(10.0, A), read(11.5, A)),
         [],
     ),
     "unlisted once may be a list that is being written again": ((*RUNS_A, read(9.0)), []),
@@ -139,7 +139,7 @@ CASES: dict[str, tuple[tuple[Event, ...], list[Instruction]]] = {
     ),
     "listed again in time goes on": ((*RUNS_A, read(9.0), read(12.0, A), read(15.0)), []),
     "a fresh attempt has time to be listed": ((Delivered(A, 8.0), read(8.0), read(11.0)), []),
-    "unlisted while its end is told is left alone": ((*RUNS_A, Ended(A), read(9.0), read(18.0)), []),
+    "unlisted while its end is told is left alone": ((*RUNS_A, AttemptEnded(A), read(9.0), read(18.0)), []),
     "within the lease nothing happens": ((*RUNS_A, Tick(12.0)), []),
     "over the lease runs are ended": ((*RUNS_A, Tick(12.1)), [StopAttempt(A, StopCause.LEASE)]),
     "over the lease runs are ended once": ((*RUNS_A, Tick(12.1), Tick(12.6)), []),
@@ -153,7 +153,7 @@ CASES: dict[str, tuple[tuple[Event, ...], list[Instruction]]] = {
         (*RUNS_A, read(60.0, A, stop=A)),
         [StopAttempt(A, StopCause.LEASE)],
     ),
-    "an end that waits to be told outlives the lease": ((*RUNS_A, Ended(A), Tick(60.0)), []),
+    "an end that waits to be told outlives the lease": ((*RUNS_A, AttemptEnded(A), Tick(60.0)), []),
     "new work after a lost lease is started": (
         (*RUNS_A, Contact(60.0), Delivered(B, 61.0)),
         [StartAttempt(B)],
@@ -198,7 +198,7 @@ def test_the_last_event_brings_about(name: str) -> None:
 def test_an_attempt_goes_through_its_phases_and_leaves() -> None:
     state = AgentState(LIMITS, last_contact=0.0)
     seen = []
-    for event in (Delivered(A, 0.0), Started(A), Ended(A), Settled(A)):
+    for event in (Delivered(A, 0.0), AttemptStarted(A), AttemptEnded(A), AttemptSettled(A)):
         state.handle(event)
         seen.append(state.held().get(A))
     assert seen == [Phase.STARTING, Phase.RUNNING, Phase.FINISHING, None]
@@ -208,7 +208,7 @@ def test_what_is_remembered_of_the_past_is_bounded() -> None:
     state = AgentState(LIMITS, last_contact=0.0)
     for number in range(10_000):
         state.handle(Delivered(f"t{number}:1", 0.0))
-        state.handle(Settled(f"t{number}:1"))
+        state.handle(AttemptSettled(f"t{number}:1"))
         state.handle(read(0.0, f"u{number}:1"))
     assert len(state._gone) < 5000
     assert len(state._unknown_since) == 1
@@ -216,6 +216,6 @@ def test_what_is_remembered_of_the_past_is_bounded() -> None:
 
 def test_events_of_attempts_that_are_not_held_are_harmless() -> None:
     state = AgentState(LIMITS, last_contact=0.0)
-    for event in (Started(A), Ended(A), Stale(A), StopAsked(A), Settled(A)):
+    for event in (AttemptStarted(A), AttemptEnded(A), AttemptStale(A), StopAsked(A), AttemptSettled(A)):
         assert state.handle(event) == []
     assert state.held() == {}

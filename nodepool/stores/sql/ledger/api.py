@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from nodepool.stores.sql.ledger.holds import Provider, Settled, check_covered, hold, settle, terms_of, void
+from nodepool.stores.sql.ledger.holds import (
+    Provider,
+    Settlement,
+    check_covered,
+    hold,
+    settle,
+    terms_of,
+    void,
+)
 from nodepool.stores.sql.ledger.postings import balance, lock, move, open_account
-from nodepool.stores.sql.ledger.report import Report
-from nodepool.stores.sql.ledger.statements import Statement, StatementLine, find_entry, reverse, statement
+from nodepool.stores.sql.ledger.report import LedgerReport
+from nodepool.stores.sql.ledger.statements import (
+    AccountMovement,
+    AccountStatement,
+    find_entry,
+    reverse,
+    statement,
+)
 from nodepool.stores.sql.ledger.verify import verify, verify_database
 
 __all__ = [
+    "AccountMovement",
+    "AccountStatement",
+    "LedgerReport",
     "Provider",
-    "Report",
-    "Settled",
-    "Statement",
-    "StatementLine",
+    "Settlement",
     "balance",
     "check_covered",
     "find_entry",

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from nodepool.domain.errors import NotEnoughCptError, NotFoundError
 from nodepool.domain.money import ledger
-from nodepool.domain.money.ledger import Bill, EntryKind, HoldState, NewEntry, Terms
+from nodepool.domain.money.ledger import Bill, EntryKind, HoldState, NewEntry, PriceTerms
 from nodepool.stores.sql.ledger.postings import append
 from nodepool.stores.sql.tables import holds, ledger_accounts
 
@@ -39,7 +39,7 @@ class Provider:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class Settlement:
     """`changed` is False when the task held nothing (any more); then nothing was moved."""
 
     changed: bool
@@ -50,12 +50,12 @@ class Settled:
         return self.bill.charged
 
 
-def terms_of(task: Mapping[str, Any], fee_percent: int) -> Terms:
+def terms_of(task: Mapping[str, Any], fee_percent: int) -> PriceTerms:
     """What the columns of a new task agree on."""
-    return Terms(task["price_per_minute"], task["max_minutes"], task.get("replicas", 1), fee_percent)
+    return PriceTerms(task["price_per_minute"], task["max_minutes"], task.get("replicas", 1), fee_percent)
 
 
-def check_covered(connection: Connection, owner_id: int, terms: Terms) -> None:
+def check_covered(connection: Connection, owner_id: int, terms: PriceTerms) -> None:
     """Raises NotEnoughCptError, with what would be covered, when the owner cannot hold that much."""
     balance = connection.execute(_SPENDABLE, {"account": ledger.user_account(owner_id)}).scalar_one_or_none()
     if balance is None:
@@ -64,7 +64,7 @@ def check_covered(connection: Connection, owner_id: int, terms: Terms) -> None:
         raise _not_covered(terms, balance)
 
 
-def hold(connection: Connection, task: Mapping[str, Any], *, fee_percent: int, now: float) -> Terms:
+def hold(connection: Connection, task: Mapping[str, Any], *, fee_percent: int, now: float) -> PriceTerms:
     """Set the task's price aside, in the transaction that stores the task. Raises NotEnoughCptError."""
     terms = terms_of(task, fee_percent)
     account = ledger.user_account(task["owner_id"])
@@ -106,7 +106,7 @@ def settle(
     providers: Sequence[Provider],
     minutes: int,
     now: float,
-) -> Settled:
+) -> Settlement:
     """Divide what the task holds: pay the minutes to the providers, give the rest back.
 
     `minutes` are those of all providers' runs together. Called in the transaction that ends the task;
@@ -114,7 +114,7 @@ def settle(
     """
     found = connection.execute(_STILL_HELD, {"task": task_id}).one_or_none()
     if found is None:
-        return Settled(changed=False)
+        return Settlement(changed=False)
     bill = ledger.bill(
         found.amount,
         price_per_minute=found.price_per_minute,
@@ -133,12 +133,12 @@ def settle(
         },
     )
     if ended.rowcount != 1:
-        return Settled(changed=False)
+        return Settlement(changed=False)
     append(connection, _entries(found, named, bill, minutes), now)
-    return Settled(changed=True, bill=bill)
+    return Settlement(changed=True, bill=bill)
 
 
-def void(connection: Connection, task_id: str, now: float) -> Settled:
+def void(connection: Connection, task_id: str, now: float) -> Settlement:
     """Give all of it back: the task ended and nobody is paid."""
     return settle(connection, task_id, "", (), 0, now)
 
@@ -170,7 +170,7 @@ def _entries(held: Row[Any], providers: Sequence[Provider], bill: Bill, minutes:
     return entries
 
 
-def _not_covered(terms: Terms, balance: int) -> NotEnoughCptError:
+def _not_covered(terms: PriceTerms, balance: int) -> NotEnoughCptError:
     each = terms.price_per_minute * terms.runs
     runs = "" if terms.runs == 1 else f" and {terms.runs} runs"
     affordable = balance // each

@@ -26,7 +26,7 @@ from sqlalchemy import (
     update,
 )
 
-from nodepool.domain.errors import ConflictError, NotEnoughCptError, NotFoundError
+from nodepool.domain.errors import NotEnoughCptError, NotFoundError, StateConflictError
 from nodepool.domain.money import ledger
 from nodepool.domain.money.ledger import AccountKind, EntryKind, HoldState, NewEntry, Posted
 from nodepool.stores.sql.tables import holds, ledger_accounts, ledger_entries, ledger_head
@@ -95,7 +95,7 @@ def move(connection: Connection, entries: Sequence[NewEntry], now: float) -> lis
         ledger.check_entry(entry)
     wanted = {entry.id: entry for entry in entries}
     if len(wanted) != len(entries):
-        raise ConflictError("one request names the same movement twice")
+        raise StateConflictError("one request names the same movement twice")
     if not wanted:
         return []
     head = _lock_head(connection)
@@ -123,7 +123,7 @@ def append(connection: Connection, entries: Sequence[NewEntry], now: float) -> N
 def _check_same(row: Row[Any], entry: NewEntry) -> None:
     there = (row.kind, row.debit_account, row.credit_account, row.amount)
     if there != (entry.kind, entry.debit, entry.credit, entry.amount):
-        raise ConflictError(
+        raise StateConflictError(
             f"there is another movement {entry.id[:100]!r} already, of {row.amount} CPT; nothing was moved"
         )
 
@@ -148,7 +148,7 @@ def _append(connection: Connection, head: Row[int, str], entries: Sequence[NewEn
         _MOVE_HEAD, {"before": head.seq, "after": head.seq + len(rows), "new_hash": before}
     )
     if moved.rowcount != 1:
-        raise ConflictError("the ledger changed at the same moment; try again")
+        raise StateConflictError("the ledger changed at the same moment; try again")
 
 
 def _row(posted: Posted, own_hash: str) -> dict[str, Any]:

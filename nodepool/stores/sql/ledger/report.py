@@ -14,7 +14,7 @@ MAX_PROBLEMS = 100
 
 
 @dataclass(slots=True)
-class Report:
+class LedgerReport:
     """What was looked at, and what is wrong with it, in words."""
 
     entries: int = 0

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, literal, select, union_all
 
-from nodepool.domain.errors import ConflictError, NotFoundError
+from nodepool.domain.errors import NotFoundError, StateConflictError
 from nodepool.domain.money import ledger
 from nodepool.domain.money.ledger import EntryKind, NewEntry
 from nodepool.stores.sql.ledger.postings import move
@@ -22,7 +22,7 @@ _MOST_LINES = 500
 
 
 @dataclass(frozen=True, slots=True)
-class StatementLine:
+class AccountMovement:
     """One movement. `amount` is negative where it went out; `counterparty` is a user's name or an account."""
 
     seq: int
@@ -37,16 +37,16 @@ class StatementLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Statement:
+class AccountStatement:
     """Newest first; `next_before_seq` is where the next page begins, 0 where there is none."""
 
-    lines: tuple[StatementLine, ...]
+    lines: tuple[AccountMovement, ...]
     next_before_seq: int
 
 
 def statement(
     connection: Connection, user_id: int, *, task_id: str = "", before_seq: int = 0, limit: int = 50
-) -> Statement:
+) -> AccountStatement:
     """A page of what moved on the user's account, or of what belongs to this task."""
     account, limit = ledger.user_account(user_id), max(1, min(limit, _MOST_LINES))
     # Either side has an index of its own: each gives a page, and the newer half of both is the answer.
@@ -65,7 +65,7 @@ def statement(
     rows = connection.execute(query).all()
     page = rows[:limit]
     more = len(rows) > limit
-    return Statement(tuple(_line(row) for row in page), page[-1].seq if more else 0)
+    return AccountStatement(tuple(_line(row) for row in page), page[-1].seq if more else 0)
 
 
 def _side(account: str, task_id: str, before_seq: int, limit: int, *, incoming: bool) -> Select[Any]:
@@ -90,8 +90,8 @@ def _side(account: str, task_id: str, before_seq: int, limit: int, *, incoming: 
     return query.order_by(columns.seq.desc()).limit(limit)
 
 
-def _line(row: Row[Any]) -> StatementLine:
-    return StatementLine(
+def _line(row: Row[Any]) -> AccountMovement:
+    return AccountMovement(
         seq=row.seq,
         entry_id=row.id,
         kind=row.kind,
@@ -120,11 +120,11 @@ def reverse(connection: Connection, entry_id: str, now: float, *, memo: str = ""
     """
     row = find_entry(connection, entry_id)
     if row.kind not in _REVERSIBLE:
-        raise ConflictError(
+        raise StateConflictError(
             f"{entry_id[:100]!r} is a {row.kind}; payments, awards, transfers and grants can be reversed"
         )
     if row.credit_account == ledger.PENDING:
-        raise ConflictError(
+        raise StateConflictError(
             "what was paid for this task waits until its result is verified; reverse the award that follows"
         )
     rows = [row]

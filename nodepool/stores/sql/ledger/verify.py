@@ -17,7 +17,7 @@ from nodepool.domain.money import ledger
 from nodepool.domain.money.ledger import AccountKind, NewEntry, Posted
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.ledger import verify_holds
-from nodepool.stores.sql.ledger.report import CHUNK_ROWS, MAX_PROBLEMS, Report, stream
+from nodepool.stores.sql.ledger.report import CHUNK_ROWS, MAX_PROBLEMS, LedgerReport, stream
 from nodepool.stores.sql.tables import ledger_accounts, ledger_entries, ledger_head, users
 
 _SYSTEM = {ledger.ESCROW, ledger.PENDING, ledger.FEE, ledger.MINT}
@@ -31,7 +31,7 @@ def verify(connection: Connection) -> list[str]:
     return examine(connection).problems
 
 
-def verify_database(database: Database) -> Report:
+def verify_database(database: Database) -> LedgerReport:
     """The same of a database that may be in use meanwhile. What cannot be read is a problem too."""
     try:
         with snapshot(database) as connection:
@@ -39,7 +39,7 @@ def verify_database(database: Database) -> Report:
     except (DatabaseError, ValueError) as error:
         # Without the statement, which says nothing to an operator. ValueError: text that is none.
         cause = error.orig if isinstance(error, DatabaseError) else error
-        return Report(problems=[f"the ledger cannot be read: {cause}"])
+        return LedgerReport(problems=[f"the ledger cannot be read: {cause}"])
 
 
 @contextmanager
@@ -57,8 +57,8 @@ def snapshot(database: Database) -> Iterator[Connection]:
             yield connection
 
 
-def examine(connection: Connection) -> Report:
-    report = Report()
+def examine(connection: Connection) -> LedgerReport:
+    report = LedgerReport()
     _check_chain(connection, report)
     _check_accounts(connection, report)
     _check_balances(connection, report)
@@ -73,7 +73,7 @@ def entry_of(row: Row[Any]) -> NewEntry:
 
 
 # -- the chain ----------------------------------------------------------------------------------------
-def _check_chain(connection: Connection, report: Report) -> None:
+def _check_chain(connection: Connection, report: LedgerReport) -> None:
     last_seq, last_hash = 0, ledger.GENESIS
     for row in stream(connection, select(ledger_entries).order_by(ledger_entries.c.seq)):
         report.entries += 1
@@ -93,7 +93,7 @@ def _check_chain(connection: Connection, report: Report) -> None:
 
 
 # -- accounts -----------------------------------------------------------------------------------------
-def _check_accounts(connection: Connection, report: Report) -> None:
+def _check_accounts(connection: Connection, report: LedgerReport) -> None:
     total, seen = 0, set()
     for row in stream(connection, select(ledger_accounts)):
         report.accounts += 1
@@ -119,7 +119,7 @@ def _check_accounts(connection: Connection, report: Report) -> None:
 
 
 # -- balances -----------------------------------------------------------------------------------------
-def _check_balances(connection: Connection, report: Report) -> None:
+def _check_balances(connection: Connection, report: LedgerReport) -> None:
     """Each account's entries in their order: every balance written beside one, and the last one of all."""
     columns = ledger_entries.c
     taken = select(
@@ -159,7 +159,7 @@ def _check_balances(connection: Connection, report: Report) -> None:
         report.wrong(f"account {account} has {balance} CPT, and no entry that says where from")
 
 
-def _compare(connection: Connection, finished: dict[str, int], report: Report) -> None:
+def _compare(connection: Connection, finished: dict[str, int], report: LedgerReport) -> None:
     query = select(ledger_accounts.c.id, ledger_accounts.c.balance).where(
         ledger_accounts.c.id.in_(list(finished))
     )

@@ -11,9 +11,9 @@ from sqlalchemy import Connection, Row, Select, exists, func, literal, select
 
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.money import ledger
-from nodepool.domain.money.ledger import EntryKind, HoldState, Terms
+from nodepool.domain.money.ledger import EntryKind, HoldState, PriceTerms
 from nodepool.domain.tasks.states import FINAL_TASK_STATES
-from nodepool.stores.sql.ledger.report import CHUNK_ROWS, MAX_PROBLEMS, Report, stream
+from nodepool.stores.sql.ledger.report import CHUNK_ROWS, MAX_PROBLEMS, LedgerReport, stream
 from nodepool.stores.sql.tables import holds, ledger_accounts, ledger_entries, provisional_results, tasks
 
 _OF_A_HOLD = (EntryKind.HOLD, EntryKind.PAYMENT, EntryKind.FEE, EntryKind.RELEASE)
@@ -34,7 +34,7 @@ _WITH_TASK = (
 _OPEN_VERDICTS = frozenset({"pending"})
 
 
-def check_holds(connection: Connection, report: Report) -> None:
+def check_holds(connection: Connection, report: LedgerReport) -> None:
     for chunk in _chunks(stream(connection, _WITH_TASK)):
         report.holds += len(chunk)
         entries: dict[str, list[Row[Any]]] = defaultdict(list)
@@ -61,7 +61,7 @@ def check_holds(connection: Connection, report: Report) -> None:
 
 
 def _check_account(
-    connection: Connection, account: str, expected: Select[Any], words: str, report: Report
+    connection: Connection, account: str, expected: Select[Any], words: str, report: LedgerReport
 ) -> None:
     query = select(ledger_accounts.c.balance).where(ledger_accounts.c.id == account)
     balance = connection.execute(query).scalar()
@@ -70,7 +70,7 @@ def _check_account(
         report.wrong(f"account {account} has {balance} CPT, and {words} {amount}")
 
 
-def _check_what_has_none(connection: Connection, report: Report) -> None:
+def _check_what_has_none(connection: Connection, report: LedgerReport) -> None:
     of_entry = exists().where(holds.c.task_id == ledger_entries.c.task_id)
     query = select(ledger_entries.c.seq, ledger_entries.c.id).where(
         ledger_entries.c.kind.in_(_OF_A_HOLD), ~of_entry
@@ -112,7 +112,7 @@ def _memo(row: Row[Any]) -> str:
     """What the hold entry would say of these terms; nothing where they cannot be."""
     try:
         runs = row.amount // (row.price_per_minute * row.max_minutes)
-        terms = Terms(row.price_per_minute, row.max_minutes, runs, row.fee_percent)
+        terms = PriceTerms(row.price_per_minute, row.max_minutes, runs, row.fee_percent)
         is_whole = terms.amount == row.amount
     except (InvalidInputError, ZeroDivisionError, TypeError):
         return ""

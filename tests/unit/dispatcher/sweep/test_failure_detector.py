@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from dispatcher.sweep.failure_detector import BRAKE_MIN_NODES, BRAKE_PERIODS, Beat, Hearing
-from nodepool.stores.redis.liveness import Sign
+from dispatcher.sweep.failure_detector import BRAKE_MIN_NODES, BRAKE_PERIODS, ExpectedNode, FailureDetector
+from nodepool.stores.redis.liveness import NodeHeartbeat
 
 LATE = 15.0
 START = 1000.0
@@ -21,12 +21,12 @@ class Ear:
 
     def __init__(self) -> None:
         self.now = START
-        self.hearing = Hearing(START, LATE)
+        self.hearing = FailureDetector(START, LATE)
 
     def listen(self, after: float, ages: dict[str, float]) -> dict[str, float]:
         self.now += after
-        beats = [Beat(node_id, 0.0) for node_id in ages]
-        return self.hearing.listen(beats, [Sign(age, 0) for age in ages.values()], self.now)
+        beats = [ExpectedNode(node_id, 0.0) for node_id in ages]
+        return self.hearing.listen(beats, [NodeHeartbeat(age, 0) for age in ages.values()], self.now)
 
     def silent(self, after: float, ids: list[str]) -> dict[str, float]:
         return self.listen(after, dict.fromkeys(ids, math.inf))
@@ -57,7 +57,7 @@ def test_everybody_gets_the_full_time_after_a_start_and_after_redis_was_away() -
 
 def test_a_node_that_registers_gets_the_full_time() -> None:
     ear = Ear()
-    beat, sign = Beat("a", START + 100), Sign(math.inf, 0)
+    beat, sign = ExpectedNode("a", START + 100), NodeHeartbeat(math.inf, 0)
     assert ear.hearing.listen([beat], [sign], START + 114) == {}
     assert ear.hearing.listen([beat], [sign], START + 116) == {"a": START + 100}
 

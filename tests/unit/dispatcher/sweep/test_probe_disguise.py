@@ -22,7 +22,7 @@ PROBE = Probe.of("ab12", work=10, chains=2)
 Task = namedtuple("Task", "id memory_gb max_minutes package_bytes")
 
 
-def shape(*recent: Any, seed: int = 1, memory_gb: int = 8) -> probe_disguise.Shape:
+def shape(*recent: Any, seed: int = 1, memory_gb: int = 8) -> probe_disguise.ProbeShape:
     return probe_disguise.shape_of(recent, Random(seed), now=NOW, memory_gb=memory_gb, default_minutes=60)
 
 
@@ -51,7 +51,7 @@ def test_a_score_is_asked_for_as_people_do(score: int, asked: int) -> None:
 
 @pytest.mark.parametrize("size", [0, 3_000, 30_000, 200_000])
 def test_a_package_is_one_that_the_pool_takes_and_of_about_the_size_of_a_users(size: int) -> None:
-    wanted = probe_disguise.Shape(task_id="t", memory_gb=0, max_minutes=1, package_bytes=size)
+    wanted = probe_disguise.ProbeShape(task_id="t", memory_gb=0, max_minutes=1, package_bytes=size)
     packed = probe_disguise.package(PROBE, wanted, Random(3), NOW)
     check_package(io.BytesIO(packed), Settings().package_limits, read_all=True)
     assert len(packed) < max(2_500, 1.5 * size)
@@ -60,7 +60,7 @@ def test_a_package_is_one_that_the_pool_takes_and_of_about_the_size_of_a_users(s
 
 
 def test_no_two_packages_of_a_probe_read_alike_and_none_says_what_it_is() -> None:
-    wanted = probe_disguise.Shape(task_id="t", memory_gb=0, max_minutes=1, package_bytes=0)
+    wanted = probe_disguise.ProbeShape(task_id="t", memory_gb=0, max_minutes=1, package_bytes=0)
     texts = set()
     for seed in range(20):
         files = unpacked(probe_disguise.package(PROBE, wanted, Random(seed), NOW))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from gateway.admission.arrival import Arrival
 from gateway.admission.request_limits import RequestLimits
-from gateway.auth.tokens import Identity
+from gateway.auth.tokens import CallerIdentity
 from nodepool.settings import Settings
 
 BURST = 6000
 
 
 def _arrival(user_id: int = 0, address: str = "192.0.2.1") -> Arrival:
-    identity = Identity(user_id, "ada", "user") if user_id else None
+    identity = CallerIdentity(user_id, "ada", "user") if user_id else None
     return Arrival("/nodepool.MasterNodeService/UploadTaskStream", "peer", address, identity)
 
 

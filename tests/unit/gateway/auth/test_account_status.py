@@ -6,19 +6,19 @@ import asyncio
 
 import pytest
 
-from gateway.auth.account_status import FRESH_SECONDS, MAX_REMEMBERED, Standings
-from gateway.auth.tokens import Identity
+from gateway.auth.account_status import FRESH_SECONDS, MAX_REMEMBERED, AccountStatuses
+from gateway.auth.tokens import CallerIdentity
 from nodepool.domain.errors import PermissionDeniedError, UnauthenticatedError, UnavailableError
-from nodepool.stores.sql.users import Standing
+from nodepool.stores.sql.users import AccountStatus
 
-ADA = Identity(7, "ada", "user", 2)
-FINE = Standing("ada", "user", blocked=False, generation=2)
+ADA = CallerIdentity(7, "ada", "user", 2)
+FINE = AccountStatus("ada", "user", blocked=False, generation=2)
 
 
 class _Sql:
     """One user's row, how often it was read, and the clock."""
 
-    def __init__(self, standing: Standing | None = FINE) -> None:
+    def __init__(self, standing: AccountStatus | None = FINE) -> None:
         self.standing = standing
         self.asked: list[int] = []
         self.now = 100.0
@@ -26,7 +26,7 @@ class _Sql:
         self.held: asyncio.Event | None = None
         self.reached: asyncio.Event | None = None
 
-    async def ask(self, user_id: int) -> Standing | None:
+    async def ask(self, user_id: int) -> AccountStatus | None:
         self.asked.append(user_id)
         answer = self.standing
         if self.held is not None and self.reached is not None:
@@ -36,8 +36,8 @@ class _Sql:
             raise UnavailableError
         return answer
 
-    def standings(self) -> Standings:
-        return Standings(self.ask, lambda: self.now)
+    def standings(self) -> AccountStatuses:
+        return AccountStatuses(self.ask, lambda: self.now)
 
 
 def test_sql_is_asked_once_a_second_and_not_more() -> None:
@@ -85,7 +85,9 @@ def test_calls_of_one_moment_share_a_question() -> None:
         (None, UnauthenticatedError, "does not exist any more"),
     ],
 )
-def test_who_is_not_let_in_is_told_why(standing: Standing | None, error: type[Exception], words: str) -> None:
+def test_who_is_not_let_in_is_told_why(
+    standing: AccountStatus | None, error: type[Exception], words: str
+) -> None:
     async def call() -> None:
         await _Sql(standing).standings().admit(ADA)
 
@@ -133,7 +135,7 @@ def test_a_newer_token_than_what_is_remembered_is_asked_for_at_once() -> None:
         standings = sql.standings()
         await standings.admit(ADA)
         sql.standing = FINE._replace(generation=3)
-        newer = Identity(7, "ada", "user", 3)
+        newer = CallerIdentity(7, "ada", "user", 3)
         assert await standings.admit(newer) == newer
         # And with it the older one has ended, a moment before its second is over.
         with pytest.raises(UnauthenticatedError):
@@ -151,7 +153,7 @@ def test_a_newer_token_does_not_suffer_from_a_question_that_was_on_its_way() -> 
         old = asyncio.create_task(standings.admit(ADA))
         await sql.reached.wait()
         sql.standing = FINE._replace(generation=3)
-        new = asyncio.create_task(standings.admit(Identity(7, "ada", "user", 3)))
+        new = asyncio.create_task(standings.admit(CallerIdentity(7, "ada", "user", 3)))
         await asyncio.sleep(0)
         sql.held.set()
         assert (await new).generation == 3
@@ -161,7 +163,7 @@ def test_a_newer_token_does_not_suffer_from_a_question_that_was_on_its_way() -> 
 
 
 def test_the_role_is_that_of_now_and_not_the_tokens() -> None:
-    async def call() -> Identity:
+    async def call() -> CallerIdentity:
         return await _Sql(FINE._replace(role="admin")).standings().admit(ADA)
 
     assert asyncio.run(call()).role == "admin"
@@ -187,10 +189,10 @@ def test_no_more_users_are_remembered_than_the_bound() -> None:
     async def calls() -> None:
         standings = sql.standings()
         for user_id in range(MAX_REMEMBERED + 1):
-            await standings.admit(Identity(user_id, "ada", "user", 2))
-        assert standings.admitted(Identity(0, "ada", "user", 2)) is None
-        assert standings.admitted(Identity(1, "ada", "user", 2)) is not None
+            await standings.admit(CallerIdentity(user_id, "ada", "user", 2))
+        assert standings.admitted(CallerIdentity(0, "ada", "user", 2)) is None
+        assert standings.admitted(CallerIdentity(1, "ada", "user", 2)) is not None
         standings.forget(1)
-        assert standings.admitted(Identity(1, "ada", "user", 2)) is None
+        assert standings.admitted(CallerIdentity(1, "ada", "user", 2)) is None
 
     asyncio.run(calls())

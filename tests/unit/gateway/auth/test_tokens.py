@@ -12,12 +12,12 @@ from typing import Any
 import jwt
 import pytest
 
-from gateway.auth.tokens import MAX_TOKEN_LENGTH, Identity, Tokens, load_secret
+from gateway.auth.tokens import MAX_TOKEN_LENGTH, CallerIdentity, Tokens, load_secret
 from nodepool.domain.errors import UnauthenticatedError
 from nodepool.settings import Settings
 
 SECRET = "a" * 20 + "b" * 20
-ALICE = Identity(7, "alice", "user")
+ALICE = CallerIdentity(7, "alice", "user")
 NOW = 1_800_000_000.0
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from gateway.caches.timed_cache import Kept
+from gateway.caches.timed_cache import TimedCache
 from nodepool.domain.errors import UnavailableError
 
 
@@ -27,8 +27,8 @@ class Looks:
             raise UnavailableError("away")
         return self.count
 
-    def kept(self, seconds: float = 1.0) -> Kept[int]:
-        return Kept(self.look, seconds, lambda: self.now)
+    def kept(self, seconds: float = 1.0) -> TimedCache[int]:
+        return TimedCache(self.look, seconds, lambda: self.now)
 
 
 def test_a_value_is_made_once_until_its_time_is_over() -> None:
@@ -82,7 +82,7 @@ def test_nobody_waits_for_a_new_value_while_the_old_one_will_do() -> None:
         made.append(1)
         return len(made)
 
-    kept = Kept(look, 1.0, lambda: now[0])
+    kept = TimedCache(look, 1.0, lambda: now[0])
     assert kept.get() == 1
     now[0] = 2.0
     with ThreadPoolExecutor(1) as pool:

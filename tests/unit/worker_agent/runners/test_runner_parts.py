@@ -19,7 +19,7 @@ from worker_agent.runners.cpu_shares import CoreShares, UserPool
 from worker_agent.runners.frames import Demultiplexer
 from worker_agent.runners.process_run import read_status
 from worker_agent.runners.requirements import bootstrap_for, install_problem
-from worker_agent.runners.watch import RunLimits, Watcher, look_into
+from worker_agent.runners.watch import Watcher, WatchLimits, look_into
 
 
 def frame(stream: int, data: bytes) -> bytes:
@@ -87,7 +87,7 @@ def test_folders_within_folders_without_end_are_a_problem(tmp_path: Path) -> Non
 
 
 def test_a_run_over_its_time_is_a_problem(tmp_path: Path) -> None:
-    limits = RunLimits((tmp_path,), max_run_seconds=10, max_workdir_bytes=1 << 20)
+    limits = WatchLimits((tmp_path,), max_run_seconds=10, max_workdir_bytes=1 << 20)
     assert limits.check() == ""
     limits.started -= 11
     assert limits.check() == "the task ran longer than 10 seconds"

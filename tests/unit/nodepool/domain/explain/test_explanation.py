@@ -10,8 +10,8 @@ from hypothesis import given, strategies as st
 
 from nodepool import wire
 from nodepool.domain import regions
-from nodepool.domain.explain.explanation import ONCE_IDLE, Explanation, Suggestion, explain
-from nodepool.domain.explain.request import Asked, HeldBack, Pool
+from nodepool.domain.explain.explanation import ONCE_IDLE, PlacementExplanation, PlacementSuggestion, explain
+from nodepool.domain.explain.request import HeldBack, PlacementRequest, PoolView
 from nodepool.domain.nodes.node import NodeKind, NodeView
 from nodepool.domain.resources import Claim, Resources
 from nodepool.domain.scheduling import placement
@@ -38,16 +38,16 @@ def node(node_id: str = "n", **facts: Any) -> NodeView:
     return NodeView(node_id=node_id, **{**fields, **facts})
 
 
-def asks(**wishes: Any) -> Asked:
+def asks(**wishes: Any) -> PlacementRequest:
     amounts = {name: wishes.pop(name) for name in Resources.__slots__ if name in wishes}
-    return Asked(needs=Resources(**amounts), **{"tier": Tier.HIGH, **wishes})
+    return PlacementRequest(needs=Resources(**amounts), **{"tier": Tier.HIGH, **wishes})
 
 
-def pool_of(*nodes: NodeView, **settings: Any) -> Pool:
-    return Pool.of(nodes, **{"default_memory_mb": DEFAULT_MB, "patience_seconds": 30.0, **settings})
+def pool_of(*nodes: NodeView, **settings: Any) -> PoolView:
+    return PoolView.of(nodes, **{"default_memory_mb": DEFAULT_MB, "patience_seconds": 30.0, **settings})
 
 
-def followed(asked: Asked, suggestion: Suggestion) -> Asked:
+def followed(asked: PlacementRequest, suggestion: PlacementSuggestion) -> PlacementRequest:
     """The task that its owner submits after having read field and value, and nothing else."""
     field, value = suggestion.field, suggestion.value
     if field in Resources.__slots__:
@@ -66,7 +66,7 @@ def followed(asked: Asked, suggestion: Suggestion) -> Asked:
     return replace(asked, node_id="")
 
 
-def takers(asked: Asked, nodes: list[NodeView], **options: Any) -> int:
+def takers(asked: PlacementRequest, nodes: list[NodeView], **options: Any) -> int:
     return len(place(asked.wish(DEFAULT_MB), nodes, **options).ranked)
 
 
@@ -74,17 +74,17 @@ def emptied(nodes: list[NodeView]) -> list[NodeView]:
     return [replace(view, reserved=NOTHING) for view in nodes]
 
 
-def values(explanation: Explanation) -> list[tuple[str, str]]:
+def values(explanation: PlacementExplanation) -> list[tuple[str, str]]:
     return [(one.field, one.value) for one in explanation.suggestions]
 
 
-def sentences(explanation: Explanation) -> list[str]:
+def sentences(explanation: PlacementExplanation) -> list[str]:
     return [one.sentence for one in explanation.suggestions]
 
 
 SMALL_GPU = replace(ROOM, gpu_score=5000, gpu_memory_gb=8)
 FULL = replace(ROOM, tasks=0)
-STUCK: dict[str, tuple[Asked, list[NodeView], str, list[tuple[str, str]]]] = {
+STUCK: dict[str, tuple[PlacementRequest, list[NodeView], str, list[tuple[str, str]]]] = {
     "too much memory": (
         asks(memory_gb=64),
         [node("a"), node("b", capacity=replace(ROOM, memory_mb=24 * GIB), reserved=Claim(0, 100, 0, 0))],
@@ -155,7 +155,7 @@ def test_the_reason_is_true_and_the_smallest_changes_are_found(what: str) -> Non
         assert takers(followed(asked, suggestion), nodes) == suggestion.nodes > 0
 
 
-ACTS: dict[str, tuple[Asked, list[NodeView], str, str]] = {
+ACTS: dict[str, tuple[PlacementRequest, list[NodeView], str, str]] = {
     "draining": (asks(), [node("a", draining=True)], placement.DRAINING, "the owner of a resumes it"),
     "offline": (asks(), [node("a", online=False)], placement.OFFLINE, "the owner of a starts it again"),
     "offline and draining": (
@@ -322,7 +322,7 @@ NODES = st.lists(
     unique_by=lambda view: view.node_id,
 )
 ASKED = st.builds(
-    Asked,
+    PlacementRequest,
     needs=st.builds(Resources, AMOUNTS, st.integers(0, 3), AMOUNTS, AMOUNTS),
     tier=st.sampled_from(Tier),
     min_trust=st.none() | st.sampled_from(Tier),
@@ -335,7 +335,9 @@ ASKED = st.builds(
 
 
 @given(ASKED, NODES)
-def test_every_suggestion_places_the_task_when_it_is_followed(asked: Asked, nodes: list[NodeView]) -> None:
+def test_every_suggestion_places_the_task_when_it_is_followed(
+    asked: PlacementRequest, nodes: list[NodeView]
+) -> None:
     explanation = explain(asked, pool_of(*nodes))
     if explanation.decision.ranked:
         assert explanation.suggestions == ()
@@ -349,7 +351,9 @@ def test_every_suggestion_places_the_task_when_it_is_followed(asked: Asked, node
 
 
 @given(ASKED, NODES, st.sampled_from(["cpu_score", "memory_gb", "gpu_score", "gpu_memory_gb"]))
-def test_a_lowered_amount_is_the_largest_that_places(asked: Asked, nodes: list[NodeView], field: str) -> None:
+def test_a_lowered_amount_is_the_largest_that_places(
+    asked: PlacementRequest, nodes: list[NodeView], field: str
+) -> None:
     explanation = explain(asked, pool_of(*nodes))
     before = getattr(asked.needs, field)
     places = [
@@ -363,7 +367,7 @@ def test_a_lowered_amount_is_the_largest_that_places(asked: Asked, nodes: list[N
 
 
 @given(ASKED, NODES)
-def test_what_can_never_run_stays_out_of_an_idle_pool(asked: Asked, nodes: list[NodeView]) -> None:
+def test_what_can_never_run_stays_out_of_an_idle_pool(asked: PlacementRequest, nodes: list[NodeView]) -> None:
     if explain(asked, pool_of(*nodes)).can_never_run:
         resting = [replace(view, online=True, draining=False) for view in emptied(nodes)]
         patient = replace(asked, relaxed=asked.location_mode is LocationMode.PREFER)

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from nodepool.domain.explain.explanation import Explanation, explain
-from nodepool.domain.explain.request import Asked, Pool
-from nodepool.domain.explain.wait_estimate import NOTHING_KNOWN, Turns, estimate
+from nodepool.domain.explain.explanation import PlacementExplanation, explain
+from nodepool.domain.explain.request import PlacementRequest, PoolView
+from nodepool.domain.explain.wait_estimate import NOTHING_KNOWN, QueueOrder, estimate
 from nodepool.domain.nodes.node import NodeView
 from nodepool.domain.resources import Claim, Resources
 from nodepool.domain.scheduling.placement import Wish, place
-from nodepool.domain.scheduling.wait_queue import Ageing, WaitingLine, WaitingTask
+from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask, WaitQueue
 from nodepool.domain.tasks.states import LocationMode
 from nodepool.domain.trust.credit import Tier
 
@@ -29,8 +29,8 @@ def task(task_id: str, **facts: Any) -> WaitingTask:
     return WaitingTask(task_id=task_id, wish=Wish(claim=CLAIM, tier=tier), **fields)
 
 
-def turns(*tasks: WaitingTask, served: dict[int, float] | None = None, **options: Any) -> Turns:
-    return Turns(tasks, AGEING, served or {}, NOW, **options)
+def turns(*tasks: WaitingTask, served: dict[int, float] | None = None, **options: Any) -> QueueOrder:
+    return QueueOrder(tasks, AGEING, served or {}, NOW, **options)
 
 
 def test_places_count_from_one_and_a_stranger_has_none() -> None:
@@ -92,7 +92,7 @@ def test_everybody_has_one_place_and_the_first_is_whom_the_dispatcher_takes_firs
     line = turns(*tasks, served=served)
     places = sorted(place for one in tasks if (place := line.place_of(one.task_id)) is not None)
     assert [position for position, _ in places] == list(range(1, len(tasks) + 1))
-    dispatchers = WaitingLine(AGEING, lambda owner_id: served.get(owner_id, 0.0))
+    dispatchers = WaitQueue(AGEING, lambda owner_id: served.get(owner_id, 0.0))
     for one in tasks:
         dispatchers.add(one, NOW)
     if (head := dispatchers.head(NOW)) is not None:
@@ -123,10 +123,10 @@ def node(**facts: Any) -> NodeView:
     return NodeView(**{**fields, **facts})
 
 
-def explained(*nodes: NodeView, **wishes: Any) -> Explanation:
+def explained(*nodes: NodeView, **wishes: Any) -> PlacementExplanation:
     memory_gb = wishes.pop("memory_gb", 1)
-    asked = Asked(needs=Resources(memory_gb=memory_gb), tier=Tier.HIGH, **wishes)
-    return explain(asked, Pool.of(nodes, default_memory_mb=512, patience_seconds=30.0))
+    asked = PlacementRequest(needs=Resources(memory_gb=memory_gb), tier=Tier.HIGH, **wishes)
+    return explain(asked, PoolView.of(nodes, default_memory_mb=512, patience_seconds=30.0))
 
 
 BUSY = node(reserved=ROOM)
@@ -150,7 +150,7 @@ BUSY = node(reserved=ROOM)
     ],
 )
 def test_an_estimate_says_what_it_rests_on(
-    explanation: Explanation, starts: int, seconds: float, words: str
+    explanation: PlacementExplanation, starts: int, seconds: float, words: str
 ) -> None:
     wait = estimate(explanation, ahead=3, starts=starts, window_seconds=600.0, patience_left=12.0)
     assert wait.seconds == seconds

@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.money import ledger
-from nodepool.domain.money.ledger import MAX_CPT, EntryKind, NewEntry, Posted, Terms
+from nodepool.domain.money.ledger import MAX_CPT, EntryKind, NewEntry, Posted, PriceTerms
 from nodepool.domain.tasks.states import Outcome
 
 ENTRY = NewEntry("transfer:1:x", EntryKind.TRANSFER, "user:1", "user:2", 5, "task", "a note")
@@ -86,11 +86,11 @@ def test_a_movement_has_two_accounts_an_id_and_a_short_note() -> None:
 
 
 def test_terms_that_cost_more_than_there_can_be_are_refused() -> None:
-    assert Terms(3, 60, 2).amount == 360
+    assert PriceTerms(3, 60, 2).amount == 360
     with pytest.raises(InvalidInputError):
-        Terms(MAX_CPT, 2).amount  # noqa: B018
+        PriceTerms(MAX_CPT, 2).amount  # noqa: B018
     with pytest.raises(InvalidInputError):
-        Terms(1, 0).amount  # noqa: B018
+        PriceTerms(1, 0).amount  # noqa: B018
 
 
 OTHERS = [

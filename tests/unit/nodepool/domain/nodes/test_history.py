@@ -10,10 +10,10 @@ from hypothesis import given, strategies as st
 from nodepool.domain.nodes.history import (
     HANDED_BACK_WEIGHT,
     MOST_SPEED_OF_ONE_RUN,
-    Ending,
-    History,
+    AttemptRecord,
     HistoryRules,
-    Run,
+    MeasuredRun,
+    NodeHistory,
     after_end,
     believable,
     is_handed_back,
@@ -22,9 +22,9 @@ from nodepool.domain.nodes.history import (
 from nodepool.domain.tasks.states import Outcome
 
 RULES = HistoryRules(half_life_seconds=100.0, probation_after=3)
-GOOD, BAD = Ending(outcome=Outcome.SUCCEEDED), Ending(outcome=Outcome.LOST)
+GOOD, BAD = AttemptRecord(outcome=Outcome.SUCCEEDED), AttemptRecord(outcome=Outcome.LOST)
 ENDINGS = st.builds(
-    Ending,
+    AttemptRecord,
     outcome=st.sampled_from(Outcome),
     counts=st.booleans(),
     handed_back=st.booleans(),
@@ -33,28 +33,30 @@ ENDINGS = st.builds(
 )
 
 
-def history(*endings: Ending, now: float = 0.0) -> History:
+def history(*endings: AttemptRecord, now: float = 0.0) -> NodeHistory:
     """Of these endings, all at once."""
-    so_far = History()
+    so_far = NodeHistory()
     for ending in endings:
         so_far = after_end(so_far, ending, now, RULES)
     return so_far
 
 
 def test_what_was_counts_half_after_the_half_life() -> None:
-    then = History(good=8, bad=4, speed_sum=6, speed_weight=2, at=50, bad_streak=2)
-    assert then.as_of(150, RULES) == History(good=4, bad=2, speed_sum=3, speed_weight=1, at=150, bad_streak=2)
+    then = NodeHistory(good=8, bad=4, speed_sum=6, speed_weight=2, at=50, bad_streak=2)
+    assert then.as_of(150, RULES) == NodeHistory(
+        good=4, bad=2, speed_sum=3, speed_weight=1, at=150, bad_streak=2
+    )
     assert then.as_of(150, RULES).as_of(250, RULES).good == pytest.approx(then.as_of(250, RULES).good)
 
 
 def test_a_clock_that_goes_back_changes_nothing() -> None:
-    then = History(good=8, at=50)
+    then = NodeHistory(good=8, at=50)
     assert then.as_of(10, RULES) == then
-    assert after_end(then, GOOD, 10, RULES) == History(good=9, at=50)
+    assert after_end(then, GOOD, 10, RULES) == NodeHistory(good=9, at=50)
 
 
 def test_an_unknown_node_is_between_one_that_proved_itself_and_one_that_lost_something() -> None:
-    nobody, proven, fallen = History(), history(*[GOOD] * 5), history(BAD)
+    nobody, proven, fallen = NodeHistory(), history(*[GOOD] * 5), history(BAD)
     assert fallen.success_rate < nobody.success_rate < proven.success_rate
     assert fallen.quality < nobody.quality < proven.quality
     assert history(*[BAD] * 100).success_rate > 0
@@ -64,12 +66,12 @@ def test_an_unknown_node_is_between_one_that_proved_itself_and_one_that_lost_som
 def test_a_node_that_gets_no_work_drifts_back_to_what_an_unknown_one_has() -> None:
     bad = history(*[BAD] * 10)
     assert bad.success_rate < 0.4
-    assert bad.as_of(10_000, RULES).success_rate == pytest.approx(History().success_rate, abs=0.001)
+    assert bad.as_of(10_000, RULES).success_rate == pytest.approx(NodeHistory().success_rate, abs=0.001)
 
 
 @given(st.lists(st.tuples(ENDINGS, st.floats(0, 1e9)), max_size=30))
-def test_no_order_of_endings_leaves_the_bounds(told: list[tuple[Ending, float]]) -> None:
-    so_far = History()
+def test_no_order_of_endings_leaves_the_bounds(told: list[tuple[AttemptRecord, float]]) -> None:
+    so_far = NodeHistory()
     for ending, now in told:
         later = after_end(so_far, ending, now, RULES)
         assert later.at >= so_far.at
@@ -83,26 +85,26 @@ def test_no_order_of_endings_leaves_the_bounds(told: list[tuple[Ending, float]])
 
 @pytest.mark.parametrize("outcome", [Outcome.SUCCEEDED, Outcome.FAILED])
 def test_a_task_that_ran_to_its_end_is_good_for_its_node(outcome: Outcome) -> None:
-    assert history(Ending(outcome=outcome)) == History(good=1)
+    assert history(AttemptRecord(outcome=outcome)) == NodeHistory(good=1)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.LOST, Outcome.REFUSED])
 def test_a_lost_or_refused_task_is_bad_for_its_node(outcome: Outcome) -> None:
-    assert history(Ending(outcome=outcome)) == History(bad=1, bad_streak=1)
+    assert history(AttemptRecord(outcome=outcome)) == NodeHistory(bad=1, bad_streak=1)
 
 
 def test_a_stop_counts_neither_way() -> None:
-    assert history(GOOD, BAD, Ending(outcome=Outcome.STOPPED)) == history(GOOD, BAD)
+    assert history(GOOD, BAD, AttemptRecord(outcome=Outcome.STOPPED)) == history(GOOD, BAD)
 
 
 @pytest.mark.parametrize("outcome", list(Outcome))
 def test_what_does_not_count_changes_nothing(outcome: Outcome) -> None:
     before = history(BAD, BAD, BAD)
-    assert after_end(before, Ending(outcome=outcome, counts=False), 500, RULES) == before
+    assert after_end(before, AttemptRecord(outcome=outcome, counts=False), 500, RULES) == before
 
 
 def test_a_task_that_was_lost_elsewhere_before_weighs_less() -> None:
-    assert history(Ending(outcome=Outcome.LOST, bad_before=3)) == History(bad=0.25, bad_streak=1)
+    assert history(AttemptRecord(outcome=Outcome.LOST, bad_before=3)) == NodeHistory(bad=0.25, bad_streak=1)
 
 
 def test_three_bad_ends_in_a_row_put_a_node_on_probation_until_one_succeeds() -> None:
@@ -113,7 +115,7 @@ def test_three_bad_ends_in_a_row_put_a_node_on_probation_until_one_succeeds() ->
 
 
 def test_a_task_that_fails_by_itself_breaks_the_row_and_ends_no_probation() -> None:
-    failed = Ending(outcome=Outcome.FAILED)
+    failed = AttemptRecord(outcome=Outcome.FAILED)
     assert not history(BAD, BAD, failed, BAD, BAD).on_probation(RULES)
     assert history(BAD, BAD, BAD, *[failed] * 5).on_probation(RULES)
 
@@ -123,7 +125,7 @@ def test_time_alone_ends_no_probation() -> None:
 
 
 def test_handing_back_is_no_crash_and_is_not_free() -> None:
-    back = Ending(outcome=Outcome.REFUSED, handed_back=True)
+    back = AttemptRecord(outcome=Outcome.REFUSED, handed_back=True)
     assert history(*[back] * 50).bad_streak == 0
     assert history(back).bad == pytest.approx(HANDED_BACK_WEIGHT)
     # One of twenty handed back is hardly seen; a node that hands back everything is.
@@ -149,8 +151,8 @@ def test_only_a_node_that_leaves_in_order_hands_back(
     assert is_handed_back(outcome, draining=draining, active=active) is handed_back
 
 
-def run(seconds: float, *, claimed: int = 1000, score: int = 4000, cores: int = 4) -> Run:
-    return Run(seconds=seconds, claimed_score=claimed, node_score=score, node_cores=cores)
+def run(seconds: float, *, claimed: int = 1000, score: int = 4000, cores: int = 4) -> MeasuredRun:
+    return MeasuredRun(seconds=seconds, claimed_score=claimed, node_score=score, node_cores=cores)
 
 
 def test_a_node_that_takes_twice_as_long_for_the_same_points_has_half_the_speed() -> None:
@@ -187,14 +189,16 @@ def test_one_comparison_says_no_more_than_its_bound() -> None:
         (run(100, claimed=0, cores=0, score=0), [run(100)]),
     ],
 )
-def test_where_nothing_can_be_compared_there_is_no_speed(here: Run, elsewhere: list[Run]) -> None:
+def test_where_nothing_can_be_compared_there_is_no_speed(
+    here: MeasuredRun, elsewhere: list[MeasuredRun]
+) -> None:
     assert speed_of(here, elsewhere) is None
-    assert History().relative_speed == 1.0
+    assert NodeHistory().relative_speed == 1.0
 
 
 def test_of_equally_reliable_nodes_the_faster_has_more_quality_up_to_a_bound() -> None:
-    def node(speed: float) -> History:
-        return history(*[Ending(outcome=Outcome.SUCCEEDED, speed=speed)] * 10)
+    def node(speed: float) -> NodeHistory:
+        return history(*[AttemptRecord(outcome=Outcome.SUCCEEDED, speed=speed)] * 10)
 
     assert node(0.5).quality < node(1.0).quality < node(1.25).quality <= node(2.0).quality
     assert node(1.6).quality == node(2.0).quality

@@ -6,7 +6,7 @@ import ipaddress
 
 import pytest
 
-from nodepool.domain.errors import ConflictError, InvalidInputError
+from nodepool.domain.errors import InvalidInputError, StateConflictError
 from nodepool.domain.nodes import push_addresses
 
 PEER = "203.0.114.7"
@@ -135,14 +135,14 @@ def test_of_several_addresses_of_a_name_the_registrations_own_is_taken() -> None
 @pytest.mark.parametrize("bad", ["127.0.0.1", "169.254.169.254", "10.0.0.1", "::1", "::ffff:127.0.0.1"])
 def test_a_name_with_one_forbidden_address_is_not_called_at_all(bad: str) -> None:
     for found in ([PEER, bad], [bad, PEER]):
-        with pytest.raises(ConflictError):
+        with pytest.raises(StateConflictError):
             chosen(*found)
 
 
 def test_a_name_without_a_fitting_address_is_not_called() -> None:
-    with pytest.raises(ConflictError, match="registered from"):
+    with pytest.raises(StateConflictError, match="registered from"):
         chosen("8.8.8.8", "8.8.4.4")
-    with pytest.raises(ConflictError, match="no address"):
+    with pytest.raises(StateConflictError, match="no address"):
         chosen()
 
 
@@ -155,7 +155,7 @@ def test_a_registration_is_checked_as_far_as_it_can_be() -> None:
     register(PEER)
     register("node.example.org")
     register("10.0.0.2", peer="10.0.0.2", allowed="10.0.0.0/8")
-    with pytest.raises(ConflictError, match="PUSH_ALLOWED_NETWORKS"):
+    with pytest.raises(StateConflictError, match="PUSH_ALLOWED_NETWORKS"):
         register("10.0.0.2", peer="10.0.0.2")
     for host, port in (("", 50053), (PEER, 0), ("localhost", 1), ("a.LOCALHOST.", 1), ("0x7f.1", 1)):
         with pytest.raises(InvalidInputError):

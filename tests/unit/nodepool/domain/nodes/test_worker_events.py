@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from nodepool.domain import bounded_json
-from nodepool.domain.nodes.worker_events import MAX_TEXT_CHARACTERS, Dropped, hear
+from nodepool.domain.nodes.worker_events import MAX_TEXT_CHARACTERS, DropReason, parse_message
 from tests.support import bad_events
 from tests.support.bad_events import envelope, heartbeat, received
 
@@ -22,7 +22,7 @@ JSON = st.recursive(
 
 
 def one(event: dict[str, Any], agent: str = AGENT) -> dict[str, Any]:
-    heard = hear(envelope(event), agent, time.time())
+    heard = parse_message(envelope(event), agent, time.time())
     assert heard.dropped == []
     (shown,) = heard.events
     return shown
@@ -34,15 +34,15 @@ def test_an_agents_events_are_shown() -> None:
     assert not {"clock", "utcoffset"} & beat.keys()
     task = received(NODE)
     assert one(task)["uuid"] == task["uuid"]
-    several = hear(envelope([received(NODE), {"type": "x"}, received(NODE)]), AGENT, time.time())
-    assert (len(several.events), several.dropped) == (2, [Dropped.SHAPE])
+    several = parse_message(envelope([received(NODE), {"type": "x"}, received(NODE)]), AGENT, time.time())
+    assert (len(several.events), several.dropped) == (2, [DropReason.SHAPE])
 
 
 @pytest.mark.parametrize("what", bad_events.hostile(NODE, "bob/n1"))
 def test_whatever_is_no_event_of_the_nodes_is_dropped(what: str) -> None:
     reason, message = bad_events.hostile(NODE, "bob/n1")[what]
-    heard = hear(message, AGENT, time.time())
-    if reason == Dropped.UNKNOWN_TASK:  # a question of what was heard before
+    heard = parse_message(message, AGENT, time.time())
+    if reason == DropReason.UNKNOWN_TASK:  # a question of what was heard before
         assert len(heard.events) == 1
     else:
         assert (heard.events, set(heard.dropped)) == ([], {reason})
@@ -50,7 +50,7 @@ def test_whatever_is_no_event_of_the_nodes_is_dropped(what: str) -> None:
 
 def test_what_is_strange_in_a_good_event_is_left_out() -> None:
     for message in bad_events.strange(NODE).values():
-        heard = hear(message, AGENT, time.time())
+        heard = parse_message(message, AGENT, time.time())
         assert heard.dropped == []
         for name, value in heard.events[0].items():
             assert name not in {"heartbeats", "alive", "event", "id", "clock", "parent_id", "worker", "state"}
@@ -60,23 +60,25 @@ def test_what_is_strange_in_a_good_event_is_left_out() -> None:
 
 def test_a_wrong_clock_moves_nothing() -> None:
     now = time.time()
-    ahead = hear(envelope(heartbeat(NODE, timestamp=now + 600)), AGENT, now)
+    ahead = parse_message(envelope(heartbeat(NODE, timestamp=now + 600)), AGENT, now)
     assert ahead.events[0]["timestamp"] == ahead.events[0]["local_received"] == now
-    near = hear(envelope(heartbeat(NODE, timestamp=now - 1.5)), AGENT, now)
+    near = parse_message(envelope(heartbeat(NODE, timestamp=now - 1.5)), AGENT, now)
     assert near.events[0]["timestamp"] == now - 1.5
 
 
 def test_the_pools_own_workers_pass_the_same_gate_and_are_no_agents() -> None:
     assert one(heartbeat("x", hostname="dispatcher@pool"), "")["hostname"] == "dispatcher@pool"
     assert one(received("x", hostname="dispatcher@pool", name="dispatcher.place"), "")
-    assert hear(envelope(heartbeat(NODE)), "", time.time()).dropped == [Dropped.SENDER]
+    assert parse_message(envelope(heartbeat(NODE)), "", time.time()).dropped == [DropReason.SENDER]
 
 
 @given(JSON, st.sampled_from(sorted(heartbeat(NODE)) + sorted(received(NODE))))
 @settings(max_examples=150, deadline=None)
 def test_no_value_of_any_field_gets_past_but_as_what_it_should_be(value: Any, field: str) -> None:
     for event in (heartbeat(NODE), received(NODE)):
-        heard = hear(json.dumps(json.loads(envelope({**event, field: value}))).encode(), AGENT, time.time())
+        heard = parse_message(
+            json.dumps(json.loads(envelope({**event, field: value}))).encode(), AGENT, time.time()
+        )
         for shown in heard.events:
             assert shown["hostname"] == AGENT
             for kept in shown.values():
@@ -86,7 +88,7 @@ def test_no_value_of_any_field_gets_past_but_as_what_it_should_be(value: Any, fi
 @given(st.binary(max_size=300))
 @settings(max_examples=100, deadline=None)
 def test_no_bytes_raise_anything(data: bytes) -> None:
-    assert hear(data, AGENT, 0.0).events == []
+    assert parse_message(data, AGENT, 0.0).events == []
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from hypothesis import given, strategies as st
 
 from nodepool.domain.accounts.token_buckets import Buckets
 from nodepool.domain.errors import RateLimitedError
-from nodepool.domain.scheduling.fair_turns import Bounds, FairQueue
+from nodepool.domain.scheduling.fair_turns import FairQueue, QueueBounds
 
-BOUNDS = Bounds(width=2, of_one=1, waiting_of_one=3, waiting=5)
+BOUNDS = QueueBounds(width=2, of_one=1, waiting_of_one=3, waiting=5)
 
 
 def _full() -> FairQueue[str]:

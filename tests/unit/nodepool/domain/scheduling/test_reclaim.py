@@ -13,10 +13,10 @@ from nodepool.domain.scheduling.reclaim import (
     MIN_MEMORY_MB,
     NEAR,
     WINDOW_SECONDS,
-    Plan,
+    MeasuredUse,
+    ReclaimPlan,
     RunView,
-    Use,
-    Watch,
+    UsageWindow,
     plan,
 )
 
@@ -38,44 +38,46 @@ def run(name: str, *, kept: int = 4096, cpu: int = 1000, claim: Claim = CLAIM, *
 
 def watched(name: str, memory_mb: int, cpu_score: int = 1000, **facts: object) -> RunView:
     """One that has used just that for long."""
-    use = Use(cpu_score, memory_mb)
+    use = MeasuredUse(cpu_score, memory_mb)
     return run(name, last=use, peak=use, **facts)  # type: ignore[arg-type]
 
 
-def memory_of(made: Plan) -> dict[str, int]:
+def memory_of(made: ReclaimPlan) -> dict[str, int]:
     return {name: claim.memory_mb for name, claim in made.allocations.items()}
 
 
-def planned(*runs: RunView, room: Claim = ROOM, **how: bool) -> Plan:
+def planned(*runs: RunView, room: Claim = ROOM, **how: bool) -> ReclaimPlan:
     return plan(runs, room=room, margin=MARGIN, **how)
 
 
 def test_a_run_is_left_its_use_and_the_margin() -> None:
-    assert planned(watched("a", 1000, 200)) == Plan({"a": replace(CLAIM, cpu_score=250, memory_mb=1250)})
+    assert planned(watched("a", 1000, 200)) == ReclaimPlan(
+        {"a": replace(CLAIM, cpu_score=250, memory_mb=1250)}
+    )
 
 
 def test_nothing_is_taken_from_a_run_that_is_little_known() -> None:
-    assert planned(run("a"), run("b", last=Use(0, 1))) == Plan({})
+    assert planned(run("a"), run("b", last=MeasuredUse(0, 1))) == ReclaimPlan({})
 
 
 def test_a_run_keeps_a_floor_and_its_gpu() -> None:
     least = replace(CLAIM, cpu_score=MIN_CPU_SCORE, memory_mb=MIN_MEMORY_MB)
-    assert planned(watched("a", 1, 0)) == Plan({"a": least})
+    assert planned(watched("a", 1, 0)) == ReclaimPlan({"a": least})
 
 
 def test_a_claim_below_the_floor_stays_whole() -> None:
     small = Claim(cpu_score=10, memory_mb=32, gpu_score=0, gpu_memory_gb=0)
-    assert planned(watched("a", 1, 0, kept=32, cpu=10, claim=small)) == Plan({})
+    assert planned(watched("a", 1, 0, kept=32, cpu=10, claim=small)) == ReclaimPlan({})
 
 
 def test_small_changes_move_nothing() -> None:
-    assert planned(watched("a", 1000, 950, kept=1300)) == Plan({})
+    assert planned(watched("a", 1000, 950, kept=1300)) == ReclaimPlan({})
     assert memory_of(planned(watched("a", 1000, 950, kept=1400))) == {"a": 1250}
 
 
 def test_an_allocation_grows_when_the_use_nears_it_and_never_over_the_claim() -> None:
     near = int(NEAR * 1250)
-    assert planned(watched("a", near - 1, kept=1250)) == Plan({})
+    assert planned(watched("a", near - 1, kept=1250)) == ReclaimPlan({})
     assert memory_of(planned(watched("a", near, kept=1250))) == {"a": 1407}
     assert memory_of(planned(watched("a", 4000, kept=1250))) == {"a": 4096}
     assert memory_of(planned(watched("a", 1 << 40, kept=1250))) == {"a": 4096}
@@ -132,12 +134,12 @@ def test_one_is_evicted_at_a_time() -> None:
 
 
 def test_nobody_goes_while_the_caller_does_not_know_all() -> None:
-    assert planned(watched("a", 2048, kept=2048), run("b"), room=FULL, may_evict=False) == Plan({})
+    assert planned(watched("a", 2048, kept=2048), run("b"), room=FULL, may_evict=False) == ReclaimPlan({})
 
 
 def test_under_pressure_everybody_gets_the_claim_back() -> None:
     made = planned(watched("a", 100, kept=200, cpu=100), watched("b", 100), restore=True)
-    assert made == Plan({"a": CLAIM})
+    assert made == ReclaimPlan({"a": CLAIM})
 
 
 def test_under_pressure_the_worst_goes_when_the_claims_do_not_fit() -> None:
@@ -162,25 +164,27 @@ def test_a_shortage_of_cpu_is_shared_by_claims_and_evicts_nobody() -> None:
 
 def test_who_gets_nothing_needs_nothing() -> None:
     free = replace(CLAIM, cpu_score=0)
-    assert planned(watched("a", 3900, 2000, claim=free, cpu=0), room=replace(ROOM, cpu_score=0)) == Plan({})
+    assert planned(
+        watched("a", 3900, 2000, claim=free, cpu=0), room=replace(ROOM, cpu_score=0)
+    ) == ReclaimPlan({})
 
 
 def test_the_use_that_counts_is_the_largest_of_the_window() -> None:
-    watch = Watch(since=1000.0)
+    watch = UsageWindow(since=1000.0)
     assert watch.peak(at=2000.0, after_seconds=60) is None
-    watch.note(Use(10, 700), 1000.0)
-    watch.note(Use(90, 100), 1001.0)
-    assert watch.last == Use(90, 100)
+    watch.note(MeasuredUse(10, 700), 1000.0)
+    watch.note(MeasuredUse(90, 100), 1001.0)
+    assert watch.last == MeasuredUse(90, 100)
     assert watch.peak(at=1059.0, after_seconds=60) is None
-    assert watch.peak(at=1060.0, after_seconds=60) == Use(90, 700)
-    watch.note(Use(20, 200), 1000.0 + WINDOW_SECONDS - 60)
-    assert watch.peak(at=1300.0, after_seconds=60) == Use(90, 700)
-    watch.note(Use(5, 50), 1000.0 + WINDOW_SECONDS + 30)
-    assert watch.peak(at=1400.0, after_seconds=60) == Use(20, 200)
+    assert watch.peak(at=1060.0, after_seconds=60) == MeasuredUse(90, 700)
+    watch.note(MeasuredUse(20, 200), 1000.0 + WINDOW_SECONDS - 60)
+    assert watch.peak(at=1300.0, after_seconds=60) == MeasuredUse(90, 700)
+    watch.note(MeasuredUse(5, 50), 1000.0 + WINDOW_SECONDS + 30)
+    assert watch.peak(at=1400.0, after_seconds=60) == MeasuredUse(20, 200)
 
 
 amounts = st.integers(0, 5000)
-uses = st.builds(Use, amounts, amounts)
+uses = st.builds(MeasuredUse, amounts, amounts)
 
 
 @st.composite
@@ -194,7 +198,7 @@ def run_views(draw: st.DrawFn) -> RunView:
     last = draw(st.none() | uses)
     peak = draw(st.none() | uses) if last else None
     if last and peak:
-        peak = Use(max(last.cpu_score, peak.cpu_score), max(last.memory_mb, peak.memory_mb))
+        peak = MeasuredUse(max(last.cpu_score, peak.cpu_score), max(last.memory_mb, peak.memory_mb))
     return RunView(
         attempt_id=str(draw(st.integers(0, 10**9))),
         claim=claim,
@@ -243,4 +247,4 @@ def test_a_second_look_at_the_same_changes_nothing(view: RunView) -> None:
     room = Claim(10_000, 10_000, 0, 0)
     made = plan([view], room=room, margin=MARGIN)
     again = replace(view, kept=made.allocations.get(view.attempt_id, view.kept))
-    assert plan([again], room=room, margin=MARGIN) == Plan({})
+    assert plan([again], room=room, margin=MARGIN) == ReclaimPlan({})

@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 
 from nodepool.domain.resources import Claim
 from nodepool.domain.scheduling.placement import Wish
-from nodepool.domain.scheduling.wait_queue import Ageing, WaitingLine, WaitingTask, order_of
+from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask, WaitQueue, order_of
 from nodepool.domain.tasks.states import LocationMode
 from nodepool.domain.trust.credit import Tier
 
@@ -24,7 +24,7 @@ class Line:
 
     def __init__(self) -> None:
         self.served: Counter[int] = Counter()
-        self.line = WaitingLine(AGEING, lambda owner: self.served[owner])
+        self.line = WaitQueue(AGEING, lambda owner: self.served[owner])
 
     def add(self, task_id: str, owner: int = 1, now: float = 0.0, **fields: Any) -> WaitingTask:
         wish = fields.pop("wish", WISH)

@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 
 from nodepool.domain.resources import Claim
 from nodepool.domain.scheduling.placement import Wish
-from nodepool.domain.scheduling.wait_queue import Ageing, Group, WaitingLine, WaitingTask
+from nodepool.domain.scheduling.wait_queue import Ageing, WaitGroup, WaitingTask, WaitQueue
 from nodepool.domain.trust.credit import RANK, Tier
 
 # Tiers do not age here: the line looks at the clock every ten seconds only, the rules at once.
@@ -29,9 +29,9 @@ ACTS = st.lists(
 class Model:
     def __init__(self) -> None:
         self.served: Counter[int] = Counter()
-        self.line = WaitingLine(AGEING, lambda owner: self.served[owner] / 2)
+        self.line = WaitQueue(AGEING, lambda owner: self.served[owner] / 2)
         self.waiting: dict[str, WaitingTask] = {}
-        self.blocked: list[Group] = []
+        self.blocked: list[WaitGroup] = []
 
     def first(self) -> str | None:
         keys = [
@@ -47,7 +47,7 @@ class Model:
         ]
         return min(keys)[-1] if keys else None
 
-    def head(self, now: float) -> tuple[WaitingTask, Group] | None:
+    def head(self, now: float) -> tuple[WaitingTask, WaitGroup] | None:
         head = self.line.head(now)
         assert (head and head[0].task_id) == self.first()
         return head

@@ -13,7 +13,7 @@ import pytest
 
 from nodepool.domain.errors import InvalidPackageError
 from nodepool.domain.tasks.package_rules import PackageLimits, check_package, disk_bytes, entry_script
-from nodepool.domain.tasks.zip_listing import Bounds, Tree
+from nodepool.domain.tasks.zip_listing import ListingBounds, PathTree
 from tests.support.bombs import folder_bomb, method_of, overlapping, with_end
 
 LIMITS = PackageLimits(max_unpacked_bytes=4 << 20, max_entries=20, max_ratio=100)
@@ -127,13 +127,13 @@ def test_folders_in_each_other_are_bounded() -> None:
 
 def test_the_work_on_a_folder_bomb_ends_at_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """200,000 folders in 1,000 entries: counted in folders made, not in time."""
-    trees: list[Tree] = []
+    trees: list[PathTree] = []
 
-    def kept(bounds: Bounds) -> Tree:
-        trees.append(Tree(bounds))
+    def kept(bounds: ListingBounds) -> PathTree:
+        trees.append(PathTree(bounds))
         return trees[-1]
 
-    monkeypatch.setattr("nodepool.domain.tasks.package_rules.Tree", kept)
+    monkeypatch.setattr("nodepool.domain.tasks.package_rules.PathTree", kept)
     assert "files and folders" in refusal(
         folder_bomb(1000, 200), PackageLimits(max_entries=2000, max_depth=300)
     )

@@ -19,7 +19,7 @@ from nodepool.domain.trust.benchmark_probe import (
     Belief,
     Judged,
     Probe,
-    Verdict,
+    ProbeVerdict,
     answer_of,
     chains_of,
     is_slow,
@@ -137,7 +137,7 @@ def test_starting_and_sending_are_not_counted_against_a_node() -> None:
     assert shown_score(4000, 12.0) == 400
 
 
-def after(belief: Belief, *ends: tuple[Verdict, float]) -> Judged:
+def after(belief: Belief, *ends: tuple[ProbeVerdict, float]) -> Judged:
     judged = Judged(belief=belief)
     for verdict, seconds in ends:
         belief = judged.belief
@@ -147,7 +147,7 @@ def after(belief: Belief, *ends: tuple[Verdict, float]) -> Judged:
 
 
 def test_one_slow_probe_is_an_accident_and_three_are_a_false_claim() -> None:
-    slow = (Verdict.SLOW, 12.0)
+    slow = (ProbeVerdict.SLOW, 12.0)
     for times in range(1, SLOW_TIMES):
         judged = after(CLAIM, *[slow] * times)
         assert (judged.belief.score, judged.false_claim) == (4000, False)
@@ -158,40 +158,40 @@ def test_one_slow_probe_is_an_accident_and_three_are_a_false_claim() -> None:
 
 
 def test_a_right_answer_in_time_in_between_begins_the_count_anew() -> None:
-    slow, right = (Verdict.SLOW, 12.0), (Verdict.RIGHT, 1.5)
+    slow, right = (ProbeVerdict.SLOW, 12.0), (ProbeVerdict.RIGHT, 1.5)
     judged = after(CLAIM, slow, slow, right, slow, slow)
     assert (judged.belief.score, judged.false_claim) == (4000, False)
 
 
 def test_a_false_claim_is_told_once() -> None:
     corrected = Belief(claimed=4000, measured=400)
-    judged = after(corrected, *[(Verdict.SLOW, 60.0)] * SLOW_TIMES)
+    judged = after(corrected, *[(ProbeVerdict.SLOW, 60.0)] * SLOW_TIMES)
     assert not judged.false_claim
     assert judged.belief.score < 400
 
 
 def test_a_node_that_shows_more_is_believed_more_until_its_claim_is() -> None:
-    quick = (Verdict.RIGHT, 1.0)
+    quick = (ProbeVerdict.RIGHT, 1.0)
     belief = Belief(claimed=4000, measured=1500)
     assert after(belief, quick).belief == Belief(claimed=4000, measured=3000)
     assert after(belief, quick, quick).belief == Belief(claimed=4000)
     # As fast as it is believed to be: it stays so.
-    assert after(belief, (Verdict.RIGHT, 4.5)).belief == belief
+    assert after(belief, (ProbeVerdict.RIGHT, 4.5)).belief == belief
 
 
 def test_a_claim_that_was_lowered_is_the_score() -> None:
     assert Belief(claimed=300, measured=400).score == 300
 
 
-@pytest.mark.parametrize("verdict", [Verdict.WRONG, Verdict.SILENT, Verdict.WITHDRAWN])
-def test_other_ends_say_nothing_of_the_speed(verdict: Verdict) -> None:
+@pytest.mark.parametrize("verdict", [ProbeVerdict.WRONG, ProbeVerdict.SILENT, ProbeVerdict.WITHDRAWN])
+def test_other_ends_say_nothing_of_the_speed(verdict: ProbeVerdict) -> None:
     assert after(CLAIM, *[(verdict, 100.0)] * 10) == Judged(belief=CLAIM)
 
 
 def test_a_node_that_never_answers_where_others_do_is_believed_less_and_not_blamed() -> None:
     belief = CLAIM
     for _ in range(SLOW_TIMES):
-        judged = judge(belief, Verdict.SILENT, work=4000, seconds=0.2, others_answer=True)
+        judged = judge(belief, ProbeVerdict.SILENT, work=4000, seconds=0.2, others_answer=True)
         assert not judged.false_claim
         belief = judged.belief
     assert belief.score == int(4000 / SLOW_FACTOR)
@@ -199,10 +199,10 @@ def test_a_node_that_never_answers_where_others_do_is_believed_less_and_not_blam
 
 @given(
     st.integers(1, 10**7),
-    st.lists(st.tuples(st.sampled_from(list(Verdict)), st.floats(0, 200)), max_size=30),
+    st.lists(st.tuples(st.sampled_from(list(ProbeVerdict)), st.floats(0, 200)), max_size=30),
 )
 def test_no_row_of_probes_takes_the_score_out_of_its_bounds(
-    claimed: int, ends: list[tuple[Verdict, float]]
+    claimed: int, ends: list[tuple[ProbeVerdict, float]]
 ) -> None:
     judged = after(Belief(claimed=claimed), *ends)
     assert 1 <= judged.belief.score <= claimed

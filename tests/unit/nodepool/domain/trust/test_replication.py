@@ -9,27 +9,27 @@ from nodepool.domain.trust.replication import (
     CHECK_PATIENCE_SECONDS,
     PATIENCE_SECONDS,
     TIE_PATIENCE_SECONDS,
-    Run,
+    ReplicaRun,
     Step,
     next_step,
 )
 from nodepool.domain.trust.voting import Finding, Verdict, Vote
 
-WAITING = Run(state=TaskState.QUEUED)
-RUNNING = Run(state=TaskState.RUNNING)
-STOPPED = Run(state=TaskState.STOPPED)
-GIVEN_UP = Run(state=TaskState.FAILED, given_up=True)
+WAITING = ReplicaRun(state=TaskState.QUEUED)
+RUNNING = ReplicaRun(state=TaskState.RUNNING)
+STOPPED = ReplicaRun(state=TaskState.STOPPED)
+GIVEN_UP = ReplicaRun(state=TaskState.FAILED, given_up=True)
 
 
 def said(
     digest: str, owner: int, *, at: float = 0.0, seconds: float = 1.0, trusted: bool = True, run: str = ""
-) -> Run:
+) -> ReplicaRun:
     vote = Vote(run_id=run or f"t~{owner}", owner_id=owner, digest=digest, trusted=trusted)
-    return Run(state=TaskState.SUCCEEDED, vote=vote, ended_at=at, seconds=seconds)
+    return ReplicaRun(state=TaskState.SUCCEEDED, vote=vote, ended_at=at, seconds=seconds)
 
 
 def next_of(
-    *runs: Run, replicas: int = 3, now: float = 0.0, others: bool = True, asked: bool = True
+    *runs: ReplicaRun, replicas: int = 3, now: float = 0.0, others: bool = True, asked: bool = True
 ) -> tuple[Step, int, Verdict | None]:
     found = next_step(runs, replicas=replicas, now=now, others=others, asked=asked)
     return found.step, found.add, found.count.verdict if found.count else None
@@ -54,7 +54,7 @@ UNDECIDED = (Step.END, 0, Verdict.UNDECIDED)
         ((said("a", 1), said("b", 2), said("c", 3), said("d", 4), said("e", 5)), UNDECIDED),
     ],
 )
-def test_votes_are_waited_for_and_counted(runs: tuple[Run, ...], expected: object) -> None:
+def test_votes_are_waited_for_and_counted(runs: tuple[ReplicaRun, ...], expected: object) -> None:
     assert next_of(*runs) == expected
 
 
