@@ -40,7 +40,7 @@ _printing = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Job:
+class DemoJob:
     """One task of the demo. `check` looks at its unpacked result and says what it found."""
 
     name: str
@@ -56,7 +56,7 @@ def say(who: str, line: str) -> None:
 # -- the pool ----------------------------------------------------------------------------------------
 
 
-class Pool:
+class DemoPool:
     """`hivemind up` on a data directory of its own."""
 
     def __init__(self, data_dir: Path) -> None:
@@ -126,7 +126,7 @@ class Pool:
 # -- the tasks ---------------------------------------------------------------------------------------
 
 
-def run_job(pool: NodePoolClient, job: Job) -> Path:
+def run_job(pool: NodePoolClient, job: DemoJob) -> Path:
     """Submits it, shows its output as it comes, unpacks its result and checks that."""
     submission = pool.submit(EXAMPLES / job.example, TaskNeeds(memory_gb=1))
     say(job.name, f"submitted as {submission.task_id}, {submission.package_bytes:,} bytes")
@@ -141,7 +141,7 @@ def run_job(pool: NodePoolClient, job: Job) -> Path:
     return folder
 
 
-def _follow(pool: NodePoolClient, job: Job, task_id: str) -> TaskInfo:
+def _follow(pool: NodePoolClient, job: DemoJob, task_id: str) -> TaskInfo:
     rest = b""
     last: TaskInfo | None = None
     for event in pool.watch(task_id, timeout_seconds=TASK_SECONDS):
@@ -162,9 +162,9 @@ def _follow(pool: NodePoolClient, job: Job, task_id: str) -> TaskInfo:
 
 
 JOBS = (
-    *(Job(f"pi-{number}", "pi", check_pi) for number in range(1, PI_TASKS + 1)),
-    Job("wordcount", "wordcount", check_counts),
-    Job("mandelbrot", "mandelbrot", check_picture),
+    *(DemoJob(f"pi-{number}", "pi", check_pi) for number in range(1, PI_TASKS + 1)),
+    DemoJob("wordcount", "wordcount", check_counts),
+    DemoJob("mandelbrot", "mandelbrot", check_picture),
 )
 
 
@@ -200,11 +200,11 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     data_dir = Path(tempfile.mkdtemp(prefix="hivemind-demo-"))
-    pool: Pool | None = None
+    pool: DemoPool | None = None
     done: dict[str, Path] = {}
     problem = ""
     try:
-        pool = Pool(data_dir)
+        pool = DemoPool(data_dir)
         pool.wait_ready()
         done = run_jobs(pool.data_dir, pool.address)
     except KeyboardInterrupt:
