@@ -47,7 +47,7 @@ class Pool:
         self._output: list[str] = []
         data_dir.mkdir(mode=0o711)
         argv = [
-            sys.executable, "-m", "hivemind.cli", "up", "--data-dir", str(data_dir),
+            sys.executable, "-m", "hivemind", "up", "--data-dir", str(data_dir),
             "--grpc-port", self.address.rpartition(":")[2], "--flower-port", "0",
             "--agents", str(agents), "--runner", runner, "--flower" if flower else "--no-flower",
             # Its tasks are the benchmark's own, though those of another account.

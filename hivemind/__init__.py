@@ -125,7 +125,14 @@ _HOME_OF = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'hivemind' has no attribute {name!r}")
-    return getattr(import_module(_HOME_OF.get(name, "hivemind.errors")), name)
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+# Type checkers see the names above and no others: for them this would make every name one of the package's.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_HOME_OF.get(name, "hivemind.errors")), name)

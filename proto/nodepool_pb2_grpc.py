@@ -5,7 +5,7 @@ import warnings
 
 from proto import nodepool_pb2 as proto_dot_nodepool__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.72.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in proto/nodepool_pb2_grpc.py depends on'
+        + f' but the generated code in proto/nodepool_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class UserServiceStub:
+class UserServiceStub(object):
     """---------------------------------------------------------------------------------------------
     People and their accounts
     ---------------------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ class UserServiceStub:
                 _registered_method=True)
 
 
-class UserServiceServicer:
+class UserServiceServicer(object):
     """---------------------------------------------------------------------------------------------
     People and their accounts
     ---------------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ def add_UserServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class UserService:
+class UserService(object):
     """---------------------------------------------------------------------------------------------
     People and their accounts
     ---------------------------------------------------------------------------------------------
@@ -411,7 +411,7 @@ class UserService:
             _registered_method=True)
 
 
-class NodeManagerServiceStub:
+class NodeManagerServiceStub(object):
     """---------------------------------------------------------------------------------------------
     Nodes: registration, liveness, and the agent's side of an attempt
     ---------------------------------------------------------------------------------------------
@@ -475,7 +475,7 @@ class NodeManagerServiceStub:
                 _registered_method=True)
 
 
-class NodeManagerServiceServicer:
+class NodeManagerServiceServicer(object):
     """---------------------------------------------------------------------------------------------
     Nodes: registration, liveness, and the agent's side of an attempt
     ---------------------------------------------------------------------------------------------
@@ -611,7 +611,7 @@ def add_NodeManagerServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class NodeManagerService:
+class NodeManagerService(object):
     """---------------------------------------------------------------------------------------------
     Nodes: registration, liveness, and the agent's side of an attempt
     ---------------------------------------------------------------------------------------------
@@ -888,7 +888,7 @@ class NodeManagerService:
             _registered_method=True)
 
 
-class MasterNodeServiceStub:
+class MasterNodeServiceStub(object):
     """---------------------------------------------------------------------------------------------
     Tasks, as their owners see them
     ---------------------------------------------------------------------------------------------
@@ -977,7 +977,7 @@ class MasterNodeServiceStub:
                 _registered_method=True)
 
 
-class MasterNodeServiceServicer:
+class MasterNodeServiceServicer(object):
     """---------------------------------------------------------------------------------------------
     Tasks, as their owners see them
     ---------------------------------------------------------------------------------------------
@@ -1164,7 +1164,7 @@ def add_MasterNodeServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class MasterNodeService:
+class MasterNodeService(object):
     """---------------------------------------------------------------------------------------------
     Tasks, as their owners see them
     ---------------------------------------------------------------------------------------------
@@ -1576,7 +1576,7 @@ class MasterNodeService:
             _registered_method=True)
 
 
-class WorkerNodeServiceStub:
+class WorkerNodeServiceStub(object):
     """---------------------------------------------------------------------------------------------
     Served by nodes; on the gateway ExecuteTask means "run this on that node of mine",
     StopTaskExecution "stop it there", and the reports are those of nodes that are pushed to.
@@ -1611,7 +1611,7 @@ class WorkerNodeServiceStub:
                 _registered_method=True)
 
 
-class WorkerNodeServiceServicer:
+class WorkerNodeServiceServicer(object):
     """---------------------------------------------------------------------------------------------
     Served by nodes; on the gateway ExecuteTask means "run this on that node of mine",
     StopTaskExecution "stop it there", and the reports are those of nodes that are pushed to.
@@ -1673,7 +1673,7 @@ def add_WorkerNodeServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class WorkerNodeService:
+class WorkerNodeService(object):
     """---------------------------------------------------------------------------------------------
     Served by nodes; on the gateway ExecuteTask means "run this on that node of mine",
     StopTaskExecution "stop it there", and the reports are those of nodes that are pushed to.
@@ -1789,7 +1789,7 @@ class WorkerNodeService:
             _registered_method=True)
 
 
-class AdminServiceStub:
+class AdminServiceStub(object):
     """---------------------------------------------------------------------------------------------
     The operator. Every call needs the role admin and is kept in the audit table.
     ---------------------------------------------------------------------------------------------
@@ -1833,7 +1833,7 @@ class AdminServiceStub:
                 _registered_method=True)
 
 
-class AdminServiceServicer:
+class AdminServiceServicer(object):
     """---------------------------------------------------------------------------------------------
     The operator. Every call needs the role admin and is kept in the audit table.
     ---------------------------------------------------------------------------------------------
@@ -1919,7 +1919,7 @@ def add_AdminServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class AdminService:
+class AdminService(object):
     """---------------------------------------------------------------------------------------------
     The operator. Every call needs the role admin and is kept in the audit table.
     ---------------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ start() {
 
 hivemind() { # from outside, over the published port, with the client of HEAD
     HIVEMIND_GATEWAY="$gateway" HIVEMIND_PASSWORD="$password" XDG_CONFIG_HOME="$work/profile" bounded 180 \
-        "$root/.venv/bin/python" -m hivemind.cli "$@"
+        "$root/.venv/bin/python" -m hivemind "$@"
 }
 
 run_task() {

@@ -74,7 +74,7 @@ class DemoPool:
         self._ready = threading.Event()
         self._process = subprocess.Popen(
             [
-                sys.executable, "-m", "hivemind.cli", "up", "--data-dir", str(data_dir),
+                sys.executable, "-m", "hivemind", "up", "--data-dir", str(data_dir),
                 "--grpc-port", self.address.rpartition(":")[2], "--flower-port", str(_free_port()),
                 "--agents", "2", "--runner", "auto",
             ],

@@ -1,10 +1,20 @@
 #!/bin/sh
 # Generate the protobuf code and its typed stubs from proto/nodepool.proto: beside it, for whoever uses the protocol
 # alone, and in nodepool/protocol, which the product imports. What people install has no package named `proto`: others have.
+# The generator has an environment of its own (scripts/protoc.in says why), which is made when it is not there.
 set -eu
 cd "$(dirname "$0")/.."
 out="${1:-.}"
-PATH="$(dirname "${PYTHON:-.venv/bin/python}"):$PATH" "${PYTHON:-.venv/bin/python}" -m grpc_tools.protoc -I. \
+python="${PYTHON:-.venv/bin/python}"
+uv="$(dirname "$python")/uv"
+generator=.venv-protoc
+if ! cmp -s scripts/protoc.txt "$generator/.installed"; then
+  [ -x "$uv" ] || { echo "$uv is missing; run: make install" >&2; exit 1; }
+  "$uv" venv --quiet --clear --python "$python" "$generator"
+  "$uv" pip install --quiet --native-tls --python "$generator" --require-hashes -r scripts/protoc.txt
+  cp scripts/protoc.txt "$generator/.installed"
+fi
+PATH="$PWD/$generator/bin:$PATH" "$generator/bin/python" -m grpc_tools.protoc -I. \
   --python_out="$out" --grpc_python_out="$out" --mypy_out="quiet:$out" --mypy_grpc_out="quiet:$out" \
   proto/nodepool.proto
 mkdir -p "$out/nodepool/protocol"

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Compiles the three locks, each with the hashes of every file of every package, without naming any index:
+# Compiles the four locks, each with the hashes of every file of every package, without naming any index:
 #   requirements.txt         everything, for working on the repository (from pyproject.toml)
 #   deploy/requirements.txt  what the image has, and what builds it: the same versions
 #   scripts/tools.txt        make sbom and make audit (from scripts/tools.in)
+#   scripts/protoc.txt       make proto (from scripts/protoc.in)
 # Versions stay as they are while they fit; LOCK_ARGUMENTS=--upgrade takes new ones.
 set -eu
 cd "$(dirname "$0")/.."
-.venv/bin/python -m pip install --quiet --disable-pip-version-check uv
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 
@@ -21,9 +21,11 @@ compile() { # LOCK ARGUMENTS…: for every platform and every Python from 3.11 u
     { echo "# Compiled by scripts/lock.sh (make lock)"; cat "$work/lock.txt"; } >"$lock"
 }
 
-# The project itself is installed from the checkout, by the setuptools that is in the lock.
+# The project itself is installed from the checkout, by the hatchling that is in the lock.
 .venv/bin/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['build-system']['requires'], sep='\n')" \
     >"$work/build.in"
-compile requirements.txt --extra dev pyproject.toml "$work/build.in"
-compile deploy/requirements.txt --extra server --constraint requirements.txt pyproject.toml "$work/build.in"
+compile requirements.txt --extra agent --group pyproject.toml:dev pyproject.toml "$work/build.in"
+compile deploy/requirements.txt --extra agent --group pyproject.toml:server --constraint requirements.txt \
+    pyproject.toml "$work/build.in"
 compile scripts/tools.txt scripts/tools.in
+compile scripts/protoc.txt scripts/protoc.in

@@ -81,7 +81,7 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> A
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m worker_agent",
+        prog="hivemind-agent",
         description="Offers this machine to a HiveMind node pool and runs what the pool sends.",
         epilog=f"The password comes from --password-file or from the environment's {PASSWORD_VARIABLE}.",
     )

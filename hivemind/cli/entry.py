@@ -1,7 +1,6 @@
 """The root of the `hivemind` command: global options, finding commands, errors and exit codes.
 
-Imports click and nothing heavy, so that help and completion are quick. Commands of the operator
-are found through the entry point group `hivemind.commands`; a broken one breaks only itself.
+Imports click and nothing heavy, so that help and completion are quick.
 """
 
 from __future__ import annotations
@@ -9,18 +8,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import Any
 
 import click
 
+from hivemind.cli import plugins
 from hivemind.cli.app import App
 from hivemind.cli.render.plain_text import json_line, one_line
 from hivemind.config import Wishes
 from hivemind.errors import EXIT_CODE_MEANINGS, ClientError, ExitCode
 from nodepool.domain.errors import InvalidInputError, NodePoolError
+from nodepool.starting import DISTRIBUTION, missing
 
-PLUGIN_GROUP = "hivemind.commands"
 _BROKEN_PIPE_EXIT = 141  # 128 + SIGPIPE, what a shell shows for it
 
 # name -> (where it is, what it does)
@@ -66,15 +66,14 @@ class _LazyGroup(click.Group):
     """Knows its commands by name and loads one when it is run."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return [*_COMMANDS, *sorted(name for name in _plugins() if name not in _COMMANDS)]
+        return [*_COMMANDS, *(name for name in plugins.names(plugins.COMMANDS) if name not in _COMMANDS)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name in _COMMANDS:
             module, attribute = _COMMANDS[cmd_name][0].split(":")
             found: click.Command = getattr(import_module(module), attribute)
             return found
-        plugin = _plugins().get(cmd_name)
-        return None if plugin is None else _load_plugin(plugin)
+        return plugins.load(plugins.COMMANDS, cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -95,32 +94,6 @@ class _LazyGroup(click.Group):
             formatter.write_dl(rows)
 
 
-def _plugins() -> dict[str, metadata.EntryPoint]:
-    return {entry.name: entry for entry in metadata.entry_points(group=PLUGIN_GROUP)}
-
-
-def _load_plugin(plugin: metadata.EntryPoint) -> click.Command:
-    try:
-        loaded = plugin.load()
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with it must not break the rest
-        return _broken(plugin.name, f"{type(error).__name__}: {error}")
-    if not isinstance(loaded, click.Command):
-        return _broken(plugin.name, f"{plugin.value} is not a command")
-    return loaded
-
-
-def _broken(name: str, problem: str) -> click.Command:
-    def tell(**_: Any) -> None:
-        raise ClientError(
-            f"the command {name!r} cannot be loaded: {problem}",
-            hint="is the package installed with its server extra?",
-        )
-
-    return click.Command(
-        name, callback=tell, context_settings={"ignore_unknown_options": True, "allow_extra_args": True}
-    )
-
-
 @click.group(cls=_LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--gateway", metavar="HOST:PORT", help="The pool's gateway [default: of the last login].")
 @click.option("--tls/--no-tls", default=None, help="Encrypt the connection.")
@@ -132,7 +105,7 @@ def _broken(name: str, problem: str) -> click.Command:
     help="Send token and code unencrypted to another machine.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout, errors in JSON on stderr.")
-@click.version_option(package_name="hivemind-nodepool", prog_name="hivemind")
+@click.version_option(package_name=DISTRIBUTION, prog_name="hivemind")
 @click.pass_context
 def cli(
     context: click.Context,
@@ -171,6 +144,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _tell(app, "refused", str(error), "", ExitCode.REFUSED)
     except NodePoolError as error:
         return _tell(app, "failure", str(error), "", ExitCode.FAILURE)
+    except ModuleNotFoundError as error:
+        # A command's own packages are imported when it is run.
+        if not (problem := missing(error, "client")):
+            raise
+        return _tell(app, "usage", problem, "", ExitCode.USAGE)
     except (_ReaderLeftError, BrokenPipeError):
         # The interpreter's last flush would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from importlib import metadata
-
 import click
 
+from hivemind.cli import plugins
 from hivemind.cli.app import App, json_option, pass_app
 from hivemind.cli.connect import connect
 from hivemind.cli.render.money import credit_text, statement_table
 from hivemind.cli.render.plain_text import one_line
 from hivemind.cli.render.tasks import bytes_text, count_text, jsonable, show
 from hivemind.errors import UnreachableError
-
-_LEDGER_GROUP = "hivemind.ledger"
 
 
 @click.command()
@@ -58,13 +55,10 @@ class _LedgerGroup(click.Group):
     """The statement by itself; below it what the server's package brings for operators."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return sorted(entry.name for entry in metadata.entry_points(group=_LEDGER_GROUP))
+        return plugins.names(plugins.LEDGER)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        for entry in metadata.entry_points(group=_LEDGER_GROUP, name=cmd_name):
-            command: click.Command = entry.load()
-            return command
-        return None
+        return plugins.load(plugins.LEDGER, cmd_name)
 
 
 @click.group(cls=_LedgerGroup, invoke_without_command=True)

@@ -11,11 +11,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from nodepool.settings import Settings
 from tests.support.environment import ROOT
 
-LOCKS = ("requirements.txt", "deploy/requirements.txt", "scripts/tools.txt")
+LOCKS = ("requirements.txt", "deploy/requirements.txt", "scripts/tools.txt", "scripts/protoc.txt")
 PIN = re.compile(r"([a-z0-9][a-z0-9.-]*)==(\S+)(?: ; [^\\]+)? \\")
 HASH = re.compile(r"    --hash=sha256:[0-9a-f]{64}(?: \\)?")
 
@@ -51,15 +52,27 @@ def test_the_image_has_the_versions_that_are_tested() -> None:
 
 
 def test_what_the_project_names_is_locked_at_that_version() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     everything, image = pins("requirements.txt"), pins("deploy/requirements.txt")
-    for extra, named in {"": project["dependencies"], **project["optional-dependencies"]}.items():
-        for requirement in named:
-            name, _, version = re.sub(r"\[.*\]", "", requirement).partition("==")
-            if name == project["name"]:
-                continue
-            for lock in [everything] if extra == "dev" else [everything, image]:
-                assert lock[name.lower()] == version, requirement
+    for group, named in pyproject["dependency-groups"].items():
+        for requirement in (Requirement(text) for text in named if isinstance(text, str)):
+            for lock in [everything] if group == "dev" else [everything, image]:
+                assert str(requirement.specifier) == f"=={lock[requirement.name]}", requirement
+
+
+def test_what_people_install_is_a_range_with_the_servers_version_in_it() -> None:
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project, image = pyproject["project"], pins("deploy/requirements.txt")
+    server = {Requirement(text).name for text in pyproject["dependency-groups"]["server"]}
+    extras = project["optional-dependencies"]
+    assert set(extras) == {"client", "agent"}
+    for text in (*project["dependencies"], *extras["client"], *extras["agent"]):
+        requirement = Requirement(text)
+        if requirement.name == project["name"]:
+            continue
+        assert {bound.operator for bound in requirement.specifier} == {">=", "<"}, text
+        assert image[requirement.name] in requirement.specifier, text
+        assert requirement.name in server, f"{requirement.name}: the server's version is named too"
 
 
 def test_everything_is_installed_with_hashes_and_built_by_what_has_one() -> None:
@@ -68,8 +81,8 @@ def test_everything_is_installed_with_hashes_and_built_by_what_has_one() -> None
         for line in text.splitlines():
             if "pip install" in line:
                 assert "--require-hashes" in line or "--no-deps --no-build-isolation" in line, line
-    assert "setuptools" in pins("requirements.txt")
-    assert "setuptools" in pins("deploy/requirements.txt")
+    assert "hatchling" in pins("requirements.txt")
+    assert "hatchling" in pins("deploy/requirements.txt")
 
 
 def test_a_package_with_other_content_is_not_installed(tmp_path: Path) -> None:

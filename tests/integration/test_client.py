@@ -76,7 +76,7 @@ class Shell:
         return json.loads(done.stdout if code == 0 else done.stderr)
 
     def command(self, *arguments: str | Path) -> list[str]:
-        return [sys.executable, "-m", "hivemind.cli", *map(str, arguments)]
+        return [sys.executable, "-m", "hivemind", *map(str, arguments)]
 
 
 @pytest.fixture

@@ -21,12 +21,12 @@ from nodepool.protocol import nodepool_pb2 as pb
 from tests.support.scripted_server import Scripted, in_chunks, token_of
 from tests.support.tasks import package
 
-COMMAND = [sys.executable, "-m", "hivemind.cli"]
+COMMAND = [sys.executable, "-m", "hivemind"]
 # A session of its own has no terminal until it takes one.
 WITH_A_TERMINAL = (
     "import fcntl, runpy, termios\n"
     "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
-    "runpy.run_module('hivemind.cli', run_name='__main__')\n"
+    "runpy.run_module('hivemind', run_name='__main__')\n"
 )
 TOKEN = token_of("alice", exp=4_000_000_000)
 RESULT = package({"answer.txt": "42"})

@@ -37,7 +37,7 @@ class Up:
 
     def command(self, name: str, data_dir: Path, grpc_port: int, flower_port: int) -> TestProcess:
         argv = [
-            *self.within, sys.executable, "-m", "hivemind.cli", "up", "--data-dir", str(data_dir),
+            *self.within, sys.executable, "-m", "hivemind", "up", "--data-dir", str(data_dir),
             "--grpc-port", str(grpc_port), "--flower-port", str(flower_port),
             "--agents", str(self.agents), "--runner", "process",
         ]  # fmt: skip
