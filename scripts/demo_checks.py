@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import runpy
 import struct
 import zlib
 from collections import Counter
@@ -30,9 +31,12 @@ def check_pi(folder: Path) -> str:
 
 
 def check_counts(folder: Path) -> str:
-    """Counts the words here in another way, and wants the very same numbers."""
-    text = (EXAMPLES / "wordcount" / "alice.txt").read_text(encoding="utf-8").lower()
-    expected = Counter(match.group() for match in re.finditer(r"[a-z]+('[a-z]+)?", text))
+    """Makes the text here, counts its words in another way, and wants the very same of both."""
+    example = runpy.run_path(str(EXAMPLES / "wordcount" / "main.py"))
+    text = "".join(example["make_text"](example["SEED"], example["WORDS"]))
+    if (folder / "text.txt").read_text(encoding="utf-8") != text:
+        raise DemoError("the text that was counted is not the one that its seed makes here")
+    expected = Counter(match.group() for match in re.finditer(r"[a-z]+('[a-z]+)?", text.lower()))
     with (folder / "counts.csv").open(encoding="utf-8", newline="") as file:
         found = {row["word"]: int(row["count"]) for row in csv.DictReader(file)}
     if found != expected:

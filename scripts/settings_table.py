@@ -1,6 +1,6 @@
-"""settings_table.py [--write]: the README's table of settings, made from nodepool.settings.Settings.
+"""settings_table.py [--write]: the table of docs/settings.md, made from nodepool.settings.Settings.
 
-Without --write it prints the table and says what differs in README.md and .env.example; the exit
+Without --write it prints the table and says what differs in docs/settings.md and .env.example; the exit
 status is 1 when something does. .env.example has hand-written parts, so it is checked and not written.
 """
 
@@ -52,12 +52,12 @@ def table() -> str:
     return "\n".join(rows)
 
 
-def with_table(readme: str) -> str:
+def with_table(page: str) -> str:
     """The text with the table between its markers. Raises ValueError when they are not there."""
-    before, begin, rest = readme.partition(BEGIN)
+    before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"README.md lacks the lines {BEGIN!r} and {END!r}")
+        raise ValueError(f"docs/settings.md lacks the lines {BEGIN!r} and {END!r}")
     return f"{before}{BEGIN}\n{table()}\n{END}{after}"
 
 
@@ -77,16 +77,18 @@ def env_problems(text: str) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
+    page = ROOT / "docs" / "settings.md"
+    text = page.read_text(encoding="utf-8")
     wanted = with_table(text)
     problems = env_problems((ROOT / ".env.example").read_text(encoding="utf-8"))
     if "--write" in arguments:
-        readme.write_text(wanted, encoding="utf-8")
+        page.write_text(wanted, encoding="utf-8")
     else:
         print(table())
         if text != wanted:
-            problems.append("README.md's table is old; run: python scripts/settings_table.py --write")
+            problems.append(
+                "the table of docs/settings.md is old; run: python scripts/settings_table.py --write"
+            )
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0

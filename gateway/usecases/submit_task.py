@@ -48,7 +48,7 @@ from nodepool.stores.sql.ledger import api as ledger_store
 log = logging.getLogger(__name__)
 
 # What must be the same for a repeated upload to be the same upload.
-_SAME = (
+SAME_ON_REPEAT = (
     "package_sha256", "cpu_score", "memory_gb", "gpu_score", "gpu_memory_gb", "gpu_name", "region",
     "image", "network", "max_minutes", "pinned_node", "priority", "min_trust", "location_mode",
     "replicas", "compare_outputs",
@@ -319,8 +319,8 @@ def _check_room(gateway: Gateway, owner: CallerIdentity, score: int) -> None:
 
 
 def _repeated(existing: Row[Any], row: dict[str, Any], owner: CallerIdentity) -> Accepted:
-    same = existing.owner_id == owner.user_id and all(getattr(existing, name) == row[name] for name in _SAME)
-    if not same:
+    same = all(getattr(existing, name) == row[name] for name in SAME_ON_REPEAT)
+    if existing.owner_id != owner.user_id or not same:
         raise _taken(row["id"])
     return Accepted(row["id"], repeated=True)
 

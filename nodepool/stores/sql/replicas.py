@@ -36,7 +36,7 @@ _PARENT = (
 )
 _INSERT = insert(tasks)
 # What a run has of its parent.
-_OF_PARENT = (
+COPIED_TO_RUNS = (
     "owner_id", "cpu_score", "memory_gb", "gpu_score", "gpu_memory_gb", "gpu_name", "region", "tier",
     "priority", "min_trust", "location_mode", "compare_outputs", "price_per_minute", "image", "network",
     "max_minutes", "package_sha256", "package_bytes", "created_at",
@@ -86,7 +86,7 @@ def add_runs(
     """Runs with these numbers that wait for nodes; their ids."""
     rows = [
         {
-            **{name: parent[name] for name in _OF_PARENT},
+            **{name: parent[name] for name in COPIED_TO_RUNS},
             "id": ids.run_id(parent["id"], number),
             "parent_id": parent["id"],
             "kind": TaskKind.REPLICA if parent["replicas"] > 1 else TaskKind.AUDIT,

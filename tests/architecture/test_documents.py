@@ -1,0 +1,152 @@
+"""What the documents point to is there: files of the repository, relative links, and their headings."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.environment import ROOT
+
+_SUFFIXES = "py|pyi|md|sh|toml|yml|yaml|proto|txt|env|sql|svg|png|cfg|ini"
+_PATH = re.compile(rf"`(\.?[\w@.-]+(?:/[\w@.-]+)+\.(?:{_SUFFIXES})|[\w@.-]+(?:/[\w@.-]+)*/)`")
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+# Named in documents and made by the product or by make, or shown as an example of a user's own.
+NOT_OURS = frozenset(
+    {"build/sbom.json", "deploy/images.env", "storage/", "secrets/", "valkey/", "agents/", "logs/"}
+)
+
+
+def documents() -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return [ROOT / name for name in listed.stdout.split() if (ROOT / name).is_file()]
+
+
+DOCUMENTS = documents()
+_ids = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
+
+
+def missing_files(text: str, folder: Path) -> list[str]:
+    """Paths in backticks, from the root or from the document's own folder, that are not there."""
+    return [
+        path
+        for path in _PATH.findall(_FENCE.sub("", text))
+        if path not in NOT_OURS and not (ROOT / path).exists() and not (folder / path).exists()
+    ]
+
+
+def anchors_of(text: str) -> set[str]:
+    """The headings as GitHub spells them in links."""
+    headings = re.findall(r"^#+ (.+)$", _FENCE.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(text: str, folder: Path, own_name: str) -> list[str]:
+    broken = []
+    for link in _LINK.findall(_FENCE.sub("", text)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = folder / (name or own_name)
+        if not target.exists() or (anchor and anchor not in anchors_of(target.read_text(encoding="utf-8"))):
+            broken.append(link)
+    return broken
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=_ids)
+def test_every_file_that_a_document_names_is_there(path: Path) -> None:
+    assert missing_files(path.read_text(encoding="utf-8"), path.parent) == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=_ids)
+def test_every_relative_link_leads_somewhere(path: Path) -> None:
+    assert broken_links(path.read_text(encoding="utf-8"), path.parent, path.name) == []
+
+
+def test_a_file_and_a_link_that_are_not_there_are_found() -> None:
+    text = "# A page\n`gateway/nowhere.py`, `gateway/server.py`, [x](#a-page), [y](#gone), [z](gone.md)"
+    assert missing_files(text, ROOT) == ["gateway/nowhere.py"]
+    assert broken_links(text, ROOT / "docs", "states.md") == ["#a-page", "#gone", "gone.md"]
+
+
+def glossary_rows() -> list[list[str]]:
+    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return [row for row in rows if row[0] != "term"]
+
+
+def test_every_term_of_the_glossary_has_one_line_and_a_file() -> None:
+    rows = glossary_rows()
+    assert [row for row in rows if len(row) != 3 or not _PATH.fullmatch(row[2])] == []
+    terms = [row[0] for row in rows]
+    assert sorted(terms) == sorted(set(terms)), "a term has one meaning and one line"
+
+
+@pytest.mark.parametrize(
+    "term",
+    ["queue", "scheduler", "placement", "reservation", "attempt", "lease", "heartbeat", "failure detector",
+     "fencing token", "retry", "replica", "audit", "escrow", "hold", "posting", "wait queue", "fair share"],
+)  # fmt: skip
+def test_the_glossary_has_the_standard_terms(term: str) -> None:
+    assert term in {row[0] for row in glossary_rows()}
+
+
+# -- messages that docs/troubleshooting.md quotes -------------------------------------------------------
+
+PRODUCT = ("gateway", "dispatcher", "worker_agent", "hivemind", "local_pool", "nodepool")
+_QUOTED = re.compile(r"(`+)(.+?)\1")
+
+
+def _template(node: ast.AST) -> str:
+    """A text of the code as people read it, with … for what is filled in."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_template(part) for part in node.values)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return _template(node.left) + _template(node.right)
+    return "…"
+
+
+def texts_of_the_code() -> list[str]:
+    files = [path for folder in PRODUCT for path in (ROOT / folder).rglob("*.py") if "_pb2" not in path.name]
+    nodes = (node for path in files for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    texts = [_template(node) for node in nodes if isinstance(node, ast.Constant | ast.JoinedStr | ast.BinOp)]
+    return [" ".join(re.sub(r"\{\w*\}|%s", "…", text).split()) for text in texts if len(text) > 5]
+
+
+def quoted_messages() -> list[str]:
+    text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
+    return [found[2].strip() for row in rows if (found := _QUOTED.fullmatch(row))]
+
+
+def unknown_messages(messages: list[str], texts: list[str]) -> list[str]:
+    """Messages that are in no text of the code: each piece between … must be there, in this order."""
+    unknown = []
+    for message in messages:
+        pieces = [piece.strip() for piece in message.split("…") if piece.strip()]
+        pattern = re.compile(".*".join(map(re.escape, pieces)))
+        if not any(pattern.search(text) for text in texts):
+            unknown.append(message)
+    return unknown
+
+
+def test_messages_that_troubleshooting_quotes_are_in_the_code() -> None:
+    messages = quoted_messages()
+    assert len(messages) > 30
+    assert unknown_messages(messages, texts_of_the_code()) == []
+
+
+def test_a_message_that_the_code_does_not_have_is_found() -> None:
+    texts = ["the pool at … is away: …; start it"]
+    assert unknown_messages(["the pool at … is away", "away: … start it", "it is … away"], texts) == [
+        "it is … away"
+    ]
