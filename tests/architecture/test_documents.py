@@ -17,7 +17,7 @@ _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 # Named in documents and made by the product or by make, or shown as an example of a user's own.
 NOT_OURS = frozenset(
-    {"build/sbom.json", "deploy/images.env", "storage/", "secrets/", "valkey/", "agents/", "logs/"}
+    {"build/sbom.json", "deploy/images.env", "client/", "storage/", "secrets/", "valkey/", "agents/", "logs/"}
 )
 
 
