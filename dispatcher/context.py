@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import redis
-
 from dispatcher.deferred_ends import DeferredEnds
 from nodepool.clock import Clock, system_clock
 from nodepool.domain.scheduling.fair_share import Decay
 from nodepool.messaging.publisher import Publisher, make_app
 from nodepool.settings import Settings
-from nodepool.stores.redis.client import connect
+from nodepool.stores.redis.client import Client, connect
 from nodepool.stores.redis.liveness import Liveness
 from nodepool.stores.redis.node_registry import NodeRegistry
 from nodepool.stores.redis.output import OutputStore
@@ -25,7 +23,7 @@ from nodepool.workflows.attempt_end import Lifecycle
 class Dispatcher:
     settings: Settings
     database: Database
-    redis: redis.Redis
+    redis: Client
     registry: NodeRegistry
     liveness: Liveness
     usage: UsageStore

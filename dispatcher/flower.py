@@ -18,7 +18,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import redis
 from celery import Celery
 from flower.app import Flower
 from flower.command import apply_env_options, extract_settings
@@ -36,7 +35,7 @@ from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.ids import check_node_id
 from nodepool.domain.nodes.worker_events import AGENT_TASKS
 from nodepool.memory_limit import MemoryLimit
-from nodepool.stores.redis.client import connect
+from nodepool.stores.redis.client import Client, connect
 
 DISPATCHER_PREFIX = "dispatcher@"
 DEFAULT_PORT = 5555
@@ -141,7 +140,7 @@ class GuardedMetrics(Metrics):  # type: ignore[misc] # flower has no types
         await super().get()
 
 
-def build(capp: Celery, client: redis.Redis) -> Flower:
+def build(capp: Celery, client: Client) -> Flower:
     """Flower on this Celery application with the options that are set by now."""
     extract_settings()
     loop = IOLoop.current()

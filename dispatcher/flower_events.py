@@ -15,7 +15,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import redis
 from flower.events import Events
 from prometheus_client import Counter as Metric
 from tornado.ioloop import IOLoop
@@ -24,7 +23,9 @@ from nodepool.domain.errors import NodePoolError
 from nodepool.domain.nodes import worker_events
 from nodepool.domain.nodes.worker_events import DropReason, Event
 from nodepool.messaging import publisher
+from nodepool.stores.redis.client import Client, database_of
 from nodepool.stores.redis.node_registry import NodeRegistry
+from nodepool.stores.redis.subscription import Subscription, subscription
 
 AGENT_PREFIX = "agent@"
 FOLLOW_SECONDS = 3.0
@@ -92,8 +93,8 @@ class Subscriptions:
     `known` are nodes that were heard before; it outlives a connection.
     """
 
-    def __init__(self, channel: Any, database: int, known: set[str]) -> None:
-        self._channel = channel
+    def __init__(self, subscription: Subscription, database: int, known: set[str]) -> None:
+        self._subscription = subscription
         self._database = database
         self._known = known
         self._senders: dict[bytes, str] = {}
@@ -144,7 +145,7 @@ class Subscriptions:
         }
         listed = list(names)
         for start in range(0, len(listed), _SUBSCRIBED_AT_ONCE):
-            self._channel.subscribe(*listed[start : start + _SUBSCRIBED_AT_ONCE])
+            self._subscription.subscribe(*listed[start : start + _SUBSCRIBED_AT_ONCE])
         self._senders.update(names)
         self._heard.update(node_ids)
 
@@ -154,19 +155,19 @@ class Subscriptions:
         names = [name.encode() for name in publisher.event_channels(node_id, self._database)]
         known = [name for name in names if self._senders.pop(name, None) is not None]
         if known:
-            self._channel.unsubscribe(*known)
+            self._subscription.unsubscribe(*known)
 
 
 class PoolEvents(Events):  # type: ignore[misc] # flower has no types
     """Flower's events, without kombu: a thread that listens and checks; the state is in Flower's own."""
 
-    def __init__(self, client: redis.Redis, capp: Any, io_loop: IOLoop, **options: Any) -> None:
+    def __init__(self, client: Client, capp: Any, io_loop: IOLoop, **options: Any) -> None:
         super().__init__(capp, io_loop, enable_events=False, **options)
         self.name = "events"
         self.tally = DropCounter()
         self._client = client
         self._registry = NodeRegistry(client)
-        self._database = int(client.connection_pool.connection_kwargs.get("db") or 0)
+        self._database = database_of(client)
         self._clock = itertools.count(1)
         self._lock = threading.Lock()
         self._pending: deque[Event] = deque()
@@ -178,17 +179,16 @@ class PoolEvents(Events):  # type: ignore[misc] # flower has no types
     def run(self) -> None:
         while True:
             try:
-                channel: Any = self._client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
-                with channel:
-                    self._listen(channel)
-            except (redis.RedisError, NodePoolError, OSError) as error:
-                logger.warning("events are not heard just now: %s", error)
+                with subscription(self._client) as heard:
+                    self._listen(heard)
+            except NodePoolError as error:
+                logger.warning("events are not heard just now: %s", error.__cause__ or error)
             except Exception:
                 logger.exception("hearing events failed; it goes on")
             time.sleep(_RETRY_SECONDS)
 
-    def _listen(self, channel: Any) -> None:
-        ears = Subscriptions(channel, self._database, self._known)
+    def _listen(self, heard: Subscription) -> None:
+        ears = Subscriptions(heard, self._database, self._known)
         follow_at = float("-inf")
         while True:
             now = time.monotonic()
@@ -196,9 +196,9 @@ class PoolEvents(Events):  # type: ignore[misc] # flower has no types
                 follow_at = now + FOLLOW_SECONDS
                 for node_id in ears.follow(self._registry.node_ids(), now):
                     self.io_loop.add_callback(self._forget, AGENT_PREFIX + node_id)
-            message = channel.get_message(timeout=1.0)
-            if message is not None and message["type"] == "message":
-                self._hear(ears, message["channel"], message["data"])
+            message = heard.next(1.0)
+            if message is not None and not message.begins:
+                self._hear(ears, message.channel, message.data)
 
     def _hear(self, ears: Subscriptions, channel: bytes, data: bytes) -> None:
         node_id = ears.sender(channel)

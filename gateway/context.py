@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
-import redis
-
 from gateway.admission.message_memory import MemoryBudget
 from gateway.admission.message_reader import MessageReader
 from gateway.admission.request_limits import RequestLimits
@@ -33,7 +31,7 @@ from nodepool.heavy.processes import HeavyWork
 from nodepool.messaging.publisher import Publisher, make_app
 from nodepool.settings import Settings
 from nodepool.stores.files.file_store import FileStore, load_or_make_key
-from nodepool.stores.redis.client import connect
+from nodepool.stores.redis.client import Client, connect
 from nodepool.stores.redis.node_registry import NodeRegistry
 from nodepool.stores.redis.output import OutputStore
 from nodepool.stores.redis.usage import UsageStore
@@ -53,7 +51,7 @@ T = TypeVar("T")
 class Gateway:
     settings: Settings
     database: Database
-    redis: redis.Redis
+    redis: Client
     registry: NodeRegistry
     files: FileStore
     outputs: OutputStore

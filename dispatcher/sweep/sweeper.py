@@ -7,7 +7,6 @@ and tells of tasks that wait. One dispatcher sweeps at a time; a lock with a TTL
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 from collections import defaultdict
 from collections.abc import Collection
@@ -29,12 +28,13 @@ from dispatcher.sweep.pushed_attempts import PushedAttempts
 from dispatcher.sweep.reclaimer import Reclaimer
 from dispatcher.sweep.reconciler import Live, Reconciler, RotatingSlices
 from dispatcher.sweep.stored_files import StoredFiles
-from nodepool.domain.errors import NodePoolError
+from nodepool.domain.errors import NodePoolError, UnavailableError
 from nodepool.domain.nodes import report_interval
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.stores.redis import keys
 from nodepool.stores.redis.liveness import Liveness
 from nodepool.stores.redis.node_registry import NodeReport
+from nodepool.stores.redis.sweep_lock import Held, SweepLock
 from nodepool.stores.sql import nodes as node_store, tasks as task_store
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Sweeper:
         self._dispatcher = dispatcher
         self._desk = desk
         self._stopped = threading.Event()
-        self._token = secrets.token_hex(8)
+        self._lock = SweepLock(dispatcher.redis)
         now = dispatcher.clock()
         self._liveness = Liveness(dispatcher.redis)
         self._reconciler = Reconciler(dispatcher, self._liveness)
@@ -95,22 +95,16 @@ class Sweeper:
                 log.exception("the sweep failed; it goes on")
 
     def _mine(self, period_seconds: float) -> bool:
-        client = self._dispatcher.redis
-        ttl_ms = int(max(3 * period_seconds, 3.0) * 1000)
         try:
-            if client.set(keys.SWEEPER, self._token, nx=True, px=ttl_ms):
-                # What was heard while another one swept, or before Redis lost its keys, is unknown.
-                self._distrust()
-                return True
-            if client.get(keys.SWEEPER) == self._token.encode():
-                client.pexpire(keys.SWEEPER, ttl_ms)
-                return True
-        except OSError:
+            held = self._lock.take(max(3 * period_seconds, 3.0))
+        except UnavailableError as error:
             self._distrust()
-        except Exception as error:  # noqa: BLE001 - redis-py's errors have no common root with OSError
+            log.warning("the sweep waits for Redis: %s", error.__cause__)
+            return False
+        if held is Held.NEWLY:
+            # What was heard while another one swept, or before Redis lost its keys, is unknown.
             self._distrust()
-            log.warning("the sweep waits for Redis: %s", error)
-        return False
+        return held is not Held.NOT
 
     def _pause(self, period_seconds: float) -> float:
         """The period, or less where a node with work would be late before that."""
@@ -188,7 +182,7 @@ class Sweeper:
     def _brake(self, late: dict[str, float], busy: Collection[str], now: float) -> frozenset[str]:
         """Late nodes whose work stays theirs for now."""
         held = self._hearing.braked(late, busy, now)
-        if held and self._dispatcher.redis.exists(keys.RELEASE):
+        if held and self._liveness.operator_released():
             log.warning("the operator says that %d silent nodes are really gone", len(held))
             return frozenset()
         if held and now - self._shouted_at >= _SHOUT_SECONDS:

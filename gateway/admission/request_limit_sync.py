@@ -9,11 +9,13 @@ import math
 import time
 from collections.abc import Callable
 
-import redis
 import structlog
 
 from gateway.admission.request_limits import BucketUse, RequestLimits
+from nodepool.domain.errors import UnavailableError
 from nodepool.stores.redis import keys
+from nodepool.stores.redis.client import Client
+from nodepool.stores.redis.rate_counters import RateCounters
 
 log = structlog.get_logger(__name__)
 PERIOD_SECONDS = 1.0
@@ -23,24 +25,12 @@ _MOST_AT_ONCE = 500
 # Less than this part of a bound in a second is far from it, however many gateways there are.
 _TOLD_SHARE = 0.002
 
-# KEYS: a counter for each bucket. ARGV: what is added to each, then how long they live. Returns the sums.
-_ADD = """
-local sums = {}
-for i, key in ipairs(KEYS) do
-  sums[i] = redis.call('INCRBY', key, ARGV[i])
-  redis.call('EXPIRE', key, ARGV[#KEYS + 1])
-end
-return sums
-"""
-
 
 class RequestSync:
     """For one thread at a time."""
 
-    def __init__(
-        self, client: redis.Redis, limits: RequestLimits, clock: Callable[[], float] = time.time
-    ) -> None:
-        self._add = client.register_script(_ADD)
+    def __init__(self, client: Client, limits: RequestLimits, clock: Callable[[], float] = time.time) -> None:
+        self._counters = RateCounters(client)
         self._limits = limits
         self._clock = clock
         self._window = -1
@@ -54,20 +44,22 @@ class RequestSync:
         for start in range(0, len(uses), _MOST_AT_ONCE):
             try:
                 self._tell(uses[start : start + _MOST_AT_ONCE])
-            except redis.RedisError as error:
+            except UnavailableError as error:
                 log.debug(
-                    "bounds are kept by this gateway alone", action="requests.alone", reason=repr(error)
+                    "bounds are kept by this gateway alone",
+                    action="requests.alone",
+                    reason=repr(error.__cause__),
                 )
                 return
 
     def _tell(self, uses: list[BucketUse]) -> None:
         names = [keys.requests(self._window, use.key) for use in uses]
         amounts = [math.ceil(use.amount) for use in uses]
-        sums = self._add(keys=names, args=[*amounts, _KEPT_SECONDS])
+        sums = self._counters.add(names, amounts, kept_seconds=_KEPT_SECONDS)
         elsewhere = []
         for use, amount, total in zip(uses, amounts, sums, strict=True):
-            others = int(total) - amount - self._mine_and_known.get(use.key, 0)
-            self._mine_and_known[use.key] = int(total)
+            others = total - amount - self._mine_and_known.get(use.key, 0)
+            self._mine_and_known[use.key] = total
             if others > 0:
                 elsewhere.append(BucketUse(use.key, use.per_minute, float(others)))
         self._limits.used_elsewhere(elsewhere)

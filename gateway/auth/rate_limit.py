@@ -12,40 +12,18 @@ import ipaddress
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-import redis
 import structlog
 
-from nodepool.domain.errors import RateLimitedError
+from nodepool.domain.errors import RateLimitedError, UnavailableError
 from nodepool.domain.nodes.push_addresses import Network, is_within
+from nodepool.stores.redis import keys as names
+from nodepool.stores.redis.client import Client
+from nodepool.stores.redis.rate_counters import RateCounters
 
 log = structlog.get_logger(__name__)
 
 WINDOW_SECONDS = 60
 IPV6_PREFIX_BITS = 64
-
-# KEYS: one counter a window. ARGV: the window's length in seconds, and the most. Counts one more in each of
-# them and returns 0, or counts none and returns after how many seconds the fullest begins anew.
-_COUNT = """
-local wait = 0
-for _, key in ipairs(KEYS) do
-  if tonumber(redis.call('GET', key) or '0') >= tonumber(ARGV[2]) then
-    wait = math.max(wait, redis.call('TTL', key), 1)
-  end
-end
-if wait > 0 then return wait end
-for _, key in ipairs(KEYS) do
-  if redis.call('INCR', key) == 1 or redis.call('TTL', key) < 0 then
-    redis.call('EXPIRE', key, ARGV[1])
-  end
-end
-return 0
-"""
-_GIVE_BACK = """
-for _, key in ipairs(KEYS) do
-  if tonumber(redis.call('GET', key) or '0') > 0 then redis.call('DECR', key) end
-end
-return 0
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,24 +36,23 @@ class CountedTry:
 class RateLimit:
     """Counts attempts in Redis; raises RateLimitedError over the limit of a minute."""
 
-    def __init__(self, client: redis.Redis, most_per_minute: int, trusted: tuple[Network, ...] = ()) -> None:
-        self._count = client.register_script(_COUNT)
-        self._give_back = client.register_script(_GIVE_BACK)
+    def __init__(self, client: Client, most_per_minute: int, trusted: tuple[Network, ...] = ()) -> None:
+        self._counters = RateCounters(client)
         self._most = most_per_minute
         self._trusted = trusted
 
     def begin(self, verb: str, peer: str, guard: str = "") -> CountedTry:
         """Counts one attempt of `verb` ("login", "register") from the gRPC peer, and of what is guarded."""
         address = peer_address(peer)
-        keys = [f"rate:{verb}:name:{_short(guard)}"] if guard else []
+        keys = [names.attempts_at_name(verb, _short(guard))] if guard else []
         if not is_within(address, self._trusted):
-            keys.append(f"rate:{verb}:peer:{address}")
+            keys.append(names.attempts_of_peer(verb, address))
         if not keys:
             return CountedTry()
         try:
-            seconds = int(self._count(keys=keys, args=[WINDOW_SECONDS, self._most]))
-        except redis.RedisError as error:
-            log.warning("attempts are not counted", action="rate_limit.open", reason=repr(error))
+            seconds = self._counters.count(keys, most=self._most, window_seconds=WINDOW_SECONDS)
+        except UnavailableError as error:
+            log.warning("attempts are not counted", action="rate_limit.open", reason=repr(error.__cause__))
             return CountedTry()
         if seconds:
             raise RateLimitedError(
@@ -89,9 +66,9 @@ class RateLimit:
         if not attempt.keys:
             return
         try:
-            self._give_back(keys=attempt.keys)
-        except redis.RedisError as error:
-            log.warning("an attempt stays counted", action="rate_limit.open", reason=repr(error))
+            self._counters.give_back(attempt.keys)
+        except UnavailableError as error:
+            log.warning("an attempt stays counted", action="rate_limit.open", reason=repr(error.__cause__))
 
 
 _WORDS = {"login": "log in", "register": "register"}

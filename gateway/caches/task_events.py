@@ -12,9 +12,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import redis
-
+from nodepool.domain.errors import UnavailableError
 from nodepool.stores.redis import keys
+from nodepool.stores.redis.client import Client
+from nodepool.stores.redis.subscription import subscription
 
 _POLL_SECONDS = 1.0
 _RETRY_SECONDS = 0.5
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 class EventHub:
     """One subscription for the whole process; watchers are asyncio events by task id."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: Client) -> None:
         self._redis = client
         self._watchers: dict[str, set[asyncio.Event]] = defaultdict(set)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -56,15 +57,13 @@ class EventHub:
     def _listen(self) -> None:
         while not self._closed.is_set():
             try:
-                # redis-py's stubs do not type pubsub.
-                with self._redis.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
-                    subscription.subscribe(keys.EVENTS_CHANNEL)
+                with subscription(self._redis, keys.EVENTS_CHANNEL) as heard:
                     while not self._closed.is_set():
-                        message = subscription.get_message(timeout=_POLL_SECONDS)
-                        if message and self._loop:
-                            self._loop.call_soon_threadsafe(self._wake, message["data"].decode())
-            except (redis.RedisError, OSError) as error:
-                log.warning("task events are not heard just now: %s", error)
+                        message = heard.next(_POLL_SECONDS)
+                        if message and not message.begins and self._loop:
+                            self._loop.call_soon_threadsafe(self._wake, message.data.decode())
+            except UnavailableError as error:
+                log.warning("task events are not heard just now: %s", error.__cause__)
                 self._closed.wait(_RETRY_SECONDS)
             except RuntimeError:
                 return  # the loop is closed: the gateway is going down

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import grpc
-import redis
 import sqlalchemy.exc
 
 from nodepool import observability
 from nodepool.domain import errors
+from nodepool.stores.redis.client import is_away
 
 # On the way each byte may become three, and clients take 8 KiB of trailers.
 MAX_MESSAGE_BYTES = 2000
@@ -34,7 +34,7 @@ STATUS_OF_ERROR: dict[type[Exception], grpc.StatusCode] = {
     errors.BrokenOffError: grpc.StatusCode.CANCELLED,
 }
 # Drivers' errors that no store has translated; their texts may name hosts and users.
-_AWAY = (redis.ConnectionError, redis.TimeoutError, sqlalchemy.exc.OperationalError)
+_AWAY = (sqlalchemy.exc.OperationalError,)
 
 
 def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
@@ -42,7 +42,7 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
     for kind in type(error).__mro__:
         if code := STATUS_OF_ERROR.get(kind):
             return code, str(error).encode(errors="replace")[:MAX_MESSAGE_BYTES].decode(errors="ignore")
-    if isinstance(error, _AWAY):
+    if isinstance(error, _AWAY) or is_away(error):
         return grpc.StatusCode.UNAVAILABLE, str(errors.UnavailableError())
     return (
         grpc.StatusCode.INTERNAL,

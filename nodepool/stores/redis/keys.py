@@ -43,6 +43,15 @@ def requests(window: int, bucket: str) -> str:
     return f"rate:requests:{window}:{bucket}"
 
 
+def attempts_at_name(verb: str, name: str) -> str:
+    """How often somebody tried to log in as one user in this minute."""
+    return f"rate:{verb}:name:{name}"
+
+
+def attempts_of_peer(verb: str, address: str) -> str:
+    return f"rate:{verb}:peer:{address}"
+
+
 def usage(era: int) -> str:
     return f"pool:usage:{era}"
 

@@ -78,6 +78,11 @@ class Liveness:
         with translated_errors():
             self._redis.set(keys.GATEWAY, "1", ex=keys.GATEWAY_TTL_SECONDS)
 
+    def operator_released(self) -> bool:
+        """Whether an operator says that the nodes which vanished at once are really gone."""
+        with translated_errors():
+            return bool(self._redis.exists(keys.RELEASE))
+
     def set_pace(self, period_seconds: float) -> None:
         with translated_errors():
             self._redis.set(keys.PACE, f"{period_seconds:g}", ex=keys.PACE_TTL_SECONDS)

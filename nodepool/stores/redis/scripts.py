@@ -167,3 +167,39 @@ if #chunk > 0 then
 end
 return base + #data
 """
+
+# KEYS: one counter a window. ARGV: the window's length in seconds, and the most. Counts one more in each of
+# them and returns 0, or counts none and returns after how many seconds the fullest begins anew.
+COUNT_IN_WINDOWS = """
+local wait = 0
+for _, key in ipairs(KEYS) do
+  if tonumber(redis.call('GET', key) or '0') >= tonumber(ARGV[2]) then
+    wait = math.max(wait, redis.call('TTL', key), 1)
+  end
+end
+if wait > 0 then return wait end
+for _, key in ipairs(KEYS) do
+  if redis.call('INCR', key) == 1 or redis.call('TTL', key) < 0 then
+    redis.call('EXPIRE', key, ARGV[1])
+  end
+end
+return 0
+"""
+
+# KEYS: counters that were counted in. One less of each.
+GIVE_BACK = """
+for _, key in ipairs(KEYS) do
+  if tonumber(redis.call('GET', key) or '0') > 0 then redis.call('DECR', key) end
+end
+return 0
+"""
+
+# KEYS: a counter for each bucket. ARGV: what is added to each, then how long they live. Returns the sums.
+ADD_TO_COUNTERS = """
+local sums = {}
+for i, key in ipairs(KEYS) do
+  sums[i] = redis.call('INCRBY', key, ARGV[i])
+  redis.call('EXPIRE', key, ARGV[#KEYS + 1])
+end
+return sums
+"""

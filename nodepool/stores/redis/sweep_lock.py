@@ -1,0 +1,36 @@
+"""Which dispatcher sweeps now: a lock with a TTL, which whoever sweeps renews in time."""
+
+from __future__ import annotations
+
+import secrets
+from enum import Enum
+
+from nodepool.stores.redis import keys
+from nodepool.stores.redis.client import Client, any_error_translated
+
+
+class Held(Enum):
+    """Whose the lock is."""
+
+    NEWLY = "newly"  # ours from now on: it was another's, or Redis had lost it
+    STILL = "still"
+    NOT = "not"
+
+
+class SweepLock:
+    """Raises UnavailableError."""
+
+    def __init__(self, client: Client) -> None:
+        self._redis = client
+        self._token = secrets.token_hex(8)
+
+    def take(self, ttl_seconds: float) -> Held:
+        """Ours for so long, where no other dispatcher has it."""
+        ttl_ms = int(ttl_seconds * 1000)
+        with any_error_translated():
+            if self._redis.set(keys.SWEEPER, self._token, nx=True, px=ttl_ms):
+                return Held.NEWLY
+            if self._redis.get(keys.SWEEPER) != self._token.encode():
+                return Held.NOT
+            self._redis.pexpire(keys.SWEEPER, ttl_ms)
+            return Held.STILL
