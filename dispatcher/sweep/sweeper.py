@@ -34,7 +34,7 @@ from nodepool.domain.nodes.node import NodeKind
 from nodepool.stores.redis import keys
 from nodepool.stores.redis.liveness import Liveness
 from nodepool.stores.redis.node_registry import NodeReport
-from nodepool.stores.redis.sweep_lock import Held, SweepLock
+from nodepool.stores.redis.sweep_lock import LockHolder, SweepLock
 from nodepool.stores.sql import nodes as node_store, tasks as task_store
 
 log = logging.getLogger(__name__)
@@ -96,15 +96,15 @@ class Sweeper:
 
     def _mine(self, period_seconds: float) -> bool:
         try:
-            held = self._lock.take(max(3 * period_seconds, 3.0))
+            holder = self._lock.take(max(3 * period_seconds, 3.0))
         except UnavailableError as error:
             self._distrust()
             log.warning("the sweep waits for Redis: %s", error.__cause__)
             return False
-        if held is Held.NEWLY:
+        if holder is LockHolder.OURS_NOW:
             # What was heard while another one swept, or before Redis lost its keys, is unknown.
             self._distrust()
-        return held is not Held.NOT
+        return holder is not LockHolder.ANOTHER
 
     def _pause(self, period_seconds: float) -> float:
         """The period, or less where a node with work would be late before that."""

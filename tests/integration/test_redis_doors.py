@@ -12,8 +12,8 @@ from nodepool.domain.errors import UnavailableError
 from nodepool.stores.redis import client as doors
 from nodepool.stores.redis.connections import Connections
 from nodepool.stores.redis.rate_counters import RateCounters
-from nodepool.stores.redis.subscription import Message, subscription
-from nodepool.stores.redis.sweep_lock import Held, SweepLock
+from nodepool.stores.redis.subscription import ChannelMessage, subscription
+from nodepool.stores.redis.sweep_lock import LockHolder, SweepLock
 from tests.support.valkey import TestValkey
 from tests.support.waiting import wait_until
 
@@ -26,14 +26,18 @@ def client(valkey: TestValkey) -> Iterator[redis.Redis]:
 
 def test_one_dispatcher_sweeps_until_redis_forgets_it(client: redis.Redis) -> None:
     first, second = SweepLock(client), SweepLock(client)
-    assert [first.take(60), first.take(60), second.take(60)] == [Held.NEWLY, Held.STILL, Held.NOT]
+    assert [first.take(60), first.take(60), second.take(60)] == [
+        LockHolder.OURS_NOW,
+        LockHolder.STILL_OURS,
+        LockHolder.ANOTHER,
+    ]
     client.flushdb()
-    assert [second.take(60), first.take(60)] == [Held.NEWLY, Held.NOT]
+    assert [second.take(60), first.take(60)] == [LockHolder.OURS_NOW, LockHolder.ANOTHER]
 
 
 def test_a_subscription_says_when_it_begins_and_what_is_said(client: redis.Redis) -> None:
     with subscription(client, "a") as heard:
-        found: list[Message] = []
+        found: list[ChannelMessage] = []
 
         def came(count: int) -> bool:
             found.extend(filter(None, [heard.next(0.1)]))
@@ -45,7 +49,11 @@ def test_a_subscription_says_when_it_begins_and_what_is_said(client: redis.Redis
         heard.subscribe(b"b")
         heard.unsubscribe(b"a")
         wait_until(lambda: came(3), "the other one begins")
-    assert found == [Message(b"a", b"", begins=True), Message(b"a", b"said"), Message(b"b", b"", begins=True)]
+    assert found == [
+        ChannelMessage(b"a", b"", begins=True),
+        ChannelMessage(b"a", b"said"),
+        ChannelMessage(b"b", b"", begins=True),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from nodepool.stores.redis.client import Client, any_error_translated
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class ChannelMessage:
     """`begins`: nothing was said, but from now on this channel is heard."""
 
     channel: bytes
@@ -33,14 +33,14 @@ class Subscription:
         with any_error_translated():
             self._channel.unsubscribe(*channels)
 
-    def next(self, timeout_seconds: float) -> Message | None:
+    def next(self, timeout_seconds: float) -> ChannelMessage | None:
         """None where nothing came in time, or what came means nothing."""
         with any_error_translated():
             message = self._channel.get_message(timeout=timeout_seconds)
         if message is None or message["type"] not in ("subscribe", "message"):
             return None
         begins = message["type"] == "subscribe"
-        return Message(message["channel"], b"" if begins else message["data"], begins)
+        return ChannelMessage(message["channel"], b"" if begins else message["data"], begins)
 
 
 @contextmanager

@@ -9,12 +9,12 @@ from nodepool.stores.redis import keys
 from nodepool.stores.redis.client import Client, any_error_translated
 
 
-class Held(Enum):
-    """Whose the lock is."""
+class LockHolder(Enum):
+    """Who has the lock."""
 
-    NEWLY = "newly"  # ours from now on: it was another's, or Redis had lost it
-    STILL = "still"
-    NOT = "not"
+    OURS_NOW = "ours now"  # it was another's, or Redis had lost it
+    STILL_OURS = "still ours"
+    ANOTHER = "another"
 
 
 class SweepLock:
@@ -24,13 +24,13 @@ class SweepLock:
         self._redis = client
         self._token = secrets.token_hex(8)
 
-    def take(self, ttl_seconds: float) -> Held:
+    def take(self, ttl_seconds: float) -> LockHolder:
         """Ours for so long, where no other dispatcher has it."""
         ttl_ms = int(ttl_seconds * 1000)
         with any_error_translated():
             if self._redis.set(keys.SWEEPER, self._token, nx=True, px=ttl_ms):
-                return Held.NEWLY
+                return LockHolder.OURS_NOW
             if self._redis.get(keys.SWEEPER) != self._token.encode():
-                return Held.NOT
+                return LockHolder.ANOTHER
             self._redis.pexpire(keys.SWEEPER, ttl_ms)
-            return Held.STILL
+            return LockHolder.STILL_OURS
