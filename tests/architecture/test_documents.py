@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -150,3 +151,21 @@ def test_a_message_that_the_code_does_not_have_is_found() -> None:
     assert unknown_messages(["the pool at … is away", "away: … start it", "it is … away"], texts) == [
         "it is … away"
     ]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=_ids)
+def test_people_are_they(path: Path) -> None:
+    found = re.findall(r"\b(?:he|his|him|himself|she|hers|herself)\b", path.read_text(encoding="utf-8"), re.I)
+    assert found == [], "write `they`: nobody here is known to be a man or a woman"
+
+
+def test_the_page_of_the_architecture_has_every_storey() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    storeys = [name.strip() for layer in layers for name in layer.split("|")]
+    folders = [name.replace(".", "/") + "/" for name in storeys if (ROOT / name.replace(".", "/")).is_dir()]
+    stores = [name for name in folders if name.startswith("nodepool/stores/")]
+    missing = [name for name in folders if name not in page and name not in stores]
+    missing += [name for name in stores if name.removeprefix("nodepool/stores/") not in page]
+    assert missing == [], "docs/architecture.md lacks a storey of the contract"
