@@ -64,7 +64,7 @@ class Ours(Policy):
     def slots(self, node: Node, most: int) -> int:
         if node.joins_at > self.round or node.record.paused_until > self.now:
             return 0
-        alone = verification.one_at_a_time(node.record, node.owner.record, trusted_others=self.trusted_there)
+        alone = verification.one_at_a_time(trusted=self._trusted(node), trusted_others=self.trusted_there)
         return 1 if alone else most
 
     def assign(self, free: list[Node], fresh: deque[Task]) -> list[tuple[Task, Node]]:

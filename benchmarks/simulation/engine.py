@@ -32,6 +32,7 @@ from nodepool.domain.scheduling.fleet import Fleet
 from nodepool.domain.scheduling.planner import Planner
 from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask
 from nodepool.messaging.publisher import node_queue
+from nodepool.stores.redis.node_registry import Reservation
 from nodepool.stores.sql import placements as placing
 from nodepool.stores.sql.tables import attempts
 
@@ -98,7 +99,7 @@ def place_reserving(stage: Stage, task_ids: Sequence[str]) -> Placing:
             break
         answers = dispatcher.registry.reserve_all(
             [
-                (it.node_id, attempt_id(it.task.task_id), it.task.wish.claim, it.task.owner_id)
+                Reservation(it.node_id, attempt_id(it.task.task_id), it.task.wish.claim, it.task.owner_id)
                 for it in planned
             ],
             at=dispatcher.clock(),

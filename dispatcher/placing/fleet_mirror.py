@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 
+import numpy as np
+
 from nodepool.domain.nodes.node import NodeView
 from nodepool.domain.resources import RESOURCE_NAMES, Claim
-from nodepool.domain.scheduling.fleet import Fleet
+from nodepool.domain.scheduling.fleet import BoolArray, Fleet
 from nodepool.domain.scheduling.planner import Planner
 from nodepool.stores.redis.liveness import CHUNK_NODES, Liveness
 from nodepool.stores.redis.node_registry import NodeRegistry
@@ -70,6 +72,7 @@ class FleetMirror:
         """Bring these nodes up to date, and have tried again who could go there now."""
         ids = sorted(node_ids)
         facts_changed = False
+        limited = self.fleet.one_task
         for node_id, view in zip(ids, self._registry.views(ids, self._late_seconds), strict=True):
             if view is None:
                 self._forget(node_id, now)
@@ -82,8 +85,14 @@ class FleetMirror:
                 facts_changed = True
             elif not facts_changed:
                 self._planner.more_room(row, now)
+        self._give_room(limited, now)
         if facts_changed:
             self._planner.facts_changed(now)
+
+    def _give_room(self, limited: BoolArray, now: float) -> None:
+        """Nodes of these that may have more than one task now, because no others are to be preferred."""
+        for row in np.flatnonzero(limited & ~self.fleet.one_task[: len(limited)]).tolist():
+            self._planner.more_room(row, now)
 
     def _forget(self, node_id: str, now: float) -> None:
         if self._facts.pop(node_id, None) is not None:

@@ -59,7 +59,7 @@ class PlacementLoop:
             settings.tier_ageing_seconds, settings.priority_ageing_seconds, settings.region_patience_seconds
         )
         fleet = Fleet()
-        fleet.allow_pushed = settings.push_to_nodes
+        fleet.allow_pushed, fleet.least_owners = settings.push_to_nodes, settings.check_owners_least
         self._served: dict[int, float] = {}
         self._last: set[int] = set()
         self._own_only: frozenset[int] = frozenset()

@@ -15,6 +15,7 @@ from nodepool.domain import ids
 from nodepool.domain.errors import StaleAttemptError
 from nodepool.domain.scheduling.planner import Planned, Planner
 from nodepool.domain.tasks.states import Outcome
+from nodepool.stores.redis.node_registry import Reservation
 from nodepool.stores.sql import placements as placing
 from nodepool.stores.sql.placements import Placement
 
@@ -40,7 +41,17 @@ def reserve_and_place(
     wanted = {it.task.task_id: _placement(it) for it in planned}
     try:
         answers = dispatcher.registry.reserve_all(
-            [(it.node_id, it.attempt_id, it.claim, it.owner_id) for it in wanted.values()], at=now
+            [
+                Reservation(
+                    it.node_id,
+                    it.attempt_id,
+                    it.claim,
+                    it.owner_id,
+                    one_task=planner.fleet.gets_one_task(it.node_id),
+                )
+                for it in wanted.values()
+            ],
+            at=now,
         )
         fits = [answer in _RESERVED for answer in answers]
         reserved = [placement for placement, fit in zip(wanted.values(), fits, strict=True) if fit]

@@ -149,6 +149,6 @@ def _same_facts(view: NodeView | None, node: RegisteredNode) -> bool:
         view is not None
         and (view.tier, view.region, view.gpu_name, view.kind, view.draining, view.capacity)
         == (node.tier, node.region, node.gpu_name, node.kind, node.draining, node.capacity)
-        and (view.owner_id, view.owner_only) == (node.owner_id, node.owner_only)
+        and (view.owner_id, view.owner_only, view.on_trial) == (node.owner_id, node.owner_only, node.on_trial)
         and abs(view.quality - node.quality) < _QUALITY_STEP
     )

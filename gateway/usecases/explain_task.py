@@ -220,6 +220,7 @@ class Explainer:
                 default_memory_mb=settings.default_task_memory_mb,
                 patience_seconds=settings.region_patience_seconds,
                 allow_pushed=settings.push_to_nodes,
+                least_owners=settings.check_owners_least,
                 held_back=held_back,
             )
         )

@@ -226,6 +226,7 @@ class Lifecycle:
             settings.history_rules,
             now=self.clock(),
             claims=settings.claim_rules,
+            audited=settings.audit_share > 0,
         )
 
     def _put(self, node: Row[Any]) -> None:

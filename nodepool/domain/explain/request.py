@@ -113,10 +113,12 @@ class PoolView:
         default_memory_mb: int,
         patience_seconds: float = 0.0,
         allow_pushed: bool = False,
+        least_owners: int = Fleet.least_owners,
         held_back: HeldBack | None = None,
     ) -> PoolView:
         views = list(views)
         fleet = Fleet.of(views, allow_pushed=allow_pushed)
+        fleet.least_owners = least_owners
         words = MappingProxyType({view.gpu_name.casefold(): view.gpu_name for view in views})
         idle = as_if(fleet, reserved=np.zeros_like(fleet.reserved))
         held_back = held_back or HeldBack()

@@ -100,6 +100,8 @@ class NodeView:
     quality: float = 1.0  # 0-1, of its history
     owner_id: int = 0  # 0: not told
     owner_only: bool = False  # it takes its owner's tasks only
+    # Its results are checked, and it is not trusted yet: one task at a time where others are to be preferred.
+    on_trial: bool = False
 
 
 def default_max_tasks(cpu_cores: int) -> int:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from nodepool.domain import regions
 from nodepool.domain.nodes.node import NodeKind, NodeView
 from nodepool.domain.resources import RESOURCE_NAMES, Claim
+from nodepool.domain.trust.audits import Rules, one_at_a_time
 from nodepool.domain.trust.credit import RANK, TIERS
 
 IntArray = npt.NDArray[np.int64]
@@ -36,6 +37,14 @@ _TIER_WEIGHT = DISTANCE_WEIGHT * (regions.MAX_DISTANCE + 1)
 # More than any rank: a node that had the task before comes after all others.
 AGAIN_WEIGHT = _TIER_WEIGHT * len(TIERS)
 _FIT_HALF = 100_000.0
+_TASKS = RESOURCE_NAMES.index("tasks")
+# The rule for a whole fleet at once: [is it trusted?][is there a trusted node of another owner?]
+_ONE_AT_A_TIME = np.array(
+    [
+        [one_at_a_time(trusted=trusted, trusted_others=others) for others in (False, True)]
+        for trusted in (False, True)
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +86,8 @@ class Fleet:
         return fleet
 
     allow_pushed = False
+    # As many other owners must be here, or nobody could ever earn trust (audits.Rules.least_owners).
+    least_owners = Rules().least_owners
 
     def _allocate(self, rows: int) -> None:
         self.present: BoolArray = np.zeros(rows, dtype=np.bool_)
@@ -84,6 +95,8 @@ class Fleet:
         self.draining: BoolArray = np.zeros(rows, dtype=np.bool_)
         self.pushed: BoolArray = np.zeros(rows, dtype=np.bool_)
         self.owner_only: BoolArray = np.zeros(rows, dtype=np.bool_)
+        self.on_trial: BoolArray = np.zeros(rows, dtype=np.bool_)
+        self._one_task: BoolArray | None = None
         self.tier = np.zeros(rows, dtype=np.int8)
         self.region = np.zeros(rows, dtype=np.int8)
         self.gpu = np.zeros(rows, dtype=np.int32)
@@ -116,7 +129,9 @@ class Fleet:
         row = self.row_of.get(view.node_id)
         if row is None:
             row = self._new_row(view.node_id)
+        before = self._standing(row)
         self.online[row], self.draining[row] = view.online, view.draining
+        self.on_trial[row] = view.on_trial
         self.pushed[row] = view.kind is NodeKind.PUSHED
         self.tier[row] = RANK[view.tier]
         self.region[row] = REGION_INDEX[view.region]
@@ -124,6 +139,8 @@ class Fleet:
         self._count_own(row, -1)
         self.owner[row], self.owner_only[row] = view.owner_id, view.owner_only
         self._count_own(row, 1)
+        if self._standing(row) != before:
+            self._one_task = None
         self.quality[row] = view.quality
         self.capacity[:, row] = Amounts.of(view.capacity).column
         self.reserved[:, row] = Amounts.of(view.reserved).column
@@ -143,13 +160,15 @@ class Fleet:
             self.ids.append(node_id)
         self.row_of[node_id] = row
         self.present[row] = True
+        self._one_task = None
         return row
 
     def remove(self, node_id: str) -> None:
         row = self.row_of.pop(node_id, None)
         if row is not None:
             self._count_own(row, -1)
-            self.present[row] = self.online[row] = self.owner_only[row] = False
+            self._one_task = None
+            self.present[row] = self.online[row] = self.owner_only[row] = self.on_trial[row] = False
             self._free_rows.append(row)
 
     def _count_own(self, row: int, change: int) -> None:
@@ -166,6 +185,40 @@ class Fleet:
         """
         return owner_id if owner_id in self.own_only else 0
 
+    @property
+    def one_task(self) -> BoolArray:
+        """Nodes that get one task at a time because they are not trusted and others are there who are."""
+        if self._one_task is None:
+            self._one_task = self._who_gets_one_task()
+        return self._one_task
+
+    def has_its_one_task(self) -> BoolArray:
+        """Of these nodes those that have it; nothing else is given to them, however much room there is."""
+        mask: BoolArray = self.one_task & (self.reserved[_TASKS] > 0)
+        return mask
+
+    def gets_one_task(self, node_id: str) -> bool:
+        row = self.row_of.get(node_id)
+        return row is not None and bool(self.one_task[row])
+
+    def _standing(self, row: int) -> tuple[object, ...]:
+        """All that decides who gets one task at a time."""
+        columns = (self.online, self.draining, self.on_trial, self.pushed, self.owner, self.owner_only)
+        return tuple(column[row] for column in columns)
+
+    def _who_gets_one_task(self) -> BoolArray:
+        if not self.on_trial.any():
+            return np.zeros(len(self.present), dtype=np.bool_)
+        takes = self.present & ~self.owner_only & (~self.pushed | self.allow_pushed)
+        preferred = np.unique(self.owner[takes & self.online & ~self.draining & ~self.on_trial])
+        others: BoolArray = np.full(len(takes), len(preferred) > 1)
+        if len(preferred) == 1:
+            others = self.owner != preferred[0]
+        if len(np.unique(self.owner[takes])) <= self.least_owners:
+            others = np.zeros_like(takes)
+        limited: BoolArray = _ONE_AT_A_TIME[(~self.on_trial).astype(np.intp), others.astype(np.intp)]
+        return limited & self.present
+
     def take(self, row: int, amounts: Amounts) -> None:
         self.reserved[:, row] += amounts.column
         self._rank(row)
@@ -179,6 +232,7 @@ class Fleet:
         return bool(
             self.online[row]
             and not self.draining[row]
+            and not (self.one_task[row] and self.reserved[_TASKS, row])
             and (self.reserved[:, row] + amounts.column <= self.capacity[:, row])[amounts.mask].all()
         )
 
@@ -217,6 +271,7 @@ class Fleet:
             quality=float(self.quality[row]),
             owner_id=int(self.owner[row]),
             owner_only=bool(self.owner_only[row]),
+            on_trial=bool(self.on_trial[row]),
         )
 
 

@@ -41,6 +41,7 @@ OTHER_OWNER = "of an owner who has another run of it, or who submitted it"
 REGION = "in another region"
 GPU_NAME = "has another GPU"
 TOO_SMALL = "too small: {}"
+ON_TRIAL = "busy: one task at a time until its results are verified"
 BUSY = "busy: {}"
 
 CLAIM_WORDS = {
@@ -138,6 +139,7 @@ def _large_enough(amounts: Amounts, fleet: Fleet) -> Iterable[tuple[str, BoolArr
 
 
 def _with_room(amounts: Amounts, fleet: Fleet) -> Iterable[tuple[str, BoolArray]]:
+    yield ON_TRIAL, ~fleet.has_its_one_task()
     for index, name in amounts.asked:
         room = fleet.capacity[index] - fleet.reserved[index]
         yield BUSY.format(CLAIM_WORDS[name]), room >= amounts.column[index]

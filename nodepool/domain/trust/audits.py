@@ -119,14 +119,15 @@ def is_trusted(node: NodeRecord, owner: OwnerRecord) -> bool:
     return node.verified >= way_to_trust(owner)
 
 
-def one_at_a_time(node: NodeRecord, owner: OwnerRecord, *, trusted_others: bool) -> bool:
-    """Does the node get one task at a time, as on probation? `trusted_others`: another owner has a trusted
-    node; without one nobody could be preferred, and the pool would only be slower.
+def one_at_a_time(*, trusted: bool, trusted_others: bool) -> bool:
+    """Does the node get one task at a time, as on probation? `trusted`: by is_trusted, or it is above the
+    lowest tier. `trusted_others`: another owner has such a node; without one nobody could be preferred, and
+    the pool would only be slower.
 
     Strangers cost a second run for each of theirs, and accounts are cheap: this is what bounds the extra
     work that any number of them can cause.
     """
-    return trusted_others and not is_trusted(node, owner)
+    return trusted_others and not trusted
 
 
 def audit_share(node: NodeRecord, owner: OwnerRecord, rules: Rules) -> float:

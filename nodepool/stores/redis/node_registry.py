@@ -60,6 +60,18 @@ class RegisteredNode:
     quality: float = 1.0  # 0-1, of its history
     owner_id: int = 0
     owner_only: bool = False
+    on_trial: bool = False  # see NodeView
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """`owner_id` is the task's owner. `one_task`: a node that is on trial gets no second one now."""
+
+    node_id: str
+    attempt_id: str
+    claim: Claim
+    owner_id: int = 0
+    one_task: bool = False
 
 
 class NodeRegistry:
@@ -159,24 +171,24 @@ class NodeRegistry:
             self._redis.set(keys.report(node_id), body, ex=keys.REPORT_TTL_SECONDS)
 
     def reserve(self, node_id: str, attempt_id: str, claim: Claim, *, at: float, owner_id: int = 0) -> str:
-        """Check and subtract under the attempt's id. "ok" and "again" mean that it is reserved.
+        return self.reserve_all([Reservation(node_id, attempt_id, claim, owner_id)], at=at)[0]
 
-        `owner_id` is the task's owner.
+    def reserve_all(self, wanted: Sequence[Reservation], *, at: float) -> list[str]:
+        """Check and subtract under the attempts' ids, many in one round trip, each whole or not at all.
+
+        "ok" and "again" mean that it is reserved.
         """
-        with translated_errors():
-            answer = self._reserve(
-                keys=[keys.facts(node_id), keys.reserved(node_id), keys.assigned(node_id)],
-                args=[attempt_id, _entry(claim, at=at, stop=False), owner_id, *_pairs(claim)],
-            )
-        return cast(bytes, answer).decode()
-
-    def reserve_all(self, wanted: Sequence[tuple[str, str, Claim, int]], *, at: float) -> list[str]:
-        """`reserve` for many (node, attempt, claim, task's owner) in one round trip, each whole or not."""
         with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
-            for node_id, attempt_id, claim, owner_id in wanted:
+            for it in wanted:
                 self._reserve(
-                    keys=[keys.facts(node_id), keys.reserved(node_id), keys.assigned(node_id)],
-                    args=[attempt_id, _entry(claim, at=at, stop=False), owner_id, *_pairs(claim)],
+                    keys=[keys.facts(it.node_id), keys.reserved(it.node_id), keys.assigned(it.node_id)],
+                    args=[
+                        it.attempt_id,
+                        _entry(it.claim, at=at, stop=False),
+                        it.owner_id,
+                        int(it.one_task),
+                        *_pairs(it.claim),
+                    ],
                     client=pipe,
                 )
             return [cast(bytes, answer).decode() for answer in pipe.execute()]
@@ -253,6 +265,7 @@ def _facts(node: RegisteredNode) -> dict[str, str | int | float]:
         "quality": node.quality,
         "owner": node.owner_id,
         "owner_only": int(node.owner_only),
+        "on_trial": int(node.on_trial),
         **{f"capacity_{name}": getattr(node.capacity, name) for name in _CLAIM_FIELDS},
     }
 
@@ -296,6 +309,7 @@ def _view(node_id: str, facts: dict[bytes, bytes], reserved: dict[bytes, bytes],
         quality=float(facts.get(b"quality", 1.0)),
         owner_id=int(facts.get(b"owner", 0)),
         owner_only=facts.get(b"owner_only") != b"0",
+        on_trial=facts.get(b"on_trial") == b"1",
     )
 
 

@@ -5,13 +5,15 @@ Keys are declared, so ACLs and a later cluster can reason about them; layout in 
 
 from __future__ import annotations
 
-# KEYS: facts, reserved, assigned. ARGV: attempt id, entry JSON, the task's owner, then name/amount pairs.
-# Returns "ok", "again" (this attempt has it already), "gone", "draining", "owner only" or "full <resource>".
-# Facts without owner_only are of a version that knew no such nodes: its owner's tasks until they are renewed.
+# KEYS: facts, reserved, assigned. ARGV: attempt id, entry JSON, the task's owner, 1 where a node that is on
+# trial gets one task at a time, then name/amount pairs.
+# Returns "ok", "again" (this attempt has it already), "gone", "draining", "owner only", "on trial" or
+# "full <resource>". Facts without owner_only are of a version that knew no such nodes: its owner's tasks
+# until they are renewed.
 RESERVE = """
 if redis.call('HEXISTS', KEYS[3], ARGV[1]) == 1 then return 'again' end
-local wanted, capacities, names = {}, {'draining', 'kind', 'owner_only', 'owner'}, {}
-for i = 4, #ARGV, 2 do
+local wanted, capacities, names = {}, {'draining', 'kind', 'owner_only', 'owner', 'on_trial'}, {}
+for i = 5, #ARGV, 2 do
   if tonumber(ARGV[i + 1]) > 0 then
     wanted[#wanted + 1] = tonumber(ARGV[i + 1])
     names[#names + 1] = ARGV[i]
@@ -22,11 +24,12 @@ local facts = redis.call('HMGET', KEYS[1], unpack(capacities))
 if not facts[2] then return 'gone' end
 if facts[1] == '1' then return 'draining' end
 if facts[3] ~= '0' and facts[4] ~= ARGV[3] then return 'owner only' end
+if ARGV[4] == '1' and facts[5] == '1' and redis.call('HLEN', KEYS[3]) > 0 then return 'on trial' end
 local used = redis.call('HMGET', KEYS[2], unpack(names))
 local sums = {}
 for i = 1, #names do
   local sum = tonumber(used[i] or '0') + wanted[i]
-  if sum > tonumber(facts[i + 4] or '0') then return 'full ' .. names[i] end
+  if sum > tonumber(facts[i + 5] or '0') then return 'full ' .. names[i] end
   sums[#sums + 1] = names[i]
   sums[#sums + 1] = sum
 end

@@ -19,12 +19,20 @@ from nodepool.domain.trust.credit import Tier
 from nodepool.stores.redis.node_registry import RegisteredNode
 from nodepool.stores.sql import verification_records
 from nodepool.stores.sql.attempts import history_of
-from nodepool.stores.sql.tables import node_records, nodes, users
+from nodepool.stores.sql.tables import node_records, nodes, owner_records, users
 
 _WITH_OWNER = (
-    select(nodes, users.c.username.label("owner"), users.c.credit_score, node_records.c.paused_until)
+    select(
+        nodes,
+        users.c.username.label("owner"),
+        users.c.credit_score,
+        node_records.c.paused_until,
+        node_records.c.verified,
+        owner_records.c.strikes,
+    )
     .join(users, users.c.id == nodes.c.owner_id)
     .outerjoin(node_records, node_records.c.node_id == nodes.c.id)
+    .outerjoin(owner_records, owner_records.c.user_id == nodes.c.owner_id)
 )
 
 
@@ -136,10 +144,12 @@ def registered_node(
     *,
     now: float,
     claims: ClaimRules | None = None,
+    audited: bool = False,
 ) -> RegisteredNode:
     """The row as the registry keeps it: tier by its owner's present score, capacity with overcommit.
 
     On probation there is room for one task. `claims`: what is believed of a node that is not proven.
+    `audited`: results of low-trust nodes are checked here.
     """
     # What probes found is believed before what the node claims.
     cpu_score = min(row.cpu_score, row.measured_cpu_score) if row.measured_cpu_score else row.cpu_score
@@ -156,6 +166,11 @@ def registered_node(
     tier = verification_records.tier_of_row(row)
     # After a false result a low-trust node gets no work for a while.
     paused = tier is Tier.LOW and (row.paused_until or 0.0) > now
+    owner_only = is_owner_only(
+        row.kind,
+        isolation_of(row.isolation, row.docker_status),
+        accepts_strangers=row.accepts_strangers,
+    )
     return RegisteredNode(
         node_id=row.id,
         tier=tier,
@@ -166,9 +181,7 @@ def registered_node(
         capacity=capacity,
         quality=history.as_of(now, rules).quality,
         owner_id=row.owner_id,
-        owner_only=is_owner_only(
-            row.kind,
-            isolation_of(row.isolation, row.docker_status),
-            accepts_strangers=row.accepts_strangers,
-        ),
+        owner_only=owner_only,
+        # Its owner's own tasks are never checked: a node that has only those can earn no trust.
+        on_trial=audited and not owner_only and not verification_records.is_trusted_row(row),
     )

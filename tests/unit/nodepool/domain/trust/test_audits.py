@@ -101,9 +101,9 @@ def test_trust_takes_a_row_and_each_strike_doubles_the_way() -> None:
 
 
 def test_one_at_a_time_until_trusted_where_others_are() -> None:
-    assert one_at_a_time(node(0), CLEAN, trusted_others=True)
-    assert not one_at_a_time(node(0), CLEAN, trusted_others=False)
-    assert not one_at_a_time(node(TRUSTED_AFTER), CLEAN, trusted_others=True)
+    assert one_at_a_time(trusted=False, trusted_others=True)
+    assert not one_at_a_time(trusted=False, trusted_others=False)
+    assert not one_at_a_time(trusted=True, trusted_others=True)
 
 
 def test_a_result_that_differs_takes_the_node_to_the_start_and_strikes_the_owner() -> None:
