@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Row
@@ -22,27 +23,38 @@ from nodepool.stores.sql.verification_records import tier_of_row
 _MIB_PER_GIB = 1024
 
 
+def is_held_back(row: Row[Any]) -> bool:
+    """Its run has ended, and its owner is told so when the result is given (domain/trust/holding_back.py)."""
+    return bool(row.held_back_until)
+
+
 def is_final(row: Row[Any]) -> bool:
-    return TaskState(row.state) in FINAL_TASK_STATES
+    """For the task's owner."""
+    return TaskState(row.state) in FINAL_TASK_STATES and not is_held_back(row)
+
+
+def shown_state(row: Row[Any]) -> TaskState:
+    return TaskState.RUNNING if is_held_back(row) else TaskState(row.state)
 
 
 def task_detail(
     row: Row[Any], attempts: Sequence[Row[Any]] = (), runs: Sequence[Row[Any]] = ()
 ) -> pb.TaskDetail:
+    held = is_held_back(row)
     return pb.TaskDetail(
-        state=row.state,
-        reason=row.reason,
+        state=shown_state(row),
+        reason=_checked_message(row) if held else row.reason,
         assigned_node=row.node_id,
         # With several runs, each has attempts of its own.
         attempt_number=row.attempt_number if row.replicas == 1 else min(1, row.attempt_number),
-        exit_code=row.exit_code or 0,
-        has_exit_code=row.exit_code is not None,
-        has_result=bool(row.result_attempt),
-        result_bytes=row.result_bytes,
+        exit_code=0 if held else row.exit_code or 0,
+        has_exit_code=row.exit_code is not None and not held,
+        has_result=bool(row.result_attempt) and not held,
+        result_bytes=0 if held else row.result_bytes,
         created_at=row.created_at,
         updated_at=row.updated_at,
         started_at=row.started_at or 0,
-        finished_at=row.finished_at or 0,
+        finished_at=0 if held else row.finished_at or 0,
         queue=partition_queue(row.tier, row.region),
         owner=row.owner,
         stop_requested=row.stop_requested,
@@ -53,10 +65,12 @@ def task_detail(
         price_per_minute_cpt=row.price_per_minute,
         held_cpt=row.hold_amount if row.hold_state == HoldState.HELD else 0,
         paid_cpt=row.hold_posted or 0,
-        attempts=[_attempt_record(attempt) for attempt in attempts],
+        attempts=[_attempt_record(attempt, held=held) for attempt in attempts],
         replicas=row.replicas,
         verification=row.verification,
         replica_records=[_replica_record(run) for run in runs],
+        take_pending=row.take_pending,
+        held_back_until=row.held_back_until,
     )
 
 
@@ -70,7 +84,7 @@ def _replica_record(run: Row[Any]) -> pb.ReplicaRecord:
     )
 
 
-def _attempt_record(row: Row[Any]) -> pb.AttemptRecord:
+def _attempt_record(row: Row[Any], *, held: bool) -> pb.AttemptRecord:
     return pb.AttemptRecord(
         number=row.number,
         node_id=row.node_id,
@@ -80,8 +94,8 @@ def _attempt_record(row: Row[Any]) -> pb.AttemptRecord:
         placed_at=row.created_at,
         started_at=row.started_at or 0,
         finished_at=row.finished_at or 0,
-        exit_code=row.exit_code or 0,
-        has_exit_code=row.exit_code is not None,
+        exit_code=0 if held else row.exit_code or 0,
+        has_exit_code=row.exit_code is not None and not held,
         cpu_seconds=row.cpu_seconds or 0,
         peak_memory_bytes=row.peak_memory_bytes or 0,
         bytes_in=row.bytes_in,
@@ -101,11 +115,21 @@ def task_status(row: Row[Any]) -> pb.TaskStatus:
 
 
 def status_word(row: Row[Any]) -> str:
-    return wire.TASK_STATUS_WORDS[TaskState(row.state)]
+    return wire.TASK_STATUS_WORDS[shown_state(row)]
+
+
+def _checked_message(row: Row[Any]) -> str:
+    until = datetime.fromtimestamp(row.held_back_until, UTC)
+    return (
+        "its result is being checked by another node; it is given when it stands, "
+        f"at the latest at {until:%Y-%m-%d %H:%M} UTC"
+    )
 
 
 def status_message(row: Row[Any]) -> str:
     """One sentence for clients that show `message`."""
+    if is_held_back(row):
+        return _checked_message(row)
     if row.reason:
         return str(row.reason)
     return {

@@ -52,6 +52,7 @@ class TaskNeeds:
     `location_mode` says what `location` means: strict, only there, or prefer, after a while elsewhere too.
     `replicas` (1-5) run on nodes of as many owners, and what most agree on is the result; `compare_outputs`
     names the files that are compared (paths or patterns such as out/*.csv), none all of them.
+    `take_pending`: a result that the pool checks is given at once, as pending, and not only when it stands.
     """
 
     cpu_score: int = 0
@@ -68,6 +69,7 @@ class TaskNeeds:
     location_mode: str = ""
     replicas: int = 1
     compare_outputs: tuple[str, ...] = ()
+    take_pending: bool = False
 
     def __post_init__(self) -> None:
         """Raises RefusedError for what no pool would take."""
@@ -155,6 +157,8 @@ class TaskInfo:
     replicas: int = 1
     verification: str = ""  # empty: nothing is compared; pending, agreed, audited or disputed
     replica_records: tuple[ReplicaInfo, ...] = ()  # only in `NodePoolClient.status`
+    take_pending: bool = False
+    held_back_until: float | None = None  # its result is being checked, and is given then at the latest
 
     @property
     def final(self) -> bool:
@@ -164,7 +168,8 @@ class TaskInfo:
         """How long it has run, or None when it has not started."""
         if self.started_at is None:
             return None
-        end = self.finished_at if self.finished_at is not None else (self.updated_at if self.final else now)
+        ended = self.final or self.held_back_until is not None
+        end = self.finished_at if self.finished_at is not None else (self.updated_at if ended else now)
         return max(0.0, end - self.started_at)
 
 
@@ -288,6 +293,8 @@ def _task(task_id: str, status: str, detail: pb.TaskDetail | None, *, message: s
             )
             for record in detail.replica_records
         ),
+        take_pending=detail.take_pending,
+        held_back_until=finite(detail.held_back_until) or None,
     )
 
 
@@ -325,6 +332,7 @@ def needs_to_wire(needs: TaskNeeds) -> pb.UploadTaskRequest:
         location_mode=needs.location_mode,
         replicas=needs.replicas,
         compare_outputs=needs.compare_outputs,
+        take_pending=needs.take_pending,
     )
     if needs.priority is not None:
         request.priority = needs.priority

@@ -13,8 +13,9 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from dispatcher.context import Dispatcher
+from nodepool.domain.trust import holding_back
 from nodepool.domain.trust.audits import MOST_BLOCK_SECONDS
-from nodepool.stores.sql import provisional_results, replicas as replica_store
+from nodepool.stores.sql import held_back_results, provisional_results, replicas as replica_store
 from nodepool.workflows import audit as audit_ends, replica_vote
 from nodepool.workflows.attempt_end import deciding
 from nodepool.workflows.replica_vote import Deciding, FollowUp
@@ -31,7 +32,7 @@ class PendingVotes:
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
-        self._after = self._after_checked = ""
+        self._after = self._after_checked = self._after_held = ""
 
     def settle(self) -> None:
         """A page of them."""
@@ -46,6 +47,23 @@ class PendingVotes:
         self._after_checked = page[-1] if len(page) == _AT_ONCE else ""
         self._settle(page, now, audit_ends.is_due, audit_ends.follow_up)
         self._close_blocks(now)
+        self._give(now.now)
+
+    def _give(self, now: float) -> None:
+        """Results that have been held back long enough, whatever became of their check."""
+        dispatcher = self._dispatcher
+        page = dispatcher.database.read(lambda c: held_back_results.page(c, _AT_ONCE, after=self._after_held))
+        self._after_held = page[-1].task_id if len(page) == _AT_ONCE else ""
+        due = [
+            it.task_id
+            for it in page
+            if not holding_back.waits_longer(it.until, is_checked_now=it.is_checked_now, now=now)
+        ]
+        if not due:
+            return
+        for task_id in dispatcher.database.write(lambda c: held_back_results.give(c, due, now)):
+            log.info("the result of task %s is given before it is checked", task_id)
+            dispatcher.lifecycle.outputs.announce(task_id)
 
     def _settle(self, page: list[str], now: Deciding, is_due: _IsDue, follow_up: _Follow) -> None:
         due = self._dispatcher.database.read(

@@ -111,7 +111,10 @@ class Explainer:
         if row.state != TaskState.QUEUED:
             basis = "it has ended" if views.is_final(row) else "it has a node"
             answer = pb.ExplainTaskResponse(
-                success=True, message=views.status_message(row), state=row.state, estimate_basis=basis
+                success=True,
+                message=views.status_message(row),
+                state=views.shown_state(row),
+                estimate_basis="its result is being checked" if views.is_held_back(row) else basis,
             )
             return _priced(answer, _needs(row), row.max_minutes, task.replicas)
         excluded: frozenset[str] = frozenset()

@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 SAME_ON_REPEAT = (
     "package_sha256", "cpu_score", "memory_gb", "gpu_score", "gpu_memory_gb", "gpu_name", "region",
     "image", "network", "max_minutes", "pinned_node", "priority", "min_trust", "location_mode",
-    "replicas", "compare_outputs",
+    "replicas", "compare_outputs", "take_pending",
 )  # fmt: skip
 
 
@@ -124,6 +124,7 @@ def _compared(request: pb.UploadTaskRequest) -> dict[str, Any]:
     return {
         "replicas": replicas,
         "compare_outputs": "\n".join(check_patterns(request.compare_outputs)),
+        "take_pending": request.take_pending,
         "verification": Verification.PENDING if replicas > 1 else "",
     }
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row
 from gateway.auth.callers import whose_work
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
-from gateway.messages import is_final
+from gateway.messages import is_final, is_held_back
 from gateway.usecases import storage_quota
 from nodepool.domain import ids
 from nodepool.domain.errors import CorruptFileError, NodePoolError, NotFoundError, UnavailableError
@@ -23,6 +23,7 @@ from nodepool.heavy.worker import OutOfBoundsError
 from nodepool.stores.redis.output import OutputWindow
 from nodepool.stores.sql import (
     attempts as attempt_records,
+    held_back_results,
     nodes as node_store,
     replicas as replica_store,
     tasks as task_store,
@@ -144,6 +145,9 @@ def stop(gateway: Gateway, identity: CallerIdentity, task_id: str) -> Row[Any]:
     row, follow = gateway.database.write(lambda connection: replica_vote.stop(connection, task_id, with_what))
     if is_final(row):
         return row
+    if is_held_back(row):
+        _give_now(gateway, row)
+        return row
     if row.state == TaskState.QUEUED:
         storage_quota.release(gateway, task_id)
     try:
@@ -159,6 +163,15 @@ def stop(gateway: Gateway, identity: CallerIdentity, task_id: str) -> Row[Any]:
     except NodePoolError as error:
         log.warning("the stop of %s is kept; the sweep tells its node: %s", task_id, error)
     return row
+
+
+def _give_now(gateway: Gateway, row: Row[Any]) -> None:
+    """Nothing runs that could be stopped: its owner does not want to wait for the check any longer."""
+    gateway.database.write(lambda c: held_back_results.give(c, [row.id], gateway.clock()))
+    try:
+        gateway.outputs.announce(row.id)
+    except UnavailableError as error:
+        log.warning("who watches %s sees its end a little later: %s", row.id, error)
 
 
 def _stop_runs(gateway: Gateway, follow: FollowUp) -> None:

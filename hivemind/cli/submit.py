@@ -62,6 +62,11 @@ from nodepool.domain.trust.voting import MAX_REPLICAS
     "may be given several times [default: all files].",
 )
 @click.option(
+    "--take-pending",
+    is_flag=True,
+    help="Take a result that the pool checks at once, unchecked [default: wait until it is checked].",
+)
+@click.option(
     "--dry-run", "is_dry", is_flag=True, help="Say where it would run now and its price; send nothing."
 )
 @click.option("--task-id", help="Your own id; a repeated upload with the same id changes nothing.")

@@ -858,6 +858,7 @@ class WorkerNodeInfo(_message.Message):
     ON_PROBATION_FIELD_NUMBER: _builtins.int
     ISOLATION_FIELD_NUMBER: _builtins.int
     OWNER_ONLY_FIELD_NUMBER: _builtins.int
+    ON_TRIAL_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     hostname: _builtins.str
     cpu_cores: _builtins.int
@@ -910,6 +911,8 @@ class WorkerNodeInfo(_message.Message):
     """as registered: container, bubblewrap, user or none"""
     owner_only: _builtins.bool
     """takes its owner's tasks only"""
+    on_trial: _builtins.bool
+    """not trusted yet: one task at a time beside trusted nodes of others"""
     def __init__(
         self,
         *,
@@ -952,10 +955,11 @@ class WorkerNodeInfo(_message.Message):
         on_probation: _builtins.bool = ...,
         isolation: _builtins.str = ...,
         owner_only: _builtins.bool = ...,
+        on_trial: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_cpu_score", b"capacity_cpu_score", "capacity_gpu_memory_gb", b"capacity_gpu_memory_gb", "capacity_gpu_score", b"capacity_gpu_score", "capacity_memory_mb", b"capacity_memory_mb", "cpu_cores", b"cpu_cores", "cpu_percent", b"cpu_percent", "cpu_score", b"cpu_score", "docker_status", b"docker_status", "draining", b"draining", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "history_weight", b"history_weight", "hostname", b"hostname", "isolation", b"isolation", "kind", b"kind", "last_heartbeat", b"last_heartbeat", "location", b"location", "max_tasks", b"max_tasks", "memory_gb", b"memory_gb", "memory_percent", b"memory_percent", "node_id", b"node_id", "on_probation", b"on_probation", "owner", b"owner", "owner_only", b"owner_only", "port", b"port", "region", b"region", "relative_speed", b"relative_speed", "reserved_cpu_score", b"reserved_cpu_score", "reserved_gpu_memory_gb", b"reserved_gpu_memory_gb", "reserved_gpu_score", b"reserved_gpu_score", "reserved_memory_gb", b"reserved_memory_gb", "reserved_memory_mb", b"reserved_memory_mb", "running_tasks", b"running_tasks", "status", b"status", "success_rate", b"success_rate", "trust_tier", b"trust_tier", "used_cpu_score", b"used_cpu_score", "used_memory_mb", b"used_memory_mb"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_cpu_score", b"capacity_cpu_score", "capacity_gpu_memory_gb", b"capacity_gpu_memory_gb", "capacity_gpu_score", b"capacity_gpu_score", "capacity_memory_mb", b"capacity_memory_mb", "cpu_cores", b"cpu_cores", "cpu_percent", b"cpu_percent", "cpu_score", b"cpu_score", "docker_status", b"docker_status", "draining", b"draining", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "history_weight", b"history_weight", "hostname", b"hostname", "isolation", b"isolation", "kind", b"kind", "last_heartbeat", b"last_heartbeat", "location", b"location", "max_tasks", b"max_tasks", "memory_gb", b"memory_gb", "memory_percent", b"memory_percent", "node_id", b"node_id", "on_probation", b"on_probation", "on_trial", b"on_trial", "owner", b"owner", "owner_only", b"owner_only", "port", b"port", "region", b"region", "relative_speed", b"relative_speed", "reserved_cpu_score", b"reserved_cpu_score", "reserved_gpu_memory_gb", b"reserved_gpu_memory_gb", "reserved_gpu_score", b"reserved_gpu_score", "reserved_memory_gb", b"reserved_memory_gb", "reserved_memory_mb", b"reserved_memory_mb", "running_tasks", b"running_tasks", "status", b"status", "success_rate", b"success_rate", "trust_tier", b"trust_tier", "used_cpu_score", b"used_cpu_score", "used_memory_mb", b"used_memory_mb"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1410,6 +1414,7 @@ class UploadTaskRequest(_message.Message):
     COMPARE_OUTPUTS_FIELD_NUMBER: _builtins.int
     PACKAGE_BYTES_FIELD_NUMBER: _builtins.int
     PACKAGE_SHA256_FIELD_NUMBER: _builtins.int
+    TAKE_PENDING_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     task_zip: _builtins.bytes
     memory_gb: _builtins.int
@@ -1438,6 +1443,8 @@ class UploadTaskRequest(_message.Message):
     """What the package is, told before it comes: anything else is refused. Of older clients 0 and empty."""
     package_sha256: _builtins.str
     """hex"""
+    take_pending: _builtins.bool
+    """A result that the pool checks is given at once, as pending, and not only when the check has an answer."""
     @_builtins.property
     def compare_outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Which files of the result are compared (paths or patterns); none: the whole result without its times."""
@@ -1464,10 +1471,11 @@ class UploadTaskRequest(_message.Message):
         compare_outputs: _abc.Iterable[_builtins.str] | None = ...,
         package_bytes: _builtins.int = ...,
         package_sha256: _builtins.str = ...,
+        take_pending: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "priority", b"priority"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "compare_outputs", b"compare_outputs", "cpu_score", b"cpu_score", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "image", b"image", "location", b"location", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "memory_gb", b"memory_gb", "min_trust", b"min_trust", "network", b"network", "package_bytes", b"package_bytes", "package_sha256", b"package_sha256", "priority", b"priority", "replicas", b"replicas", "task_id", b"task_id", "task_zip", b"task_zip", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "compare_outputs", b"compare_outputs", "cpu_score", b"cpu_score", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "image", b"image", "location", b"location", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "memory_gb", b"memory_gb", "min_trust", b"min_trust", "network", b"network", "package_bytes", b"package_bytes", "package_sha256", b"package_sha256", "priority", b"priority", "replicas", b"replicas", "take_pending", b"take_pending", "task_id", b"task_id", "task_zip", b"task_zip", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
@@ -1612,6 +1620,8 @@ class TaskDetail(_message.Message):
     REPLICAS_FIELD_NUMBER: _builtins.int
     VERIFICATION_FIELD_NUMBER: _builtins.int
     REPLICA_RECORDS_FIELD_NUMBER: _builtins.int
+    TAKE_PENDING_FIELD_NUMBER: _builtins.int
+    HELD_BACK_UNTIL_FIELD_NUMBER: _builtins.int
     state: _builtins.str
     """QUEUED, PLACED, RUNNING, SUCCEEDED, FAILED, STOPPED"""
     reason: _builtins.str
@@ -1645,6 +1655,12 @@ class TaskDetail(_message.Message):
     replicas: _builtins.int
     verification: _builtins.str
     """empty: none was asked for; pending, agreed, audited, disputed"""
+    take_pending: _builtins.bool
+    """as it was submitted"""
+    held_back_until: _builtins.float
+    """Its run has ended and its result is being checked: state stays RUNNING until the result is given, which
+    is at this time (Unix seconds) at the latest. 0: nothing is held back.
+    """
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptRecord]:
         """Newest last; only in PollTaskStatus."""
@@ -1682,10 +1698,12 @@ class TaskDetail(_message.Message):
         replicas: _builtins.int = ...,
         verification: _builtins.str = ...,
         replica_records: _abc.Iterable[Global___ReplicaRecord] | None = ...,
+        take_pending: _builtins.bool = ...,
+        held_back_until: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned_node", b"assigned_node", "attempt_number", b"attempt_number", "attempts", b"attempts", "created_at", b"created_at", "exit_code", b"exit_code", "finished_at", b"finished_at", "has_exit_code", b"has_exit_code", "has_result", b"has_result", "held_cpt", b"held_cpt", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "min_trust", b"min_trust", "owner", b"owner", "paid_cpt", b"paid_cpt", "price_per_minute_cpt", b"price_per_minute_cpt", "priority", b"priority", "queue", b"queue", "reason", b"reason", "replica_records", b"replica_records", "replicas", b"replicas", "result_bytes", b"result_bytes", "started_at", b"started_at", "state", b"state", "stop_requested", b"stop_requested", "updated_at", b"updated_at", "verification", b"verification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned_node", b"assigned_node", "attempt_number", b"attempt_number", "attempts", b"attempts", "created_at", b"created_at", "exit_code", b"exit_code", "finished_at", b"finished_at", "has_exit_code", b"has_exit_code", "has_result", b"has_result", "held_back_until", b"held_back_until", "held_cpt", b"held_cpt", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "min_trust", b"min_trust", "owner", b"owner", "paid_cpt", b"paid_cpt", "price_per_minute_cpt", b"price_per_minute_cpt", "priority", b"priority", "queue", b"queue", "reason", b"reason", "replica_records", b"replica_records", "replicas", b"replicas", "result_bytes", b"result_bytes", "started_at", b"started_at", "state", b"state", "stop_requested", b"stop_requested", "take_pending", b"take_pending", "updated_at", b"updated_at", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -112,7 +112,7 @@ def task_details(task: TaskInfo, now: float) -> Group:
         "stop": "asked for" if task.stop_requested and not task.final else "",
         "age": duration_text(now - task.created_at) if task.created_at else "",
         "run time": duration_text(task.run_seconds(now)),
-        "result": bytes_text(task.result_bytes) if task.has_result else "",
+        "result": _result_text(task, now),
         "verified": _verification_text(task),
     }
     table = PlainTable.grid(padding=(0, 2))
@@ -127,6 +127,14 @@ def task_details(task: TaskInfo, now: float) -> Group:
     if task.replica_records:
         parts += ["", replicas_table(task.replica_records)]
     return Group(*parts)
+
+
+def _result_text(task: TaskInfo, now: float) -> str:
+    if task.held_back_until is not None:
+        return (
+            f"is being checked; given in {duration_text(max(0.0, task.held_back_until - now))} at the latest"
+        )
+    return bytes_text(task.result_bytes) if task.has_result else ""
 
 
 def _verification_text(task: TaskInfo) -> str:

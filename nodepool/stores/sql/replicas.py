@@ -39,7 +39,7 @@ _INSERT = insert(tasks)
 COPIED_TO_RUNS = (
     "owner_id", "cpu_score", "memory_gb", "gpu_score", "gpu_memory_gb", "gpu_name", "region", "tier",
     "priority", "min_trust", "location_mode", "compare_outputs", "price_per_minute", "image", "network",
-    "max_minutes", "package_sha256", "package_bytes", "created_at",
+    "max_minutes", "package_sha256", "package_bytes", "created_at", "take_pending",
 )  # fmt: skip
 # An attempt on somebody's node that may have seen its end. One that was lost or refused says nothing.
 _TAKEN = [

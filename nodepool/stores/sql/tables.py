@@ -234,6 +234,10 @@ tasks = Table(
     Column("replicas", Integer, nullable=False, server_default="1"),
     Column("compare_outputs", Text, nullable=False, server_default=""),  # one pattern a line
     Column("verification", String(16), nullable=False, server_default=""),
+    # Its owner takes a result that is checked before the check has an answer.
+    Column("take_pending", Boolean, nullable=False, server_default=text("false")),
+    # When its result is given at the latest; 0: nothing is held back.
+    Column("held_back_until", Float, nullable=False, server_default="0"),
     Column("result_digest", String(64), nullable=False, server_default=""),
     Column("price_per_minute", BigInteger, nullable=False, server_default="0"),
     Column("image", String(300), nullable=False),
@@ -263,6 +267,12 @@ tasks = Table(
     Column("hinted_at", Float, nullable=False),
     # When it last began to wait: accepted, or given back by a lost or refused attempt.
     Column("queued_at", Float, nullable=False, server_default="0"),
+)
+Index(
+    "ix_tasks_held_back",
+    tasks.c.held_back_until,
+    sqlite_where=tasks.c.held_back_until > 0,
+    postgresql_where=tasks.c.held_back_until > 0,
 )
 # How many bytes the tasks of an account keep (see storage_store).
 storage_accounts = Table(
