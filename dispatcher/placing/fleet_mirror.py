@@ -91,7 +91,8 @@ class FleetMirror:
 
     def _give_room(self, limited: BoolArray, now: float) -> None:
         """Nodes of these that may have more than one task now, because no others are to be preferred."""
-        for row in np.flatnonzero(limited & ~self.fleet.one_task[: len(limited)]).tolist():
+        ceased = limited & ~self.fleet.one_task[:, : limited.shape[1]]
+        for row in np.flatnonzero(ceased.any(axis=0)).tolist():
             self._planner.more_room(row, now)
 
     def _forget(self, node_id: str, now: float) -> None:

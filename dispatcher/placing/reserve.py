@@ -39,6 +39,7 @@ def reserve_and_place(
     """What Redis refuses goes back into the line, with a fresh look at its node."""
     now = dispatcher.clock()
     wanted = {it.task.task_id: _placement(it) for it in planned}
+    tiers = {it.task.task_id: it.task.wish.tier for it in planned}
     try:
         answers = dispatcher.registry.reserve_all(
             [
@@ -47,7 +48,7 @@ def reserve_and_place(
                     it.attempt_id,
                     it.claim,
                     it.owner_id,
-                    one_task=planner.fleet.gets_one_task(it.node_id),
+                    one_task=planner.fleet.gets_one_task(it.node_id, tiers[it.task_id]),
                 )
                 for it in wanted.values()
             ],

@@ -57,7 +57,9 @@ class PendingVotes:
         due = [
             it.task_id
             for it in page
-            if not holding_back.waits_longer(it.until, is_checked_now=it.is_checked_now, now=now)
+            if not holding_back.waits_longer(
+                it.until, without_checker_since=it.without_checker_since, now=now
+            )
         ]
         if not due:
             return

@@ -39,7 +39,7 @@ class Stage(Fleet):
         return node_id
 
     def tasks(self, count: int) -> list[str]:
-        return [self.task(tier="low") for _ in range(count)]
+        return [self.task() for _ in range(count)]
 
     def on(self, node_id: str, *task_ids: str) -> list[str]:
         return [task_id for task_id in task_ids if self.row(task_id).node_id == node_id]

@@ -17,7 +17,7 @@ from nodepool.domain import regions
 from nodepool.domain.nodes.node import NodeKind, NodeView
 from nodepool.domain.resources import RESOURCE_NAMES, Claim
 from nodepool.domain.trust.audits import Rules, one_at_a_time
-from nodepool.domain.trust.credit import RANK, TIERS
+from nodepool.domain.trust.credit import RANK, TIERS, Tier
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -187,30 +187,32 @@ class Fleet:
 
     @property
     def one_task(self) -> BoolArray:
-        """Nodes that get one task at a time because they are not trusted and others are there who are."""
+        """By rank of a task's tier: nodes that get one task at a time, because they are not trusted and
+        others are there who are, and who may have such a task."""
         if self._one_task is None:
-            self._one_task = self._who_gets_one_task()
+            self._one_task = np.array([self._who_gets_one_task(rank) for rank in range(len(TIERS))])
         return self._one_task
 
-    def has_its_one_task(self) -> BoolArray:
+    def has_its_one_task(self, tier: Tier) -> BoolArray:
         """Of these nodes those that have it; nothing else is given to them, however much room there is."""
-        mask: BoolArray = self.one_task & (self.reserved[_TASKS] > 0)
+        mask: BoolArray = self.one_task[RANK[tier]] & (self.reserved[_TASKS] > 0)
         return mask
 
-    def gets_one_task(self, node_id: str) -> bool:
+    def gets_one_task(self, node_id: str, tier: Tier) -> bool:
         row = self.row_of.get(node_id)
-        return row is not None and bool(self.one_task[row])
+        return row is not None and bool(self.one_task[RANK[tier], row])
 
     def _standing(self, row: int) -> tuple[object, ...]:
         """All that decides who gets one task at a time."""
         columns = (self.online, self.draining, self.on_trial, self.pushed, self.owner, self.owner_only)
-        return tuple(column[row] for column in columns)
+        return (self.tier[row], *(column[row] for column in columns))
 
-    def _who_gets_one_task(self) -> BoolArray:
+    def _who_gets_one_task(self, rank: int) -> BoolArray:
         if not self.on_trial.any():
             return np.zeros(len(self.present), dtype=np.bool_)
         takes = self.present & ~self.owner_only & (~self.pushed | self.allow_pushed)
-        preferred = np.unique(self.owner[takes & self.online & ~self.draining & ~self.on_trial])
+        trusted = takes & self.online & ~self.draining & ~self.on_trial & (self.tier >= rank)
+        preferred = np.unique(self.owner[trusted])
         others: BoolArray = np.full(len(takes), len(preferred) > 1)
         if len(preferred) == 1:
             others = self.owner != preferred[0]
@@ -227,12 +229,12 @@ class Fleet:
         self.reserved[:, row] = np.maximum(self.reserved[:, row] - amounts.column, 0)
         self._rank(row)
 
-    def fits(self, row: int, amounts: Amounts) -> bool:
+    def fits(self, row: int, amounts: Amounts, tier: Tier = Tier.HIGH) -> bool:
         """Whether there is room for it now on a node that takes work."""
         return bool(
             self.online[row]
             and not self.draining[row]
-            and not (self.one_task[row] and self.reserved[_TASKS, row])
+            and not (self.reserved[_TASKS, row] and self.one_task[RANK[tier], row])
             and (self.reserved[:, row] + amounts.column <= self.capacity[:, row])[amounts.mask].all()
         )
 

@@ -130,7 +130,7 @@ def _clauses(wish: Wish, fleet: Fleet) -> Iterable[tuple[str, BoolArray]]:
     yield from _large_enough(amounts, fleet)
     yield OFFLINE, fleet.online
     yield DRAINING, ~fleet.draining
-    yield from _with_room(amounts, fleet)
+    yield from _with_room(amounts, wish.tier, fleet)
 
 
 def _large_enough(amounts: Amounts, fleet: Fleet) -> Iterable[tuple[str, BoolArray]]:
@@ -138,8 +138,8 @@ def _large_enough(amounts: Amounts, fleet: Fleet) -> Iterable[tuple[str, BoolArr
         yield TOO_SMALL.format(CLAIM_WORDS[name]), fleet.capacity[index] >= amounts.column[index]
 
 
-def _with_room(amounts: Amounts, fleet: Fleet) -> Iterable[tuple[str, BoolArray]]:
-    yield ON_TRIAL, ~fleet.has_its_one_task()
+def _with_room(amounts: Amounts, tier: Tier, fleet: Fleet) -> Iterable[tuple[str, BoolArray]]:
+    yield ON_TRIAL, ~fleet.has_its_one_task(tier)
     for index, name in amounts.asked:
         room = fleet.capacity[index] - fleet.reserved[index]
         yield BUSY.format(CLAIM_WORDS[name]), room >= amounts.column[index]
@@ -197,6 +197,7 @@ class Chooser:
 
     def __init__(self, wish: Wish, fleet: Fleet) -> None:
         self.amounts = Amounts.of(wish.claim)
+        self._tier = wish.tier
         self._fleet = fleet
         self._matching = fleet.present.copy()
         for _, keeps in (*_matching(wish, fleet), *_large_enough(self.amounts, fleet)):
@@ -217,7 +218,7 @@ class Chooser:
         while True:
             while (first := self._first()) is not None:
                 row, listed = first
-                if self._fleet.fits(row, self.amounts):
+                if self._fleet.fits(row, self.amounts, self._tier):
                     return row
                 if listed:
                     self._at += 1
@@ -263,7 +264,7 @@ class Chooser:
 
     def offer(self, row: int) -> bool:
         """A node has more room, or takes work again: whether this wish fits there now."""
-        fits = bool(self._matching[row]) and self._fleet.fits(row, self.amounts)
+        fits = bool(self._matching[row]) and self._fleet.fits(row, self.amounts, self._tier)
         if fits:
             self._put(self._key(row), row)
         return fits
@@ -281,7 +282,7 @@ class Chooser:
     def _fill(self) -> None:
         fleet = self._fleet
         mask = self._matching & fleet.online & ~fleet.draining
-        for _, keeps in _with_room(self.amounts, fleet):
+        for _, keeps in _with_room(self.amounts, self._tier, fleet):
             mask &= keeps
         rows = np.flatnonzero(mask)
         keys = fleet.rank[rows] if self._extra is None else fleet.rank[rows] + self._extra[rows]

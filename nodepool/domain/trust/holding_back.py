@@ -26,8 +26,9 @@ def held_back_until(block_size: int, *, take_pending: bool, checkers: int, now: 
     return now + MOST_HELD_SECONDS
 
 
-def waits_longer(held_until: float, *, is_checked_now: bool, now: float) -> bool:
-    """Whether a result that is held back stays so. `is_checked_now`: a run that checks it has a node."""
+def waits_longer(held_until: float, *, without_checker_since: float | None, now: float) -> bool:
+    """Whether a result that is held back stays so. `without_checker_since`: the run that is to check it waits
+    for a node since then; None: it has one."""
     if now >= held_until:
         return False
-    return is_checked_now or now < held_until - MOST_HELD_SECONDS + CHECKER_PATIENCE_SECONDS
+    return without_checker_since is None or now < without_checker_since + CHECKER_PATIENCE_SECONDS

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, exists, select, update
+from sqlalchemy import Connection, func, select, update
 
 from nodepool.domain.tasks.states import TaskState
 from nodepool.stores.sql.tables import tasks
 
 _checks = tasks.alias("checks")
-_ON_A_NODE = (TaskState.PLACED.value, TaskState.RUNNING.value)
 _HELD = tasks.c.held_back_until > 0
 
 
@@ -22,7 +21,7 @@ _HELD = tasks.c.held_back_until > 0
 class HeldBackResult:
     task_id: str
     until: float
-    is_checked_now: bool  # a run that checks it has a node
+    without_checker_since: float | None  # its check waits for a node since then; None: it does not
 
 
 def hold_back(connection: Connection, task_id: str, until: float) -> None:
@@ -31,10 +30,14 @@ def hold_back(connection: Connection, task_id: str, until: float) -> None:
 
 def page(connection: Connection, limit: int, *, after: str = "") -> list[HeldBackResult]:
     """Some of them, in the order of their tasks' ids."""
-    checked = exists().where(_checks.c.parent_id == tasks.c.id, _checks.c.state.in_(_ON_A_NODE))
-    query = select(tasks.c.id, tasks.c.held_back_until, checked).where(_HELD, tasks.c.id > after)
+    waits_since = (
+        select(func.min(_checks.c.queued_at))
+        .where(_checks.c.parent_id == tasks.c.id, _checks.c.state == TaskState.QUEUED)
+        .scalar_subquery()
+    )
+    query = select(tasks.c.id, tasks.c.held_back_until, waits_since).where(_HELD, tasks.c.id > after)
     rows = connection.execute(query.order_by(tasks.c.id).limit(limit))
-    return [HeldBackResult(str(row[0]), float(row[1]), bool(row[2])) for row in rows]
+    return [HeldBackResult(str(row[0]), float(row[1]), row[2]) for row in rows]
 
 
 def give(connection: Connection, task_ids: Sequence[str], now: float) -> list[str]:

@@ -40,7 +40,11 @@ def fleet_of(*nodes: NodeView) -> Fleet:
 
 
 def limited(fleet: Fleet) -> set[str]:
-    return {node_id for node_id in fleet.row_of if fleet.gets_one_task(node_id) and "away" not in node_id}
+    return {
+        node_id
+        for node_id in fleet.row_of
+        if fleet.gets_one_task(node_id, Tier.LOW) and "away" not in node_id
+    }
 
 
 TRUSTED = node("old", 1)
@@ -72,6 +76,12 @@ def test_where_too_few_owners_are_there_to_earn_trust_with_nobody_is_limited() -
     fleet = Fleet.of([TRUSTED, node("new", 2, on_trial=True)])
     fleet.least_owners = 1
     assert limited(fleet) == {"new"}
+
+
+def test_a_trusted_node_that_a_task_may_not_have_is_nobody_to_prefer() -> None:
+    fleet = fleet_of(node("new", 2, on_trial=True), node("old", 1, tier=Tier.NORMAL))
+    assert fleet.gets_one_task("new", Tier.NORMAL)
+    assert not fleet.gets_one_task("new", Tier.LOW)
 
 
 def test_a_second_task_waits_and_is_told_why() -> None:
