@@ -17,7 +17,7 @@ from gateway.usecases.explain_task import Explainer
 from gateway.usecases.incoming_package import IncomingPackage
 from gateway.usecases.output_text import last_lines, text_of
 from gateway.usecases.result_digests import Digests
-from nodepool.domain.errors import ConflictError, InvalidInputError, NotFoundError, TooLargeError
+from nodepool.domain.errors import InvalidInputError, NotFoundError, StateConflictError, TooLargeError
 from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 from nodepool.stores.files.disk import disk_errors
 from nodepool.stores.redis.output import OutputWindow
@@ -119,7 +119,7 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
         gateway = self._gateway
         row = await gateway.run(tasks.find_own, gateway, current_identity(), request.task_id)
         if views.is_held_back(row):
-            raise ConflictError(f"not finished yet: {views.status_message(row)}")
+            raise StateConflictError(f"not finished yet: {views.status_message(row)}")
         if not row.result_attempt:
             raise NotFoundError(f"task {row.id!r} has no result: {views.status_message(row)}")
         chunks = await gateway.run(gateway.files.open_result, row.result_attempt)

@@ -18,7 +18,7 @@ from nodepool.stores.redis.node_registry import Reservation
 from nodepool.stores.sql import tasks as task_store
 from nodepool.stores.sql.tables import node_records
 from nodepool.stores.sql.tasks import End
-from tests.integration.test_sweep import START, Fleet
+from tests.support.fleet import START, Fleet
 from tests.support.stores import CLAIM, add_node, add_user, attempt_of
 from tests.support.valkey import TestValkey
 
