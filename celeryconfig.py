@@ -10,7 +10,7 @@ import os
 from kombu import Exchange, Queue
 
 from nodepool.domain.regions import TASK_REGIONS
-from nodepool.domain.trust.credit import TIERS
+from nodepool.domain.trust.tiers import TIERS
 
 broker_url = os.environ.get("CELERY_BROKER_URL", "")
 

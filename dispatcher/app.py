@@ -17,7 +17,7 @@ from dispatcher.push.outcomes import PushOutcomes, open_files
 from dispatcher.push.pusher import Pusher
 from dispatcher.sweep.sweeper import Sweeper
 from nodepool import hardening, observability
-from nodepool.messaging import publisher
+from nodepool.messaging import names, publisher
 from nodepool.settings import Settings
 
 # The thread that takes hints waits for the interpreter after each of its many small commands to the broker,
@@ -96,7 +96,7 @@ def dispatcher() -> Dispatcher:
     return _Worker.dispatcher
 
 
-@app.task(name=publisher.PLACE, bind=True)
+@app.task(name=names.PLACE, bind=True)
 def place(_task: Task[Any, Any], task_id: str) -> None:
     if _Worker.desk is not None:
         _Worker.desk.hint(task_id)
@@ -109,17 +109,17 @@ def pusher() -> Pusher:
         return _Worker.pusher
 
 
-@app.task(name=publisher.PUSH, bind=True)
+@app.task(name=names.PUSH, bind=True)
 def push(_task: Task[Any, Any], attempt_id: str) -> None:
     if settings.push_to_nodes:
         pusher().push(attempt_id)
 
 
-@app.task(name=publisher.PUSH_STOP, bind=True)
+@app.task(name=names.PUSH_STOP, bind=True)
 def push_stop(_task: Task[Any, Any], attempt_id: str) -> None:
     pusher().stop(attempt_id)
 
 
-@app.task(name=publisher.PUSH_ASK, bind=True)
+@app.task(name=names.PUSH_ASK, bind=True)
 def push_ask(_task: Task[Any, Any], attempt_id: str) -> None:
     pusher().ask(attempt_id)

@@ -22,7 +22,7 @@ from tornado.ioloop import IOLoop
 from nodepool.domain.errors import NodePoolError
 from nodepool.domain.nodes import worker_events
 from nodepool.domain.nodes.worker_events import DropReason, Event
-from nodepool.messaging import publisher
+from nodepool.messaging import names
 from nodepool.stores.redis.client import Client, database_of
 from nodepool.stores.redis.node_registry import NodeRegistry
 from nodepool.stores.redis.subscription import Subscription, subscription
@@ -138,22 +138,22 @@ class Subscriptions:
         return gone
 
     def _subscribe(self, node_ids: list[str]) -> None:
-        names = {
+        channels = {
             name.encode(): node_id
             for node_id in node_ids
-            for name in publisher.event_channels(node_id, self._database)
+            for name in names.event_channels(node_id, self._database)
         }
-        listed = list(names)
+        listed = list(channels)
         for start in range(0, len(listed), _SUBSCRIBED_AT_ONCE):
             self._subscription.subscribe(*listed[start : start + _SUBSCRIBED_AT_ONCE])
-        self._senders.update(names)
+        self._senders.update(channels)
         self._heard.update(node_ids)
 
     def _unsubscribe(self, node_id: str) -> None:
         self._heard.discard(node_id)
         self._allowances.pop(node_id, None)
-        names = [name.encode() for name in publisher.event_channels(node_id, self._database)]
-        known = [name for name in names if self._senders.pop(name, None) is not None]
+        channels = [name.encode() for name in names.event_channels(node_id, self._database)]
+        known = [name for name in channels if self._senders.pop(name, None) is not None]
         if known:
             self._subscription.unsubscribe(*known)
 

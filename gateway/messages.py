@@ -14,7 +14,7 @@ from nodepool.domain.money.ledger import HoldState
 from nodepool.domain.nodes.history import HistoryRules
 from nodepool.domain.nodes.node import NodeStatus, NodeView, is_owner_only, isolation_of
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
-from nodepool.messaging.publisher import partition_queue
+from nodepool.messaging.names import partition_queue
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.redis.node_registry import NodeReport
 from nodepool.stores.sql.attempts import history_of

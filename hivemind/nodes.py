@@ -12,7 +12,7 @@ from enum import StrEnum
 from hivemind.models import finite
 from nodepool.domain.nodes.node import NodeStatus
 from nodepool.domain.resources import MEBIBYTES_PER_GIBIBYTE
-from nodepool.domain.trust.credit import TIERS
+from nodepool.domain.trust.tiers import TIERS
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.wire import NODE_STATUS_WORDS
 

@@ -9,7 +9,7 @@ from nodepool.domain.nodes.node import NodeFacts, NodeKind, NodeStatus, default_
 from nodepool.domain.resources import Resources
 from nodepool.domain.safe_text import is_plain
 from nodepool.domain.tasks.states import DEFAULT_PRIORITY, MAX_PRIORITY, LocationMode, Outcome, TaskState
-from nodepool.domain.trust.credit import TIERS
+from nodepool.domain.trust.tiers import TIERS
 from nodepool.domain.trust.voting import MAX_REPLICAS
 from nodepool.protocol import nodepool_pb2 as pb
 

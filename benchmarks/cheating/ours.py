@@ -10,7 +10,7 @@ from benchmarks.cheating.nodes import PUPPET_ACCOUNTS, ROUND_SECONDS, Node, Owne
 from benchmarks.cheating.stage import Policy, Run, Task
 from nodepool.domain.trust import audits as verification
 from nodepool.domain.trust.audits import BlockEnd, NodeRecord
-from nodepool.domain.trust.credit import Tier
+from nodepool.domain.trust.tiers import Tier
 from nodepool.domain.trust.voting import Checker, Count, Finding, Verdict, Vote, count_votes, may_check
 from nodepool.stores.sql.owner_relations import Reach
 

@@ -18,7 +18,7 @@ from dispatcher.placing.placement_loop import PlacementLoop
 from nodepool.domain import regions
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.domain.tasks.states import TaskState
-from nodepool.domain.trust.credit import TIERS, Tier
+from nodepool.domain.trust.tiers import TIERS, Tier
 from nodepool.stores.sql.tables import tasks
 
 _START = 1_000_000.0

@@ -10,12 +10,12 @@ from typing import Any
 from celery import Celery
 from celery.app.task import Task
 
-from nodepool.messaging import publisher
+from nodepool.messaging import names
 
 app = Celery("bare", set_as_current=False)
 app.config_from_object("celeryconfig")
 
 
-@app.task(name=publisher.PLACE, bind=True)
+@app.task(name=names.PLACE, bind=True)
 def place(_task: Task[Any, Any], _task_id: str) -> None:
     return

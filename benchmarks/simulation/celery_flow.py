@@ -28,7 +28,7 @@ from benchmarks.simulation.workers import (
 )
 from benchmarks.simulation.workload import Workload
 from nodepool.domain.nodes.report_interval import report_period
-from nodepool.messaging.publisher import PLACE
+from nodepool.messaging.names import PLACE
 
 _MOST_SECONDS = 90.0
 _POLL_SECONDS = 0.02

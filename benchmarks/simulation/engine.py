@@ -31,7 +31,7 @@ from nodepool.domain.scheduling.fair_share import cost_per_minute
 from nodepool.domain.scheduling.fleet import Fleet
 from nodepool.domain.scheduling.planner import Planner
 from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask
-from nodepool.messaging.publisher import node_queue
+from nodepool.messaging.names import node_queue
 from nodepool.stores.redis.node_registry import Reservation
 from nodepool.stores.sql import placements as placing
 from nodepool.stores.sql.tables import attempts

@@ -17,7 +17,8 @@ from benchmarks.simulation.children import start_child, stop_child
 from benchmarks.simulation.stage import Stage
 from celeryconfig import task_queues
 from local_pool.plan import dispatcher_part
-from nodepool.messaging.publisher import PLACE, Publisher, make_app, node_queue, partition_queue
+from nodepool.messaging.names import PLACE, node_queue, partition_queue
+from nodepool.messaging.publisher import Publisher, make_app
 
 T = TypeVar("T")
 POOL_DB, BARE_DB, STORE_DB = 0, 1, 2

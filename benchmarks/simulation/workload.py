@@ -13,7 +13,7 @@ from nodepool.domain.nodes.isolation import Isolation
 from nodepool.domain.nodes.node import NodeKind, default_max_tasks
 from nodepool.domain.tasks.states import DEFAULT_PRIORITY, LocationMode, TaskState
 from nodepool.domain.trust.access_limits import AccessLimits, limits_of
-from nodepool.domain.trust.credit import Tier, task_tier
+from nodepool.domain.trust.tiers import Tier, task_tier
 
 # Scores of users, and how many of a hundred have them: high, normal and low trust.
 _SCORES, _SCORE_WEIGHTS = (120, 70, 20), (20, 50, 30)

@@ -15,7 +15,7 @@ from nodepool.domain import ids
 from nodepool.domain.scheduling.fleet import Fleet
 from nodepool.domain.scheduling.placement import decide
 from nodepool.domain.scheduling.wait_queue import WaitingTask
-from nodepool.domain.trust.credit import TIERS
+from nodepool.domain.trust.tiers import TIERS
 from nodepool.domain.trust.voting import Checker, may_check
 from nodepool.stores.sql import owner_relations, replicas as replica_store, verification_records
 

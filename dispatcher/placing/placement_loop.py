@@ -28,8 +28,8 @@ from nodepool.domain.scheduling.fleet import Fleet
 from nodepool.domain.scheduling.planner import Planner
 from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask, WaitQueue
 from nodepool.domain.tasks.states import TaskKind
-from nodepool.domain.trust.credit import Tier
 from nodepool.domain.trust.replication import MAX_REPLICAS
+from nodepool.domain.trust.tiers import Tier
 from nodepool.stores.redis.hint_queues import HintQueues
 from nodepool.stores.sql import placements as placing, replicas as replica_store
 

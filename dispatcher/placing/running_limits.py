@@ -17,7 +17,7 @@ from sqlalchemy import Row
 from dispatcher.context import Dispatcher
 from nodepool.domain.scheduling.wait_queue import WaitingTask, WaitQueue
 from nodepool.domain.trust.access_limits import LIMITS, running_reason
-from nodepool.domain.trust.credit import Tier
+from nodepool.domain.trust.tiers import Tier
 from nodepool.stores.sql import placements as placing
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dispatcher.context import Dispatcher
 from dispatcher.placing.placement_loop import PlacementLoop
-from nodepool.messaging.publisher import PLACE, partition_queue
+from nodepool.messaging.names import PLACE, partition_queue
 from nodepool.stores.sql import tasks as task_store
 
 _TOLD_AT_ONCE = 500

@@ -15,8 +15,8 @@ from sqlalchemy import Row
 
 from dispatcher.context import Dispatcher
 from nodepool.domain.nodes.node import NodeView
+from nodepool.domain.nodes.registered_node import RegisteredNode
 from nodepool.stores.redis.liveness import Liveness, NodeHeartbeat
-from nodepool.stores.redis.node_registry import RegisteredNode
 from nodepool.stores.sql import nodes as node_store, tasks as task_store
 
 # Nodes that one statement asks for.

@@ -30,7 +30,7 @@ from nodepool.domain.scheduling.fair_share import Decay
 from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask
 from nodepool.domain.tasks.states import LocationMode, TaskState
 from nodepool.domain.trust.access_limits import LIMITS, running_reason
-from nodepool.domain.trust.credit import Tier, task_tier
+from nodepool.domain.trust.tiers import Tier, task_tier
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.redis.usage import UsageStore
 from nodepool.stores.sql import (

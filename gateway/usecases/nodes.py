@@ -22,7 +22,7 @@ from nodepool.domain.nodes import claimed_resources, push_addresses, report_inte
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.domain.tasks.states import Outcome
 from nodepool.domain.trust import access_limits
-from nodepool.messaging import publisher
+from nodepool.messaging import names
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.redis import agent_instances, broker_users, keys
 from nodepool.stores.redis.liveness import Liveness
@@ -152,11 +152,11 @@ def enroll(
         success=True,
         message="enrolled",
         broker_url=url,
-        queue=publisher.node_queue(node_id),
+        queue=names.node_queue(node_id),
         report_key=keys.report(node_id),
         assigned_key=keys.assigned(node_id),
-        control_exchange=publisher.control_exchange(node_id),
-        event_exchange=publisher.event_exchange(node_id),
+        control_exchange=names.control_exchange(node_id),
+        event_exchange=names.event_exchange(node_id),
         events_enabled=settings.agent_events,
         report_period_seconds=report_interval.report_period(
             Liveness(gateway.redis).node_count(),

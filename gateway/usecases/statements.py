@@ -8,7 +8,7 @@ from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
 from gateway.usecases.paging import page_size
 from nodepool.domain.errors import InvalidInputError
-from nodepool.domain.trust import access_limits, credit as trust
+from nodepool.domain.trust import access_limits, tiers
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql import accounts_read, credit as credit_store
 from nodepool.stores.sql.ledger import api as ledger_store
@@ -65,7 +65,7 @@ def credit(gateway: Gateway, identity: CallerIdentity, request: pb.GetCreditRequ
         # One more tells whether there is another page.
         rows = credit_store.history(connection, identity.user_id, limit + 1, before_seq)
         page = rows[:limit]
-        tier = trust.task_tier(score)
+        tier = tiers.task_tier(score)
         return pb.GetCreditResponse(
             success=True,
             message=f"credit score {score}: tasks on nodes of up to {tier} trust",

@@ -31,8 +31,8 @@ from nodepool.domain.resources import Resources
 from nodepool.domain.tasks.package_rules import check_package
 from nodepool.domain.tasks.states import TaskState, Verification
 from nodepool.domain.trust import access_limits
-from nodepool.domain.trust.credit import SCORE_OF, Tier, opens, task_tier
 from nodepool.domain.trust.result_digest import check_patterns
+from nodepool.domain.trust.tiers import SCORE_OF, Tier, opens, task_tier
 from nodepool.heavy import jobs
 from nodepool.heavy.worker import OutOfBoundsError, WorkerEndedError
 from nodepool.protocol import nodepool_pb2 as pb

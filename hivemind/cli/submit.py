@@ -17,7 +17,7 @@ from hivemind.models import ResultInfo, TaskNeeds, exit_code_of
 from hivemind.sdk import NodePoolClient
 from hivemind.zip_unpack import MAX_UNPACKED_BYTES, check_destination
 from nodepool.domain.tasks.states import DEFAULT_PRIORITY, MAX_PRIORITY, LocationMode
-from nodepool.domain.trust.credit import TIERS
+from nodepool.domain.trust.tiers import TIERS
 from nodepool.domain.trust.voting import MAX_REPLICAS
 
 

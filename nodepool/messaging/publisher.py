@@ -1,4 +1,4 @@
-"""Names of queues and Celery tasks, and how hints are published.
+"""How hints are published; `names` has their names.
 
 Every message is a hint: publishing that fails is logged and forgotten, because the sweep derives
 the hint again from SQL. No caller may depend on a hint's arrival.
@@ -15,49 +15,26 @@ from celery import Celery
 from kombu import Connection, Exchange, Producer, Queue
 from kombu.exceptions import OperationalError
 
-from nodepool.domain.nodes.worker_events import CHANNEL_ENDS
 from nodepool.messaging.message_template import MessageTemplates
+from nodepool.messaging.names import (
+    EXECUTE,
+    PLACE,
+    PUSH,
+    PUSH_ASK,
+    PUSH_QUEUE,
+    PUSH_STOP,
+    STOP,
+    node_queue,
+    partition_queue,
+)
 from nodepool.settings import Settings
-
-PLACE = "dispatcher.place"
-PUSH = "dispatcher.push"
-PUSH_STOP = "dispatcher.push_stop"
-PUSH_ASK = "dispatcher.push_ask"
-EXECUTE = "worker_agent.execute"
-STOP = "worker_agent.stop"
 
 # Messages of one round trip.
 _BATCH = 500
 _MAX_BACKGROUND = 50_000
 _CLOSE_SECONDS = 5.0
-# What is told to nodes without an agent. A queue of its own, so that no backlog of tasks to place holds
-# it up, and so that the dispatchers that call strangers' machines may be others than those that place.
-PUSH_QUEUE = "push"
-
 _DIRECT = Exchange("", type="direct")
 log = logging.getLogger(__name__)
-
-
-def partition_queue(tier: str, region: str) -> str:
-    return f"{tier}.{region}"
-
-
-def node_queue(node_id: str) -> str:
-    return f"node.{node_id}"
-
-
-def control_exchange(node_id: str) -> str:
-    return f"ctl.{node_id}"
-
-
-def event_exchange(node_id: str) -> str:
-    return f"celeryev/{node_id}"
-
-
-def event_channels(node_id: str, database: int) -> list[str]:
-    """Every channel that a node's worker publishes events on; for an empty id the pool's own workers'."""
-    exchange = event_exchange(node_id) if node_id else "celeryev"
-    return [f"/{database}.{exchange}/{end}" for end in CHANNEL_ENDS]
 
 
 def make_app(settings: Settings, name: str = "nodepool") -> Celery:

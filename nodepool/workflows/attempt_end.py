@@ -16,13 +16,14 @@ from sqlalchemy import Connection, Row
 from nodepool.clock import Clock
 from nodepool.domain.errors import UnavailableError
 from nodepool.domain.money import ledger
+from nodepool.domain.nodes.registered_node import RegisteredNode
 from nodepool.domain.resources import Claim
 from nodepool.domain.scheduling.fair_share import EXPECTED_MINUTES, cost_per_minute
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, Outcome, TaskKind, TaskState
 from nodepool.domain.trust.audits import Rules
 from nodepool.messaging.publisher import Publisher
 from nodepool.settings import Settings
-from nodepool.stores.redis.node_registry import NodeRegistry, RegisteredNode
+from nodepool.stores.redis.node_registry import NodeRegistry
 from nodepool.stores.redis.output import OutputStore
 from nodepool.stores.redis.usage import UsageStore
 from nodepool.stores.sql import (

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import update
 
 from nodepool.domain.trust.access_limits import LIMITS
-from nodepool.domain.trust.credit import Tier
+from nodepool.domain.trust.tiers import Tier
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.tables import users

@@ -10,7 +10,8 @@ import pytest
 from dispatcher import context
 from dispatcher.context import Dispatcher
 from dispatcher.placing.placement_loop import PlacementLoop
-from nodepool.messaging.publisher import EXECUTE, PLACE, Publisher, make_app
+from nodepool.messaging.names import EXECUTE, PLACE
+from nodepool.messaging.publisher import Publisher, make_app
 from nodepool.settings import Settings
 from nodepool.stores.redis import keys
 from nodepool.stores.redis.hint_queues import HintQueues

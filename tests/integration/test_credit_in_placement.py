@@ -13,7 +13,8 @@ from dispatcher.placing.node_events import NodeEventListener
 from dispatcher.placing.placement_loop import PlacementLoop
 from nodepool.domain.tasks.states import Outcome
 from nodepool.domain.trust.access_limits import LIMITS
-from nodepool.domain.trust.credit import DRIFT_SECONDS, Tier
+from nodepool.domain.trust.credit import DRIFT_SECONDS
+from nodepool.domain.trust.tiers import Tier
 from nodepool.settings import Settings
 from nodepool.stores.sql import credit as credit_store, tasks as task_store
 from nodepool.stores.sql.tasks import End

@@ -12,7 +12,7 @@ from dispatcher import context
 from nodepool.domain.nodes.node import NodeView
 from nodepool.domain.resources import Resources
 from nodepool.domain.tasks.states import Outcome
-from nodepool.domain.trust.credit import Tier
+from nodepool.domain.trust.tiers import Tier
 from nodepool.settings import Settings
 from nodepool.stores.sql import nodes as node_store, tasks as task_store
 from nodepool.stores.sql.tables import users

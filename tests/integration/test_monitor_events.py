@@ -18,13 +18,14 @@ import redis
 from celery import Celery
 
 from nodepool.domain.nodes.node import NodeKind
+from nodepool.domain.nodes.registered_node import RegisteredNode
 from nodepool.domain.nodes.worker_events import MAX_TEXT_CHARACTERS
 from nodepool.domain.regions import UNKNOWN
 from nodepool.domain.resources import Claim
-from nodepool.domain.trust.credit import Tier
-from nodepool.messaging import publisher
+from nodepool.domain.trust.tiers import Tier
+from nodepool.messaging import names
 from nodepool.stores.redis import broker_users
-from nodepool.stores.redis.node_registry import NodeRegistry, RegisteredNode
+from nodepool.stores.redis.node_registry import NodeRegistry
 from tests.support import bad_events
 from tests.support.bad_events import envelope, heartbeat, received
 from tests.support.environment import ROOT, free_port
@@ -63,7 +64,7 @@ class Window:
         return float(found[1]) if found else 0.0
 
     def send(self, node_id: str, message: bytes, end: str = "worker.heartbeat") -> None:
-        self.agents[node_id].publish(f"/0.{publisher.event_exchange(node_id)}/{end}", message)
+        self.agents[node_id].publish(f"/0.{names.event_exchange(node_id)}/{end}", message)
 
     def assert_works(self) -> None:
         """What the honest node says next is shown, on pages that all answer."""
@@ -217,7 +218,7 @@ def test_who_talks_too_much_is_not_listened_to_for_a_while(window: Window) -> No
     NodeRegistry(admin).put_node(node(noisy))
     client = redis.Redis.from_url(broker_users.create(admin, noisy, base_url=window.valkey.address))
     window.agents[noisy] = client
-    channel = f"/0.{publisher.event_exchange(noisy)}/worker.heartbeat"
+    channel = f"/0.{names.event_exchange(noisy)}/worker.heartbeat"
     wait_until(lambda: admin.pubsub_numsub(channel)[0][1] == 1, "Flower listens to it", 20)
     dropped = window.dropped("rate")
     with client.pipeline(transaction=False) as pipe:

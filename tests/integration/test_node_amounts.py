@@ -12,7 +12,7 @@ from nodepool.domain.nodes.history import HistoryRules
 from nodepool.domain.nodes.node import _MAX_NODE_MEMORY_GB as MAX_NODE_MEMORY_GB, NodeView
 from nodepool.domain.resources import MAX_AMOUNT, Claim, Overcommit, Resources
 from nodepool.domain.scheduling.reclaim import MeasuredUse
-from nodepool.domain.trust.credit import Tier
+from nodepool.domain.trust.tiers import Tier
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.redis.node_registry import NodeReport
 from nodepool.stores.sql import nodes as node_store

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from nodepool.messaging.publisher import EXECUTE, PLACE, Publisher, make_app
+from nodepool.messaging.names import EXECUTE, PLACE
+from nodepool.messaging.publisher import Publisher, make_app
 from nodepool.settings import Settings
 from tests.support.environment import ROOT, free_port
 from tests.support.processes import TestProcess

@@ -11,16 +11,12 @@ from typing import cast
 import pytest
 import redis
 
+from nodepool.domain.nodes.registered_node import RegisteredNode
 from nodepool.domain.resources import MAX_AMOUNT, Claim
 from nodepool.domain.scheduling.reclaim import MeasuredUse
-from nodepool.domain.trust.credit import Tier
+from nodepool.domain.trust.tiers import Tier
 from nodepool.stores.redis import keys
-from nodepool.stores.redis.node_registry import (
-    MAX_REPORT_BYTES,
-    PENDING_SECONDS,
-    NodeRegistry,
-    RegisteredNode,
-)
+from nodepool.stores.redis.node_registry import MAX_REPORT_BYTES, PENDING_SECONDS, NodeRegistry
 from tests.support.stores import CLAIM
 from tests.support.valkey import TestValkey
 

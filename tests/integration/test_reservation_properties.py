@@ -11,10 +11,11 @@ import redis
 from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from nodepool.domain.nodes.registered_node import RegisteredNode
 from nodepool.domain.resources import Claim
 from nodepool.domain.scheduling.reclaim import MeasuredUse, RunView, plan
-from nodepool.domain.trust.credit import Tier
-from nodepool.stores.redis.node_registry import PENDING_SECONDS, NodeRegistry, RegisteredNode
+from nodepool.domain.trust.tiers import Tier
+from nodepool.stores.redis.node_registry import PENDING_SECONDS, NodeRegistry
 from tests.support.valkey import TestValkey
 
 NODE = "owner/n1"

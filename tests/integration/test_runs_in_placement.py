@@ -13,8 +13,8 @@ from dispatcher import context
 from dispatcher.placing import checker_choice
 from nodepool.domain.tasks.states import Outcome
 from nodepool.domain.trust.audits import MOST_BLOCK_SECONDS
-from nodepool.domain.trust.credit import Tier
 from nodepool.domain.trust.replication import PATIENCE_SECONDS
+from nodepool.domain.trust.tiers import Tier
 from nodepool.domain.trust.voting import Checker
 from nodepool.settings import Settings
 from nodepool.stores.redis import keys

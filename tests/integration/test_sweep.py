@@ -13,7 +13,7 @@ from dispatcher import context
 from dispatcher.placing.placement_loop import PlacementLoop
 from dispatcher.sweep.sweeper import Sweeper
 from nodepool.domain.tasks.states import Outcome, TaskState
-from nodepool.messaging import publisher
+from nodepool.messaging import names
 from nodepool.settings import Settings
 from nodepool.stores.redis import keys
 from nodepool.stores.redis.node_registry import PENDING_SECONDS
@@ -206,7 +206,7 @@ def test_an_end_frees_the_node_and_asks_for_the_waiting(fleet: Fleet) -> None:
         attempt_of(fleet.dispatcher.database, first), "n1", fleet.owner_id, end
     )
     assert fleet.reserved("n1").tasks == 0
-    assert fleet.hints(publisher.partition_queue("high", "any")) == 1
+    assert fleet.hints(names.partition_queue("high", "any")) == 1
     assert fleet.place(second) == 1
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import Row
 from dispatcher import context
 from dispatcher.push.outcomes import PushOutcomes, open_files
 from nodepool.domain.nodes.node import NodeKind
-from nodepool.messaging.publisher import PUSH_QUEUE
+from nodepool.messaging.names import PUSH_QUEUE
 from nodepool.settings import Settings
 from nodepool.stores.sql import placements as placing, pushed_attempts, tasks as task_store
 from nodepool.stores.sql.placements import Placement

@@ -14,7 +14,7 @@ from nodepool.domain.explain.request import PlacementRequest, PoolView, as_if
 from nodepool.domain.nodes.node import MAX_TASKS_LIMIT
 from nodepool.domain.resources import RESOURCE_NAMES, Claim
 from nodepool.domain.scheduling.fleet import Fleet
-from nodepool.domain.trust.credit import RANK, SCORE_OF, TIERS, Tier
+from nodepool.domain.trust.tiers import RANK, SCORE_OF, TIERS, Tier
 
 _TASKS = RESOURCE_NAMES.index("tasks")
 

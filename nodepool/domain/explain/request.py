@@ -20,7 +20,7 @@ from nodepool.domain.scheduling import placement
 from nodepool.domain.scheduling.fleet import BoolArray, Fleet
 from nodepool.domain.scheduling.placement import Wish
 from nodepool.domain.tasks.states import LocationMode
-from nodepool.domain.trust.credit import Tier
+from nodepool.domain.trust.tiers import Tier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

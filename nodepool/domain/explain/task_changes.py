@@ -18,7 +18,7 @@ from nodepool.domain.explain.request import PlacementRequest, PoolView
 from nodepool.domain.resources import MEBIBYTES_PER_GIBIBYTE, RESOURCE_NAMES
 from nodepool.domain.scheduling.fleet import Fleet
 from nodepool.domain.tasks.states import LocationMode
-from nodepool.domain.trust.credit import RANK, TIERS, Tier
+from nodepool.domain.trust.tiers import RANK, TIERS, Tier
 
 ANY = "any"
 # What a wish is changed to, and how much of it that gives up.

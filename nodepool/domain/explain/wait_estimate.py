@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from nodepool.domain.explain.explanation import PlacementExplanation, nodes_in_words
 from nodepool.domain.scheduling.fair_share import EXPECTED_MINUTES, cost_per_minute
 from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask, WaitQueue
-from nodepool.domain.trust.credit import RANK
+from nodepool.domain.trust.tiers import RANK
 
 NOTHING_KNOWN = -1.0
 _SECONDS_PER_MINUTE = 60

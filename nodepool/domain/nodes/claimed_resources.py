@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.resources import Claim, Resources
-from nodepool.domain.trust.credit import SCORE_OF, Tier
+from nodepool.domain.trust.tiers import SCORE_OF, Tier
 
 # So many attempts that ended well, decayed, show that there is a machine behind the claim.
 PROVEN_AFTER = 3.0

@@ -9,7 +9,7 @@ from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.nodes.isolation import Isolation, keeps_strangers_out
 from nodepool.domain.resources import Claim, Resources
 from nodepool.domain.safe_text import is_plain
-from nodepool.domain.trust.credit import Tier, docker_works
+from nodepool.domain.trust.tiers import Tier, docker_works
 
 MAX_TASKS_LIMIT = 256
 # What an agent says of its containers' engine while that is gone: it runs nothing, and gets nothing.

@@ -17,7 +17,7 @@ from nodepool.domain import regions
 from nodepool.domain.nodes.node import NodeKind, NodeView
 from nodepool.domain.resources import RESOURCE_NAMES, Claim
 from nodepool.domain.trust.audits import Rules, one_at_a_time
-from nodepool.domain.trust.credit import RANK, TIERS, Tier
+from nodepool.domain.trust.tiers import RANK, TIERS, Tier
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]

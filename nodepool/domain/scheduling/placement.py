@@ -26,7 +26,7 @@ from nodepool.domain.scheduling.fleet import (
     FloatArray,
     RowArray,
 )
-from nodepool.domain.trust.credit import RANK, Tier
+from nodepool.domain.trust.tiers import RANK, Tier
 
 # Clauses in the order they are asked; a node counts under the first that it fails.
 OFFLINE = "offline"

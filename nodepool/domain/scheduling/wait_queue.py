@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 
 from nodepool.domain.scheduling.placement import Wish
 from nodepool.domain.tasks.states import MAX_PRIORITY, LocationMode
-from nodepool.domain.trust.credit import RANK
+from nodepool.domain.trust.tiers import RANK
 
 # Keys hold a tier's level as of the last look at the clock; older than this, they are made anew.
 _REFRESH_SECONDS = 10.0

@@ -14,7 +14,7 @@ from typing import Any
 from nodepool.domain.errors import PermissionDeniedError
 from nodepool.domain.resources import MAX_AMOUNT
 from nodepool.domain.tasks.states import MAX_PRIORITY
-from nodepool.domain.trust.credit import SCORE_OF, TIERS, Tier, task_tier
+from nodepool.domain.trust.tiers import SCORE_OF, TIERS, Tier, task_tier
 from nodepool.domain.trust.voting import MAX_REPLICAS
 
 _DAY_MINUTES = 1440

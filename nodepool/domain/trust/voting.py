@@ -22,7 +22,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from nodepool.domain.trust.credit import Tier
+from nodepool.domain.trust.tiers import Tier
 
 MAX_REPLICAS = 5
 # Runs of one task, ties and all, after which it is given up as not comparable.

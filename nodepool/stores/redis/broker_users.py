@@ -10,7 +10,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import redis
 
 from nodepool.domain import ids
-from nodepool.messaging import publisher
+from nodepool.messaging import names
 from nodepool.stores.redis import keys
 from nodepool.stores.redis.client import translated_errors
 
@@ -26,12 +26,12 @@ def rules(node_id: str, database: int) -> list[str]:
         "+ping",
         "+select",
         "+client|setinfo",
-        f"(~{publisher.node_queue(node_id)} +brpop)",
+        f"(~{names.node_queue(node_id)} +brpop)",
         f"(~{keys.report(node_id)} +set)",
         f"(%R~{keys.assigned(node_id)} +hgetall)",
         f"(%R~{keys.PACE} +get)",
         # Each by its whole name: with a pattern, node `a` could speak as node `a/b`.
-        f"({' '.join(f'&{name}' for name in publisher.event_channels(node_id, database))} +publish)",
+        f"({' '.join(f'&{name}' for name in names.event_channels(node_id, database))} +publish)",
     ]
 
 

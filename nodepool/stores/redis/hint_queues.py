@@ -13,9 +13,9 @@ from typing import cast
 import redis
 
 from nodepool.domain.regions import TASK_REGIONS
-from nodepool.domain.trust.credit import TIERS
+from nodepool.domain.trust.tiers import TIERS
 from nodepool.messaging.message_template import argument_of
-from nodepool.messaging.publisher import PLACE, partition_queue
+from nodepool.messaging.names import PLACE, partition_queue
 from nodepool.stores.redis.client import translated_errors
 
 log = logging.getLogger(__name__)

@@ -16,9 +16,10 @@ import redis
 
 from nodepool.domain import bounded_json
 from nodepool.domain.nodes.node import NodeKind, NodeView
+from nodepool.domain.nodes.registered_node import RegisteredNode
 from nodepool.domain.resources import MAX_AMOUNT, RESOURCE_NAMES, Claim
 from nodepool.domain.scheduling.reclaim import MeasuredUse
-from nodepool.domain.trust.credit import Tier
+from nodepool.domain.trust.tiers import Tier
 from nodepool.stores.redis import keys, scripts
 from nodepool.stores.redis.client import translated_errors
 from nodepool.stores.redis.liveness import age_of
@@ -46,21 +47,6 @@ class NodeReport:
     age_seconds: float
     # Of the running attempts that were measured.
     uses: Mapping[str, MeasuredUse] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class RegisteredNode:
-    node_id: str
-    tier: Tier
-    region: str
-    gpu_name: str
-    kind: str
-    draining: bool
-    capacity: Claim
-    quality: float = 1.0  # 0-1, of its history
-    owner_id: int = 0
-    owner_only: bool = False
-    on_trial: bool = False  # see NodeView
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,9 @@ from sqlalchemy import Connection, Row, bindparam, case, func, insert, select, u
 from nodepool.domain.errors import InvalidInputError, NotFoundError
 from nodepool.domain.nodes import history as node_history
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, Outcome, TaskKind, TaskState
-from nodepool.domain.trust import credit as trust
-from nodepool.domain.trust.credit import MOVES, Cause, Tier, task_tier
+from nodepool.domain.trust import credit as trust, tiers
+from nodepool.domain.trust.credit import MOVES, Cause
+from nodepool.domain.trust.tiers import Tier, task_tier
 from nodepool.domain.trust.voting import Finding
 from nodepool.stores.sql.tables import credit_changes, tasks, users
 
@@ -71,8 +72,8 @@ _OF_THIS_USER = (
 _TIER_OF_OWNER = (
     select(
         case(
-            (users.c.credit_score >= trust.HIGH_SCORE, Tier.HIGH.value),
-            (users.c.credit_score >= trust.NORMAL_SCORE, Tier.NORMAL.value),
+            (users.c.credit_score >= tiers.HIGH_SCORE, Tier.HIGH.value),
+            (users.c.credit_score >= tiers.NORMAL_SCORE, Tier.NORMAL.value),
             else_=Tier.LOW.value,
         )
     )

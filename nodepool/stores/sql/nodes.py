@@ -13,10 +13,10 @@ from nodepool.domain.errors import PermissionDeniedError
 from nodepool.domain.nodes.claimed_resources import ClaimRules, believed, bounded, is_proven
 from nodepool.domain.nodes.history import HistoryRules
 from nodepool.domain.nodes.node import ENGINE_AWAY, NodeFacts, NodeKind, is_owner_only, isolation_of
+from nodepool.domain.nodes.registered_node import RegisteredNode
 from nodepool.domain.not_visible import no_node
 from nodepool.domain.resources import Overcommit, Resources, capacity_of
-from nodepool.domain.trust.credit import Tier
-from nodepool.stores.redis.node_registry import RegisteredNode
+from nodepool.domain.trust.tiers import Tier
 from nodepool.stores.sql import verification_records
 from nodepool.stores.sql.attempts import history_of
 from nodepool.stores.sql.tables import node_records, nodes, owner_records, users

@@ -6,7 +6,7 @@ from sqlalchemy import ColumnElement, and_, func, or_
 
 from nodepool.domain.nodes.isolation import Isolation, keeps_strangers_out
 from nodepool.domain.nodes.node import ENGINE_AWAY, NodeKind
-from nodepool.domain.trust.credit import DOCKER_WORKS
+from nodepool.domain.trust.tiers import DOCKER_WORKS
 from nodepool.stores.sql.tables import nodes
 
 _KEEPING_OUT = sorted(level for level in Isolation if keeps_strangers_out(level))

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, Select, bindparam, insert, select, updat
 
 from nodepool.domain.trust import audits as verification
 from nodepool.domain.trust.audits import NodeRecord, OwnerRecord, RecordChanges
-from nodepool.domain.trust.credit import Tier, docker_counts, node_tier
+from nodepool.domain.trust.tiers import Tier, docker_counts, node_tier
 from nodepool.domain.trust.voting import Finding
 from nodepool.stores.sql.tables import node_records, nodes, owner_records, users
 

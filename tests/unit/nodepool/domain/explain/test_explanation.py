@@ -17,7 +17,7 @@ from nodepool.domain.resources import Claim, Resources
 from nodepool.domain.scheduling import placement
 from nodepool.domain.scheduling.placement import place
 from nodepool.domain.tasks.states import LocationMode
-from nodepool.domain.trust.credit import Tier
+from nodepool.domain.trust.tiers import Tier
 
 GIB = 1024
 DEFAULT_MB = 512

@@ -16,7 +16,7 @@ from nodepool.domain.resources import Claim, Resources
 from nodepool.domain.scheduling.placement import Wish, place
 from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask, WaitQueue
 from nodepool.domain.tasks.states import LocationMode
-from nodepool.domain.trust.credit import Tier
+from nodepool.domain.trust.tiers import Tier
 
 NOW = 1_000_000.0
 AGEING = Ageing(tier_seconds=600.0, priority_seconds=60.0, region_patience_seconds=30.0)

@@ -9,7 +9,7 @@ from nodepool.domain.nodes.isolation import Isolation
 from nodepool.domain.nodes.node import ENGINE_AWAY, NodeKind, NodeView, is_owner_only, isolation_of
 from nodepool.domain.resources import Claim
 from nodepool.domain.scheduling.fleet import Fleet
-from nodepool.domain.trust.credit import Tier
+from nodepool.domain.trust.tiers import Tier
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.wire import node_facts_from_wire
 

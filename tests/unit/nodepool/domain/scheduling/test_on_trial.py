@@ -13,7 +13,7 @@ from nodepool.domain.resources import Claim, Resources
 from nodepool.domain.scheduling import placement
 from nodepool.domain.scheduling.fleet import Amounts, Fleet
 from nodepool.domain.scheduling.placement import Chooser, Wish, decide
-from nodepool.domain.trust.credit import Tier
+from nodepool.domain.trust.tiers import Tier
 
 STRANGERS = 5
 ONE = Claim(100, 100, 0, 0)

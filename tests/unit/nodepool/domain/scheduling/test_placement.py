@@ -12,7 +12,7 @@ from nodepool.domain.nodes.node import NodeKind, NodeView
 from nodepool.domain.resources import RESOURCE_NAMES, Claim
 from nodepool.domain.scheduling import placement
 from nodepool.domain.scheduling.placement import Wish
-from nodepool.domain.trust.credit import Tier, opens
+from nodepool.domain.trust.tiers import Tier, opens
 
 NOTHING = Claim(0, 0, 0, 0, tasks=0)
 ROOM = Claim(1000, 1000, 1000, 1000, tasks=4)

@@ -15,7 +15,7 @@ from nodepool.domain.scheduling.fleet import Amounts, Fleet
 from nodepool.domain.scheduling.placement import NEEDS_AGENT, Chooser, Wish, decide, place
 from nodepool.domain.scheduling.planner import Planner
 from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask
-from nodepool.domain.trust.credit import Tier
+from nodepool.domain.trust.tiers import Tier
 
 NOTHING = Claim(0, 0, 0, 0, tasks=0)
 ROOM = Claim(4000, 8192, 0, 0, tasks=4)

@@ -9,7 +9,7 @@ from nodepool.domain.nodes.node import NodeView
 from nodepool.domain.resources import Claim
 from nodepool.domain.scheduling.fleet import Amounts, Fleet
 from nodepool.domain.scheduling.placement import Chooser, Wish, decide
-from nodepool.domain.trust.credit import TIERS, Tier
+from nodepool.domain.trust.tiers import TIERS, Tier
 
 NODES = 12_000
 NOTHING = Claim(0, 0, 0, 0, tasks=0)

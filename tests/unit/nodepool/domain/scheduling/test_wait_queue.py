@@ -13,7 +13,7 @@ from nodepool.domain.resources import Claim
 from nodepool.domain.scheduling.placement import Wish
 from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask, WaitQueue, order_of
 from nodepool.domain.tasks.states import LocationMode
-from nodepool.domain.trust.credit import Tier
+from nodepool.domain.trust.tiers import Tier
 
 AGEING = Ageing(tier_seconds=600, priority_seconds=60, region_patience_seconds=30)
 WISH = Wish(claim=Claim(100, 512, 0, 0), tier=Tier.NORMAL)

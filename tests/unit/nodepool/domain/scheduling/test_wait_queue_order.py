@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from nodepool.domain.resources import Claim
 from nodepool.domain.scheduling.placement import Wish
 from nodepool.domain.scheduling.wait_queue import Ageing, WaitGroup, WaitingTask, WaitQueue
-from nodepool.domain.trust.credit import RANK, Tier
+from nodepool.domain.trust.tiers import RANK, Tier
 
 # Tiers do not age here: the line looks at the clock every ten seconds only, the rules at once.
 AGEING = Ageing(tier_seconds=1e9, priority_seconds=10, region_patience_seconds=30)

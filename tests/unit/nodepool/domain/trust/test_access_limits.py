@@ -18,7 +18,7 @@ from nodepool.domain.trust.access_limits import (
     running_reason,
     score_in_words,
 )
-from nodepool.domain.trust.credit import TIERS, Tier
+from nodepool.domain.trust.tiers import TIERS, Tier
 from tests.support.environment import ROOT
 
 TASK: dict[str, Any] = {

@@ -13,11 +13,10 @@ from nodepool.domain.trust.credit import (
     LOWEST_SCORE,
     MOVES,
     Cause,
-    Tier,
     change_of,
     drift,
-    task_tier,
 )
+from nodepool.domain.trust.tiers import Tier, task_tier
 from tests.support.environment import ROOT
 
 NOW = 1_000_000_000.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nodepool.domain.trust.credit import RANK, TIERS, Tier, docker_works, node_tier, opens, task_tier
+from nodepool.domain.trust.tiers import RANK, TIERS, Tier, docker_works, node_tier, opens, task_tier
 
 SCORES = [(-5, Tier.LOW), (0, Tier.LOW), (49, Tier.LOW), (50, Tier.NORMAL), (99, Tier.NORMAL)]
 SCORES += [(100, Tier.HIGH), (1000, Tier.HIGH)]

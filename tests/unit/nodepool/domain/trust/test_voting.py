@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from nodepool.domain.trust.credit import Tier
+from nodepool.domain.trust.tiers import Tier
 from nodepool.domain.trust.voting import (
     MOST_VOTES,
     MOST_VOTES_OVER_REPLICAS,
