@@ -1,4 +1,4 @@
-"""Rows as the protocol shows them."""
+"""Rows as the protocol shows them, and how long a page of a list is."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from sqlalchemy import Row
 
 from nodepool import wire
 from nodepool.domain import ids
+from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.money.ledger import HoldState
 from nodepool.domain.nodes.history import HistoryRules
 from nodepool.domain.nodes.node import NodeStatus, NodeView, is_owner_only, isolation_of
@@ -26,6 +27,13 @@ _MIB_PER_GIB = 1024
 def is_held_back(row: Row[Any]) -> bool:
     """Its run has ended, and its owner is told so when the result is given (domain/trust/holding_back.py)."""
     return bool(row.held_back_until)
+
+
+def page_size(size: int, *, default: int, most: int) -> int:
+    """0 is the default, more than `most` is `most`; InvalidInputError below 0."""
+    if size < 0:
+        raise InvalidInputError(f"page_size must be 0 (for {default}) to {most}, not {size}")
+    return min(size or default, most)
 
 
 def is_final(row: Row[Any]) -> bool:

@@ -30,7 +30,7 @@ from nodepool.domain.errors import (
 )
 from nodepool.domain.money import ledger
 from nodepool.domain.money.ledger import EntryKind, NewEntry
-from nodepool.stores.sql import accounts_read, storage_accounting, users as user_store
+from nodepool.stores.sql import storage_accounting, users as user_store
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.users import NewUser, User
 
@@ -141,7 +141,7 @@ def balance(gateway: Gateway, identity: CallerIdentity, username: str) -> Accoun
         raise PermissionDeniedError("you can see your own balance only")
 
     def work(connection: Connection) -> AccountBalance:
-        score = accounts_read.credit_score(connection, identity.user_id)
+        score = user_store.credit_score(connection, identity.user_id)
         stored = storage_accounting.stored_bytes(connection, identity.user_id)
         cpt = ledger_store.balance(connection, identity.user_id)
         return AccountBalance(*cpt, score, stored, storage_quota.bound(gateway, score))

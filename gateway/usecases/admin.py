@@ -9,8 +9,8 @@ from sqlalchemy import Connection
 
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
+from gateway.messages import page_size
 from gateway.usecases import nodes, tasks
-from gateway.usecases.paging import page_size
 from nodepool.domain import ids
 from nodepool.domain.errors import InvalidInputError, NodePoolError, NotFoundError, StateConflictError
 from nodepool.domain.money import ledger

@@ -39,7 +39,7 @@ from nodepool.stores.sql import (
     replicas as replica_store,
     tasks as task_store,
 )
-from nodepool.stores.sql.accounts_read import credit_score
+from nodepool.stores.sql.users import credit_score
 
 _NODES_SECONDS, _LINE_SECONDS, _STARTS_SECONDS = 1.0, 2.0, 5.0
 # As far back as tasks are counted that were started.

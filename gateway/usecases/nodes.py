@@ -27,8 +27,8 @@ from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.redis import agent_instances, broker_users, keys
 from nodepool.stores.redis.liveness import Liveness
 from nodepool.stores.sql import nodes as node_store, tasks as task_store, verification_records
-from nodepool.stores.sql.accounts_read import credit_score
 from nodepool.stores.sql.tasks import End
+from nodepool.stores.sql.users import credit_score
 
 log = logging.getLogger(__name__)
 # Ids are kept for ever; a machine that is set up anew may have another one.

@@ -6,11 +6,11 @@ from sqlalchemy import Connection
 
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
-from gateway.usecases.paging import page_size
+from gateway.messages import page_size
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.trust import access_limits, tiers
 from nodepool.protocol import nodepool_pb2 as pb
-from nodepool.stores.sql import accounts_read, credit as credit_store
+from nodepool.stores.sql import credit as credit_store, users as user_store
 from nodepool.stores.sql.ledger import api as ledger_store
 
 DEFAULT_LINES = 50
@@ -61,7 +61,7 @@ def credit(gateway: Gateway, identity: CallerIdentity, request: pb.GetCreditRequ
     limit, before_seq = _page(request.page_size, request.before_seq)
 
     def work(connection: Connection) -> pb.GetCreditResponse:
-        score = accounts_read.credit_score(connection, identity.user_id)
+        score = user_store.credit_score(connection, identity.user_id)
         # One more tells whether there is another page.
         rows = credit_store.history(connection, identity.user_id, limit + 1, before_seq)
         page = rows[:limit]

@@ -42,8 +42,8 @@ from nodepool.stores.sql import (
     storage_accounting,
     tasks as task_store,
 )
-from nodepool.stores.sql.accounts_read import credit_score
 from nodepool.stores.sql.ledger import api as ledger_store
+from nodepool.stores.sql.users import credit_score
 
 log = logging.getLogger(__name__)
 

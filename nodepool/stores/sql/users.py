@@ -10,6 +10,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, bindparam, insert, or_, select, update
 
 from nodepool.domain.accounts.credentials import name_key
+from nodepool.domain.errors import UnauthenticatedError
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.tables import users
 
@@ -18,6 +19,7 @@ SYSTEM_ROLE = "system"  # of the pool itself; nobody logs in with it
 
 _ACCOUNT = (users.c.id, users.c.username, users.c.role, users.c.blocked, users.c.token_generation)
 _STANDING = select(*_ACCOUNT[1:]).where(users.c.id == bindparam("user_id"))
+_SCORE = select(users.c.credit_score).where(users.c.id == bindparam("user_id"))
 _BY_NAME = select(*_ACCOUNT, users.c.password_hash).where(users.c.username == bindparam("username"))
 _BY_ID = select(*_ACCOUNT, users.c.password_hash).where(users.c.id == bindparam("user_id"))
 
@@ -51,6 +53,14 @@ class NewUser(NamedTuple):
 def standing(connection: Connection, user_id: int) -> AccountStatus | None:
     row = connection.execute(_STANDING, {"user_id": user_id}).one_or_none()
     return AccountStatus(*row) if row else None
+
+
+def credit_score(connection: Connection, user_id: int) -> int:
+    """Raises UnauthenticatedError when the user is gone (a token of a database that was replaced)."""
+    score: int | None = connection.execute(_SCORE, {"user_id": user_id}).scalar()
+    if score is None:
+        raise UnauthenticatedError("this account does not exist any more; register or log in again")
+    return score
 
 
 def by_name(connection: Connection, username: str) -> User | None:
