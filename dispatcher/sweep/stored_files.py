@@ -8,6 +8,7 @@ from dispatcher.context import Dispatcher
 from dispatcher.push.outcomes import open_files
 from nodepool.stores.files.file_store import FileStore
 from nodepool.stores.sql import storage_accounting
+from nodepool.workflows import stored_files
 
 log = logging.getLogger(__name__)
 # In one pass; the next one goes on.
@@ -29,4 +30,4 @@ class StoredFiles:
             return
         if self._files is None:
             self._files = open_files(self._dispatcher.settings)
-        storage_accounting.settle(database, self._files, due)
+        stored_files.settle(database, self._files, due)

@@ -15,6 +15,7 @@ from gateway.context import Gateway
 from nodepool.domain.errors import NodePoolError
 from nodepool.domain.trust import access_limits
 from nodepool.stores.sql import storage_accounting
+from nodepool.workflows import stored_files
 
 log = logging.getLogger(__name__)
 _MIB = 1 << 20
@@ -44,7 +45,7 @@ def check_room(
 def discard(gateway: Gateway, sha256: str) -> None:
     """Remove the package, unless a task needs it."""
     try:
-        storage_accounting.discard(gateway.database, gateway.files, sha256)
+        stored_files.discard(gateway.database, gateway.files, sha256)
     except NodePoolError as error:
         log.warning("a package that no task needs stays on the disk: %s", error)
 
@@ -52,6 +53,6 @@ def discard(gateway: Gateway, sha256: str) -> None:
 def release(gateway: Gateway, task_id: str) -> None:
     """What the task, which has ended, need not keep. The sweep does it too."""
     try:
-        storage_accounting.settle(gateway.database, gateway.files, [task_id])
+        stored_files.settle(gateway.database, gateway.files, [task_id])
     except NodePoolError as error:
         log.warning("what task %s kept is released by the sweep: %s", task_id, error)

@@ -19,6 +19,7 @@ from nodepool.stores.files.file_store import FileStore
 from nodepool.stores.sql import migrate, storage_accounting
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.tables import storage_accounts, tasks
+from nodepool.workflows import stored_files
 from tests.support.accounts import CALL_SECONDS, Account
 from tests.support.hostile import refused, upload
 from tests.support.inner_gateway import InnerGateway
@@ -163,7 +164,7 @@ def test_results_count_for_the_tasks_owner_and_end_no_run(gateway: InnerGateway)
     before = _kept(owner)
     for _ in range(2):  # asked again it changes nothing
         due = pool.database.read(lambda connection: storage_accounting.due(connection, 100))
-        storage_accounting.settle(pool.database, pool.files, due)
+        stored_files.settle(pool.database, pool.files, due)
         assert _kept(owner) == before + 2 * _MIB
     assert not pool.database.read(lambda connection: storage_accounting.due(connection, 100))
     assert pool.files.has_package(_sha(gateway, task_id)), "a task that ran keeps its package"
@@ -242,7 +243,7 @@ def test_what_was_kept_before_is_counted_and_given_up_where_it_never_ran(
 
     assert counted() == {1: 2070, 2: 1000, 3: 0}
     assert old.read(lambda connection: storage_accounting.due(connection, 10)) == ["other"]
-    assert storage_accounting.settle(old, files, ["ran", "same", "other", "bobs"]) == 1
+    assert stored_files.settle(old, files, ["ran", "same", "other", "bobs"]) == 1
     assert counted() == {1: 1070, 2: 1000, 3: 0}
     for user_id, stored in ((1, 1070), (2, 1000), (3, 0)):
         assert old.write(lambda c, user_id=user_id: storage_accounting.recount(c, user_id)) == stored

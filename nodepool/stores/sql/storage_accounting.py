@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
@@ -16,8 +17,6 @@ from sqlalchemy.exc import IntegrityError
 
 from nodepool.domain.errors import StorageBoundError
 from nodepool.domain.tasks.states import TaskKind
-from nodepool.stores.files.file_store import FileStore
-from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.tables import attempts, storage_accounts, tasks
 
 _MIB = 1 << 20
@@ -27,6 +26,14 @@ _COUNTED = tasks.c.kind == TaskKind.USER
 _RAN = tasks.c.started_at.is_not(None) | (
     select(attempts.c.id).where(attempts.c.task_id == tasks.c.id, attempts.c.started_at.is_not(None)).exists()
 )
+
+
+@dataclass(frozen=True, slots=True)
+class EndedTask:
+    """`released` is the package that it gives up; empty where it keeps it."""
+
+    task_id: str
+    released: str
 
 
 def stored_bytes(connection: Connection, user_id: int) -> int:
@@ -89,26 +96,18 @@ def due(connection: Connection, limit: int) -> list[str]:
     return list(connection.execute(query.order_by(tasks.c.finished_at).limit(limit)).scalars())
 
 
-def settle(database: Database, files: FileStore, task_ids: Sequence[str]) -> int:
-    """Count what these tasks keep now that they have ended, and remove what they need not. How many were due.
-
-    Asked again it changes nothing. Raises UnavailableError; what was not done stays due.
-    """
-    rows = database.write(lambda connection: _settle(connection, task_ids))
-    released = sorted({row.package_sha256 for row in rows if _gives_up(row)})
-    left = {sha256 for sha256 in released if not discard(database, files, sha256)}
-    done = [row.id for row in rows if not (_gives_up(row) and row.package_sha256 in left)]
-    if done:
-        values = update(tasks).where(tasks.c.id.in_(done)).values(storage_due=False)
-        database.write(lambda connection: connection.execute(values))
-    return len(rows)
+def settle(connection: Connection, task_ids: Sequence[str]) -> list[EndedTask]:
+    """Count what these tasks keep now that they have ended. Those that were due, which stay so until they are
+    `settled`; asked again it changes nothing."""
+    return [
+        EndedTask(row.id, row.package_sha256 if _gives_up(row) else "")
+        for row in _settle(connection, task_ids)
+    ]
 
 
-def discard(database: Database, files: FileStore, sha256: str) -> bool:
-    """Remove a package that no task needs; False where somebody is about to make one of it just now."""
-    return files.delete_unneeded(
-        sha256, lambda: not database.read(lambda connection: is_kept(connection, sha256))
-    )
+def settled(connection: Connection, task_ids: Sequence[str]) -> None:
+    """What these tasks need not keep is removed."""
+    connection.execute(update(tasks).where(tasks.c.id.in_(task_ids)).values(storage_due=False))
 
 
 def _settle(connection: Connection, task_ids: Sequence[str]) -> Sequence[Row[Any]]:
