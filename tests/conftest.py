@@ -11,7 +11,7 @@ from typing import Any
 import docker
 import pytest
 
-from tests.support import engine, postgres
+from tests.support import engine, forking, postgres
 from tests.support.environment import scrub
 from tests.support.pool import PoolFactory, PoolOptions, TestPool
 from tests.support.processes import MARK, end_all, open_folder, strays
@@ -56,6 +56,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _nothing_outlives_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fails the run when a process that the tests started is still there at its end."""
     yield
+    forking.close()
     left = strays(os.environ[MARK], tmp_path_factory.getbasetemp())
     names = [f"{process.pid} {' '.join(process.cmdline()[:4])}" for process in left if process.is_running()]
     end_all(left)

@@ -179,7 +179,9 @@ def test_running_streams_of_a_blocked_user_end(two: Two) -> None:
     done = threading.Event()
 
     def begun() -> Iterator[pb.UploadTaskStreamRequest]:
-        yield pb.UploadTaskStreamRequest(task=pb.UploadTaskRequest(task_id=f"{task}-more"))
+        # A minute, which is paid for easily: nothing but the block is to end it.
+        cheap = pb.UploadTaskRequest(task_id=f"{task}-more", max_minutes=1)
+        yield pb.UploadTaskStreamRequest(task=cheap)
         done.wait()  # a client that says nothing more
 
     upload = two.other.tasks.UploadTaskStream.future(begun(), metadata=account.metadata, timeout=60)

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import psutil
 
+from tests.support import forking
 from tests.support.waiting import wait_until
 
 # Set in every process that the tests start; children inherit it, so strays can be told apart from
 # everybody else's processes.
 MARK = "HIVEMIND_TEST_RUN"
 LOG_TAIL_BYTES = 8000
+Started = subprocess.Popen[bytes] | forking.ForkedProcess
 
 
 class TestProcess:
@@ -31,15 +33,21 @@ class TestProcess:
         self.env = dict(env)
         self.cwd = cwd
         self.log_path = log
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Started | None = None
 
     def start(self) -> None:
         if self.is_running:
             raise RuntimeError(f"{self.name} is running already")
+        environment = {**self.env, MARK: os.environ[MARK]}
+        if words := forking.forkable(self.argv):
+            mark = {name: os.environ[name] for name in ("PATH", MARK) if name in os.environ}
+            server = forking.server({**mark, "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"})
+            self._process = server.start(words, environment, self.cwd, self.log_path)
+            return
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 self.argv,
-                env={**self.env, MARK: os.environ[MARK]},
+                env=environment,
                 cwd=self.cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -48,7 +56,7 @@ class TestProcess:
             )
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self) -> Started:
         if self._process is None:
             raise RuntimeError(f"{self.name} was never started")
         return self._process

@@ -1,0 +1,109 @@
+"""The process that tests.support.forking starts: it imports what the pool's parts import, and forks them.
+
+`python -P -m tests.support.fork_server DESCRIPTOR`: a socket that says what to start and asks how it ended.
+This ends with the socket. It must hold no thread and no connection, and know no setting: each part has its
+own environment, and all that is read from it when a module is imported is imported by the part itself.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import runpy
+import socket
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+MOST_BYTES = 1 << 17
+_PRELOADED = (
+    "celery.app.base",
+    "celery.apps.worker",
+    "celery.bin.celery",
+    "celery.concurrency.thread",
+    "celery.fixups.django",
+    "celery.worker.consumer",
+    "dispatcher.context",
+    "dispatcher.placing.node_events",
+    "dispatcher.placing.placement_loop",
+    "dispatcher.push.outcomes",
+    "dispatcher.push.pusher",
+    "dispatcher.sweep.sweeper",
+    "gateway.context",
+    "gateway.server",
+    "gateway.usecases.bootstrap_admin",
+    "kombu.transport.redis",
+    "nodepool.hardening",
+    "nodepool.messaging.publisher",
+    "nodepool.observability",
+    "sqlalchemy.dialects.postgresql.psycopg",
+    "sqlalchemy.dialects.sqlite.pysqlite",
+    "worker_agent.agent",
+    "worker_agent.capacity",
+    "worker_agent.logs",
+    "worker_agent.options",
+    "worker_agent.runners.docker",
+    "worker_agent.runners.process",
+    "worker_agent.worker_service",
+)
+# Its package reads the environment and makes the Celery app: not here, and once in each dispatcher.
+_STAND_IN = "dispatcher"
+
+
+def preload() -> None:
+    package = types.ModuleType(_STAND_IN)
+    package.__path__ = [str(Path(__file__).resolve().parents[2] / _STAND_IN)]
+    sys.modules[_STAND_IN] = package
+    for name in _PRELOADED:
+        importlib.import_module(name)
+    del sys.modules[_STAND_IN]
+    # What is never collected is never written to, and stays shared.
+    gc.collect()
+    gc.freeze()
+
+
+def serve(control: socket.socket) -> dict[str, Any]:
+    """Returns only in a child, with what it is to be."""
+    while True:
+        data = control.recv(MOST_BYTES)
+        if not data:
+            os._exit(0)
+        wanted = json.loads(data)
+        if "argv" in wanted:
+            pid = os.fork()
+            if pid == 0:
+                control.close()
+                return dict(wanted)
+            answer: object = pid
+        else:
+            # As subprocess does: a process that has ended keeps its id until somebody asks how.
+            ended, status = os.waitpid(wanted["pid"], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if ended else None
+        control.send(json.dumps(answer).encode())
+
+
+def become(wanted: dict[str, Any]) -> str:
+    """What a process has from its start; the module that it is to run."""
+    os.setsid()
+    os.chdir(wanted["cwd"])
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    log = os.open(wanted["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    for ours, theirs in ((nothing, 0), (log, 1), (log, 2)):
+        os.dup2(ours, theirs)
+    os.close(nothing)
+    os.close(log)
+    os.environ.clear()
+    os.environ.update(wanted["env"])
+    module, *arguments = wanted["argv"]
+    sys.argv = [module, *arguments]
+    return str(module)
+
+
+if __name__ == "__main__":
+    preload()
+    runpy.run_module(
+        become(serve(socket.socket(fileno=int(sys.argv[1])))), run_name="__main__", alter_sys=True
+    )
