@@ -212,7 +212,7 @@ def read_or_make_secret(data_dir: Path) -> str:
 
 
 class _OwnerOnly(grpc.ServerInterceptor):
-    """Refuses who shows no secret before a byte of his message is read: who else reaches loopback could
+    """Refuses who shows no secret before a byte of the message is read: who else reaches loopback could
     have a hundred MiB of each call kept."""
 
     def __init__(self, secret: str) -> None:

@@ -1,4 +1,4 @@
-"""What an attacker knows of the pool, and the connections that he makes to it."""
+"""What an attacker knows of the pool, and the connections that they make to it."""
 
 from __future__ import annotations
 

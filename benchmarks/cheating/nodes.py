@@ -54,7 +54,7 @@ class Scene:
     sneaky_lies: float = 0.1
     patience: int = 0  # under our rule cheaters also wait until of so many results one is checked
     late_joiners: float = 0.2  # share of honest nodes that join at some time during the run
-    comeback_strikes: int = 3  # a cheater with so many strikes throws his account away
+    comeback_strikes: int = 3  # a cheater with so many strikes throws the account away
     comeback_rounds: int = 288  # and is back under a new one a day later
 
     def count(self, kind: Kind) -> int:

@@ -189,7 +189,7 @@ def _one_round(scene: Scene, policy: Policy, answers: Answers, fresh: deque[Task
 
 
 def _without_friends(policy: Policy, free: list[Node]) -> list[Node]:
-    """Sock puppets run their own person's tasks in some of their slots: he pays himself, and nobody works."""
+    """Sock puppets run their own person's tasks in some of their slots, who pays their own nodes. Nobody works."""
     left = []
     for node in free:
         if node.kind is Kind.SOCK_PUPPET and policy.chance.random() < FRIENDS_SHARE:
@@ -201,7 +201,7 @@ def _without_friends(policy: Policy, free: list[Node]) -> list[Node]:
 
 
 def _come_back(scene: Scene, policy: Policy, now: int) -> None:
-    """Accounts are cheap: a cheater who is struck too often takes another, for all of his nodes."""
+    """Accounts are cheap: a cheater who is struck too often takes another, for all of their nodes."""
     worn_out = {
         node.owner.number: node.owner
         for node in policy.nodes

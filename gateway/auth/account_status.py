@@ -36,7 +36,7 @@ class AccountStatuses:
         self._asking: dict[int, asyncio.Task[AccountStatus | None]] = {}
 
     def admitted(self, identity: CallerIdentity) -> CallerIdentity | None:
-        """The caller as he stands now, where that is known; None where admit() must ask.
+        """The caller's status now, where that is known; None where admit() must ask.
 
         Raises UnauthenticatedError for a token that has ended, PermissionDeniedError for a blocked user.
         """

@@ -72,7 +72,7 @@ class Callers:
     allow_anonymous_reads: bool
 
     async def identify(self, token: str, required: Access) -> CallerIdentity:
-        """Who the token names, as he stands now, where he may make this call."""
+        """Who the token names, with their status now, where they may make this call."""
         named = self.tokens.read(token)
         identity = self.standings.admitted(named) or await self.standings.admit(named)
         if required is Access.ADMIN and identity.role != ADMIN_ROLE:

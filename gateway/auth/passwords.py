@@ -16,7 +16,7 @@ from nodepool.domain.accounts.credentials import MAX_PASSWORD_BYTES
 from nodepool.heavy.lanes import be_nice
 
 _NICE = 10
-# Who asks waits in a lane of his own (see gateway.context), which has no more threads than are useful.
+# Whoever asks waits in a lane of their own (see gateway.context), which has no more threads than are useful.
 _THREADS = ThreadPoolExecutor(
     max(2, os.cpu_count() or 1), thread_name_prefix="bcrypt", initializer=partial(be_nice, _NICE)
 )

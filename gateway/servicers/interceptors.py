@@ -1,4 +1,4 @@
-"""What happens around every call: who calls, whether he may now, his messages, and what errors become.
+"""What happens around every call: who calls, whether they may, their messages, and what errors become.
 
 A call is let in before its body is read. gRPC reads the message of a unary call before it asks anybody,
 so every handler here is made one of a stream, which reads when it is told to: on the wire they are the

@@ -12,12 +12,12 @@ _SHOWN = 150
 
 
 def no_task(task_id: str) -> NotFoundError:
-    """For who asks for a task of his own."""
+    """For whoever asks for a task of their own."""
     return NotFoundError(f"there is no task {task_id[:_SHOWN]!r} of yours")
 
 
 def no_node(node_id: str) -> NotFoundError:
-    """For who asks for a node of his own."""
+    """For whoever asks for a node of their own."""
     return NotFoundError(f"there is no node {node_id[:_SHOWN]!r} of yours")
 
 

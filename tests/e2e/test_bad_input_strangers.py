@@ -20,7 +20,7 @@ REFUSED_TO_STRANGERS = {PERMISSION_DENIED, NOT_FOUND, grpc.StatusCode.FAILED_PRE
 
 Call = Callable[[Account, str, str], object]
 
-# What an owner asks of a task of his, by (caller, task id, node id).
+# What an owner asks of a task of theirs, by (caller, task id, node id).
 OF_OWNERS: dict[str, Call] = {
     "PollTaskStatus": lambda user, task, _: user.poll(task),
     "GetTaskLogs": lambda user, task, _: user.logs(task),

@@ -230,7 +230,7 @@ def register_node(account: Account, node_id: str) -> None:
 # -- whose is it -------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def others(gateway: GatewayProcess, operator: Account) -> dict[str, dict[str, str]]:
-    """Ids of things that another user has: a task that waits, and one that a node of his was given."""
+    """Ids of things that another user has: a task that waits, and one that a node of theirs was given."""
     owner = register(gateway.stubs, f"user-{secrets.token_hex(4)}", PASSWORD)
     node = f"{owner.username}/node"
     register_node(owner, node)

@@ -1,4 +1,4 @@
-"""Whoever sends work that costs much waits for his own turn, and nobody else does."""
+"""Whoever sends work that costs much waits for their own turn, and nobody else does."""
 
 from __future__ import annotations
 

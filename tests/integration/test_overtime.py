@@ -106,7 +106,7 @@ def test_it_is_paid_up_to_its_bound_and_not_for_the_time_that_it_was_not_ended(f
     fleet.pass_time(8)
     held = fleet.dispatcher.database.read(lambda c: hold_of(c, attempt.partition(":")[0]))
     assert (held.state, held.posted) == ("posted", 2 * PRICE)
-    assert fleet.money()[0] == GRANT  # its owner has the node, and paid himself
+    assert fleet.money()[0] == GRANT  # its owner has the node, and paid their own account
 
 
 def test_a_stop_that_its_node_does_not_heed_ends_the_run_all_the_same(fleet: Fleet) -> None:

@@ -507,7 +507,7 @@ def test_a_user_who_is_there_gets_the_role_when_the_password_is_his(
         made.register("ada")
         bootstrap_admin.ensure(made.gateway)
         assert made.role("ada") == "user"
-    with opened(url, tmp_path, valkey, **admin_settings("ada", "not his password")) as made:
+    with opened(url, tmp_path, valkey, **admin_settings("ada", "not their password")) as made:
         with pytest.raises(StateConflictError, match="ADMIN_USERNAME: ada is there with another password"):
             bootstrap_admin.ensure(made.gateway)
         assert made.role("ada") == "user"

@@ -125,7 +125,7 @@ def test_nor_can_they_take_the_score_of_a_stranger_in_their_niche(pool: Family) 
     pool.database.write(lambda c: c.execute(query))
     before = standing(pool, 4)
     said = audited(pool, "t", 4, *FRIENDS, digest="true", region="africa", location_mode="strict")
-    # He is not paid for this one: three say that it was false, and the pool knows none of them.
+    # Not paid for this one: three say that it was false, and the pool knows none of them.
     assert said == "disputed"
     assert standing(pool, 4) == before
 

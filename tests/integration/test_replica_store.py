@@ -61,7 +61,7 @@ def test_who_may_not_have_a_run(family: Family) -> None:
 
 
 def test_two_runs_are_never_placed_with_one_owner(family: Family) -> None:
-    """Neither at once nor one after the other, nor on another node of his that came since."""
+    """Neither at once nor one after the other, nor on another node of theirs that came since."""
     family.submit(4)
     assert family.place(("t~1", 0), ("t~2", 0), ("t~3", 1)) == {"t~1", "t~3"}
     family.database.write(lambda c: add_node(c, family.owners[0], "n9"))

@@ -1,4 +1,4 @@
-"""`hivemind up` by an ordinary user without bubblewrap and Docker: his tasks run, strangers' do not."""
+"""`hivemind up` by an ordinary user without bubblewrap and Docker: their tasks run, strangers' do not."""
 
 from __future__ import annotations
 

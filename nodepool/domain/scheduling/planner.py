@@ -38,8 +38,8 @@ class Planner:
     ) -> None:
         """`served` and `charge` are the account of who was served how much: see `fair_share`.
 
-        `allows`: may its owner have one more running? While not, none of his tasks comes up; who asked to
-        hold him lets him go (`WaitQueue.let_go`).
+        `allows`: may its owner have one more running? While not, none of their tasks comes up; who asked to
+        hold them lets them go (`WaitQueue.let_go`).
         """
         self.fleet = fleet
         self.line = WaitQueue(ageing, served)

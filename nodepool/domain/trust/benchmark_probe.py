@@ -5,13 +5,13 @@ the one before ended with; the node returns all those values. Why this:
 
 - It cannot be prepared or looked up: everything hangs on a seed that is made for this probe, and the node
   reads that after it has claimed the task, when the pool's clock runs already.
-- A chain cannot be cut up. Who leaves segments out, or does them at once from values that he made up, has a
+- A chain cannot be cut up. Who leaves segments out, or does them at once from values that they made up, has a
   wrong value at each border. The pool draws some borders when the answer has come and does those segments
   itself: a few of `SEGMENTS` x chains, so that checking is cheap. Whoever does a tenth of the work is caught
   by one draw of ten, and so by four with all but one in ten thousand.
 - A better program gains nothing: Python hands the loop to OpenSSL, and it runs as native code everywhere. A
   chain of modular squarings could be checked with less work still, by who knows the factors; but a good
-  library does those ten times as fast as Python, and a cheater would pass for ten times what he has.
+  library does those ten times as fast as Python, and a cheater would pass for ten times what they have.
 
 How long it took is the pool's own measurement. All of a node's points are probed at once, while nothing else
 runs there: what can be promised to tasks is what all cores together bring.
@@ -192,7 +192,7 @@ def ran_in_container(answer: bytes, memory_bytes: int) -> bool:
     """Whether a right answer says that it was made in a container with this memory.
 
     What the program saw goes into every value of the answer, so that it cannot be changed afterwards. Whoever
-    rewrites the program can make it see what he likes: this finds out nodes that have no working engine, or
+    rewrites the program can make it see what they like: this finds out nodes that have no working engine, or
     one that does not limit what it runs, and not those who take the trouble to pretend.
     """
     words = answer.partition(b"\n")[0].decode("ascii", "replace").split(",")

@@ -7,7 +7,7 @@ SWEEPER = "pool:sweeper"  # which dispatcher sweeps now
 GATEWAY = "pool:gateway"  # there while a gateway serves
 RELEASE = "pool:release"  # set by an operator: nodes that vanished at once are really gone
 PACE = "pool:pace"  # how often agents report now, seconds; every agent may read it
-OWNER_EVENTS_CHANNEL = "owner-events"  # a user's id, when his credit score opens another tier
+OWNER_EVENTS_CHANNEL = "owner-events"  # a user's id, when their credit score opens another tier
 NODE_EVENTS_CHANNEL = "node-events"  # a node's id, whenever it has more room or its facts changed
 EVENTS_CHANNEL = "task-events"  # a task's id, whenever something of it changed
 

@@ -146,7 +146,7 @@ def reverse(connection: Connection, entry_id: str, now: float, *, memo: str = ""
             memo[: ledger.MAX_MEMO_LENGTH],
         )
         for it in rows
-        # Who paid himself is owed nothing.
+        # Who paid their own account is owed nothing.
         if it.credit_account != back_to
     ]
     return move(connection, entries, now)

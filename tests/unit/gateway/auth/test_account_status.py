@@ -65,7 +65,7 @@ def test_calls_of_one_moment_share_a_question() -> None:
         standings = sql.standings()
         waiting = [asyncio.create_task(standings.admit(ADA)) for _ in range(20)]
         await sql.reached.wait()
-        waiting[0].cancel()  # who goes away takes nobody with him
+        waiting[0].cancel()  # who goes away takes nobody along
         sql.held.set()
         answers = await asyncio.gather(*waiting, return_exceptions=True)
         assert isinstance(answers[0], asyncio.CancelledError)

@@ -230,7 +230,7 @@ def pairs(*of: tuple[int, int]) -> frozenset[frozenset[int]]:
     [
         ({1: R, 2: R}, (), {1: R, 2: R}),
         ({1: R, 2: R}, ((1, 2),), {1: U, 2: U}),
-        # Of three who agree, one stranger confirms both friends, and they him.
+        # Of three who agree, one stranger confirms both friends, and they the stranger.
         ({1: R, 2: R, 3: R}, ((1, 2),), {1: R, 2: R, 3: R}),
         ({1: D, 2: R, 3: R}, (), {1: D, 2: R, 3: R}),
         ({1: D, 2: R, 3: R}, ((2, 3),), {1: U, 2: U, 3: U}),
