@@ -189,7 +189,7 @@ def _one_round(scene: Scene, policy: Policy, answers: Answers, fresh: deque[Task
 
 
 def _without_friends(policy: Policy, free: list[Node]) -> list[Node]:
-    """Sock puppets run their own person's tasks in some of their slots, who pays their own nodes. Nobody works."""
+    """Sock puppets run tasks of the person behind them in some of their slots: paid, and nobody works."""
     left = []
     for node in free:
         if node.kind is Kind.SOCK_PUPPET and policy.chance.random() < FRIENDS_SHARE:
