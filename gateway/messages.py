@@ -1,12 +1,9 @@
-"""Rows as the protocol shows them, and how long a page of a list is."""
+"""Tasks, attempts and nodes as the protocol shows them, and how long a page of a list is."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
-
-from sqlalchemy import Row
 
 from nodepool import wire
 from nodepool.domain import ids
@@ -18,15 +15,17 @@ from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
 from nodepool.messaging.names import partition_queue
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.redis.node_registry import NodeReport
-from nodepool.stores.sql.attempts import history_of
-from nodepool.stores.sql.verification_records import tier_of_row
+from nodepool.stores.sql.attempt_rows import PastAttempt
+from nodepool.stores.sql.node_rows import StoredNode
+from nodepool.stores.sql.task_rows import OwnedTask, ShownRun
+from nodepool.stores.sql.verification_records import tier_of
 
 _MIB_PER_GIB = 1024
 
 
-def is_held_back(row: Row[Any]) -> bool:
+def is_held_back(row: OwnedTask) -> bool:
     """Its run has ended, and its owner is told so when the result is given (domain/trust/holding_back.py)."""
-    return bool(row.held_back_until)
+    return row.held_back_until > 0
 
 
 def page_size(size: int, *, default: int, most: int) -> int:
@@ -36,17 +35,17 @@ def page_size(size: int, *, default: int, most: int) -> int:
     return min(size or default, most)
 
 
-def is_final(row: Row[Any]) -> bool:
+def is_final(row: OwnedTask) -> bool:
     """For the task's owner."""
-    return TaskState(row.state) in FINAL_TASK_STATES and not is_held_back(row)
+    return row.state in FINAL_TASK_STATES and not is_held_back(row)
 
 
-def shown_state(row: Row[Any]) -> TaskState:
-    return TaskState.RUNNING if is_held_back(row) else TaskState(row.state)
+def shown_state(row: OwnedTask) -> TaskState:
+    return TaskState.RUNNING if is_held_back(row) else row.state
 
 
 def task_detail(
-    row: Row[Any], attempts: Sequence[Row[Any]] = (), runs: Sequence[Row[Any]] = ()
+    row: OwnedTask, attempts: Sequence[PastAttempt] = (), runs: Sequence[ShownRun] = ()
 ) -> pb.TaskDetail:
     held = is_held_back(row)
     return pb.TaskDetail(
@@ -71,7 +70,7 @@ def task_detail(
         location_mode=row.location_mode,
         max_minutes=row.max_minutes,
         price_per_minute_cpt=row.price_per_minute,
-        held_cpt=row.hold_amount if row.hold_state == HoldState.HELD else 0,
+        held_cpt=(row.hold_amount or 0) if row.hold_state is HoldState.HELD else 0,
         paid_cpt=row.hold_posted or 0,
         attempts=[_attempt_record(attempt, held=held) for attempt in attempts],
         replicas=row.replicas,
@@ -82,7 +81,7 @@ def task_detail(
     )
 
 
-def _replica_record(run: Row[Any]) -> pb.ReplicaRecord:
+def _replica_record(run: ShownRun) -> pb.ReplicaRecord:
     return pb.ReplicaRecord(
         number=ids.run_number(run.id),
         node_id=run.node_id,
@@ -92,7 +91,7 @@ def _replica_record(run: Row[Any]) -> pb.ReplicaRecord:
     )
 
 
-def _attempt_record(row: Row[Any], *, held: bool) -> pb.AttemptRecord:
+def _attempt_record(row: PastAttempt, *, held: bool) -> pb.AttemptRecord:
     return pb.AttemptRecord(
         number=row.number,
         node_id=row.node_id,
@@ -111,7 +110,7 @@ def _attempt_record(row: Row[Any], *, held: bool) -> pb.AttemptRecord:
     )
 
 
-def task_status(row: Row[Any]) -> pb.TaskStatus:
+def task_status(row: OwnedTask) -> pb.TaskStatus:
     return pb.TaskStatus(
         task_id=row.id,
         status=status_word(row),
@@ -122,11 +121,11 @@ def task_status(row: Row[Any]) -> pb.TaskStatus:
     )
 
 
-def status_word(row: Row[Any]) -> str:
+def status_word(row: OwnedTask) -> str:
     return wire.TASK_STATUS_WORDS[shown_state(row)]
 
 
-def _checked_message(row: Row[Any]) -> str:
+def _checked_message(row: OwnedTask) -> str:
     until = datetime.fromtimestamp(row.held_back_until, UTC)
     return (
         "its result is being checked by another node; it is given when it stands, "
@@ -134,12 +133,12 @@ def _checked_message(row: Row[Any]) -> str:
     )
 
 
-def status_message(row: Row[Any]) -> str:
+def status_message(row: OwnedTask) -> str:
     """One sentence for clients that show `message`."""
     if is_held_back(row):
         return _checked_message(row)
     if row.reason:
-        return str(row.reason)
+        return row.reason
     return {
         TaskState.QUEUED: "waiting for a node",
         TaskState.PLACED: f"given to node {row.node_id}",
@@ -147,11 +146,11 @@ def status_message(row: Row[Any]) -> str:
         TaskState.SUCCEEDED: "completed",
         TaskState.FAILED: "failed",
         TaskState.STOPPED: "stopped",
-    }[TaskState(row.state)]
+    }[row.state]
 
 
 def node_info(
-    row: Row[Any],
+    row: StoredNode,
     view: NodeView | None,
     report: NodeReport | None,
     *,
@@ -160,7 +159,7 @@ def node_info(
     rules: HistoryRules,
 ) -> pb.WorkerNodeInfo:
     age = report.age_seconds if report else float("inf")
-    history = history_of(row).as_of(now, rules)
+    history = row.history.as_of(now, rules)
     level = isolation_of(row.isolation, row.docker_status)
     info = pb.WorkerNodeInfo(
         node_id=row.id,
@@ -175,7 +174,7 @@ def node_info(
         location=row.location,
         port=row.port,
         gpu_name=row.gpu_name,
-        trust_tier=tier_of_row(row),
+        trust_tier=tier_of(row),
         region=row.region,
         docker_status=row.docker_status,
         draining=row.draining,
@@ -217,7 +216,7 @@ def _amounts(view: NodeView) -> pb.WorkerNodeInfo:
     )
 
 
-def _node_status(row: Row[Any], age_seconds: float, late_seconds: float) -> NodeStatus:
+def _node_status(row: StoredNode, age_seconds: float, late_seconds: float) -> NodeStatus:
     if age_seconds > late_seconds:
         return NodeStatus.OFFLINE
     return NodeStatus.DRAINING if row.draining else NodeStatus.ONLINE

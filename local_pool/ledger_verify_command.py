@@ -8,12 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from sqlalchemy.engine import make_url
 
 from local_pool.command import read_settings
 from nodepool.domain.errors import UnavailableError
 from nodepool.settings import Settings
-from nodepool.stores.sql.database import Database, translated_errors
+from nodepool.stores.sql.database import Database, database_file, translated_errors
 from nodepool.stores.sql.ledger.report import LedgerReport
 from nodepool.stores.sql.ledger.verify import verify_database
 
@@ -46,9 +45,8 @@ def verify(data_dir: Path | None, *, as_json: bool) -> None:
 def database_url(settings: Settings, data_dir: Path | None) -> str:
     """The database to check. One that is not there is not made."""
     url = settings.effective_database_url if data_dir is None else f"sqlite:///{data_dir / 'pool.db'}"
-    parsed = make_url(url)
-    path = parsed.database or ""
-    if parsed.get_backend_name() == "sqlite" and not Path(path).is_file():
+    path = database_file(url)
+    if path is not None and not Path(path).is_file():
         raise click.ClickException(
             f"there is no database {path!r}: set DATABASE_URL or DB_PATH as the pool has it, or give "
             "--data-dir of `hivemind up`"

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
-from sqlalchemy.engine import make_url
 
 from nodepool.domain.nodes.history import HistoryRules
 from nodepool.domain.nodes.push_addresses import Network, parse_networks
@@ -263,13 +262,7 @@ class Settings(BoundsSettings):
 
     @cached_property
     def effective_database_url(self) -> str:
-        if self.database_url:
-            # A plain postgresql:// URL would ask SQLAlchemy for a driver that is not installed.
-            url = make_url(self.database_url)
-            return (
-                url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
-            ).render_as_string(hide_password=False)
-        return f"sqlite:///{self.db_path}"
+        return self.database_url or f"sqlite:///{self.db_path}"
 
     @cached_property
     def image_allow_list(self) -> tuple[str, ...]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
-from sqlalchemy import Row, select
+from sqlalchemy import select
 
 from benchmarks.simulation.stage import Stage
 from dispatcher.placing.wait_reasons import waiting_task
@@ -17,6 +16,7 @@ from nodepool.domain.scheduling.fleet import Fleet
 from nodepool.domain.scheduling.placement import Wish, decide
 from nodepool.domain.tasks.states import LocationMode, TaskState
 from nodepool.stores.sql import nodes as node_store, placements as placing, tasks as task_store
+from nodepool.stores.sql.attempt_rows import LiveAttempt
 from nodepool.stores.sql.tables import tasks
 
 _AT_ONCE = 1000
@@ -94,7 +94,7 @@ def _check_nodes(
 
 
 def _check_attempts(
-    found: Violations, listed: Mapping[str, Mapping[str, Claim]], live: Sequence[Row[Any]]
+    found: Violations, listed: Mapping[str, Mapping[str, Claim]], live: Sequence[LiveAttempt]
 ) -> None:
     in_redis = {(node_id, name) for node_id, claims in listed.items() for name in claims}
     in_sql = {(row.node_id, row.id) for row in live}
@@ -107,7 +107,7 @@ def _check_attempts(
             found.add("placed twice", f"{task_id} has {count} attempts at once")
 
 
-def _check_tasks(found: Violations, stage: Stage, live: Sequence[Row[Any]]) -> None:
+def _check_tasks(found: Violations, stage: Stage, live: Sequence[LiveAttempt]) -> None:
     alive: dict[str, list[int]] = defaultdict(list)
     for row in live:
         alive[row.task_id].append(row.number)

@@ -7,9 +7,8 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import func, select
 
 from benchmarks.simulation.checks import Violations, check
 from benchmarks.simulation.stage import Stage
@@ -20,6 +19,7 @@ from dispatcher.placing.reserve import lose
 from nodepool.domain.tasks.states import Outcome, TaskState
 from nodepool.stores.redis import keys
 from nodepool.stores.sql import tasks as task_store
+from nodepool.stores.sql.attempt_rows import LiveAttempt
 from nodepool.stores.sql.tables import tasks
 from nodepool.stores.sql.tasks import End
 
@@ -115,7 +115,7 @@ def silence(stage: Stage, node_ids: Sequence[str]) -> None:
         stage.dispatcher.redis.delete(*(keys.report(node_id) for node_id in node_ids))
 
 
-def live(stage: Stage) -> list[Row[Any]]:
+def live(stage: Stage) -> list[LiveAttempt]:
     return list(stage.dispatcher.database.read(task_store.live_attempts))
 
 
@@ -129,11 +129,11 @@ def lose_all(stage: Stage, desk: PlacementLoop, node_ids: Sequence[str]) -> int:
     return len(rows)
 
 
-def end_some(stage: Stage, rows: Sequence[Row[Any]]) -> int:
+def end_some(stage: Stage, rows: Sequence[LiveAttempt]) -> int:
     """As their agents do it: claimed, and then ended well."""
     dispatcher = stage.dispatcher
 
-    def one(row: Row[Any]) -> None:
+    def one(row: LiveAttempt) -> None:
         dispatcher.database.write(
             lambda c: task_store.claim_attempt(c, row.id, row.node_id, row.owner_id, dispatcher.clock())
         )

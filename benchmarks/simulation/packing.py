@@ -23,6 +23,8 @@ from nodepool.domain.scheduling.fleet import Fleet
 from nodepool.domain.scheduling.placement import decide
 from nodepool.domain.tasks.states import FINAL_TASK_STATES
 from nodepool.stores.sql.tables import tasks
+from nodepool.stores.sql.task_rows import QueuedTask
+from nodepool.stores.sql.typed_rows import columns
 
 _NOTHING = Claim(0, 0, 0, 0, tasks=0)
 
@@ -61,10 +63,10 @@ def packing_of(stage: Stage) -> Packing:
 
 def _demand(stage: Stage, idle: Fleet) -> npt.NDArray[np.int64]:
     final = [state.value for state in FINAL_TASK_STATES]
-    query = select(tasks).where(tasks.c.state.not_in(final))
+    query = select(*columns(QueuedTask, tasks)).where(tasks.c.state.not_in(final))
     wishes = Counter(
         waiting_task(row, stage.settings).wish
-        for row in stage.dispatcher.database.read(lambda c: c.execute(query).all())
+        for row in stage.dispatcher.database.read(lambda c: QueuedTask.from_rows(c.execute(query)))
     )
     total = np.zeros(len(RESOURCE_NAMES), dtype=np.int64)
     for wish, count in wishes.items():

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import select, update
 
 from benchmarks.figures import Spread, spread
 from benchmarks.pool import BenchmarkError
@@ -26,7 +26,9 @@ from dispatcher.placing.placement_loop import PlacementLoop
 from dispatcher.sweep.sweeper import Sweeper
 from nodepool.domain.nodes.report_interval import report_period
 from nodepool.domain.tasks.states import AttemptState, TaskState
+from nodepool.stores.sql.attempt_rows import PastAttempt
 from nodepool.stores.sql.tables import attempts, tasks
+from nodepool.stores.sql.typed_rows import columns
 
 _LOST_NODES = 5
 _AT_ONCE = 500
@@ -125,23 +127,28 @@ def _lose(stage: Stage, reporters: Reporters, node_ids: Sequence[str]) -> tuple[
     last = {node_id: reporters.silence(node_id) for node_id in node_ids}
     ids = {row.id: row.node_id for row in live(stage) if row.node_id in last}
 
-    def ended() -> Mapping[str, Row[Any]]:
-        query = select(attempts).where(attempts.c.id.in_(list(ids)), attempts.c.state == AttemptState.LOST)
-        return {row.id: row for row in stage.dispatcher.database.read(lambda c: c.execute(query).all())}
+    def ended() -> Mapping[str, PastAttempt]:
+        query = select(*columns(PastAttempt, attempts)).where(
+            attempts.c.id.in_(list(ids)), attempts.c.state == AttemptState.LOST
+        )
+        found = stage.dispatcher.database.read(lambda c: PastAttempt.from_rows(c.execute(query)))
+        return {attempt.id: attempt for attempt in found}
 
     _until(lambda: len(ended()) == len(ids), f"{len(ids)} attempts of silent nodes are lost")
     rows = ended()
-    lost = [rows[name].finished_at - last[node_id] for name, node_id in ids.items()]
+    lost = [(rows[name].finished_at or 0.0) - last[node_id] for name, node_id in ids.items()]
 
     waiting = {row.task_id for row in rows.values()}
-    later: dict[str, Row[Any]] = {}
+    later: dict[str, PastAttempt] = {}
 
     def settled() -> bool:
         """Each is placed again, or is told why there is no room for it."""
         query = select(tasks.c.id, tasks.c.state, tasks.c.reason).where(tasks.c.id.in_(waiting))
-        follow = select(attempts).where(attempts.c.task_id.in_(waiting), attempts.c.number > 1)
+        follow = select(*columns(PastAttempt, attempts)).where(
+            attempts.c.task_id.in_(waiting), attempts.c.number > 1
+        )
         states, followers = stage.dispatcher.database.read(
-            lambda c: (c.execute(query).all(), c.execute(follow).all())
+            lambda c: (c.execute(query).all(), PastAttempt.from_rows(c.execute(follow)))
         )
         later.update({row.task_id: row for row in followers})
         return all(

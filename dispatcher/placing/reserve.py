@@ -5,9 +5,6 @@ from __future__ import annotations
 import logging
 import secrets
 from dataclasses import dataclass
-from typing import Any
-
-from sqlalchemy import Row
 
 from dispatcher.context import Dispatcher
 from dispatcher.placing.fleet_mirror import FleetMirror
@@ -17,6 +14,7 @@ from nodepool.domain.scheduling.planner import Planned, Planner
 from nodepool.domain.tasks.states import Outcome
 from nodepool.stores.redis.node_registry import Reservation
 from nodepool.stores.sql import placements as placing
+from nodepool.stores.sql.attempt_rows import LiveAttempt
 from nodepool.stores.sql.placements import Placement
 
 log = logging.getLogger(__name__)
@@ -104,8 +102,8 @@ def _give_back(dispatcher: Dispatcher, placement: Placement) -> None:
     dispatcher.registry.announce(placement.node_id)
 
 
-def lose(dispatcher: Dispatcher, row: Row[Any], reason: str) -> None:
-    """The attempt of this row (see live_attempts) is gone; its task goes elsewhere."""
+def lose(dispatcher: Dispatcher, row: LiveAttempt, reason: str) -> None:
+    """The attempt is gone; its task goes elsewhere."""
     try:
         ended = dispatcher.lifecycle.lose_attempt(row.id, row.node_id, row.owner_id, reason)
     except StaleAttemptError:

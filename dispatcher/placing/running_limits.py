@@ -10,15 +10,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Iterable
-from typing import Any
-
-from sqlalchemy import Row
 
 from dispatcher.context import Dispatcher
 from nodepool.domain.scheduling.wait_queue import WaitingTask, WaitQueue
 from nodepool.domain.trust.access_limits import LIMITS, running_reason
 from nodepool.domain.trust.tiers import Tier
 from nodepool.stores.sql import placements as placing
+from nodepool.stores.sql.task_rows import QueuedTask
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +37,7 @@ class RunningLimits:
         # User -> when he may be told again.
         self._told: dict[int, float] = {}
 
-    def know(self, rows: Iterable[Row[Any]]) -> None:
+    def know(self, rows: Iterable[QueuedTask]) -> None:
         """The owners of these waiting tasks are in the line now."""
         strangers = {row.owner_id for row in rows if row.tier != Tier.HIGH} - self._running.keys()
         if strangers:

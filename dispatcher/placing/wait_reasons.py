@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
-
-from sqlalchemy import Row
 
 from dispatcher.context import Dispatcher
 from nodepool.domain.explain.request import asked_of
@@ -16,6 +13,7 @@ from nodepool.domain.scheduling.wait_queue import WaitingTask
 from nodepool.domain.tasks.states import ORDERED_BY_POOL, LocationMode, TaskKind
 from nodepool.settings import Settings
 from nodepool.stores.sql import placements as placing
+from nodepool.stores.sql.task_rows import QueuedTask
 
 log = logging.getLogger(__name__)
 
@@ -24,13 +22,13 @@ _TELL_SECONDS = 5.0
 
 
 def waiting_task(
-    row: Row[Any],
+    row: QueuedTask,
     settings: Settings,
     excluded: frozenset[str] = frozenset(),
     not_owners: frozenset[int] = frozenset(),
     wish_owner: int = 0,
 ) -> WaitingTask:
-    """The task of this row in the line; `excluded` nodes had it before, `not_owners` may not have it.
+    """The task in the line; `excluded` nodes had it before, `not_owners` may not have it.
 
     `wish_owner` is its owner where that counts (Fleet.owner_of_wish).
     """
@@ -45,7 +43,7 @@ def waiting_task(
         created_at=row.created_at,
         queued_at=row.queued_at or row.created_at,
         attempt_number=row.attempt_number,
-        location_mode=LocationMode(row.location_mode),
+        location_mode=row.location_mode,
         limited=row.kind not in ORDERED_BY_POOL,
     )
 

@@ -10,9 +10,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
-
-from sqlalchemy import Row
 
 from dispatcher.context import Dispatcher
 from nodepool.domain.errors import NodePoolError, StaleAttemptError, StateConflictError
@@ -23,6 +20,7 @@ from nodepool.settings import Settings
 from nodepool.stores.files.file_store import FileStore, load_or_make_key
 from nodepool.stores.redis.last_heard import LastHeard
 from nodepool.stores.sql import pushed_attempts, tasks as task_store
+from nodepool.stores.sql.attempt_rows import PushedAttempt
 from nodepool.stores.sql.tasks import End
 from nodepool.workflows.end_without_agent import STOPPED_BY_OWNER, end_with_what_there_is, keep_result
 from nodepool.workflows.result_files import forget_losers, wanted, with_digest
@@ -65,7 +63,7 @@ class PushOutcomes:
     def settings(self) -> Settings:
         return self._dispatcher.settings
 
-    def find(self, attempt_id: str) -> Row[Any] | None:
+    def find(self, attempt_id: str) -> PushedAttempt | None:
         return self._dispatcher.database.read(lambda c: pushed_attempts.find(c, attempt_id))
 
     def pause_seconds(self, attempt_id: str) -> float:
@@ -75,25 +73,25 @@ class PushOutcomes:
         now = self._dispatcher.clock()
         return self._dispatcher.database.read(lambda c: pushed_attempts.pause_seconds(c, row, now))
 
-    def take(self, attempt_id: str) -> Row[Any] | None:
+    def take(self, attempt_id: str) -> PushedAttempt | None:
         """The attempt, for the one caller who may send it; None for everybody else, and when it is over."""
         row = self.find(attempt_id)
-        if row is None or row.kind != NodeKind.PUSHED or not pushed_attempts.is_live(row) or row.pushed_at:
+        if row is None or row.kind != NodeKind.PUSHED or not row.is_live or row.pushed_at:
             return None
         if row.stop_requested:
-            self.end(row, Outcome.STOPPED, f"{STOPPED_BY_OWNER} before it was sent to its node")
+            self.end(row.id, Outcome.STOPPED, f"{STOPPED_BY_OWNER} before it was sent to its node")
             return None
         now = self._dispatcher.clock()
         mine = self._dispatcher.database.write(lambda c: pushed_attempts.mark_pushed(c, attempt_id, now))
         return row if mine else None
 
-    def package(self, row: Row[Any]) -> bytes:
+    def package(self, row: PushedAttempt) -> bytes:
         return self._files.package_bytes(row.package_sha256)
 
     def answered(self, attempt_id: str, answer: WorkerReply) -> None:
         """The worker answered: it has taken the task, refuses it, or has run it while the call was held."""
         row = self.find(attempt_id)
-        if row is None or not pushed_attempts.is_live(row):
+        if row is None or not row.is_live:
             return
         if answer.result:
             self._answered_with_result(row, answer)
@@ -102,27 +100,27 @@ class PushOutcomes:
         elif row.state == AttemptState.RUNNING:
             # It had spoken for the task before: this is how the run ended, and not a refusal.
             words = printable(answer.message) or "it did not say why"
-            self.end(row, Outcome.FAILED, f"its node reported that it failed: {words}")
+            self.end(row.id, Outcome.FAILED, f"its node reported that it failed: {words}")
         else:
             words = printable(answer.message) or "it did not say why"
-            self.end(row, Outcome.REFUSED, f"node {row.node_id} refused it: {words}")
+            self.end(row.id, Outcome.REFUSED, f"node {row.node_id} refused it: {words}")
 
-    def _answered_with_result(self, row: Row[Any], answer: WorkerReply) -> None:
+    def _answered_with_result(self, row: PushedAttempt, answer: WorkerReply) -> None:
         try:
             check_result(answer.result, self.settings.max_result_bytes)
         except NodePoolError as error:
-            self.end(row, Outcome.REFUSED, f"node {row.node_id} answered with what is no result: {error}")
+            self.end(row.id, Outcome.REFUSED, f"node {row.node_id} answered with what is no result: {error}")
             return
         if not self._claim(row):
             return
         keep_result(self._files, row.id, answer.result)
         if answer.success:
-            self.end(row, Outcome.SUCCEEDED, "")
+            self.end(row.id, Outcome.SUCCEEDED, "")
         else:
             words = printable(answer.message) or "it did not say why"
-            self.end(row, Outcome.FAILED, f"its node reported that it failed: {words}")
+            self.end(row.id, Outcome.FAILED, f"its node reported that it failed: {words}")
 
-    def _claim(self, row: Row[Any]) -> bool:
+    def _claim(self, row: PushedAttempt) -> bool:
         now = self._dispatcher.clock()
         try:
             self._dispatcher.database.write(
@@ -137,7 +135,7 @@ class PushOutcomes:
 
     def end(
         self,
-        row: Row[Any],
+        attempt_id: str,
         outcome: Outcome,
         reason: str,
         *,
@@ -152,8 +150,8 @@ class PushOutcomes:
         that shows none at its bound was not run at all: the task goes elsewhere.
         """
         # Its owner asked for its end: however the run went, that is what became of it.
-        current = self.find(row.id)
-        if current is None or not pushed_attempts.is_live(current):
+        current = self.find(attempt_id)
+        if current is None or not current.is_live:
             return
         if current.stop_requested and current.state == AttemptState.RUNNING:
             outcome, reason = Outcome.STOPPED, reason if outcome is Outcome.STOPPED else STOPPED_BY_OWNER
@@ -172,16 +170,16 @@ class PushOutcomes:
                 return
         self._end(current, end)
 
-    def _is_compared(self, row: Row[Any], end: End) -> bool:
+    def _is_compared(self, row: PushedAttempt, end: End) -> bool:
         database, most = self._dispatcher.database, self.settings.max_workdir_bytes
         return bool(wanted(database, self._files, row.id, end, max_bytes=most))
 
-    def _end_with_digest(self, row: Row[Any], end: End) -> None:
+    def _end_with_digest(self, row: PushedAttempt, end: End) -> None:
         database, most = self._dispatcher.database, self.settings.max_workdir_bytes
         make = partial(self._dispatcher.later.digest, row.owner_id)
         self._end(row, with_digest(database, self._files, row.id, end, max_bytes=most, make=make))
 
-    def _end(self, row: Row[Any], end: End) -> None:
+    def _end(self, row: PushedAttempt, end: End) -> None:
         try:
             ended = self._dispatcher.lifecycle.end_attempt(row.id, row.node_id, row.owner_id, end)
             forget_losers(self._dispatcher.database, self._files, row.id)
@@ -191,7 +189,7 @@ class PushOutcomes:
         log.info("attempt %s on %s: %s: %s; its task is %s", row.id, row.node_id, end.outcome, end.reason,
                  ended.state)  # fmt: skip
 
-    def stop_target(self, attempt_id: str) -> Row[Any] | None:
+    def stop_target(self, attempt_id: str) -> PushedAttempt | None:
         """The attempt whose run is to be ended on its node, also when the pool has ended it already.
 
         None when a later attempt of the task is on that node: the worker knows tasks, not attempts.
@@ -201,23 +199,23 @@ class PushOutcomes:
             return None
         if row.attempt_number != row.number and row.task_node == row.node_id:
             return None
-        if pushed_attempts.is_live(row) and not row.stop_requested:
+        if row.is_live and not row.stop_requested:
             return None
         return row
 
-    def ask_target(self, attempt_id: str) -> Row[Any] | None:
+    def ask_target(self, attempt_id: str) -> PushedAttempt | None:
         row = self.find(attempt_id)
-        if row is None or row.kind != NodeKind.PUSHED or not pushed_attempts.is_live(row):
+        if row is None or row.kind != NodeKind.PUSHED or not row.is_live:
             return None
         return row
 
     def states(self, attempt_ids: Sequence[str]) -> dict[str, str]:
         """Of those that are still live."""
         rows = self._dispatcher.database.read(lambda c: pushed_attempts.live(c, attempt_ids))
-        return {row.id: row.state for row in rows if pushed_attempts.is_live(row)}
+        return {row.id: row.state for row in rows if row.is_live}
 
 
-def _seen_through(files: FileStore, row: Row[Any], end: End) -> End:
+def _seen_through(files: FileStore, row: PushedAttempt, end: End) -> End:
     """A run that nobody worked at until its bound is no run."""
     if not (end.idle and end.outcome is Outcome.FAILED):
         return end

@@ -13,10 +13,9 @@ import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import grpc
-from sqlalchemy import Row
 
 from dispatcher.push import worker_client
 from dispatcher.push.outcomes import PushOutcomes, WorkerReply, silence_seconds
@@ -26,6 +25,7 @@ from nodepool.domain.ids import shown_task
 from nodepool.domain.nodes.push_addresses import Address
 from nodepool.domain.tasks.states import AttemptState, Outcome
 from nodepool.protocol import nodepool_pb2 as pb
+from nodepool.stores.sql.attempt_rows import PushedAttempt
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -114,7 +114,7 @@ class Pusher:
     async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._loop.run_in_executor(self._threads, lambda: work(*args, **kwargs))
 
-    async def _address(self, row: Row[Any]) -> Address:
+    async def _address(self, row: PushedAttempt) -> Address:
         settings = self._effects.settings
         return await worker_client.address_of(
             row.hostname,
@@ -135,14 +135,14 @@ class Pusher:
             address = await self._address(row)
         except NodePoolError as error:
             await self._in_thread(
-                effects.end, row, Outcome.REFUSED, f"node {row.node_id} is not called: {error}"
+                effects.end, row.id, Outcome.REFUSED, f"node {row.node_id} is not called: {error}"
             )
             return
         try:
             package = await self._in_thread(effects.package, row)
         except NodePoolError as error:
             await self._in_thread(
-                effects.end, row, Outcome.LOST, f"its package could not be read: {error}", blameless=True
+                effects.end, row.id, Outcome.LOST, f"its package could not be read: {error}", blameless=True
             )
             return
         request = pb.ExecuteTaskRequest(
@@ -160,7 +160,7 @@ class Pusher:
                 call.cancel()
                 await asyncio.gather(call, return_exceptions=True)
 
-    async def _hear(self, row: Row[Any], call: asyncio.Future[pb.ExecuteTaskResponse]) -> None:
+    async def _hear(self, row: PushedAttempt, call: asyncio.Future[pb.ExecuteTaskResponse]) -> None:
         """Wait for the answer for as long as the worker is not silent; then do what it says."""
         effects = self._effects
         seconds = silence_seconds(effects.settings, row.package_bytes)
@@ -169,7 +169,7 @@ class Pusher:
             state = (await self._in_thread(effects.states, [row.id])).get(row.id)
             if state == AttemptState.ASSIGNED:
                 reason = f"node {row.node_id} was called and said nothing for {seconds:g} s"
-                await self._in_thread(effects.end, row, Outcome.LOST, reason)
+                await self._in_thread(effects.end, row.id, Outcome.LOST, reason)
                 self.stop(row.id)  # it may have taken it all the same
                 return
             self._held[row.id] = call
@@ -187,7 +187,7 @@ class Pusher:
         answer = WorkerReply(response.success, response.message, response.result)
         await self._in_thread(effects.answered, row.id, answer)
 
-    async def _failed(self, row: Row[Any], error: WorkerError) -> None:
+    async def _failed(self, row: PushedAttempt, error: WorkerError) -> None:
         effects = self._effects
         state = (await self._in_thread(effects.states, [row.id])).get(row.id)
         if state == AttemptState.RUNNING and error.code in {
@@ -198,7 +198,7 @@ class Pusher:
             log.warning("the call of attempt %s broke: %s", row.id, error)
         elif state is not None:
             outcome = Outcome.LOST if state == AttemptState.RUNNING else Outcome.REFUSED
-            await self._in_thread(effects.end, row, outcome, f"node {row.node_id} was called: {error}")
+            await self._in_thread(effects.end, row.id, outcome, f"node {row.node_id} was called: {error}")
 
     async def _watch(self) -> None:
         """A held call keeps its attempt alive; an attempt's end ends its call."""

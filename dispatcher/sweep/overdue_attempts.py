@@ -7,13 +7,11 @@ the bound and never beyond. Else its owner would wait, and pay, for as long as t
 from __future__ import annotations
 
 import logging
-from typing import Any
-
-from sqlalchemy import Row
 
 from dispatcher.context import Dispatcher
 from dispatcher.push.outcomes import PushOutcomes, open_files
 from nodepool.domain.tasks.states import Outcome
+from nodepool.stores.sql.attempt_rows import LiveAttempt
 from nodepool.workflows.end_without_agent import STOPPED_BY_OWNER
 
 log = logging.getLogger(__name__)
@@ -33,27 +31,27 @@ class OverdueAttempts:
         self._effects: PushOutcomes | None = None
         self._stops: dict[str, float] = {}
 
-    def look(self, row: Row[Any], now: float, gateway_back_at: float) -> None:
-        """`row` is of live_attempts, and runs. No agent can end anything while no gateway serves."""
+    def look(self, row: LiveAttempt, now: float, gateway_back_at: float) -> None:
+        """`row` runs. No agent can end anything while no gateway serves."""
         if row.stop_requested:
             seen = self._stops.setdefault(row.id, now)
             if now - max(seen, gateway_back_at) > PATIENCE_SECONDS:
                 self._end(row, Outcome.STOPPED, f"{STOPPED_BY_OWNER}; its node did not end it")
             while len(self._stops) > _MAX_STOPS:
                 self._stops.pop(next(iter(self._stops)))
-        bound = row.started_at + row.max_minutes * _SECONDS_PER_MINUTE
+        bound = (row.started_at or now) + row.max_minutes * _SECONDS_PER_MINUTE
         if now - max(bound, gateway_back_at) > PATIENCE_SECONDS:
             reason = f"ended after its longest run, {row.max_minutes} minutes; its node did not end it"
             self._end(row, Outcome.FAILED, reason)
 
-    def _end(self, row: Row[Any], outcome: Outcome, reason: str) -> None:
+    def _end(self, row: LiveAttempt, outcome: Outcome, reason: str) -> None:
         self._stops.pop(row.id, None)
         if self._effects is None:
             self._effects = PushOutcomes(self._dispatcher, open_files(self._dispatcher.settings))
         log.warning("attempt %s: %s", row.id, reason)
-        self._effects.end(row, outcome, reason, at_bound=True, late=True, worked=self._worked(row))
+        self._effects.end(row.id, outcome, reason, at_bound=True, late=True, worked=self._worked(row))
 
-    def _worked(self, row: Row[Any]) -> bool:
+    def _worked(self, row: LiveAttempt) -> bool:
         """Whether the node's last report says that the run uses a CPU."""
         report = self._dispatcher.registry.reports([row.node_id])[row.node_id]
         use = report.uses.get(row.id) if report is not None else None

@@ -13,12 +13,10 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any
-
-from sqlalchemy import Row
 
 from nodepool.domain.tasks.package_rules import ENTRY_SCRIPTS
 from nodepool.domain.trust.benchmark_probe import NAMES, Probe
+from nodepool.stores.sql.task_rows import RecentTask
 
 _HEX_DIGITS = 8
 _MAX_BYTES = 256 << 10
@@ -49,9 +47,9 @@ class ProbeShape:
 
 
 def shape_of(
-    recent: Sequence[Row[Any]], chance: Random, *, now: float, memory_gb: int, default_minutes: int
+    recent: Sequence[RecentTask], chance: Random, *, now: float, memory_gb: int, default_minutes: int
 ) -> ProbeShape:
-    """Like one of these tasks of users (see probe_store.recent_tasks); `memory_gb` is the most."""
+    """Like one of these tasks of users; `memory_gb` is the most."""
     like = chance.choice(recent) if recent else None
     fitting = [it for it in _USUAL_MEMORY_GB if it <= memory_gb]
     return ProbeShape(

@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-from typing import Any
-
-from sqlalchemy import Row
 
 from dispatcher.context import Dispatcher
 from dispatcher.placing.placement_loop import PlacementLoop
@@ -26,7 +23,9 @@ from nodepool.domain.trust.benchmark_probe import DEFAULT_RUN_MEMORY_BYTES, Prob
 from nodepool.domain.trust.credit import MOVES, Cause
 from nodepool.stores.files.file_store import FileStore
 from nodepool.stores.sql import probes as probe_store, tasks as task_store
+from nodepool.stores.sql.node_rows import DueNode
 from nodepool.stores.sql.probes import Closing, NewProbe
+from nodepool.stores.sql.task_rows import OpenProbe
 from nodepool.workflows.attempt_end import deciding
 
 log = logging.getLogger(__name__)
@@ -91,14 +90,14 @@ class Prober:
         for node, view in ready[:most]:
             self._submit(node, view, now)
 
-    def _is_time(self, node: Row[Any], view: NodeView, now: float) -> bool:
+    def _is_time(self, node: DueNode, view: NodeView, now: float) -> bool:
         if view.draining:  # or paused, or without its engine
             return False
         return view.reserved.tasks == 0 or now - node.probe_due_at > self._period_seconds
 
-    def _submit(self, node: Row[Any], view: NodeView, now: float) -> None:
+    def _submit(self, node: DueNode, view: NodeView, now: float) -> None:
         dispatcher, settings = self._dispatcher, self._dispatcher.settings
-        belief = probe_store.belief_of(node)
+        belief = node.belief
         score = probe_disguise.round_as_people_do(
             max(belief.score - view.reserved.cpu_score, belief.score // _LEAST_SHARE, 1)
         )
@@ -133,7 +132,7 @@ class Prober:
             self._desk.hint(new.task_id)
 
     # -- what came of it ---------------------------------------------------------------------------------
-    def _follow(self, probe: Row[Any], now: float) -> bool:
+    def _follow(self, probe: OpenProbe, now: float) -> bool:
         """True when it is over."""
         if probe.state in FINAL_TASK_STATES:
             self._close(probe, now)
@@ -142,12 +141,13 @@ class Prober:
             probe.attempts_ended or now - probe.created_at > _PATIENCE_SECONDS
         )
         # A probe does not keep a node that wants to go, nor one that will never answer.
-        too_long = probe.attempt_state == AttemptState.RUNNING and now - probe.started_at > _MOST_SECONDS
+        runs = probe.attempt_state is AttemptState.RUNNING
+        too_long = runs and now - (probe.started_at or now) > _MOST_SECONDS
         if not probe.stop_requested and (waits_too_long or too_long or probe.draining or not probe.active):
             self._dispatcher.database.write(lambda c: task_store.request_stop(c, probe.task_id, now))
         return False
 
-    def _close(self, probe: Row[Any], now: float) -> None:
+    def _close(self, probe: OpenProbe, now: float) -> None:
         dispatcher = self._dispatcher
         closing = self._judged(probe, now)
         by = deciding(dispatcher.settings, now)
@@ -157,7 +157,7 @@ class Prober:
             return
         self._desk.hint(*closed.added)
         log.info("the probe of node %s: %s after %.1f s", probe.node_id, closing.verdict,
-                 probe_store.ran_seconds(probe))  # fmt: skip
+                 probe.ran_seconds)  # fmt: skip
         if closing.belief.measured != probe.measured_cpu_score:
             log.warning("node %s claims cpu_score %d and is believed %d now", probe.node_id,
                         probe.cpu_score, closing.belief.score)  # fmt: skip
@@ -171,9 +171,9 @@ class Prober:
         for owner_id in closed.tiers_changed:
             dispatcher.lifecycle.sync_nodes_of(owner_id)
 
-    def _judged(self, probe: Row[Any], now: float) -> Closing:
-        before = probe_store.belief_of(probe)
-        seconds = probe_store.ran_seconds(probe)
+    def _judged(self, probe: OpenProbe, now: float) -> Closing:
+        before = probe.belief
+        seconds = probe.ran_seconds
         answer = self._answer(probe)
         verdict = self._verdict(probe, seconds, answer)
         others = verdict is ProbeVerdict.SILENT and self._dispatcher.database.read(
@@ -200,8 +200,8 @@ class Prober:
             changes=(change,) if change else (),
         )
 
-    def _verdict(self, probe: Row[Any], seconds: float, answer: bytes | None) -> ProbeVerdict:
-        score = min(probe.claimed_cpu_score, probe_store.belief_of(probe).score)
+    def _verdict(self, probe: OpenProbe, seconds: float, answer: bytes | None) -> ProbeVerdict:
+        score = min(probe.claimed_cpu_score, probe.belief.score)
         if probe.state == TaskState.SUCCEEDED:
             if answer is None:
                 return ProbeVerdict.SILENT
@@ -218,7 +218,7 @@ class Prober:
         withdrawn = probe.state == TaskState.STOPPED and not probe.attempts_ended
         return ProbeVerdict.WITHDRAWN if withdrawn else ProbeVerdict.SILENT
 
-    def _answer(self, probe: Row[Any]) -> bytes | None:
+    def _answer(self, probe: OpenProbe) -> bytes | None:
         """None where the pool has lost what the node returned."""
         if not probe.result_attempt or probe.result_bytes > _MAX_RESULT_BYTES:
             return b""
@@ -229,7 +229,7 @@ class Prober:
             return None
         return benchmark_probe.answer_of(result, _expected(probe).answer_file)
 
-    def _engine_shown(self, probe: Row[Any], verdict: ProbeVerdict, answer: bytes | None) -> bool | None:
+    def _engine_shown(self, probe: OpenProbe, verdict: ProbeVerdict, answer: bytes | None) -> bool | None:
         """Whether Docker counts from now on; None: as before."""
         if verdict is ProbeVerdict.WRONG:
             return False
@@ -239,7 +239,7 @@ class Prober:
         # Without an answer it was cut off; one that came late is as right as any.
         return benchmark_probe.ran_in_container(answer, memory) if answer else None
 
-    def _tidy_up(self, probe: Row[Any]) -> None:
+    def _tidy_up(self, probe: OpenProbe) -> None:
         """Nobody asks for them again."""
         try:
             self._store().delete_package(probe.package_sha256)
@@ -254,7 +254,7 @@ class Prober:
         return self._files
 
 
-def _expected(probe: Row[Any]) -> Probe:
+def _expected(probe: OpenProbe) -> Probe:
     return Probe.of(probe.seed, work=probe.work, chains=probe.chains)
 
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
-
-from sqlalchemy import Row
 
 from dispatcher.context import Dispatcher
 from dispatcher.push.outcomes import PushOutcomes, open_files, silence_seconds
 from nodepool.domain.errors import NodePoolError
 from nodepool.domain.tasks.states import AttemptState, Outcome
 from nodepool.stores.sql import pushed_attempts
+from nodepool.stores.sql.attempt_rows import PushedAttempt
 from nodepool.workflows.end_without_agent import STOPPED_BY_OWNER
 
 log = logging.getLogger(__name__)
@@ -71,51 +69,53 @@ class PushedAttempts:
             except NodePoolError as error:
                 log.warning("attempt %s is looked at again: %s", row.id, error)
 
-    def _look_at(self, row: Row[Any], mine: _Seen, effects: PushOutcomes, now: float) -> None:
+    def _look_at(self, row: PushedAttempt, mine: _Seen, effects: PushOutcomes, now: float) -> None:
         if row.stop_requested:
             self._stop(row, mine, effects, now)
         elif row.state == AttemptState.ASSIGNED:
             self._assigned(row, mine, effects, now)
-        elif now - row.started_at > row.max_minutes * _SECONDS_PER_MINUTE:
+        elif now - (row.started_at or now) > row.max_minutes * _SECONDS_PER_MINUTE:
             # Its worker knows no longest run, so the pool ends it, as an agent would.
             reason = f"ended after its longest run, {row.max_minutes} minutes"
             worked = effects.words.showed_work(row.id)
-            effects.end(row, Outcome.FAILED, reason, at_bound=True, worked=worked)
+            effects.end(row.id, Outcome.FAILED, reason, at_bound=True, worked=worked)
             self._dispatcher.publisher.push_stop(row.node_id, row.id)
         else:
             self._running(row, mine, effects, now)
 
-    def _stop(self, row: Row[Any], mine: _Seen, effects: PushOutcomes, now: float) -> None:
+    def _stop(self, row: PushedAttempt, mine: _Seen, effects: PushOutcomes, now: float) -> None:
         if mine.stop_seen_at is None:
             mine.stop_seen_at = now
         patience = _STOP_PERIODS * self._dispatcher.settings.push_timeout_seconds
         if not row.pushed_at:
-            effects.end(row, Outcome.STOPPED, f"{STOPPED_BY_OWNER} before it was sent to its node")
+            effects.end(row.id, Outcome.STOPPED, f"{STOPPED_BY_OWNER} before it was sent to its node")
         elif now - mine.stop_seen_at > patience:
             reason = f"{STOPPED_BY_OWNER}; its node did not end it within {patience:g} s"
             worked = effects.words.showed_work(row.id)
-            effects.end(row, Outcome.STOPPED, reason, worked=worked)
+            effects.end(row.id, Outcome.STOPPED, reason, worked=worked)
         elif self._due(mine, now):
             self._dispatcher.publisher.push_stop(row.node_id, row.id)
 
-    def _assigned(self, row: Row[Any], mine: _Seen, effects: PushOutcomes, now: float) -> None:
+    def _assigned(self, row: PushedAttempt, mine: _Seen, effects: PushOutcomes, now: float) -> None:
         settings = self._dispatcher.settings
         if row.pushed_at:
             silent = silence_seconds(settings, row.package_bytes)
             if now - row.pushed_at > silent + _CALLER_GONE_SECONDS:
-                effects.end(row, Outcome.LOST, f"node {row.node_id} was called and said nothing")
+                effects.end(row.id, Outcome.LOST, f"node {row.node_id} was called and said nothing")
                 self._dispatcher.publisher.push_stop(row.node_id, row.id)
         elif now - row.created_at > _NEVER_CALLED_PERIODS * settings.push_timeout_seconds:
-            effects.end(row, Outcome.LOST, f"the pool did not get to call node {row.node_id}", blameless=True)
+            effects.end(
+                row.id, Outcome.LOST, f"the pool did not get to call node {row.node_id}", blameless=True
+            )
         elif self._due(mine, now):
             self._dispatcher.publisher.push(row.node_id, row.id)
 
-    def _running(self, row: Row[Any], mine: _Seen, effects: PushOutcomes, now: float) -> None:
+    def _running(self, row: PushedAttempt, mine: _Seen, effects: PushOutcomes, now: float) -> None:
         late = self._dispatcher.settings.node_late_seconds
-        silent = now - max(mine.heard_at, row.started_at)
+        silent = now - max(mine.heard_at, row.started_at or now)
         if silent > _SILENT_PERIODS * late:
             reason = f"node {row.node_id} said nothing of it for {silent:.0f} s, nor when it was asked"
-            effects.end(row, Outcome.LOST, reason)
+            effects.end(row.id, Outcome.LOST, reason)
             self._dispatcher.publisher.push_stop(row.node_id, row.id)
         elif silent > _ASK_PERIODS * late and self._due(mine, now):
             self._dispatcher.publisher.push_ask(row.node_id, row.id)

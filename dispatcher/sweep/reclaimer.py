@@ -10,9 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from sqlalchemy import Row
 
 from dispatcher.context import Dispatcher
 from dispatcher.sweep.reconciler import Live
@@ -23,7 +20,7 @@ from nodepool.domain.scheduling import reclaim
 from nodepool.domain.scheduling.reclaim import ReclaimPlan, RunView, UsageWindow
 from nodepool.domain.tasks.states import Outcome
 from nodepool.stores.redis.node_registry import NodeReport
-from nodepool.stores.sql import tasks as task_store
+from nodepool.stores.sql.attempt_rows import LiveAttempt
 from nodepool.stores.sql.tasks import End
 
 log = logging.getLogger(__name__)
@@ -40,7 +37,7 @@ class _NodeChange:
     """A node on which something is to change."""
 
     node_id: str
-    rows: Mapping[str, Row[Any]]
+    rows: Mapping[str, LiveAttempt]
     runs: Sequence[RunView]
     listed: Mapping[str, Claim]
     restore: bool
@@ -96,7 +93,7 @@ class Reclaimer:
         return news
 
     def _look(
-        self, node_id: str, rows: Sequence[Row[Any]], report: NodeReport, listed: Mapping[str, Claim]
+        self, node_id: str, rows: Sequence[LiveAttempt], report: NodeReport, listed: Mapping[str, Claim]
     ) -> _NodeChange | None:
         settings, now = self._dispatcher.settings, self._dispatcher.clock()
         self._note(rows, report, now)
@@ -112,13 +109,13 @@ class Reclaimer:
             return None
         return _NodeChange(node_id, by_id, runs, listed, restore)
 
-    def _note(self, rows: Sequence[Row[Any]], report: NodeReport, now: float) -> None:
+    def _note(self, rows: Sequence[LiveAttempt], report: NodeReport, now: float) -> None:
         """Only what the node says of its own attempts."""
         for row in rows:
             if (use := report.uses.get(row.id)) is not None:
                 self._watches.setdefault(row.id, UsageWindow(now)).note(use, now)
 
-    def _view(self, row: Row[Any], kept: Claim, now: float, *, calm: bool) -> RunView:
+    def _view(self, row: LiveAttempt, kept: Claim, now: float, *, calm: bool) -> RunView:
         watch = self._watches.get(row.id)
         # An attempt before this one ended without anybody's fault: it was evicted. This one keeps all
         # that it asked for, so that the task does not go from eviction to eviction by its own growth.
@@ -128,7 +125,7 @@ class Reclaimer:
             peak = watch.peak(at=now, after_seconds=self._dispatcher.settings.reclaim_after_seconds)
         return RunView(
             attempt_id=row.id,
-            claim=task_store.claim_of_row(row),
+            claim=row.claim,
             kept=kept,
             placed_at=row.created_at,
             credit_score=row.task_credit_score,
@@ -168,7 +165,7 @@ class Reclaimer:
                 self._evict(look.rows[made.victim])
         registry.announce(*changed)
 
-    def _evict(self, row: Row[Any]) -> None:
+    def _evict(self, row: LiveAttempt) -> None:
         reason = f"evicted: node {row.node_id} ran short of memory"
         end = End(outcome=Outcome.LOST, exit_code=None, reason=reason, blameless=True)
         try:

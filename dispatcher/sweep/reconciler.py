@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
-
-from sqlalchemy import Row
 
 from dispatcher.context import Dispatcher
 from nodepool.domain.nodes.node import NodeView
 from nodepool.domain.nodes.registered_node import RegisteredNode
 from nodepool.stores.redis.liveness import Liveness, NodeHeartbeat
 from nodepool.stores.sql import nodes as node_store, tasks as task_store
+from nodepool.stores.sql.attempt_rows import LiveAttempt
+from nodepool.stores.sql.node_rows import StoredNode
 
 # Nodes that one statement asks for.
 _AT_ONCE = 500
@@ -25,7 +24,7 @@ _COMPARED_WITHIN_PASSES = 30
 # A node's history moves its quality all the time; less than this changes no placement.
 _QUALITY_STEP = 0.05
 
-Live = Mapping[str, Sequence[Row[Any]]]
+Live = Mapping[str, Sequence[LiveAttempt]]
 
 
 class RotatingSlices:
@@ -84,18 +83,18 @@ class Reconciler:
         if not node_ids:
             return
         dispatcher = self._dispatcher
-        live: dict[str, list[Row[Any]]] = defaultdict(list)
+        live: dict[str, list[LiveAttempt]] = defaultdict(list)
         for attempt in dispatcher.database.read(task_store.live_attempts):
             live[attempt.node_id].append(attempt)
         for row in self._rows(node_ids):
             dispatcher.registry.put_node(dispatcher.lifecycle.facts_of(row))
             listed = {
-                attempt.id: (task_store.claim_of_row(attempt), attempt.created_at, attempt.stop_requested)
+                attempt.id: (attempt.claim, attempt.created_at, attempt.stop_requested)
                 for attempt in live[row.id]
             }
             dispatcher.registry.rebuild(row.id, listed, now=dispatcher.clock())
 
-    def _rows(self, node_ids: Sequence[str]) -> Iterator[Row[Any]]:
+    def _rows(self, node_ids: Sequence[str]) -> Iterator[StoredNode]:
         """Those that are still active."""
         for start in range(0, len(node_ids), _AT_ONCE):
             ids = node_ids[start : start + _AT_ONCE]

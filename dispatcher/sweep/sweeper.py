@@ -10,9 +10,6 @@ import logging
 import threading
 from collections import defaultdict
 from collections.abc import Collection
-from typing import Any
-
-from sqlalchemy import Row
 
 from dispatcher.context import Dispatcher
 from dispatcher.placing.placement_loop import PlacementLoop
@@ -36,6 +33,8 @@ from nodepool.stores.redis.liveness import Liveness
 from nodepool.stores.redis.node_registry import NodeReport
 from nodepool.stores.redis.sweep_lock import LockHolder, SweepLock
 from nodepool.stores.sql import nodes as node_store, tasks as task_store
+from nodepool.stores.sql.attempt_rows import LiveAttempt
+from nodepool.stores.sql.node_rows import NodePresence
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +130,7 @@ class Sweeper:
         known = dispatcher.registry.node_ids()
         nodes = dispatcher.database.read(node_store.roll_call)
         ids = [node.id for node in nodes]
-        live: dict[str, list[Row[Any]]] = defaultdict(list)
+        live: dict[str, list[LiveAttempt]] = defaultdict(list)
         for row in dispatcher.database.read(task_store.live_attempts):
             live[row.node_id].append(row)
         signs = list(self._liveness.signs(ids))
@@ -155,13 +154,13 @@ class Sweeper:
         tell_again(dispatcher, self._desk)
         self._prober.look()
 
-    def _beat(self, node: Row[str, str, float]) -> ExpectedNode:
+    def _beat(self, node: NodePresence) -> ExpectedNode:
         """Nodes without an agent are heard through a gateway only: while none serves they are not late."""
         heard_since = self._gateway_back_at if node.kind == NodeKind.PUSHED else 0.0
         return ExpectedNode(node.id, max(node.registered_at, heard_since))
 
     def _end_lost(
-        self, live: Live, late: dict[str, float], kinds: dict[str, str]
+        self, live: Live, late: dict[str, float], kinds: dict[str, NodeKind]
     ) -> dict[str, NodeReport | None]:
         """Returns the reports of those that were asked."""
         dispatcher, now = self._dispatcher, self._dispatcher.clock()
@@ -200,7 +199,7 @@ class Sweeper:
             log.warning("the brake is off again")
         return held
 
-    def _end_forgotten(self, row: Row[Any], kind: str, report: NodeReport | None) -> None:
+    def _end_forgotten(self, row: LiveAttempt, kind: NodeKind, report: NodeReport | None) -> None:
         """One that its living node never began, does not speak of, or does not end when it must."""
         if kind == NodeKind.PUSHED:
             return  # what such a node runs is not in its report; PushedAttempts has its rules
@@ -215,7 +214,7 @@ class Sweeper:
         elif row.started_at is not None:
             self._overtime.look(row, now, self._gateway_back_at)
 
-    def _stop_again(self, live: dict[str, list[Row[Any]]]) -> None:
+    def _stop_again(self, live: dict[str, list[LiveAttempt]]) -> None:
         for rows in live.values():
             for row in rows:
                 if row.stop_requested:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import grpc
-import sqlalchemy.exc
 
 from nodepool import observability
 from nodepool.domain import errors
@@ -33,8 +32,6 @@ STATUS_OF_ERROR: dict[type[Exception], grpc.StatusCode] = {
     errors.StalledError: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.BrokenOffError: grpc.StatusCode.CANCELLED,
 }
-# Drivers' errors that no store has translated; their texts may name hosts and users.
-_AWAY = (sqlalchemy.exc.OperationalError,)
 
 
 def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
@@ -42,7 +39,7 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
     for kind in type(error).__mro__:
         if code := STATUS_OF_ERROR.get(kind):
             return code, str(error).encode(errors="replace")[:MAX_MESSAGE_BYTES].decode(errors="ignore")
-    if isinstance(error, _AWAY) or is_away(error):
+    if is_away(error):
         return grpc.StatusCode.UNAVAILABLE, str(errors.UnavailableError())
     return (
         grpc.StatusCode.INTERNAL,

@@ -8,9 +8,6 @@ from __future__ import annotations
 import secrets
 from typing import NamedTuple
 
-from sqlalchemy import Connection
-from sqlalchemy.exc import IntegrityError
-
 from gateway.auth import passwords
 from gateway.auth.account_status import BLOCKED, ENDED, GONE
 from gateway.auth.tokens import CallerIdentity, IssuedToken
@@ -31,6 +28,7 @@ from nodepool.domain.errors import (
 from nodepool.domain.money import ledger
 from nodepool.domain.money.ledger import EntryKind, NewEntry
 from nodepool.stores.sql import storage_accounting, users as user_store
+from nodepool.stores.sql.database import Connection
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.users import NewUser, User
 
@@ -68,7 +66,7 @@ def register(gateway: Gateway, username: str, password: str) -> None:
     now = gateway.clock()
     try:
         gateway.database.write(lambda connection: user_store.add(connection, newcomer, now))
-    except IntegrityError:
+    except AlreadyExistsError:
         gateway.database.read(lambda connection: _refuse_taken(connection, username))
         raise
 

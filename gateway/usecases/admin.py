@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from sqlalchemy import Connection
-
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
 from gateway.messages import page_size
@@ -23,6 +21,7 @@ from nodepool.stores.sql import (
     nodes as node_store,
     users as user_store,
 )
+from nodepool.stores.sql.database import Connection
 from nodepool.stores.sql.ledger import api as ledger_store, statements as ledger_statement
 from nodepool.stores.sql.users import User
 
@@ -134,8 +133,8 @@ def list_users(gateway: Gateway, request: pb.ListUsersRequest) -> pb.ListUsersRe
                 username=row.username,
                 role=row.role,
                 credit_score=row.credit_score,
-                balance=int(row.balance),
-                held=int(row.held),  # PostgreSQL sums to a Decimal
+                balance=row.balance,
+                held=row.held,
                 blocked=row.blocked,
                 created_at=row.created_at,
                 nodes=row.nodes,

@@ -6,9 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
-
-from sqlalchemy import Row
 
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
@@ -26,6 +23,7 @@ from nodepool.domain.tasks.states import Outcome
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.files.file_store import Writer
 from nodepool.stores.sql import attempts as attempt_records, tasks as task_store
+from nodepool.stores.sql.task_rows import AssignedTask
 from nodepool.stores.sql.tasks import End
 from nodepool.workflows.result_files import forget_losers
 
@@ -143,7 +141,7 @@ def begin_result(gateway: Gateway, identity: CallerIdentity, end: pb.AttemptEnd)
     return gateway.files.result_writer(end.attempt_id) if end.result_bytes and row is not None else None
 
 
-def _current(gateway: Gateway, identity: CallerIdentity, end: pb.AttemptEnd) -> Row[Any] | None:
+def _current(gateway: Gateway, identity: CallerIdentity, end: pb.AttemptEnd) -> AssignedTask | None:
     """The live attempt; None when this end was told before, so that its result is not taken twice."""
     try:
         return gateway.database.read(

@@ -6,13 +6,12 @@ Nobody becomes one over the wire.
 from __future__ import annotations
 
 import structlog
-from sqlalchemy.exc import IntegrityError
 
 from gateway.auth import passwords
 from gateway.auth.access import ADMIN_ROLE
 from gateway.context import Gateway
 from nodepool.domain.accounts.credentials import check_password, check_username
-from nodepool.domain.errors import InvalidInputError, StateConflictError
+from nodepool.domain.errors import AlreadyExistsError, InvalidInputError, StateConflictError
 from nodepool.stores.sql import users as user_store
 from nodepool.stores.sql.users import NewUser, User
 
@@ -49,7 +48,7 @@ def _make(gateway: Gateway, username: str) -> None:
     )
     try:
         gateway.database.write(lambda connection: user_store.add(connection, admin, now))
-    except IntegrityError:
+    except AlreadyExistsError:
         # Another gateway may have started at the same moment, and have made the same.
         _take(gateway, username)
     else:

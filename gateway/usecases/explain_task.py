@@ -9,11 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
-from typing import Any
-
-from sqlalchemy import Row
+from dataclasses import dataclass, field, fields, replace
 
 from gateway import messages as views
 from gateway.auth.tokens import CallerIdentity
@@ -28,7 +24,7 @@ from nodepool.domain.money.pricing import hold_cpt, price_per_minute_cpt
 from nodepool.domain.resources import Resources
 from nodepool.domain.scheduling.fair_share import Decay
 from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask
-from nodepool.domain.tasks.states import LocationMode, TaskState
+from nodepool.domain.tasks.states import LocationMode, TaskKind, TaskState
 from nodepool.domain.trust.access_limits import LIMITS, running_reason
 from nodepool.domain.trust.tiers import Tier, task_tier
 from nodepool.protocol import nodepool_pb2 as pb
@@ -39,6 +35,7 @@ from nodepool.stores.sql import (
     replicas as replica_store,
     tasks as task_store,
 )
+from nodepool.stores.sql.task_rows import OwnedTask, QueuedTask
 from nodepool.stores.sql.users import credit_score
 
 _NODES_SECONDS, _LINE_SECONDS, _STARTS_SECONDS = 1.0, 2.0, 5.0
@@ -106,7 +103,7 @@ class Explainer:
             return self._of_task(tasks.find_own(self._gateway, identity, request.task_id))
         raise InvalidInputError("name a task_id, or describe a task for a dry run")
 
-    def _of_task(self, task: Row[Any]) -> pb.ExplainTaskResponse:
+    def _of_task(self, task: OwnedTask) -> pb.ExplainTaskResponse:
         row, not_owners = self._waiting_run(task)
         if row.state != TaskState.QUEUED:
             basis = "it has ended" if views.is_final(row) else "it has a node"
@@ -129,18 +126,17 @@ class Explainer:
         self._add_held(answer, row)
         return _priced(answer, asked.needs, row.max_minutes, task.replicas)
 
-    def _waiting_run(self, task: Row[Any]) -> tuple[Row[Any], frozenset[int]]:
+    def _waiting_run(self, task: OwnedTask) -> tuple[OwnedTask, frozenset[int]]:
         """Of a task with several runs one that waits, and the owners whose nodes may not have it."""
         if task.replicas == 1 or views.is_final(task):
             return task, frozenset()
-        runs = self._gateway.database.read(lambda c: replica_store.runs_of(c, task.id))
-        run = next((run for run in runs if run.state == TaskState.QUEUED), None)
+        run = self._gateway.database.read(lambda c: task_store.waiting_run(c, task.id))
         if run is None:
             return task, frozenset()
         kept_from = self._gateway.database.read(lambda c: replica_store.not_owners(c, [run.id]))
         return run, kept_from[run.id]
 
-    def _add_held(self, answer: pb.ExplainTaskResponse, row: Row[Any]) -> None:
+    def _add_held(self, answer: pb.ExplainTaskResponse, row: OwnedTask) -> None:
         """Where its owner has as much running as he may, the nodes are not what it waits for."""
         running = self._gateway.database.read(lambda c: placing.running_of(c, [row.owner_id]))
         count = running.get(row.owner_id, 0)
@@ -161,14 +157,25 @@ class Explainer:
         submit_task.check_access(columns, score)
         now = self._gateway.clock()
         # As its row would be; no task has an empty id.
-        columns |= {"id": "", "owner_id": identity.user_id, "tier": task_tier(score)}
-        row = SimpleNamespace(**columns, created_at=now, queued_at=now)
+        wanted = {field.name: columns[field.name] for field in fields(QueuedTask) if field.name in columns}
+        row = QueuedTask(
+            **wanted | {"id": ""},
+            owner_id=identity.user_id,
+            kind=TaskKind.USER,
+            tier=task_tier(score),
+            created_at=now,
+            queued_at=now,
+            attempt_number=0,
+            attempts_ended=0,
+            reason="",
+        )
+        max_minutes, replicas = columns["max_minutes"], columns["replicas"]
         # The first of several runs is kept from its owner's own nodes.
-        not_owners = frozenset({identity.user_id} if row.replicas > 1 else ())
+        not_owners = frozenset({identity.user_id} if replicas > 1 else ())
         asked = self._asked(row, frozenset(), not_owners)
         patience = self._gateway.settings.region_patience_seconds
         answer = self._of_waiting(asked, self._waiting_task(row, asked), patience)
-        return _priced(answer, asked.needs, row.max_minutes, row.replicas)
+        return _priced(answer, asked.needs, max_minutes, replicas)
 
     def _of_waiting(
         self, asked: PlacementRequest, task: WaitingTask, patience_left: float
@@ -243,12 +250,17 @@ class Explainer:
         return self._gateway.database.read(lambda c: queue_statistics.starts_since(c, since))
 
     def _asked(
-        self, row: Any, excluded: frozenset[str], not_owners: frozenset[int], *, relaxed: bool = False
+        self,
+        row: OwnedTask | QueuedTask,
+        excluded: frozenset[str],
+        not_owners: frozenset[int],
+        *,
+        relaxed: bool = False,
     ) -> PlacementRequest:
         image = self._gateway.settings.default_image
         return asked_of(row, excluded, not_owners, image, relaxed=relaxed, owner_id=row.owner_id)
 
-    def _waiting_task(self, row: Any, asked: PlacementRequest) -> WaitingTask:
+    def _waiting_task(self, row: OwnedTask | QueuedTask, asked: PlacementRequest) -> WaitingTask:
         return WaitingTask(
             task_id=row.id,
             owner_id=row.owner_id,
@@ -261,7 +273,7 @@ class Explainer:
         )
 
 
-def _needs(row: Any) -> Resources:
+def _needs(row: OwnedTask) -> Resources:
     return Resources(row.cpu_score, row.memory_gb, row.gpu_score, row.gpu_memory_gb)
 
 

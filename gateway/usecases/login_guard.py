@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from contextlib import suppress
 from dataclasses import dataclass
-
-from sqlalchemy import Connection
-from sqlalchemy.exc import IntegrityError
 
 from gateway.auth.rate_limit import peer_address
 from gateway.context import Gateway
@@ -20,6 +16,7 @@ from nodepool.domain.accounts.credentials import is_username
 from nodepool.domain.accounts.lockout import LockRules
 from nodepool.domain.errors import RateLimitedError
 from nodepool.stores.sql import logins as login_store
+from nodepool.stores.sql.database import Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +77,7 @@ def right(gateway: Gateway, guesser: Guesser, user_id: int) -> None:
 
     failed, new = gateway.database.read(news)
     if failed or new:
-        # Another login from there has remembered it at the same moment.
-        with suppress(IntegrityError):
-            gateway.database.write(work)
+        gateway.database.write(work)
 
 
 def _check_unlocked(until: float, now: float) -> None:

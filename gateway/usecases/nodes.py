@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 
-from sqlalchemy import Connection
-
 from gateway import messages as views
 from gateway.auth.access import ADMIN_ROLE
 from gateway.auth.tokens import CallerIdentity
@@ -27,6 +25,7 @@ from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.redis import agent_instances, broker_users, keys
 from nodepool.stores.redis.liveness import Liveness
 from nodepool.stores.sql import nodes as node_store, tasks as task_store, verification_records
+from nodepool.stores.sql.database import Connection
 from nodepool.stores.sql.tasks import End
 from nodepool.stores.sql.users import credit_score
 
@@ -165,7 +164,7 @@ def enroll(
         ),
         pace_key=keys.PACE,
         lease_seconds=settings.lease_seconds,
-        trust_tier=verification_records.tier_of_row(row),
+        trust_tier=verification_records.tier_of(row),
         default_image=settings.default_image,
         allowed_images=settings.image_allow_list,
         network_allowed=settings.allow_task_network,

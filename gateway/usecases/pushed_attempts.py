@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
-
-from sqlalchemy import Connection, Row
 
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
@@ -21,7 +18,10 @@ from nodepool.domain.not_visible import no_task_on_your_nodes
 from nodepool.domain.tasks.pool_result import check_result
 from nodepool.domain.tasks.states import AttemptState, Outcome
 from nodepool.stores.redis.last_heard import LastHeard
-from nodepool.stores.sql import pushed_attempts, replicas as replica_store, tasks as task_store
+from nodepool.stores.sql import pushed_attempts, tasks as task_store
+from nodepool.stores.sql.attempt_rows import PushedAttempt
+from nodepool.stores.sql.database import Connection
+from nodepool.stores.sql.task_rows import OwnedTask
 from nodepool.stores.sql.tasks import End
 from nodepool.workflows.end_without_agent import STOPPED_BY_OWNER, end_with_what_there_is, keep_result
 from nodepool.workflows.result_files import forget_losers
@@ -29,8 +29,8 @@ from nodepool.workflows.result_files import forget_losers
 _MAX_OUTPUT_BYTES = 1 << 20
 
 
-def _current(gateway: Gateway, identity: CallerIdentity, task_id: str, node_id: str = "") -> Row[Any]:
-    """The current attempt of a task that a node of the caller's has, live or ended (see pushed_store)."""
+def _current(gateway: Gateway, identity: CallerIdentity, task_id: str, node_id: str = "") -> PushedAttempt:
+    """The current attempt of a task that a node of the caller's has, live or ended."""
     task = gateway.database.read(lambda connection: _of_caller(connection, identity, task_id))
     if not task.node_id or (node_id and node_id != task.node_id):
         if not gateway.database.read(lambda c: pushed_attempts.had(c, task.id, identity.user_id)):
@@ -44,21 +44,21 @@ def _current(gateway: Gateway, identity: CallerIdentity, task_id: str, node_id: 
     return row
 
 
-def _of_caller(connection: Connection, identity: CallerIdentity, task_id: str) -> Row[Any]:
+def _of_caller(connection: Connection, identity: CallerIdentity, task_id: str) -> OwnedTask:
     """The task, or the one run of it that is or was on a node of the caller's: nodes know the task's id."""
     task = task_store.find_or_none(connection, task_id)
     if task is None or task.parent_id:
         raise no_task_on_your_nodes(task_id)
     if task.verification:
-        runs = replica_store.runs_of(connection, task_id)
-        task = next((run for run in reversed(runs) if run.provider_id == identity.user_id), task)
+        run_id = pushed_attempts.run_of(connection, task_id, identity.user_id)
+        return task_store.find(connection, run_id) if run_id else task
     return task
 
 
-def _live(gateway: Gateway, identity: CallerIdentity, task_id: str, node_id: str = "") -> Row[Any]:
+def _live(gateway: Gateway, identity: CallerIdentity, task_id: str, node_id: str = "") -> PushedAttempt:
     """The same, still to be ended; one that was only assigned is claimed by being spoken for."""
     row = _current(gateway, identity, task_id, node_id)
-    if not pushed_attempts.is_live(row):
+    if not row.is_live:
         raise StaleAttemptError
     if row.state == AttemptState.ASSIGNED:
         now = gateway.clock()
@@ -91,7 +91,7 @@ def store_logs(gateway: Gateway, identity: CallerIdentity, task_id: str, node_id
 
 def live_attempt(gateway: Gateway, identity: CallerIdentity, task_id: str) -> str:
     """The attempt that a result for the task is kept for."""
-    return str(_live(gateway, identity, task_id).id)
+    return _live(gateway, identity, task_id).id
 
 
 def store_result(gateway: Gateway, identity: CallerIdentity, task_id: str, result: bytes) -> None:
@@ -100,7 +100,7 @@ def store_result(gateway: Gateway, identity: CallerIdentity, task_id: str, resul
     row = _live(gateway, identity, task_id)
     keep_result(gateway.files, row.id, result)
     now = gateway.database.read(lambda connection: pushed_attempts.find(connection, row.id))
-    if now is None or (not pushed_attempts.is_live(now) and now.result_attempt != row.id):
+    if now is None or (not now.is_live and now.result_attempt != row.id):
         # It ended in between, without this result.
         gateway.files.delete_result(row.id)
         raise StaleAttemptError
@@ -139,7 +139,7 @@ def completed(
 ) -> Completed:
     """What is told of the end, but for the digest of its result; in the same words it is the same again."""
     row = _current(gateway, identity, task_id, node_id)
-    live = pushed_attempts.is_live(row)
+    live = row.is_live
     if live:
         _live(gateway, identity, task_id, node_id)
         # As it is now that it was claimed: when it was started says whether there is something to keep.

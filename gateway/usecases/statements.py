@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection
-
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
 from gateway.messages import page_size
@@ -11,6 +9,7 @@ from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.trust import access_limits, tiers
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql import credit as credit_store, users as user_store
+from nodepool.stores.sql.database import Connection
 from nodepool.stores.sql.ledger import api as ledger_store
 
 DEFAULT_LINES = 50

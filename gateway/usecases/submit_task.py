@@ -7,9 +7,6 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row
-from sqlalchemy.exc import IntegrityError
-
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
 from gateway.usecases import storage_quota
@@ -42,7 +39,9 @@ from nodepool.stores.sql import (
     storage_accounting,
     tasks as task_store,
 )
+from nodepool.stores.sql.database import Connection
 from nodepool.stores.sql.ledger import api as ledger_store
+from nodepool.stores.sql.task_rows import OwnedTask
 from nodepool.stores.sql.users import credit_score
 
 log = logging.getLogger(__name__)
@@ -204,7 +203,7 @@ def _row_of(owner: CallerIdentity, columns: dict[str, Any], size: int, sha256: s
 
 def _check_cheap(
     gateway: Gateway, owner: CallerIdentity, columns: dict[str, Any]
-) -> tuple[Row[Any] | None, int]:
+) -> tuple[OwnedTask | None, int]:
     """The task that has this id already, of which nothing is checked, and the owner's credit score."""
     fee_percent = gateway.settings.platform_fee_percent
     existing, score, stored = gateway.database.read(
@@ -245,7 +244,7 @@ def _keep(gateway: Gateway, prepared: _Prepared, package: IncomingPackage) -> Ac
         with gateway.files.using_package(sha256):
             package.store(gateway.files)
             gateway.database.write(lambda c: _store(c, row, fee_percent, row["created_at"], bound))
-    except IntegrityError:
+    except AlreadyExistsError:
         storage_quota.discard(gateway, sha256)
         found = gateway.database.read(lambda connection: task_store.find(connection, row["id"]))
         return _repeated(found, row, owner)
@@ -265,7 +264,7 @@ def _price(columns: dict[str, Any]) -> int:
 
 def _before(
     connection: Connection, owner: CallerIdentity, columns: dict[str, Any], fee_percent: int
-) -> tuple[Row[Any] | None, int, int]:
+) -> tuple[OwnedTask | None, int, int]:
     if columns["pinned_node"]:
         node_store.find_own(connection, columns["pinned_node"], owner.user_id)
     score = credit_score(connection, owner.user_id)
@@ -319,9 +318,11 @@ def _check_room(gateway: Gateway, owner: CallerIdentity, score: int) -> None:
         )
 
 
-def _repeated(existing: Row[Any], row: dict[str, Any], owner: CallerIdentity) -> Accepted:
-    same = all(getattr(existing, name) == row[name] for name in SAME_ON_REPEAT)
-    if existing.owner_id != owner.user_id or not same:
+def _repeated(existing: OwnedTask, row: dict[str, Any], owner: CallerIdentity) -> Accepted:
+    same = existing.owner_id == owner.user_id and all(
+        getattr(existing, name) == row[name] for name in SAME_ON_REPEAT
+    )
+    if not same:
         raise _taken(row["id"])
     return Accepted(row["id"], repeated=True)
 

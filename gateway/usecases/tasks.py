@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
-
-from sqlalchemy import Connection, Row
 
 from gateway.auth.callers import whose_work
 from gateway.auth.tokens import CallerIdentity
@@ -25,9 +22,11 @@ from nodepool.stores.sql import (
     attempts as attempt_records,
     held_back_results,
     nodes as node_store,
-    replicas as replica_store,
     tasks as task_store,
 )
+from nodepool.stores.sql.attempt_rows import PastAttempt
+from nodepool.stores.sql.database import Connection
+from nodepool.stores.sql.task_rows import OwnedTask, ShownRun
 from nodepool.workflows import replica_vote
 from nodepool.workflows.attempt_end import deciding
 from nodepool.workflows.replica_vote import FollowUp
@@ -40,7 +39,7 @@ _ANOTHER_RUN = 1000
 _SMALL_RESULT_BYTES = 256 << 10
 
 
-def find_own(gateway: Gateway, identity: CallerIdentity | None, task_id: str) -> Row[Any]:
+def find_own(gateway: Gateway, identity: CallerIdentity | None, task_id: str) -> OwnedTask:
     """The task, when it is the caller's; without an identity (anonymous reads are on) any task."""
     row = gateway.database.read(lambda connection: task_store.find(connection, task_id))
     if row.kind != TaskKind.USER or (identity is not None and row.owner_id != identity.user_id):
@@ -48,62 +47,62 @@ def find_own(gateway: Gateway, identity: CallerIdentity | None, task_id: str) ->
     return row
 
 
-def list_own(gateway: Gateway, identity: CallerIdentity) -> Sequence[Row[Any]]:
+def list_own(gateway: Gateway, identity: CallerIdentity) -> Sequence[OwnedTask]:
     return gateway.database.read(
         lambda connection: task_store.of_owner(connection, identity.user_id, _MAX_LISTED)
     )
 
 
-def attempts_of_task(gateway: Gateway, row: Row[Any]) -> Sequence[Row[Any]]:
+def attempts_of_task(gateway: Gateway, row: OwnedTask) -> Sequence[PastAttempt]:
     """How its last attempts went, oldest first."""
     if not row.attempt_number or row.replicas > 1:
         return ()
     return gateway.database.read(lambda connection: attempt_records.of_task(connection, row.id))
 
 
-def runs_of_task(gateway: Gateway, row: Row[Any]) -> Sequence[Row[Any]]:
-    """Of a task whose results are compared, its runs by number (see replica_store)."""
+def runs_of_task(gateway: Gateway, row: OwnedTask) -> Sequence[ShownRun]:
+    """Of a task whose results are compared, its runs by number."""
     if not row.verification:
         return ()
-    return gateway.database.read(lambda connection: replica_store.runs_of(connection, row.id))
+    return gateway.database.read(lambda connection: task_store.runs_shown(connection, row.id))
 
 
-def attempt_of(gateway: Gateway, row: Row[Any]) -> str:
+def attempt_of(gateway: Gateway, row: OwnedTask) -> str:
     """The attempt whose output is the task's: the one with the result, else the current one.
 
     Of a task with several runs it is that of the run that began first.
     """
     if row.result_attempt:
-        return str(row.result_attempt)
+        return row.result_attempt
     if not row.attempt_number:
         return ""
     return gateway.database.read(lambda connection: _current_attempt(connection, row))
 
 
-def _current_attempt(connection: Connection, row: Row[Any]) -> str:
+def _current_attempt(connection: Connection, row: OwnedTask) -> str:
     if row.replicas == 1:
         return attempt_records.id_of(connection, row.id, row.attempt_number)
     run = task_store.find(connection, ids.run_id(row.id, row.attempt_number))
     return attempt_records.id_of(connection, run.id, run.attempt_number)
 
 
-def attempt_number_of(gateway: Gateway, row: Row[Any], attempt: str) -> int:
+def attempt_number_of(gateway: Gateway, row: OwnedTask, attempt: str) -> int:
     """Another attempt has a larger one, also where the result is another run's than the one watched."""
     found = gateway.database.read(lambda connection: attempt_records.task_of(connection, attempt))
     if found is None:
         return 0
     run = ids.run_number(found.id)
     watched = row.attempt_number if row.replicas > 1 else 0
-    return int(found.number) + (_ANOTHER_RUN * run if run != watched else 0)
+    return found.number + (_ANOTHER_RUN * run if run != watched else 0)
 
 
-async def output_of(gateway: Gateway, row: Row[Any], offset: int = 0) -> OutputWindow:
+async def output_of(gateway: Gateway, row: OwnedTask, offset: int = 0) -> OutputWindow:
     """The output kept: while it runs the live window, at the end all of it, from the result."""
     window, attempt = await gateway.run(window_of, gateway, row, offset)
     return await whole_output(gateway, row, window, attempt)
 
 
-def window_of(gateway: Gateway, row: Row[Any], offset: int = 0) -> tuple[OutputWindow, str]:
+def window_of(gateway: Gateway, row: OwnedTask, offset: int = 0) -> tuple[OutputWindow, str]:
     """The live window, and the attempt in whose result there is more than that; else empty."""
     attempt = attempt_of(gateway, row)
     if not attempt:
@@ -120,7 +119,7 @@ def window_of(gateway: Gateway, row: Row[Any], offset: int = 0) -> tuple[OutputW
     return window, attempt
 
 
-async def whole_output(gateway: Gateway, row: Row[Any], window: OutputWindow, attempt: str) -> OutputWindow:
+async def whole_output(gateway: Gateway, row: OwnedTask, window: OutputWindow, attempt: str) -> OutputWindow:
     """What window_of found, with the output in the attempt's result where there is more."""
     if not attempt:
         return window
@@ -138,7 +137,7 @@ async def whole_output(gateway: Gateway, row: Row[Any], window: OutputWindow, at
     return OutputWindow(0, data) if data else window
 
 
-def stop(gateway: Gateway, identity: CallerIdentity, task_id: str) -> Row[Any]:
+def stop(gateway: Gateway, identity: CallerIdentity, task_id: str) -> OwnedTask:
     """Ask for the task's end; returns it as it was before. A stop is state; the hint only hurries it."""
     find_own(gateway, identity, task_id)
     with_what = deciding(gateway.settings, gateway.clock())
@@ -165,7 +164,7 @@ def stop(gateway: Gateway, identity: CallerIdentity, task_id: str) -> Row[Any]:
     return row
 
 
-def _give_now(gateway: Gateway, row: Row[Any]) -> None:
+def _give_now(gateway: Gateway, row: OwnedTask) -> None:
     """Nothing runs that could be stopped: its owner does not want to wait for the check any longer."""
     gateway.database.write(lambda c: held_back_results.give(c, [row.id], gateway.clock()))
     try:
@@ -184,4 +183,4 @@ def _stop_runs(gateway: Gateway, follow: FollowUp) -> None:
 def _is_pushed(gateway: Gateway, node_id: str) -> bool:
     """Whether this is a node without an agent, which nobody tells anything through a queue."""
     node = gateway.database.read(lambda connection: node_store.find(connection, node_id))
-    return bool(node.kind == NodeKind.PUSHED)
+    return node.kind is NodeKind.PUSHED

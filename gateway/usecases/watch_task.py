@@ -7,9 +7,6 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
-
-from sqlalchemy import Row
 
 from gateway import messages as views
 from gateway.admission.message_reader import LONGEST_REPLY_SECONDS
@@ -19,6 +16,7 @@ from gateway.usecases import tasks
 from nodepool.domain.errors import RateLimitedError, StalledError, UnavailableError
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.redis.output import OutputWindow
+from nodepool.stores.sql.task_rows import OwnedTask
 
 # How long a lost wake-up can go unnoticed: longer, the longer nothing has happened.
 _LOOK_AGAIN_SECONDS, _LONGEST_SECONDS = 1.0, 4.0
@@ -75,7 +73,7 @@ async def watch(
 
 @asynccontextmanager
 async def _in_memory(
-    gateway: Gateway, row: Row[Any], window: OutputWindow, kept: str, new: int
+    gateway: Gateway, row: OwnedTask, window: OutputWindow, kept: str, new: int
 ) -> AsyncIterator[OutputWindow]:
     """All of the output, counted until its watcher has read it; of a live window what is new."""
     with ExitStack() as room:
@@ -103,7 +101,7 @@ async def _make_room(gateway: Gateway, room: ExitStack, owner_id: int, size_byte
 
 def _look(
     gateway: Gateway, identity: CallerIdentity, task_id: str, position: _Position
-) -> tuple[Row[Any], int, OutputWindow, str]:
+) -> tuple[OwnedTask, int, OutputWindow, str]:
     row = tasks.find_own(gateway, identity, task_id)
     attempt = tasks.attempt_of(gateway, row)
     # The same one, most of the times that anybody looks.

@@ -17,7 +17,6 @@ from nodepool.clock import Clock
 from nodepool.domain.errors import UnavailableError
 from nodepool.domain.money import ledger
 from nodepool.domain.nodes.registered_node import RegisteredNode
-from nodepool.domain.resources import Claim
 from nodepool.domain.scheduling.fair_share import EXPECTED_MINUTES, cost_per_minute
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, Outcome, TaskKind, TaskState
 from nodepool.domain.trust.audits import Rules
@@ -35,6 +34,7 @@ from nodepool.stores.sql import (
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.ledger.api import Provider
+from nodepool.stores.sql.node_rows import StoredNode
 from nodepool.stores.sql.tasks import End, Ended
 from nodepool.workflows import audit as audit_ends, replica_vote
 from nodepool.workflows.replica_vote import Deciding, FollowUp
@@ -205,7 +205,9 @@ class Lifecycle:
             )
         )
         self._put(node)
-        self.registry.rebuild(node_id, {row.id: _assignment(row) for row in live}, now=self.clock())
+        self.registry.rebuild(
+            node_id, {it.id: (it.claim, it.created_at, it.stop_requested) for it in live}, now=self.clock()
+        )
         self.registry.announce(node_id)
 
     def sync_nodes_of(self, owner_id: int) -> None:
@@ -218,8 +220,8 @@ class Lifecycle:
             self._put(node)
         self.registry.announce_owner(owner_id)
 
-    def facts_of(self, node: Row[Any]) -> RegisteredNode:
-        """What Redis should know of the node of this row (see node_store)."""
+    def facts_of(self, node: StoredNode) -> RegisteredNode:
+        """What Redis should know of the node."""
         settings = self.settings
         return node_store.registered_node(
             node,
@@ -230,11 +232,7 @@ class Lifecycle:
             audited=settings.audit_share > 0,
         )
 
-    def _put(self, node: Row[Any]) -> None:
+    def _put(self, node: StoredNode) -> None:
         """The facts alone; a node that has left meanwhile is not brought back."""
         if node.active:
             self.registry.put_node(self.facts_of(node))
-
-
-def _assignment(row: Row[Any]) -> tuple[Claim, float, bool]:
-    return task_store.claim_of_row(row), row.created_at, row.stop_requested

@@ -7,15 +7,13 @@ which ends what ran longer than it may on any node.
 from __future__ import annotations
 
 import logging
-from typing import Any
-
-from sqlalchemy import Row
 
 from nodepool.domain.errors import NodePoolError, UnavailableError
 from nodepool.domain.tasks.pool_result import PoolResult, made_by_the_pool
 from nodepool.domain.tasks.states import Outcome, TaskState
 from nodepool.stores.files.file_store import FileStore
 from nodepool.stores.redis.output import OutputStore, OutputWindow
+from nodepool.stores.sql.attempt_rows import PushedAttempt
 from nodepool.stores.sql.tasks import End
 from nodepool.wire import TASK_STATUS_WORDS
 
@@ -33,7 +31,7 @@ def keep_result(files: FileStore, attempt_id: str, result: bytes) -> None:
 def end_with_what_there_is(
     files: FileStore,
     outputs: OutputStore,
-    row: Row[Any],
+    attempt: PushedAttempt,
     outcome: Outcome,
     reason: str,
     now: float,
@@ -41,34 +39,34 @@ def end_with_what_there_is(
     at_bound: bool = False,
     worked: bool = False,
 ) -> End:
-    """`row` is of pushed_store. `at_bound`: it ran as long as it may. `worked`: its node's reports say so.
+    """`at_bound`: it ran as long as it may. `worked`: its node's reports say so.
 
     Of a run that was stopped or reached its bound the pool makes a result where there is none.
     """
-    size = files.result_size(row.id)
-    said = _output(outputs, row.id)
+    size = files.result_size(attempt.id)
+    said = _output(outputs, attempt.id)
     # What cannot be known now is not held against its node.
-    idle = row.started_at is not None and not (size or worked or said is None or said.end)
-    if not size and (at_bound or outcome is Outcome.STOPPED) and row.started_at is not None:
+    idle = attempt.started_at is not None and not (size or worked or said is None or said.end)
+    if not size and (at_bound or outcome is Outcome.STOPPED) and attempt.started_at is not None:
         state = TaskState.STOPPED if outcome is Outcome.STOPPED else TaskState.FAILED
         made = made_by_the_pool(
             PoolResult(
-                task_id=row.task_id,
-                attempt_id=row.id,
-                node_id=row.node_id,
+                task_id=attempt.task_id,
+                attempt_id=attempt.id,
+                node_id=attempt.node_id,
                 status=TASK_STATUS_WORDS[state],
                 reason=reason,
-                started_at=row.started_at,
+                started_at=attempt.started_at,
                 finished_at=now,
                 output=said.data if said is not None else b"",
                 stopped=outcome is Outcome.STOPPED,
             )
         )
         try:
-            keep_result(files, row.id, made)
+            keep_result(files, attempt.id, made)
             size = len(made)
         except NodePoolError as error:
-            log.warning("%s ends without a result: %s", row.id, error)  # or its owner would wait for ever
+            log.warning("%s ends without a result: %s", attempt.id, error)  # or its owner would wait for ever
     return End(
         outcome=outcome,
         exit_code=0 if outcome is Outcome.SUCCEEDED else None,

@@ -30,6 +30,7 @@ from nodepool.stores.sql import replicas as replica_store, tasks as task_store, 
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.ledger.api import Provider
 from nodepool.stores.sql.tables import tasks
+from nodepool.stores.sql.task_rows import OwnedTask
 
 NOT_NEEDED = "the other runs of the task have decided"
 VERDICTS = {
@@ -67,7 +68,7 @@ class Waiting:
 class FollowUp:
     """What is to be told outside SQL: runs that wait, and (node, attempt) of those to be stopped."""
 
-    task: Row[Any]
+    task: Row[Any] | OwnedTask
     added: tuple[Waiting, ...] = ()
     stopped: tuple[tuple[str, str], ...] = ()
     ended: bool = False
@@ -100,16 +101,16 @@ def add(
     return tuple(Waiting(task_id, parent.tier, parent.region) for task_id in added)
 
 
-def stop(connection: Connection, task_id: str, deciding: Deciding) -> tuple[Row[Any], FollowUp | None]:
+def stop(connection: Connection, task_id: str, deciding: Deciding) -> tuple[OwnedTask, FollowUp | None]:
     """task_store.request_stop, and of a task with several runs the stop of all of them."""
     now = deciding.now
     before = task_store.request_stop(connection, task_id, now)
     if before.replicas == 1 or before.state in FINAL_TASK_STATES:
         return before, None
-    parent = replica_store.lock(connection, task_id) or before
-    if parent.state in FINAL_TASK_STATES:  # no run of it had begun
-        live = replica_store.drop_open(connection, task_id, parent.reason, now)
-        return before, FollowUp(parent, stopped=_attempts(live), ended=True)
+    parent = replica_store.lock(connection, task_id)
+    if parent is None or parent.state in FINAL_TASK_STATES:  # no run of it had begun
+        live = replica_store.drop_open(connection, task_id, (parent or before).reason, now)
+        return before, FollowUp(parent or before, stopped=_attempts(live), ended=True)
     return before, follow_up(connection, parent, deciding)
 
 
@@ -126,7 +127,9 @@ def is_due(connection: Connection, parent_id: str, deciding: Deciding) -> bool:
     return _next(connection, parent, runs, deciding).step is not Step.WAIT
 
 
-def _next(connection: Connection, parent: Row[Any], runs: Sequence[Row[Any]], deciding: Deciding) -> Next:
+def _next(
+    connection: Connection, parent: Row[Any] | OwnedTask, runs: Sequence[Row[Any]], deciding: Deciding
+) -> Next:
     owners = {parent.owner_id, *(run.provider_id for run in runs if run.provider_id is not None)}
     others = replica_store.somebody_else(connection, owners, allow_pushed=deciding.allow_pushed)
     return next_step([run_of(run) for run in runs], replicas=parent.replicas, now=deciding.now, others=others)

@@ -23,6 +23,7 @@ from nodepool.stores.files.file_store import FileStore
 from nodepool.stores.sql import attempts as attempt_records, replicas as replica_store, tasks as task_store
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.tables import tasks
+from nodepool.stores.sql.task_rows import OwnedTask, TaskOfAttempt
 from nodepool.stores.sql.tasks import End
 
 log = logging.getLogger(__name__)
@@ -172,7 +173,13 @@ def _losers(connection: Connection, parent_id: str) -> tuple[list[Row[Any]], str
 
 
 def _wanted(
-    files: FileStore, task: Row[Any], attempt_id: str, ran: Ran, *, has_result: bool, max_bytes: int
+    files: FileStore,
+    task: OwnedTask | TaskOfAttempt,
+    attempt_id: str,
+    ran: Ran,
+    *,
+    has_result: bool,
+    max_bytes: int,
 ) -> Wanted:
     patterns = tuple(task.compare_outputs.splitlines())
     result = package = None

@@ -24,6 +24,7 @@ from nodepool.stores.sql import (
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.placements import Placement
 from nodepool.stores.sql.tables import attempts
+from nodepool.stores.sql.task_rows import OwnedTask
 from nodepool.stores.sql.tasks import End, Ended
 from tests.support.stores import CLAIM, add_node, add_task, add_user, migrated
 
@@ -75,7 +76,7 @@ class Story:
         self.now += seconds
         return self.end(attempt_id, outcome, node_id)
 
-    def task(self, task_id: str) -> Row[Any]:
+    def task(self, task_id: str) -> OwnedTask:
         return self.database.read(lambda c: task_store.find(c, task_id))
 
     def attempt(self, attempt_id: str) -> Row[Any]:
@@ -84,7 +85,7 @@ class Story:
         )
 
     def history(self, node_id: str = "n1") -> NodeHistory:
-        return attempt_records.history_of(self.database.read(lambda c: node_store.find(c, node_id)))
+        return self.database.read(lambda c: node_store.find(c, node_id)).history
 
 
 @pytest.fixture

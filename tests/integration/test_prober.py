@@ -33,7 +33,7 @@ from nodepool.stores.sql import (
     verification_records,
 )
 from nodepool.stores.sql.ledger import api as ledger_store
-from nodepool.stores.sql.tables import probes as probes_table, tasks, users
+from nodepool.stores.sql.tables import nodes, probes as probes_table, tasks, users
 from nodepool.stores.sql.tasks import End
 from tests.support.fleet import START, Fleet
 from tests.support.stores import add_node, add_task, add_user
@@ -138,7 +138,8 @@ class Pool(Fleet):
         return self.dispatcher.database.read(lambda c: c.execute(query).one())
 
     def node_row(self, node_id: str) -> Row[Any]:
-        return self.dispatcher.database.read(lambda c: node_store.find(c, node_id))
+        query = select(nodes).where(nodes.c.id == node_id)
+        return self.dispatcher.database.read(lambda c: c.execute(query).one())
 
     def until_due(self, node_id: str) -> float:
         """Seconds until the node's next probe."""

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
-from sqlalchemy import Row, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import select
 
-from nodepool.domain.errors import NotFoundError, StaleAttemptError, StateConflictError
+from nodepool.domain.errors import AlreadyExistsError, NotFoundError, StaleAttemptError, StateConflictError
 from nodepool.domain.nodes.history import HistoryRules
 from nodepool.domain.tasks.states import (
     ATTEMPT_TRANSITIONS,
@@ -27,6 +26,7 @@ from nodepool.domain.tasks.states import (
 from nodepool.stores.sql import tasks as task_store
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.tables import attempts, tasks
+from nodepool.stores.sql.task_rows import AssignedTask, OwnedTask
 from nodepool.stores.sql.tasks import End, Ended
 from tests.support.stores import add_node, add_task, add_user, migrated, place
 
@@ -41,7 +41,7 @@ class Store:
     database: Database
     owner_id: int
 
-    def task(self, task_id: str) -> Row[Any]:
+    def task(self, task_id: str) -> OwnedTask:
         return self.database.read(lambda c: task_store.find(c, task_id))
 
     def attempt_states(self, task_id: str) -> list[AttemptState]:
@@ -51,10 +51,10 @@ class Store:
     def new_task(self, **columns: Any) -> str:
         return self.database.write(lambda c: add_task(c, self.owner_id, **columns))
 
-    def place(self, task: Row[Any], node_id: str = "n1") -> bool:
+    def place(self, task: OwnedTask, node_id: str = "n1") -> bool:
         return self.database.write(lambda c: place(c, task.id, node_id, number=task.attempt_number + 1))
 
-    def claim(self, attempt_id: str, node_id: str = "n1", owner_id: int | None = None) -> Row[Any]:
+    def claim(self, attempt_id: str, node_id: str = "n1", owner_id: int | None = None) -> AssignedTask:
         owner = self.owner_id if owner_id is None else owner_id
         return self.database.write(lambda c: task_store.claim_attempt(c, attempt_id, node_id, owner, 2.0))
 
@@ -73,7 +73,7 @@ class Store:
             )
         )
 
-    def stop(self, task_id: str) -> Row[Any]:
+    def stop(self, task_id: str) -> OwnedTask:
         return self.database.write(lambda c: task_store.request_stop(c, task_id, 4.0))
 
     def running(self) -> str:
@@ -99,7 +99,7 @@ def store(database_url: str) -> Iterator[Store]:
 
 def test_an_id_can_be_taken_once(store: Store) -> None:
     store.new_task(task_id="mine")
-    with pytest.raises(IntegrityError):
+    with pytest.raises(AlreadyExistsError, match="'mine' already"):
         store.new_task(task_id="mine")
 
 

@@ -12,6 +12,7 @@ from nodepool.domain.tasks.states import Outcome
 from nodepool.settings import Settings
 from nodepool.stores.sql import placements as placing, replicas as replica_store, tasks as task_store
 from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.task_rows import AssignedTask, OwnedTask
 from nodepool.stores.sql.tasks import End, Ended
 from nodepool.workflows import replica_vote
 from nodepool.workflows.attempt_end import deciding, end_in_sql
@@ -54,7 +55,7 @@ class Family:
         ]
         return self.database.write(lambda c: placing.place_all(c, wanted, self.now))
 
-    def claim(self, task_id: str, index: int) -> Row[Any]:
+    def claim(self, task_id: str, index: int) -> AssignedTask:
         attempt = f"{task_id}:{self.row(task_id).attempt_number}"
         owner, node, now = self.owners[index], self.node(index), self.now
         return self.database.write(lambda c: task_store.claim_attempt(c, attempt, node, owner, now))
@@ -108,7 +109,7 @@ class Family:
     def is_due(self, task_id: str) -> bool:
         return self.database.read(lambda c: replica_vote.is_due(c, task_id, self.deciding()))
 
-    def row(self, task_id: str) -> Row[Any]:
+    def row(self, task_id: str) -> OwnedTask:
         return self.database.read(lambda c: task_store.find(c, task_id))
 
     def states(self, task_id: str) -> list[str]:

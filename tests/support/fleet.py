@@ -6,14 +6,13 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Row
-
 from dispatcher.context import Dispatcher
 from dispatcher.placing.placement_loop import PlacementLoop
 from dispatcher.sweep.sweeper import Sweeper
 from nodepool.domain.resources import Claim
 from nodepool.stores.redis import keys
 from nodepool.stores.sql import tasks as task_store
+from nodepool.stores.sql.task_rows import OwnedTask
 from tests.support.stores import add_node, add_task
 
 START = 1_000_000.0
@@ -73,7 +72,7 @@ class Fleet:
         assert self.place(task_id) == 1
         return task_id
 
-    def row(self, task_id: str) -> Row[Any]:
+    def row(self, task_id: str) -> OwnedTask:
         return self.dispatcher.database.read(lambda c: task_store.find(c, task_id))
 
     def states(self, *task_ids: str) -> list[str]:

@@ -20,6 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.pool import StaticPool
 
 from nodepool.domain.errors import (
+    AlreadyExistsError,
     InvalidInputError,
     NotEnoughCptError,
     NotFoundError,
@@ -138,7 +139,7 @@ class Money(RuleBasedStateMachine):
         """None when it crashed or was refused, and so changed nothing."""
         try:
             return self.stage.write(work, crash)
-        except (CrashError, IntegrityError, *REFUSED):
+        except (CrashError, AlreadyExistsError, IntegrityError, *REFUSED):
             return None
 
     def _move(self, debit: str, credit: str, amount: int) -> None:

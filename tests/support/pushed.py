@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Row
-
 from dispatcher import context
 from dispatcher.push.outcomes import PushOutcomes, open_files
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.messaging.names import PUSH_QUEUE
 from nodepool.settings import Settings
 from nodepool.stores.sql import placements as placing, pushed_attempts, tasks as task_store
+from nodepool.stores.sql.attempt_rows import PushedAttempt
 from nodepool.stores.sql.placements import Placement
+from nodepool.stores.sql.task_rows import OwnedTask
 from tests.support.stores import CLAIM, add_node, add_task, add_user
 from tests.support.tasks import script
 from tests.support.valkey import TestValkey
@@ -88,15 +88,15 @@ class PushedFleet:
         task_id = attempt_id.rpartition(":")[0]
         self.dispatcher.database.write(lambda c: task_store.request_stop(c, task_id, self.now))
 
-    def attempt(self, attempt_id: str) -> Row[Any]:
+    def attempt(self, attempt_id: str) -> PushedAttempt:
         row = self.effects.find(attempt_id)
         assert row is not None
         return row
 
     def reason(self, attempt_id: str) -> str:
-        return str(self.task(attempt_id).reason)
+        return self.task(attempt_id).reason
 
-    def task(self, attempt_id: str) -> Row[Any]:
+    def task(self, attempt_id: str) -> OwnedTask:
         return self.dispatcher.database.read(lambda c: task_store.find(c, attempt_id.rpartition(":")[0]))
 
     def hints(self) -> int:

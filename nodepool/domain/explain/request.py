@@ -9,7 +9,7 @@ import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -56,8 +56,37 @@ class PlacementRequest:
         )
 
 
+class TaskWishes(Protocol):
+    """A task that is stored, or one that is only thought of."""
+
+    @property
+    def cpu_score(self) -> int: ...
+    @property
+    def memory_gb(self) -> int: ...
+    @property
+    def gpu_score(self) -> int: ...
+    @property
+    def gpu_memory_gb(self) -> int: ...
+    @property
+    def gpu_name(self) -> str: ...
+    @property
+    def tier(self) -> Tier: ...
+    @property
+    def min_trust(self) -> str: ...
+    @property
+    def region(self) -> str: ...
+    @property
+    def location_mode(self) -> LocationMode: ...
+    @property
+    def pinned_node(self) -> str: ...
+    @property
+    def image(self) -> str: ...
+    @property
+    def network(self) -> bool: ...
+
+
 def asked_of(
-    row: Any,
+    task: TaskWishes,
     excluded: frozenset[str],
     not_owners: frozenset[int],
     default_image: str,
@@ -65,20 +94,20 @@ def asked_of(
     relaxed: bool = False,
     owner_id: int = 0,
 ) -> PlacementRequest:
-    """What the task of this row asks for; `excluded` nodes had it before, `not_owners` may not have it."""
+    """What the task asks for; `excluded` nodes had it before, `not_owners` may not have it."""
     return PlacementRequest(
-        needs=Resources(row.cpu_score, row.memory_gb, row.gpu_score, row.gpu_memory_gb),
-        tier=Tier(row.tier),
-        min_trust=Tier(row.min_trust) if row.min_trust else None,
-        region=row.region,
-        location_mode=LocationMode(row.location_mode),
+        needs=Resources(task.cpu_score, task.memory_gb, task.gpu_score, task.gpu_memory_gb),
+        tier=task.tier,
+        min_trust=Tier(task.min_trust) if task.min_trust else None,
+        region=task.region,
+        location_mode=task.location_mode,
         relaxed=relaxed,
-        gpu_name=row.gpu_name,
-        node_id=row.pinned_node,
+        gpu_name=task.gpu_name,
+        node_id=task.pinned_node,
         excluded=excluded,
         not_owners=not_owners,
         # A node that is pushed to is told neither.
-        needs_agent=bool(row.network or row.image != default_image),
+        needs_agent=bool(task.network or task.image != default_image),
         owner_id=owner_id,
     )
 

@@ -8,17 +8,46 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import BigInteger, Connection, cast, func, insert, select, update
 
 from nodepool.domain.money.ledger import HoldState
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
 from nodepool.stores.sql import users as user_store
 from nodepool.stores.sql.tables import admin_acts, holds, ledger_accounts, nodes, tasks, users
+from nodepool.stores.sql.typed_rows import FromRow, columns
 from nodepool.stores.sql.users import SYSTEM_ROLE
 
 _UNFINISHED = [state.value for state in TaskState if state not in FINAL_TASK_STATES]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedAct(FromRow):
+    """What an operator did; `detail` is JSON."""
+
+    seq: int
+    admin: str
+    action: str
+    subject: str
+    detail: str
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class UserOverview(FromRow):
+    """A user with what they have, hold and run."""
+
+    username: str
+    role: str
+    credit_score: int
+    blocked: bool
+    created_at: float
+    balance: int
+    held: int
+    nodes: int
+    unfinished_tasks: int
 
 
 def record(
@@ -36,12 +65,13 @@ def record(
     )
 
 
-def acts(connection: Connection, limit: int, before_seq: int) -> Sequence[Row[Any]]:
+def acts(connection: Connection, limit: int, before_seq: int) -> Sequence[RecordedAct]:
     """Newest first."""
-    query = select(admin_acts)
+    query = select(*columns(RecordedAct, admin_acts))
     if before_seq > 0:
         query = query.where(admin_acts.c.seq < before_seq)
-    return connection.execute(query.order_by(admin_acts.c.seq.desc()).limit(limit)).all()
+    rows = connection.execute(query.order_by(admin_acts.c.seq.desc()).limit(limit))
+    return RecordedAct.from_rows(rows)
 
 
 def set_blocked(connection: Connection, user_id: int, *, blocked: bool) -> bool:
@@ -54,7 +84,7 @@ def set_blocked(connection: Connection, user_id: int, *, blocked: bool) -> bool:
     return bool(changed.rowcount)
 
 
-def page_of_users(connection: Connection, limit: int, after: str, contains: str) -> Sequence[Any]:
+def page_of_users(connection: Connection, limit: int, after: str, contains: str) -> Sequence[UserOverview]:
     """Users by name, with what they have, hold and run. The pool's own users are not among them."""
     held = (
         select(func.coalesce(func.sum(holds.c.amount), 0))
@@ -69,22 +99,21 @@ def page_of_users(connection: Connection, limit: int, after: str, contains: str)
     )
     query = (
         select(
-            users.c.username,
-            users.c.role,
-            users.c.credit_score,
-            users.c.blocked,
-            users.c.created_at,
-            ledger_accounts.c.balance,
-            held.label("held"),
-            own_nodes.label("nodes"),
-            unfinished.label("unfinished_tasks"),
+            *columns(
+                UserOverview,
+                users,
+                ledger_accounts,
+                held=cast(held, BigInteger),  # PostgreSQL sums to a numeric
+                nodes=own_nodes,
+                unfinished_tasks=unfinished,
+            )
         )
         .join(ledger_accounts, ledger_accounts.c.user_id == users.c.id)
         .where(users.c.username > after, users.c.role != SYSTEM_ROLE)
     )
     if contains:
         query = query.where(users.c.username.contains(contains, autoescape=True))
-    return connection.execute(query.order_by(users.c.username).limit(limit)).all()
+    return UserOverview.from_rows(connection.execute(query.order_by(users.c.username).limit(limit)))
 
 
 def unfinished_of(connection: Connection, owner_id: int) -> Sequence[str]:

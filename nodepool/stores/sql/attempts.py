@@ -9,14 +9,17 @@ from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, select, update
 
 from nodepool.domain.nodes import history
 from nodepool.domain.nodes.claimed_resources import PROVEN_AFTER
 from nodepool.domain.nodes.history import AttemptRecord, HistoryRules, MeasuredRun, NodeHistory
 from nodepool.domain.not_visible import no_attempt
 from nodepool.domain.tasks.states import Outcome, TaskState
+from nodepool.stores.sql.attempt_rows import PastAttempt
 from nodepool.stores.sql.tables import attempts, nodes, tasks
+from nodepool.stores.sql.task_rows import AssignedTask, TaskOfAttempt
+from nodepool.stores.sql.typed_rows import columns
 
 # How many of the owner's last tasks with the same package are looked at for a node's speed.
 _COMPARED_TASKS = 32
@@ -107,16 +110,40 @@ _ATTEMPT_LOCKED = {
     Lock.ATTEMPT: _ATTEMPT.with_for_update(of=[tasks, attempts], key_share=True),
     Lock.ATTEMPT_AND_NODE: _ATTEMPT.with_for_update(of=[tasks, attempts, nodes], key_share=True),
 }
+_ASSIGNED: Select[Any] = (
+    select(
+        *columns(
+            AssignedTask,
+            tasks,
+            number=attempts.c.number,
+            attempt_id=attempts.c.id,
+            attempt_state=attempts.c.state,
+            attempt_node=attempts.c.node_id,
+            node_kind=nodes.c.kind,
+            node_docker=nodes.c.docker_status,
+            node_isolation=nodes.c.isolation,
+            node_accepts_strangers=nodes.c.accepts_strangers,
+        )
+    )
+    .join(attempts, attempts.c.task_id == tasks.c.id)
+    .join(nodes, nodes.c.id == attempts.c.node_id)
+    .where(
+        attempts.c.id == bindparam("attempt_id"),
+        attempts.c.node_id == bindparam("node_id"),
+        nodes.c.owner_id == bindparam("owner_id"),
+    )
+)
+_ASSIGNED_LOCKED = _ASSIGNED.with_for_update(of=[tasks, attempts], key_share=True)
 _ID_OF = select(attempts.c.id).where(
     attempts.c.task_id == bindparam("task_id"), attempts.c.number == bindparam("number")
 )
-_TASK_OF = (
-    select(tasks, attempts.c.number)
+_TASK_OF: Select[Any] = (
+    select(*columns(TaskOfAttempt, tasks, attempts))
     .join(attempts, attempts.c.task_id == tasks.c.id)
     .where(attempts.c.id == bindparam("attempt_id"))
 )
-_OF_TASK = (
-    select(attempts)
+_OF_TASK: Select[Any] = (
+    select(*columns(PastAttempt, attempts))
     .where(attempts.c.task_id == bindparam("task_id"))
     .order_by(attempts.c.number.desc())
     .limit(_MAX_ATTEMPTS_SHOWN)
@@ -128,10 +155,22 @@ def id_of(connection: Connection, task_id: str, number: int) -> str:
     return str(connection.execute(_ID_OF, {"task_id": task_id, "number": number}).scalar() or "")
 
 
-def task_of(connection: Connection, attempt_id: str) -> Row[Any] | None:
-    """The task of the attempt, with the attempt's `number`; None when there is no such attempt."""
-    row: Row[Any] | None = connection.execute(_TASK_OF, {"attempt_id": attempt_id}).one_or_none()
-    return row
+def task_of(connection: Connection, attempt_id: str) -> TaskOfAttempt | None:
+    """None when there is no such attempt."""
+    row = connection.execute(_TASK_OF, {"attempt_id": attempt_id}).one_or_none()
+    return TaskOfAttempt.from_row_or_none(row)
+
+
+def assigned(
+    connection: Connection, attempt_id: str, node_id: str, owner_id: int, *, lock: bool = False
+) -> AssignedTask:
+    """The task of an attempt on that node of that owner, in whatever state. Raises NotFoundError."""
+    query = _ASSIGNED_LOCKED if lock else _ASSIGNED
+    values = {"attempt_id": attempt_id, "node_id": node_id, "owner_id": owner_id}
+    task = AssignedTask.from_row_or_none(connection.execute(query, values).one_or_none())
+    if task is None:
+        raise no_attempt(attempt_id, node_id)
+    return task
 
 
 def find(
@@ -245,6 +284,6 @@ def _speed(connection: Connection, row: Row[Any], now: float) -> float | None:
     return history.speed_of(here, elsewhere)
 
 
-def of_task(connection: Connection, task_id: str) -> Sequence[Row[Any]]:
+def of_task(connection: Connection, task_id: str) -> Sequence[PastAttempt]:
     """The task's last attempts, oldest first."""
-    return connection.execute(_OF_TASK, {"task_id": task_id}).all()[::-1]
+    return PastAttempt.from_rows(connection.execute(_OF_TASK, {"task_id": task_id}))[::-1]

@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
     DataError,
@@ -28,6 +28,8 @@ from sqlalchemy.exc import (
 
 from nodepool.domain.errors import InvalidInputError, StorageFullError, UnavailableError
 
+__all__ = ["Connection", "Database", "database_file", "translated_errors"]
+
 T = TypeVar("T")
 _MAX_GROUP = 256
 _BUSY_TIMEOUT_SECONDS = 15
@@ -35,11 +37,12 @@ _WAL_RETRY_SECONDS = 0.02
 
 
 class Database:
-    """Opens the database of an SQLAlchemy URL. Thread-safe; close() ends its writer."""
+    """Opens the database of a URL. Thread-safe; close() ends its writer."""
 
     def __init__(self, url: str) -> None:
-        self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
-        self.engine = _sqlite_engine(url) if self.is_sqlite else _postgres_engine(url)
+        parsed = _with_driver(url)
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        self.engine = _sqlite_engine(parsed) if self.is_sqlite else _postgres_engine(parsed)
         self._writer = _GroupWriter(self.engine) if self.is_sqlite else None
 
     def read(self, work: Callable[[Connection], T]) -> T:
@@ -67,6 +70,12 @@ class Database:
         self.engine.dispose()
 
 
+def database_file(url: str) -> str | None:
+    """The file that SQLite's database is in, empty for one in memory; None for one that a server has."""
+    parsed = make_url(url)
+    return parsed.database or "" if parsed.get_backend_name() == "sqlite" else None
+
+
 @contextmanager
 def translated_errors() -> Iterator[None]:
     """Driver errors as the pool's own. IntegrityError passes: it means something to the caller."""
@@ -91,11 +100,17 @@ def translated_errors() -> Iterator[None]:
         raise
 
 
-def _postgres_engine(url: str) -> Engine:
+def _with_driver(url: str) -> URL:
+    """A plain postgresql:// would ask for a driver that is not installed."""
+    parsed = make_url(url)
+    return parsed.set(drivername="postgresql+psycopg") if parsed.drivername == "postgresql" else parsed
+
+
+def _postgres_engine(url: URL) -> Engine:
     return create_engine(url, pool_size=20, max_overflow=10, pool_pre_ping=True)
 
 
-def _sqlite_engine(url: str) -> Engine:
+def _sqlite_engine(url: URL) -> Engine:
     engine = create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_SECONDS, "check_same_thread": False})
 
     @event.listens_for(engine, "connect")

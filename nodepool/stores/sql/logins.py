@@ -6,6 +6,8 @@ that do not are treated alike, so that nobody learns here which is which.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
@@ -102,7 +104,9 @@ def remember(connection: Connection, user_id: int, address: str, now: float) -> 
     old = connection.execute(oldest).scalars().all()
     if old:
         connection.execute(delete(login_addresses).where(mine, columns.address.in_(old)))
-    connection.execute(insert(login_addresses).values(user_id=user_id, address=address, seen_at=now))
+    # Another login from there may have remembered it at the same moment.
+    with suppress(IntegrityError), connection.begin_nested():
+        connection.execute(insert(login_addresses).values(user_id=user_id, address=address, seen_at=now))
 
 
 def _forget_old(connection: Connection, now: float) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Select, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from nodepool.domain.errors import PermissionDeniedError
@@ -18,18 +18,12 @@ from nodepool.domain.not_visible import no_node
 from nodepool.domain.resources import Overcommit, Resources, capacity_of
 from nodepool.domain.trust.tiers import Tier
 from nodepool.stores.sql import verification_records
-from nodepool.stores.sql.attempts import history_of
+from nodepool.stores.sql.node_rows import NodePresence, StoredNode
 from nodepool.stores.sql.tables import node_records, nodes, owner_records, users
+from nodepool.stores.sql.typed_rows import columns
 
-_WITH_OWNER = (
-    select(
-        nodes,
-        users.c.username.label("owner"),
-        users.c.credit_score,
-        node_records.c.paused_until,
-        node_records.c.verified,
-        owner_records.c.strikes,
-    )
+_WITH_OWNER: Select[Any] = (
+    select(*columns(StoredNode, nodes, users, node_records, owner_records, owner=users.c.username))
     .join(users, users.c.id == nodes.c.owner_id)
     .outerjoin(node_records, node_records.c.node_id == nodes.c.id)
     .outerjoin(owner_records, owner_records.c.user_id == nodes.c.owner_id)
@@ -77,35 +71,37 @@ def register(
         raise PermissionDeniedError(f"node id {node_id!r} was taken at the same moment") from error
 
 
-def find(connection: Connection, node_id: str) -> Row[Any]:
+def find(connection: Connection, node_id: str) -> StoredNode:
     row = connection.execute(_WITH_OWNER.where(nodes.c.id == node_id)).one_or_none()
     if row is None:
         raise no_node(node_id)
-    return row
+    return StoredNode.from_row(row)
 
 
-def find_own(connection: Connection, node_id: str, owner_id: int) -> Row[Any]:
-    row = find(connection, node_id)
-    if row.owner_id != owner_id:
+def find_own(connection: Connection, node_id: str, owner_id: int) -> StoredNode:
+    node = find(connection, node_id)
+    if node.owner_id != owner_id:
         raise no_node(node_id)
-    return row
+    return node
 
 
-def active(connection: Connection) -> Sequence[Row[Any]]:
-    return connection.execute(_WITH_OWNER.where(nodes.c.active).order_by(nodes.c.id)).all()
+def active(connection: Connection) -> Sequence[StoredNode]:
+    return StoredNode.from_rows(connection.execute(_WITH_OWNER.where(nodes.c.active).order_by(nodes.c.id)))
 
 
-def active_of(connection: Connection, owner_id: int) -> Sequence[Row[Any]]:
-    return connection.execute(_WITH_OWNER.where(nodes.c.active, nodes.c.owner_id == owner_id)).all()
+def active_of(connection: Connection, owner_id: int) -> Sequence[StoredNode]:
+    query = _WITH_OWNER.where(nodes.c.active, nodes.c.owner_id == owner_id)
+    return StoredNode.from_rows(connection.execute(query))
 
 
-def active_of_role(connection: Connection, role: str) -> Sequence[Row[Any]]:
-    return connection.execute(_WITH_OWNER.where(nodes.c.active, users.c.role == role)).all()
+def active_of_role(connection: Connection, role: str) -> Sequence[StoredNode]:
+    return StoredNode.from_rows(connection.execute(_WITH_OWNER.where(nodes.c.active, users.c.role == role)))
 
 
-def active_among(connection: Connection, node_ids: Sequence[str]) -> Sequence[Row[Any]]:
+def active_among(connection: Connection, node_ids: Sequence[str]) -> Sequence[StoredNode]:
     """Of these nodes those that are active; not more ids than one statement takes."""
-    return connection.execute(_WITH_OWNER.where(nodes.c.active, nodes.c.id.in_(node_ids))).all()
+    query = _WITH_OWNER.where(nodes.c.active, nodes.c.id.in_(node_ids))
+    return StoredNode.from_rows(connection.execute(query))
 
 
 def count_of(connection: Connection, owner_id: int) -> tuple[int, int]:
@@ -122,11 +118,10 @@ def states_of(connection: Connection, node_id: str, owner_id: int) -> tuple[bool
     return found is not None, bool(found)
 
 
-def roll_call(connection: Connection) -> Sequence[Row[str, str, float]]:
-    """The active nodes with no more than a sweep asks of all of them: id, kind, registered_at."""
-    return connection.execute(
-        select(nodes.c.id, nodes.c.kind, nodes.c.registered_at).where(nodes.c.active).order_by(nodes.c.id)
-    ).all()
+def roll_call(connection: Connection) -> Sequence[NodePresence]:
+    """The active nodes with no more than a sweep asks of all of them."""
+    query = select(*columns(NodePresence, nodes)).where(nodes.c.active).order_by(nodes.c.id)
+    return NodePresence.from_rows(connection.execute(query))
 
 
 def set_draining(connection: Connection, node_id: str, *, draining: bool) -> None:
@@ -138,7 +133,7 @@ def deactivate(connection: Connection, node_id: str) -> None:
 
 
 def registered_node(
-    row: Row[Any],
+    node: StoredNode,
     overcommit: Overcommit,
     rules: HistoryRules,
     *,
@@ -146,42 +141,44 @@ def registered_node(
     claims: ClaimRules | None = None,
     audited: bool = False,
 ) -> RegisteredNode:
-    """The row as the registry keeps it: tier by its owner's present score, capacity with overcommit.
+    """The node as the registry keeps it: tier by its owner's present score, capacity with overcommit.
 
     On probation there is room for one task. `claims`: what is believed of a node that is not proven.
     `audited`: results of low-trust nodes are checked here.
     """
     # What probes found is believed before what the node claims.
-    cpu_score = min(row.cpu_score, row.measured_cpu_score) if row.measured_cpu_score else row.cpu_score
-    total = Resources(cpu_score, row.memory_gb, row.gpu_score, row.gpu_memory_gb)
-    history = history_of(row)
-    doubted = claims is not None and not is_proven(history.good, row.credit_score)
+    cpu_score = min(node.cpu_score, node.measured_cpu_score) if node.measured_cpu_score else node.cpu_score
+    total = Resources(cpu_score, node.memory_gb, node.gpu_score, node.gpu_memory_gb)
+    history = node.history
+    doubted = claims is not None and not is_proven(history.good, node.credit_score)
     if claims is not None and doubted:
         total = believed(total, claims)
-    capacity = capacity_of(total, max_tasks=row.max_tasks, overcommit=overcommit)
+    capacity = capacity_of(total, max_tasks=node.max_tasks, overcommit=overcommit)
     if claims is not None and doubted:
         capacity = bounded(capacity, claims)
     if history.on_probation(rules):
         capacity = replace(capacity, tasks=min(1, capacity.tasks))
-    tier = verification_records.tier_of_row(row)
+    tier = verification_records.tier_of(node)
     # After a false result a low-trust node gets no work for a while.
-    paused = tier is Tier.LOW and (row.paused_until or 0.0) > now
+    paused = tier is Tier.LOW and (node.paused_until or 0.0) > now
     owner_only = is_owner_only(
-        row.kind,
-        isolation_of(row.isolation, row.docker_status),
-        accepts_strangers=row.accepts_strangers,
+        node.kind,
+        isolation_of(node.isolation, node.docker_status),
+        accepts_strangers=node.accepts_strangers,
     )
     return RegisteredNode(
-        node_id=row.id,
+        node_id=node.id,
         tier=tier,
-        region=row.region,
-        gpu_name=row.gpu_name,
-        kind=row.kind,
-        draining=row.draining or paused or (row.kind == NodeKind.AGENT and row.docker_status == ENGINE_AWAY),
+        region=node.region,
+        gpu_name=node.gpu_name,
+        kind=node.kind,
+        draining=node.draining
+        or paused
+        or (node.kind == NodeKind.AGENT and node.docker_status == ENGINE_AWAY),
         capacity=capacity,
         quality=history.as_of(now, rules).quality,
-        owner_id=row.owner_id,
+        owner_id=node.owner_id,
         owner_only=owner_only,
         # Its owner's own tasks are never checked: a node that has only those can earn no trust.
-        on_trial=audited and not owner_only and not verification_records.is_trusted_row(row),
+        on_trial=audited and not owner_only and not verification_records.is_trusted(node),
     )

@@ -9,13 +9,15 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from nodepool.domain.resources import Claim
 from nodepool.domain.tasks.states import ORDERED_BY_POOL, AttemptState, TaskState, check_task_transition
 from nodepool.stores.sql.replicas import Apart
 from nodepool.stores.sql.tables import attempts, tasks
+from nodepool.stores.sql.task_rows import QueuedTask
 from nodepool.stores.sql.tasks import WAITS
+from nodepool.stores.sql.typed_rows import columns
 
 _MAX_REASON = 500
 _Id = TypeVar("_Id", int, str)
@@ -47,11 +49,12 @@ class Placement:
     owner_id: int = 0  # of the task
 
 
-def waiting(connection: Connection, task_ids: Sequence[str]) -> list[Row[Any]]:
+def waiting(connection: Connection, task_ids: Sequence[str]) -> list[QueuedTask]:
     """Those of the tasks that wait for a node."""
-    found: list[Row[Any]] = []
+    found: list[QueuedTask] = []
     for ids in _slices(task_ids):
-        found += connection.execute(select(tasks).where(tasks.c.id.in_(ids), WAITS)).all()
+        query = select(*columns(QueuedTask, tasks)).where(tasks.c.id.in_(ids), WAITS)
+        found += QueuedTask.from_rows(connection.execute(query))
     return found
 
 

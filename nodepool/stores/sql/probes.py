@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from nodepool.domain.nodes.node import ENGINE_AWAY, NodeKind
 from nodepool.domain.tasks.states import TaskKind, TaskState
@@ -22,8 +22,11 @@ from nodepool.stores.sql import (
     verification_records,
 )
 from nodepool.stores.sql.credit import NewChange, change_id
+from nodepool.stores.sql.node_rows import DueNode
 from nodepool.stores.sql.owner_only_nodes import takes_strangers
 from nodepool.stores.sql.tables import attempts, nodes, probes, tasks, users
+from nodepool.stores.sql.task_rows import OpenProbe, RecentTask
+from nodepool.stores.sql.typed_rows import columns
 from nodepool.stores.sql.users import NewUser
 from nodepool.workflows import audit as audit_ends
 from nodepool.workflows.replica_vote import Deciding
@@ -45,7 +48,7 @@ _MAY_BE_PROBED = (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewProbe:
     task_id: str
-    node: Row[Any]  # as of due()
+    node: DueNode
     score: int  # of cpu_score, what it is given
     chains: int
     seed: str
@@ -89,18 +92,15 @@ def pool_user(connection: Connection, now: float) -> int:
     return user_id
 
 
-def due(connection: Connection, now: float, limit: int) -> Sequence[Row[Any]]:
+def due(connection: Connection, now: float, limit: int) -> Sequence[DueNode]:
     """Nodes whose turn it is, those who wait longest first."""
     query = (
-        select(nodes, users.c.credit_score)
+        select(*columns(DueNode, nodes, users))
         .join(users, users.c.id == nodes.c.owner_id)
         .where(_MAY_BE_PROBED, nodes.c.probe_due_at <= now)
     )
-    return connection.execute(query.order_by(nodes.c.probe_due_at, nodes.c.id).limit(limit)).all()
-
-
-def belief_of(node: Row[Any]) -> Belief:
-    return Belief(claimed=node.cpu_score, measured=node.measured_cpu_score, slow=node.slow_probes)
+    rows = connection.execute(query.order_by(nodes.c.probe_due_at, nodes.c.id).limit(limit))
+    return DueNode.from_rows(rows)
 
 
 def add(connection: Connection, probe: NewProbe, *, due_again: float, now: float) -> bool:
@@ -142,7 +142,7 @@ def _task(probe: NewProbe, owner_id: int, now: float) -> dict[str, Any]:
         "gpu_name": "",
         "region": "any",
         # No higher than it must be: among those who wait, it comes after users' tasks of that tier.
-        "tier": verification_records.tier_of_row(node),
+        "tier": verification_records.tier_of(node),
         "pinned_node": node.id,
         "priority": _LEAST_PRIORITY,
         "image": probe.image,
@@ -157,29 +157,21 @@ def _task(probe: NewProbe, owner_id: int, now: float) -> dict[str, Any]:
     }
 
 
-def opened(connection: Connection, limit: int) -> Sequence[Row[Any]]:
+def opened(connection: Connection, limit: int) -> Sequence[OpenProbe]:
     """Probes that are not judged yet, oldest first, with their task, its last attempt and their node."""
     query = (
         select(
-            probes,
-            tasks.c.state,
-            tasks.c.attempt_number,
-            tasks.c.attempts_ended,
-            tasks.c.stop_requested,
-            tasks.c.result_attempt,
-            tasks.c.result_bytes,
-            tasks.c.package_sha256,
-            tasks.c.memory_gb,
-            attempts.c.state.label("attempt_state"),
-            attempts.c.started_at,
-            attempts.c.finished_at,
-            nodes.c.owner_id,
-            nodes.c.draining,
-            nodes.c.active,
-            nodes.c.cpu_score,
-            nodes.c.measured_cpu_score,
-            nodes.c.slow_probes,
-            nodes.c.engine_shown,
+            *columns(
+                OpenProbe,
+                probes,
+                tasks,
+                nodes,
+                attempt_state=attempts.c.state,
+                started_at=attempts.c.started_at,
+                finished_at=attempts.c.finished_at,
+                owner_id=nodes.c.owner_id,
+                cpu_score=nodes.c.cpu_score,
+            )
         )
         .join(tasks, tasks.c.id == probes.c.task_id)
         .join(nodes, nodes.c.id == probes.c.node_id)
@@ -188,10 +180,10 @@ def opened(connection: Connection, limit: int) -> Sequence[Row[Any]]:
         )
         .where(_OPEN)
     )
-    return connection.execute(query.order_by(probes.c.created_at).limit(limit)).all()
+    return OpenProbe.from_rows(connection.execute(query.order_by(probes.c.created_at).limit(limit)))
 
 
-def close(connection: Connection, probe: Row[Any], closing: Closing, deciding: Deciding) -> Closed | None:
+def close(connection: Connection, probe: OpenProbe, closing: Closing, deciding: Deciding) -> Closed | None:
     """Keep the verdict and what follows, once. None: it was judged before."""
     closed = connection.execute(
         update(probes).where(probes.c.task_id == probe.task_id, _OPEN).values(verdict=closing.verdict)
@@ -216,7 +208,7 @@ def close(connection: Connection, probe: Row[Any], closing: Closing, deciding: D
     return Closed(moved, added)
 
 
-def change_of(probe: Row[Any], cause: Cause, reason: str) -> NewChange:
+def change_of(probe: OpenProbe, cause: Cause, reason: str) -> NewChange:
     return NewChange(
         id=change_id(cause, f"{probe.task_id}:{probe.attempt_number}"),
         user_id=probe.owner_id,
@@ -226,11 +218,10 @@ def change_of(probe: Row[Any], cause: Cause, reason: str) -> NewChange:
     )
 
 
-def recent_tasks(connection: Connection, limit: int) -> Sequence[Row[Any]]:
-    """What users sent last: id, memory_gb, max_minutes, package_bytes."""
-    columns = (tasks.c.id, tasks.c.memory_gb, tasks.c.max_minutes, tasks.c.package_bytes)
-    query: Select[Any] = select(*columns).where(tasks.c.kind == TaskKind.USER)
-    return connection.execute(query.order_by(tasks.c.created_at.desc()).limit(limit)).all()
+def recent_tasks(connection: Connection, limit: int) -> Sequence[RecentTask]:
+    """What users sent last."""
+    query = select(*columns(RecentTask, tasks)).where(tasks.c.kind == TaskKind.USER)
+    return RecentTask.from_rows(connection.execute(query.order_by(tasks.c.created_at.desc()).limit(limit)))
 
 
 def answered_elsewhere(connection: Connection, owner_id: int, since: float) -> bool:
@@ -244,10 +235,3 @@ def answered_elsewhere(connection: Connection, owner_id: int, since: float) -> b
         .limit(1)
     )
     return connection.execute(query).first() is not None
-
-
-def ran_seconds(probe: Row[Any]) -> float:
-    """By the pool's clock, from the claim to the end."""
-    if probe.started_at is None or probe.finished_at is None:
-        return 0.0
-    return max(0.0, float(probe.finished_at - probe.started_at))

@@ -8,40 +8,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, case, func, select, update
+from sqlalchemy import Connection, Select, case, func, select, update
 
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.domain.tasks.states import LIVE_ATTEMPT_STATES, AttemptState
+from nodepool.stores.sql.attempt_rows import PushedAttempt
 from nodepool.stores.sql.tables import attempts, holds, nodes, tasks
+from nodepool.stores.sql.typed_rows import columns
 
 _LIVE = [state.value for state in LIVE_ATTEMPT_STATES]
 _BETWEEN_TASKS_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 8.0
 _COLUMNS: Select[Any] = (
     select(
-        attempts.c.id,
-        attempts.c.task_id,
-        attempts.c.number,
-        attempts.c.node_id,
-        attempts.c.state,
-        attempts.c.created_at,
-        attempts.c.pushed_at,
-        attempts.c.started_at,
-        tasks.c.attempt_number,
-        tasks.c.node_id.label("task_node"),
-        tasks.c.stop_requested,
-        tasks.c.package_sha256,
-        tasks.c.package_bytes,
-        tasks.c.max_minutes,
-        tasks.c.result_attempt,
-        tasks.c.price_per_minute,
-        holds.c.fee_percent,
-        nodes.c.kind,
-        nodes.c.active,
-        nodes.c.owner_id,
-        nodes.c.hostname,
-        nodes.c.port,
-        nodes.c.peer_address,
+        *columns(
+            PushedAttempt,
+            attempts,
+            tasks,
+            nodes,
+            task_node=tasks.c.node_id,
+            fee_percent=holds.c.fee_percent,
+            kind=nodes.c.kind,
+            owner_id=nodes.c.owner_id,
+        )
     )
     .join(tasks, tasks.c.id == attempts.c.task_id)
     .join(nodes, nodes.c.id == attempts.c.node_id)
@@ -50,16 +39,30 @@ _COLUMNS: Select[Any] = (
 )
 
 
-def find(connection: Connection, attempt_id: str) -> Row[Any] | None:
+def find(connection: Connection, attempt_id: str) -> PushedAttempt | None:
     """The attempt with its task and its node, of whatever kind and state."""
-    return connection.execute(_COLUMNS.where(attempts.c.id == attempt_id)).one_or_none()
+    row = connection.execute(_COLUMNS.where(attempts.c.id == attempt_id)).one_or_none()
+    return PushedAttempt.from_row_or_none(row)
 
 
-def current(connection: Connection, task_id: str, number: int) -> Row[Any] | None:
+def current(connection: Connection, task_id: str, number: int) -> PushedAttempt | None:
     """The same, by its task and its number there."""
-    return connection.execute(
+    row = connection.execute(
         _COLUMNS.where(attempts.c.task_id == task_id, attempts.c.number == number)
     ).one_or_none()
+    return PushedAttempt.from_row_or_none(row)
+
+
+def run_of(connection: Connection, parent_id: str, owner_id: int) -> str | None:
+    """Of a task with runs the one whose current attempt is or was on a node of this owner."""
+    query = (
+        select(tasks.c.id)
+        .join(attempts, (attempts.c.task_id == tasks.c.id) & (attempts.c.number == tasks.c.attempt_number))
+        .join(nodes, nodes.c.id == attempts.c.node_id)
+        .where(tasks.c.parent_id == parent_id, nodes.c.owner_id == owner_id)
+    )
+    found: str | None = connection.execute(query.order_by(tasks.c.id.desc()).limit(1)).scalar()
+    return found
 
 
 def had(connection: Connection, task_id: str, owner_id: int) -> bool:
@@ -72,19 +75,15 @@ def had(connection: Connection, task_id: str, owner_id: int) -> bool:
     return connection.execute(query.limit(1)).first() is not None
 
 
-def live(connection: Connection, attempt_ids: Sequence[str] | None = None) -> Sequence[Row[Any]]:
+def live(connection: Connection, attempt_ids: Sequence[str] | None = None) -> Sequence[PushedAttempt]:
     """Live attempts on nodes without an agent: these, or all."""
     query = _COLUMNS.where(attempts.c.state.in_(_LIVE), nodes.c.kind == NodeKind.PUSHED)
     if attempt_ids is not None:
         query = query.where(attempts.c.id.in_(attempt_ids))
-    return connection.execute(query.order_by(attempts.c.created_at)).all()
+    return PushedAttempt.from_rows(connection.execute(query.order_by(attempts.c.created_at)))
 
 
-def is_live(row: Row[Any]) -> bool:
-    return row.state in LIVE_ATTEMPT_STATES and row.attempt_number == row.number
-
-
-def pause_seconds(connection: Connection, row: Row[Any], now: float) -> float:
+def pause_seconds(connection: Connection, row: PushedAttempt, now: float) -> float:
     """How long to wait before the node is called with this attempt.
 
     A worker says that a task has ended a moment before it is free for the next one. And one that

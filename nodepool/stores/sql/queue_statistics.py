@@ -8,26 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, select
+from sqlalchemy import Connection, Select, func, select
 
 from nodepool.domain.explain.request import HeldBack
 from nodepool.domain.nodes.node import ENGINE_AWAY, NodeKind
 from nodepool.stores.sql.tables import attempts, nodes, tasks
+from nodepool.stores.sql.task_rows import QueuedTask
 from nodepool.stores.sql.tasks import WAITS
-
-# What placing and its order depend on.
-_NEEDS: tuple[Any, ...] = (
-    tasks.c.id, tasks.c.owner_id, tasks.c.tier, tasks.c.min_trust, tasks.c.region, tasks.c.location_mode,
-    tasks.c.gpu_name, tasks.c.pinned_node, tasks.c.image, tasks.c.network, tasks.c.cpu_score,
-    tasks.c.memory_gb, tasks.c.gpu_score, tasks.c.gpu_memory_gb, tasks.c.priority, tasks.c.created_at,
-    tasks.c.queued_at, tasks.c.reason,
-)  # fmt: skip
+from nodepool.stores.sql.typed_rows import columns
 
 
-def oldest_waiting(connection: Connection, limit: int) -> Sequence[Row[Any]]:
-    query = select(*_NEEDS).where(WAITS).order_by(tasks.c.created_at, tasks.c.id).limit(limit)
-    rows: Sequence[Row[Any]] = connection.execute(query).all()
-    return rows
+def oldest_waiting(connection: Connection, limit: int) -> Sequence[QueuedTask]:
+    query = select(*columns(QueuedTask, tasks)).where(WAITS).order_by(tasks.c.created_at, tasks.c.id)
+    return QueuedTask.from_rows(connection.execute(query.limit(limit)))
 
 
 def count_waiting(connection: Connection) -> int:

@@ -24,6 +24,7 @@ from nodepool.domain.tasks.states import (
 )
 from nodepool.stores.sql.owner_only_nodes import takes_strangers
 from nodepool.stores.sql.tables import attempts, node_records, nodes, owner_records, tasks, users
+from nodepool.stores.sql.task_rows import AssignedTask
 
 MAX_PARENT_ID = 126  # so that there is room for the run's number
 _FINAL = [state.value for state in FINAL_TASK_STATES]
@@ -106,7 +107,7 @@ def runs_of(connection: Connection, parent_id: str) -> Sequence[Row[Any]]:
     return connection.execute(_CHILDREN, {"task_id": parent_id}).all()
 
 
-def begin(connection: Connection, run: Row[Any], node_id: str, now: float) -> None:
+def begin(connection: Connection, run: AssignedTask, node_id: str, now: float) -> None:
     """A run of a task was claimed: so the task runs. The first one is shown to whoever watches the task.
 
     A task with several runs has no attempts of its own: its `attempt_number` is the number of that run.

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
-from nodepool.domain.errors import OwnerOnlyError, StaleAttemptError, StateConflictError
+from nodepool.domain.errors import AlreadyExistsError, OwnerOnlyError, StaleAttemptError, StateConflictError
 from nodepool.domain.nodes.history import HistoryRules
 from nodepool.domain.nodes.node import is_owner_only, isolation_of
 from nodepool.domain.not_visible import no_task
@@ -29,26 +30,48 @@ from nodepool.domain.tasks.states import (
     task_state_after,
 )
 from nodepool.stores.sql import attempts as attempt_records, replicas as replica_store
+from nodepool.stores.sql.attempt_rows import LiveAttempt
 from nodepool.stores.sql.attempts import Lock
 from nodepool.stores.sql.ledger import holds as hold_store
 from nodepool.stores.sql.tables import attempts, holds, nodes, tasks, users
+from nodepool.stores.sql.task_rows import AssignedTask, OwnedTask, ShownRun, TaskHint
+from nodepool.stores.sql.typed_rows import columns
 
 if TYPE_CHECKING:
     from nodepool.workflows.replica_vote import FollowUp
 
 _MAX_REASON = 500
-_WITH_OWNER = (
+_WITH_OWNER: Select[Any] = (
     select(
-        tasks,
-        users.c.username.label("owner"),
-        holds.c.state.label("hold_state"),
-        holds.c.amount.label("hold_amount"),
-        holds.c.posted.label("hold_posted"),
+        *columns(
+            OwnedTask,
+            tasks,
+            owner=users.c.username,
+            hold_state=holds.c.state,
+            hold_amount=holds.c.amount,
+            hold_posted=holds.c.posted,
+        )
     )
     .join(users, users.c.id == tasks.c.owner_id)
     .outerjoin(holds, holds.c.task_id == tasks.c.id)
 )
 # Made once: building a statement costs more than running it.
+_LIVE_ATTEMPTS: Select[Any] = (
+    select(
+        *columns(
+            LiveAttempt,
+            attempts,
+            tasks,
+            task_credit_score=users.c.credit_score,
+            owner_id=nodes.c.owner_id,
+        )
+    )
+    .join(tasks, tasks.c.id == attempts.c.task_id)
+    .join(nodes, nodes.c.id == attempts.c.node_id)
+    .join(users, users.c.id == tasks.c.owner_id)
+    .where(attempts.c.state.in_([state.value for state in LIVE_ATTEMPT_STATES]))
+    .order_by(attempts.c.created_at)
+)
 _BY_ID = _WITH_OWNER.where(tasks.c.id == bindparam("task_id"))
 _INSERT_TASK = insert(tasks)
 # For a node. Of a task with several runs these wait, and not the task itself.
@@ -100,24 +123,40 @@ class Ended:
 
 
 def insert_task(connection: Connection, values: dict[str, Any]) -> None:
-    """Raises sqlalchemy's IntegrityError when the id is taken."""
-    connection.execute(_INSERT_TASK, values)
+    """Raises AlreadyExistsError when the id is taken."""
+    try:
+        connection.execute(_INSERT_TASK, values)
+    except IntegrityError as error:
+        raise AlreadyExistsError(f"there is another task {values['id']!r} already") from error
 
 
-def find(connection: Connection, task_id: str) -> Row[Any]:
-    row = connection.execute(_BY_ID, {"task_id": task_id}).one_or_none()
-    if row is None:
+def find(connection: Connection, task_id: str) -> OwnedTask:
+    task = find_or_none(connection, task_id)
+    if task is None:
         raise no_task(task_id)
-    return row
+    return task
 
 
-def find_or_none(connection: Connection, task_id: str) -> Row[Any] | None:
-    return connection.execute(_BY_ID, {"task_id": task_id}).one_or_none()
+def find_or_none(connection: Connection, task_id: str) -> OwnedTask | None:
+    return OwnedTask.from_row_or_none(connection.execute(_BY_ID, {"task_id": task_id}).one_or_none())
 
 
-def of_owner(connection: Connection, owner_id: int, limit: int) -> Sequence[Row[Any]]:
+def of_owner(connection: Connection, owner_id: int, limit: int) -> Sequence[OwnedTask]:
     query = _WITH_OWNER.where(tasks.c.owner_id == owner_id, tasks.c.kind == TaskKind.USER)
-    return connection.execute(query.order_by(tasks.c.created_at.desc(), tasks.c.id).limit(limit)).all()
+    rows = connection.execute(query.order_by(tasks.c.created_at.desc(), tasks.c.id).limit(limit))
+    return OwnedTask.from_rows(rows)
+
+
+def runs_shown(connection: Connection, parent_id: str) -> Sequence[ShownRun]:
+    """Of a task whose results are compared, its runs by number."""
+    query = select(*columns(ShownRun, tasks)).where(tasks.c.parent_id == parent_id).order_by(tasks.c.id)
+    return ShownRun.from_rows(connection.execute(query))
+
+
+def waiting_run(connection: Connection, parent_id: str) -> OwnedTask | None:
+    """The first run of the task that waits for a node."""
+    query = _WITH_OWNER.where(tasks.c.parent_id == parent_id, tasks.c.state == TaskState.QUEUED)
+    return OwnedTask.from_row_or_none(connection.execute(query.order_by(tasks.c.id).limit(1)).one_or_none())
 
 
 def count_unfinished(connection: Connection, owner_id: int) -> int:
@@ -127,12 +166,13 @@ def count_unfinished(connection: Connection, owner_id: int) -> int:
     return connection.execute(query).scalar_one()
 
 
-def queued(connection: Connection, limit: int, *, hinted_before: float | None = None) -> Sequence[Row[Any]]:
+def queued(connection: Connection, limit: int, *, hinted_before: float | None = None) -> Sequence[TaskHint]:
     """Waiting tasks, oldest first."""
-    query = select(tasks).where(WAITS)
+    query = select(*columns(TaskHint, tasks)).where(WAITS)
     if hinted_before is not None:
         query = query.where(tasks.c.hinted_at < hinted_before)
-    return connection.execute(query.order_by(tasks.c.created_at, tasks.c.id).limit(limit)).all()
+    rows = connection.execute(query.order_by(tasks.c.created_at, tasks.c.id).limit(limit))
+    return TaskHint.from_rows(rows)
 
 
 def mark_hinted(connection: Connection, task_ids: Sequence[str], now: float) -> None:
@@ -145,43 +185,41 @@ def claim_of_row(row: Row[Any]) -> Claim:
 
 def live_attempt(
     connection: Connection, attempt_id: str, node_id: str, owner_id: int, *, lock: bool = False
-) -> Row[Any]:
+) -> AssignedTask:
     """A live attempt on that node of that owner, with its task. Raises StaleAttemptError else."""
-    row = attempt_records.find(
-        connection, attempt_id, node_id, owner_id, lock=Lock.ATTEMPT if lock else Lock.NONE
-    )
-    if row.attempt_state not in LIVE_ATTEMPT_STATES or row.attempt_number != row.number:
+    task = attempt_records.assigned(connection, attempt_id, node_id, owner_id, lock=lock)
+    if task.attempt_state not in LIVE_ATTEMPT_STATES or task.attempt_number != task.number:
         raise StaleAttemptError
-    return row
+    return task
 
 
 def claim_attempt(
     connection: Connection, attempt_id: str, node_id: str, owner_id: int, now: float
-) -> Row[Any]:
+) -> AssignedTask:
     """assigned -> running, and the task with it. Asked again while it runs, it answers the same.
 
     Raises OwnerOnlyError where the node has become one of its owner's alone since the task was placed.
     """
     parent = replica_store.lock_parent_of(connection, attempt_id)
-    row = live_attempt(connection, attempt_id, node_id, owner_id, lock=True)
-    if row.attempt_state == AttemptState.ASSIGNED:
-        if row.owner_id != owner_id and is_owner_only(
-            row.node_kind,
-            isolation_of(row.node_isolation, row.node_docker),
-            accepts_strangers=row.node_accepts_strangers,
+    task = live_attempt(connection, attempt_id, node_id, owner_id, lock=True)
+    if task.attempt_state == AttemptState.ASSIGNED:
+        if task.owner_id != owner_id and is_owner_only(
+            task.node_kind,
+            isolation_of(task.node_isolation, task.node_docker),
+            accepts_strangers=task.node_accepts_strangers,
         ):
             raise OwnerOnlyError(f"node {node_id} takes its owner's tasks only")
         check_attempt_transition(AttemptState.ASSIGNED, AttemptState.RUNNING)
         connection.execute(
             update(attempts)
             .where(attempts.c.id == attempt_id, attempts.c.state == AttemptState.ASSIGNED)
-            .values(state=AttemptState.RUNNING, started_at=now, bytes_in=row.package_bytes)
+            .values(state=AttemptState.RUNNING, started_at=now, bytes_in=task.package_bytes)
         )
         moved = connection.execute(
             update(tasks)
             .where(
-                tasks.c.id == row.id,
-                tasks.c.attempt_number == row.number,
+                tasks.c.id == task.id,
+                tasks.c.attempt_number == task.number,
                 tasks.c.state == TaskState.PLACED,
             )
             .values(state=TaskState.RUNNING, started_at=now, updated_at=now)
@@ -189,8 +227,8 @@ def claim_attempt(
         if moved.rowcount == 0:
             raise StaleAttemptError
         if parent is not None:
-            replica_store.begin(connection, row, node_id, now)
-    return row
+            replica_store.begin(connection, task, node_id, now)
+    return task
 
 
 def end_attempt(
@@ -303,18 +341,19 @@ def _task_values(
     return values
 
 
-def request_stop(connection: Connection, task_id: str, now: float) -> Row[Any]:
+def request_stop(connection: Connection, task_id: str, now: float) -> OwnedTask:
     """Mark the task; one that waits is STOPPED at once, and holds nothing any more.
 
-    Returns the row as it was before.
+    Returns it as it was before.
     """
     row = connection.execute(_WITH_OWNER.where(tasks.c.id == task_id).with_for_update(of=tasks)).one_or_none()
-    if row is None:
+    task = OwnedTask.from_row_or_none(row)
+    if task is None:
         raise no_task(task_id)
-    if TaskState(row.state) in FINAL_TASK_STATES:
-        return row
+    if task.state in FINAL_TASK_STATES:
+        return task
     values: dict[str, Any] = {"stop_requested": True, "updated_at": now}
-    if row.state == TaskState.QUEUED:
+    if task.state is TaskState.QUEUED:
         check_task_transition(TaskState.QUEUED, TaskState.STOPPED)
         values |= {
             "state": TaskState.STOPPED,
@@ -322,38 +361,19 @@ def request_stop(connection: Connection, task_id: str, now: float) -> Row[Any]:
             "finished_at": now,
         }
     moved = connection.execute(
-        update(tasks).where(tasks.c.id == task_id, tasks.c.state == row.state).values(values)
+        update(tasks).where(tasks.c.id == task_id, tasks.c.state == task.state).values(values)
     )
     if moved.rowcount == 0:
         raise StateConflictError("the task changed at the same moment; try again")
     if "state" in values:
         hold_store.void(connection, task_id, now)
-    return row
+    return task
 
 
-def live_attempts(connection: Connection, node_id: str | None = None) -> Sequence[Row[Any]]:
-    """Live attempts (of one node, or of all), with what the pool needs to know of their tasks.
-
-    `owner_id` is the node's owner, `task_credit_score` that of the task's.
-    """
-    live = [state.value for state in LIVE_ATTEMPT_STATES]
-    query = (
-        select(
-            attempts,
-            tasks.c.stop_requested,
-            tasks.c.max_minutes,
-            tasks.c.attempts_ended,
-            users.c.credit_score.label("task_credit_score"),
-            nodes.c.owner_id,
-        )
-        .join(tasks, tasks.c.id == attempts.c.task_id)
-        .join(nodes, nodes.c.id == attempts.c.node_id)
-        .join(users, users.c.id == tasks.c.owner_id)
-        .where(attempts.c.state.in_(live))
-    )
-    if node_id is not None:
-        query = query.where(attempts.c.node_id == node_id)
-    return connection.execute(query.order_by(attempts.c.created_at)).all()
+def live_attempts(connection: Connection, node_id: str | None = None) -> Sequence[LiveAttempt]:
+    """Live attempts, of one node or of all, oldest first."""
+    query = _LIVE_ATTEMPTS if node_id is None else _LIVE_ATTEMPTS.where(attempts.c.node_id == node_id)
+    return LiveAttempt.from_rows(connection.execute(query))
 
 
 def nodes_that_failed(connection: Connection, task_id: str) -> frozenset[str]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
 
 from nodepool.domain.accounts.credentials import name_key
-from nodepool.domain.errors import UnauthenticatedError
+from nodepool.domain.errors import AlreadyExistsError, UnauthenticatedError
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.tables import users
 
@@ -81,7 +82,7 @@ def taken_name(connection: Connection, username: str) -> str | None:
 
 
 def add(connection: Connection, newcomer: NewUser, now: float) -> int:
-    """A user with an account. An IntegrityError when the name, or one like it, is there."""
+    """A user with an account. AlreadyExistsError when the name, or one like it, is there."""
     values = {
         "username": newcomer.username,
         "name_key": name_key(newcomer.username),
@@ -90,7 +91,10 @@ def add(connection: Connection, newcomer: NewUser, now: float) -> int:
         "credit_score": newcomer.credit_score,
         "created_at": now,
     }
-    user_id = connection.execute(insert(users).values(values).returning(users.c.id)).scalar_one()
+    try:
+        user_id = connection.execute(insert(users).values(values).returning(users.c.id)).scalar_one()
+    except IntegrityError as error:
+        raise AlreadyExistsError(f"the name {newcomer.username} is taken; choose another") from error
     ledger_store.open_account(connection, user_id, grant=newcomer.grant_cpt, now=now)
     return int(user_id)
 

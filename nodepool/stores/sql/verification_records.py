@@ -6,7 +6,7 @@ Functions of a connection. Records are changed with the ledger's head locked, an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Connection, Row, Select, bindparam, insert, select, update
 
@@ -43,14 +43,42 @@ def is_low(connection: Connection, node_id: str) -> bool:
 
 def is_trusted_row(row: Row[Any]) -> bool:
     """Of a row with verified and strikes, too (see replica_store.runs_of)."""
-    node, owner = NodeRecord(verified=row.verified or 0), OwnerRecord(strikes=row.strikes or 0)
-    return tier_of_row(row) is not Tier.LOW or verification.is_trusted(node, owner)
+    return is_trusted(row)
 
 
 def tier_of_row(row: Row[Any]) -> Tier:
     """Of a row with its owner's credit_score, and with docker_status and engine_shown of the node."""
-    counts = docker_counts(row.docker_status, shown=row.engine_shown)
-    return node_tier(row.credit_score, docker_works=counts)
+    return tier_of(row)
+
+
+class TrustedBy(Protocol):
+    """What says how far a node is trusted."""
+
+    @property
+    def credit_score(self) -> int: ...  # of its owner
+    @property
+    def docker_status(self) -> str: ...
+    @property
+    def engine_shown(self) -> bool: ...
+
+
+class AuditedNode(TrustedBy, Protocol):
+    """A node with what checked results say of it and its owner."""
+
+    @property
+    def verified(self) -> int | None: ...
+    @property
+    def strikes(self) -> int | None: ...
+
+
+def is_trusted(node: AuditedNode) -> bool:
+    records = NodeRecord(verified=node.verified or 0), OwnerRecord(strikes=node.strikes or 0)
+    return tier_of(node) is not Tier.LOW or verification.is_trusted(*records)
+
+
+def tier_of(node: TrustedBy) -> Tier:
+    counts = docker_counts(node.docker_status, shown=node.engine_shown)
+    return node_tier(node.credit_score, docker_works=counts)
 
 
 def trusted_among(connection: Connection, node_ids: Sequence[str]) -> frozenset[str]:
