@@ -6,10 +6,13 @@ import ast
 import re
 import subprocess
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
+import click
 import pytest
 
+from hivemind.cli.entry import cli
 from tests.support.environment import ROOT
 
 _SUFFIXES = "py|pyi|md|sh|toml|yml|yaml|proto|txt|env|sql|svg|png|cfg|ini"
@@ -169,3 +172,45 @@ def test_the_page_of_the_architecture_has_every_storey() -> None:
     missing = [name for name in folders if name not in page and name not in stores]
     missing += [name for name in stores if name.removeprefix("nodepool/stores/") not in page]
     assert missing == [], "docs/architecture.md lacks a storey of the contract"
+
+
+# -- commands, options, settings and modules that documents name ---------------------------------------
+
+
+def code_in(text: str) -> str:
+    """Everything of a document that is written as code."""
+    return "\n".join(body for body in _FENCE.findall(text)) + "\n".join(
+        code for _, code in _QUOTED.findall(_FENCE.sub("", text))
+    )
+
+
+@pytest.fixture(scope="module")
+def sources() -> str:
+    """All that the repository has besides documents: what it knows under a name is in here."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    names = [
+        name for name in listed.stdout.split() if not name.endswith(".md") and "requirements" not in name
+    ]
+    paths = [ROOT / name for name in names if (ROOT / name).is_file()]
+    return "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in paths)
+
+
+# Of the reader, and of Linux.
+NOT_SETTINGS = frozenset({"BROKER_PORT", "CAP_SYS_ADMIN"})
+CURRENT = [path for path in DOCUMENTS if path.name != "CHANGELOG.md"]
+
+
+@pytest.mark.parametrize("path", CURRENT, ids=[str(path.relative_to(ROOT)) for path in CURRENT])
+def test_commands_options_settings_and_modules_of_a_document_exist(path: Path, sources: str) -> None:
+    code = code_in(path.read_text(encoding="utf-8"))
+    known = cli.list_commands(click.Context(cli))
+    commands = set(re.findall(r"(?<!from )\bhivemind (?:--[\w-]+ (?:HOST:PORT )?)*([a-z]+)\b", code))
+    assert commands - set(known) == set(), "no such command"
+    settings = set(re.findall(r"\b[A-Z][A-Z0-9]+(?:_[A-Z0-9]+)+\b", code))
+    assert {name for name in settings - NOT_SETTINGS if name not in sources} == set(), "no such setting"
+    modules = set(
+        re.findall(r"python3? -m ((?:benchmarks|worker_agent|dispatcher|gateway|hivemind)[\w.]*)", code)
+    )
+    assert {name for name in modules if find_spec(name) is None} == set(), "no such module"
+    targets = set(re.findall(r"^make ([a-z-]+)\b", code, re.MULTILINE))
+    assert {name for name in targets if f"\n{name}:" not in sources} == set(), "no such make target"
