@@ -11,7 +11,7 @@ from typing import Any
 import docker
 import pytest
 
-from tests.support import engine, forking, postgres
+from tests.support import databases, engine, forking, postgres
 from tests.support.environment import scrub
 from tests.support.pool import PoolFactory, PoolOptions, TestPool
 from tests.support.processes import MARK, end_all, open_folder, strays
@@ -57,6 +57,7 @@ def _nothing_outlives_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Ite
     """Fails the run when a process that the tests started is still there at its end."""
     yield
     forking.close()
+    databases.close()
     left = strays(os.environ[MARK], tmp_path_factory.getbasetemp())
     names = [f"{process.pid} {' '.join(process.cmdline()[:4])}" for process in left if process.is_running()]
     end_all(left)
@@ -86,13 +87,27 @@ def valkey(valkey_server: TestValkey) -> TestValkey:
 
 @pytest.fixture
 def postgres_url() -> Iterator[str]:
-    with postgres.fresh_database() as url:
+    """A database on PostgreSQL with the present tables, and no row."""
+    with databases.postgres_database() as url:
         yield url
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+_EACH = pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+
+
+@_EACH
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty database, SQLite and then PostgreSQL."""
+    """A database with the present tables and no row, on SQLite and then on PostgreSQL."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{databases.sqlite_file(tmp_path / 'users.db')}"
+    else:
+        with databases.postgres_database() as url:
+            yield url
+
+
+@_EACH
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database without tables, for tests of migrations."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'users.db'}"
     else:

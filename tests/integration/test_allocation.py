@@ -16,6 +16,7 @@ from nodepool.domain.tasks.states import Outcome
 from nodepool.settings import Settings
 from nodepool.stores.redis import keys
 from nodepool.stores.sql import attempts as attempt_records, nodes as node_store, tasks as task_store
+from tests.support.databases import sqlite_file
 from tests.support.fleet import START, Fleet
 from tests.support.stores import add_user, attempt_of
 from tests.support.valkey import TestValkey
@@ -84,7 +85,7 @@ def fleet(valkey: TestValkey, tmp_path: Path) -> Iterator[Measured]:
     settings = Settings.model_validate(
         {
             "redis_url": valkey.url,
-            "db_path": tmp_path / "users.db",
+            "db_path": sqlite_file(tmp_path / "users.db"),
             "task_storage_path": tmp_path,
             "reclaim_after_seconds": RECLAIM_AFTER,
             "reclaim_margin": 0.25,

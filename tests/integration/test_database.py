@@ -12,14 +12,16 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from nodepool.domain.errors import InvalidInputError, NotFoundError, StorageFullError, UnavailableError
 from nodepool.stores.sql import tasks as task_store
 from nodepool.stores.sql.database import Database
-from nodepool.stores.sql.migrate import migrate
+from nodepool.stores.sql.migrate import SCRIPTS, migrate, newest_revision
 from nodepool.stores.sql.tables import metadata, users
+from tests.support.databases import sqlite_file
 from tests.support.environment import ROOT
 from tests.support.stores import add_user, migrated
 
@@ -43,7 +45,7 @@ def database(database_url: str) -> Iterator[Database]:
 
 @pytest.fixture
 def sqlite(tmp_path: Path) -> Iterator[Database]:
-    with migrated(f"sqlite:///{tmp_path / 'users.db'}") as opened:
+    with migrated(f"sqlite:///{sqlite_file(tmp_path / 'users.db')}") as opened:
         yield opened
 
 
@@ -51,14 +53,19 @@ def _names(database: Database) -> set[str]:
     return set(database.read(lambda connection: connection.execute(select(users.c.username)).scalars().all()))
 
 
-def test_migrations_from_nothing_give_what_the_tables_say(database: Database) -> None:
-    with database.engine.connect() as connection:
+def test_migrations_from_nothing_give_what_the_tables_say(empty_database_url: str) -> None:
+    with (
+        migrated(empty_database_url) as database,
+        database.engine.connect() as connection,
+    ):
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
+        script = ScriptDirectory(str(SCRIPTS))
+        assert script.get_current_head() == context.get_current_revision() == newest_revision()
 
 
-def test_migrating_again_and_from_several_threads_changes_nothing(database_url: str) -> None:
-    databases = [Database(database_url) for _ in range(3)]
+def test_migrating_again_and_from_several_threads_changes_nothing(empty_database_url: str) -> None:
+    databases = [Database(empty_database_url) for _ in range(3)]
     try:
         with ThreadPoolExecutor(3) as threads:
             list(threads.map(migrate, databases))

@@ -19,6 +19,7 @@ from nodepool.domain.tasks.states import Outcome
 from nodepool.settings import Settings
 from nodepool.stores.sql import tasks as task_store
 from nodepool.stores.sql.tasks import End
+from tests.support.databases import sqlite_file
 from tests.support.fleet import START, Fleet
 from tests.support.stores import add_task, add_user, attempt_of
 from tests.support.valkey import TestValkey
@@ -65,7 +66,11 @@ class Pool(Fleet):
 @pytest.fixture
 def pool(valkey: TestValkey, tmp_path: Path) -> Iterator[Pool]:
     settings = Settings.model_validate(
-        {"redis_url": valkey.url, "db_path": tmp_path / "users.db", "task_storage_path": tmp_path}
+        {
+            "redis_url": valkey.url,
+            "db_path": sqlite_file(tmp_path / "users.db"),
+            "task_storage_path": tmp_path,
+        }
     )
     now = [START]
     dispatcher = context.build(settings, clock=lambda: now[0])

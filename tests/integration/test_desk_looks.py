@@ -16,6 +16,7 @@ from nodepool.settings import Settings
 from nodepool.stores.redis import keys
 from nodepool.stores.redis.liveness import CHUNK_NODES
 from nodepool.stores.sql import nodes as node_store, tasks as task_store
+from tests.support.databases import sqlite_file
 from tests.support.stores import add_node, add_task, add_user
 from tests.support.valkey import TestValkey
 from tests.support.waiting import wait_until
@@ -25,7 +26,9 @@ NODES = 2 * CHUNK_NODES + 1  # three parts
 
 @pytest.fixture
 def dispatcher(valkey: TestValkey, tmp_path: Path) -> Iterator[Dispatcher]:
-    settings = Settings.model_validate({"redis_url": valkey.url, "db_path": tmp_path / "pool.db"})
+    settings = Settings.model_validate(
+        {"redis_url": valkey.url, "db_path": sqlite_file(tmp_path / "pool.db")}
+    )
     dispatcher = context.build(settings)
     yield dispatcher
     dispatcher.close()

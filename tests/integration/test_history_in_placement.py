@@ -17,6 +17,7 @@ from nodepool.settings import Settings
 from nodepool.stores.sql import nodes as node_store, tasks as task_store
 from nodepool.stores.sql.tables import users
 from nodepool.stores.sql.tasks import End
+from tests.support.databases import sqlite_file
 from tests.support.fleet import START, Fleet
 from tests.support.stores import CLAIM, add_user, attempt_of
 from tests.support.valkey import TestValkey
@@ -59,7 +60,11 @@ class Stage(Fleet):
 @pytest.fixture
 def stage(valkey: TestValkey, tmp_path: Path) -> Iterator[Stage]:
     settings = Settings.model_validate(
-        {"redis_url": valkey.url, "db_path": tmp_path / "users.db", "task_storage_path": tmp_path}
+        {
+            "redis_url": valkey.url,
+            "db_path": sqlite_file(tmp_path / "users.db"),
+            "task_storage_path": tmp_path,
+        }
     )
     now = [START]
     dispatcher = context.build(settings, clock=lambda: now[0])

@@ -19,9 +19,9 @@ OLD = {1: ("ada", 250), 2: ("bob", 0), 3: ("carol", 10**15)}
 
 
 @pytest.fixture
-def old(database_url: str) -> Iterator[Database]:
+def old(empty_database_url: str) -> Iterator[Database]:
     """A database of the version before, with users, of whom one has no account at all."""
-    database = Database(database_url)
+    database = Database(empty_database_url)
     alembic_to(database, command.upgrade, "0002")
     with database.engine.begin() as connection:
         for user_id, (name, balance) in {**OLD, 4: ("dora", None)}.items():

@@ -22,9 +22,9 @@ COLUMNS = {"attempts": "idle", "nodes": "engine_shown", "node_records": "watched
 
 
 @pytest.fixture
-def old(database_url: str) -> Iterator[Database]:
+def old(empty_database_url: str) -> Iterator[Database]:
     """A database of the version before, in which `t:1` and a run of `r` are on nodes."""
-    database = Database(database_url)
+    database = Database(empty_database_url)
     migrate.migrate(database)
     family = open_family(database)
     database.write(lambda c: add_held_task(c, family.user_id, "t", created_at=family.now))

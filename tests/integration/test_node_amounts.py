@@ -16,6 +16,7 @@ from nodepool.domain.trust.tiers import Tier
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.redis.node_registry import NodeReport
 from nodepool.stores.sql import nodes as node_store
+from tests.support.databases import sqlite_file
 from tests.support.stores import add_node, add_user, migrated
 
 OVERCOMMIT = Overcommit(cpu=1.5, memory=2.0, gpu=1.0, gpu_memory=1.0)
@@ -31,7 +32,7 @@ def shown(
 ) -> pb.WorkerNodeInfo:
     """The node list's entry of a node that reported these uses."""
     rules = HistoryRules()
-    with migrated(f"sqlite:///{tmp_path / 'users.db'}") as database:
+    with migrated(f"sqlite:///{sqlite_file(tmp_path / 'users.db')}") as database:
         database.write(lambda c: add_node(c, add_user(c), "n1", **facts))
         row = database.read(lambda c: node_store.find(c, "n1"))
     node = node_store.registered_node(row, OVERCOMMIT, rules, now=0.0)

@@ -18,6 +18,7 @@ from nodepool.stores.redis.node_registry import Reservation
 from nodepool.stores.sql import tasks as task_store
 from nodepool.stores.sql.tables import node_records
 from nodepool.stores.sql.tasks import End
+from tests.support.databases import sqlite_file
 from tests.support.fleet import START, Fleet
 from tests.support.stores import CLAIM, add_node, add_user, attempt_of
 from tests.support.valkey import TestValkey
@@ -50,7 +51,7 @@ def stage(valkey: TestValkey, tmp_path: Path) -> Iterator[Stage]:
     settings = Settings.model_validate(
         {
             "redis_url": valkey.url,
-            "db_path": tmp_path / "users.db",
+            "db_path": sqlite_file(tmp_path / "users.db"),
             "task_storage_path": tmp_path,
             "check_owners_least": 1,
         }

@@ -37,6 +37,7 @@ from nodepool.settings import Settings
 from nodepool.stores.sql import logins as login_store, migrate, users as user_store
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.tables import login_addresses, login_guards, users
+from tests.support.databases import sqlite_file
 from tests.support.valkey import TestValkey
 
 PASSWORD, OTHER = "a good password", "another good one"
@@ -124,7 +125,7 @@ def pool(database_url: str, tmp_path: Path, valkey: TestValkey) -> Iterator[Pool
 
 @pytest.fixture
 def sqlite_pool(tmp_path: Path, valkey: TestValkey) -> Iterator[Pool]:
-    with opened(f"sqlite:///{tmp_path / 'users.db'}", tmp_path, valkey) as made:
+    with opened(f"sqlite:///{sqlite_file(tmp_path / 'users.db')}", tmp_path, valkey) as made:
         yield made
 
 
@@ -154,9 +155,9 @@ def test_of_names_that_are_alike_and_come_at_once_one_is_registered(pool: Pool) 
 
 
 def test_names_that_are_alike_already_go_on_and_no_more_of_them_come(
-    database_url: str, tmp_path: Path, valkey: TestValkey
+    empty_database_url: str, tmp_path: Path, valkey: TestValkey
 ) -> None:
-    old = Database(database_url)
+    old = Database(empty_database_url)
     _migrate_to(old, "0002")
     password_hash = passwords.hashed(PASSWORD, 4)
     for name in ("Ada", "ada", "ada.", "_root", "admin"):
@@ -166,7 +167,7 @@ def test_names_that_are_alike_already_go_on_and_no_more_of_them_come(
         )
         old.write(lambda connection: connection.execute(insert, {"name": name, "hash": password_hash}))  # noqa: B023
     old.close()
-    with opened(database_url, tmp_path, valkey) as made:
+    with opened(empty_database_url, tmp_path, valkey) as made:
         for name in ("Ada", "ada", "ada.", "_root", "admin"):
             assert made.log_in(name) is not None
         with pytest.raises(AlreadyExistsError):
@@ -368,7 +369,7 @@ def test_of_many_addresses_the_latest_are_kept(sqlite_pool: Pool) -> None:
 
 
 def test_no_lock_where_the_setting_says_none(tmp_path: Path, valkey: TestValkey) -> None:
-    url = f"sqlite:///{tmp_path / 'users.db'}"
+    url = f"sqlite:///{sqlite_file(tmp_path / 'users.db')}"
     with opened(url, tmp_path, valkey, login_lock_seconds=0.0) as made:
         made.someone("ada")
         made.guess("ada", 20)
@@ -502,7 +503,7 @@ def test_gateways_that_start_at_once_make_one_admin(
 def test_a_user_who_is_there_gets_the_role_when_the_password_is_his(
     tmp_path: Path, valkey: TestValkey
 ) -> None:
-    url = f"sqlite:///{tmp_path / 'users.db'}"
+    url = f"sqlite:///{sqlite_file(tmp_path / 'users.db')}"
     with opened(url, tmp_path, valkey) as made:
         made.register("ada")
         bootstrap_admin.ensure(made.gateway)
@@ -518,7 +519,7 @@ def test_a_user_who_is_there_gets_the_role_when_the_password_is_his(
 
 
 def test_a_user_who_is_there_is_made_an_admin_by_name_alone(tmp_path: Path, valkey: TestValkey) -> None:
-    url = f"sqlite:///{tmp_path / 'users.db'}"
+    url = f"sqlite:///{sqlite_file(tmp_path / 'users.db')}"
     with opened(url, tmp_path, valkey, **admin_settings("ada", "")) as made:
         with pytest.raises(InvalidInputError, match="ADMIN_PASSWORD: password must have"):
             bootstrap_admin.ensure(made.gateway)
@@ -538,7 +539,7 @@ def test_a_user_who_is_there_is_made_an_admin_by_name_alone(tmp_path: Path, valk
 def test_settings_that_make_no_admin_are_named(
     tmp_path: Path, valkey: TestValkey, settings: dict[str, str], words: str
 ) -> None:
-    with opened(f"sqlite:///{tmp_path / 'users.db'}", tmp_path, valkey, **settings) as made:
+    with opened(f"sqlite:///{sqlite_file(tmp_path / 'users.db')}", tmp_path, valkey, **settings) as made:
         made.register("bob")
         with pytest.raises((InvalidInputError, StateConflictError), match=words):
             bootstrap_admin.ensure(made.gateway)

@@ -19,6 +19,7 @@ from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.owner_relations import Reach
 from nodepool.stores.sql.tables import nodes, tasks, users
+from tests.support.databases import sqlite_file
 from tests.support.family import Family, open_family
 from tests.support.money import PRICE, add_held_task, check_sums
 from tests.support.stores import migrated
@@ -28,7 +29,7 @@ FRIENDS = (0, 1, 2)
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    with migrated(f"sqlite:///{tmp_path / 'users.db'}") as database:
+    with migrated(f"sqlite:///{sqlite_file(tmp_path / 'users.db')}") as database:
         yield database
         database.read(check_sums)
         assert database.read(ledger_store.verify) == []

@@ -27,6 +27,7 @@ from nodepool.stores.sql import (
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.tables import node_records, nodes, tasks
 from nodepool.stores.sql.tasks import End
+from tests.support.databases import sqlite_file
 from tests.support.fleet import START, Fleet
 from tests.support.money import add_held_task
 from tests.support.stores import add_node, add_user, attempt_of
@@ -89,7 +90,7 @@ def runs(valkey: TestValkey, tmp_path: Path) -> Iterator[Runs]:
     settings = Settings.model_validate(
         {
             "redis_url": valkey.url,
-            "db_path": tmp_path / "users.db",
+            "db_path": sqlite_file(tmp_path / "users.db"),
             "task_storage_path": tmp_path,
             "check_owners_least": 1,
         }

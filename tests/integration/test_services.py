@@ -34,8 +34,8 @@ def test_every_test_meets_an_empty_valkey(valkey: TestValkey) -> None:
     assert set(valkey.admin.acl_users()) == {"default", valkey.user}
 
 
-def test_a_database_url_is_an_empty_database(database_url: str) -> None:
-    engine = sqlalchemy.create_engine(database_url, poolclass=sqlalchemy.NullPool)
+def test_an_empty_database_has_no_tables(empty_database_url: str) -> None:
+    engine = sqlalchemy.create_engine(empty_database_url, poolclass=sqlalchemy.NullPool)
     assert sqlalchemy.inspect(engine).get_table_names() == []
     engine.dispose()
 

@@ -185,9 +185,9 @@ def test_uploads_at_once_do_not_get_past_the_bound_together(gateway: InnerGatewa
 
 # -- the migration -----------------------------------------------------------------------------------
 @pytest.fixture
-def old(database_url: str) -> Iterator[Database]:
+def old(empty_database_url: str) -> Iterator[Database]:
     """A database of a version before, with tasks."""
-    database = Database(database_url)
+    database = Database(empty_database_url)
     _upgrade(database, "0003")
     with database.engine.begin() as connection:
         connection.execute(

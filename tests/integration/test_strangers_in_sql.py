@@ -22,8 +22,8 @@ from tests.support.stores import add_node, add_task, add_user, place
 
 
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    made = Database(database_url)
+def database(empty_database_url: str) -> Iterator[Database]:
+    made = Database(empty_database_url)
     migrate(made)
     yield made
     made.close()
@@ -67,8 +67,8 @@ def test_a_node_that_became_its_owners_alone_cannot_claim_what_was_placed_before
     assert database.write(lambda c: task_store.claim_attempt(c, f"{own}:1", "ada/n", ada, 2.0)).id == own
 
 
-def test_nodes_from_before_are_read_by_their_docker_and_the_way_back_works(database_url: str) -> None:
-    database = Database(database_url)
+def test_nodes_from_before_are_read_by_their_docker_and_the_way_back_works(empty_database_url: str) -> None:
+    database = Database(empty_database_url)
     alembic_to(database, command.upgrade, "0003")
     columns = {
         "hostname": "h", "port": 0, "kind": "agent", "cpu_cores": 1, "cpu_score": 1000, "memory_gb": 1,

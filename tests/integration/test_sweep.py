@@ -19,6 +19,7 @@ from nodepool.stores.redis import keys
 from nodepool.stores.redis.node_registry import PENDING_SECONDS
 from nodepool.stores.sql import nodes as node_store, tasks as task_store
 from nodepool.stores.sql.tables import tasks
+from tests.support.databases import sqlite_file
 from tests.support.fleet import START, Fleet
 from tests.support.stores import CLAIM, add_user, attempt_of, place
 from tests.support.valkey import TestValkey
@@ -27,7 +28,11 @@ from tests.support.valkey import TestValkey
 @pytest.fixture
 def fleet(valkey: TestValkey, tmp_path: Path) -> Iterator[Fleet]:
     settings = Settings.model_validate(
-        {"redis_url": valkey.url, "db_path": tmp_path / "users.db", "task_storage_path": tmp_path}
+        {
+            "redis_url": valkey.url,
+            "db_path": sqlite_file(tmp_path / "users.db"),
+            "task_storage_path": tmp_path,
+        }
     )
     now = [START]
     dispatcher = context.build(settings, clock=lambda: now[0])

@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 
 from tests.support.accounts import Stubs
+from tests.support.databases import sqlite_file
 from tests.support.environment import ROOT, free_port
 from tests.support.processes import TestProcess
 from tests.support.valkey import TestValkey
@@ -30,7 +31,7 @@ class GatewayProcess(TestProcess):
             "PYTHONPATH": str(ROOT),
             "GRPC_SERVER_PORT": str(self.port),
             "REDIS_URL": valkey.url,
-            "DB_PATH": str(folder / "users.db"),
+            "DB_PATH": str(sqlite_file(folder / "users.db")),
             "TASK_STORAGE_PATH": str(folder / "storage"),
             "JWT_SECRET_KEY": SECRET,
             "NEWCOMER_BALANCE_CPT": str(NEWCOMER_CPT),

@@ -22,6 +22,7 @@ from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.settings import Settings
 from tests.support import heavy_jobs
 from tests.support.accounts import CALL_SECONDS, Account, Stubs, register
+from tests.support.databases import sqlite_file
 from tests.support.gateway import SECRET
 from tests.support.stores import place
 from tests.support.valkey import TestValkey
@@ -60,7 +61,7 @@ class InnerGateway:
             {
                 "grpc_server_port": 0,
                 "redis_url": valkey.url,
-                "db_path": folder / "users.db",
+                "db_path": sqlite_file(folder / "users.db"),
                 "task_storage_path": folder / "storage",
                 "jwt_secret_key": SECRET,
                 "newcomer_balance_cpt": 10**9,

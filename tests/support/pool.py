@@ -16,6 +16,7 @@ from local_pool import plan
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql.tables import attempts
 from tests.support.accounts import Account, Stubs, register
+from tests.support.databases import sqlite_file
 from tests.support.environment import ROOT, free_port
 from tests.support.key_leaks import keys_without_a_ttl
 from tests.support.processes import TestProcess
@@ -93,7 +94,7 @@ class TestPool:
     # -- its parts -----------------------------------------------------------------------------------
     @property
     def database_url(self) -> str:
-        return self.options.database_url or f"sqlite:///{self.folder / 'users.db'}"
+        return self.options.database_url or f"sqlite:///{sqlite_file(self.folder / 'users.db')}"
 
     def base_environment(self) -> dict[str, str]:
         """What every part gets: nothing of the person's own environment but where programs are."""

@@ -24,16 +24,23 @@ def server_url() -> URL:
 
 
 @contextlib.contextmanager
-def fresh_database() -> Iterator[str]:
-    """The URL of an empty database, dropped in the end with whoever is still connected."""
+def fresh_database(template: str = "template1") -> Iterator[str]:
+    """The URL of a copy of an empty database, dropped in the end with whoever is still connected."""
+    with named_database(template) as (_, url):
+        yield url
+
+
+@contextlib.contextmanager
+def named_database(template: str = "template1") -> Iterator[tuple[str, str]]:
+    """(name, URL) of the same."""
     server = server_url()
     name = f"hivemind_{secrets.token_hex(6)}"
     engine = sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool)
     try:
         with engine.connect() as connection:
-            connection.execute(sqlalchemy.text(f'CREATE DATABASE "{name}"'))
+            connection.execute(sqlalchemy.text(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'))
         try:
-            yield server.set(database=name).render_as_string(hide_password=False)
+            yield name, server.set(database=name).render_as_string(hide_password=False)
         finally:
             with engine.connect() as connection:
                 connection.execute(sqlalchemy.text(f'DROP DATABASE "{name}" WITH (FORCE)'))

@@ -14,6 +14,7 @@ from nodepool.stores.sql import placements as placing, pushed_attempts, tasks as
 from nodepool.stores.sql.attempt_rows import PushedAttempt
 from nodepool.stores.sql.placements import Placement
 from nodepool.stores.sql.task_rows import OwnedTask
+from tests.support.databases import sqlite_file
 from tests.support.stores import CLAIM, add_node, add_task, add_user
 from tests.support.tasks import script
 from tests.support.valkey import TestValkey
@@ -29,7 +30,7 @@ class PushedFleet:
         self.settings = Settings.model_validate(
             {
                 "redis_url": valkey.url,
-                "db_path": folder / "users.db",
+                "db_path": sqlite_file(folder / "users.db"),
                 "task_storage_path": folder / "storage",
                 "push_to_nodes": True,
                 "push_allowed_networks": "127.0.0.0/8",
