@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from pathspec import GitIgnoreSpec
 from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
@@ -28,8 +28,9 @@ class LinearPattern(GitIgnoreSpecPattern):
     """A pattern of gitignore whose `*` are never tried a second time."""
 
     @staticmethod
-    def _translate_segment_glob(pattern: str, range_error: Literal["literal", "raise"]) -> str:
-        translated: str = GitIgnoreSpecPattern._translate_segment_glob(pattern, range_error)
+    def _translate_segment_glob(pattern: str, *options: Any) -> str:
+        # Versions of pathspec differ in what else they say here.
+        translated: str = GitIgnoreSpecPattern._translate_segment_glob(pattern, *options)
         begin, *rest = translated.split(_STAR)
         if not rest:
             return begin

@@ -220,24 +220,30 @@ class TestPool:
         arguments: tuple[str, ...] = (),
         program: tuple[str, ...] = ("-m", "worker_agent"),
         within: tuple[str, ...] = (),
+        elsewhere: Path | None = None,
         wait: bool = True,
     ) -> TestAgent:
         """One more agent; with `wait` it is online when this returns.
 
-        `program` is what Python runs, `within` a command that Python is run by.
+        `program` is what Python runs, `within` a command that Python is run by. `elsewhere` is the
+        `hivemind-agent` of an environment of its own, for which this checkout is not there.
         """
+        command = (str(elsewhere),) if elsewhere else (sys.executable, *program)
+        environment = self.base_environment()
+        if elsewhere:
+            del environment["PYTHONPATH"]
         owner = owner or self.owner
         name = name or f"node{len(self.agents) + 1}"
         agent = TestAgent(
             f"agent-{name}",
             [
-                *within, sys.executable, *program, "--gateway", self.address, "--username", owner.username,
+                *within, *command, "--gateway", self.address, "--username", owner.username,
                 "--node", name, "--location", location, "--runner", runner or self.options.runner,
                 "--data-dir", str(self.folder / f"agent-{name}"),
                 *((plan.STRANGERS_OPTION,) if self.options.accept_strangers else ()),
                 *self.options.agent_arguments, *arguments,
             ],
-            {**self.base_environment(), "HIVEMIND_PASSWORD": owner.password},
+            {**environment, "HIVEMIND_PASSWORD": owner.password},
             self.folder,
             self.folder / "logs" / f"agent-{name}.log",
         )  # fmt: skip
