@@ -74,4 +74,4 @@ $(TOOLS_STAMP): scripts/tools.txt
 	touch $(TOOLS_STAMP)
 
 clean:
-	rm -rf $(VENV) $(TOOLS) build *.egg-info
+	rm -rf $(VENV) $(TOOLS) .venv-protoc build *.egg-info

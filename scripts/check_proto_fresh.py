@@ -13,9 +13,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def main() -> int:
     with tempfile.TemporaryDirectory() as out:
-        subprocess.run(
-            [ROOT / "scripts/gen_proto.sh", out], check=True, env={**os.environ, "PYTHON": sys.executable}
-        )
+        generator = [ROOT / "scripts/gen_proto.sh", out]
+        done = subprocess.run(generator, check=False, env={**os.environ, "PYTHON": sys.executable})
+        if done.returncode != 0:
+            return done.returncode
         generated = sorted(path.relative_to(out) for path in Path(out).rglob("*_pb2*"))
         stale = [
             str(name) for name in generated if Path(out, name).read_bytes() != (ROOT / name).read_bytes()
