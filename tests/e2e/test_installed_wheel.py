@@ -130,7 +130,7 @@ def test_the_sdk_and_the_agent_work_beside_other_peoples_modules(
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
         told = json.loads(done.stdout)
-        assert (told["state"], told["node"], told["missing"]) == ("succeeded", agent.node_id, "not_found")
+        assert (told["state"], told["node"], told["missing"]) == ("SUCCEEDED", agent.node_id, "not_found")
         assert told["client"] == "a module beside the program"
         assert told["gateway"] == "a package beside the program"
         assert told["proto"] == "x"
