@@ -6,12 +6,11 @@ set -eu
 cd "$(dirname "$0")/.."
 out="${1:-.}"
 python="${PYTHON:-.venv/bin/python}"
-uv="$(dirname "$python")/uv"
 generator=.venv-protoc
 if ! cmp -s scripts/protoc.txt "$generator/.installed"; then
-  [ -x "$uv" ] || { echo "$uv is missing; run: make install" >&2; exit 1; }
-  "$uv" venv --quiet --clear --python "$python" "$generator"
-  "$uv" pip install --quiet --native-tls --python "$generator" --require-hashes -r scripts/protoc.txt
+  "$python" -m venv --clear --without-pip "$generator"
+  "$python" -m pip --python "$generator" install --quiet --disable-pip-version-check --no-compile --require-hashes \
+    -r scripts/protoc.txt
   cp scripts/protoc.txt "$generator/.installed"
 fi
 PATH="$PWD/$generator/bin:$PATH" "$generator/bin/python" -m grpc_tools.protoc -I. \

@@ -95,7 +95,7 @@ def newest_python() -> str:
 
 def _uv(*arguments: str) -> None:
     done = subprocess.run(
-        [_UV, "--quiet", "--native-tls", "--no-config", *arguments],
+        [_UV, "--quiet", "--native-tls", *arguments],
         capture_output=True,
         text=True,
         timeout=300,
