@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def main() -> int:
     with tempfile.TemporaryDirectory() as out:
-        generator = [ROOT / "scripts/gen_proto.sh", out]
+        generator = [str(ROOT / "scripts/gen_proto.sh"), out]
         done = subprocess.run(generator, check=False, env={**os.environ, "PYTHON": sys.executable})
         if done.returncode != 0:
             return done.returncode
