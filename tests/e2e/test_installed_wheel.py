@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PoolFactory
-from tests.support.pool import TestPool
+from tests.support.pool import PoolFactory, TestPool
 from tests.support.processes import open_folder
 from tests.support.wheel import Venv, build_wheel, lowest_versions, newest_python
 from worker_agent.trash import remove_tree
