@@ -1,0 +1,1 @@
+"""`hivemind up`: a whole pool on one machine, its parts started, watched and ended as programs."""

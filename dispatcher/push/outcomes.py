@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from io import BytesIO
 
 from dispatcher.context import Dispatcher
 from nodepool.domain.errors import NodePoolError, StaleAttemptError, StateConflictError
@@ -107,7 +108,7 @@ class PushOutcomes:
 
     def _answered_with_result(self, row: PushedAttempt, answer: WorkerReply) -> None:
         try:
-            check_result(answer.result, self.settings.max_result_bytes)
+            check_result(BytesIO(answer.result), len(answer.result), self.settings.max_result_bytes)
         except NodePoolError as error:
             self.end(row.id, Outcome.REFUSED, f"node {row.node_id} answered with what is no result: {error}")
             return

@@ -1,0 +1,1 @@
+"""What was lost is found again, every so often, from what SQL says. Places nothing by itself."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from io import BytesIO
 
 from dispatcher.context import Dispatcher
 from dispatcher.placing.placement_loop import PlacementLoop
@@ -227,7 +228,7 @@ class Prober:
         except (NotFoundError, CorruptFileError) as error:
             log.warning("the result of %s cannot be read: %s", probe.task_id, error)
             return None
-        return benchmark_probe.answer_of(result, _expected(probe).answer_file)
+        return benchmark_probe.answer_of(BytesIO(result), _expected(probe).answer_file)
 
     def _engine_shown(self, probe: OpenProbe, verdict: ProbeVerdict, answer: bytes | None) -> bool | None:
         """Whether Docker counts from now on; None: as before."""

@@ -1,0 +1,1 @@
+"""The protocol's methods: a request in, one use case called, a reply out. No rules, no SQL."""

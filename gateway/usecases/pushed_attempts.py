@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BytesIO
 
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
@@ -96,7 +97,7 @@ def live_attempt(gateway: Gateway, identity: CallerIdentity, task_id: str) -> st
 
 def store_result(gateway: Gateway, identity: CallerIdentity, task_id: str, result: bytes) -> None:
     """Keep the result of the running attempt; it becomes the task's when the attempt ends."""
-    check_result(result, gateway.settings.max_result_bytes)
+    check_result(BytesIO(result), len(result), gateway.settings.max_result_bytes)
     row = _live(gateway, identity, task_id)
     keep_result(gateway.files, row.id, result)
     now = gateway.database.read(lambda connection: pushed_attempts.find(connection, row.id))

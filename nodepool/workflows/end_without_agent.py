@@ -7,9 +7,10 @@ which ends what ran longer than it may on any node.
 from __future__ import annotations
 
 import logging
+from io import BytesIO
 
 from nodepool.domain.errors import NodePoolError, UnavailableError
-from nodepool.domain.tasks.pool_result import PoolResult, made_by_the_pool
+from nodepool.domain.tasks.pool_result import PoolResult, write_result
 from nodepool.domain.tasks.states import Outcome, TaskState
 from nodepool.stores.files.file_store import FileStore
 from nodepool.stores.redis.output import OutputStore, OutputWindow
@@ -49,7 +50,7 @@ def end_with_what_there_is(
     idle = attempt.started_at is not None and not (size or worked or said is None or said.end)
     if not size and (at_bound or outcome is Outcome.STOPPED) and attempt.started_at is not None:
         state = TaskState.STOPPED if outcome is Outcome.STOPPED else TaskState.FAILED
-        made = made_by_the_pool(
+        made = _made_by_the_pool(
             PoolResult(
                 task_id=attempt.task_id,
                 attempt_id=attempt.id,
@@ -82,3 +83,9 @@ def _output(outputs: OutputStore, attempt_id: str) -> OutputWindow | None:
         return outputs.window(attempt_id)
     except UnavailableError:
         return None  # the end counts more than what was said
+
+
+def _made_by_the_pool(result: PoolResult) -> bytes:
+    buffer = BytesIO()
+    write_result(buffer, result)
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""How answers look on a terminal. Opens no connection and decides nothing."""

@@ -1,0 +1,1 @@
+"""Rules for names, passwords, locks and rates of accounts. Pure."""

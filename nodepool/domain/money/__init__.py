@@ -1,0 +1,1 @@
+"""Prices, postings and holds. Pure: the ledger itself is in stores/sql/ledger."""

@@ -1,0 +1,1 @@
+"""Who is next, and which node is best: queue, placement, fair share, reclaiming. Pure."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from nodepool.domain.errors import InvalidInputError, TooLargeError
 from nodepool.domain.tasks.zip_listing import UNREADABLE, ListingBounds, ListingError, check_end
@@ -19,13 +19,13 @@ RESULT_BOUNDS = ListingBounds(
 _MAX_WORDS = 300
 
 
-def check_result(data: bytes, max_bytes: int) -> None:
+def check_result(file: BinaryIO, size_bytes: int, max_bytes: int) -> None:
     """Raises TooLargeError or InvalidInputError. What is in it is for whoever unpacks it to check."""
-    if len(data) > max_bytes:
-        raise TooLargeError(f"the result has {len(data)} bytes; at most {max_bytes} are taken")
+    if size_bytes > max_bytes:
+        raise TooLargeError(f"the result has {size_bytes} bytes; at most {max_bytes} are taken")
     # Only the end is read: a listing of millions of entries must not cost the pool its memory.
     try:
-        check_end(io.BytesIO(data), RESULT_BOUNDS)
+        check_end(file, RESULT_BOUNDS)
     except ListingError as error:
         raise InvalidInputError(f"the result {error}") from error
     except UNREADABLE as error:
@@ -54,7 +54,7 @@ class PoolResult:
     stopped: bool = True  # by its owner
 
 
-def made_by_the_pool(result: PoolResult) -> bytes:
+def write_result(file: BinaryIO, result: PoolResult) -> None:
     """A result ZIP with what there is of a task that the pool ended: its output, and how it ended."""
     log = (
         f"task: {result.task_id}\nattempt: {result.attempt_id}\nnode: {result.node_id}\n"
@@ -65,11 +65,9 @@ def made_by_the_pool(result: PoolResult) -> bytes:
     files = [("execution_log.txt", log.encode()), ("task_logs.txt", result.output)]
     if result.stopped:
         files.append(("task_stopped.txt", f"{result.reason}\n".encode()))
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files:
             entry = zipfile.ZipInfo(name)
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, content)
-    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""Tiers, credit, replicas, audits and probes: what makes a result believed. Pure."""

@@ -20,12 +20,12 @@ runs there: what can be promised to tasks is what all cores together bring.
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import BinaryIO
 
 # What a core of the reference machine does in a second is a thousand of these.
 ROUNDS_PER_POINT_SECOND = 2500
@@ -209,10 +209,10 @@ def ran_in_container(answer: bytes, memory_bytes: int) -> bool:
     )
 
 
-def answer_of(result: bytes, name: str) -> bytes:
+def answer_of(result: BinaryIO, name: str) -> bytes:
     """The answer in a result ZIP; empty when there is none that can be read within bounds."""
     try:
-        with zipfile.ZipFile(io.BytesIO(result)) as archive, archive.open(name) as file:
+        with zipfile.ZipFile(result) as archive, archive.open(name) as file:
             answer = file.read(MAX_ANSWER_BYTES + 1)
     except Exception:  # noqa: BLE001 - a result is made on a stranger's machine
         return b""

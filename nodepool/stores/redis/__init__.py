@@ -1,0 +1,1 @@
+"""What the pool knows of the present and may forget: its only room that speaks Redis. No rules."""

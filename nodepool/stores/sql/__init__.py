@@ -1,0 +1,1 @@
+"""What the pool remembers: its only room that speaks SQL. Functions of a connection; no Redis, no files."""

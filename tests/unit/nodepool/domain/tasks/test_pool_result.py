@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
 import pytest
 
 from nodepool.domain.errors import InvalidInputError, TooLargeError
-from nodepool.domain.tasks.pool_result import PoolResult, check_result, made_by_the_pool, printable
+from nodepool.domain.tasks.pool_result import PoolResult, check_result, printable, write_result
 from tests.support.bombs import with_end
 from tests.support.tasks import package, unpacked
 
 ZIP = package({"a.txt": "a"})
 
 
+def check(data: bytes, max_bytes: int) -> None:
+    check_result(BytesIO(data), len(data), max_bytes)
+
+
+def made(result: PoolResult) -> bytes:
+    write_result(file := BytesIO(), result)
+    return file.getvalue()
+
+
 def test_a_zip_of_a_fitting_size_is_taken() -> None:
-    check_result(ZIP, len(ZIP))
+    check(ZIP, len(ZIP))
 
 
 @pytest.mark.parametrize("data", [b"", b"no ZIP", b"PK\x03\x04", ZIP[:-10]])
 def test_what_is_no_zip_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidInputError):
-        check_result(data, 1000)
+        check(data, 1000)
 
 
 def test_what_is_too_large_is_refused() -> None:
     with pytest.raises(TooLargeError):
-        check_result(ZIP, len(ZIP) - 1)
+        check(ZIP, len(ZIP) - 1)
 
 
 @pytest.mark.parametrize(
@@ -43,17 +54,17 @@ def test_the_pools_own_result_says_what_it_is() -> None:
         task_id="t", attempt_id="t:1", node_id="n", status="STOPPED", reason="stopped by its owner",
         started_at=1.0, finished_at=2.0, output=b"half\xff",
     )  # fmt: skip
-    data = made_by_the_pool(result)
-    check_result(data, 10_000)
+    data = made(result)
+    check(data, 10_000)
     files = unpacked(data)
     assert files["task_logs.txt"] == b"half\xff"
     assert files["task_stopped.txt"] == b"stopped by its owner\n"
     assert b"attempt: t:1\nnode: n\nstatus: STOPPED" in files["execution_log.txt"]
-    assert made_by_the_pool(result) == data
+    assert made(result) == data
 
 
 def test_a_listing_of_millions_by_its_own_word_is_refused_at_the_end_of_the_file() -> None:
     with pytest.raises(InvalidInputError, match="not where it says"):
-        check_result(with_end(ZIP, size=1 << 30), 10_000)
+        check(with_end(ZIP, size=1 << 30), 10_000)
     with pytest.raises(InvalidInputError, match="not a ZIP file"):
-        check_result(ZIP + b"more", 10_000)
+        check(ZIP + b"more", 10_000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -108,14 +109,14 @@ def test_nonsense_is_wrong(nonsense: bytes) -> None:
 @given(st.binary(max_size=400), st.lists(st.floats(0, 1, exclude_max=True), max_size=4))
 def test_no_answer_of_a_stranger_breaks_the_pool(data: bytes, draws: list[float]) -> None:
     assert not PROBE.is_right(data, draws)
-    assert answer_of(data, "answer.txt") == b""
+    assert answer_of(BytesIO(data), "answer.txt") == b""
     assert not ran_in_container(data, 1)
 
 
 def test_an_answer_is_found_in_a_result_and_bounded() -> None:
-    assert answer_of(package({"answer.txt": "x"}), "answer.txt") == b"x"
-    assert answer_of(package({"other.txt": "x"}), "answer.txt") == b""
-    assert answer_of(package({"answer.txt": b"0" * (2 << 20)}), "answer.txt") == b""
+    assert answer_of(BytesIO(package({"answer.txt": "x"})), "answer.txt") == b"x"
+    assert answer_of(BytesIO(package({"other.txt": "x"})), "answer.txt") == b""
+    assert answer_of(BytesIO(package({"answer.txt": b"0" * (2 << 20)})), "answer.txt") == b""
 
 
 def test_the_work_is_that_of_all_cores_together() -> None:
