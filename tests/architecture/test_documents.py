@@ -96,7 +96,8 @@ def test_every_term_of_the_glossary_has_one_line_and_a_file() -> None:
 @pytest.mark.parametrize(
     "term",
     ["queue", "scheduler", "placement", "reservation", "attempt", "lease", "heartbeat", "failure detector",
-     "fencing token", "retry", "replica", "audit", "escrow", "hold", "posting", "wait queue", "fair share", "trust tier", "credit score", "provisional result", "probe", "pushed node", "hint", "sweep"],
+     "fencing token", "retry", "replica", "audit", "escrow", "hold", "posting", "wait queue", "fair share",
+     "trust tier", "credit score", "provisional result", "probe", "pushed node", "hint", "sweep"],
 )  # fmt: skip
 def test_the_glossary_has_the_standard_terms(term: str) -> None:
     assert term in {row[0] for row in glossary_rows()}
