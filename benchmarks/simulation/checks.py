@@ -9,7 +9,7 @@ from dataclasses import replace
 from sqlalchemy import select
 
 from benchmarks.simulation.stage import Stage
-from dispatcher.placing.wait_reasons import waiting_task
+from dispatcher.placing.queue_entry import waiting_task
 from nodepool.domain.nodes.node import NodeView
 from nodepool.domain.resources import RESOURCE_NAMES, Claim, Resources, capacity_of
 from nodepool.domain.scheduling.fleet import Fleet

@@ -25,7 +25,7 @@ from benchmarks.simulation.watching import watched
 from benchmarks.simulation.workload import Workload
 from dispatcher.placing.fleet_mirror import FleetMirror
 from dispatcher.placing.placement_loop import PlacementLoop
-from dispatcher.placing.wait_reasons import waiting_task
+from dispatcher.placing.queue_entry import waiting_task
 from nodepool.domain.ids import attempt_id
 from nodepool.domain.scheduling.fair_share import cost_per_minute
 from nodepool.domain.scheduling.fleet import Fleet

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from sqlalchemy import select
 
 from benchmarks.simulation.stage import Stage
-from dispatcher.placing.wait_reasons import waiting_task
+from dispatcher.placing.queue_entry import waiting_task
 from nodepool.domain.resources import RESOURCE_NAMES, Claim
 from nodepool.domain.scheduling.fleet import Fleet
 from nodepool.domain.scheduling.placement import decide

@@ -18,9 +18,10 @@ from collections.abc import Iterator
 from dispatcher.context import Dispatcher
 from dispatcher.placing.checker_choice import drawn
 from dispatcher.placing.fleet_mirror import FleetMirror
+from dispatcher.placing.queue_entry import waiting_task
 from dispatcher.placing.reserve import reserve_and_place
 from dispatcher.placing.running_limits import RunningLimits
-from dispatcher.placing.wait_reasons import WaitReasonWriter, waiting_task
+from dispatcher.placing.wait_reasons import WaitReasonWriter
 from nodepool.domain import ids
 from nodepool.domain.errors import NodePoolError
 from nodepool.domain.scheduling.fair_share import EXPECTED_MINUTES, cost_per_minute
