@@ -215,3 +215,25 @@ def test_commands_options_settings_and_modules_of_a_document_exist(path: Path, s
     assert {name for name in modules if find_spec(name) is None} == set(), "no such module"
     targets = set(re.findall(r"^make ([a-z-]+)\b", code, re.MULTILINE))
     assert {name for name in targets if f"\n{name}:" not in sources} == set(), "no such make target"
+
+
+def test_files_that_comments_of_the_product_name_are_there() -> None:
+    files = [
+        path
+        for folder in (*PRODUCT, "benchmarks", "scripts", "deploy")
+        for path in (ROOT / folder).rglob("*.py")
+    ]
+    named = {
+        (str(path.relative_to(ROOT)), name)
+        for path in files
+        for name in re.findall(
+            r"(?<![\w./-])([a-z_]+(?:/[\w-]+)+\.(?:py|md|proto))\b", path.read_text(encoding="utf-8")
+        )
+    }
+    # A comment may leave out nodepool/.
+    gone = {
+        (path, name)
+        for path, name in named
+        if not (ROOT / name).exists() and not (ROOT / "nodepool" / name).exists()
+    }
+    assert gone == set()

@@ -48,7 +48,7 @@ users = Table(
 )
 Index("uq_users_name_key", users.c.name_key, unique=True)
 
-# Wrong passwords in a row, alike for names that exist and names that do not. accounts/lockout.py has the
+# Wrong passwords in a row, alike for names that exist and names that do not. domain/accounts/lockout.py has the
 # rules.
 login_guards = Table(
     "login_guards",
