@@ -1,6 +1,6 @@
 """Who may call what: every RPC and the role it needs. An RPC that is not here is refused.
 
-This file knows names only; `gateway/servicers/interceptors.py` asks it, and a test compares it with the protocol.
+Names only: `gateway/servicers/interceptors.py` asks this file, and a test compares it with the protocol.
 """
 
 from __future__ import annotations

@@ -48,8 +48,8 @@ users = Table(
 )
 Index("uq_users_name_key", users.c.name_key, unique=True)
 
-# Wrong passwords in a row, alike for names that exist and names that do not. domain/accounts/lockout.py has the
-# rules.
+# Wrong passwords in a row, alike for names that exist and names that do not.
+# nodepool/domain/accounts/lockout.py has the rules.
 login_guards = Table(
     "login_guards",
     metadata,
