@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable
 
 from dispatcher.context import Dispatcher
 from nodepool.domain.scheduling.wait_queue import WaitingTask, WaitQueue
-from nodepool.domain.trust.access_limits import LIMITS, running_reason
+from nodepool.domain.trust.access_limits import LIMITS, running_limit
 from nodepool.domain.trust.tiers import Tier
 from nodepool.stores.sql import placements as placing
 from nodepool.stores.sql.task_rows import QueuedTask
@@ -85,7 +85,7 @@ class RunningLimits:
             self._told = {owner_id: until for owner_id, until in self._told.items() if until > now}
 
     def _write(self, task_ids: list[str], owner_id: int, tier: Tier) -> None:
-        reason = running_reason(self._running.get(owner_id, 0), tier)
+        reason = running_limit(self._running.get(owner_id, 0), tier)
         now = self._dispatcher.clock()
         news = self._dispatcher.database.write(lambda c: placing.set_reason(c, task_ids, reason, now))
         if news:

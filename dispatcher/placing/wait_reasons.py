@@ -8,6 +8,7 @@ import time
 from dispatcher.context import Dispatcher
 from nodepool.domain.scheduling.placement import Wish
 from nodepool.domain.scheduling.planner import Planner
+from nodepool.domain.tasks.reasons import Reason
 from nodepool.stores.sql import placements as placing
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class WaitReasonWriter:
         if len(self._told) > 2 * len(planner.line.groups()) + 100:
             self._told = {wish: told for wish, told in self._told.items() if told[0] > now}
 
-    def _write(self, task_ids: list[str], reason: str) -> None:
+    def _write(self, task_ids: list[str], reason: Reason) -> None:
         dispatcher, now = self._dispatcher, self._dispatcher.clock()
         news = dispatcher.database.write(lambda c: placing.set_reason(c, task_ids, reason, now))
         if news:

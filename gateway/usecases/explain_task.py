@@ -24,8 +24,9 @@ from nodepool.domain.money.pricing import hold_cpt, price_per_minute_cpt
 from nodepool.domain.resources import Resources
 from nodepool.domain.scheduling.fair_share import Decay
 from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask
+from nodepool.domain.tasks.reasons import ReasonCode
 from nodepool.domain.tasks.states import LocationMode, TaskKind, TaskState
-from nodepool.domain.trust.access_limits import LIMITS, running_reason
+from nodepool.domain.trust.access_limits import LIMITS, running_limit
 from nodepool.domain.trust.tiers import Tier, task_tier
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.redis.usage import UsageStore
@@ -45,8 +46,6 @@ _WINDOW_SECONDS = 600.0
 _MAX_IN_LINE = 20_000
 # Tasks of equal needs have one explanation.
 _MAX_EXPLAINED = 256
-# How the dispatcher begins the reason of a task that no node can run.
-_HOPELESS = "no node of the pool can ever run this"
 # A dry run may leave the id out.
 _PLACEHOLDER_ID = "dry-run"
 
@@ -142,7 +141,7 @@ class Explainer:
         count = running.get(row.owner_id, 0)
         if count < LIMITS[Tier(row.tier)].running_tasks:
             return
-        answer.message = running_reason(count, Tier(row.tier))
+        answer.message = str(running_limit(count, Tier(row.tier)))
         answer.places_now, answer.best_node = False, ""
         answer.estimated_wait_seconds, answer.estimate_basis = (
             NOTHING_KNOWN,
@@ -205,7 +204,8 @@ class Explainer:
             best_node=decision.ranked[0] if decision.ranked else "",
             nodes_looked_at=decision.looked_at,
             failed=[
-                pb.FailedClause(clause=name, nodes=count) for name, count in decision.failed.most_common()
+                pb.FailedClause(clause=str(clause), nodes=count)
+                for clause, count in decision.failed.most_common()
             ],
             can_never_run=explanation.can_never_run,
             suggestions=[
@@ -241,7 +241,7 @@ class Explainer:
             lambda c: (queue_statistics.oldest_waiting(c, _MAX_IN_LINE), queue_statistics.count_waiting(c))
         )
         served = self._usage.of({row.owner_id for row in rows}, now)
-        hopeless = frozenset(row.id for row in rows if row.reason.startswith(_HOPELESS))
+        hopeless = frozenset(row.id for row in rows if row.reason_code == ReasonCode.NO_NODE_EVER)
         line = [self._waiting_task(row, self._asked(row, frozenset(), frozenset())) for row in rows]
         return _QueueView(QueueOrder(line, self._ageing, served, now, hopeless=hopeless), waiting)
 

@@ -20,6 +20,8 @@ from gateway.usecases.explain_task import Explainer
 from nodepool.domain.errors import UnavailableError
 from nodepool.domain.resources import Claim, Resources
 from nodepool.domain.scheduling.fair_share import Decay
+from nodepool.domain.tasks.clauses import Clause, ClauseKind
+from nodepool.domain.tasks.reasons import no_node
 from nodepool.domain.tasks.states import TaskState
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.settings import Settings
@@ -27,6 +29,7 @@ from nodepool.stores.redis import keys
 from nodepool.stores.redis.usage import UsageStore
 from nodepool.stores.sql import tasks as task_store
 from nodepool.stores.sql.placements import Placement, place_all
+from nodepool.stores.sql.reason_columns import reason_columns
 from nodepool.stores.sql.tables import nodes
 from tests.support.environment import free_port
 from tests.support.stores import add_node, add_task, add_user
@@ -137,8 +140,8 @@ def test_tasks_that_no_node_can_run_hold_nobody_up(asking: Asking) -> None:
     asking.node("a", max_tasks=1)
     asking.start(asking.task(), "a")
     other = asking.user("other")
-    reason = "no node of the pool can ever run this: looked at 1 nodes: 1 too small: memory"
-    asking.task(other, memory_gb=500, created_at=START - 9, reason=reason)
+    reason = no_node(1, {Clause(ClauseKind.TOO_SMALL, "memory_mb"): 1}, hopeless=True)
+    asking.task(other, memory_gb=500, created_at=START - 9, **reason_columns(reason))
     mine = asking.task()
     answer = asking.ask(mine)
     assert (answer.position, answer.estimated_wait_seconds) == (2, 600.0)

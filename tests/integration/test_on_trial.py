@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import insert
 
 from dispatcher import context
-from dispatcher.placing.placement_loop import Desk
+from dispatcher.placing.placement_loop import PlacementLoop
 from nodepool.domain.nodes.node import NodeView
 from nodepool.domain.tasks.states import Outcome
 from nodepool.settings import Settings
@@ -119,7 +119,7 @@ def test_when_its_one_task_ends_the_newcomer_gets_the_next_one(stage: Stage) -> 
 
 def test_two_dispatchers_that_see_the_node_free_give_it_one_task(stage: Stage) -> None:
     stage.trusted_node("old", max_tasks=1)
-    desks = [Desk(stage.dispatcher) for _ in range(2)]
+    desks = [PlacementLoop(stage.dispatcher) for _ in range(2)]
     for desk in desks:
         assert desk.work() == 0  # both have their picture of the fleet now
     waiting = stage.tasks(4)

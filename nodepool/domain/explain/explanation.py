@@ -39,7 +39,7 @@ class PlacementExplanation:
     def sentence(self) -> str:
         if self.decision.ranked:
             return f"node {self.decision.ranked[0]} can take it now, of {len(self.decision.ranked)} that can"
-        reason = self.decision.reason()
+        reason = str(self.decision.reason())
         if not self.could_run:
             return reason
         return f"{reason}; {nodes_in_words(len(self.could_run))} can run it once there is room"

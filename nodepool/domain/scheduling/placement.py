@@ -26,31 +26,23 @@ from nodepool.domain.scheduling.fleet import (
     FloatArray,
     RowArray,
 )
+from nodepool.domain.tasks.clauses import Clause, ClauseKind
+from nodepool.domain.tasks.reasons import Reason, no_node
 from nodepool.domain.trust.tiers import RANK, Tier
 
-# Clauses in the order they are asked; a node counts under the first that it fails.
-OFFLINE = "offline"
-DRAINING = "draining"
-OTHER_NODE = "not the node asked for"
-PUSHED = "without an agent: this pool gives work to agents only"
-NEEDS_AGENT = "without an agent, which alone gives a task its image or the network"
-OWNER_ONLY = "for tasks of its owner only: it cannot keep others' from what its agent can read"
-TRUST = "trust tier above what the owner's credit opens"
-MIN_TRUST = "below the trust that it asks for"
-OTHER_OWNER = "of an owner who has another run of it, or who submitted it"
-REGION = "in another region"
-GPU_NAME = "has another GPU"
-TOO_SMALL = "too small: {}"
-ON_TRIAL = "busy: one task at a time until its results are verified"
-BUSY = "busy: {}"
+OTHER_NODE = Clause(ClauseKind.OTHER_NODE)
+PUSHED = Clause(ClauseKind.PUSHED)
+NEEDS_AGENT = Clause(ClauseKind.NEEDS_AGENT)
+OWNER_ONLY = Clause(ClauseKind.OWNER_ONLY)
+TRUST = Clause(ClauseKind.TRUST)
+OTHER_OWNER = Clause(ClauseKind.OTHER_OWNER)
+MIN_TRUST = Clause(ClauseKind.MIN_TRUST)
+REGION = Clause(ClauseKind.REGION)
+GPU_NAME = Clause(ClauseKind.GPU_NAME)
+ON_TRIAL = Clause(ClauseKind.ON_TRIAL)
+OFFLINE = Clause(ClauseKind.OFFLINE)
+DRAINING = Clause(ClauseKind.DRAINING)
 
-CLAIM_WORDS = {
-    "cpu_score": "cpu_score",
-    "memory_mb": "memory",
-    "gpu_score": "gpu_score",
-    "gpu_memory_gb": "GPU memory",
-    "tasks": "task slots",
-}
 # How many of the best are kept at hand for tasks of equal needs.
 _SHORT_LIST = 512
 # So many of them are looked at together.
@@ -81,22 +73,16 @@ class Decision:
     """Nodes that fit, best first, and how many failed on which clause."""
 
     ranked: tuple[str, ...]
-    failed: Counter[str] = field(default_factory=Counter)
+    failed: Counter[Clause] = field(default_factory=Counter)
     looked_at: int = 0
 
-    def reason(self) -> str:
-        """One sentence with numbers: why no node was chosen."""
-        if self.looked_at == 0:
-            return "waiting: no node has joined the pool yet"
-        parts = ", ".join(f"{count} {clause}" for clause, count in self.failed.most_common())
-        hopeless = self.never_fits()
-        head = "no node of the pool can ever run this" if hopeless else "waiting"
-        return f"{head}: looked at {self.looked_at} nodes: {parts}"
+    def reason(self) -> Reason:
+        """Why no node was chosen, with numbers."""
+        return no_node(self.looked_at, self.failed, hopeless=self.never_fits())
 
     def never_fits(self) -> bool:
-        """True when waiting alone cannot help: no node failed for a reason that passes."""
-        passing = (OFFLINE, DRAINING, BUSY.split(":", maxsplit=1)[0])
-        return not self.ranked and not any(clause.startswith(passing) for clause in self.failed)
+        """True when waiting alone cannot help: no node failed on a clause that passes."""
+        return not self.ranked and not any(clause.passes for clause in self.failed)
 
 
 def place(wish: Wish, nodes: Iterable[NodeView], *, allow_pushed: bool = False) -> Decision:
@@ -107,7 +93,7 @@ def place(wish: Wish, nodes: Iterable[NodeView], *, allow_pushed: bool = False) 
 def decide(wish: Wish, fleet: Fleet) -> Decision:
     """All of it: every node that fits in order, and what keeps each of the others."""
     left = fleet.present.copy()
-    failed: Counter[str] = Counter()
+    failed: Counter[Clause] = Counter()
     for clause, keeps in _clauses(wish, fleet):
         out = left & ~keeps
         if count := int(np.count_nonzero(out)):
@@ -118,12 +104,12 @@ def decide(wish: Wish, fleet: Fleet) -> Decision:
     return Decision(tuple(ranked), failed, len(fleet))
 
 
-def failed_clause(wish: Wish, node: NodeView) -> str | None:
+def failed_clause(wish: Wish, node: NodeView) -> Clause | None:
     """The first clause that keeps the node from running the task, or None."""
     return next(iter(place(wish, [node]).failed), None)
 
 
-def _clauses(wish: Wish, fleet: Fleet) -> Iterable[tuple[str, BoolArray]]:
+def _clauses(wish: Wish, fleet: Fleet) -> Iterable[tuple[Clause, BoolArray]]:
     """What a node must be, in the order it is asked, each as a mask over the rows."""
     amounts = Amounts.of(wish.claim)
     yield from _matching(wish, fleet)
@@ -133,19 +119,19 @@ def _clauses(wish: Wish, fleet: Fleet) -> Iterable[tuple[str, BoolArray]]:
     yield from _with_room(amounts, wish.tier, fleet)
 
 
-def _large_enough(amounts: Amounts, fleet: Fleet) -> Iterable[tuple[str, BoolArray]]:
+def _large_enough(amounts: Amounts, fleet: Fleet) -> Iterable[tuple[Clause, BoolArray]]:
     for index, name in amounts.asked:
-        yield TOO_SMALL.format(CLAIM_WORDS[name]), fleet.capacity[index] >= amounts.column[index]
+        yield Clause(ClauseKind.TOO_SMALL, name), fleet.capacity[index] >= amounts.column[index]
 
 
-def _with_room(amounts: Amounts, tier: Tier, fleet: Fleet) -> Iterable[tuple[str, BoolArray]]:
+def _with_room(amounts: Amounts, tier: Tier, fleet: Fleet) -> Iterable[tuple[Clause, BoolArray]]:
     yield ON_TRIAL, ~fleet.has_its_one_task(tier)
     for index, name in amounts.asked:
         room = fleet.capacity[index] - fleet.reserved[index]
-        yield BUSY.format(CLAIM_WORDS[name]), room >= amounts.column[index]
+        yield Clause(ClauseKind.BUSY, name), room >= amounts.column[index]
 
 
-def _matching(wish: Wish, fleet: Fleet) -> Iterable[tuple[str, BoolArray]]:
+def _matching(wish: Wish, fleet: Fleet) -> Iterable[tuple[Clause, BoolArray]]:
     if wish.node_id:
         only = np.zeros(len(fleet.present), dtype=np.bool_)
         if (row := fleet.row_of.get(wish.node_id)) is not None:
@@ -156,7 +142,7 @@ def _matching(wish: Wish, fleet: Fleet) -> Iterable[tuple[str, BoolArray]]:
     elif wish.needs_agent:
         yield NEEDS_AGENT, ~fleet.pushed
     yield OWNER_ONLY, ~fleet.owner_only | (fleet.owner == wish.owner_id)
-    # Who names a node of his own trusts it.
+    # Whoever names a node of their own trusts it.
     if not wish.node_id:
         yield TRUST, fleet.tier >= RANK[wish.tier]
     if wish.not_owners:

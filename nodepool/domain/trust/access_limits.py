@@ -13,6 +13,7 @@ from typing import Any
 
 from nodepool.domain.errors import PermissionDeniedError
 from nodepool.domain.resources import MAX_AMOUNT
+from nodepool.domain.tasks.reasons import Reason, ReasonCode, because
 from nodepool.domain.tasks.states import MAX_PRIORITY
 from nodepool.domain.trust.tiers import SCORE_OF, TIERS, Tier, task_tier
 from nodepool.domain.trust.voting import MAX_REPLICAS
@@ -130,15 +131,11 @@ def _opened_by(name: str, asked: int) -> Tier | None:
     return opening[0] if opening else None
 
 
-def score_in_words(tier: Tier) -> str:
-    """Which scores have this tier's limits."""
-    above = [SCORE_OF[other] for other in TIERS if SCORE_OF[other] > SCORE_OF[tier]]
-    return f"a credit score below {min(above)}" if above else f"a credit score of {SCORE_OF[tier]} or more"
-
-
-def running_reason(running: int, tier: Tier) -> str:
-    """Why a task waits whose owner has as many running as he may."""
-    return f"its owner has {running} tasks running, as many as {score_in_words(tier)} allows"
+def running_limit(running: int, tier: Tier) -> Reason:
+    """Why a task waits whose owner has as many running as they may."""
+    if above := [SCORE_OF[other] for other in TIERS if SCORE_OF[other] > SCORE_OF[tier]]:
+        return because(ReasonCode.RUNNING_LIMIT_BELOW, running=running, score=min(above))
+    return because(ReasonCode.RUNNING_LIMIT_FROM, running=running, score=SCORE_OF[tier])
 
 
 def unfinished_message(unfinished: int, score: int) -> str:

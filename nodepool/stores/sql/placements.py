@@ -9,17 +9,18 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
 
 from nodepool.domain.resources import Claim
+from nodepool.domain.tasks.reasons import NO_REASON, Reason
 from nodepool.domain.tasks.states import ORDERED_BY_POOL, AttemptState, TaskState, check_task_transition
+from nodepool.stores.sql.reason_columns import reason_columns
 from nodepool.stores.sql.replicas import Apart
 from nodepool.stores.sql.tables import attempts, tasks
 from nodepool.stores.sql.task_rows import QueuedTask
 from nodepool.stores.sql.tasks import WAITS
 from nodepool.stores.sql.typed_rows import columns
 
-_MAX_REASON = 500
 _Id = TypeVar("_Id", int, str)
 # Databases have a limit on the values of one statement.
 _AT_ONCE = 1000
@@ -30,7 +31,7 @@ _MOVE = (
         state=TaskState.PLACED,
         attempt_number=bindparam("number"),
         node_id=bindparam("node"),
-        reason="",
+        **reason_columns(NO_REASON),
         updated_at=bindparam("now"),
     )
 )
@@ -134,15 +135,16 @@ def _attempt(placement: Placement, queued_at: float, now: float) -> dict[str, An
     }
 
 
-def set_reason(connection: Connection, task_ids: Sequence[str], reason: str, now: float) -> list[str]:
+def set_reason(connection: Connection, task_ids: Sequence[str], reason: Reason, now: float) -> list[str]:
     """Why these tasks wait; the ids of those for which it is news."""
-    told = reason[:_MAX_REASON]
+    told = reason_columns(reason)
+    is_news = or_(*(tasks.c[name] != value for name, value in told.items()))
     news: list[str] = []
     for ids in _slices(task_ids):
-        other = tasks.c.id.in_(ids) & WAITS & (tasks.c.reason != told)
+        other = tasks.c.id.in_(ids) & WAITS & is_news
         changed = connection.execute(select(tasks.c.id).where(other)).scalars().all()
         if changed:
-            connection.execute(update(tasks).where(other).values(reason=told, updated_at=now))
+            connection.execute(update(tasks).where(other).values(**told, updated_at=now))
         news += changed
     return news
 

@@ -216,7 +216,10 @@ tasks = Table(
     Column("id", String(128), primary_key=True),
     Column("owner_id", ForeignKey("users.id"), nullable=False),
     Column("state", String(16), nullable=False),
+    # In words, as they are shown; what it is by code and parameters (JSON). See domain/tasks/reasons.py.
     Column("reason", Text, nullable=False, server_default=""),
+    Column("reason_code", String(32), nullable=False, server_default=""),
+    Column("reason_parameters", Text, nullable=False, server_default=""),
     Column("cpu_score", Integer, nullable=False),
     Column("memory_gb", Integer, nullable=False),
     Column("gpu_score", Integer, nullable=False),
@@ -368,7 +371,10 @@ attempts = Table(
     Column("number", Integer, nullable=False),
     Column("node_id", ForeignKey("nodes.id"), nullable=False),
     Column("state", String(16), nullable=False),
+    # In words, as they are shown; what it is by code and parameters (JSON). See domain/tasks/reasons.py.
     Column("reason", Text, nullable=False, server_default=""),
+    Column("reason_code", String(32), nullable=False, server_default=""),
+    Column("reason_parameters", Text, nullable=False, server_default=""),
     Column("claim_cpu_score", Integer, nullable=False),
     Column("claim_memory_mb", Integer, nullable=False),
     Column("claim_gpu_score", Integer, nullable=False),

@@ -106,7 +106,7 @@ class QueuedTask(FromRow):
     queued_at: float
     attempt_number: int
     attempts_ended: int
-    reason: str
+    reason_code: str  # of why it waits; one of ReasonCode, or of a later version
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from nodepool.domain.explain.request import PlacementRequest, PoolView
 from nodepool.domain.explain.wait_estimate import NOTHING_KNOWN, QueueOrder, estimate
 from nodepool.domain.nodes.node import NodeView
 from nodepool.domain.resources import Claim, Resources
-from nodepool.domain.scheduling.placement import Wish, place
+from nodepool.domain.scheduling.placement import Wish
 from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask, WaitQueue
 from nodepool.domain.tasks.states import LocationMode
 from nodepool.domain.trust.tiers import Tier
@@ -161,13 +161,3 @@ def test_the_estimate_says_how_many_are_before_it() -> None:
     for ahead, words in ((0, "none before it wait"), (2, "2 before it wait")):
         wait = estimate(explained(BUSY), ahead=ahead, starts=1, window_seconds=600.0, patience_left=0.0)
         assert wait.basis.endswith(words)
-
-
-def test_the_dispatchers_word_for_the_hopeless_is_known() -> None:
-    from gateway.usecases.explain_task import _HOPELESS
-
-    assert (
-        place(Wish(claim=replace(CLAIM, memory_mb=99_999), tier=Tier.HIGH), [node()])
-        .reason()
-        .startswith(_HOPELESS)
-    )

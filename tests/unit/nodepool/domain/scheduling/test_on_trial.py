@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nodepool.domain.explain.explanation import explain
-from nodepool.domain.explain.request import Asked, Pool
+from nodepool.domain.explain.request import PlacementRequest, PoolView
 from nodepool.domain.nodes.node import NodeKind, NodeView
 from nodepool.domain.resources import Claim, Resources
 from nodepool.domain.scheduling import placement
@@ -90,7 +90,7 @@ def test_a_second_task_waits_and_is_told_why() -> None:
     fleet = fleet_of(new, node("old", 1, reserved=Claim(4000, 0, 0, 0, tasks=4)))
     decision = decide(WISH, fleet)
     assert (decision.ranked, decision.failed[placement.ON_TRIAL]) == ((), 1)
-    assert "one task at a time until its results are verified" in decision.reason()
+    assert "one task at a time until its results are verified" in str(decision.reason())
     assert not decision.never_fits()
 
 
@@ -123,8 +123,8 @@ def test_nobody_is_told_to_offer_more_slots_on_such_a_node() -> None:
         node("old", 1, draining=True),
         node("old2", 3, capacity=busy, reserved=busy),
     ]
-    pool = Pool.of(views, default_memory_mb=100, least_owners=1)
-    explanation = explain(Asked(needs=Resources(100, 0), tier=Tier.LOW), pool)
+    pool = PoolView.of(views, default_memory_mb=100, least_owners=1)
+    explanation = explain(PlacementRequest(needs=Resources(100, 0), tier=Tier.LOW), pool)
     assert explanation.could_run == ("new",)
     assert "one task at a time" in explanation.sentence()
     assert not any("task slots" in one.sentence and "new" in one.sentence for one in explanation.suggestions)

@@ -12,6 +12,8 @@ from nodepool.domain.nodes.node import NodeKind, NodeView
 from nodepool.domain.resources import RESOURCE_NAMES, Claim
 from nodepool.domain.scheduling import placement
 from nodepool.domain.scheduling.placement import Wish
+from nodepool.domain.tasks.clauses import Clause, ClauseKind
+from nodepool.domain.tasks.reasons import ReasonCode
 from nodepool.domain.trust.tiers import Tier, opens
 
 NOTHING = Claim(0, 0, 0, 0, tasks=0)
@@ -58,18 +60,18 @@ def wish(**asked: object) -> Wish:
         ({"region": "asia"}, {"region": "unknown"}, placement.REGION),
         ({"gpu_name": "RTX 3090"}, {}, placement.GPU_NAME),
         ({"gpu_name": "RTX 3090"}, {"gpu_name": ""}, placement.GPU_NAME),
-        ({"claim": Claim(1001, 0, 0, 0)}, {}, "too small: cpu_score"),
-        ({"claim": Claim(0, 1001, 0, 0)}, {"online": False}, "too small: memory"),
-        ({}, {"capacity": replace(ROOM, tasks=0)}, "too small: task slots"),
+        ({"claim": Claim(1001, 0, 0, 0)}, {}, Clause(ClauseKind.TOO_SMALL, "cpu_score")),
+        ({"claim": Claim(0, 1001, 0, 0)}, {"online": False}, Clause(ClauseKind.TOO_SMALL, "memory_mb")),
+        ({}, {"capacity": replace(ROOM, tasks=0)}, Clause(ClauseKind.TOO_SMALL, "tasks")),
         ({}, {"online": False, "draining": True}, placement.OFFLINE),
         ({}, {"draining": True}, placement.DRAINING),
-        ({}, {"reserved": Claim(901, 0, 0, 0)}, "busy: cpu_score"),
+        ({}, {"reserved": Claim(901, 0, 0, 0)}, Clause(ClauseKind.BUSY, "cpu_score")),
         ({}, {"reserved": Claim(900, 900, 1000, 1000)}, None),
-        ({}, {"reserved": replace(NOTHING, tasks=4)}, "busy: task slots"),
+        ({}, {"reserved": replace(NOTHING, tasks=4)}, Clause(ClauseKind.BUSY, "tasks")),
     ],
 )
 def test_what_keeps_a_node_from_a_task(
-    asked: dict[str, Any], facts: dict[str, Any], clause: str | None
+    asked: dict[str, Any], facts: dict[str, Any], clause: Clause | None
 ) -> None:
     assert placement.failed_clause(wish(**asked), node(**facts)) == clause
 
@@ -96,19 +98,21 @@ def test_a_node_that_lost_the_task_before_comes_last() -> None:
 def test_the_reason_has_numbers() -> None:
     nodes = [node("a", online=False), node("b", online=False), node("c", region="europe")]
     decision = placement.place(wish(region="asia"), nodes)
-    assert decision.reason() == "waiting: looked at 3 nodes: 2 offline, 1 in another region"
+    assert str(decision.reason()) == "waiting: looked at 3 nodes: 2 offline, 1 in another region"
 
 
 def test_an_empty_pool_says_so() -> None:
-    assert placement.place(wish(), []).reason() == "waiting: no node has joined the pool yet"
+    assert placement.place(wish(), []).reason().code is ReasonCode.NO_NODE_JOINED
 
 
 def test_what_no_node_can_ever_run_is_told_from_what_waits() -> None:
     small, busy = node("a", capacity=replace(ROOM, cpu_score=1)), node("b", reserved=ROOM)
     assert placement.place(wish(), [small]).never_fits()
-    assert placement.place(wish(), [small]).reason().startswith("no node of the pool can ever run this")
+    assert placement.place(wish(), [small]).reason().code is ReasonCode.NO_NODE_EVER
     for passing in (busy, node("c", online=False), node("d", draining=True)):
-        assert not placement.place(wish(), [small, passing]).never_fits()
+        decision = placement.place(wish(), [small, passing])
+        assert not decision.never_fits()
+        assert decision.reason().code is ReasonCode.NO_NODE_NOW
 
 
 AMOUNTS = st.integers(0, 20)

@@ -12,7 +12,7 @@ from nodepool.domain import regions
 from nodepool.domain.nodes.node import NodeKind, NodeView
 from nodepool.domain.resources import RESOURCE_NAMES, Claim
 from nodepool.domain.scheduling.fleet import Amounts, Fleet
-from nodepool.domain.scheduling.placement import NEEDS_AGENT, Chooser, Wish, decide, place
+from nodepool.domain.scheduling.placement import MIN_TRUST, NEEDS_AGENT, Chooser, Wish, decide, place
 from nodepool.domain.scheduling.planner import Planner
 from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask
 from nodepool.domain.trust.tiers import Tier
@@ -110,7 +110,7 @@ def test_trust_can_be_asked_for() -> None:
     views = [node("low", tier=Tier.LOW), node("normal", tier=Tier.NORMAL), node("high")]
     decision = place(Wish(claim=SMALL, tier=Tier.HIGH, min_trust=Tier.NORMAL), views)
     assert decision.ranked == ("high", "normal")
-    assert decision.failed == {"below the trust that it asks for": 1}
+    assert decision.failed == {MIN_TRUST: 1}
 
 
 def test_a_relaxed_wish_takes_the_nearest_region_first() -> None:

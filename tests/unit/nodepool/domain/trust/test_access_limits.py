@@ -15,8 +15,7 @@ from nodepool.domain.trust.access_limits import (
     as_pairs,
     check_access,
     limits_of,
-    running_reason,
-    score_in_words,
+    running_limit,
 )
 from nodepool.domain.trust.tiers import TIERS, Tier
 from tests.support.environment import ROOT
@@ -68,11 +67,10 @@ def test_whoever_asks_for_too_much_is_told_what_would_do(
 
 
 def test_a_waiting_task_is_told_how_many_its_owner_may_run() -> None:
-    assert running_reason(5, Tier.LOW) == (
-        "its owner has 5 tasks running, as many as a credit score below 50 allows"
-    )
-    assert score_in_words(Tier.NORMAL) == "a credit score below 100"
-    assert score_in_words(Tier.HIGH) == "a credit score of 100 or more"
+    head = "its owner has 5 tasks running, as many as a credit score"
+    assert str(running_limit(5, Tier.LOW)) == f"{head} below 50 allows"
+    assert str(running_limit(5, Tier.NORMAL)) == f"{head} below 100 allows"
+    assert str(running_limit(5, Tier.HIGH)) == f"{head} of 100 or more allows"
 
 
 def test_the_document_has_the_same_limits() -> None:

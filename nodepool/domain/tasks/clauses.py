@@ -1,0 +1,75 @@
+"""What can keep a task from a node: the clauses of placement, as values with their words.
+
+Pure. Whoever decides by a clause asks for its kind, never for its words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class ClauseKind(StrEnum):
+    """In the order in which they are asked; a node counts under the first that it fails."""
+
+    OTHER_NODE = "other_node"
+    PUSHED = "pushed"
+    NEEDS_AGENT = "needs_agent"
+    OWNER_ONLY = "owner_only"
+    TRUST = "trust"
+    OTHER_OWNER = "other_owner"
+    MIN_TRUST = "min_trust"
+    REGION = "region"
+    GPU_NAME = "gpu_name"
+    TOO_SMALL = "too_small"
+    OFFLINE = "offline"
+    DRAINING = "draining"
+    ON_TRIAL = "on_trial"
+    BUSY = "busy"
+
+
+_WORDS = {
+    ClauseKind.OTHER_NODE: "not the node asked for",
+    ClauseKind.PUSHED: "without an agent: this pool gives work to agents only",
+    ClauseKind.NEEDS_AGENT: "without an agent, which alone gives a task its image or the network",
+    ClauseKind.OWNER_ONLY: (
+        "for tasks of its owner only: it cannot keep others' from what its agent can read"
+    ),
+    ClauseKind.TRUST: "trust tier above what the owner's credit opens",
+    ClauseKind.OTHER_OWNER: "of an owner who has another run of it, or who submitted it",
+    ClauseKind.MIN_TRUST: "below the trust that it asks for",
+    ClauseKind.REGION: "in another region",
+    ClauseKind.GPU_NAME: "has another GPU",
+    ClauseKind.TOO_SMALL: "too small",
+    ClauseKind.OFFLINE: "offline",
+    ClauseKind.DRAINING: "draining",
+    ClauseKind.ON_TRIAL: "busy: one task at a time until its results are verified",
+    ClauseKind.BUSY: "busy",
+}
+# By the fields of a Claim.
+_RESOURCE_WORDS = {
+    "cpu_score": "cpu_score",
+    "memory_mb": "memory",
+    "gpu_score": "gpu_score",
+    "gpu_memory_gb": "GPU memory",
+    "tasks": "task slots",
+}
+# These pass while one waits.
+_PASSING = frozenset({ClauseKind.OFFLINE, ClauseKind.DRAINING, ClauseKind.ON_TRIAL, ClauseKind.BUSY})
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """`resource`: of TOO_SMALL and BUSY, the field of the claim that there is too little of."""
+
+    kind: ClauseKind
+    resource: str = ""
+
+    @property
+    def passes(self) -> bool:
+        """Whether waiting alone may help."""
+        return self.kind in _PASSING
+
+    def __str__(self) -> str:
+        words = _WORDS[self.kind]
+        return f"{words}: {_RESOURCE_WORDS.get(self.resource, self.resource)}" if self.resource else words
