@@ -166,7 +166,7 @@ class Explainer:
             queued_at=now,
             attempt_number=0,
             attempts_ended=0,
-            reason="",
+            reason_code="",
         )
         max_minutes, replicas = columns["max_minutes"], columns["replicas"]
         # The first of several runs is kept from its owner's own nodes.
