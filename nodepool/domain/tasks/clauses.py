@@ -40,11 +40,11 @@ _WORDS = {
     ClauseKind.MIN_TRUST: "below the trust that it asks for",
     ClauseKind.REGION: "in another region",
     ClauseKind.GPU_NAME: "has another GPU",
-    ClauseKind.TOO_SMALL: "too small",
+    ClauseKind.TOO_SMALL: "too small: {resource}",
     ClauseKind.OFFLINE: "offline",
     ClauseKind.DRAINING: "draining",
     ClauseKind.ON_TRIAL: "busy: one task at a time until its results are verified",
-    ClauseKind.BUSY: "busy",
+    ClauseKind.BUSY: "busy: {resource}",
 }
 # By the fields of a Claim.
 _RESOURCE_WORDS = {
@@ -71,5 +71,5 @@ class Clause:
         return self.kind in _PASSING
 
     def __str__(self) -> str:
-        words = _WORDS[self.kind]
-        return f"{words}: {_RESOURCE_WORDS.get(self.resource, self.resource)}" if self.resource else words
+        resource = _RESOURCE_WORDS.get(self.resource, self.resource)
+        return _WORDS[self.kind].format(resource=resource)
