@@ -7,10 +7,10 @@ that a node or an agent chose itself are the parameter `detail`. Knows no store 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from string import Formatter
 from typing import Any
 
 from nodepool.domain.tasks.clauses import Clause, ClauseKind
@@ -146,7 +146,7 @@ def because(code: ReasonCode, **parameters: Any) -> Reason:
 
 
 def parameters_of(code: ReasonCode) -> frozenset[str]:
-    return frozenset(name for _, name, _, _ in Formatter().parse(_WORDS[code]) if name)
+    return frozenset(re.findall(r"\{(\w+)", _WORDS[code]))
 
 
 def told(words: str) -> Reason:
