@@ -234,7 +234,7 @@ class PoolEvents(Events):  # type: ignore[misc] # flower has no types
         try:
             refused = self._refused(event)
             if refused is None:
-                # The order of arrival: nobody's own count, which could put him first for ever.
+                # The order of arrival: nobody's own count, which could put them first for ever.
                 self.state.event({**event, "clock": next(self._clock)})
             else:
                 self.tally.add([refused], event["hostname"])

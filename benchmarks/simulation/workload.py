@@ -90,7 +90,7 @@ class Workload:
         self._random = random.Random(seed)
         scores = [max(_SCORES), *self._random.choices(_SCORES, _SCORE_WEIGHTS, k=users - 1)]
         self.users = [VirtualUser(number, f"user{number}", score) for number, score in enumerate(scores, 1)]
-        # Whoever has as many unfinished tasks as he may have running hands in no more.
+        # Whoever has as many unfinished tasks as they may have running hands in no more.
         self._handing_in = list(self.users)
         self._tasks_of: Counter[int] = Counter()
         self._made = 0

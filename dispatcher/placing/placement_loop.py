@@ -216,7 +216,7 @@ class PlacementLoop:
             self._check_line_at = monotonic + _CHECK_LINE_SECONDS
             self._check_line()
         line = self.planner.line
-        # Nodes for their owner alone came or went: what is his is told apart from now on, or no more.
+        # Nodes for their owner alone came or went: what is theirs is told apart from now on, or no more.
         own, self._own_only = self._own_only, frozenset(self.planner.fleet.own_only)
         owners = owners | (own ^ self._own_only)
         again = [task.task_id for owner_id in owners for task in line.of_owner(owner_id)]

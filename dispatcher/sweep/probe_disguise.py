@@ -2,7 +2,7 @@
 
 A node that knows which of its tasks are measured does well at those alone. So a probe's id, memory and bound
 are those of tasks that users sent lately, its package has other names, another entry and another size each
-time, and its chance is the system's. Who reads every program that he runs can still find out what it does.
+time, and its chance is the system's. Who reads every program that they run can still find out what it does.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Guessing passwords: wrong ones in a row lock a name for a while, whether it exists or not.
 
 An address that the account has logged in from before is counted by itself, and all others together. So
-who guesses from elsewhere locks himself out, and not the owner. The limit by the minute counts alike.
+who guesses from elsewhere is locked out, and not the owner. The limit by the minute counts alike.
 """
 
 from __future__ import annotations

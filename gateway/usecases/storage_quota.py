@@ -31,7 +31,7 @@ def check_room(
 ) -> None:
     """Raises StorageBoundError where the new task's package does not fit. `columns` are the task's.
 
-    Before anybody is refused what he keeps is counted anew.
+    Before anybody is refused what they keep is counted anew.
     """
     most, size = bound(gateway, score), columns["package_bytes"]
     if stored + size <= most:

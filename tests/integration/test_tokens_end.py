@@ -143,7 +143,7 @@ def test_a_name_is_locked_at_every_gateway_and_the_owner_gets_in(two: Two) -> No
     ]
     assert {code for code, _ in answers} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
     assert all("try again in" in message for _, message in answers)
-    # All of this came from one address, the owner's own; what he has is a token, and that goes on.
+    # All of this came from one address, the owner's own; what they have is a token, and that goes on.
     refresh = pb.RefreshTokenRequest(token=account.token)
     assert two.other.users.RefreshToken(refresh).token
 

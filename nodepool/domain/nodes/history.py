@@ -5,7 +5,7 @@ ends an attempt.
 
 What counts. SUCCEEDED and FAILED are good, because the node ran the task to its end. LOST and REFUSED are
 bad. STOPPED is neither. An end that the pool caused itself (an eviction) is blameless and counts nowhere.
-Nor does an attempt that was pinned to the node: its owner could order as many good ends as he likes.
+Nor does an attempt that was pinned to the node: its owner could order as many good ends as they like.
 
 A task that was lost or refused before is itself under suspicion, so the blame is shared: a bad end counts
 1 / (1 + bad ends that the task had before).

@@ -79,7 +79,7 @@ class _Lane:
 
 @dataclass(slots=True, eq=False)
 class _Owner:
-    """One user's lanes in order: how much he was served decides between users, and not within."""
+    """One user's lanes in order: how much they were served decides between users, and not within."""
 
     owner_id: int
     order: list[tuple[_LaneKey, int, _Lane]] = field(default_factory=list)  # a heap
@@ -91,7 +91,7 @@ class WaitQueue:
     """Not thread-safe. `served` tells how many default tasks' worth a user has used lately.
 
     Heaps may hold entries that are out of date: those are dropped when they come up, so each costs no more
-    than once. When a user was served, only his own place changes.
+    than once. When a user was served, only their own place changes.
     """
 
     def __init__(self, ageing: Ageing, served: Callable[[int], float]) -> None:
@@ -126,7 +126,7 @@ class WaitQueue:
         return [task for task, _ in self._tasks.values() if task.owner_id == owner_id]
 
     def hold(self, owner_id: int) -> None:
-        """None of this user's tasks comes up until he is let go: he has as much running as he may."""
+        """None of this user's tasks comes up until they are let go: they have as much running as they may."""
         self.held.add(owner_id)
         if (owner := self._owners.get(owner_id)) is not None:
             owner.key = None
@@ -254,7 +254,7 @@ class WaitQueue:
             heapq.heappop(lane.tasks)
 
     def _enter(self, lane: _Lane, now: float) -> None:
-        """Its place among its owner's lanes, by its first task, and his among the owners."""
+        """Its place among its owner's lanes, by its first task, and its owner's among the owners."""
         if not lane.group.blocked:
             self._queue(lane, now)
             self._place(lane.owner, now)
@@ -268,7 +268,7 @@ class WaitQueue:
             heapq.heappush(lane.owner.order, (key, self._count, lane))
 
     def _place(self, owner: _Owner, now: float) -> None:
-        """His place among the owners, by the first of his lanes that are not blocked."""
+        """Their place among the owners, by the first of their lanes that are not blocked."""
         lane = None if owner.owner_id in self.held else self._best(owner, now)
         if lane is None or lane.key is None:
             owner.key = None

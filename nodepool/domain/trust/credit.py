@@ -41,7 +41,7 @@ class Move:
     up_to_start: bool = False  # it lifts no score above the start value
 
 
-# Nobody's own tasks move his score, and neither does what is nobody's fault: evictions, stops, and what a
+# Nobody's own tasks move their score, and neither does what is nobody's fault: evictions, stops, and what a
 # node that drains or leaves in good order gives back.
 MOVES: Mapping[Cause, Move] = MappingProxyType(
     {

@@ -97,7 +97,7 @@ class NodeRegistry:
 
     def announce(self, *node_ids: str) -> None:
         """Tell the dispatchers that nodes have more room, or that something else of them changed. A hint:
-        who misses it sees it at his next look at the whole fleet."""
+        who misses it sees it at their next look at the whole fleet."""
         with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
             for node_id in node_ids:
                 pipe.publish(keys.NODE_EVENTS_CHANNEL, node_id)

@@ -66,7 +66,7 @@ def run_of(connection: Connection, parent_id: str, owner_id: int) -> str | None:
 
 
 def had(connection: Connection, task_id: str, owner_id: int) -> bool:
-    """Whether a node of this owner has or had an attempt of the task, so that he knows of it."""
+    """Whether a node of this owner has or had an attempt of the task, so that they know of it."""
     query = (
         select(attempts.c.id)
         .join(nodes, nodes.c.id == attempts.c.node_id)
