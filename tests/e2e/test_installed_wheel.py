@@ -137,8 +137,6 @@ def test_the_sdk_and_the_agent_work_beside_other_peoples_modules(
         kept = (tmp_path / "out/kept.txt").read_text().split(",")
         assert {"main.py", "kept.tmp"} <= set(kept)
         assert "a.tmp" not in kept
-        shown = venv.run("hivemind", "--gateway", pool.address, "--json", "nodes")
-        assert shown.returncode == 3, "not logged in"
     finally:
         agent.stop()
 
