@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, case, func, select, update
+from sqlalchemy import Connection, Select, bindparam, case, func, select, update
 
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.domain.tasks.states import LIVE_ATTEMPT_STATES, AttemptState
@@ -38,18 +38,22 @@ _COLUMNS: Select[Any] = (
     .outerjoin(holds, holds.c.task_id == case((tasks.c.parent_id != "", tasks.c.parent_id), else_=tasks.c.id))
 )
 
+# Made once: building a statement costs more than running it.
+_BY_ID = _COLUMNS.where(attempts.c.id == bindparam("attempt_id"))
+_BY_NUMBER = _COLUMNS.where(
+    attempts.c.task_id == bindparam("task_id"), attempts.c.number == bindparam("number")
+)
+
 
 def find(connection: Connection, attempt_id: str) -> PushedAttempt | None:
     """The attempt with its task and its node, of whatever kind and state."""
-    row = connection.execute(_COLUMNS.where(attempts.c.id == attempt_id)).one_or_none()
+    row = connection.execute(_BY_ID, {"attempt_id": attempt_id}).one_or_none()
     return PushedAttempt.from_row_or_none(row)
 
 
 def current(connection: Connection, task_id: str, number: int) -> PushedAttempt | None:
     """The same, by its task and its number there."""
-    row = connection.execute(
-        _COLUMNS.where(attempts.c.task_id == task_id, attempts.c.number == number)
-    ).one_or_none()
+    row = connection.execute(_BY_NUMBER, {"task_id": task_id, "number": number}).one_or_none()
     return PushedAttempt.from_row_or_none(row)
 
 

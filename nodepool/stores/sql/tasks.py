@@ -72,7 +72,9 @@ _LIVE_ATTEMPTS: Select[Any] = (
     .where(attempts.c.state.in_([state.value for state in LIVE_ATTEMPT_STATES]))
     .order_by(attempts.c.created_at)
 )
+_LIVE_ATTEMPTS_OF_NODE = _LIVE_ATTEMPTS.where(attempts.c.node_id == bindparam("node_id"))
 _BY_ID = _WITH_OWNER.where(tasks.c.id == bindparam("task_id"))
+_BY_ID_LOCKED = _BY_ID.with_for_update(of=tasks)
 _INSERT_TASK = insert(tasks)
 # For a node. Of a task with several runs these wait, and not the task itself.
 WAITS = (tasks.c.state == TaskState.QUEUED) & tasks.c.stop_requested.is_(False) & (tasks.c.replicas == 1)
@@ -346,7 +348,7 @@ def request_stop(connection: Connection, task_id: str, now: float) -> OwnedTask:
 
     Returns it as it was before.
     """
-    row = connection.execute(_WITH_OWNER.where(tasks.c.id == task_id).with_for_update(of=tasks)).one_or_none()
+    row = connection.execute(_BY_ID_LOCKED, {"task_id": task_id}).one_or_none()
     task = OwnedTask.from_row_or_none(row)
     if task is None:
         raise no_task(task_id)
@@ -372,8 +374,12 @@ def request_stop(connection: Connection, task_id: str, now: float) -> OwnedTask:
 
 def live_attempts(connection: Connection, node_id: str | None = None) -> Sequence[LiveAttempt]:
     """Live attempts, of one node or of all, oldest first."""
-    query = _LIVE_ATTEMPTS if node_id is None else _LIVE_ATTEMPTS.where(attempts.c.node_id == node_id)
-    return LiveAttempt.from_rows(connection.execute(query))
+    rows = (
+        connection.execute(_LIVE_ATTEMPTS)
+        if node_id is None
+        else connection.execute(_LIVE_ATTEMPTS_OF_NODE, {"node_id": node_id})
+    )
+    return LiveAttempt.from_rows(rows)
 
 
 def nodes_that_failed(connection: Connection, task_id: str) -> frozenset[str]:

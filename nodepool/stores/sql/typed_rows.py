@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from enum import StrEnum
+from types import NoneType
 from typing import Any, Self, TypeAlias, cast, get_args, get_type_hints
 
 from sqlalchemy import ColumnElement, Row, Table
 
-_Choices: TypeAlias = tuple[tuple[int, type[StrEnum]], ...]
+_Members: TypeAlias = dict[str | None, StrEnum | None]
+_Choices: TypeAlias = tuple[tuple[int, _Members], ...]
 # By class, once each.
 _choices_of: dict[type[Any], _Choices] = {}
 
@@ -41,12 +43,14 @@ class FromRow:
         if not choices:
             return [make(*row) for row in rows]
         made = []
-        for row in rows:
-            values = list(row)
-            for index, choice in choices:
-                if values[index] is not None:
-                    values[index] = choice(values[index])
-            made.append(make(*values))
+        try:
+            for row in rows:
+                values = list(row)
+                for index, members in choices:
+                    values[index] = members[values[index]]
+                made.append(make(*values))
+        except KeyError as error:
+            raise ValueError(f"a row for {cls.__name__} has a word that there is not: {error}") from error
         return made
 
 
@@ -63,11 +67,13 @@ def _column(name: str, tables: Iterable[Table], others: dict[str, ColumnElement[
 
 
 def _choices(kind: type[Any]) -> _Choices:
-    """Positions of fields that are one of an enum's members, or None."""
+    """Positions of fields that are one of an enum's members, with those by their words."""
     hints = get_type_hints(kind)
-    found: list[tuple[int, type[StrEnum]]] = []
+    found: list[tuple[int, _Members]] = []
     for index, field in enumerate(fields(kind)):
-        hint = hints[field.name]
-        kinds = get_args(hint) or (hint,)
-        found += [(index, one) for one in kinds if isinstance(one, type) and issubclass(one, StrEnum)]
+        kinds = get_args(hints[field.name]) or (hints[field.name],)
+        for one in kinds:
+            if isinstance(one, type) and issubclass(one, StrEnum):
+                nothing: _Members = {None: None} if NoneType in kinds else {}
+                found.append((index, nothing | {member.value: member for member in one}))
     return tuple(found)
