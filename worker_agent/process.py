@@ -8,10 +8,10 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-import grpc
 import structlog
 
 from nodepool import hardening
@@ -73,20 +73,20 @@ def _run(options: AgentOptions) -> int:
     agent = Agent(_setup(options, hardware, runner), link, runner, lambda: _say_online(options.node_id))
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: agent.ask_to_stop())
-    service, server = _serve_owner(options, agent, runner) if options.port else (None, None)
+    end_service = _serve_owner(options, agent, runner) if options.port else None
     try:
         agent.run()
     finally:
-        if service is not None and server is not None:
-            service.close()
-            server.stop(None)
+        if end_service is not None:
+            end_service()
         agent.close()
         os.close(lock)
     log.info("the agent has ended", action="agent.ended")
     return 0
 
 
-def _serve_owner(options: AgentOptions, agent: Agent, runner: Runner) -> tuple[WorkerService, grpc.Server]:
+def _serve_owner(options: AgentOptions, agent: Agent, runner: Runner) -> Callable[[], None]:
+    """Returns what ends the service."""
     node = LocalNode(
         node_id=options.node_id,
         runner=runner,
@@ -102,7 +102,12 @@ def _serve_owner(options: AgentOptions, agent: Agent, runner: Runner) -> tuple[W
         server, _ = serve(service, options.port)
     except RuntimeError as error:
         raise NodePoolError(f"port {options.port} cannot be served: {error}") from error
-    return service, server
+
+    def end() -> None:
+        service.close()
+        server.stop(None)
+
+    return end
 
 
 def _own_data_dir(data_dir: Path) -> int:
