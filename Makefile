@@ -23,8 +23,8 @@ proto: install
 demo: install
 	$(BIN)/python scripts/demo.py
 
-# The second half runs in so many processes; 0 is one after the other.
-TEST_PROCESSES ?= 3
+# In so many processes; 0 is one after the other.
+TEST_PROCESSES ?= 4
 test: install
 	scripts/with_services.sh scripts/run_tests.sh $(BIN)/python $(TEST_PROCESSES)
 

@@ -1,8 +1,8 @@
 #!/bin/sh
-# run_tests.sh PYTHON PROCESSES: all tests. First those that share the Docker engine, one after the other, with
-# nothing beside them; then the others in so many processes, since they wait more than they compute.
+# run_tests.sh PYTHON PROCESSES: all tests in so many processes, since they wait as much as they compute.
+# tests/support/spreading.py says what stays together.
 set -u
-python="$1" processes="$2" status=0
-HIVEMIND_TEST_PART=engine "$python" -m pytest tests || status=$?
-HIVEMIND_TEST_PART=rest "$python" -m pytest -n "$processes" --dist loadgroup tests || status=$?
-exit "$status"
+python="$1" processes="$2"
+# Else every process of the tests, and every part that they start, compiles all that it imports.
+unset PYTHONDONTWRITEBYTECODE
+exec "$python" -m pytest -n "$processes" tests

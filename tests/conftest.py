@@ -11,7 +11,7 @@ from typing import Any
 import docker
 import pytest
 
-from tests.support import databases, engine, forking, postgres
+from tests.support import databases, engine, forking, postgres, spreading
 from tests.support.environment import scrub
 from tests.support.pool import PoolFactory, PoolOptions, TestPool
 from tests.support.processes import MARK, end_all, open_folder, strays
@@ -25,31 +25,15 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in ("COLUMNS", "LINES"):
         os.environ.pop(name, None)
     os.environ[MARK] = secrets.token_hex(8)
+    config.pluginmanager.register(spreading.LongestFirst())
     # Tests see no tasks but their own; those of probes say that they want them.
     os.environ["PROBE_HOURS"] = "0"
     os.environ["SPOT_CHECK_SHARE"] = "0"
 
 
-# What shares one engine, and counts what is left on it, runs in one place.
-_OF_THE_ENGINE = frozenset({"docker_engine", "test_image", "docker_pool"})
-# `engine` or `rest`: one half of a run, so that nothing is beside what shares the engine (run_tests.sh).
-PART_VARIABLE = "HIVEMIND_TEST_PART"
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where tests are spread over processes a module stays together: its pool is started once."""
-    part = os.environ.get(PART_VARIABLE, "")
-    others = []
-    for item in items:
-        fixtures = set(getattr(item, "fixturenames", ()))
-        with_engine = bool(fixtures & _OF_THE_ENGINE) or item.get_closest_marker("docker") is not None
-        item.add_marker(pytest.mark.xdist_group("docker" if with_engine else item.location[0]))
-        if part and (part == "engine") is not with_engine:
-            others.append(item)
-    if others:
-        config.hook.pytest_deselected(items=others)
-        left = set(others)
-        items[:] = [item for item in items if item not in left]
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> spreading.ByModule:
+    return spreading.ByModule(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -117,11 +101,10 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
 
 @pytest.fixture(scope="session")
 def docker_engine() -> Iterator[docker.DockerClient]:
-    """The engine; fails the run when containers of the product are left on it that were not there before."""
+    """The engine; fails the run when containers of its nodes are left on it."""
     with engine.engine() as client:
-        before = {container.id for container in engine.our_containers(client)}
         yield client
-        left = [container for container in engine.our_containers(client) if container.id not in before]
+        left = engine.our_containers(client)
         names = [container.name for container in left]
         engine.remove_all(left)
         assert not names, f"containers that outlived their tests: {names}"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import spreading
 from tests.support.environment import ROOT
 
 # What pytest collects from, and what only pytest itself may load.
@@ -33,3 +34,19 @@ def test_no_module_imports_a_test_module_or_a_conftest(folder: str) -> None:
         if any(part.startswith("test_") or part == "conftest" for part in name.split("."))
     ]
     assert found == []
+
+
+def test_a_module_stays_in_one_process_and_so_does_all_that_shares_the_engine() -> None:
+    scheduler = object.__new__(spreading.ByModule)
+    groups = {
+        scheduler._split_scope(name)
+        for name in (
+            "tests/integration/test_agent_docker.py::test_one",
+            "tests/integration/test_docker_runner.py::test_two[a::b@c]",
+        )
+    }
+    assert len(groups) == 1
+    alone = "tests/unit/gateway/auth/test_tokens.py"
+    assert (
+        scheduler._split_scope(f"{alone}::test_one") == scheduler._split_scope(f"{alone}::test_two") == alone
+    )

@@ -12,6 +12,7 @@ import pytest
 from nodepool.domain.nodes.isolation import Isolation
 from tests.support.agent_stage import Stage, StageMaker
 from tests.support.environment import not_here
+from tests.support.processes import run_name
 from tests.support.runs import RunFactory, task_processes
 from tests.support.valkey import TestValkey
 from tests.support.waiting import wait_until
@@ -21,7 +22,7 @@ from worker_agent.runners.process import ProcessRunner
 @pytest.fixture
 def run_folder() -> Iterator[Path]:
     # Not pytest's: its folders are closed to other users, and a run without bubblewrap must get through.
-    path = Path(tempfile.mkdtemp(prefix="hm-run-"))
+    path = Path(tempfile.mkdtemp(prefix=f"hm-run-{run_name()}-"))
     path.chmod(0o755)
     yield path
     shutil.rmtree(path)

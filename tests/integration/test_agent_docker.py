@@ -8,13 +8,14 @@ import docker
 import pytest
 
 from tests.support.agent_stage import HELLO, WAITING, Stage, StageMaker
+from tests.support.processes import run_name
 
 pytestmark = pytest.mark.docker
 
 
 @pytest.fixture
 def docker_stage(make_stage: StageMaker, docker_engine: docker.DockerClient, test_image: str) -> Stage:
-    return make_stage(default_image=test_image).start("--runner", "docker")
+    return make_stage(node=f"n1-{run_name()}", default_image=test_image).start("--runner", "docker")
 
 
 def containers(engine: docker.DockerClient, stage: Stage) -> list[str]:
@@ -51,7 +52,9 @@ def test_a_changed_allocation_changes_the_containers_soft_limits(
         docker_stage.valkey.admin.hset(f"node:{docker_stage.node_id}:assigned", "t:1", json.dumps(entry))
 
     def limits() -> tuple[int, int]:
-        (container,) = docker_engine.containers.list(filters={"label": "hivemind.attempt=t:1"})
+        (container,) = docker_engine.containers.list(
+            filters={"label": f"hivemind.node={docker_stage.node_id}"}
+        )
         host = container.attrs["HostConfig"]
         return host["MemoryReservation"], host["Memory"]
 
@@ -76,7 +79,9 @@ def test_a_changed_allocation_changes_the_containers_soft_limits(
 def test_an_image_that_is_not_there_is_refused(
     make_stage: StageMaker, docker_engine: docker.DockerClient
 ) -> None:
-    stage = make_stage(default_image="nowhere/nothing:none").start("--runner", "docker")
+    stage = make_stage(node=f"n1-{run_name()}", default_image="nowhere/nothing:none").start(
+        "--runner", "docker"
+    )
     attempt = stage.send("t:1", HELLO)
     assert stage.outcome(attempt) == "REFUSED"
     assert attempt.end is not None

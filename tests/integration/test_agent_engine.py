@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.agent_stage import HELLO, WAITING, Stage, StageMaker
 from tests.support.environment import not_here
+from tests.support.processes import run_name
 from tests.support.socket_proxy import SocketProxy
 
 pytestmark = pytest.mark.docker
@@ -34,7 +35,7 @@ def engine_socket(docker_engine: docker.DockerClient) -> Iterator[SocketProxy]:
 
 @pytest.fixture
 def stage(make_stage: StageMaker, engine_socket: SocketProxy, test_image: str) -> Iterator[Stage]:
-    stage = make_stage(default_image=test_image)
+    stage = make_stage(node=f"n1-{run_name()}", default_image=test_image)
     stage.agent = stage.make_agent("--runner", "docker")
     stage.agent.env["DOCKER_HOST"] = engine_socket.url
     yield stage.start()

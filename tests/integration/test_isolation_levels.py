@@ -21,6 +21,7 @@ from nodepool.domain.nodes.isolation import Isolation
 from tests.support.environment import ROOT, not_here
 from tests.support.isolation_table import LEVELS, read_table, write_table
 from tests.support.ordinary import python_of_anybody
+from tests.support.processes import run_name
 
 pytestmark = pytest.mark.docker
 AS_ROOT = os.geteuid() == 0
@@ -49,7 +50,7 @@ NEVER_OPEN = (
 
 
 def _begin(level: str, image: str) -> tuple[subprocess.Popen[bytes], Path]:
-    folder = Path(tempfile.mkdtemp(prefix="hm-lvl-"))
+    folder = Path(tempfile.mkdtemp(prefix=f"hm-lvl-{run_name()}-"))
     ordinary = level.startswith("ordinary")
     folder.chmod(0o755)
     if ordinary:

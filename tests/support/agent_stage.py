@@ -29,11 +29,10 @@ def smallest_acl(node_id: str) -> str:
 
 
 class Stage:
-    """One agent called owner/n1, its gateway and its broker."""
+    """One agent, called owner/n1 where no other name is given, its gateway and its broker."""
 
-    node_id = "owner/n1"
-
-    def __init__(self, folder: Path, valkey: TestValkey, **enrolment: object) -> None:
+    def __init__(self, folder: Path, valkey: TestValkey, *, node: str = "n1", **enrolment: object) -> None:
+        self.node_id = f"owner/{node}"
         self.folder = folder
         self.valkey = valkey
         self.gateway = ScriptedGateway(valkey, smallest_acl, **enrolment)
@@ -46,7 +45,8 @@ class Stage:
             "agent",
             [
                 sys.executable, "-m", "worker_agent", "--gateway", self.gateway.address,
-                "--username", "owner", "--node", "n1", "--location", "Asia", "--runner", "process",
+                "--username", "owner", "--node", self.node_id.removeprefix("owner/"),
+                "--location", "Asia", "--runner", "process",
                 "--data-dir", str(self.data_dir), "--max-tasks", "4", *more,
             ],
             {

@@ -13,10 +13,10 @@ from docker.errors import DockerException, ImageNotFound
 from docker.models.containers import Container
 
 from tests.support.environment import not_here
+from tests.support.processes import run_name
 
 IMAGE_VARIABLE = "HIVEMIND_TEST_IMAGE"
-# Every label of the product's containers begins so.
-LABEL_PREFIX = "hivemind."
+NODE_LABEL = "hivemind.node"
 
 
 def _connect() -> docker.DockerClient | str:
@@ -56,13 +56,11 @@ def image_name(client: docker.DockerClient) -> str:
 
 
 def our_containers(client: docker.DockerClient) -> list[Container]:
-    """Containers with one of the product's labels, running or not."""
+    """Containers of this run's nodes, running or not; other runs of the tests may use the same engine."""
     return [
         container
-        for container in client.containers.list(all=True, ignore_removed=True)
-        if any(
-            label.startswith(LABEL_PREFIX) and label != "hivemind.test-image" for label in container.labels
-        )
+        for container in client.containers.list(all=True, ignore_removed=True, filters={"label": NODE_LABEL})
+        if run_name() in container.labels[NODE_LABEL]
     ]
 
 

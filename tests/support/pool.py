@@ -19,7 +19,7 @@ from tests.support.accounts import Account, Stubs, register
 from tests.support.databases import sqlite_file
 from tests.support.environment import ROOT, free_port
 from tests.support.key_leaks import keys_without_a_ttl
-from tests.support.processes import TestProcess
+from tests.support.processes import TestProcess, run_name
 from tests.support.valkey import TestValkey
 from tests.support.waiting import wait_until
 
@@ -233,12 +233,14 @@ class TestPool:
         if elsewhere:
             del environment["PYTHONPATH"]
         owner = owner or self.owner
-        name = name or f"node{len(self.agents) + 1}"
+        runner = runner or self.options.runner
+        # An agent removes whatever containers of a node of its name are left: never another run's.
+        name = name or f"node{len(self.agents) + 1}{f'-{run_name()}' if runner == 'docker' else ''}"
         agent = TestAgent(
             f"agent-{name}",
             [
                 *within, *command, "--gateway", self.address, "--username", owner.username,
-                "--node", name, "--location", location, "--runner", runner or self.options.runner,
+                "--node", name, "--location", location, "--runner", runner,
                 "--data-dir", str(self.folder / f"agent-{name}"),
                 *((plan.STRANGERS_OPTION,) if self.options.accept_strangers else ()),
                 *self.options.agent_arguments, *arguments,

@@ -112,6 +112,11 @@ class TestProcess:
         self.send(signal.SIGCONT)
 
 
+def run_name() -> str:
+    """Short and this run's own: what is named by it on a shared engine is told apart from other runs'."""
+    return os.environ[MARK][:8]
+
+
 def open_folder() -> Path:
     """A new folder that other users may look into, as tasks of the process runner must."""
     folder = Path(tempfile.mkdtemp(prefix=f"hm-{os.environ[MARK]}-"))
