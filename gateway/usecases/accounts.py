@@ -87,7 +87,7 @@ def login(gateway: Gateway, username: str, password: str, peer: str = "") -> Iss
     """
     guesser = login_guard.of_login(gateway, username, peer)
     user = gateway.database.read(lambda connection: _find(connection, username))
-    right = passwords.matches(password, user and user.password_hash, gateway.settings.bcrypt_rounds)
+    right = passwords.matches(password, user.password_hash if user else None, gateway.settings.bcrypt_rounds)
     if user is None or not right:
         observability.logins.labels("refused").inc()
         login_guard.wrong(gateway, guesser, password)

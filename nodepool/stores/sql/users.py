@@ -5,27 +5,26 @@ Functions of a connection: the use case that calls them owns the transaction.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, or_, select, update
+from sqlalchemy import Connection, Select, bindparam, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from nodepool.domain.accounts.credentials import name_key
 from nodepool.domain.errors import AlreadyExistsError, UnauthenticatedError
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.tables import users
+from nodepool.stores.sql.typed_rows import FromRow, columns
 
 USER_ROLE = "user"
 SYSTEM_ROLE = "system"  # of the pool itself; nobody logs in with it
 
-_ACCOUNT = (users.c.id, users.c.username, users.c.role, users.c.blocked, users.c.token_generation)
-_STANDING = select(*_ACCOUNT[1:]).where(users.c.id == bindparam("user_id"))
 _SCORE = select(users.c.credit_score).where(users.c.id == bindparam("user_id"))
-_BY_NAME = select(*_ACCOUNT, users.c.password_hash).where(users.c.username == bindparam("username"))
-_BY_ID = select(*_ACCOUNT, users.c.password_hash).where(users.c.id == bindparam("user_id"))
 
 
-class AccountStatus(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class AccountStatus(FromRow):
     """What is true of a user now, whatever a token says."""
 
     username: str
@@ -34,7 +33,8 @@ class AccountStatus(NamedTuple):
     generation: int
 
 
-class User(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class User(FromRow):
     id: int
     username: str
     role: str
@@ -43,7 +43,8 @@ class User(NamedTuple):
     password_hash: str
 
 
-class NewUser(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class NewUser:
     username: str
     password_hash: str
     role: str
@@ -51,9 +52,16 @@ class NewUser(NamedTuple):
     grant_cpt: int
 
 
+_STANDING: Select[Any] = select(*columns(AccountStatus, users, generation=users.c.token_generation)).where(
+    users.c.id == bindparam("user_id")
+)
+_USER: Select[Any] = select(*columns(User, users, generation=users.c.token_generation))
+_BY_NAME = _USER.where(users.c.username == bindparam("username"))
+_BY_ID = _USER.where(users.c.id == bindparam("user_id"))
+
+
 def standing(connection: Connection, user_id: int) -> AccountStatus | None:
-    row = connection.execute(_STANDING, {"user_id": user_id}).one_or_none()
-    return AccountStatus(*row) if row else None
+    return AccountStatus.from_row_or_none(connection.execute(_STANDING, {"user_id": user_id}).one_or_none())
 
 
 def credit_score(connection: Connection, user_id: int) -> int:
@@ -65,13 +73,11 @@ def credit_score(connection: Connection, user_id: int) -> int:
 
 
 def by_name(connection: Connection, username: str) -> User | None:
-    row = connection.execute(_BY_NAME, {"username": username}).one_or_none()
-    return User(*row) if row else None
+    return User.from_row_or_none(connection.execute(_BY_NAME, {"username": username}).one_or_none())
 
 
 def by_id(connection: Connection, user_id: int) -> User | None:
-    row = connection.execute(_BY_ID, {"user_id": user_id}).one_or_none()
-    return User(*row) if row else None
+    return User.from_row_or_none(connection.execute(_BY_ID, {"user_id": user_id}).one_or_none())
 
 
 def taken_name(connection: Connection, username: str) -> str | None:
