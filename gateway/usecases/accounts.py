@@ -189,10 +189,8 @@ def _move_once(connection: Connection, movement: NewEntry, now: float) -> bool:
     try:
         return bool(ledger_store.move(connection, [movement], now))
     except StateConflictError as error:
-        try:
-            ledger_store.find_entry(connection, movement.id)
-        except NotFoundError:
-            raise error from None
+        if not ledger_store.entry_exists(connection, movement.id):
+            raise
         raise AlreadyExistsError(
             "a transfer with this transfer_id was made before, of another amount or to another receiver; "
             "nothing was moved"

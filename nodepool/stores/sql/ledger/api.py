@@ -16,7 +16,7 @@ from nodepool.stores.sql.ledger.report import LedgerReport
 from nodepool.stores.sql.ledger.statements import (
     AccountMovement,
     AccountStatement,
-    find_entry,
+    entry_exists,
     reverse,
     statement,
 )
@@ -30,7 +30,7 @@ __all__ = [
     "Settlement",
     "balance",
     "check_covered",
-    "find_entry",
+    "entry_exists",
     "hold",
     "lock",
     "move",

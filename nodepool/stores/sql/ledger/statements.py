@@ -104,7 +104,12 @@ def _line(row: Row[Any]) -> AccountMovement:
     )
 
 
-def find_entry(connection: Connection, entry_id: str) -> Row[Any]:
+def entry_exists(connection: Connection, entry_id: str) -> bool:
+    query = select(ledger_entries.c.seq).where(ledger_entries.c.id == entry_id)
+    return connection.execute(query).first() is not None
+
+
+def _entry(connection: Connection, entry_id: str) -> Row[Any]:
     """Raises NotFoundError."""
     row = connection.execute(select(ledger_entries).where(ledger_entries.c.id == entry_id)).one_or_none()
     if row is None:
@@ -118,7 +123,7 @@ def reverse(connection: Connection, entry_id: str, now: float, *, memo: str = ""
     A payment goes back to who held it, and not into the escrow. Raises NotEnoughCptError where who got
     the CPT has not got them any more.
     """
-    row = find_entry(connection, entry_id)
+    row = _entry(connection, entry_id)
     if row.kind not in _REVERSIBLE:
         raise StateConflictError(
             f"{entry_id[:100]!r} is a {row.kind}; payments, awards, transfers and grants can be reversed"

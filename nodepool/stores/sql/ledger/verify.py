@@ -66,7 +66,7 @@ def examine(connection: Connection) -> LedgerReport:
     return report
 
 
-def entry_of(row: Row[Any]) -> NewEntry:
+def _entry_of(row: Row[Any]) -> NewEntry:
     return NewEntry(
         row.id, row.kind, row.debit_account, row.credit_account, row.amount, row.task_id, row.memo
     )
@@ -79,7 +79,7 @@ def _check_chain(connection: Connection, report: LedgerReport) -> None:
         report.entries += 1
         if row.seq != last_seq + 1:
             report.wrong(f"entries {last_seq + 1} to {row.seq - 1} are missing")
-        posted = Posted(row.seq, entry_of(row), row.debit_balance, row.credit_balance, row.created_at)
+        posted = Posted(row.seq, _entry_of(row), row.debit_balance, row.credit_balance, row.created_at)
         if ledger.entry_hash(last_hash, posted) != row.hash:
             report.wrong(
                 f"entry {row.seq} ({row.id}) is not what was written: its hash does not fit it and the "
