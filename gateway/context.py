@@ -37,7 +37,7 @@ from nodepool.stores.redis.output import OutputStore
 from nodepool.stores.redis.usage import UsageStore
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.migrate import migrate
-from nodepool.stores.sql.users import AccountStatus, standing
+from nodepool.stores.sql.users import AccountStatus, account_status
 from nodepool.workflows.attempt_end import Lifecycle
 
 # Long answers that are made at once.
@@ -158,5 +158,5 @@ def _bounds(width: int, waiting_of_one: int, waiting: int) -> QueueBounds:
 
 
 async def _standing(database: Database, cheap: ThreadLane, user_id: int) -> AccountStatus | None:
-    ask = partial(database.read, partial(standing, user_id=user_id))
-    return await asyncio.wrap_future(cheap.submit(("standing", user_id), ask))
+    ask = partial(database.read, partial(account_status, user_id=user_id))
+    return await asyncio.wrap_future(cheap.submit(("account status", user_id), ask))

@@ -99,7 +99,7 @@ class PushOutcomes:
         elif answer.success:
             self._claim(row)
         elif row.state == AttemptState.RUNNING:
-            # It had spoken for the task before: this is how the run ended, and not a refusal.
+            # It had sent messages about the task before: this is how the run ended, and not a refusal.
             words = printable(answer.message) or "it did not say why"
             self.end(row.id, Outcome.FAILED, f"its node reported that it failed: {words}")
         else:

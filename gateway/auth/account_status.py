@@ -27,7 +27,7 @@ Ask = Callable[[int], Awaitable[AccountStatus | None]]
 
 
 class AccountStatuses:
-    """Who is let in. `ask` reads a user's standing from SQL."""
+    """Who is let in. `ask` reads a user's account status from SQL."""
 
     def __init__(self, ask: Ask, clock: Callable[[], float] = time.monotonic) -> None:
         self._ask = ask
@@ -40,23 +40,23 @@ class AccountStatuses:
 
         Raises UnauthenticatedError for a token that has ended, PermissionDeniedError for a blocked user.
         """
-        standing, asked_at = self._known.get(identity.user_id, (None, _NEVER))
+        account, asked_at = self._known.get(identity.user_id, (None, _NEVER))
         if self._clock() - asked_at >= FRESH_SECONDS:
             return None
-        if standing is not None and standing.generation < identity.generation:
+        if account is not None and account.generation < identity.generation:
             return None  # a newer token than what was read
-        return _judged(identity, standing)
+        return _judged(identity, account)
 
     async def admit(self, identity: CallerIdentity) -> CallerIdentity:
         """The same, asked for where it is not known. UnavailableError where SQL is away."""
         admitted = self.admitted(identity)
         if admitted is not None:
             return admitted
-        standing = await self._fetch(identity.user_id)
-        if standing is not None and standing.generation < identity.generation:
+        account = await self._fetch(identity.user_id)
+        if account is not None and account.generation < identity.generation:
             # The question may have been on its way already when the token was made.
-            standing = await self._fetch(identity.user_id)
-        return _judged(identity, standing)
+            account = await self._fetch(identity.user_id)
+        return _judged(identity, account)
 
     def forget(self, user_id: int) -> None:
         """Something of the user has changed in this process. From any thread."""
@@ -73,12 +73,12 @@ class AccountStatuses:
     async def _asked(self, user_id: int) -> AccountStatus | None:
         # As old as the question, not as the answer.
         asked_at = self._clock()
-        standing = await self._ask(user_id)
-        self._known[user_id] = (standing, asked_at)
+        account = await self._ask(user_id)
+        self._known[user_id] = (account, asked_at)
         self._known.move_to_end(user_id)
         if len(self._known) > MAX_REMEMBERED:
             self._known.popitem(last=False)
-        return standing
+        return account
 
     def _answered(self, user_id: int, done: asyncio.Task[AccountStatus | None]) -> None:
         self._asking.pop(user_id, None)
@@ -86,12 +86,12 @@ class AccountStatuses:
             done.exception()  # whoever waited has it; nobody may have
 
 
-def _judged(identity: CallerIdentity, standing: AccountStatus | None) -> CallerIdentity:
+def _judged(identity: CallerIdentity, account: AccountStatus | None) -> CallerIdentity:
     # Another name: a token for the database that was here before.
-    if standing is None or standing.username != identity.username:
+    if account is None or account.username != identity.username:
         raise UnauthenticatedError(GONE)
-    if standing.blocked:
+    if account.blocked:
         raise PermissionDeniedError(BLOCKED)
-    if standing.generation != identity.generation:
+    if account.generation != identity.generation:
         raise UnauthenticatedError(ENDED)
-    return identity if standing.role == identity.role else replace(identity, role=standing.role)
+    return identity if account.role == identity.role else replace(identity, role=account.role)

@@ -1,7 +1,7 @@
 """The words of existing workers, which name a task and no attempt: whoever has the task now speaks for it.
 
 Each becomes the same guarded effect that an agent's call has. Who may say it is the owner of the node
-without an agent that has the task; an agent's attempts are spoken for by their ids only.
+without an agent that has the task; an agent names its attempts by their ids.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _of_caller(connection: Connection, identity: CallerIdentity, task_id: str) -
 
 
 def _live(gateway: Gateway, identity: CallerIdentity, task_id: str, node_id: str = "") -> PushedAttempt:
-    """The same, still to be ended; one that was only assigned is claimed by being spoken for."""
+    """The same, still to be ended; one that was only assigned is claimed by the message."""
     row = _current(gateway, identity, task_id, node_id)
     if not row.is_live:
         raise StaleAttemptError
@@ -113,7 +113,7 @@ def running(gateway: Gateway, identity: CallerIdentity, task_id: str, node_id: s
     with suppress(NodePoolError):
         LastHeard(gateway.redis).works(row.id)
     now = gateway.clock()
-    started_at = row.started_at or now  # it was claimed just now, by being spoken for
+    started_at = row.started_at or now  # it was claimed just now, by this message
     reward = ledger.earned(row.price_per_minute, row.fee_percent or 0, started_at, now, row.max_minutes)
     return not row.stop_requested, reward
 

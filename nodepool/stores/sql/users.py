@@ -52,16 +52,18 @@ class NewUser:
     grant_cpt: int
 
 
-_STANDING: Select[Any] = select(*columns(AccountStatus, users, generation=users.c.token_generation)).where(
-    users.c.id == bindparam("user_id")
-)
+_ACCOUNT_STATUS: Select[Any] = select(
+    *columns(AccountStatus, users, generation=users.c.token_generation)
+).where(users.c.id == bindparam("user_id"))
 _USER: Select[Any] = select(*columns(User, users, generation=users.c.token_generation))
 _BY_NAME = _USER.where(users.c.username == bindparam("username"))
 _BY_ID = _USER.where(users.c.id == bindparam("user_id"))
 
 
-def standing(connection: Connection, user_id: int) -> AccountStatus | None:
-    return AccountStatus.from_row_or_none(connection.execute(_STANDING, {"user_id": user_id}).one_or_none())
+def account_status(connection: Connection, user_id: int) -> AccountStatus | None:
+    return AccountStatus.from_row_or_none(
+        connection.execute(_ACCOUNT_STATUS, {"user_id": user_id}).one_or_none()
+    )
 
 
 def credit_score(connection: Connection, user_id: int) -> int:
