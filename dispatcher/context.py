@@ -16,7 +16,7 @@ from nodepool.stores.redis.output import OutputStore
 from nodepool.stores.redis.usage import UsageStore
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.migrate import migrate
-from nodepool.workflows.attempt_end import Lifecycle
+from nodepool.workflows.lifecycle import Lifecycle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

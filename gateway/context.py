@@ -38,7 +38,7 @@ from nodepool.stores.redis.usage import UsageStore
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.migrate import migrate
 from nodepool.stores.sql.users import AccountStatus, account_status
-from nodepool.workflows.attempt_end import Lifecycle
+from nodepool.workflows.lifecycle import Lifecycle
 
 # Long answers that are made at once.
 _LISTS = 3

@@ -9,10 +9,9 @@ from random import Random
 from benchmarks.cheating.nodes import PUPPET_ACCOUNTS, ROUND_SECONDS, Node, Owner
 from benchmarks.cheating.stage import Policy, Run, Task
 from nodepool.domain.trust import audits as verification
-from nodepool.domain.trust.audits import BlockEnd, NodeRecord
+from nodepool.domain.trust.audits import BlockEnd, NodeRecord, Reach
 from nodepool.domain.trust.tiers import Tier
 from nodepool.domain.trust.voting import Checker, Count, Finding, Verdict, Vote, count_votes, may_check
-from nodepool.stores.sql.owner_relations import Reach
 
 
 @dataclass(slots=True, eq=False)

@@ -16,12 +16,12 @@ from benchmarks.simulation.workload import Workload
 from dispatcher.placing.node_events import NodeEventListener
 from dispatcher.placing.placement_loop import PlacementLoop
 from dispatcher.placing.reserve import lose
+from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.tasks.states import Outcome, TaskState
 from nodepool.stores.redis import keys
 from nodepool.stores.sql import tasks as task_store
 from nodepool.stores.sql.attempt_rows import LiveAttempt
 from nodepool.stores.sql.tables import tasks
-from nodepool.stores.sql.tasks import End
 
 _ROUNDS = 5
 _AT_ONCE = 8

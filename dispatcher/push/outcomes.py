@@ -13,6 +13,7 @@ from functools import partial
 from io import BytesIO
 
 from dispatcher.context import Dispatcher
+from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import NodePoolError, StaleAttemptError, StateConflictError
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.domain.tasks.pool_result import check_result, printable
@@ -22,7 +23,6 @@ from nodepool.stores.files.file_store import FileStore, load_or_make_key
 from nodepool.stores.redis.last_heard import LastHeard
 from nodepool.stores.sql import pushed_attempts, tasks as task_store
 from nodepool.stores.sql.attempt_rows import PushedAttempt
-from nodepool.stores.sql.tasks import End
 from nodepool.workflows.end_without_agent import STOPPED_BY_OWNER, end_with_what_there_is, keep_result
 from nodepool.workflows.result_files import forget_losers, wanted, with_digest
 

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
-
-from sqlalchemy import Connection, Row
 
 from dispatcher.context import Dispatcher
+from nodepool.domain.ends.effects import FollowUp
+from nodepool.domain.ends.task_runs import ParentTask
 from nodepool.domain.trust import holding_back
 from nodepool.domain.trust.audits import MOST_BLOCK_SECONDS
 from nodepool.stores.sql import held_back_results, provisional_results, replicas as replica_store
+from nodepool.stores.sql.database import Connection
 from nodepool.workflows import audit as audit_ends, replica_vote
-from nodepool.workflows.attempt_end import deciding
-from nodepool.workflows.replica_vote import Deciding, FollowUp
+from nodepool.workflows.decision import Deciding, deciding
 
 log = logging.getLogger(__name__)
 # Looked at in one pass; the next one goes on from there.
 _AT_ONCE = 200
 _IsDue = Callable[[Connection, str, Deciding], bool]
-_Follow = Callable[[Connection, Row[Any], Deciding], FollowUp]
+_Follow = Callable[[Connection, ParentTask, Deciding], FollowUp]
 
 
 class PendingVotes:

@@ -27,7 +27,8 @@ from nodepool.stores.sql import probes as probe_store, tasks as task_store
 from nodepool.stores.sql.node_rows import DueNode
 from nodepool.stores.sql.probes import Closing, NewProbe
 from nodepool.stores.sql.task_rows import OpenProbe
-from nodepool.workflows.attempt_end import deciding
+from nodepool.workflows import probe_verdict
+from nodepool.workflows.decision import deciding
 
 log = logging.getLogger(__name__)
 
@@ -152,11 +153,11 @@ class Prober:
         dispatcher = self._dispatcher
         closing = self._judged(probe, now)
         by = deciding(dispatcher.settings, now)
-        closed = dispatcher.database.write(lambda c: probe_store.close(c, probe, closing, by))
+        closed = dispatcher.database.write(lambda c: probe_verdict.close(c, probe, closing, by))
         self._tidy_up(probe)
         if closed is None:
             return
-        self._desk.hint(*closed.added)
+        self._desk.hint(*(run.task_id for run in closed.added))
         log.info("the probe of node %s: %s after %.1f s", probe.node_id, closing.verdict,
                  probe.ran_seconds)  # fmt: skip
         if closing.belief.measured != probe.measured_cpu_score:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from dispatcher.context import Dispatcher
 from dispatcher.sweep.reconciler import Live
+from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import StaleAttemptError
 from nodepool.domain.nodes.node import NodeView
 from nodepool.domain.resources import Claim
@@ -21,7 +22,6 @@ from nodepool.domain.scheduling.reclaim import ReclaimPlan, RunView, UsageWindow
 from nodepool.domain.tasks.states import Outcome
 from nodepool.stores.redis.node_registry import NodeReport
 from nodepool.stores.sql.attempt_rows import LiveAttempt
-from nodepool.stores.sql.tasks import End
 
 log = logging.getLogger(__name__)
 

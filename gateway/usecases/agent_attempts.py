@@ -11,6 +11,7 @@ from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
 from nodepool import wire
 from nodepool.domain import ids
+from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import (
     InvalidInputError,
     NodePoolError,
@@ -24,7 +25,6 @@ from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.files.file_store import Writer
 from nodepool.stores.sql import attempts as attempt_records, tasks as task_store
 from nodepool.stores.sql.task_rows import AssignedTask
-from nodepool.stores.sql.tasks import End
 from nodepool.workflows.result_files import forget_losers
 
 MAX_OUTPUT_CHUNK_BYTES = 1 << 20

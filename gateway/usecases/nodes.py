@@ -9,6 +9,7 @@ from gateway.auth.access import ADMIN_ROLE
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
 from nodepool import wire
+from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import (
     NodePoolError,
     PermissionDeniedError,
@@ -26,7 +27,6 @@ from nodepool.stores.redis import agent_instances, broker_users, keys
 from nodepool.stores.redis.liveness import Liveness
 from nodepool.stores.sql import nodes as node_store, tasks as task_store, verification_records
 from nodepool.stores.sql.database import Connection
-from nodepool.stores.sql.tasks import End
 from nodepool.stores.sql.users import credit_score
 
 log = logging.getLogger(__name__)

@@ -12,6 +12,7 @@ from io import BytesIO
 
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
+from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import InvalidInputError, NodePoolError, StaleAttemptError, StateConflictError
 from nodepool.domain.money import ledger
 from nodepool.domain.nodes.node import NodeKind
@@ -23,7 +24,6 @@ from nodepool.stores.sql import pushed_attempts, tasks as task_store
 from nodepool.stores.sql.attempt_rows import PushedAttempt
 from nodepool.stores.sql.database import Connection
 from nodepool.stores.sql.task_rows import OwnedTask
-from nodepool.stores.sql.tasks import End
 from nodepool.workflows.end_without_agent import STOPPED_BY_OWNER, end_with_what_there_is, keep_result
 from nodepool.workflows.result_files import forget_losers
 

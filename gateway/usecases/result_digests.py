@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from gateway.context import Gateway
+from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import UnavailableError
 from nodepool.heavy import jobs
 from nodepool.heavy.worker import OutOfBoundsError, WorkerEndedError
-from nodepool.stores.sql.tasks import End
 from nodepool.workflows import result_files
 from nodepool.workflows.result_files import Wanted
 

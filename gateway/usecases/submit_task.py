@@ -116,9 +116,9 @@ def wishes(gateway: Gateway, request: pb.UploadTaskRequest) -> dict[str, Any]:
 
 def _compared(request: pb.UploadTaskRequest) -> dict[str, Any]:
     replicas = wire.replicas_from_wire(request.replicas)
-    if replicas > 1 and len(request.task_id) > replica_store.MAX_PARENT_ID:
+    if replicas > 1 and len(request.task_id) > ids.MAX_PARENT_ID:
         raise InvalidInputError(
-            f"the task_id of a task with replicas must have at most {replica_store.MAX_PARENT_ID} characters"
+            f"the task_id of a task with replicas must have at most {ids.MAX_PARENT_ID} characters"
         )
     return {
         "replicas": replicas,

@@ -11,6 +11,7 @@ from gateway.context import Gateway
 from gateway.messages import is_final, is_held_back
 from gateway.usecases import storage_quota
 from nodepool.domain import ids
+from nodepool.domain.ends.effects import FollowUp
 from nodepool.domain.errors import CorruptFileError, NodePoolError, NotFoundError, UnavailableError
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.domain.not_visible import no_task
@@ -28,8 +29,7 @@ from nodepool.stores.sql.attempt_rows import PastAttempt
 from nodepool.stores.sql.database import Connection
 from nodepool.stores.sql.task_rows import OwnedTask, ShownRun
 from nodepool.workflows import replica_vote
-from nodepool.workflows.attempt_end import deciding
-from nodepool.workflows.replica_vote import FollowUp
+from nodepool.workflows.decision import deciding
 
 log = logging.getLogger(__name__)
 _MAX_LISTED = 1000

@@ -16,6 +16,7 @@ _TASK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _MOVEMENT_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 # Between a task and the number of one of its runs; nobody can choose an id with it.
 _RUN_MARK = "~"
+MAX_PARENT_ID = 126  # of a task that gets runs, so that there is room for their numbers
 _NODE_PART = r"[\w](?:[\w.@+-]{0,63})"
 _NODE_ID = re.compile(rf"{_NODE_PART}(?:/{_NODE_PART})?")
 

@@ -1,48 +1,65 @@
-"""What gateway and dispatcher both do to attempts: end them, and bring Redis in line with SQL.
+"""The end of an attempt in one transaction: read what it is decided on, decide, apply.
 
-SQL first, in one transaction; then the present (Redis), then the hints. Whatever comes after the
-commit may fail: the sweep does it again from SQL.
+Everything is read and locked in one place and in one order: the parent task, the attempt with its task and
+node, the ledger's head, users. The decision is pure (domain/ends/attempt_end.py). What it comes to is
+applied by updates that name the state that was read; where one of them finds another state, the attempt
+is stale. What is told outside SQL afterwards, `lifecycle` tells.
 """
 
 from __future__ import annotations
 
-import logging
-import secrets
-from dataclasses import dataclass, replace
-from typing import Any
+from collections import defaultdict
+from dataclasses import dataclass
 
-from sqlalchemy import Connection, Row
-
-from nodepool.clock import Clock
-from nodepool.domain.errors import UnavailableError
-from nodepool.domain.money import ledger
-from nodepool.domain.nodes.registered_node import RegisteredNode
-from nodepool.domain.scheduling.fair_share import EXPECTED_MINUTES, cost_per_minute
-from nodepool.domain.tasks.states import FINAL_TASK_STATES, Outcome, TaskKind, TaskState
-from nodepool.domain.trust.audits import Rules
-from nodepool.messaging.publisher import Publisher
+from nodepool.domain import ids
+from nodepool.domain.ends.attempt_end import (
+    AttemptEndSnapshot,
+    End,
+    EndingAttempt,
+    EndingTask,
+    ToBeKnown,
+    decide,
+    to_be_known,
+    with_end,
+)
+from nodepool.domain.ends.effects import Effects, FamilyEffects, FollowUp
+from nodepool.domain.ends.task_runs import ParentTask, TaskFamily
+from nodepool.domain.errors import StaleAttemptError
+from nodepool.domain.resources import Claim
+from nodepool.domain.tasks.states import TaskState
+from nodepool.domain.trust.provisional import TrustEffects, TrustFacts
 from nodepool.settings import Settings
-from nodepool.stores.redis.node_registry import NodeRegistry
-from nodepool.stores.redis.output import OutputStore
-from nodepool.stores.redis.usage import UsageStore
 from nodepool.stores.sql import (
     credit as credit_store,
-    nodes as node_store,
-    replicas as replica_store,
-    tasks as task_store,
+    ending_attempts,
+    provisional_results,
+    replicas,
+    verification_records,
 )
-from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.database import Connection
 from nodepool.stores.sql.ledger import api as ledger_store
-from nodepool.stores.sql.ledger.api import Provider
-from nodepool.stores.sql.node_rows import StoredNode
-from nodepool.stores.sql.tasks import End, Ended
-from nodepool.workflows import audit as audit_ends, replica_vote
-from nodepool.workflows.replica_vote import Deciding, FollowUp
+from nodepool.workflows import run_facts
+from nodepool.workflows.decision import Deciding, deciding
+from nodepool.workflows.run_facts import TrustQuestion
 
-log = logging.getLogger(__name__)
-_SECONDS_PER_MINUTE = 60
-# Which result is checked must not be foreseen.
-_RANDOM = secrets.SystemRandom()
+__all__ = ["Deciding", "Ended", "apply", "deciding", "end_in_sql", "read"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What the end of an attempt did to its task. `changed` is False when it was told before.
+
+    `node_changed`: ranking and reservations see the node differently now.
+    """
+
+    task: EndingTask  # as it was before
+    state: TaskState
+    claim: Claim
+    node_id: str
+    changed: bool
+    node_changed: bool = False
+    follow_up: FollowUp | None = None  # of a run of a task with several
+    tiers_changed: frozenset[int] = frozenset()  # users whose credit score opens another tier now
 
 
 def end_in_sql(
@@ -55,184 +72,148 @@ def end_in_sql(
     settings: Settings,
     now: float,
 ) -> Ended:
-    """All that SQL is to know of the end of an attempt, in one transaction."""
-    parent = replica_store.lock_parent_of(connection, attempt_id)
-    ended = task_store.end_attempt(
-        connection,
-        attempt_id,
-        node_id,
-        owner_id,
-        end,
-        max_attempts=settings.max_attempts,
-        now=now,
-        rules=settings.history_rules,
-    )
-    if ended.changed:
-        by = deciding(settings, now)
-        follow = _follow_up(connection, ended, end, owner_id, parent, by)
-        if end.is_idleness and ended.task.kind != TaskKind.PROBE and owner_id != ended.task.owner_id:
-            follow = audit_ends.found_idle(connection, ended, owner_id, follow, by)
-        start = settings.newcomer_credit_score
-        if follow is not None:
-            ended = replace(ended, follow_up=follow)
-        # The last: rows of users are locked after the ledger's head.
-        moved = credit_store.after_end(connection, ended, end, owner_id, start=start, now=now)
-        ended = replace(ended, tiers_changed=moved) if moved else ended
-    return ended
+    """All that SQL is to know of the end of an attempt, in the caller's transaction.
+
+    Told again with the same outcome it changes nothing; a stale attempt raises StaleAttemptError.
+    """
+    by = deciding(settings, now)
+    snapshot = read(connection, attempt_id, node_id, owner_id, end, by)
+    effects = decide(snapshot, end, by.rules, by.now, by.tickets)
+    apply(connection, effects)
+    return _ended(snapshot.attempt, effects)
 
 
-def deciding(settings: Settings, now: float) -> Deciding:
-    """What is decided with on runs that are compared."""
-    return Deciding(
-        now=now,
-        start_score=settings.newcomer_credit_score,
-        allow_pushed=settings.push_to_nodes,
-        rules=Rules(
-            audit_share=settings.audit_share,
-            audit_share_least=settings.audit_share_least,
-            spot_share=settings.spot_check_share,
-            least_owners=settings.check_owners_least,
-        ),
-        ticket=_RANDOM.random(),
-        spot_ticket=_RANDOM.random(),
+def _ended(attempt: EndingAttempt, effects: Effects) -> Ended:
+    return Ended(
+        task=attempt.task,
+        state=effects.moved.state if effects.moved is not None else attempt.task.state,
+        claim=attempt.claim,
+        node_id=attempt.node.id,
+        changed=not effects.told_before,
+        node_changed=effects.history is not None and effects.history.seen_differently,
+        follow_up=effects.follow_up,
+        tiers_changed=effects.tiers_changed,
     )
 
 
-def _follow_up(
-    connection: Connection,
-    ended: Ended,
+# -- read -----------------------------------------------------------------------------------------------
+def read(
+    connection: Connection, attempt_id: str, node_id: str, owner_id: int, end: End, by: Deciding
+) -> AttemptEndSnapshot:
+    """Locks what the end may change. Raises NotFoundError, and StaleAttemptError for an attempt that is not
+    the current one any more."""
+    parent = replicas.lock_parent_of(connection, attempt_id)
+    attempt = ending_attempts.lock(connection, attempt_id, node_id, owner_id)
+    want = to_be_known(attempt, end, by.rules, by.now, by.tickets, is_run=parent is not None)
+    elsewhere = ending_attempts.runs_elsewhere(connection, attempt) if want.elsewhere else ()
+    hold = ledger_store.find_held(connection, attempt.task.id) if want.hold else None
+    others = want.others and replicas.somebody_else(
+        connection, {attempt.node.owner_id, attempt.task.owner_id}, allow_pushed=by.allow_pushed
+    )
+    family = _family(connection, parent, by) if parent is not None and want.family else None
+    question = _question(attempt, end, want, by, family=family, others=others)
+    trust = _trust(connection, question, by)
+    changes = [*(question.changes if question is not None else ()), *([want.change] if want.change else ())]
+    moves_money = hold is not None or (family is not None and family.hold is not None)
+    return AttemptEndSnapshot(
+        attempt=attempt,
+        elsewhere=elsewhere,
+        hold=hold,
+        others=others,
+        family=family,
+        trust=trust,
+        scores=run_facts.read_scores(connection, changes, by, moves_money=moves_money),
+    )
+
+
+def _family(connection: Connection, parent: ParentTask, by: Deciding) -> TaskFamily:
+    if parent.replicas == 1:
+        # What a check decides on is changed by others, too, under this lock only.
+        ledger_store.lock(connection)
+    return run_facts.read_family(connection, parent, by)
+
+
+def _question(
+    attempt: EndingAttempt,
     end: End,
-    provider_id: int,
-    parent: Row[Any] | None,
-    deciding: Deciding,
-) -> FollowUp | None:
-    """The money of the end, and what follows where results are compared."""
-    if parent is not None:
-        several = parent.replicas > 1
-        follow = replica_vote.follow_up if several else audit_ends.follow_up
-        return follow(connection, parent, deciding)
-    if not audit_ends.is_provisional(connection, ended, end, provider_id, deciding):
-        _settle(connection, ended, end, provider_id, deciding.now)
+    want: ToBeKnown,
+    by: Deciding,
+    *,
+    family: TaskFamily | None,
+    others: bool,
+) -> TrustQuestion | None:
+    """What is to be known of the trust in nodes and owners; None: nothing."""
+    task, node, question = attempt.task, attempt.node, None
+    if family is not None:
+        family = with_end(family, attempt, end, by.rules, by.now)
+        question = run_facts.asked_at_end_of_check(family, by)
+    elif others:
+        question = TrustQuestion(
+            nodes=frozenset({node.id}),
+            owners=frozenset({node.owner_id}),
+            reach_of=task.id,
+            besides=frozenset({task.owner_id, node.owner_id}),
+        )
+    if want.found_false:
+        question = (question or TrustQuestion()).and_node(node.id, node.owner_id)
+    return question
+
+
+def _trust(connection: Connection, question: TrustQuestion | None, by: Deciding) -> TrustFacts | None:
+    if question is None:
         return None
-    _settle(connection, ended, end, provider_id, deciding.now, account=ledger.PENDING)
-    return audit_ends.keep(connection, ended, end, provider_id, deciding)
+    ledger_store.lock(connection)
+    return run_facts.read_trust(connection, question, by)
 
 
-def _settle(
-    connection: Connection, ended: Ended, end: End, provider_id: int, now: float, account: str = ""
-) -> None:
-    """A task that has ended pays what is due; one that goes on keeps what it holds."""
-    if ended.state not in FINAL_TASK_STATES:
-        return
-    row = ended.task
-    minutes = ledger.minutes_to_pay(end.outcome, row.attempt_started_at, now, row.max_minutes)
-    minutes = 0 if end.idle else minutes
-    providers = [Provider(provider_id, account=account)] if minutes else []
-    ledger_store.settle(connection, row.id, row.attempt_id, providers, minutes, now)
+# -- apply ----------------------------------------------------------------------------------------------
+def apply(connection: Connection, effects: Effects) -> None:
+    """Nothing is decided here. Raises StaleAttemptError where something is not as it was decided on."""
+    now = effects.now
+    if effects.closed is not None:
+        ending_attempts.close(connection, effects.closed, now)
+    if effects.moved is not None:
+        ending_attempts.move_task(connection, effects.moved, now)
+    if effects.history is not None:
+        ending_attempts.put_history(connection, effects.history)
+    if effects.family is not None:
+        _apply_family(connection, effects.family, now)
+    if effects.settlement is not None and not ledger_store.end(connection, effects.settlement, now):
+        raise StaleAttemptError
+    _apply_trust(connection, effects.trust, now)
+    added: dict[str, list[int]] = defaultdict(list)
+    for run in effects.added:
+        added[ids.parent_of(run.task_id)].append(ids.run_number(run.task_id))
+    for parent_id, numbers in added.items():
+        replicas.add_runs_of(connection, parent_id, numbers, now)
+    credit_store.put(connection, effects.scores, now)
 
 
-@dataclass(frozen=True, slots=True)
-class Lifecycle:
-    settings: Settings
-    database: Database
-    registry: NodeRegistry
-    outputs: OutputStore
-    usage: UsageStore
-    publisher: Publisher
-    clock: Clock
+def _apply_family(connection: Connection, family: FamilyEffects, now: float) -> None:
+    if family.ended is not None:
+        replicas.end_parent(connection, family.task_id, family.ended, now)
+    if family.replaced is not None:
+        replicas.replace_result(connection, family.task_id, family.replaced, now)
+    for run_id, verdict in family.verdicts:
+        replicas.put_verdict(connection, run_id, verdict)
+    if family.dropped:
+        replicas.drop_open(connection, family.task_id, family.dropped, now)
 
-    def end_attempt(self, attempt_id: str, node_id: str, owner_id: int, end: End) -> Ended:
-        """Close the attempt and move its task on. Raises StaleAttemptError when it is not current."""
-        now = self.clock()
-        ended = self.database.write(
-            lambda connection: end_in_sql(
-                connection, attempt_id, node_id, owner_id, end, settings=self.settings, now=now
-            )
-        )
-        if ended.changed:
-            log.info("attempt %s ended: %s; its task is %s", attempt_id, end.outcome, ended.state)
-        self._after_end(attempt_id, ended)
-        return ended
 
-    def _after_end(self, attempt_id: str, ended: Ended) -> None:
-        try:
-            if ended.node_changed:
-                # Before there is room: a node that is on probation from now on must not get two tasks.
-                self._put(self.database.read(lambda c: node_store.find(c, ended.node_id)))
-            self.registry.release(ended.node_id, attempt_id)
-            self.outputs.announce(ended.task.id)
-            if ended.changed and ended.state is TaskState.QUEUED:
-                self.publisher.place(ended.task.id, ended.task.tier, ended.task.region)
-            self.registry.announce(ended.node_id)
-            if ended.follow_up is not None:
-                self.tell(ended.follow_up)
-            if ended.changed:
-                self._charge(ended)
-            for owner_id in ended.tiers_changed:
-                self.sync_nodes_of(owner_id)
-        except UnavailableError as error:
-            log.warning("the end of %s is kept; the sweep tells the rest: %s", attempt_id, error)
-
-    def tell(self, follow: FollowUp) -> None:
-        """What follows for a task with several runs, to those whom it concerns. Raises UnavailableError."""
-        for run in follow.added:
-            self.publisher.place(run.task_id, run.tier, run.region)
-        for node_id, attempt_id in follow.stopped:
-            self.registry.mark_stop(node_id, attempt_id)
-        self.outputs.announce(follow.task.id)
-        for owner_id in follow.tiers_changed:
-            self.sync_nodes_of(owner_id)
-        for node_id in follow.paused:
-            self._put(self.database.read(lambda c: node_store.find(c, node_id)))  # noqa: B023
-
-    def lose_attempt(self, attempt_id: str, node_id: str, owner_id: int, reason: str) -> Ended:
-        end = End(outcome=Outcome.LOST, exit_code=None, reason=reason)
-        return self.end_attempt(attempt_id, node_id, owner_id, end)
-
-    def _charge(self, ended: Ended) -> None:
-        """What was charged when the task was placed was a guess."""
-        started, now = ended.task.started_at, self.clock()
-        minutes = max(0.0, now - started) / _SECONDS_PER_MINUTE if started else 0.0
-        units = cost_per_minute(ended.claim) * (minutes - EXPECTED_MINUTES)
-        self.usage.add({ended.task.owner_id: units}, now)
-
-    def sync_node(self, node_id: str) -> None:
-        """Write what Redis should know of the node, from SQL as it is now."""
-        node, live = self.database.read(
-            lambda connection: (
-                node_store.find(connection, node_id),
-                task_store.live_attempts(connection, node_id),
-            )
-        )
-        self._put(node)
-        self.registry.rebuild(
-            node_id, {it.id: (it.claim, it.created_at, it.stop_requested) for it in live}, now=self.clock()
-        )
-        self.registry.announce(node_id)
-
-    def sync_nodes_of(self, owner_id: int) -> None:
-        """The owner's credit score opens another tier: for the nodes, and for the tasks that wait.
-
-        What runs goes on. Raises UnavailableError; the sweep does the rest then.
-        """
-        self.database.write(lambda connection: credit_store.retier(connection, owner_id))
-        for node in self.database.read(lambda connection: node_store.active_of(connection, owner_id)):
-            self._put(node)
-        self.registry.announce_owner(owner_id)
-
-    def facts_of(self, node: StoredNode) -> RegisteredNode:
-        """What Redis should know of the node."""
-        settings = self.settings
-        return node_store.registered_node(
-            node,
-            settings.overcommit,
-            settings.history_rules,
-            now=self.clock(),
-            claims=settings.claim_rules,
-            audited=settings.audit_share > 0,
-        )
-
-    def _put(self, node: StoredNode) -> None:
-        """The facts alone; a node that has left meanwhile is not brought back."""
-        if node.active:
-            self.registry.put_node(self.facts_of(node))
+def _apply_trust(connection: Connection, trust: TrustEffects, now: float) -> None:
+    for node_id, node in trust.nodes.items():
+        verification_records.put_node(connection, node_id, node)
+    for owner_id, owner in trust.owners.items():
+        verification_records.put_owner(connection, owner_id, owner)
+    for node_id, results in trust.watched.items():
+        verification_records.watch(connection, node_id, results)
+    if trust.looked_at:
+        verification_records.one_less_to_watch(connection, trust.looked_at)
+    if trust.kept is not None:
+        provisional_results.keep(connection, trust.kept)
+    for check in trust.checks:
+        provisional_results.put_under_check(connection, check)
+    for task_id, word in trust.forgotten:
+        provisional_results.forget(connection, task_id, word)
+    if trust.movements:
+        ledger_store.move(connection, trust.movements, now)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from io import BytesIO
 
+from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import NodePoolError, UnavailableError
 from nodepool.domain.tasks.pool_result import PoolResult, write_result
 from nodepool.domain.tasks.states import Outcome, TaskState
 from nodepool.stores.files.file_store import FileStore
 from nodepool.stores.redis.output import OutputStore, OutputWindow
 from nodepool.stores.sql.attempt_rows import PushedAttempt
-from nodepool.stores.sql.tasks import End
 from nodepool.wire import TASK_STATUS_WORDS
 
 log = logging.getLogger(__name__)

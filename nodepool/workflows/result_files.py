@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from sqlalchemy import Connection, Row, update
-
+from nodepool.domain.ends.attempt_end import End
+from nodepool.domain.ends.task_runs import TaskRun
 from nodepool.domain.errors import CorruptFileError, NodePoolError, NotFoundError, UnavailableError
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, Outcome, TaskState, Verification
 from nodepool.domain.trust import result_digest
@@ -21,10 +21,8 @@ from nodepool.heavy.worker import OutOfBoundsError, WorkerEndedError
 from nodepool.stores.files.encryption import Sealed
 from nodepool.stores.files.file_store import FileStore
 from nodepool.stores.sql import attempts as attempt_records, replicas as replica_store, tasks as task_store
-from nodepool.stores.sql.database import Database
-from nodepool.stores.sql.tables import tasks
+from nodepool.stores.sql.database import Connection, Database
 from nodepool.stores.sql.task_rows import OwnedTask, TaskOfAttempt
-from nodepool.stores.sql.tasks import End
 
 log = logging.getLogger(__name__)
 _COMPARED = frozenset({Outcome.SUCCEEDED, Outcome.FAILED})
@@ -102,8 +100,7 @@ def check_unchanged(files: FileStore, want: Wanted) -> None:
 
 def keep(database: Database, want: Wanted, digest: str) -> None:
     """The digest of a result that was kept without one."""
-    query = update(tasks).where(tasks.c.id == want.task_id, tasks.c.result_digest == "")
-    database.write(lambda connection: connection.execute(query.values(result_digest=digest)))
+    database.write(lambda connection: replica_store.keep_digest(connection, want.task_id, digest))
 
 
 def with_digest(
@@ -150,15 +147,12 @@ def forget_losers(database: Database, files: FileStore, attempt_id: str) -> None
             files.delete_result(run.result_attempt)
         forgotten = [run.id for run in losers]
         if forgotten:
-            database.write(lambda c: c.execute(_FORGET.where(tasks.c.id.in_(forgotten))))
+            database.write(lambda c: replica_store.forget_results(c, forgotten))
     except NodePoolError as error:
         log.warning("results beside that of %s that are not its own stay on the disk: %s", attempt_id, error)
 
 
-_FORGET = update(tasks).values(result_attempt="", result_bytes=0)
-
-
-def _losers(connection: Connection, parent_id: str) -> tuple[list[Row[Any]], str]:
+def _losers(connection: Connection, parent_id: str) -> tuple[list[TaskRun], str]:
     """Runs with a result that is not their task's, and an attempt of the task itself that was false."""
     parent = task_store.find_or_none(connection, parent_id)
     if parent is None or parent.state not in FINAL_TASK_STATES or parent.verification == Verification.PENDING:

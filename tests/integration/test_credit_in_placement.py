@@ -11,13 +11,13 @@ import pytest
 from dispatcher import context
 from dispatcher.placing.node_events import NodeEventListener
 from dispatcher.placing.placement_loop import PlacementLoop
+from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.tasks.states import Outcome
 from nodepool.domain.trust.access_limits import LIMITS
 from nodepool.domain.trust.credit import DRIFT_SECONDS
 from nodepool.domain.trust.tiers import Tier
 from nodepool.settings import Settings
 from nodepool.stores.sql import credit as credit_store, tasks as task_store
-from nodepool.stores.sql.tasks import End
 from tests.support.databases import sqlite_file
 from tests.support.fleet import START, Fleet
 from tests.support.stores import add_task, add_user, attempt_of

@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Row, select, update
 
+from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import InvalidInputError, StaleAttemptError
 from nodepool.domain.tasks.states import Outcome
+from nodepool.domain.trust import credit_moves
 from nodepool.domain.trust.credit import DAY_SECONDS, DRIFT_SECONDS, HIGHEST_SCORE, Cause
+from nodepool.domain.trust.credit_moves import NewChange
 from nodepool.domain.trust.voting import Finding
 from nodepool.settings import Settings
 from nodepool.stores.sql import (
@@ -22,13 +25,11 @@ from nodepool.stores.sql import (
     placements as placing,
     tasks as task_store,
 )
-from nodepool.stores.sql.credit import NewChange
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.placements import Placement
 from nodepool.stores.sql.tables import nodes, tasks, users
-from nodepool.stores.sql.tasks import End, Ended
-from nodepool.workflows.attempt_end import end_in_sql
+from nodepool.workflows.attempt_end import Ended, end_in_sql
 from tests.support.stores import CLAIM, add_node, add_task, add_user, migrated
 
 START = 50
@@ -71,7 +72,7 @@ class Pool:
         return self.end(self.started(owner_id=owner_id), outcome, **facts)
 
     def found(self, finding: Finding, event: str, *, task_owner_id: int = 0) -> frozenset[int]:
-        changes = credit_store.of_finding(
+        changes = credit_moves.of_finding(
             finding,
             attempt_id=event,
             task_id="t",

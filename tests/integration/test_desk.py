@@ -13,12 +13,12 @@ import pytest
 from dispatcher import context
 from dispatcher.placing.node_events import NodeEventListener
 from dispatcher.placing.placement_loop import PlacementLoop
+from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import UnavailableError
 from nodepool.domain.resources import RESOURCE_NAMES
 from nodepool.domain.tasks.states import Outcome
 from nodepool.settings import Settings
 from nodepool.stores.sql import tasks as task_store
-from nodepool.stores.sql.tasks import End
 from tests.support.databases import sqlite_file
 from tests.support.fleet import START, Fleet
 from tests.support.stores import add_task, add_user, attempt_of

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import update
 
 from dispatcher import context
+from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.nodes.node import NodeView
 from nodepool.domain.resources import Resources
 from nodepool.domain.tasks.states import Outcome
@@ -16,7 +17,6 @@ from nodepool.domain.trust.tiers import Tier
 from nodepool.settings import Settings
 from nodepool.stores.sql import nodes as node_store, tasks as task_store
 from nodepool.stores.sql.tables import users
-from nodepool.stores.sql.tasks import End
 from tests.support.databases import sqlite_file
 from tests.support.fleet import START, Fleet
 from tests.support.stores import CLAIM, add_user, attempt_of

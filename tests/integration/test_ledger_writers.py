@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import NodePoolError, NotEnoughCptError
 from nodepool.domain.money import ledger
 from nodepool.domain.money.ledger import EntryKind, NewEntry
@@ -23,7 +24,6 @@ from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.ledger.api import Provider
 from nodepool.stores.sql.tables import holds
-from nodepool.stores.sql.tasks import End
 from nodepool.workflows import attempt_end
 from tests.support.money import PRICE, add_held_task, add_payer, check_sums, hold_of, spendable
 from tests.support.stores import add_node, migrated, place

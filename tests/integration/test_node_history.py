@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Row, select
 
+from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import StaleAttemptError
 from nodepool.domain.nodes.history import HistoryRules, NodeHistory
 from nodepool.domain.resources import Claim, Overcommit, Resources
 from nodepool.domain.tasks.states import Outcome, TaskState
+from nodepool.settings import Settings
 from nodepool.stores.sql import (
     attempts as attempt_records,
     nodes as node_store,
@@ -25,10 +27,18 @@ from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.placements import Placement
 from nodepool.stores.sql.tables import attempts
 from nodepool.stores.sql.task_rows import OwnedTask
-from nodepool.stores.sql.tasks import End, Ended
+from nodepool.workflows.attempt_end import Ended, end_in_sql
 from tests.support.stores import CLAIM, add_node, add_task, add_user, migrated
 
 RULES = HistoryRules(half_life_seconds=1e12, probation_after=3)
+SETTINGS = Settings.model_validate(
+    {
+        "max_attempts": 5,
+        "audit_share": 0,
+        "probation_after": RULES.probation_after,
+        "history_half_life_seconds": RULES.half_life_seconds,
+    }
+)
 GIB = 1 << 30
 
 
@@ -66,9 +76,7 @@ class Story:
     def end(self, attempt_id: str, outcome: Outcome, node_id: str = "n1", **facts: Any) -> Ended:
         end = End(outcome=outcome, exit_code=0, reason="said so", **facts)
         return self.database.write(
-            lambda c: task_store.end_attempt(
-                c, attempt_id, node_id, self.owner_id, end, max_attempts=5, now=self.now, rules=RULES
-            )
+            lambda c: end_in_sql(c, attempt_id, node_id, self.owner_id, end, settings=SETTINGS, now=self.now)
         )
 
     def ran(self, outcome: Outcome, node_id: str = "n1", *, seconds: float = 0.0, **columns: Any) -> Ended:
@@ -180,9 +188,7 @@ def test_a_node_that_says_it_is_shutting_down_and_does_not_drain_is_not_believed
     attempt_id = story.started()
     end = End(outcome=Outcome.REFUSED, exit_code=None, reason="the node is shutting down")
     story.database.write(
-        lambda c: task_store.end_attempt(
-            c, attempt_id, "n1", story.owner_id, end, max_attempts=5, now=story.now, rules=RULES
-        )
+        lambda c: end_in_sql(c, attempt_id, "n1", story.owner_id, end, settings=SETTINGS, now=story.now)
     )
     assert (story.history().bad, story.history().bad_streak) == (1, 1)
 

@@ -11,13 +11,13 @@ from sqlalchemy import insert
 
 from dispatcher import context
 from dispatcher.placing.placement_loop import PlacementLoop
+from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.nodes.node import NodeView
 from nodepool.domain.tasks.states import Outcome
 from nodepool.settings import Settings
 from nodepool.stores.redis.node_registry import Reservation
 from nodepool.stores.sql import tasks as task_store
 from nodepool.stores.sql.tables import node_records
-from nodepool.stores.sql.tasks import End
 from tests.support.databases import sqlite_file
 from tests.support.fleet import START, Fleet
 from tests.support.stores import CLAIM, add_node, add_user, attempt_of

@@ -15,6 +15,7 @@ from sqlalchemy import Row, select, update
 from dispatcher import context
 from dispatcher.push.outcomes import open_files
 from nodepool.domain.accounts.credentials import check_username
+from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.resources import Resources
 from nodepool.domain.tasks.states import Outcome, TaskState
@@ -34,7 +35,6 @@ from nodepool.stores.sql import (
 )
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.tables import nodes, probes as probes_table, tasks, users
-from nodepool.stores.sql.tasks import End
 from tests.support.fleet import START, Fleet
 from tests.support.stores import add_node, add_task, add_user
 from tests.support.tasks import package, result_of_run

@@ -14,10 +14,10 @@ import pytest
 
 from dispatcher.push import pusher as push
 from dispatcher.push.pusher import Pusher
+from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import NotFoundError
 from nodepool.domain.tasks.states import Outcome
 from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
-from nodepool.stores.sql.tasks import End
 from tests.support.environment import free_port
 from tests.support.pushed import PACKAGE, PushedFleet
 from tests.support.tasks import package

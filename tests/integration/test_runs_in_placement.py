@@ -11,6 +11,7 @@ from sqlalchemy import Connection, insert, update
 
 from dispatcher import context
 from dispatcher.placing import checker_choice
+from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.tasks.states import Outcome
 from nodepool.domain.trust.audits import MOST_BLOCK_SECONDS
 from nodepool.domain.trust.replication import PATIENCE_SECONDS
@@ -26,7 +27,6 @@ from nodepool.stores.sql import (
 )
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.tables import node_records, nodes, tasks
-from nodepool.stores.sql.tasks import End
 from tests.support.databases import sqlite_file
 from tests.support.fleet import START, Fleet
 from tests.support.money import add_held_task
@@ -61,10 +61,8 @@ class Runs(Fleet):
             times = {"created_at": now, "updated_at": now, "hinted_at": now, "queued_at": now}
             word = "pending" if replicas > 1 else ""
             add_held_task(connection, self.owner_id, task_id, replicas=replicas, verification=word, **times)
-            parent = replica_store.lock(connection, task_id)
-            assert parent is not None
             if replicas > 1:
-                replica_store.add_runs(connection, parent._mapping, range(1, replicas + 1), now)
+                replica_store.add_runs_of(connection, task_id, range(1, replicas + 1), now)
 
         self.dispatcher.database.write(work)
         return task_id

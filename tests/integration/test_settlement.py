@@ -6,14 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import StaleAttemptError, StateConflictError
 from nodepool.domain.tasks.states import Outcome, TaskState
 from nodepool.settings import Settings
 from nodepool.stores.sql import tasks as task_store
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.ledger import api as ledger_store
-from nodepool.stores.sql.tasks import End, Ended
 from nodepool.workflows import attempt_end
+from nodepool.workflows.attempt_end import Ended
 from tests.support.money import PRICE, account, add_held_task, add_payer, check_sums, hold_of, spendable
 from tests.support.stores import add_node, migrated, place
 

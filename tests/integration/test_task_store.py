@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 from sqlalchemy import select
 
+from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import AlreadyExistsError, NotFoundError, StaleAttemptError, StateConflictError
-from nodepool.domain.nodes.history import HistoryRules
 from nodepool.domain.tasks.states import (
     ATTEMPT_TRANSITIONS,
     FINAL_TASK_STATES,
@@ -23,14 +23,16 @@ from nodepool.domain.tasks.states import (
     Outcome,
     TaskState,
 )
+from nodepool.settings import Settings
 from nodepool.stores.sql import tasks as task_store
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.tables import attempts, tasks
 from nodepool.stores.sql.task_rows import AssignedTask, OwnedTask
-from nodepool.stores.sql.tasks import End, Ended
+from nodepool.workflows.attempt_end import Ended, end_in_sql
 from tests.support.stores import add_node, add_task, add_user, migrated, place
 
 MAX_ATTEMPTS = 3
+SETTINGS = Settings.model_validate({"max_attempts": MAX_ATTEMPTS, "audit_share": 0})
 NODES = ("n1", "n2")
 
 
@@ -61,16 +63,7 @@ class Store:
     def end(self, attempt_id: str, outcome: Outcome, node_id: str = "n1", **facts: Any) -> Ended:
         end = End(outcome=outcome, exit_code=0, reason="said so", **facts)
         return self.database.write(
-            lambda c: task_store.end_attempt(
-                c,
-                attempt_id,
-                node_id,
-                self.owner_id,
-                end,
-                max_attempts=MAX_ATTEMPTS,
-                now=3.0,
-                rules=HistoryRules(),
-            )
+            lambda c: end_in_sql(c, attempt_id, node_id, self.owner_id, end, settings=SETTINGS, now=3.0)
         )
 
     def stop(self, task_id: str) -> OwnedTask:

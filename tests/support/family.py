@@ -6,17 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
+from nodepool.domain.ends.attempt_end import End
+from nodepool.domain.ends.effects import FollowUp
+from nodepool.domain.ends.task_runs import ParentTask, TaskRun
 from nodepool.domain.tasks.states import Outcome
 from nodepool.settings import Settings
 from nodepool.stores.sql import placements as placing, replicas as replica_store, tasks as task_store
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.task_rows import AssignedTask, OwnedTask
-from nodepool.stores.sql.tasks import End, Ended
 from nodepool.workflows import replica_vote
-from nodepool.workflows.attempt_end import deciding, end_in_sql
-from nodepool.workflows.replica_vote import Deciding, FollowUp
+from nodepool.workflows.attempt_end import Ended, end_in_sql
+from nodepool.workflows.decision import Deciding, deciding
 from tests.support.money import add_held_task, add_payer, spendable
 from tests.support.stores import add_node, placement
 
@@ -40,9 +42,7 @@ class Family:
             add_held_task(
                 connection, self.user_id, task_id, replicas=replicas, verification="pending", **columns
             )
-            parent = replica_store.lock(connection, task_id)
-            assert parent is not None
-            replica_store.add_runs(connection, parent._mapping, range(1, replicas + 1), self.now)
+            replica_store.add_runs_of(connection, task_id, range(1, replicas + 1), self.now)
             return task_id
 
         return self.database.write(work)
@@ -97,7 +97,7 @@ class Family:
     def follow_up(
         self,
         task_id: str,
-        follow: Callable[[Connection, Row[Any], Deciding], FollowUp] = replica_vote.follow_up,
+        follow: Callable[[Connection, ParentTask, Deciding], FollowUp] = replica_vote.follow_up,
     ) -> FollowUp:
         def work(connection: Connection) -> FollowUp:
             parent = replica_store.lock(connection, task_id)
@@ -118,7 +118,7 @@ class Family:
     def verdicts(self, task_id: str) -> list[str]:
         return [run.verification for run in self.runs(task_id)]
 
-    def runs(self, task_id: str) -> list[Row[Any]]:
+    def runs(self, task_id: str) -> list[TaskRun]:
         return list(self.database.read(lambda c: replica_store.runs_of(c, task_id)))
 
     def earned(self) -> list[int]:

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, create_engine, event, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.pool import StaticPool
 
+from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import (
     AlreadyExistsError,
     InvalidInputError,
@@ -34,7 +35,6 @@ from nodepool.settings import Settings
 from nodepool.stores.sql import tasks as task_store
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.tables import holds, ledger_accounts, ledger_entries, tasks
-from nodepool.stores.sql.tasks import End
 from nodepool.workflows import attempt_end
 from tests.support.money import add_held_task, add_payer
 from tests.support.stores import add_node, place

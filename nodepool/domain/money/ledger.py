@@ -190,6 +190,8 @@ class PriceTerms:
     @property
     def amount(self) -> int:
         """The most that the task can cost. Raises InvalidInputError when that is more than there can be."""
+        if self.max_minutes < 1:
+            raise InvalidInputError(f"max_minutes must be 1 or more, not {self.max_minutes}")
         amount = self.price_per_minute * self.max_minutes * self.runs
         if not 1 <= amount <= MAX_CPT:
             raise InvalidInputError(

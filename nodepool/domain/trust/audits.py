@@ -104,6 +104,23 @@ class RecordChanges:
     lenient: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How many owners could check a task, and how many there are at all; one address is one owner."""
+
+    able: int
+    there: int
+
+    def raises(self, least: int) -> bool:
+        """Whether their agreement may raise a score."""
+        return self.able >= least
+
+    def lowers(self, least: int) -> bool:
+        """Whether their word may lower one: also in a small pool, but not where a task's needs and wishes
+        were made so that only few of many can run it."""
+        return self.able >= min(least, self.there)
+
+
 class BlockEnd(StrEnum):
     RELEASE = "release"
     RECALL = "recall"

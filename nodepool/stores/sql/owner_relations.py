@@ -10,40 +10,23 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, select
+from sqlalchemy import Connection, Select, func, or_, select
 
 from nodepool.domain import regions
 from nodepool.domain.money import ledger
 from nodepool.domain.money.ledger import EntryKind
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.domain.tasks.states import LocationMode
+from nodepool.domain.trust.audits import Reach
 from nodepool.stores.sql.owner_only_nodes import takes_strangers
-from nodepool.stores.sql.tables import ledger_entries, nodes
+from nodepool.stores.sql.tables import ledger_entries, nodes, tasks
 
 
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """How many owners could check a task, and how many there are at all; one address is one owner."""
-
-    able: int
-    there: int
-
-    def raises(self, least: int) -> bool:
-        """Whether their agreement may raise a score."""
-        return self.able >= least
-
-    def lowers(self, least: int) -> bool:
-        """Whether their word may lower one: also in a small pool, but not where a task's needs and wishes
-        were made so that only few of many can run it."""
-        return self.able >= min(least, self.there)
-
-
-def reach(connection: Connection, task: Row[Any], besides: Collection[int], *, allow_pushed: bool) -> Reach:
-    """Beside these owners. Whether there is room now does not matter; wishes that a check keeps do."""
+def reach(connection: Connection, task_id: str, besides: Collection[int], *, allow_pushed: bool) -> Reach:
+    """Who could check the task, beside these owners. Whether there is room now does not matter; wishes that
+    a check keeps do."""
     query = select(nodes.c.owner_id, nodes.c.peer_address).where(
         nodes.c.active,
         nodes.c.draining.is_(False),
@@ -52,16 +35,18 @@ def reach(connection: Connection, task: Row[Any], besides: Collection[int], *, a
     )
     if not allow_pushed:
         query = query.where(nodes.c.kind == NodeKind.AGENT)
-    able = query.where(
-        nodes.c.cpu_score >= task.cpu_score,
-        nodes.c.memory_gb >= task.memory_gb,
-        nodes.c.gpu_score >= task.gpu_score,
-        nodes.c.gpu_memory_gb >= task.gpu_memory_gb,
+    able = query.join(tasks, tasks.c.id == task_id).where(
+        nodes.c.cpu_score >= tasks.c.cpu_score,
+        nodes.c.memory_gb >= tasks.c.memory_gb,
+        nodes.c.gpu_score >= tasks.c.gpu_score,
+        nodes.c.gpu_memory_gb >= tasks.c.gpu_memory_gb,
+        or_(
+            tasks.c.region == regions.ANY,
+            tasks.c.location_mode != LocationMode.STRICT,
+            nodes.c.region == tasks.c.region,
+        ),
+        or_(tasks.c.gpu_name == "", func.lower(nodes.c.gpu_name) == func.lower(tasks.c.gpu_name)),
     )
-    if task.region != regions.ANY and task.location_mode == LocationMode.STRICT:
-        able = able.where(nodes.c.region == task.region)
-    if task.gpu_name:
-        able = able.where(func.lower(nodes.c.gpu_name) == task.gpu_name.lower())
     return Reach(_count(connection, able), _count(connection, query))
 
 

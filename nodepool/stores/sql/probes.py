@@ -15,21 +15,18 @@ from nodepool.domain.nodes.node import ENGINE_AWAY, NodeKind
 from nodepool.domain.tasks.states import TaskKind, TaskState
 from nodepool.domain.trust.benchmark_probe import Belief, ProbeVerdict
 from nodepool.domain.trust.credit import Cause
+from nodepool.domain.trust.credit_moves import NewChange, change_id
 from nodepool.stores.sql import (
-    credit as credit_store,
     tasks as task_store,
     users as user_store,
     verification_records,
 )
-from nodepool.stores.sql.credit import NewChange, change_id
 from nodepool.stores.sql.node_rows import DueNode
 from nodepool.stores.sql.owner_only_nodes import takes_strangers
 from nodepool.stores.sql.tables import attempts, nodes, probes, tasks, users
 from nodepool.stores.sql.task_rows import OpenProbe, RecentTask
 from nodepool.stores.sql.typed_rows import columns
 from nodepool.stores.sql.users import NewUser
-from nodepool.workflows import audit as audit_ends
-from nodepool.workflows.replica_vote import Deciding
 
 # Nobody can register such a name, or log in with it.
 POOL_USERNAME = "(pool)"
@@ -69,14 +66,6 @@ class Closing:
     due_at: float
     engine_shown: bool | None = None  # None: as before
     changes: tuple[NewChange, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """What is to be told outside SQL: users with another tier, and runs that wait."""
-
-    tiers_changed: frozenset[int]
-    added: tuple[str, ...] = ()
 
 
 def pool_user(connection: Connection, now: float) -> int:
@@ -183,13 +172,13 @@ def opened(connection: Connection, limit: int) -> Sequence[OpenProbe]:
     return OpenProbe.from_rows(connection.execute(query.order_by(probes.c.created_at).limit(limit)))
 
 
-def close(connection: Connection, probe: OpenProbe, closing: Closing, deciding: Deciding) -> Closed | None:
-    """Keep the verdict and what follows, once. None: it was judged before."""
+def close(connection: Connection, probe: OpenProbe, closing: Closing) -> bool:
+    """Keep the verdict, once. False: it was judged before."""
     closed = connection.execute(
         update(probes).where(probes.c.task_id == probe.task_id, _OPEN).values(verdict=closing.verdict)
     )
     if closed.rowcount == 0:
-        return None
+        return False
     connection.execute(
         update(nodes)
         .where(nodes.c.id == probe.node_id)
@@ -200,12 +189,7 @@ def close(connection: Connection, probe: OpenProbe, closing: Closing, deciding: 
             **({} if closing.engine_shown is None else {"engine_shown": closing.engine_shown}),
         )
     )
-    added: tuple[str, ...] = ()
-    if closing.verdict is ProbeVerdict.WRONG:
-        waiting = audit_ends.found_false(connection, probe.node_id, probe.owner_id, deciding)
-        added = tuple(run.task_id for run in waiting)
-    moved = credit_store.move(connection, closing.changes, start=deciding.start_score, now=deciding.now)
-    return Closed(moved, added)
+    return True
 
 
 def change_of(probe: OpenProbe, cause: Cause, reason: str) -> NewChange:

@@ -1,4 +1,4 @@
-"""Results that are not verified yet, and what was paid for them. The rules are in domain/trust/audits.py.
+"""Results that are not verified yet, in SQL. The rules are in domain/trust/audits.py.
 
 What is paid for such a result waits in the account `pending`, so that its user's hold ends with the task.
 Functions of a connection. All of this is done with the ledger's head locked, one after the other.
@@ -6,107 +6,139 @@ Functions of a connection. All of this is done with the ledger's head locked, on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, literal, or_, select, update
 
 from nodepool.domain import ids
 from nodepool.domain.money import ledger
-from nodepool.domain.money.ledger import EntryKind, NewEntry
 from nodepool.domain.tasks.states import Verification
-from nodepool.stores.sql import replicas as replica_store
-from nodepool.stores.sql.ledger import api as ledger_store
+from nodepool.domain.trust import audits
+from nodepool.domain.trust.audits import NodeRecord, OwnerRecord
+from nodepool.domain.trust.provisional import NewCheck, ProvisionalResult
 from nodepool.stores.sql.tables import (
     attempts,
     holds,
     ledger_accounts,
     ledger_entries,
+    node_records,
+    owner_records,
     provisional_results,
     tasks,
 )
 
 _columns = provisional_results.c
-_OF_TASK = select(provisional_results).where(_columns.task_id == bindparam("task"))
-_OPEN = (
-    select(provisional_results)
-    .where(_columns.node_id == bindparam("node"), _columns.block == "")
-    .order_by(_columns.finished_at, _columns.task_id)
+_PAYMENT = literal(ledger.payment_id("")) + _columns.attempt_id
+_SELECT = (
+    select(
+        provisional_results,
+        tasks.c.tier,
+        tasks.c.region,
+        attempts.c.started_at.label("started_at"),
+        attempts.c.finished_at.label("ended_at"),
+        holds.c.account_id.label("payer"),
+        ledger_entries.c.amount.label("waiting_pay"),
+        node_records.c.verified,
+        owner_records.c.strikes,
+    )
+    .join(tasks, tasks.c.id == _columns.task_id)
+    .outerjoin(attempts, attempts.c.id == _columns.attempt_id)
+    .outerjoin(holds, holds.c.task_id == _columns.task_id)
+    .outerjoin(
+        ledger_entries,
+        (ledger_entries.c.id == _PAYMENT) & (ledger_entries.c.credit_account == ledger.PENDING),
+    )
+    .outerjoin(node_records, node_records.c.node_id == _columns.node_id)
+    .outerjoin(owner_records, owner_records.c.user_id == _columns.owner_id)
 )
-_WAITING_PAY = select(ledger_entries.c.amount).where(
-    ledger_entries.c.id == bindparam("entry"), ledger_entries.c.credit_account == ledger.PENDING
-)
-_TIMES: Select[Any] = select(attempts.c.started_at, attempts.c.finished_at).where(
-    attempts.c.id == bindparam("attempt")
-)
+_CHECKED = _SELECT.where(_columns.task_id == bindparam("task"), _columns.drawn)
 _FEES = select(ledger_accounts.c.balance).where(ledger_accounts.c.id == ledger.FEE)
-_PAYER = select(holds.c.account_id).where(holds.c.task_id == bindparam("task"))
+_RUNS = select(tasks.c.parent_id, tasks.c.id).where(tasks.c.parent_id.in_(bindparam("names", expanding=True)))
 
 
-# -- rows ---------------------------------------------------------------------------------------------
-def keep(
-    connection: Connection, *, task_id: str, attempt_id: str, node_id: str, owner_id: int, now: float
-) -> None:
+def checked(connection: Connection, task_id: str) -> ProvisionalResult | None:
+    """The task's result, when it is checked."""
+    found = _results(connection, connection.execute(_CHECKED, {"task": task_id}).all())
+    return found[0] if found else None
+
+
+def of_nodes_and_block(
+    connection: Connection, node_ids: Collection[str], block: str = ""
+) -> tuple[ProvisionalResult, ...]:
+    """All of these nodes that wait, and those of the block."""
+    query = _SELECT.where(_columns.node_id.in_(sorted(node_ids)))
+    if block:
+        query = _SELECT.where(or_(_columns.node_id.in_(sorted(node_ids)), _columns.block == block))
+    return _results(connection, connection.execute(query).all())
+
+
+def _results(connection: Connection, rows: Sequence[Row[Any]]) -> tuple[ProvisionalResult, ...]:
+    last: dict[str, int] = {}
+    if rows:
+        for parent, run in connection.execute(_RUNS, {"names": [row.task_id for row in rows]}):
+            last[parent] = max(last.get(parent, 0), ids.run_number(run))
+    return tuple(_from_row(row, last.get(row.task_id, 0)) for row in rows)
+
+
+def _from_row(row: Row[Any], runs: int) -> ProvisionalResult:
+    node, owner = NodeRecord(verified=row.verified or 0), OwnerRecord(strikes=row.strikes or 0)
+    return ProvisionalResult(
+        task_id=row.task_id,
+        attempt_id=row.attempt_id,
+        node_id=row.node_id,
+        owner_id=row.owner_id,
+        finished_at=row.finished_at,
+        block=row.block,
+        drawn=row.drawn,
+        recalled=row.recalled,
+        tier=row.tier,
+        region=row.region,
+        runs=runs,
+        waiting_pay=row.waiting_pay or 0,
+        payer=row.payer or "",
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        trusted=audits.is_trusted(node, owner),
+    )
+
+
+def keep(connection: Connection, result: ProvisionalResult) -> None:
     """The result of this attempt is provisional."""
     connection.execute(
         insert(provisional_results).values(
-            task_id=task_id, attempt_id=attempt_id, node_id=node_id, owner_id=owner_id, finished_at=now
+            task_id=result.task_id,
+            attempt_id=result.attempt_id,
+            node_id=result.node_id,
+            owner_id=result.owner_id,
+            finished_at=result.finished_at,
         )
     )
-    connection.execute(update(tasks).where(tasks.c.id == task_id).values(verification=Verification.PENDING))
+    pending = update(tasks).where(tasks.c.id == result.task_id)
+    connection.execute(pending.values(verification=Verification.PENDING))
 
 
-def find(connection: Connection, task_id: str) -> Row[Any] | None:
-    row: Row[Any] | None = connection.execute(_OF_TASK, {"task": task_id}).one_or_none()
-    return row
-
-
-def open_of(connection: Connection, node_id: str) -> Sequence[Row[Any]]:
-    """The node's open block, oldest first."""
-    rows: Sequence[Row[Any]] = connection.execute(_OPEN, {"node": node_id}).all()
-    return rows
-
-
-def of_block(connection: Connection, block: str) -> Sequence[Row[Any]]:
-    rows: Sequence[Row[Any]] = connection.execute(
-        select(provisional_results).where(_columns.block == block)
-    ).all()
-    return rows
-
-
-def of_node(connection: Connection, node_id: str) -> Sequence[Row[Any]]:
-    rows: Sequence[Row[Any]] = connection.execute(
-        select(provisional_results).where(_columns.node_id == node_id)
-    ).all()
-    return rows
-
-
-def put_under_check(
-    connection: Connection, task_id: str, block_of: Sequence[str], now: float, *, recalled: str = ""
-) -> Row[Any]:
-    """Add a run that checks the task; `block_of` are the tasks whose results stand and fall with it.
-
-    The task is returned, and the run is its newest.
-    """
-    parent = connection.execute(select(tasks).where(tasks.c.id == task_id)).one()
-    runs = replica_store.runs_of(connection, task_id)
-    number = max((ids.run_number(run.id) for run in runs), default=0) + 1
-    replica_store.add_runs(connection, parent._mapping, [number], now)
+def put_under_check(connection: Connection, check: NewCheck) -> None:
+    """The run that checks it is added beside."""
     connection.execute(
-        update(provisional_results).where(_columns.task_id.in_(block_of)).values(block=task_id)
+        update(provisional_results).where(_columns.task_id.in_(check.block_of)).values(block=check.task_id)
     )
     connection.execute(
         update(provisional_results)
-        .where(_columns.task_id == task_id)
-        .values(block=task_id, drawn=True, recalled=recalled)
+        .where(_columns.task_id == check.task_id)
+        .values(block=check.task_id, drawn=True, recalled=check.recalled)
     )
-    return parent
 
 
 def forget(connection: Connection, task_id: str, verification: str) -> None:
     """The task's result is provisional no longer."""
     connection.execute(delete(provisional_results).where(_columns.task_id == task_id))
     connection.execute(update(tasks).where(tasks.c.id == task_id).values(verification=verification))
+
+
+def fees(connection: Connection) -> int:
+    """What the pool has kept so far."""
+    return int(connection.execute(_FEES).scalar_one())
 
 
 def under_check(connection: Connection, limit: int, *, after: str = "") -> list[str]:
@@ -120,64 +152,3 @@ def blocks_since_before(connection: Connection, time: float) -> list[str]:
     oldest = func.min(_columns.finished_at)
     query = select(_columns.node_id).where(_columns.block == "").group_by(_columns.node_id)
     return [str(it) for it in connection.execute(query.having(oldest < time)).scalars()]
-
-
-# -- money --------------------------------------------------------------------------------------------
-def pending(connection: Connection, attempt_id: str) -> int:
-    """What was paid for this attempt's result and has nobody yet."""
-    entry = ledger.payment_id(attempt_id)
-    return int(connection.execute(_WAITING_PAY, {"entry": entry}).scalar() or 0)
-
-
-def times_of(connection: Connection, attempt_id: str) -> Row[Any]:
-    """When the attempt began and ended."""
-    row: Row[Any] = connection.execute(_TIMES, {"attempt": attempt_id}).one()
-    return row
-
-
-def award(connection: Connection, result: Row[Any], now: float, *, pay: tuple[int, int] = (1, 1)) -> None:
-    """The node's owner gets what was paid for the result, or that part of it; the rest goes back."""
-    amount = pending(connection, result.attempt_id)
-    due = amount * pay[0] // pay[1]
-    if due:
-        _award(connection, result.attempt_id, ledger.PENDING, result.owner_id, due, result.task_id, now)
-    _refund(connection, result.task_id, amount - due, "it took far longer than elsewhere", now)
-
-
-def _refund(connection: Connection, task_id: str, amount: int, memo: str, now: float) -> None:
-    payer = connection.execute(_PAYER, {"task": task_id}).scalar()
-    if amount and payer is not None:
-        refund = ledger.refund_id(task_id)
-        entry = NewEntry(refund, EntryKind.REFUND, ledger.PENDING, payer, amount, task_id, memo)
-        ledger_store.move(connection, [entry], now)
-
-
-def pay_runs(
-    connection: Connection, task_id: str, runs: Sequence[tuple[str, int, int]], funds: int, now: float
-) -> None:
-    """Runs that the pool ordered, as (attempt, its node's owner, amount).
-
-    Out of `funds`, which the task's user paid for a result that was none, and what is missing out of the
-    pool's fees, or the mint where those do not cover it. What is left goes back to the user.
-    """
-    for attempt_id, owner_id, amount in runs:
-        from_user = min(funds, amount)
-        if from_user:
-            _award(connection, attempt_id, ledger.PENDING, owner_id, from_user, task_id, now)
-            funds -= from_user
-        if missing := amount - from_user:
-            fees = int(connection.execute(_FEES).scalar_one())
-            source = ledger.FEE if fees >= missing else ledger.MINT
-            _award(connection, attempt_id, source, owner_id, missing, task_id, now, memo="audit")
-    _refund(connection, task_id, funds, "its first result was false", now)
-
-
-def _award(
-    connection: Connection, attempt_id: str, source: str, owner_id: int, amount: int, task_id: str,
-    now: float, *, memo: str = "verified",
-) -> None:  # fmt: skip
-    account = ledger.user_account(owner_id)
-    entry = NewEntry(
-        ledger.award_id(attempt_id, source), EntryKind.AWARD, source, account, amount, task_id, memo
-    )
-    ledger_store.move(connection, [entry], now)

@@ -11,13 +11,17 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, insert, or_, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, insert, or_, select, update
 
 from nodepool.domain import ids
+from nodepool.domain.ends.effects import ParentEnd, ReplacedResult
+from nodepool.domain.ends.task_runs import ParentTask, TaskRun
+from nodepool.domain.errors import StaleAttemptError
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.domain.tasks.states import (
     FINAL_TASK_STATES,
     AttemptState,
+    RunVerdict,
     TaskKind,
     TaskState,
     check_task_transition,
@@ -25,11 +29,17 @@ from nodepool.domain.tasks.states import (
 from nodepool.stores.sql.owner_only_nodes import takes_strangers
 from nodepool.stores.sql.tables import attempts, node_records, nodes, owner_records, tasks, users
 from nodepool.stores.sql.task_rows import AssignedTask
+from nodepool.stores.sql.verification_records import is_trusted
 
-MAX_PARENT_ID = 126  # so that there is room for the run's number
 _FINAL = [state.value for state in FINAL_TASK_STATES]
 _LIVE = [state.value for state in TaskState if state not in FINAL_TASK_STATES]
-_LOCK = select(tasks).where(tasks.c.id == bindparam("task_id")).with_for_update(of=tasks, key_share=True)
+_PARENT_COLUMNS = (
+    tasks.c.id, tasks.c.owner_id, tasks.c.state, tasks.c.replicas, tasks.c.stop_requested,
+    tasks.c.max_minutes, tasks.c.price_per_minute, tasks.c.tier, tasks.c.region, tasks.c.reason,
+    tasks.c.result_digest,
+)  # fmt: skip
+_FIND: Select[Any] = select(*_PARENT_COLUMNS).where(tasks.c.id == bindparam("task_id"))
+_LOCK = _FIND.with_for_update(of=tasks, key_share=True)
 _PARENT = (
     select(tasks.c.parent_id)
     .join(attempts, attempts.c.task_id == tasks.c.id)
@@ -42,14 +52,27 @@ COPIED_TO_RUNS = (
     "priority", "min_trust", "location_mode", "compare_outputs", "price_per_minute", "image", "network",
     "max_minutes", "package_sha256", "package_bytes", "created_at", "take_pending",
 )  # fmt: skip
+_OF_PARENT_QUERY = select(*(tasks.c[name] for name in ("id", "replicas", *COPIED_TO_RUNS))).where(
+    tasks.c.id == bindparam("task_id")
+)
+_PUT_VERDICT = update(tasks).where(tasks.c.id == bindparam("run")).values(verification=bindparam("verdict"))
 # An attempt on somebody's node that may have seen its end. One that was lost or refused says nothing.
 _TAKEN = [
     state.value
     for state in (AttemptState.ASSIGNED, AttemptState.RUNNING, AttemptState.FINISHED, AttemptState.STOPPED)
 ]
-_RUNS = (
+_RUNS: Select[Any] = (
     select(
-        tasks,
+        tasks.c.id,
+        tasks.c.state,
+        tasks.c.reason,
+        tasks.c.verification,
+        tasks.c.stop_requested,
+        tasks.c.node_id,
+        tasks.c.exit_code,
+        tasks.c.result_digest,
+        tasks.c.result_attempt,
+        tasks.c.result_bytes,
         attempts.c.id.label("attempt_id"),
         attempts.c.state.label("attempt_state"),
         attempts.c.started_at.label("attempt_started_at"),
@@ -68,23 +91,47 @@ _RUNS = (
     .outerjoin(node_records, node_records.c.node_id == nodes.c.id)
     .outerjoin(owner_records, owner_records.c.user_id == nodes.c.owner_id)
 )
-_CHILDREN = _RUNS.where(tasks.c.parent_id == bindparam("task_id")).order_by(tasks.c.id)
+_CHILDREN = _RUNS.where(tasks.c.parent_id == bindparam("task_id"))
 
 
-def lock_parent_of(connection: Connection, attempt_id: str) -> Row[Any] | None:
+def lock_parent_of(connection: Connection, attempt_id: str) -> ParentTask | None:
     """The parent of the attempt's task, which nobody else may change now; None for one that has none."""
     parent = connection.execute(_PARENT, {"attempt_id": attempt_id}).scalar()
-    return connection.execute(_LOCK, {"task_id": parent}).one_or_none() if parent else None
+    return lock(connection, parent) if parent else None
 
 
-def lock(connection: Connection, task_id: str) -> Row[Any] | None:
-    return connection.execute(_LOCK, {"task_id": task_id}).one_or_none()
+def lock(connection: Connection, task_id: str) -> ParentTask | None:
+    """The task, which nobody else may change now."""
+    return _parent(connection, _LOCK, task_id)
+
+
+def find(connection: Connection, task_id: str) -> ParentTask | None:
+    return _parent(connection, _FIND, task_id)
+
+
+def _parent(connection: Connection, query: Select[Any], task_id: str) -> ParentTask | None:
+    row = connection.execute(query, {"task_id": task_id}).one_or_none()
+    if row is None:
+        return None
+    return ParentTask(
+        id=row.id,
+        owner_id=row.owner_id,
+        state=TaskState(row.state),
+        replicas=row.replicas,
+        stop_requested=row.stop_requested,
+        max_minutes=row.max_minutes,
+        price_per_minute=row.price_per_minute,
+        tier=row.tier,
+        region=row.region,
+        reason=row.reason,
+        result_digest=row.result_digest,
+    )
 
 
 def add_runs(
-    connection: Connection, parent: Mapping[Any, Any], numbers: Iterable[int], now: float
+    connection: Connection, parent: Mapping[str, Any], numbers: Iterable[int], now: float
 ) -> list[str]:
-    """Runs with these numbers that wait for nodes; their ids."""
+    """Runs with these numbers that wait for nodes; their ids. `parent`: columns of a task."""
     rows = [
         {
             **{name: parent[name] for name in COPIED_TO_RUNS},
@@ -102,9 +149,38 @@ def add_runs(
     return [str(row["id"]) for row in rows]
 
 
-def runs_of(connection: Connection, parent_id: str) -> Sequence[Row[Any]]:
+def add_runs_of(connection: Connection, parent_id: str, numbers: Iterable[int], now: float) -> None:
+    """The same of a task that is there; `parent_id` is locked, or nobody else adds runs of it now."""
+    row = connection.execute(_OF_PARENT_QUERY, {"task_id": parent_id}).one()
+    add_runs(connection, dict(row._mapping), numbers, now)
+
+
+def runs_of(connection: Connection, parent_id: str) -> tuple[TaskRun, ...]:
     """Its runs by number, each with its current attempt, and whose node that is on (`provider_id`)."""
-    return connection.execute(_CHILDREN, {"task_id": parent_id}).all()
+    rows = connection.execute(_CHILDREN, {"task_id": parent_id}).all()
+    return tuple(sorted(map(_run, rows), key=lambda run: ids.run_number(run.id)))
+
+
+def _run(row: Row[Any]) -> TaskRun:
+    return TaskRun(
+        id=row.id,
+        state=TaskState(row.state),
+        reason=row.reason,
+        verification=row.verification,
+        stop_requested=row.stop_requested,
+        node_id=row.node_id,
+        exit_code=row.exit_code,
+        result_digest=row.result_digest,
+        result_attempt=row.result_attempt,
+        result_bytes=row.result_bytes,
+        attempt_id=row.attempt_id or "",
+        attempt_state=AttemptState(row.attempt_state) if row.attempt_state else None,
+        attempt_started_at=row.attempt_started_at,
+        attempt_finished_at=row.attempt_finished_at,
+        attempt_idle=bool(row.attempt_idle),
+        provider_id=row.provider_id,
+        trusted=row.provider_id is not None and is_trusted(row),
+    )
 
 
 def begin(connection: Connection, run: AssignedTask, node_id: str, now: float) -> None:
@@ -127,8 +203,8 @@ def begin(connection: Connection, run: AssignedTask, node_id: str, now: float) -
     )
 
 
-def drop_open(connection: Connection, parent_id: str, reason: str, now: float) -> list[Row[Any]]:
-    """End the runs that wait, and ask those on a node to end; the latter are returned (see runs_of)."""
+def drop_open(connection: Connection, parent_id: str, reason: str, now: float) -> None:
+    """End the runs that wait, and ask those on a node to end."""
     check_task_transition(TaskState.QUEUED, TaskState.STOPPED)
     mine = tasks.c.parent_id == parent_id
     connection.execute(
@@ -139,7 +215,66 @@ def drop_open(connection: Connection, parent_id: str, reason: str, now: float) -
     connection.execute(
         update(tasks).where(mine, tasks.c.state.not_in(_FINAL)).values(stop_requested=True, updated_at=now)
     )
-    return [run for run in runs_of(connection, parent_id) if run.state not in FINAL_TASK_STATES]
+
+
+def end_parent(connection: Connection, task_id: str, ended: ParentEnd, now: float) -> None:
+    """Raises StaleAttemptError where the task is not in the state that was decided on."""
+    values: dict[str, Any] = {
+        "state": ended.state,
+        "reason": ended.reason,
+        "finished_at": now,
+        "updated_at": now,
+    }
+    if ended.verification is not None:
+        values["verification"] = ended.verification
+    if ended.digest is not None:
+        values["result_digest"] = ended.digest
+    if ended.result is not None:
+        values |= {
+            "exit_code": ended.result.exit_code,
+            "result_bytes": ended.result.result_bytes,
+            "result_attempt": ended.result.result_attempt,
+            "node_id": ended.result.node_id,
+        }
+    moved = connection.execute(
+        update(tasks).where(tasks.c.id == task_id, tasks.c.state == ended.before).values(values)
+    )
+    if moved.rowcount == 0:
+        raise StaleAttemptError
+
+
+def replace_result(connection: Connection, task_id: str, replaced: ReplacedResult, now: float) -> None:
+    """Of a task that has ended."""
+    result = replaced.result
+    connection.execute(
+        update(tasks)
+        .where(tasks.c.id == task_id, tasks.c.state.in_(_FINAL))
+        .values(
+            result_attempt=result.result_attempt,
+            result_bytes=result.result_bytes,
+            result_digest=result.digest,
+            exit_code=result.exit_code,
+            node_id=result.node_id,
+            storage_due=True,
+            reason=replaced.reason,
+            updated_at=now,
+        )
+    )
+
+
+def put_verdict(connection: Connection, run_id: str, verdict: RunVerdict) -> None:
+    connection.execute(_PUT_VERDICT, {"run": run_id, "verdict": verdict})
+
+
+def keep_digest(connection: Connection, task_id: str, digest: str) -> None:
+    """Of a result that was kept without one."""
+    query = update(tasks).where(tasks.c.id == task_id, tasks.c.result_digest == "")
+    connection.execute(query.values(result_digest=digest))
+
+
+def forget_results(connection: Connection, run_ids: Sequence[str]) -> None:
+    """What these runs returned is not there any more."""
+    connection.execute(update(tasks).where(tasks.c.id.in_(run_ids)).values(result_attempt="", result_bytes=0))
 
 
 def not_owners(connection: Connection, task_ids: Collection[str]) -> dict[str, frozenset[int]]:

@@ -6,41 +6,30 @@ Functions of a connection: the use case that calls them owns the transaction.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from nodepool.domain.errors import AlreadyExistsError, OwnerOnlyError, StaleAttemptError, StateConflictError
-from nodepool.domain.nodes.history import HistoryRules
 from nodepool.domain.nodes.node import is_owner_only, isolation_of
 from nodepool.domain.not_visible import no_task
-from nodepool.domain.resources import Claim
 from nodepool.domain.tasks.states import (
-    ATTEMPT_STATE_OF_OUTCOME,
     FINAL_TASK_STATES,
     LIVE_ATTEMPT_STATES,
     AttemptState,
-    Outcome,
     TaskKind,
     TaskState,
     check_attempt_transition,
     check_task_transition,
-    task_state_after,
 )
 from nodepool.stores.sql import attempts as attempt_records, replicas as replica_store
 from nodepool.stores.sql.attempt_rows import LiveAttempt
-from nodepool.stores.sql.attempts import Lock
 from nodepool.stores.sql.ledger import holds as hold_store
 from nodepool.stores.sql.tables import attempts, holds, nodes, tasks, users
 from nodepool.stores.sql.task_rows import AssignedTask, OwnedTask, ShownRun, TaskHint
 from nodepool.stores.sql.typed_rows import columns
 
-if TYPE_CHECKING:
-    from nodepool.workflows.replica_vote import FollowUp
-
-_MAX_REASON = 500
 _WITH_OWNER: Select[Any] = (
     select(
         *columns(
@@ -78,50 +67,6 @@ _BY_ID_LOCKED = _BY_ID.with_for_update(of=tasks)
 _INSERT_TASK = insert(tasks)
 # For a node. Of a task with several runs these wait, and not the task itself.
 WAITS = (tasks.c.state == TaskState.QUEUED) & tasks.c.stop_requested.is_(False) & (tasks.c.replicas == 1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class End:
-    """How an attempt ended, by its node's word."""
-
-    outcome: Outcome
-    exit_code: int | None
-    reason: str
-    result_bytes: int = 0
-    has_result: bool = False
-    cpu_seconds: float = 0.0
-    peak_memory_bytes: int = 0
-    output_bytes: int = 0
-    digest: str = ""  # of what is compared; made by the pool, empty where nobody compares
-    # The pool ended it for its own reasons: it counts neither against the node nor against the task.
-    blameless: bool = False
-    # The pool ended it because its node had not: past its bound, or after a stop.
-    late: bool = False
-    # Nothing shows that its node worked at it: no output, no CPU, no result. Not paid; when the pool had to
-    # end it, it costs what a false result costs.
-    idle: bool = False
-
-    @property
-    def is_idleness(self) -> bool:
-        """The node took the run and did nothing, until the pool ended it."""
-        return self.idle and self.late
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """What the end of an attempt did to its task. `changed` is False when it was told before.
-
-    `node_changed`: ranking and reservations see the node differently now.
-    """
-
-    task: Row[Any]
-    state: TaskState
-    claim: Claim
-    node_id: str
-    changed: bool
-    node_changed: bool = False
-    follow_up: FollowUp | None = None  # of a run of a task with several
-    tiers_changed: frozenset[int] = frozenset()  # users whose credit score opens another tier now
 
 
 def insert_task(connection: Connection, values: dict[str, Any]) -> None:
@@ -181,10 +126,6 @@ def mark_hinted(connection: Connection, task_ids: Sequence[str], now: float) -> 
     connection.execute(update(tasks).where(tasks.c.id.in_(task_ids)).values(hinted_at=now))
 
 
-def claim_of_row(row: Row[Any]) -> Claim:
-    return Claim(row.claim_cpu_score, row.claim_memory_mb, row.claim_gpu_score, row.claim_gpu_memory_gb)
-
-
 def live_attempt(
     connection: Connection, attempt_id: str, node_id: str, owner_id: int, *, lock: bool = False
 ) -> AssignedTask:
@@ -231,116 +172,6 @@ def claim_attempt(
         if parent is not None:
             replica_store.begin(connection, task, node_id, now)
     return task
-
-
-def end_attempt(
-    connection: Connection,
-    attempt_id: str,
-    node_id: str,
-    owner_id: int,
-    end: End,
-    *,
-    max_attempts: int,
-    now: float,
-    rules: HistoryRules,
-) -> Ended:
-    """Close the attempt, move its task on and count it for its node, in the caller's transaction.
-
-    Told again with the same outcome it changes nothing; a stale attempt raises StaleAttemptError.
-    """
-    row = attempt_records.find(connection, attempt_id, node_id, owner_id, lock=Lock.ATTEMPT_AND_NODE)
-    before, after = AttemptState(row.attempt_state), ATTEMPT_STATE_OF_OUTCOME[end.outcome]
-    claim = claim_of_row(row)
-    if before not in LIVE_ATTEMPT_STATES:
-        if row.attempt_number == row.number and _told_before(row, before, end.outcome):
-            return Ended(row, TaskState(row.state), claim, node_id, changed=False)
-        raise StaleAttemptError
-    if row.attempt_number != row.number:
-        raise StaleAttemptError
-    if before is AttemptState.ASSIGNED and after is AttemptState.FINISHED:
-        raise StateConflictError("this attempt was never claimed")
-    check_attempt_transition(before, after)
-    _close(connection, row, before, after, end, now)
-    ended_badly = end.outcome in {Outcome.LOST, Outcome.REFUSED} and not end.blameless
-    attempts_ended = row.attempts_ended + int(ended_badly)
-    state = task_state_after(
-        end.outcome,
-        attempts_ended=attempts_ended,
-        max_attempts=max_attempts,
-        stop_requested=row.stop_requested,
-    )
-    check_task_transition(TaskState(row.state), state)
-    moved = connection.execute(
-        update(tasks)
-        .where(tasks.c.id == row.id, tasks.c.attempt_number == row.number, tasks.c.state == row.state)
-        .values(_task_values(row, state, end, attempts_ended, now))
-    )
-    if moved.rowcount == 0:
-        raise StaleAttemptError
-    node_changed = attempt_records.add_to_history(
-        connection, row, end.outcome, blameless=end.blameless, now=now, rules=rules
-    )
-    return Ended(row, state, claim, node_id, changed=True, node_changed=node_changed)
-
-
-def _told_before(row: Row[Any], state: AttemptState, outcome: Outcome) -> bool:
-    """Whether the closed attempt of this row ended with this very outcome."""
-    if outcome in {Outcome.SUCCEEDED, Outcome.FAILED}:
-        return state is AttemptState.FINISHED and row.state == outcome.name
-    # LOST is the pool's word too; a node that says it afterwards is told that it is late.
-    return state is ATTEMPT_STATE_OF_OUTCOME[outcome] and outcome is not Outcome.LOST
-
-
-def _close(
-    connection: Connection, row: Row[Any], before: AttemptState, after: AttemptState, end: End, now: float
-) -> None:
-    closed = connection.execute(
-        update(attempts)
-        .where(attempts.c.id == row.attempt_id, attempts.c.state == before)
-        .values(
-            state=after,
-            finished_at=now,
-            exit_code=end.exit_code,
-            reason=end.reason[:_MAX_REASON],
-            idle=end.idle,
-            **attempt_records.measured(
-                row,
-                cpu_seconds=end.cpu_seconds,
-                peak_memory_bytes=end.peak_memory_bytes,
-                bytes_out=end.output_bytes + end.result_bytes,
-                now=now,
-            ),
-        )
-    )
-    if closed.rowcount == 0:
-        raise StaleAttemptError
-
-
-def _task_values(
-    row: Row[Any], state: TaskState, end: End, attempts_ended: int, now: float
-) -> dict[str, Any]:
-    reason = end.reason
-    if state is TaskState.FAILED and end.outcome in {Outcome.LOST, Outcome.REFUSED}:
-        reason = f"given up after {attempts_ended} attempts were lost or refused; the last: {reason}"
-    values: dict[str, Any] = {
-        "state": state,
-        "reason": reason[:_MAX_REASON],
-        "attempts_ended": attempts_ended,
-        "updated_at": now,
-        "hinted_at": now,
-    }
-    if state is TaskState.QUEUED:
-        values["queued_at"] = now
-        values["node_id"] = ""
-        values["started_at"] = None
-    else:
-        values["finished_at"] = now
-        values["exit_code"] = end.exit_code
-        values["result_digest"] = end.digest
-        if end.has_result:
-            values["result_bytes"] = end.result_bytes
-            values["result_attempt"] = row.attempt_id
-    return values
 
 
 def request_stop(connection: Connection, task_id: str, now: float) -> OwnedTask:

@@ -5,15 +5,14 @@ Functions of a connection. Records are changed with the ledger's head locked, an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, Row, Select, bindparam, insert, select, update
 
 from nodepool.domain.trust import audits as verification
-from nodepool.domain.trust.audits import NodeRecord, OwnerRecord, RecordChanges
+from nodepool.domain.trust.audits import NodeRecord, OwnerRecord
 from nodepool.domain.trust.tiers import Tier, docker_counts, node_tier
-from nodepool.domain.trust.voting import Finding
 from nodepool.stores.sql.tables import node_records, nodes, owner_records, users
 
 _NODE = select(node_records).where(node_records.c.node_id == bindparam("node"))
@@ -38,17 +37,7 @@ def of_owner(connection: Connection, user_id: int) -> OwnerRecord:
 def is_low(connection: Connection, node_id: str) -> bool:
     """Whether it is a node of the lowest tier, whose results are checked."""
     row: Row[Any] = connection.execute(_TIER, {"node": node_id}).one()
-    return tier_of_row(row) is Tier.LOW
-
-
-def is_trusted_row(row: Row[Any]) -> bool:
-    """Of a row with verified and strikes, too (see replica_store.runs_of)."""
-    return is_trusted(row)
-
-
-def tier_of_row(row: Row[Any]) -> Tier:
-    """Of a row with its owner's credit_score, and with docker_status and engine_shown of the node."""
-    return tier_of(row)
+    return tier_of(row) is Tier.LOW
 
 
 class TrustedBy(Protocol):
@@ -96,6 +85,22 @@ def trusted_among(connection: Connection, node_ids: Sequence[str]) -> frozenset[
     )
 
 
+def of_nodes(connection: Connection, node_ids: Collection[str]) -> dict[str, NodeRecord]:
+    """Of those that have one."""
+    query = select(node_records).where(node_records.c.node_id.in_(sorted(node_ids)))
+    return {
+        row.node_id: NodeRecord(verified=row.verified, paused_until=row.paused_until)
+        for row in connection.execute(query)
+    }
+
+
+def of_owners(connection: Connection, user_ids: Collection[int]) -> dict[int, OwnerRecord]:
+    query = select(owner_records).where(owner_records.c.user_id.in_(sorted(user_ids)))
+    return {
+        row.user_id: OwnerRecord(strikes=row.strikes, clean=row.clean) for row in connection.execute(query)
+    }
+
+
 def watch(connection: Connection, node_id: str, results: int) -> None:
     """So many of the node's next results are checked, whatever its trust."""
     changed = connection.execute(
@@ -115,30 +120,23 @@ def one_less_to_watch(connection: Connection, node_id: str) -> None:
     connection.execute(query.values(watched=node_records.c.watched - 1))
 
 
-def note(connection: Connection, node_id: str, owner_id: int, finding: Finding, now: float) -> RecordChanges:
-    """One compared run of the node."""
-    node, owner = of_node(connection, node_id), of_owner(connection, owner_id)
-    change = verification.after_finding(node, owner, finding, now)
-    if change.node != node:
-        _put_node(connection, node_id, change.node)
-    if change.owner != owner:
-        values = {"strikes": change.owner.strikes, "clean": change.owner.clean}
-        changed = connection.execute(
-            update(owner_records).where(owner_records.c.user_id == owner_id).values(values)
-        )
-        if not changed.rowcount:
-            connection.execute(insert(owner_records).values(user_id=owner_id, **values))
-    return change
+def put_owner(connection: Connection, owner_id: int, record: OwnerRecord) -> None:
+    values = {"strikes": record.strikes, "clean": record.clean}
+    changed = connection.execute(
+        update(owner_records).where(owner_records.c.user_id == owner_id).values(values)
+    )
+    if not changed.rowcount:
+        connection.execute(insert(owner_records).values(user_id=owner_id, **values))
 
 
 def begin_node(connection: Connection, node_id: str, owner_id: int, now: float) -> None:
     """A node id that is new: it waits as long as the one that it may be meant to replace."""
     record = verification.first_record(of_owner(connection, owner_id), now)
     if record != NodeRecord():
-        _put_node(connection, node_id, record)
+        put_node(connection, node_id, record)
 
 
-def _put_node(connection: Connection, node_id: str, record: NodeRecord) -> None:
+def put_node(connection: Connection, node_id: str, record: NodeRecord) -> None:
     values = {"verified": record.verified, "paused_until": record.paused_until}
     changed = connection.execute(update(node_records).where(node_records.c.node_id == node_id).values(values))
     if not changed.rowcount:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from nodepool.domain.money.settlement import Provider
 from nodepool.stores.sql.ledger.holds import (
-    Provider,
     Settlement,
     check_covered,
+    end,
+    find_held,
     hold,
     settle,
     terms_of,
@@ -30,7 +32,9 @@ __all__ = [
     "Settlement",
     "balance",
     "check_covered",
+    "end",
     "entry_exists",
+    "find_held",
     "hold",
     "lock",
     "move",

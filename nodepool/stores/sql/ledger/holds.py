@@ -6,14 +6,15 @@ Functions of a connection: the use case that calls them owns the transaction.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from nodepool.domain.errors import NotEnoughCptError, NotFoundError
-from nodepool.domain.money import ledger
+from nodepool.domain.money import ledger, settlement
 from nodepool.domain.money.ledger import Bill, EntryKind, HoldState, NewEntry, PriceTerms
+from nodepool.domain.money.settlement import Hold, HoldEnd, Provider
 from nodepool.stores.sql.ledger.postings import append
 from nodepool.stores.sql.tables import holds, ledger_accounts
 
@@ -26,16 +27,6 @@ _END = (
     .values(state=bindparam("new_state"), posted=bindparam("charged"), ended_at=bindparam("now"))
 )
 _SPENDABLE = select(ledger_accounts.c.balance).where(ledger_accounts.c.id == bindparam("account"))
-
-
-@dataclass(frozen=True, slots=True)
-class Provider:
-    """Who is paid, for which attempt (the one that ended where it is empty), and in which proportion."""
-
-    user_id: int
-    share: int = 1
-    attempt_id: str = ""
-    account: str = ""  # where it goes, when it is not the user's
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,62 +103,49 @@ def settle(
     `minutes` are those of all providers' runs together. Called in the transaction that ends the task;
     a task that holds nothing, or whose hold has ended, is left as it is.
     """
+    held = find_held(connection, task_id)
+    if held is None:
+        return Settlement(changed=False)
+    ended = settlement.settle(held, providers, minutes, attempt_id)
+    if not end(connection, ended, now):
+        return Settlement(changed=False)
+    return Settlement(changed=True, bill=ended.bill)
+
+
+def find_held(connection: Connection, task_id: str) -> Hold | None:
+    """What the task holds; None where it holds nothing, or its hold has ended."""
     found = connection.execute(_STILL_HELD, {"task": task_id}).one_or_none()
     if found is None:
-        return Settlement(changed=False)
-    bill = ledger.bill(
-        found.amount,
+        return None
+    return Hold(
+        task_id=found.task_id,
+        account_id=found.account_id,
+        amount=found.amount,
         price_per_minute=found.price_per_minute,
-        minutes=minutes,
         fee_percent=found.fee_percent,
-        shares=[provider.share for provider in providers],
     )
-    named = [replace(it, attempt_id=it.attempt_id or attempt_id) for it in providers]
-    ended = connection.execute(
+
+
+def end(connection: Connection, ended: HoldEnd, now: float) -> bool:
+    """End the hold as it was decided. False where it had ended before: then nothing is moved."""
+    changed = connection.execute(
         _END,
         {
-            "task": task_id,
-            "new_state": HoldState.POSTED if bill.charged else HoldState.VOIDED,
-            "charged": bill.charged,
+            "task": ended.task_id,
+            "new_state": ended.state,
+            "charged": ended.bill.charged,
             "now": float(now),
         },
     )
-    if ended.rowcount != 1:
-        return Settlement(changed=False)
-    append(connection, _entries(found, named, bill, minutes), now)
-    return Settlement(changed=True, bill=bill)
+    if changed.rowcount != 1:
+        return False
+    append(connection, ended.entries, now)
+    return True
 
 
 def void(connection: Connection, task_id: str, now: float) -> Settlement:
     """Give all of it back: the task ended and nobody is paid."""
     return settle(connection, task_id, "", (), 0, now)
-
-
-def _entries(held: Row[Any], providers: Sequence[Provider], bill: Bill, minutes: int) -> list[NewEntry]:
-    task_id, entries = held.task_id, []
-    memo = f"{minutes} min at {held.price_per_minute} CPT a minute"
-    if len(providers) > 1:
-        memo = f"a share of {memo}"
-    for provider, part in zip(providers, bill.parts, strict=True):
-        attempt = provider.attempt_id
-        if part.payment:
-            account = provider.account or ledger.user_account(provider.user_id)
-            pay = ledger.payment_id(attempt)
-            entries.append(
-                NewEntry(pay, EntryKind.PAYMENT, ledger.ESCROW, account, part.payment, task_id, memo)
-            )
-        if part.fee:
-            kept = f"{held.fee_percent} % of {part.payment + part.fee} CPT"
-            fee = ledger.fee_id(attempt)
-            entries.append(NewEntry(fee, EntryKind.FEE, ledger.ESCROW, ledger.FEE, part.fee, task_id, kept))
-    if bill.released:
-        release = ledger.release_id(task_id)
-        entries.append(
-            NewEntry(
-                release, EntryKind.RELEASE, ledger.ESCROW, held.account_id, bill.released, task_id, "not used"
-            )
-        )
-    return entries
 
 
 def _not_covered(terms: PriceTerms, balance: int) -> NotEnoughCptError:

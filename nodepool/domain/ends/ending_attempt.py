@@ -1,0 +1,91 @@
+"""An attempt that ends: how it ended by its node's word, and what is known of it, as facts. Pure.
+
+What follows is decided in `attempt_end`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nodepool.domain.nodes.history import NodeHistory
+from nodepool.domain.resources import Claim
+from nodepool.domain.tasks.states import AttemptState, Outcome, TaskKind, TaskState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """How an attempt ended, by its node's word."""
+
+    outcome: Outcome
+    exit_code: int | None
+    reason: str
+    result_bytes: int = 0
+    has_result: bool = False
+    cpu_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    output_bytes: int = 0
+    digest: str = ""  # of what is compared; made by the pool, empty where nobody compares
+    # The pool ended it for its own reasons: it counts neither against the node nor against the task.
+    blameless: bool = False
+    # The pool ended it because its node had not: past its bound, or after a stop.
+    late: bool = False
+    # Nothing shows that its node worked at it: no output, no CPU, no result. Not paid; when the pool had to
+    # end it, it costs what a false result costs.
+    idle: bool = False
+
+    @property
+    def is_idleness(self) -> bool:
+        """The node took the run and did nothing, until the pool ended it."""
+        return self.idle and self.late
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndingTask:
+    id: str
+    owner_id: int
+    kind: TaskKind = TaskKind.USER
+    state: TaskState = TaskState.RUNNING
+    attempt_number: int = 1
+    attempts_ended: int = 0  # those that were lost or refused
+    stop_requested: bool = False
+    pinned_node: str = ""
+    max_minutes: int = 60
+    tier: str = ""
+    region: str = ""
+    package_sha256: str = ""
+    started_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndingNode:
+    id: str
+    owner_id: int
+    draining: bool = False
+    active: bool = True
+    cpu_cores: int = 1
+    cpu_score: int = 0
+    memory_gb: int = 0
+    history: NodeHistory = NodeHistory()  # noqa: RUF009 - a frozen value
+    is_low: bool = False  # in the lowest tier, whose results are checked
+    is_watched: bool = False  # its next results are checked, whatever its tier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndingAttempt:
+    """An attempt with its task and its node, which nobody else may change now."""
+
+    id: str
+    task: EndingTask
+    node: EndingNode
+    number: int = 1
+    state: AttemptState = AttemptState.RUNNING
+    started_at: float | None = None
+    claim: Claim = Claim(0, 0, 0, 0)  # noqa: RUF009 - a frozen value
+
+    @property
+    def is_a_strangers(self) -> bool:
+        """Its task is not that of its node's owner, who could order as many of these as they like."""
+        return self.node.owner_id != self.task.owner_id
+
+    def seconds(self, now: float) -> float:
+        return max(0.0, now - self.started_at) if self.started_at is not None else 0.0
