@@ -20,7 +20,8 @@ from nodepool.domain.errors import InvalidInputError, UnavailableError
 from nodepool.domain.explain.explanation import PlacementExplanation, explain
 from nodepool.domain.explain.request import PlacementRequest, PoolView, asked_of
 from nodepool.domain.explain.wait_estimate import NOTHING_KNOWN, QueueOrder, estimate
-from nodepool.domain.money.pricing import hold_cpt, price_per_minute_cpt
+from nodepool.domain.money.ledger import PriceTerms
+from nodepool.domain.money.pricing import price_per_minute_cpt
 from nodepool.domain.resources import Resources
 from nodepool.domain.scheduling.fair_share import Decay
 from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask
@@ -281,6 +282,6 @@ def _priced(
     answer: pb.ExplainTaskResponse, needs: Resources, max_minutes: int, replicas: int
 ) -> pb.ExplainTaskResponse:
     answer.price_per_minute_cpt = price_per_minute_cpt(needs)
-    answer.max_price_cpt = hold_cpt(needs, max_minutes) * replicas
+    answer.max_price_cpt = PriceTerms(answer.price_per_minute_cpt, max_minutes, replicas).amount
     answer.max_minutes = max_minutes
     return answer

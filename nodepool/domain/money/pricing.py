@@ -11,29 +11,16 @@ minutes. Whole numbers only, so that two parts of the pool never differ by a rou
 
 from __future__ import annotations
 
-from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.resources import Resources
 
 POINTS_PER_CPT = 100
 MILLISECONDS_PER_MINUTE = 60_000
-# What a BIGINT of the database and an int64 of the protocol can hold.
-MAX_CPT = (1 << 63) - 1
 
 
 def price_per_minute_cpt(needs: Resources) -> int:
     """CPT for one started minute. cpu_score and gpu_score are in points, the memories in GiB."""
     points = (needs.memory_gb + needs.gpu_memory_gb) * POINTS_PER_CPT + needs.cpu_score + needs.gpu_score
     return max(1, _divided_up(points, POINTS_PER_CPT))
-
-
-def hold_cpt(needs: Resources, max_minutes: int) -> int:
-    """CPT held at submit: the price of a run of `max_minutes`, the most that the task can cost."""
-    if max_minutes < 1:
-        raise InvalidInputError(f"max_minutes must be 1 or more, not {max_minutes}")
-    held = price_per_minute_cpt(needs) * max_minutes
-    if held > MAX_CPT:
-        raise InvalidInputError(f"{max_minutes} minutes of this task cost more CPT than there can be")
-    return held
 
 
 def started_minutes(run_milliseconds: int) -> int:

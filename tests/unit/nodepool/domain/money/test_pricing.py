@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from nodepool.domain.errors import InvalidInputError
-from nodepool.domain.money.pricing import MAX_CPT, hold_cpt, price_per_minute_cpt, started_minutes
+from nodepool.domain.money.ledger import MAX_CPT, PriceTerms
+from nodepool.domain.money.pricing import price_per_minute_cpt, started_minutes
 from nodepool.domain.resources import MAX_AMOUNT, Resources
 
 AMOUNTS = st.integers(0, MAX_AMOUNT)
@@ -60,7 +61,7 @@ def test_asking_for_more_never_costs_less(needs: Resources, name: str) -> None:
 def test_what_is_held_is_the_price_of_the_longest_run_and_fits_the_database(
     needs: Resources, minutes: int
 ) -> None:
-    held = hold_cpt(needs, minutes)
+    held = PriceTerms(price_per_minute_cpt(needs), minutes).amount
     assert held == price_per_minute_cpt(needs) * minutes
     assert 1 <= held <= MAX_CPT
 
@@ -68,7 +69,7 @@ def test_what_is_held_is_the_price_of_the_longest_run_and_fits_the_database(
 @pytest.mark.parametrize("minutes", [0, -1, MAX_CPT])
 def test_a_hold_that_cannot_be_is_refused(minutes: int) -> None:
     with pytest.raises(InvalidInputError):
-        hold_cpt(MOST, minutes)
+        PriceTerms(price_per_minute_cpt(MOST), minutes).amount  # noqa: B018
 
 
 @pytest.mark.parametrize(
