@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar
 
@@ -40,7 +41,7 @@ class Fleet(PushedFleet):
         provider_id, self.owner_id = self.owner_id, user_id or self.owner_id
         attempt = self.assigned("n1", max_minutes=max_minutes, price_per_minute=PRICE)
         self.owner_id = provider_id
-        task = self.task(attempt)._asdict()
+        task = asdict(self.task(attempt))
         self.dispatcher.database.write(lambda c: ledger_store.hold(c, task, fee_percent=0, now=self.now))
         self.claimed(attempt, "n1")
         if says:

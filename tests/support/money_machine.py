@@ -255,7 +255,10 @@ class Money(RuleBasedStateMachine):
         if bad and not task.stop and task.bad < MAX_ATTEMPTS:
             task.state, task.started = "QUEUED", None
             return
-        self._settle(task, owner, paid=not bad)
+        # A run that took all its time and shows nothing is checked before it is paid.
+        took_all = task.started is not None and self.now - task.started >= task.minutes * 60
+        waits = outcome is Outcome.FAILED and took_all and owner != task.owner
+        self._settle(task, owner, paid=not bad, waits=waits)
 
     @rule(number=names, crash=crashes)
     def stop(self, number: int, crash: int) -> None:
@@ -269,13 +272,14 @@ class Money(RuleBasedStateMachine):
         elif task.held:
             task.stop = True
 
-    def _settle(self, task: Task, provider: int, *, paid: bool) -> None:
+    def _settle(self, task: Task, provider: int, *, paid: bool, waits: bool = False) -> None:
         minutes = 0
         if paid and task.started is not None:
             minutes = min(task.minutes, max(1, math.ceil((self.now - task.started) / 60)))
         charged = task.price * minutes
         fee = charged * task.fee // 100
-        self._move("escrow", f"user:{provider or task.owner}", charged - fee)
+        account = "pending" if waits else f"user:{provider or task.owner}"
+        self._move("escrow", account, charged - fee)
         self._move("escrow", "fee", fee)
         self._move("escrow", f"user:{task.owner}", task.held - charged)
         assert task.held > 0, "a hold ended twice"
