@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nodepool.domain.ends.effects import Decision, EndRules, Tickets
+from nodepool.domain.ends.effects import EndDecision, EndRules, Tickets
 from nodepool.domain.trust.audits import Rules
 from nodepool.domain.trust.credit_moves import Score
 from nodepool.domain.trust.provisional import TrustFacts
@@ -27,9 +27,9 @@ class Deciding:
 
     def decision(
         self, trust: TrustFacts | None = None, scores: Mapping[int, Score] | None = None
-    ) -> Decision:
+    ) -> EndDecision:
         """One that no end of an attempt brings about."""
-        return Decision(now=self.now, rules=self.rules, tickets=self.tickets, trust=trust, scores=scores)
+        return EndDecision(now=self.now, rules=self.rules, tickets=self.tickets, trust=trust, scores=scores)
 
 
 def deciding(settings: Settings, now: float) -> Deciding:

@@ -8,7 +8,7 @@ nothing.
 from __future__ import annotations
 
 from nodepool.domain.ends import replicated_end
-from nodepool.domain.ends.effects import Decision, FollowUp
+from nodepool.domain.ends.effects import EndDecision, FollowUp
 from nodepool.domain.ends.task_runs import ParentTask
 from nodepool.domain.tasks.states import FINAL_TASK_STATES
 from nodepool.stores.sql import replicas, tasks as task_store
@@ -47,7 +47,7 @@ def stop(connection: Connection, task_id: str, by: Deciding) -> tuple[OwnedTask,
     return before, _applied(connection, parent, decision)
 
 
-def _applied(connection: Connection, parent: ParentTask, decision: Decision) -> FollowUp:
+def _applied(connection: Connection, parent: ParentTask, decision: EndDecision) -> FollowUp:
     effects = decision.effects()
     apply(connection, effects)
     return effects.told(parent.id)

@@ -14,8 +14,8 @@ from nodepool.domain import ids
 from nodepool.domain.ends import check_end, node_end, replicated_end
 from nodepool.domain.ends.effects import (
     ClosedAttempt,
-    Decision,
     Effects,
+    EndDecision,
     EndRules,
     MovedTask,
     Tickets,
@@ -119,7 +119,9 @@ def decide(snapshot: AttemptEndSnapshot, end: End, rules: EndRules, now: float, 
     if _is_told_before(attempt, end):
         return Effects(now=now, told_before=True)
     closed, moved = _closed(attempt, end, now), _moved(attempt, end, rules)
-    decision = Decision(now=now, rules=rules, tickets=tickets, trust=snapshot.trust, scores=snapshot.scores)
+    decision = EndDecision(
+        now=now, rules=rules, tickets=tickets, trust=snapshot.trust, scores=snapshot.scores
+    )
     family = snapshot.family
     if family is not None:
         # What follows is decided on the runs as this end leaves them.
@@ -237,7 +239,7 @@ def with_end(family: TaskFamily, attempt: EndingAttempt, end: End, rules: EndRul
 
 
 # -- a task without other runs ----------------------------------------------------------------------------
-def _end_single(snapshot: AttemptEndSnapshot, end: End, decision: Decision, tickets: Tickets) -> None:
+def _end_single(snapshot: AttemptEndSnapshot, end: End, decision: EndDecision, tickets: Tickets) -> None:
     """It pays what is due: at once, or when its result stands."""
     attempt, now = snapshot.attempt, decision.now
     waits = snapshot.others and _is_looked_at(attempt, end, decision.rules, now, tickets)

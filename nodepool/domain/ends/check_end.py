@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nodepool.domain.ends.effects import Decision, FamilyEffects, ReplacedResult
+from nodepool.domain.ends.effects import EndDecision, FamilyEffects, ReplacedResult
 from nodepool.domain.ends.replicated_end import live_attempts, more_runs, result_of
 from nodepool.domain.ends.task_runs import NOT_NEEDED, VERDICTS, ParentTask, TaskFamily, TaskRun, as_replica
 from nodepool.domain.money import ledger
@@ -53,7 +53,7 @@ def ends(family: TaskFamily, now: float) -> bool:
     return result is not None and next_of(family, result, now).step is Step.END
 
 
-def follow_up(family: TaskFamily, decision: Decision) -> None:
+def follow_up(family: TaskFamily, decision: EndDecision) -> None:
     decision.follow(family.parent.id)
     result = family.checked
     if result is None:
@@ -117,7 +117,7 @@ class _Check:
     told: Mapping[int, Finding]
 
     @classmethod
-    def of(cls, family: TaskFamily, result: ProvisionalResult, count: Count, decision: Decision) -> _Check:
+    def of(cls, family: TaskFamily, result: ProvisionalResult, count: Count, decision: EndDecision) -> _Check:
         own = count.findings.get(family.parent.id, Finding.UNDECIDED)
         checkers = tuple(run for run in family.runs if run.id in count.findings)
         findings = {run.provider: count.findings[run.id] for run in checkers} | {result.owner_id: own}
@@ -130,7 +130,7 @@ class _Check:
         )
         return cls(family=family, result=result, count=count, own=own, checkers=checkers, told=told)
 
-    def end(self, decision: Decision) -> None:
+    def end(self, decision: EndDecision) -> None:
         task, book = self.family.parent, decision.book
         # Findings first: what a strike costs depends on the record before it.
         lenient = self._note(decision) if not self.result.recalled else False
@@ -150,7 +150,7 @@ class _Check:
         decision.follow(task.id, stopped=live_attempts(self.family.runs), ended=True)
         decision.credit(self._credit(decision))
 
-    def _note(self, decision: Decision) -> bool:
+    def _note(self, decision: EndDecision) -> bool:
         """Count the finding for the run that was checked; whether its owner is forgiven."""
         finding = self.told[self.result.owner_id]
         change = decision.book.note(self.result.node_id, self.result.owner_id, finding)
@@ -158,7 +158,7 @@ class _Check:
             decision.book.paused.add(self.result.node_id)
         return change.lenient
 
-    def _pay(self, checkers: Sequence[TaskRun], decision: Decision) -> None:
+    def _pay(self, checkers: Sequence[TaskRun], decision: EndDecision) -> None:
         """The checkers who did not differ, and a recalled run that may keep its pay.
 
         Of a result that was false, or is not paid although it was right, the user's payment pays the
@@ -176,7 +176,7 @@ class _Check:
                 runs.append((run.attempt_id, run.provider, amount))
         decision.book.pay_runs(result, runs, forfeit=false or bool(result.recalled and not paid_after_all))
 
-    def _end_block(self, decision: Decision, *, lenient: bool) -> None:
+    def _end_block(self, decision: EndDecision, *, lenient: bool) -> None:
         book, task_id, result = decision.book, self.result.task_id, self.result
         told = self.told[result.owner_id]
         disputed = Verification.DISPUTED if self.checkers else ""
@@ -221,7 +221,7 @@ class _Check:
         result = result_of(best)
         return ReplacedResult(result=result, reason=reason) if result is not None else None
 
-    def _credit(self, decision: Decision) -> list[NewChange]:
+    def _credit(self, decision: EndDecision) -> list[NewChange]:
         raised = decision.book.facts.raised
         return [
             change

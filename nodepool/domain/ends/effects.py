@@ -149,7 +149,7 @@ class Effects:
         return replace(self.follow_up or FollowUp(task_id), tiers_changed=self.tiers_changed)
 
 
-class Decision:
+class EndDecision:
     """One decision as it gathers: the facts that its steps share, and what they have come to so far."""
 
     def __init__(

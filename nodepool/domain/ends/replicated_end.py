@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nodepool.domain import ids
-from nodepool.domain.ends.effects import Decision, FamilyEffects, ParentEnd, RunResult
+from nodepool.domain.ends.effects import EndDecision, FamilyEffects, ParentEnd, RunResult
 from nodepool.domain.ends.task_runs import NOT_NEEDED, VERDICTS, TaskFamily, TaskRun, as_replica
 from nodepool.domain.money import ledger
 from nodepool.domain.money.settlement import Provider, settle
@@ -45,7 +45,7 @@ def is_due(family: TaskFamily, now: float) -> bool:
     return next_of(family, now).step is not Step.WAIT
 
 
-def follow_up(family: TaskFamily, decision: Decision) -> None:
+def follow_up(family: TaskFamily, decision: EndDecision) -> None:
     parent = family.parent
     decision.follow(parent.id)
     if parent.state in FINAL_TASK_STATES:
@@ -60,7 +60,7 @@ def follow_up(family: TaskFamily, decision: Decision) -> None:
         _end(family, step, decision)
 
 
-def never_ran(family: TaskFamily, decision: Decision) -> None:
+def never_ran(family: TaskFamily, decision: EndDecision) -> None:
     """The task was stopped while it waited: its runs have nothing to wait for."""
     parent = family.parent
     decision.family = FamilyEffects(task_id=parent.id, dropped=parent.reason)
@@ -93,7 +93,7 @@ def result_of(run: TaskRun | None) -> RunResult | None:
     )
 
 
-def _end(family: TaskFamily, step: Next, decision: Decision) -> None:
+def _end(family: TaskFamily, step: Next, decision: EndDecision) -> None:
     parent, runs = family.parent, family.runs
     count = step.count or Count(verdict=Verdict.UNDECIDED)
     voters = [run for run in runs if run.id in count.findings]
@@ -123,7 +123,7 @@ def _end(family: TaskFamily, step: Next, decision: Decision) -> None:
     decision.follow(parent.id, stopped=live_attempts(runs), ended=True)
 
 
-def _stopped(family: TaskFamily, decision: Decision) -> None:
+def _stopped(family: TaskFamily, decision: EndDecision) -> None:
     """Its owner asked for its end: when no run is on a node any more, that is its end."""
     parent, runs = family.parent, family.runs
     live = live_attempts(runs)
@@ -154,7 +154,7 @@ def _why_undecided(runs: Sequence[TaskRun], voters: Sequence[TaskRun]) -> str:
     return f"it could not be verified: {given_up}" if given_up else "it could not be verified"
 
 
-def _pay(family: TaskFamily, runs: Sequence[TaskRun], decision: Decision) -> None:
+def _pay(family: TaskFamily, runs: Sequence[TaskRun], decision: EndDecision) -> None:
     """Each of these runs its started minutes, from what the task holds; the rest goes back."""
     if family.hold is None:
         return

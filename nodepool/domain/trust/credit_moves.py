@@ -76,30 +76,30 @@ def moves(
     scores: Mapping[int, Score], changes: Iterable[NewChange], *, start: int, now: float
 ) -> tuple[ScoreMove, ...]:
     """What these events make of the scores, in the order of the users. `start`: what scores drift to."""
-    running: dict[int, _Running] = {}
+    running: dict[int, _RunningScore] = {}
     for change in sorted(changes, key=lambda it: it.user_id):
         score = scores.get(change.user_id)
         if score is None or change.id in score.known or not would_move(score, change, start):
             continue
         if change.user_id not in running:
-            running[change.user_id] = _Running(score, start, now)
+            running[change.user_id] = _RunningScore(score, start, now)
         running[change.user_id].add(change)
     return tuple(it.move() for it in running.values())
 
 
 def drifted(score: Score, start: int, now: float) -> ScoreMove:
     """What the time that passed has made of it."""
-    return _Running(score, start, now).move()
+    return _RunningScore(score, start, now).move()
 
 
 def set_to(score: Score, value: int, change: NewChange, *, start: int, now: float) -> ScoreMove:
     """The operator's word."""
-    running = _Running(score, start, now)
+    running = _RunningScore(score, start, now)
     running.put(change, value - running.value)
     return running.move()
 
 
-class _Running:
+class _RunningScore:
     """A score with the events that have moved it so far."""
 
     def __init__(self, score: Score, start: int, now: float) -> None:
