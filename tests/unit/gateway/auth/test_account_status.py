@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -18,8 +19,8 @@ FINE = AccountStatus("ada", "user", blocked=False, generation=2)
 class _Sql:
     """One user's row, how often it was read, and the clock."""
 
-    def __init__(self, standing: AccountStatus | None = FINE) -> None:
-        self.standing = standing
+    def __init__(self, account: AccountStatus | None = FINE) -> None:
+        self.account = account
         self.asked: list[int] = []
         self.now = 100.0
         self.away = False
@@ -28,7 +29,7 @@ class _Sql:
 
     async def ask(self, user_id: int) -> AccountStatus | None:
         self.asked.append(user_id)
-        answer = self.standing
+        answer = self.account
         if self.held is not None and self.reached is not None:
             self.reached.set()
             await self.held.wait()
@@ -36,7 +37,7 @@ class _Sql:
             raise UnavailableError
         return answer
 
-    def standings(self) -> AccountStatuses:
+    def statuses(self) -> AccountStatuses:
         return AccountStatuses(self.ask, lambda: self.now)
 
 
@@ -44,14 +45,14 @@ def test_sql_is_asked_once_a_second_and_not_more() -> None:
     sql = _Sql()
 
     async def calls() -> None:
-        standings = sql.standings()
+        statuses = sql.statuses()
         for _ in range(10):
-            assert await standings.admit(ADA) == ADA
-            assert standings.admitted(ADA) == ADA
+            assert await statuses.admit(ADA) == ADA
+            assert statuses.admitted(ADA) == ADA
         assert sql.asked == [7]
         sql.now += FRESH_SECONDS
-        assert standings.admitted(ADA) is None
-        assert await standings.admit(ADA) == ADA
+        assert statuses.admitted(ADA) is None
+        assert await statuses.admit(ADA) == ADA
         assert sql.asked == [7, 7]
 
     asyncio.run(calls())
@@ -62,8 +63,8 @@ def test_calls_of_one_moment_share_a_question() -> None:
 
     async def calls() -> None:
         sql.held, sql.reached = asyncio.Event(), asyncio.Event()
-        standings = sql.standings()
-        waiting = [asyncio.create_task(standings.admit(ADA)) for _ in range(20)]
+        statuses = sql.statuses()
+        waiting = [asyncio.create_task(statuses.admit(ADA)) for _ in range(20)]
         await sql.reached.wait()
         waiting[0].cancel()  # who goes away takes nobody along
         sql.held.set()
@@ -76,20 +77,20 @@ def test_calls_of_one_moment_share_a_question() -> None:
 
 
 @pytest.mark.parametrize(
-    ("standing", "error", "words"),
+    ("account", "error", "words"),
     [
-        (FINE._replace(blocked=True), PermissionDeniedError, "blocked; ask the pool's operator"),
-        (FINE._replace(generation=3), UnauthenticatedError, "ended.*log in again"),
-        (FINE._replace(generation=1), UnauthenticatedError, "log in again"),
-        (FINE._replace(username="bob"), UnauthenticatedError, "does not exist any more"),
+        (replace(FINE, blocked=True), PermissionDeniedError, "blocked; ask the pool's operator"),
+        (replace(FINE, generation=3), UnauthenticatedError, "ended.*log in again"),
+        (replace(FINE, generation=1), UnauthenticatedError, "log in again"),
+        (replace(FINE, username="bob"), UnauthenticatedError, "does not exist any more"),
         (None, UnauthenticatedError, "does not exist any more"),
     ],
 )
 def test_who_is_not_let_in_is_told_why(
-    standing: AccountStatus | None, error: type[Exception], words: str
+    account: AccountStatus | None, error: type[Exception], words: str
 ) -> None:
     async def call() -> None:
-        await _Sql(standing).standings().admit(ADA)
+        await _Sql(account).statuses().admit(ADA)
 
     with pytest.raises(error, match=words):
         asyncio.run(call())
@@ -99,15 +100,15 @@ def test_a_change_takes_effect_when_the_answer_is_a_second_old() -> None:
     sql = _Sql()
 
     async def calls() -> None:
-        standings = sql.standings()
-        await standings.admit(ADA)
-        sql.standing = FINE._replace(blocked=True)
+        statuses = sql.statuses()
+        await statuses.admit(ADA)
+        sql.account = replace(FINE, blocked=True)
         sql.now += FRESH_SECONDS
         with pytest.raises(PermissionDeniedError):
-            await standings.admit(ADA)
-        sql.standing = FINE
+            await statuses.admit(ADA)
+        sql.account = FINE
         sql.now += FRESH_SECONDS
-        assert await standings.admit(ADA) == ADA
+        assert await statuses.admit(ADA) == ADA
 
     asyncio.run(calls())
 
@@ -117,13 +118,13 @@ def test_an_answer_is_as_old_as_its_question() -> None:
 
     async def calls() -> None:
         sql.held, sql.reached = asyncio.Event(), asyncio.Event()
-        standings = sql.standings()
-        waiting = asyncio.create_task(standings.admit(ADA))
+        statuses = sql.statuses()
+        waiting = asyncio.create_task(statuses.admit(ADA))
         await sql.reached.wait()
         sql.now += FRESH_SECONDS
         sql.held.set()
         await waiting
-        assert standings.admitted(ADA) is None
+        assert statuses.admitted(ADA) is None
 
     asyncio.run(calls())
 
@@ -132,14 +133,14 @@ def test_a_newer_token_than_what_is_remembered_is_asked_for_at_once() -> None:
     sql = _Sql()
 
     async def calls() -> None:
-        standings = sql.standings()
-        await standings.admit(ADA)
-        sql.standing = FINE._replace(generation=3)
+        statuses = sql.statuses()
+        await statuses.admit(ADA)
+        sql.account = replace(FINE, generation=3)
         newer = CallerIdentity(7, "ada", "user", 3)
-        assert await standings.admit(newer) == newer
+        assert await statuses.admit(newer) == newer
         # And with it the older one has ended, a moment before its second is over.
         with pytest.raises(UnauthenticatedError):
-            standings.admitted(ADA)
+            statuses.admitted(ADA)
 
     asyncio.run(calls())
 
@@ -149,11 +150,11 @@ def test_a_newer_token_does_not_suffer_from_a_question_that_was_on_its_way() -> 
 
     async def calls() -> None:
         sql.held, sql.reached = asyncio.Event(), asyncio.Event()
-        standings = sql.standings()
-        old = asyncio.create_task(standings.admit(ADA))
+        statuses = sql.statuses()
+        old = asyncio.create_task(statuses.admit(ADA))
         await sql.reached.wait()
-        sql.standing = FINE._replace(generation=3)
-        new = asyncio.create_task(standings.admit(CallerIdentity(7, "ada", "user", 3)))
+        sql.account = replace(FINE, generation=3)
+        new = asyncio.create_task(statuses.admit(CallerIdentity(7, "ada", "user", 3)))
         await asyncio.sleep(0)
         sql.held.set()
         assert (await new).generation == 3
@@ -164,7 +165,7 @@ def test_a_newer_token_does_not_suffer_from_a_question_that_was_on_its_way() -> 
 
 def test_the_role_is_that_of_now_and_not_the_tokens() -> None:
     async def call() -> CallerIdentity:
-        return await _Sql(FINE._replace(role="admin")).standings().admit(ADA)
+        return await _Sql(replace(FINE, role="admin")).statuses().admit(ADA)
 
     assert asyncio.run(call()).role == "admin"
 
@@ -173,12 +174,12 @@ def test_nobody_is_let_in_while_sql_is_away_and_all_are_afterwards() -> None:
     sql = _Sql()
 
     async def calls() -> None:
-        standings = sql.standings()
+        statuses = sql.statuses()
         sql.away = True
         with pytest.raises(UnavailableError):
-            await standings.admit(ADA)
+            await statuses.admit(ADA)
         sql.away = False
-        assert await standings.admit(ADA) == ADA
+        assert await statuses.admit(ADA) == ADA
 
     asyncio.run(calls())
 
@@ -187,12 +188,12 @@ def test_no_more_users_are_remembered_than_the_bound() -> None:
     sql = _Sql()
 
     async def calls() -> None:
-        standings = sql.standings()
+        statuses = sql.statuses()
         for user_id in range(MAX_REMEMBERED + 1):
-            await standings.admit(CallerIdentity(user_id, "ada", "user", 2))
-        assert standings.admitted(CallerIdentity(0, "ada", "user", 2)) is None
-        assert standings.admitted(CallerIdentity(1, "ada", "user", 2)) is not None
-        standings.forget(1)
-        assert standings.admitted(CallerIdentity(1, "ada", "user", 2)) is None
+            await statuses.admit(CallerIdentity(user_id, "ada", "user", 2))
+        assert statuses.admitted(CallerIdentity(0, "ada", "user", 2)) is None
+        assert statuses.admitted(CallerIdentity(1, "ada", "user", 2)) is not None
+        statuses.forget(1)
+        assert statuses.admitted(CallerIdentity(1, "ada", "user", 2)) is None
 
     asyncio.run(calls())
