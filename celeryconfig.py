@@ -12,7 +12,9 @@ from kombu import Exchange, Queue
 from nodepool.domain.regions import TASK_REGIONS
 from nodepool.domain.trust.tiers import TIERS
 
-broker_url = os.environ.get("CELERY_BROKER_URL", "")
+# Else the pool's own setting (nodepool.messaging.publisher.make_app).
+if "CELERY_BROKER_URL" in os.environ:
+    broker_url = os.environ["CELERY_BROKER_URL"]
 
 # One queue per trust tier and region, `high.asia` to `low.any`. The anonymous exchange needs no
 # binding keys in Redis, so a FLUSHALL cannot cut a queue off.

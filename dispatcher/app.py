@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from functools import cache
 from typing import Any, cast
 
 from celery import signals
@@ -24,7 +25,13 @@ from nodepool.settings import Settings
 # by default up to 5 ms as long as another thread computes.
 _SWITCH_SECONDS = 0.0005
 
-settings = Settings()
+
+@cache
+def settings() -> Settings:
+    """Read when the worker starts, never at import."""
+    return Settings()
+
+
 app = publisher.make_app(settings, "dispatcher")
 
 
@@ -53,13 +60,14 @@ class _Worker:
 
 @signals.setup_logging.connect(weak=False)
 def _set_up_logging(**_: Any) -> None:
-    observability.set_up_logging(settings.log_level, as_json=settings.log_json)
+    observability.set_up_logging(settings().log_level, as_json=settings().log_json)
 
 
 @signals.celeryd_init.connect(weak=False)
 def _harden(**_: Any) -> None:
     """The worker's process, as early as Celery lets us; importing this module changes no process."""
     hardening.harden()
+    settings()  # some of them are secrets
     hardening.forget_secrets()
     os.umask(0o077)
 
@@ -67,7 +75,7 @@ def _harden(**_: Any) -> None:
 @signals.worker_init.connect(weak=False)
 def _open(**_: Any) -> None:
     sys.setswitchinterval(_SWITCH_SECONDS)
-    _Worker.dispatcher = build(settings)
+    _Worker.dispatcher = build(settings())
 
 
 @signals.worker_ready.connect(weak=False)
@@ -105,13 +113,13 @@ def place(_task: Task[Any, Any], task_id: str) -> None:
 def pusher() -> Pusher:
     with _Worker.making_pusher:
         if _Worker.pusher is None:
-            _Worker.pusher = Pusher(PushOutcomes(dispatcher(), open_files(settings)))
+            _Worker.pusher = Pusher(PushOutcomes(dispatcher(), open_files(settings())))
         return _Worker.pusher
 
 
 @app.task(name=names.PUSH, bind=True)
 def push(_task: Task[Any, Any], attempt_id: str) -> None:
-    if settings.push_to_nodes:
+    if settings().push_to_nodes:
         pusher().push(attempt_id)
 
 

@@ -28,7 +28,7 @@ from flower.views.monitor import Metrics
 from tornado.ioloop import IOLoop, PeriodicCallback
 from tornado.web import authenticated
 
-from dispatcher.app import app, settings as pool
+from dispatcher.app import app, settings as pool_settings
 from dispatcher.flower_events import AGENT_PREFIX, PoolEvents
 from nodepool import hardening
 from nodepool.domain.errors import InvalidInputError
@@ -181,6 +181,7 @@ def main(argv: list[str] | None = None) -> int:
     # Dispatchers and agents send events from their start; nobody has to be told to.
     options.enable_events = False
     os.environ.pop("FLOWER_UNAUTHENTICATED_API", None)
+    pool = pool_settings()
     memory = MemoryLimit(pool.flower_memory_mb << 20, "FLOWER_MEMORY_MB")
     memory.set()
     monitor = build(app, connect(pool))

@@ -12,6 +12,7 @@ import secrets
 import sys
 from collections.abc import MutableMapping
 from contextvars import ContextVar
+from functools import cache
 from typing import Any, TextIO
 
 import structlog
@@ -25,7 +26,6 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 _SECRET_WORDS = ("password", "token", "secret", "authorization")
 HIDDEN = "(hidden)"
 
-_process_mark = secrets.token_hex(3)
 _numbers = itertools.count(1)
 
 rpc_seconds = Histogram(
@@ -40,9 +40,15 @@ rpcs_refused = Counter(
 logins = Counter("hivemind_gateway_logins_total", "Logins, by how they ended.", ["outcome"])
 
 
+@cache
+def _process_mark() -> str:
+    """Made when it is first asked for: processes that were forked from one have marks of their own."""
+    return secrets.token_hex(3)
+
+
 def new_request_id() -> str:
     """Short, and unique among the gateways of a pool."""
-    return f"{_process_mark}{next(_numbers):x}"
+    return f"{_process_mark()}{next(_numbers):x}"
 
 
 def _plain_traceback(target: TextIO, exc_info: Any) -> None:

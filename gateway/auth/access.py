@@ -98,8 +98,3 @@ TOKEN_IN_MESSAGE: frozenset[str] = frozenset(
     for method in service.methods
     if not method.client_streaming and "token" in method.input_type.fields_by_name
 )
-
-
-def is_ours(method: str) -> bool:
-    """Whether the RPC is one of this protocol, not of health or reflection."""
-    return method.startswith(f"/{PACKAGE}.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import sys
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from hivemind.cli.app import App, write_stdout
 from hivemind.cli.render.plain_text import one_line
@@ -16,13 +15,6 @@ from hivemind.models import OutputEvent, StateEvent, TaskEvent, TaskInfo
 from hivemind.sdk import NodePoolClient
 from hivemind.watching import Position
 from nodepool.domain.tasks.states import TaskState
-
-
-class Sink(Protocol):
-    """Where events go."""
-
-    def take(self, event: TaskEvent) -> None: ...
-    def close(self) -> None: ...
 
 
 def follow(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from celery import Celery
@@ -37,11 +37,14 @@ _DIRECT = Exchange("", type="direct")
 log = logging.getLogger(__name__)
 
 
-def make_app(settings: Settings, name: str = "nodepool") -> Celery:
+def make_app(settings: Settings | Callable[[], Settings], name: str = "nodepool") -> Celery:
+    """`settings`, or what reads them, which is asked when the app is configured and not before."""
     app = Celery(name, set_as_current=False)
     app.config_from_object("celeryconfig")
-    # Celery's own variable first, as ever; it is read here, since it does not stay in the environment.
-    app.conf.update(broker_url=app.conf.broker_url or settings.effective_redis_url)
+    # Celery's own variable, which celeryconfig.py reads, goes first, as ever.
+    app.add_defaults(
+        lambda: {"broker_url": (settings() if callable(settings) else settings).effective_redis_url}
+    )
     return app
 
 

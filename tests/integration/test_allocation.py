@@ -18,7 +18,7 @@ from nodepool.stores.redis import keys
 from nodepool.stores.sql import attempts as attempt_records, nodes as node_store, tasks as task_store
 from tests.support.databases import sqlite_file
 from tests.support.fleet import START, Fleet
-from tests.support.stores import add_user, attempt_of
+from tests.support.stores import add_user, assigned_ids, attempt_of
 from tests.support.valkey import TestValkey
 
 NODE = "n1"
@@ -35,7 +35,7 @@ class Measured(Fleet):
         self, uses: Mapping[str, Any], *, node_id: str = NODE, memory_percent: Any = 50, **also: Any
     ) -> None:
         running = []
-        for name in self.dispatcher.registry.assigned_ids(node_id):
+        for name in assigned_ids(self.dispatcher.registry, node_id):
             use = uses.get(self.task_of(name))
             memory_mb, points = use if isinstance(use, tuple) else (use, 0)
             told = {} if use is None else {"memory_bytes": memory_mb * MIB, "cpu_score": points}

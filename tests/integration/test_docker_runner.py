@@ -18,7 +18,7 @@ from tests.support.engine import our_containers
 from tests.support.runs import MIB, RunFactory
 from tests.support.waiting import wait_until
 from worker_agent.runners.base import RunRefusedError
-from worker_agent.runners.docker import DockerRunner, check_runs, engine_problem
+from worker_agent.runners.docker import DockerRunner, engine_problem
 
 pytestmark = pytest.mark.docker
 SLEEPS = "import time; print('up', flush=True); time.sleep(600)"
@@ -341,14 +341,6 @@ def test_requirements_that_are_not_met_without_network_fail_with_the_reason(runs
     assert "network" in end.problem
     assert "ran\n" not in live.output
     assert not live.spec.work_dir.with_name(live.spec.work_dir.name + ".deps").exists()
-
-
-def test_a_working_engine_passes_the_check_and_a_missing_image_fails_it(
-    runs: RunFactory, test_image: str, run_folder: Path
-) -> None:
-    assert isinstance(runs.runner, DockerRunner)
-    assert check_runs(runs.runner, test_image, run_folder) == ""
-    assert "no-such-image:1" in check_runs(runs.runner, "no-such-image:1", run_folder)
 
 
 def test_many_runs_at_once_all_end_well(runs: RunFactory) -> None:

@@ -19,7 +19,7 @@ from nodepool.stores.sql import nodes as node_store, tasks as task_store
 from nodepool.stores.sql.tables import users
 from tests.support.databases import sqlite_file
 from tests.support.fleet import START, Fleet
-from tests.support.stores import CLAIM, add_user, attempt_of
+from tests.support.stores import CLAIM, add_user, assigned_ids, attempt_of
 from tests.support.valkey import TestValkey
 
 
@@ -178,7 +178,7 @@ def test_a_credit_score_that_changes_moves_its_owners_nodes_at_once(stage: Stage
     assert seen == [[high, high, high], [normal, normal, high], [low, low, high], [high, high, high]]
     assert stage.row(running).state == "PLACED"
     assert stage.reserved(where).tasks == 1
-    assert attempt_of(stage.dispatcher.database, running, 1) in stage.dispatcher.registry.assigned_ids(where)
+    assert attempt_of(stage.dispatcher.database, running, 1) in assigned_ids(stage.dispatcher.registry, where)
 
 
 def test_a_node_that_fell_is_open_to_those_whom_it_was_closed_to(stage: Stage) -> None:
@@ -208,7 +208,9 @@ def test_a_node_that_registers_with_other_hardware_is_recomputed_and_keeps_what_
     assert (view.capacity.cpu_score, view.capacity.memory_mb, view.capacity.tasks) == (1500, 2048, 3)
     assert view.tier is Tier.LOW
     assert view.reserved.tasks == 1
-    assert stage.dispatcher.registry.assigned_ids("n1") == {attempt_of(stage.dispatcher.database, running, 1)}
+    assert assigned_ids(stage.dispatcher.registry, "n1") == {
+        attempt_of(stage.dispatcher.database, running, 1)
+    }
     stage.node("n1")
     assert stage.view("n1").tier is Tier.HIGH
     assert stage.states(running) == ["PLACED"]

@@ -22,6 +22,7 @@ from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.tables import users
 from tests.support.money import PRICE, add_payer, check_sums, hold_of, spendable
 from tests.support.pushed import PushedFleet
+from tests.support.stores import assigned_ids
 from tests.support.tasks import unpacked
 from tests.support.valkey import TestValkey
 
@@ -60,7 +61,7 @@ class Fleet(PushedFleet):
         end = self.now + minutes * MINUTE
         while self.now < end:
             self.now = min(end, self.now + 10.0)
-            names = self.dispatcher.registry.assigned_ids("n1")
+            names = assigned_ids(self.dispatcher.registry, "n1")
             running = [{"attempt_id": name, **self.uses} for name in names]
             report = {"v": 1, "cpu_percent": 1, "memory_percent": 1, "running": running}
             self.redis.set(keys.report("n1"), json.dumps(report), ex=keys.REPORT_TTL_SECONDS)

@@ -21,7 +21,7 @@ from nodepool.stores.sql import nodes as node_store, tasks as task_store
 from nodepool.stores.sql.tables import tasks
 from tests.support.databases import sqlite_file
 from tests.support.fleet import START, Fleet
-from tests.support.stores import CLAIM, add_user, attempt_of, place
+from tests.support.stores import CLAIM, add_user, assigned_ids, attempt_of, place
 from tests.support.valkey import TestValkey
 
 
@@ -50,7 +50,7 @@ def test_a_flush_loses_nothing(fleet: Fleet) -> None:
     fleet.sweep(after=2)
     assert {node_id: fleet.reserved(node_id) for node_id in ("n1", "n2")} == before
     assert fleet.states(*ids) == ["PLACED"] * 4
-    listed = fleet.dispatcher.registry.assigned_ids("n1") | fleet.dispatcher.registry.assigned_ids("n2")
+    listed = assigned_ids(fleet.dispatcher.registry, "n1") | assigned_ids(fleet.dispatcher.registry, "n2")
     assert listed == {attempt_of(fleet.dispatcher.database, task_id) for task_id in ids}
 
 
@@ -132,7 +132,7 @@ def test_a_reservation_without_an_attempt_is_taken_back_once_it_cannot_come_any_
     assert fleet.reserved("n1").tasks == 1
     fleet.sweep(after=PENDING_SECONDS, heard=("n1",))
     assert fleet.reserved("n1").tasks == 0
-    assert fleet.dispatcher.registry.assigned_ids("n1") == set()
+    assert assigned_ids(fleet.dispatcher.registry, "n1") == set()
 
 
 def test_a_placement_that_commits_after_the_sweep_read_sql_keeps_its_reservation(fleet: Fleet) -> None:
@@ -224,7 +224,7 @@ def test_a_task_that_moved_while_it_was_placed_leaves_no_reservation(fleet: Flee
     fleet.node("n2")
     assert not fleet.place()
     assert fleet.reserved("n2").tasks == 0
-    assert fleet.dispatcher.registry.assigned_ids("n2") == set()
+    assert assigned_ids(fleet.dispatcher.registry, "n2") == set()
 
 
 def test_the_loser_of_two_placements_leaves_the_winners_reservation(fleet: Fleet) -> None:
@@ -237,7 +237,7 @@ def test_the_loser_of_two_placements_leaves_the_winners_reservation(fleet: Fleet
     assert fleet.place() == 1
     other.look_again()
     assert not other.work()
-    assert fleet.dispatcher.registry.assigned_ids("n1") == {attempt_of(fleet.dispatcher.database, task_id)}
+    assert assigned_ids(fleet.dispatcher.registry, "n1") == {attempt_of(fleet.dispatcher.database, task_id)}
     assert fleet.reserved("n1").tasks == 1
 
 

@@ -13,7 +13,7 @@ from nodepool.domain.resources import Claim
 from nodepool.stores.redis import keys
 from nodepool.stores.sql import tasks as task_store
 from nodepool.stores.sql.task_rows import OwnedTask
-from tests.support.stores import add_node, add_task
+from tests.support.stores import add_node, add_task, assigned_ids
 
 START = 1_000_000.0
 
@@ -54,7 +54,7 @@ class Fleet:
         return node_id
 
     def report(self, node_id: str) -> None:
-        running = [{"attempt_id": name} for name in self.dispatcher.registry.assigned_ids(node_id)]
+        running = [{"attempt_id": name} for name in assigned_ids(self.dispatcher.registry, node_id)]
         body = {"v": 1, "cpu_percent": 1, "memory_percent": 1, "running": running}
         self.dispatcher.redis.set(keys.report(node_id), json.dumps(body), ex=keys.REPORT_TTL_SECONDS)
 

@@ -13,6 +13,8 @@ from nodepool.domain.nodes.isolation import Isolation
 from nodepool.domain.nodes.node import NodeFacts, NodeKind
 from nodepool.domain.resources import Claim, Resources
 from nodepool.domain.tasks.states import TaskState
+from nodepool.stores.redis import keys
+from nodepool.stores.redis.node_registry import NodeRegistry
 from nodepool.stores.sql import (
     attempts as attempt_records,
     nodes as node_store,
@@ -25,6 +27,11 @@ from nodepool.stores.sql.placements import Placement
 from nodepool.stores.sql.tables import users
 
 CLAIM = Claim(cpu_score=100, memory_mb=512, gpu_score=0, gpu_memory_gb=0)
+
+
+def assigned_ids(registry: NodeRegistry, node_id: str) -> set[str]:
+    """The attempts that are listed for the node."""
+    return {name.decode() for name in registry._redis.hkeys(keys.assigned(node_id))}  # type: ignore[union-attr]
 
 
 @contextmanager

@@ -14,7 +14,6 @@ import zlib
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import docker
@@ -233,44 +232,6 @@ def engine_problem(info: dict[str, Any]) -> str:
     ]
     if missing:
         return f"the container engine cannot limit {' and '.join(missing)}: the kernel's cgroups lack it"
-    return ""
-
-
-def check_runs(runner: DockerRunner, image: str, scratch_dir: Path) -> str:
-    """Runs a container for real, which finds what an answering engine does not tell; why not, or nothing.
-
-    `scratch_dir` must be where working directories will be: an engine on another machine, or outside the
-    agent's own container, does not see it, and that shows here.
-    """
-    work_dir = scratch_dir / f"docker-check-{os.getpid()}"
-    work_dir.mkdir(parents=True)
-    try:
-        (work_dir / "run.sh").write_text("touch done && sleep 0 && echo ready\n")
-        spec = RunSpec(
-            attempt_id=f"docker-check-{os.getpid()}:0",
-            task_id="docker-check",
-            node_id=runner._node_id,
-            work_dir=work_dir,
-            entry="run.sh",
-            memory_bytes=64 << 20,
-            cpus=1.0,
-            gpu=False,
-            image=image,
-            network=False,
-            max_run_seconds=60,
-            max_workdir_bytes=1 << 20,
-            tmpfs_bytes=1 << 20,
-            pids_limit=32,
-        )
-        output: list[bytes] = []
-        end = runner.prepare(spec).start(output.append).wait()
-        if end.exit_code or end.problem or not (work_dir / "done").exists():
-            words = b"".join(output)[-300:].decode(errors="replace").strip()
-            return f"a container of {image} does not work here: {end.problem or words or end.exit_code}"
-    except RunRefusedError as error:
-        return str(error)
-    finally:
-        remove_tree(work_dir)
     return ""
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from nodepool.domain.scheduling.placement import Wish
-from nodepool.domain.tasks.states import MAX_PRIORITY, LocationMode
+from nodepool.domain.tasks.states import LocationMode
 from nodepool.domain.trust.tiers import RANK
 
 # Keys hold a tier's level as of the last look at the clock; older than this, they are made anew.
@@ -314,13 +314,3 @@ class WaitQueue:
                     self._queue(lane, now)
         for owner in self._owners.values():
             self._place(owner, now)
-
-
-def order_of(line: WaitQueue, now: float, limit: int = MAX_PRIORITY * 10_000) -> list[str]:
-    """The ids in the order in which they would be taken if there were room for all. Empties the line."""
-    line.unblock_all(now)
-    ids: list[str] = []
-    while len(ids) < limit and (head := line.head(now)) is not None:
-        ids.append(head[0].task_id)
-        line.take(head[0], now)
-    return ids

@@ -121,11 +121,6 @@ def check_attempt_transition(before: AttemptState, after: AttemptState) -> None:
         raise InvalidTransitionError(f"an attempt cannot go from {before} to {after}")
 
 
-def states_that_may_become(after: TaskState) -> frozenset[TaskState]:
-    """For guarded updates: the states from which `after` may be reached."""
-    return frozenset(before for before, nexts in TASK_TRANSITIONS.items() if after in nexts)
-
-
 def task_state_after(
     outcome: Outcome, *, attempts_ended: int, max_attempts: int, stop_requested: bool
 ) -> TaskState:

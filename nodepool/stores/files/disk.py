@@ -18,6 +18,8 @@ from nodepool.domain.errors import StorageFullError, UnavailableError
 
 PRIVATE_FOLDER = 0o700
 _PRIVATE_FILE = 0o600
+# By one sweep, so that none takes long.
+MOST_SWEPT = 1000
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 _log = logging.getLogger(__name__)
@@ -93,10 +95,12 @@ class NewFile:
 def sweep_left(folder: Path, older_than_seconds: float, now: float) -> int:
     """Removes the files of a folder of NewFiles whose writers died, and that were not written for a while.
 
-    `now` is Unix time. Returns how many that were.
+    `now` is Unix time. Returns how many that were, MOST_SWEPT at the most: the next sweep has the others.
     """
     removed = 0
     for path in folder.iterdir():
+        if removed == MOST_SWEPT:
+            break
         with contextlib.suppress(FileNotFoundError):
             if now - path.stat().st_mtime > older_than_seconds and not _is_written(path):
                 path.unlink()

@@ -219,11 +219,6 @@ class NodeRegistry:
         with translated_errors():
             self._mark_stop(keys=[keys.assigned(node_id)], args=[attempt_id])
 
-    def assigned_ids(self, node_id: str) -> set[str]:
-        with translated_errors():
-            names = cast("list[bytes]", self._redis.hkeys(keys.assigned(node_id)))
-        return {name.decode() for name in names}
-
     def rebuild(self, node_id: str, live: Mapping[str, tuple[Claim, float, bool]], *, now: float) -> None:
         """List what SQL says: attempt id -> claim, assigned at, stop. A listed one keeps its allocation.
 
@@ -271,13 +266,6 @@ def _pairs(claim: Claim) -> tuple[str | int, ...]:
     """Name and amount of what is asked for at all."""
     return tuple(
         part for name in _CLAIM_FIELDS if getattr(claim, name) for part in (name, getattr(claim, name))
-    )
-
-
-def _age_of(pttl: int) -> float:
-    """Seconds since the report was written. The agent cannot set a report's age, only its TTL."""
-    return (
-        keys.REPORT_TTL_SECONDS - pttl / 1000 if 0 <= pttl <= keys.REPORT_TTL_SECONDS * 1000 else float("inf")
     )
 
 

@@ -6,12 +6,11 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-import pytest
 from hypothesis import given, strategies as st
 
 from nodepool.domain.resources import Claim
 from nodepool.domain.scheduling.placement import Wish
-from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask, WaitQueue, order_of
+from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask, WaitQueue
 from nodepool.domain.tasks.states import LocationMode
 from nodepool.domain.trust.tiers import Tier
 
@@ -206,14 +205,6 @@ def test_everybody_comes_once_whatever_is_blocked_added_and_discarded(tasks: Any
     assert len(rest) == len(waiting)
     assert not set(seen) & waiting
     assert line.line.groups() == []
-
-
-@pytest.mark.parametrize("limit", [0, 2, 100])
-def test_the_order_is_told_without_a_fleet(limit: int) -> None:
-    line = Line()
-    for number in range(3):
-        line.add(f"t{number}", priority=number)
-    assert order_of(line.line, 0, limit) == ["t2", "t1", "t0"][:limit]
 
 
 def test_a_user_who_is_held_is_passed_over_until_he_is_let_go() -> None:
