@@ -12,9 +12,6 @@ from nodepool.domain.trust.credit_moves import Score
 from nodepool.domain.trust.provisional import TrustFacts
 from nodepool.settings import Settings
 
-# Which result is checked must not be foreseen.
-_RANDOM = secrets.SystemRandom()
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deciding:
@@ -33,6 +30,7 @@ class Deciding:
 
 
 def deciding(settings: Settings, now: float) -> Deciding:
+    chance = secrets.SystemRandom()  # which result is checked must not be foreseen
     return Deciding(
         now=now,
         allow_pushed=settings.push_to_nodes,
@@ -47,5 +45,5 @@ def deciding(settings: Settings, now: float) -> Deciding:
                 least_owners=settings.check_owners_least,
             ),
         ),
-        tickets=Tickets(draw=_RANDOM.random(), spot=_RANDOM.random()),
+        tickets=Tickets(draw=chance.random(), spot=chance.random()),
     )
