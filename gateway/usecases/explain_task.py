@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 from gateway import messages as views
 from gateway.auth.tokens import CallerIdentity
@@ -25,6 +25,7 @@ from nodepool.domain.money.pricing import price_per_minute_cpt
 from nodepool.domain.resources import Resources
 from nodepool.domain.scheduling.fair_share import Decay
 from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask
+from nodepool.domain.tasks.new_task import RequestedTask
 from nodepool.domain.tasks.reasons import ReasonCode
 from nodepool.domain.tasks.states import LocationMode, TaskKind, TaskState
 from nodepool.domain.trust.access_limits import LIMITS, running_limit
@@ -157,18 +158,7 @@ class Explainer:
         submit_task.check_access(columns, score)
         now = self._gateway.clock()
         # As its row would be; no task has an empty id.
-        wanted = {field.name: columns[field.name] for field in fields(QueuedTask) if field.name in columns}
-        row = QueuedTask(
-            **wanted | {"id": ""},
-            owner_id=identity.user_id,
-            kind=TaskKind.USER,
-            tier=task_tier(score),
-            created_at=now,
-            queued_at=now,
-            attempt_number=0,
-            attempts_ended=0,
-            reason_code="",
-        )
+        row = _as_queued(columns, identity.user_id, task_tier(score), now)
         max_minutes, replicas = columns["max_minutes"], columns["replicas"]
         # The first of several runs is kept from its owner's own nodes.
         not_owners = frozenset({identity.user_id} if replicas > 1 else ())
@@ -272,6 +262,32 @@ class Explainer:
             queued_at=row.queued_at or row.created_at,
             location_mode=asked.location_mode,
         )
+
+
+def _as_queued(columns: RequestedTask, owner_id: int, tier: Tier, now: float) -> QueuedTask:
+    return QueuedTask(
+        id="",
+        owner_id=owner_id,
+        kind=TaskKind.USER,
+        tier=tier,
+        min_trust=columns["min_trust"],
+        region=columns["region"],
+        location_mode=columns["location_mode"],
+        gpu_name=columns["gpu_name"],
+        pinned_node=columns["pinned_node"],
+        image=columns["image"],
+        network=columns["network"],
+        cpu_score=columns["cpu_score"],
+        memory_gb=columns["memory_gb"],
+        gpu_score=columns["gpu_score"],
+        gpu_memory_gb=columns["gpu_memory_gb"],
+        priority=columns["priority"],
+        created_at=now,
+        queued_at=now,
+        attempt_number=0,
+        attempts_ended=0,
+        reason_code="",
+    )
 
 
 def _needs(row: OwnedTask) -> Resources:

@@ -7,12 +7,11 @@ task is submitted; results of what runs are always kept.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any
 
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
 from nodepool.domain.errors import NodePoolError
+from nodepool.domain.tasks.new_task import PricedTask
 from nodepool.domain.trust import access_limits
 from nodepool.stores.sql import storage_accounting
 from nodepool.workflows import stored_files
@@ -26,9 +25,7 @@ def bound(gateway: Gateway, score: int) -> int:
     return min(gateway.settings.max_stored_mb_per_user, access_limits.limits_of(score).stored_mb) * _MIB
 
 
-def check_room(
-    gateway: Gateway, owner: CallerIdentity, score: int, stored: int, columns: Mapping[str, Any]
-) -> None:
+def check_room(gateway: Gateway, owner: CallerIdentity, score: int, stored: int, columns: PricedTask) -> None:
     """Raises StorageBoundError where the new task's package does not fit. `columns` are the task's.
 
     Before anybody is refused what they keep is counted anew.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
@@ -25,6 +25,7 @@ from nodepool.domain.errors import (
 from nodepool.domain.ids import check_task_id
 from nodepool.domain.money.pricing import price_per_minute_cpt
 from nodepool.domain.resources import Resources
+from nodepool.domain.tasks.new_task import ComparedWish, NewTask, PricedTask, RequestedTask
 from nodepool.domain.tasks.package_rules import check_package
 from nodepool.domain.tasks.states import TaskState, Verification
 from nodepool.domain.trust import access_limits
@@ -74,13 +75,13 @@ def check_size(gateway: Gateway, size: int) -> None:
 
 
 def check_before_it_comes(
-    gateway: Gateway, owner: CallerIdentity, columns: dict[str, Any], size: int, sha256: str
+    gateway: Gateway, owner: CallerIdentity, columns: RequestedTask, size: int, sha256: str
 ) -> None:
     """What can be refused already: a stream may be long, and many come at once. Tells nothing by itself."""
     _check_cheap(gateway, owner, _row_of(owner, columns, size, sha256))
 
 
-def wishes(gateway: Gateway, request: pb.UploadTaskRequest) -> dict[str, Any]:
+def wishes(gateway: Gateway, request: pb.UploadTaskRequest) -> RequestedTask:
     """The task's columns that the request decides. Raises InvalidInputError for what cannot be."""
     settings = gateway.settings
     check_task_id(request.task_id)
@@ -114,7 +115,7 @@ def wishes(gateway: Gateway, request: pb.UploadTaskRequest) -> dict[str, Any]:
     }
 
 
-def _compared(request: pb.UploadTaskRequest) -> dict[str, Any]:
+def _compared(request: pb.UploadTaskRequest) -> ComparedWish:
     replicas = wire.replicas_from_wire(request.replicas)
     if replicas > 1 and len(request.task_id) > ids.MAX_PARENT_ID:
         raise InvalidInputError(
@@ -129,7 +130,7 @@ def _compared(request: pb.UploadTaskRequest) -> dict[str, Any]:
 
 
 async def submit(
-    gateway: Gateway, owner: CallerIdentity, columns: dict[str, Any], package: IncomingPackage
+    gateway: Gateway, owner: CallerIdentity, columns: RequestedTask, package: IncomingPackage
 ) -> Accepted:
     """Whole or not at all. What is cheap to refuse is refused before the package is looked at."""
     check_size(gateway, package.size)
@@ -147,12 +148,12 @@ class _Prepared:
     """What nothing cheap speaks against. `columns` are the whole row."""
 
     owner: CallerIdentity
-    columns: dict[str, Any]
+    columns: NewTask
     score: int
 
 
 def _begin(
-    gateway: Gateway, owner: CallerIdentity, columns: dict[str, Any], package: IncomingPackage
+    gateway: Gateway, owner: CallerIdentity, columns: RequestedTask, package: IncomingPackage
 ) -> Accepted | _Prepared:
     """All of it, where the package is small or was looked at before."""
     prepared = _prepare(gateway, owner, columns, package)
@@ -169,17 +170,17 @@ def _begin(
 
 
 def _prepare(
-    gateway: Gateway, owner: CallerIdentity, columns: dict[str, Any], package: IncomingPackage
+    gateway: Gateway, owner: CallerIdentity, columns: RequestedTask, package: IncomingPackage
 ) -> Accepted | _Prepared:
     now, sha256 = gateway.clock(), package.sha256
-    columns = _row_of(owner, columns, package.size, sha256)
-    existing, score = _check_cheap(gateway, owner, columns)
+    priced = _row_of(owner, columns, package.size, sha256)
+    existing, score = _check_cheap(gateway, owner, priced)
     if existing is not None:
-        return _repeated(existing, columns, owner)
+        return _repeated(existing, priced, owner)
     if why := gateway.refused.why(sha256):
         raise InvalidPackageError(f"{why} (these very bytes were refused before)")
-    row = {
-        **columns,
+    row: NewTask = {
+        **priced,
         "state": TaskState.QUEUED,
         "reason": "",
         "tier": task_tier(score),
@@ -191,7 +192,7 @@ def _prepare(
     return _Prepared(owner, row, score)
 
 
-def _row_of(owner: CallerIdentity, columns: dict[str, Any], size: int, sha256: str) -> dict[str, Any]:
+def _row_of(owner: CallerIdentity, columns: RequestedTask, size: int, sha256: str) -> PricedTask:
     return {
         **columns,
         "owner_id": owner.user_id,
@@ -202,7 +203,7 @@ def _row_of(owner: CallerIdentity, columns: dict[str, Any], size: int, sha256: s
 
 
 def _check_cheap(
-    gateway: Gateway, owner: CallerIdentity, columns: dict[str, Any]
+    gateway: Gateway, owner: CallerIdentity, columns: PricedTask
 ) -> tuple[OwnedTask | None, int]:
     """The task that has this id already, of which nothing is checked, and the owner's credit score."""
     fee_percent = gateway.settings.platform_fee_percent
@@ -257,13 +258,13 @@ def _keep(gateway: Gateway, prepared: _Prepared, package: IncomingPackage) -> Ac
     return Accepted(row["id"], repeated=False)
 
 
-def _price(columns: dict[str, Any]) -> int:
-    names = ("cpu_score", "memory_gb", "gpu_score", "gpu_memory_gb")
-    return price_per_minute_cpt(Resources(**{name: columns[name] for name in names}))
+def _price(columns: RequestedTask) -> int:
+    needs = columns["cpu_score"], columns["memory_gb"], columns["gpu_score"], columns["gpu_memory_gb"]
+    return price_per_minute_cpt(Resources(*needs))
 
 
 def _before(
-    connection: Connection, owner: CallerIdentity, columns: dict[str, Any], fee_percent: int
+    connection: Connection, owner: CallerIdentity, columns: PricedTask, fee_percent: int
 ) -> tuple[OwnedTask | None, int, int]:
     if columns["pinned_node"]:
         node_store.find_own(connection, columns["pinned_node"], owner.user_id)
@@ -275,7 +276,7 @@ def _before(
     return existing, score, storage_accounting.stored_bytes(connection, owner.user_id)
 
 
-def _store(connection: Connection, row: dict[str, Any], fee_percent: int, now: float, bound: int) -> None:
+def _store(connection: Connection, row: NewTask, fee_percent: int, now: float, bound: int) -> None:
     """The task, its runs where it has several, and what it may cost, or none of it."""
     task_store.insert_task(connection, row)
     if row["replicas"] > 1:
@@ -285,13 +286,13 @@ def _store(connection: Connection, row: dict[str, Any], fee_percent: int, now: f
     storage_accounting.add_package(connection, row, bound)
 
 
-def _to_place(row: dict[str, Any]) -> list[str]:
+def _to_place(row: NewTask) -> list[str]:
     if row["replicas"] == 1:
         return [row["id"]]
     return [ids.run_id(row["id"], number) for number in range(1, row["replicas"] + 1)]
 
 
-def check_access(columns: dict[str, Any], score: int) -> None:
+def check_access(columns: RequestedTask, score: int) -> None:
     """Raises PermissionDeniedError for what the owner's credit does not open."""
     access_limits.check_access(columns, score)
     # A task that asks for more trust would wait for ever.
@@ -318,9 +319,10 @@ def _check_room(gateway: Gateway, owner: CallerIdentity, score: int) -> None:
         )
 
 
-def _repeated(existing: OwnedTask, row: dict[str, Any], owner: CallerIdentity) -> Accepted:
+def _repeated(existing: OwnedTask, row: PricedTask, owner: CallerIdentity) -> Accepted:
+    told: Mapping[str, object] = row
     same = existing.owner_id == owner.user_id and all(
-        getattr(existing, name) == row[name] for name in SAME_ON_REPEAT
+        getattr(existing, name) == told[name] for name in SAME_ON_REPEAT
     )
     if not same:
         raise _taken(row["id"])

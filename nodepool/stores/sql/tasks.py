@@ -5,7 +5,7 @@ Functions of a connection: the use case that calls them owns the transaction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, func, insert, select, update
@@ -69,7 +69,7 @@ _INSERT_TASK = insert(tasks)
 WAITS = (tasks.c.state == TaskState.QUEUED) & tasks.c.stop_requested.is_(False) & (tasks.c.replicas == 1)
 
 
-def insert_task(connection: Connection, values: dict[str, Any]) -> None:
+def insert_task(connection: Connection, values: Mapping[str, Any]) -> None:
     """Raises AlreadyExistsError when the id is taken."""
     try:
         connection.execute(_INSERT_TASK, values)

@@ -1,0 +1,59 @@
+"""A task that is not stored yet, as it grows: what its owner asks for, what it costs, and its row. Pure.
+
+The names are those of the table of tasks. They are dicts, because that is what an insert takes.
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from nodepool.domain.tasks.states import LocationMode, TaskState
+
+
+class ComparedWish(TypedDict):
+    """What an owner asks for where results are compared."""
+
+    replicas: int
+    compare_outputs: str  # one pattern a line
+    take_pending: bool
+    verification: str
+
+
+class RequestedTask(ComparedWish):
+    """What the request decides."""
+
+    id: str
+    cpu_score: int
+    memory_gb: int
+    gpu_score: int
+    gpu_memory_gb: int
+    gpu_name: str
+    region: str
+    image: str
+    network: bool
+    max_minutes: int
+    pinned_node: str
+    priority: int
+    min_trust: str
+    location_mode: LocationMode
+
+
+class PricedTask(RequestedTask):
+    """With its owner and its package, which say what it costs and how much of it is kept."""
+
+    owner_id: int
+    price_per_minute: int
+    package_sha256: str
+    package_bytes: int
+
+
+class NewTask(PricedTask):
+    """The whole row."""
+
+    state: TaskState
+    reason: str
+    tier: str  # one of Tier
+    created_at: float
+    updated_at: float
+    hinted_at: float
+    queued_at: float
