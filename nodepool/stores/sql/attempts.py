@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, select
+from sqlalchemy import Connection, Select, bindparam, select
 
-from nodepool.domain.nodes.history import NodeHistory
 from nodepool.domain.not_visible import no_attempt
 from nodepool.stores.sql.attempt_rows import PastAttempt
 from nodepool.stores.sql.tables import attempts, nodes, tasks
@@ -81,18 +80,6 @@ def assigned(
     if task is None:
         raise no_attempt(attempt_id, node_id)
     return task
-
-
-def history_of(row: Row[Any]) -> NodeHistory:
-    """Of a row with the columns of nodes that hold it."""
-    return NodeHistory(
-        good=row.history_good,
-        bad=row.history_bad,
-        speed_sum=row.history_speed_sum,
-        speed_weight=row.history_speed_weight,
-        at=row.history_at,
-        bad_streak=row.bad_streak,
-    )
 
 
 def of_task(connection: Connection, task_id: str) -> Sequence[PastAttempt]:

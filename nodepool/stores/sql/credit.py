@@ -11,9 +11,9 @@ An event that moves nothing, because its cause has reached its bound for the day
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass
 
-from sqlalchemy import Connection, Row, bindparam, case, func, insert, select, update
+from sqlalchemy import Connection, bindparam, case, func, insert, select, update
 
 from nodepool.domain.errors import InvalidInputError, NotFoundError
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskKind, TaskState
@@ -22,10 +22,27 @@ from nodepool.domain.trust.credit import MOVES, Cause
 from nodepool.domain.trust.credit_moves import NewChange, Score, ScoreMove, change_id
 from nodepool.domain.trust.tiers import Tier
 from nodepool.stores.sql.tables import credit_changes, tasks, users
+from nodepool.stores.sql.typed_rows import FromRow, columns
 
 _MAX_REASON = 500
 _LIVE_STATES = [state.value for state in TaskState if state not in FINAL_TASK_STATES]
 NOBODY: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreChange(FromRow):
+    """A change of somebody's score that was kept, with its reason."""
+
+    seq: int
+    id: str
+    kind: str  # of a Cause
+    delta: int
+    score_after: int
+    reason: str
+    task_id: str
+    node_id: str
+    created_at: float
+
 
 _SCORES = (
     select(users.c.id, users.c.credit_score, users.c.credit_decayed_at)
@@ -216,9 +233,10 @@ def retier(connection: Connection, user_id: int) -> None:
 
 
 # -- shown -------------------------------------------------------------------------------------------
-def history(connection: Connection, user_id: int, limit: int, before_seq: int = 0) -> Sequence[Row[Any]]:
-    """The user's rows of credit_changes, newest first; only those before `before_seq` where it is set."""
-    query = select(credit_changes).where(credit_changes.c.user_id == user_id)
+def history(connection: Connection, user_id: int, limit: int, before_seq: int = 0) -> Sequence[ScoreChange]:
+    """What moved the user's score, newest first; only what is before `before_seq` where it is set."""
+    query = select(*columns(ScoreChange, credit_changes)).where(credit_changes.c.user_id == user_id)
     if before_seq:
         query = query.where(credit_changes.c.seq < before_seq)
-    return connection.execute(query.order_by(credit_changes.c.seq.desc()).limit(limit)).all()
+    rows = connection.execute(query.order_by(credit_changes.c.seq.desc()).limit(limit))
+    return ScoreChange.from_rows(rows)

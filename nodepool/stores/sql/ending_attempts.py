@@ -13,12 +13,11 @@ from sqlalchemy import Connection, Row, Select, bindparam, select, update
 from nodepool.domain.ends.effects import ClosedAttempt, HistoryChange, MovedTask
 from nodepool.domain.ends.ending_attempt import EndingAttempt, EndingNode, EndingTask
 from nodepool.domain.errors import StaleAttemptError
-from nodepool.domain.nodes.history import MeasuredRun
+from nodepool.domain.nodes.history import MeasuredRun, NodeHistory
 from nodepool.domain.not_visible import no_attempt
 from nodepool.domain.resources import Claim
 from nodepool.domain.tasks.states import AttemptState, TaskKind, TaskState
 from nodepool.domain.trust.tiers import Tier
-from nodepool.stores.sql.attempts import history_of
 from nodepool.stores.sql.tables import attempts, node_records, nodes, tasks, users
 from nodepool.stores.sql.verification_records import tier_of
 
@@ -156,7 +155,7 @@ def _from_row(row: Row[Any]) -> EndingAttempt:
             cpu_cores=row.cpu_cores,
             cpu_score=row.cpu_score,
             memory_gb=row.memory_gb,
-            history=history_of(row),
+            history=_history_of(row),
             is_low=tier_of(row) is Tier.LOW,
             is_watched=bool(row.watched),
         ),
@@ -247,4 +246,16 @@ def put_history(connection: Connection, node: HistoryChange) -> None:
             history_at=history.at,
             bad_streak=history.bad_streak,
         )
+    )
+
+
+def _history_of(row: Row[Any]) -> NodeHistory:
+    """Of a row with the columns of nodes that hold it."""
+    return NodeHistory(
+        good=row.history_good,
+        bad=row.history_bad,
+        speed_sum=row.history_speed_sum,
+        speed_weight=row.history_speed_weight,
+        at=row.history_at,
+        bad_streak=row.bad_streak,
     )
