@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from nodepool.settings import Settings
-from tests.support.money_machine import MAX_ATTEMPTS, Money
+from tests.support.money_machine import MAX_ATTEMPTS, Money, Stage, add_people
 from tests.support.stores import migrated
 
 # Some examples are shorter than they may be.
@@ -21,10 +21,10 @@ EXAMPLES, STEPS, LEAST_STEPS = 450, 50, 20_000
 @pytest.mark.timeout(400)
 def test_no_order_of_events_crashes_and_repeats_makes_or_loses_a_cpt(tmp_path: Path) -> None:
     path = tmp_path / "template.db"
-    with migrated(f"sqlite:///{path}"):
-        pass
-    with contextlib.closing(sqlite3.connect(path)) as template:
-        Money.template = template
+    with migrated(f"sqlite:///{path}") as database:
+        database.write(add_people)
+    with contextlib.closing(sqlite3.connect(path)) as template, contextlib.closing(Stage(template)) as stage:
+        Money.stage = stage
         Money.settings = Settings.model_validate({"max_attempts": MAX_ATTEMPTS})
         Money.steps = 0
         run_state_machine_as_test(

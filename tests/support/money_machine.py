@@ -58,9 +58,13 @@ class CrashError(Exception):
 
 
 class Stage:
-    """A migrated database in memory whose transactions can be ended before any of their statements."""
+    """A database in memory whose transactions can be ended before any of their statements.
+
+    One for all examples: SQLAlchemy compiles a statement for each engine, which takes longer than it runs.
+    """
 
     def __init__(self, template: sqlite3.Connection) -> None:
+        self._template = template
         self.engine = create_engine(
             "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
         )
@@ -69,9 +73,13 @@ class Stage:
         raw = self.connection.connection.dbapi_connection
         assert isinstance(raw, sqlite3.Connection)
         raw.isolation_level = None
-        template.backup(raw)
-        raw.execute("PRAGMA foreign_keys=ON")
+        self._raw = raw
         event.listen(self.engine, "before_cursor_execute", self._before)
+
+    def begin_anew(self) -> None:
+        """The template's contents, whatever was there."""
+        self._template.backup(self._raw)
+        self._raw.execute("PRAGMA foreign_keys=ON")
 
     def _before(self, *_: Any) -> None:
         if self._left:
@@ -114,26 +122,29 @@ class Task:
     posted: int = 0
 
 
+def add_people(connection: Connection) -> None:
+    """Who the machine's examples begin with."""
+    for number in range(1, USERS + 1):
+        add_payer(connection, f"user{number}", grant=GRANT)
+        add_node(connection, number, f"node{number}")
+
+
 class Money(RuleBasedStateMachine):
-    template: ClassVar[sqlite3.Connection]
+    stage: ClassVar[Stage]
     settings: ClassVar[Settings]
     steps: ClassVar[int] = 0
 
     def __init__(self) -> None:
         super().__init__()
-        self.stage = Stage(self.template)
+        self.stage.begin_anew()
         self.now = 1000.0
         self.balances = {f"user:{number}": GRANT for number in range(1, USERS + 1)}
         self.balances |= {"escrow": 0, "pending": 0, "fee": 0, "mint": -GRANT * USERS}
         self.tasks: dict[str, Task] = {}
         self.moves: dict[str, tuple[str, str, int]] = {}
-        for number in range(1, USERS + 1):
-            self.stage.write(lambda c: add_payer(c, f"user{number}", grant=GRANT))  # noqa: B023
-            self.stage.write(lambda c: add_node(c, number, f"node{number}"))  # noqa: B023
 
     def teardown(self) -> None:
         assert ledger_store.verify(self.stage.connection) == []
-        self.stage.close()
 
     def _do(self, work: Callable[[Connection], T], crash: int) -> T | None:
         """None when it crashed or was refused, and so changed nothing."""
