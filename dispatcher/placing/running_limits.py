@@ -1,7 +1,7 @@
-"""How many tasks of a user may be on nodes at once, by the tier that his credit score opens.
+"""How many tasks of a user may be on nodes at once, by the tier that their credit score opens.
 
 What runs is counted in SQL every so often, and what this dispatcher places is added at once. A user who has
-as many as he may is held: none of his tasks comes up in the line until something of his has ended. Several
+as many as they may is held: none of their tasks comes up until something of theirs has ended. Several
 dispatchers do not see each other's placements between two counts, so that for a moment a few more may run.
 """
 
@@ -34,7 +34,7 @@ class RunningLimits:
         # Users whose tasks are limited at all -> how many are on nodes.
         self._running: dict[int, int] = {}
         self._counted_at = float("-inf")
-        # User -> when he may be told again.
+        # User -> when they may be told again.
         self._told: dict[int, float] = {}
 
     def know(self, rows: Iterable[QueuedTask]) -> None:
@@ -62,7 +62,7 @@ class RunningLimits:
         here = self._running.keys() & line.owners()
         self._running = {}
         self._count(here)
-        # Whoever still has too many is held again when his first task comes up.
+        # Whoever still has too many is held again when their first task comes up.
         for owner_id in list(line.held):
             line.let_go(owner_id, now)
 

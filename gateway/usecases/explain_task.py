@@ -138,7 +138,7 @@ class Explainer:
         return run, kept_from[run.id]
 
     def _add_held(self, answer: pb.ExplainTaskResponse, row: OwnedTask) -> None:
-        """Where its owner has as much running as he may, the nodes are not what it waits for."""
+        """Where its owner has as much running as they may, the nodes are not what it waits for."""
         running = self._gateway.database.read(lambda c: placing.running_of(c, [row.owner_id]))
         count = running.get(row.owner_id, 0)
         if count < LIMITS[Tier(row.tier)].running_tasks:

@@ -88,7 +88,7 @@ def retire_of_admins(gateway: Gateway) -> None:
 
 
 def _check_room(gateway: Gateway, connection: Connection, identity: CallerIdentity, node_id: str) -> None:
-    """Raises ConflictError where the owner has as many nodes as he may."""
+    """Raises ConflictError where the owner has as many nodes as they may."""
     score = credit_score(connection, identity.user_id)
     most = min(gateway.settings.max_nodes_per_user, access_limits.limits_of(score).nodes)
     is_known, is_active = node_store.states_of(connection, node_id, identity.user_id)

@@ -1,4 +1,4 @@
-"""What a user may do with the credit score that he has: one table by trust tier. Pure.
+"""What a user may do with the credit score that they have: one table by trust tier. Pure.
 
 A score that opens a tier has that tier's row. MAX_WAITING_TASKS_PER_USER bounds all of them. Limits on what
 runs at once are kept by the dispatcher, all others when a task is submitted.

@@ -27,7 +27,7 @@ How the product uses it, in the transaction that ends a run of a low-trust node
 1. A run that is itself a check or one of several replicas: `count_votes`; when final, `after_finding` for
    every run that has voted. Checks and replicas that are VERIFIED are paid at once. A node that was struck,
    be it as a checker, has all its provisional rows recalled.
-   A task of the node's own owner is never checked and moves no records: anybody could order his own good
+   A task of the node's own owner is never checked and moves no records: anybody could order their own good
    name. Nor is one that may run on nodes of one owner only. Both are paid as they end.
 2. Any other: `size = block_size(node, owner, rules)`. 0: audits are off, pay at once. Else add a provisional
    row. `holds_back(size)`: the task is not final before its audit is. Then `is_full(...)` over the node's
@@ -60,7 +60,7 @@ TRUSTED_AFTER = 60
 FORGIVEN_AFTER = 200
 MOST_STRIKES = 6
 FIRST_PAUSE_SECONDS = 3600.0
-# A block closes after this time with what is in it: nobody waits longer for his money.
+# A block closes after this time with what is in it: nobody waits longer for their money.
 MOST_BLOCK_SECONDS = 86400.0
 # However small AUDIT_SHARE_LEAST is: never never.
 MOST_BLOCK_SIZE = 1000
@@ -240,7 +240,7 @@ def after_finding(node: NodeRecord, owner: OwnerRecord, finding: Finding, now: f
     if finding is Finding.VERIFIED:
         more = replace(node, verified=min(node.verified + 1, MOST_VERIFIED))
         return RecordChanges(node=more, owner=_with_one_more(owner))
-    # Before the strike: the record that he had.
+    # Before the strike: the record that they had.
     lenient = owner.strikes == 0 and owner.clean >= FORGIVEN_AFTER
     struck = OwnerRecord(strikes=min(owner.strikes + 1, MOST_STRIKES))
     paused = node.paused_until if lenient else max(node.paused_until, now + pause_seconds(struck))

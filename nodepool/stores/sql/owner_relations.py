@@ -2,7 +2,7 @@
 
 Functions of a connection; they only read. What makes two owners look like one: nodes at the same address
 that is not this machine's own, or CPT that one of them sent to the other. A receiver cannot help being sent
-some, so this never decides who checks whom, or anybody could choose his checkers by paying all the others:
+some, so this never decides who checks whom, or anybody could choose their checkers by paying all the others:
 it only decides whether their agreement says something.
 """
 

@@ -2,7 +2,7 @@
 
 A task with several runs is never placed itself; its runs are, each a task of its own with it as its parent.
 Functions of a connection. Whoever changes a run locks its parent first, so that two ends of runs of one
-task are one after the other, and nobody waits for another who waits for him.
+task are one after the other, and nobody waits for another who waits for them.
 """
 
 from __future__ import annotations
