@@ -23,6 +23,7 @@ import grpc
 
 from nodepool.domain.errors import InvalidPackageError, NodePoolError
 from nodepool.domain.ids import check_task_id
+from nodepool.domain.tasks.states import Outcome
 from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 from worker_agent.attempt import EnrolmentTerms
 from worker_agent.execution import DEFAULT_MEMORY_BYTES, Execution, Job, judge
@@ -150,7 +151,7 @@ class WorkerService(rpc.WorkerNodeServiceServicer):
             path = folder / "result.zip"
             execution.pack(done, outcome, reason, path)
             return pb.ExecuteTaskResponse(
-                success=done.end.exit_code == 0 and not reason, message=reason, result=path.read_bytes()
+                success=outcome is Outcome.SUCCEEDED, message=reason, result=path.read_bytes()
             )
         finally:
             with self._lock:

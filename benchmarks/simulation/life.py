@@ -17,6 +17,7 @@ from dispatcher.placing.node_events import NodeEventListener
 from dispatcher.placing.placement_loop import PlacementLoop
 from dispatcher.placing.reserve import lose
 from nodepool.domain.ends.attempt_end import End
+from nodepool.domain.tasks.reasons import NO_REASON, told
 from nodepool.domain.tasks.states import Outcome, TaskState
 from nodepool.stores.redis import keys
 from nodepool.stores.sql import tasks as task_store
@@ -29,7 +30,7 @@ _AT_ONCE = 8
 _REST_SECONDS = 2.5
 _MOST_SECONDS = 30.0
 _LOOKS = 3
-_DONE = End(outcome=Outcome.SUCCEEDED, exit_code=0, reason="", cpu_seconds=1.0)
+_DONE = End(outcome=Outcome.SUCCEEDED, exit_code=0, reason=NO_REASON, cpu_seconds=1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +125,7 @@ def lose_all(stage: Stage, desk: PlacementLoop, node_ids: Sequence[str]) -> int:
     gone = set(node_ids)
     rows = [row for row in live(stage) if row.node_id in gone] if gone else []
     for row in rows:
-        lose(stage.dispatcher, row, "the node vanished")
+        lose(stage.dispatcher, row, told("the node vanished"))
     desk.hint(*(row.task_id for row in rows))
     return len(rows)
 

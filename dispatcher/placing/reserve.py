@@ -11,6 +11,7 @@ from dispatcher.placing.fleet_mirror import FleetMirror
 from nodepool.domain import ids
 from nodepool.domain.errors import StaleAttemptError
 from nodepool.domain.scheduling.planner import Planned, Planner
+from nodepool.domain.tasks.reasons import Reason
 from nodepool.domain.tasks.states import Outcome
 from nodepool.stores.redis.node_registry import Reservation
 from nodepool.stores.sql import placements as placing
@@ -102,7 +103,7 @@ def _give_back(dispatcher: Dispatcher, placement: Placement) -> None:
     dispatcher.registry.announce(placement.node_id)
 
 
-def lose(dispatcher: Dispatcher, row: LiveAttempt, reason: str) -> None:
+def lose(dispatcher: Dispatcher, row: LiveAttempt, reason: Reason) -> None:
     """The attempt is gone; its task goes elsewhere."""
     try:
         ended = dispatcher.lifecycle.lose_attempt(row.id, row.node_id, row.owner_id, reason)

@@ -17,13 +17,14 @@ from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import NodePoolError, StaleAttemptError, StateConflictError
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.domain.tasks.pool_result import check_result, printable
+from nodepool.domain.tasks.reasons import NO_REASON, Reason, ReasonCode, because
 from nodepool.domain.tasks.states import AttemptState, Outcome
 from nodepool.settings import Settings
 from nodepool.stores.files.file_store import FileStore, load_or_make_key
 from nodepool.stores.redis.last_heard import LastHeard
 from nodepool.stores.sql import pushed_attempts, tasks as task_store
 from nodepool.stores.sql.attempt_rows import PushedAttempt
-from nodepool.workflows.end_without_agent import STOPPED_BY_OWNER, end_with_what_there_is, keep_result
+from nodepool.workflows.end_without_agent import end_with_what_there_is, keep_result
 from nodepool.workflows.result_files import forget_losers, wanted, with_digest
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ class PushOutcomes:
         if row is None or row.kind != NodeKind.PUSHED or not row.is_live or row.pushed_at:
             return None
         if row.stop_requested:
-            self.end(row.id, Outcome.STOPPED, f"{STOPPED_BY_OWNER} before it was sent to its node")
+            self.end(row.id, Outcome.STOPPED, because(ReasonCode.STOPPED_UNSENT))
             return None
         now = self._dispatcher.clock()
         mine = self._dispatcher.database.write(lambda c: pushed_attempts.mark_pushed(c, attempt_id, now))
@@ -101,25 +102,29 @@ class PushOutcomes:
         elif row.state == AttemptState.RUNNING:
             # It had sent messages about the task before: this is how the run ended, and not a refusal.
             words = printable(answer.message) or "it did not say why"
-            self.end(row.id, Outcome.FAILED, f"its node reported that it failed: {words}")
+            self.end(row.id, Outcome.FAILED, because(ReasonCode.FAILED_ON_NODE_WITH, detail=words))
         else:
             words = printable(answer.message) or "it did not say why"
-            self.end(row.id, Outcome.REFUSED, f"node {row.node_id} refused it: {words}")
+            self.end(
+                row.id, Outcome.REFUSED, because(ReasonCode.REFUSED_BY_NODE, node=row.node_id, detail=words)
+            )
 
     def _answered_with_result(self, row: PushedAttempt, answer: WorkerReply) -> None:
         try:
             check_result(BytesIO(answer.result), len(answer.result), self.settings.max_result_bytes)
         except NodePoolError as error:
-            self.end(row.id, Outcome.REFUSED, f"node {row.node_id} answered with what is no result: {error}")
+            self.end(
+                row.id, Outcome.REFUSED, because(ReasonCode.NO_RESULT, node=row.node_id, detail=str(error))
+            )
             return
         if not self._claim(row):
             return
         keep_result(self._files, row.id, answer.result)
         if answer.success:
-            self.end(row.id, Outcome.SUCCEEDED, "")
+            self.end(row.id, Outcome.SUCCEEDED, NO_REASON)
         else:
             words = printable(answer.message) or "it did not say why"
-            self.end(row.id, Outcome.FAILED, f"its node reported that it failed: {words}")
+            self.end(row.id, Outcome.FAILED, because(ReasonCode.FAILED_ON_NODE_WITH, detail=words))
 
     def _claim(self, row: PushedAttempt) -> bool:
         now = self._dispatcher.clock()
@@ -138,7 +143,7 @@ class PushOutcomes:
         self,
         attempt_id: str,
         outcome: Outcome,
-        reason: str,
+        reason: Reason,
         *,
         blameless: bool = False,
         at_bound: bool = False,
@@ -155,7 +160,10 @@ class PushOutcomes:
         if current is None or not current.is_live:
             return
         if current.stop_requested and current.state == AttemptState.RUNNING:
-            outcome, reason = Outcome.STOPPED, reason if outcome is Outcome.STOPPED else STOPPED_BY_OWNER
+            outcome, reason = (
+                Outcome.STOPPED,
+                reason if outcome is Outcome.STOPPED else because(ReasonCode.STOPPED),
+            )
         if outcome in {Outcome.LOST, Outcome.REFUSED}:
             end = End(outcome=outcome, exit_code=None, reason=reason, blameless=blameless)
         else:
@@ -221,5 +229,5 @@ def _seen_through(files: FileStore, row: PushedAttempt, end: End) -> End:
     if not (end.idle and end.outcome is Outcome.FAILED):
         return end
     files.delete_result(row.id)
-    reason = f"node {row.node_id} took it and did nothing for {row.max_minutes} minutes"
+    reason = because(ReasonCode.IDLE, node=row.node_id, minutes=row.max_minutes)
     return End(outcome=Outcome.LOST, exit_code=None, reason=reason, idle=True, late=True)

@@ -23,6 +23,7 @@ from dispatcher.push.worker_client import Resolve, WorkerError
 from nodepool.domain.errors import NodePoolError
 from nodepool.domain.ids import shown_task
 from nodepool.domain.nodes.push_addresses import Address
+from nodepool.domain.tasks.reasons import ReasonCode, because
 from nodepool.domain.tasks.states import AttemptState, Outcome
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql.attempt_rows import PushedAttempt
@@ -134,16 +135,14 @@ class Pusher:
         try:
             address = await self._address(row)
         except NodePoolError as error:
-            await self._in_thread(
-                effects.end, row.id, Outcome.REFUSED, f"node {row.node_id} is not called: {error}"
-            )
+            reason = because(ReasonCode.NOT_CALLED, node=row.node_id, detail=str(error))
+            await self._in_thread(effects.end, row.id, Outcome.REFUSED, reason)
             return
         try:
             package = await self._in_thread(effects.package, row)
         except NodePoolError as error:
-            await self._in_thread(
-                effects.end, row.id, Outcome.LOST, f"its package could not be read: {error}", blameless=True
-            )
+            reason = because(ReasonCode.PACKAGE_UNREADABLE, detail=str(error))
+            await self._in_thread(effects.end, row.id, Outcome.LOST, reason, blameless=True)
             return
         request = pb.ExecuteTaskRequest(
             node_id=row.node_id, task_id=shown_task(row.task_id), task_zip=package
@@ -168,7 +167,7 @@ class Pusher:
         if not call.done():
             state = (await self._in_thread(effects.states, [row.id])).get(row.id)
             if state == AttemptState.ASSIGNED:
-                reason = f"node {row.node_id} was called and said nothing for {seconds:g} s"
+                reason = because(ReasonCode.CALL_UNANSWERED_FOR, node=row.node_id, seconds=seconds)
                 await self._in_thread(effects.end, row.id, Outcome.LOST, reason)
                 self.stop(row.id)  # it may have taken it all the same
                 return
@@ -198,7 +197,12 @@ class Pusher:
             log.warning("the call of attempt %s broke: %s", row.id, error)
         elif state is not None:
             outcome = Outcome.LOST if state == AttemptState.RUNNING else Outcome.REFUSED
-            await self._in_thread(effects.end, row.id, outcome, f"node {row.node_id} was called: {error}")
+            await self._in_thread(
+                effects.end,
+                row.id,
+                outcome,
+                because(ReasonCode.CALL_FAILED, node=row.node_id, detail=str(error)),
+            )
 
     async def _watch(self) -> None:
         """A held call keeps its attempt alive; an attempt's end ends its call."""

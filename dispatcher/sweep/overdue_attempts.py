@@ -10,9 +10,9 @@ import logging
 
 from dispatcher.context import Dispatcher
 from dispatcher.push.outcomes import PushOutcomes, open_files
+from nodepool.domain.tasks.reasons import Reason, ReasonCode, because
 from nodepool.domain.tasks.states import Outcome
 from nodepool.stores.sql.attempt_rows import LiveAttempt
-from nodepool.workflows.end_without_agent import STOPPED_BY_OWNER
 
 log = logging.getLogger(__name__)
 
@@ -36,15 +36,15 @@ class OverdueAttempts:
         if row.stop_requested:
             seen = self._stops.setdefault(row.id, now)
             if now - max(seen, gateway_back_at) > PATIENCE_SECONDS:
-                self._end(row, Outcome.STOPPED, f"{STOPPED_BY_OWNER}; its node did not end it")
+                self._end(row, Outcome.STOPPED, because(ReasonCode.STOPPED_BY_POOL))
             while len(self._stops) > _MAX_STOPS:
                 self._stops.pop(next(iter(self._stops)))
         bound = (row.started_at or now) + row.max_minutes * _SECONDS_PER_MINUTE
         if now - max(bound, gateway_back_at) > PATIENCE_SECONDS:
-            reason = f"ended after its longest run, {row.max_minutes} minutes; its node did not end it"
+            reason = because(ReasonCode.LONGEST_RUN_BY_POOL, minutes=row.max_minutes)
             self._end(row, Outcome.FAILED, reason)
 
-    def _end(self, row: LiveAttempt, outcome: Outcome, reason: str) -> None:
+    def _end(self, row: LiveAttempt, outcome: Outcome, reason: Reason) -> None:
         self._stops.pop(row.id, None)
         if self._effects is None:
             self._effects = PushOutcomes(self._dispatcher, open_files(self._dispatcher.settings))

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from dispatcher.context import Dispatcher
 from dispatcher.push.outcomes import PushOutcomes, open_files, silence_seconds
 from nodepool.domain.errors import NodePoolError
+from nodepool.domain.tasks.reasons import ReasonCode, because
 from nodepool.domain.tasks.states import AttemptState, Outcome
 from nodepool.stores.sql import pushed_attempts
 from nodepool.stores.sql.attempt_rows import PushedAttempt
-from nodepool.workflows.end_without_agent import STOPPED_BY_OWNER
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class PushedAttempts:
             self._assigned(row, mine, effects, now)
         elif now - (row.started_at or now) > row.max_minutes * _SECONDS_PER_MINUTE:
             # Its worker knows no longest run, so the pool ends it, as an agent would.
-            reason = f"ended after its longest run, {row.max_minutes} minutes"
+            reason = because(ReasonCode.LONGEST_RUN, minutes=row.max_minutes)
             worked = effects.words.showed_work(row.id)
             effects.end(row.id, Outcome.FAILED, reason, at_bound=True, worked=worked)
             self._dispatcher.publisher.push_stop(row.node_id, row.id)
@@ -88,9 +88,9 @@ class PushedAttempts:
             mine.stop_seen_at = now
         patience = _STOP_PERIODS * self._dispatcher.settings.push_timeout_seconds
         if not row.pushed_at:
-            effects.end(row.id, Outcome.STOPPED, f"{STOPPED_BY_OWNER} before it was sent to its node")
+            effects.end(row.id, Outcome.STOPPED, because(ReasonCode.STOPPED_UNSENT))
         elif now - mine.stop_seen_at > patience:
-            reason = f"{STOPPED_BY_OWNER}; its node did not end it within {patience:g} s"
+            reason = because(ReasonCode.STOPPED_BY_POOL_AFTER, seconds=patience)
             worked = effects.words.showed_work(row.id)
             effects.end(row.id, Outcome.STOPPED, reason, worked=worked)
         elif self._due(mine, now):
@@ -101,11 +101,11 @@ class PushedAttempts:
         if row.pushed_at:
             silent = silence_seconds(settings, row.package_bytes)
             if now - row.pushed_at > silent + _CALLER_GONE_SECONDS:
-                effects.end(row.id, Outcome.LOST, f"node {row.node_id} was called and said nothing")
+                effects.end(row.id, Outcome.LOST, because(ReasonCode.CALL_UNANSWERED, node=row.node_id))
                 self._dispatcher.publisher.push_stop(row.node_id, row.id)
         elif now - row.created_at > _NEVER_CALLED_PERIODS * settings.push_timeout_seconds:
             effects.end(
-                row.id, Outcome.LOST, f"the pool did not get to call node {row.node_id}", blameless=True
+                row.id, Outcome.LOST, because(ReasonCode.NEVER_CALLED, node=row.node_id), blameless=True
             )
         elif self._due(mine, now):
             self._dispatcher.publisher.push(row.node_id, row.id)
@@ -114,7 +114,7 @@ class PushedAttempts:
         late = self._dispatcher.settings.node_late_seconds
         silent = now - max(mine.heard_at, row.started_at or now)
         if silent > _SILENT_PERIODS * late:
-            reason = f"node {row.node_id} said nothing of it for {silent:.0f} s, nor when it was asked"
+            reason = because(ReasonCode.SILENT, node=row.node_id, seconds=silent)
             effects.end(row.id, Outcome.LOST, reason)
             self._dispatcher.publisher.push_stop(row.node_id, row.id)
         elif silent > _ASK_PERIODS * late and self._due(mine, now):

@@ -19,6 +19,7 @@ from nodepool.domain.nodes.node import NodeView
 from nodepool.domain.resources import Claim
 from nodepool.domain.scheduling import reclaim
 from nodepool.domain.scheduling.reclaim import ReclaimPlan, RunView, UsageWindow
+from nodepool.domain.tasks.reasons import ReasonCode, because
 from nodepool.domain.tasks.states import Outcome
 from nodepool.stores.redis.node_registry import NodeReport
 from nodepool.stores.sql.attempt_rows import LiveAttempt
@@ -166,7 +167,7 @@ class Reclaimer:
         registry.announce(*changed)
 
     def _evict(self, row: LiveAttempt) -> None:
-        reason = f"evicted: node {row.node_id} ran short of memory"
+        reason = because(ReasonCode.EVICTED, node=row.node_id)
         end = End(outcome=Outcome.LOST, exit_code=None, reason=reason, blameless=True)
         try:
             ended = self._dispatcher.lifecycle.end_attempt(row.id, row.node_id, row.owner_id, end)

@@ -28,6 +28,7 @@ from dispatcher.sweep.stored_files import StoredFiles
 from nodepool.domain.errors import NodePoolError, UnavailableError
 from nodepool.domain.nodes import report_interval
 from nodepool.domain.nodes.node import NodeKind
+from nodepool.domain.tasks.reasons import ReasonCode, because
 from nodepool.stores.redis import keys
 from nodepool.stores.redis.liveness import Liveness
 from nodepool.stores.redis.node_registry import NodeReport
@@ -171,11 +172,11 @@ class Sweeper:
         for node_id, rows in live.items():
             for row in rows:
                 if node_id not in kinds:
-                    lose(dispatcher, row, f"node {node_id} left the pool")
+                    lose(dispatcher, row, because(ReasonCode.NODE_LEFT, node=node_id))
                 elif node_id in reports:
                     self._end_forgotten(row, kinds[node_id], reports[node_id])
                 elif node_id in late and node_id not in held:
-                    lose(dispatcher, row, f"node {node_id} was not heard of for {late_seconds:g} s")
+                    lose(dispatcher, row, because(ReasonCode.NODE_LATE, node=node_id, seconds=late_seconds))
         return reports
 
     def _brake(self, late: dict[str, float], busy: Collection[str], now: float) -> frozenset[str]:
@@ -208,9 +209,9 @@ class Sweeper:
         patience = _FORGOTTEN_PERIODS * settings.node_late_seconds
         since = row.started_at or row.created_at
         if row.started_at is None and now - max(row.created_at, self._gateway_back_at) > patience:
-            lose(self._dispatcher, row, f"node {row.node_id} took it and never began it")
+            lose(self._dispatcher, row, because(ReasonCode.NEVER_BEGUN, node=row.node_id))
         elif report is not None and row.id not in report.running and now - since > patience:
-            lose(self._dispatcher, row, f"node {row.node_id} does not have it")
+            lose(self._dispatcher, row, because(ReasonCode.NOT_LISTED, node=row.node_id))
         elif row.started_at is not None:
             self._overtime.look(row, now, self._gateway_back_at)
 

@@ -20,6 +20,7 @@ from nodepool.domain.errors import (
     StateConflictError,
     TooLargeError,
 )
+from nodepool.domain.tasks.reasons import ReasonCode, because, told as told_by_node
 from nodepool.domain.tasks.states import Outcome
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.files.file_store import Writer
@@ -47,7 +48,12 @@ def claim(gateway: Gateway, identity: CallerIdentity, request: pb.ClaimAttemptRe
         )
     except OwnerOnlyError as error:
         # Nobody's fault: it has become so since the task was placed.
-        end = End(outcome=Outcome.REFUSED, exit_code=None, reason=str(error), blameless=True)
+        end = End(
+            outcome=Outcome.REFUSED,
+            exit_code=None,
+            reason=because(ReasonCode.OWNER_ONLY, node=request.node_id),
+            blameless=True,
+        )
         gateway.lifecycle.end_attempt(request.attempt_id, request.node_id, identity.user_id, end)
         raise StaleAttemptError(f"{error}; the task goes elsewhere") from error
     with suppress(NodePoolError):  # watchers look by themselves
@@ -171,7 +177,7 @@ def take_end(gateway: Gateway, end: pb.AttemptEnd, writer: Writer | None) -> End
     return End(
         outcome=outcome,
         exit_code=end.exit_code if has_exit_code else None,
-        reason=_printable(end.reason),
+        reason=told_by_node(_printable(end.reason)),
         result_bytes=size,
         has_result=writer is not None,
         output_bytes=output_bytes,

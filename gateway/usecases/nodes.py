@@ -19,6 +19,7 @@ from nodepool.domain.errors import (
 )
 from nodepool.domain.nodes import claimed_resources, push_addresses, report_interval
 from nodepool.domain.nodes.node import NodeKind
+from nodepool.domain.tasks.reasons import ReasonCode, because
 from nodepool.domain.tasks.states import Outcome
 from nodepool.domain.trust import access_limits
 from nodepool.messaging import names
@@ -194,7 +195,7 @@ def _leave(gateway: Gateway, node_id: str, *, blameless: bool = False) -> None:
     end = End(
         outcome=Outcome.LOST,
         exit_code=None,
-        reason=f"node {node_id} left the pool",
+        reason=because(ReasonCode.NODE_LEFT, node=node_id),
         blameless=blameless,
     )
     gateway.database.write(lambda c: node_store.deactivate(c, node_id))

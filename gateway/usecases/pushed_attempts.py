@@ -18,13 +18,14 @@ from nodepool.domain.money import ledger
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.domain.not_visible import no_task_on_your_nodes
 from nodepool.domain.tasks.pool_result import check_result
+from nodepool.domain.tasks.reasons import ReasonCode, because
 from nodepool.domain.tasks.states import AttemptState, Outcome
 from nodepool.stores.redis.last_heard import LastHeard
 from nodepool.stores.sql import pushed_attempts, tasks as task_store
 from nodepool.stores.sql.attempt_rows import PushedAttempt
 from nodepool.stores.sql.database import Connection
 from nodepool.stores.sql.task_rows import OwnedTask
-from nodepool.workflows.end_without_agent import STOPPED_BY_OWNER, end_with_what_there_is, keep_result
+from nodepool.workflows.end_without_agent import end_with_what_there_is, keep_result
 from nodepool.workflows.result_files import forget_losers
 
 _MAX_OUTPUT_BYTES = 1 << 20
@@ -147,7 +148,8 @@ def completed(
         row = _current(gateway, identity, task_id, node_id)
     stopped = row.stop_requested
     outcome = Outcome.STOPPED if stopped else Outcome.SUCCEEDED if success else Outcome.FAILED
-    reason = STOPPED_BY_OWNER if stopped else "" if success else "its node reported that it failed"
+    code = ReasonCode.NONE if success else ReasonCode.FAILED_ON_NODE
+    reason = because(ReasonCode.STOPPED if stopped else code)
     if live:
         worked = _showed_work(gateway, row.id)
         end = end_with_what_there_is(

@@ -12,6 +12,7 @@ from io import BytesIO
 from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import NodePoolError, UnavailableError
 from nodepool.domain.tasks.pool_result import PoolResult, write_result
+from nodepool.domain.tasks.reasons import Reason
 from nodepool.domain.tasks.states import Outcome, TaskState
 from nodepool.stores.files.file_store import FileStore
 from nodepool.stores.redis.output import OutputStore, OutputWindow
@@ -19,8 +20,6 @@ from nodepool.stores.sql.attempt_rows import PushedAttempt
 from nodepool.wire import TASK_STATUS_WORDS
 
 log = logging.getLogger(__name__)
-
-STOPPED_BY_OWNER = "stopped by its owner"
 
 
 def keep_result(files: FileStore, attempt_id: str, result: bytes) -> None:
@@ -34,7 +33,7 @@ def end_with_what_there_is(
     outputs: OutputStore,
     attempt: PushedAttempt,
     outcome: Outcome,
-    reason: str,
+    reason: Reason,
     now: float,
     *,
     at_bound: bool = False,
@@ -56,7 +55,7 @@ def end_with_what_there_is(
                 attempt_id=attempt.id,
                 node_id=attempt.node_id,
                 status=TASK_STATUS_WORDS[state],
-                reason=reason,
+                reason=str(reason),
                 started_at=attempt.started_at,
                 finished_at=now,
                 output=said.data if said is not None else b"",

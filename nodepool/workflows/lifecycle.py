@@ -15,6 +15,7 @@ from nodepool.domain.ends.effects import FollowUp
 from nodepool.domain.errors import UnavailableError
 from nodepool.domain.nodes.registered_node import RegisteredNode
 from nodepool.domain.scheduling.fair_share import EXPECTED_MINUTES, cost_per_minute
+from nodepool.domain.tasks.reasons import Reason
 from nodepool.domain.tasks.states import Outcome, TaskState
 from nodepool.messaging.publisher import Publisher
 from nodepool.settings import Settings
@@ -84,7 +85,7 @@ class Lifecycle:
         for node_id in follow.paused:
             self._put(self.database.read(lambda c: node_store.find(c, node_id)))  # noqa: B023
 
-    def lose_attempt(self, attempt_id: str, node_id: str, owner_id: int, reason: str) -> Ended:
+    def lose_attempt(self, attempt_id: str, node_id: str, owner_id: int, reason: Reason) -> Ended:
         end = End(outcome=Outcome.LOST, exit_code=None, reason=reason)
         return self.end_attempt(attempt_id, node_id, owner_id, end)
 

@@ -12,6 +12,7 @@ from dispatcher import context
 from dispatcher.placing.node_events import NodeEventListener
 from dispatcher.placing.placement_loop import PlacementLoop
 from nodepool.domain.ends.attempt_end import End
+from nodepool.domain.tasks.reasons import told
 from nodepool.domain.tasks.states import Outcome
 from nodepool.domain.trust.access_limits import LIMITS
 from nodepool.domain.trust.credit import DRIFT_SECONDS
@@ -56,7 +57,7 @@ class Pool(Fleet):
         database.write(
             lambda c: task_store.claim_attempt(c, attempt, row.node_id, self.owner_id, self.now[0])
         )
-        end = End(outcome=outcome, exit_code=0, reason="it ended")
+        end = End(outcome=outcome, exit_code=0, reason=told("it ended"))
         self.dispatcher.lifecycle.end_attempt(attempt, row.node_id, self.owner_id, end)
 
     def running(self) -> list[str]:

@@ -13,6 +13,7 @@ from sqlalchemy import Row, select, update
 
 from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import InvalidInputError, StaleAttemptError
+from nodepool.domain.tasks.reasons import told
 from nodepool.domain.tasks.states import Outcome
 from nodepool.domain.trust import credit_moves
 from nodepool.domain.trust.credit import DAY_SECONDS, DRIFT_SECONDS, HIGHEST_SCORE, Cause
@@ -63,7 +64,7 @@ class Pool:
         return attempt_id
 
     def end(self, attempt_id: str, outcome: Outcome, node_id: str = "n1", **facts: Any) -> Ended:
-        end = End(outcome=outcome, exit_code=0, reason="so it was", **facts)
+        end = End(outcome=outcome, exit_code=0, reason=told("so it was"), **facts)
         return self.database.write(
             lambda c: end_in_sql(c, attempt_id, node_id, self.owner_id, end, settings=SETTINGS, now=self.now)
         )

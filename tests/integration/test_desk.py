@@ -16,6 +16,7 @@ from dispatcher.placing.placement_loop import PlacementLoop
 from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import UnavailableError
 from nodepool.domain.resources import RESOURCE_NAMES
+from nodepool.domain.tasks.reasons import told
 from nodepool.domain.tasks.states import Outcome
 from nodepool.settings import Settings
 from nodepool.stores.sql import tasks as task_store
@@ -48,7 +49,7 @@ class Pool(Fleet):
         self.now[0] += after
         self.report(node_id)
         self.dispatcher.lifecycle.end_attempt(
-            attempt, node_id, self.owner_id, End(outcome=Outcome.SUCCEEDED, exit_code=0, reason="")
+            attempt, node_id, self.owner_id, End(outcome=Outcome.SUCCEEDED, exit_code=0, reason=told(""))
         )
 
     def running(self) -> list[str]:

@@ -12,6 +12,7 @@ from dispatcher import context
 from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.nodes.node import NodeView
 from nodepool.domain.resources import Resources
+from nodepool.domain.tasks.reasons import told
 from nodepool.domain.tasks.states import Outcome
 from nodepool.domain.trust.tiers import Tier
 from nodepool.settings import Settings
@@ -35,7 +36,7 @@ class Stage(Fleet):
             self.dispatcher.database.write(
                 lambda c: task_store.claim_attempt(c, attempt_id, row.node_id, self.owner_id, self.now[0])
             )
-        end = End(outcome=outcome, exit_code=None, reason="said so", blameless=blameless)
+        end = End(outcome=outcome, exit_code=None, reason=told("said so"), blameless=blameless)
         self.dispatcher.lifecycle.end_attempt(attempt_id, row.node_id, self.owner_id, end)
 
     def forget(self, task_id: str) -> None:

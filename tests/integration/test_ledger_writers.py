@@ -17,6 +17,7 @@ from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import NodePoolError, NotEnoughCptError
 from nodepool.domain.money import ledger
 from nodepool.domain.money.ledger import EntryKind, NewEntry
+from nodepool.domain.tasks.reasons import told
 from nodepool.domain.tasks.states import Outcome
 from nodepool.settings import Settings
 from nodepool.stores.sql import tasks as task_store
@@ -123,14 +124,14 @@ def test_a_stop_a_finish_and_a_loss_at_once_end_the_task_and_its_hold_once(datab
 
         def end(turn: int, task_id: str = task_id) -> str:
             outcome = (Outcome.SUCCEEDED, Outcome.FAILED, Outcome.LOST, Outcome.STOPPED)[turn % 4]
-            told = End(outcome=outcome, exit_code=None, reason="")
+            the_end = End(outcome=outcome, exit_code=None, reason=told(""))
             try:
                 if turn % 5 == 0:
                     database.write(lambda c: task_store.request_stop(c, task_id, 100.0))
                     return ""
                 ended = database.write(
                     lambda c: attempt_end.end_in_sql(
-                        c, f"{task_id}:1", "n1", provider, told, settings=settings, now=100.0
+                        c, f"{task_id}:1", "n1", provider, the_end, settings=settings, now=100.0
                     )
                 )
             except NodePoolError:

@@ -15,6 +15,7 @@ from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import StaleAttemptError
 from nodepool.domain.nodes.history import HistoryRules, NodeHistory
 from nodepool.domain.resources import Claim, Overcommit, Resources
+from nodepool.domain.tasks.reasons import told
 from nodepool.domain.tasks.states import Outcome, TaskState
 from nodepool.settings import Settings
 from nodepool.stores.sql import (
@@ -74,7 +75,7 @@ class Story:
         return attempt_id
 
     def end(self, attempt_id: str, outcome: Outcome, node_id: str = "n1", **facts: Any) -> Ended:
-        end = End(outcome=outcome, exit_code=0, reason="said so", **facts)
+        end = End(outcome=outcome, exit_code=0, reason=told("said so"), **facts)
         return self.database.write(
             lambda c: end_in_sql(c, attempt_id, node_id, self.owner_id, end, settings=SETTINGS, now=self.now)
         )
@@ -186,7 +187,7 @@ def test_a_loss_is_no_handing_back_because_the_node_drains(story: Story) -> None
 
 def test_a_node_that_says_it_is_shutting_down_and_does_not_drain_is_not_believed(story: Story) -> None:
     attempt_id = story.started()
-    end = End(outcome=Outcome.REFUSED, exit_code=None, reason="the node is shutting down")
+    end = End(outcome=Outcome.REFUSED, exit_code=None, reason=told("the node is shutting down"))
     story.database.write(
         lambda c: end_in_sql(c, attempt_id, "n1", story.owner_id, end, settings=SETTINGS, now=story.now)
     )

@@ -13,6 +13,7 @@ from dispatcher import context
 from dispatcher.placing.placement_loop import PlacementLoop
 from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.nodes.node import NodeView
+from nodepool.domain.tasks.reasons import told
 from nodepool.domain.tasks.states import Outcome
 from nodepool.settings import Settings
 from nodepool.stores.redis.node_registry import Reservation
@@ -111,7 +112,7 @@ def test_when_its_one_task_ends_the_newcomer_gets_the_next_one(stage: Stage) -> 
     stage.dispatcher.database.write(
         lambda c: task_store.claim_attempt(c, attempt, "new", stage.owner_id, stage.now[0])
     )
-    end = End(outcome=Outcome.FAILED, exit_code=1, reason="")
+    end = End(outcome=Outcome.FAILED, exit_code=1, reason=told(""))
     stage.dispatcher.lifecycle.end_attempt(attempt, "new", stage.owner_id, end)
     assert stage.place() == 1
     assert len(stage.on("new", *waiting)) == 2

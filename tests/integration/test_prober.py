@@ -18,6 +18,7 @@ from nodepool.domain.accounts.credentials import check_username
 from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.resources import Resources
+from nodepool.domain.tasks.reasons import told
 from nodepool.domain.tasks.states import Outcome, TaskState
 from nodepool.domain.trust import benchmark_probe
 from nodepool.domain.trust.benchmark_probe import DEFAULT_RUN_MEMORY_BYTES, Probe
@@ -120,7 +121,7 @@ class Pool(Fleet):
         end = End(
             outcome=outcome,
             exit_code=0,
-            reason="so it was",
+            reason=told("so it was"),
             result_bytes=len(result),
             has_result=bool(result),
         )

@@ -16,6 +16,7 @@ from dispatcher.push import pusher as push
 from dispatcher.push.pusher import Pusher
 from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import NotFoundError
+from nodepool.domain.tasks.reasons import told
 from nodepool.domain.tasks.states import Outcome
 from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 from tests.support.environment import free_port
@@ -331,7 +332,7 @@ def test_a_held_call_keeps_its_attempt_alive_and_is_cut_when_it_ends(line: Line,
     wait_until(lambda: line.effects.words.ages([attempt])[attempt] < 60, "the held call is a word")
     assert not worker.cut_off.is_set()
     row = line.attempt(attempt)
-    end = End(outcome=Outcome.SUCCEEDED, exit_code=0, reason="")
+    end = End(outcome=Outcome.SUCCEEDED, exit_code=0, reason=told(""))
     line.dispatcher.lifecycle.end_attempt(attempt, row.node_id, row.owner_id, end)
     assert worker.cut_off.wait(20)
 

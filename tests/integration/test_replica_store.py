@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import delete, func, select
 
 from nodepool.domain.errors import StaleAttemptError
+from nodepool.domain.tasks.reasons import told
 from nodepool.domain.tasks.states import Outcome
 from nodepool.domain.trust.replication import PATIENCE_SECONDS
 from nodepool.stores.sql import (
@@ -270,7 +271,7 @@ def test_a_task_that_kills_every_node_fails_with_that_as_its_reason(family: Fami
     for run in ("t~1", "t~2"):
         for index in range(5):
             family.place((run, index))
-            family.end(run, index, "", Outcome.REFUSED, reason="no such image")
+            family.end(run, index, "", Outcome.REFUSED, reason=told("no such image"))
     row = family.row("t")
     assert (row.state, row.verification) == ("FAILED", "disputed")
     assert row.reason.startswith("it could not be verified: given up after 5 attempts")

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, insert, update
 from dispatcher import context
 from dispatcher.placing import checker_choice
 from nodepool.domain.ends.attempt_end import End
+from nodepool.domain.tasks.reasons import told
 from nodepool.domain.tasks.states import Outcome
 from nodepool.domain.trust.audits import MOST_BLOCK_SECONDS
 from nodepool.domain.trust.replication import PATIENCE_SECONDS
@@ -79,7 +80,7 @@ class Runs(Fleet):
         self.now[0] += after
         for name in self.owners:
             self.report(name)
-        end = End(outcome=Outcome.SUCCEEDED, exit_code=0, reason="", digest=digest)
+        end = End(outcome=Outcome.SUCCEEDED, exit_code=0, reason=told(""), digest=digest)
         self.dispatcher.lifecycle.end_attempt(attempt, node_id, owner, end)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import StaleAttemptError, StateConflictError
+from nodepool.domain.tasks.reasons import told
 from nodepool.domain.tasks.states import Outcome, TaskState
 from nodepool.settings import Settings
 from nodepool.stores.sql import tasks as task_store
@@ -49,7 +50,7 @@ class Run:
         settings = Settings.model_validate(
             {"max_attempts": 2, "platform_fee_percent": fee_percent, "audit_share": 0}
         )
-        end = End(outcome=outcome, exit_code=None, reason="it ended", blameless=blameless)
+        end = End(outcome=outcome, exit_code=None, reason=told("it ended"), blameless=blameless)
         return self.database.write(
             lambda c: attempt_end.end_in_sql(
                 c, f"task:{number}", "n1", self.bob, end, settings=settings, now=at

@@ -14,6 +14,7 @@ from sqlalchemy import select
 
 from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import AlreadyExistsError, NotFoundError, StaleAttemptError, StateConflictError
+from nodepool.domain.tasks.reasons import ReasonCode, because, stored, told
 from nodepool.domain.tasks.states import (
     ATTEMPT_TRANSITIONS,
     FINAL_TASK_STATES,
@@ -61,7 +62,7 @@ class Store:
         return self.database.write(lambda c: task_store.claim_attempt(c, attempt_id, node_id, owner, 2.0))
 
     def end(self, attempt_id: str, outcome: Outcome, node_id: str = "n1", **facts: Any) -> Ended:
-        end = End(outcome=outcome, exit_code=0, reason="said so", **facts)
+        end = End(outcome=outcome, exit_code=0, reason=told("said so"), **facts)
         return self.database.write(
             lambda c: end_in_sql(c, attempt_id, node_id, self.owner_id, end, settings=SETTINGS, now=3.0)
         )
@@ -200,6 +201,10 @@ def test_after_max_attempts_the_task_fails_and_says_why(store: Store) -> None:
     assert ended.state is TaskState.FAILED
     task = store.task(task_id)
     assert f"after {MAX_ATTEMPTS} attempts" in task.reason
+    kept = store.database.read(lambda c: c.execute(select(tasks).where(tasks.c.id == task_id)).one())
+    why = stored(kept.reason_code, kept.reason_parameters, kept.reason)
+    assert why == because(ReasonCode.GIVEN_UP, attempts=MAX_ATTEMPTS, last=told("said so"))
+    assert kept.reason == str(why)
     assert task.finished_at == 3.0
 
 

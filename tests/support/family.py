@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.ends.effects import FollowUp
 from nodepool.domain.ends.task_runs import ParentTask, TaskRun
+from nodepool.domain.tasks.reasons import NO_REASON
 from nodepool.domain.tasks.states import Outcome
 from nodepool.settings import Settings
 from nodepool.stores.sql import placements as placing, replicas as replica_store, tasks as task_store
@@ -81,7 +82,7 @@ class Family:
     def end_attempt(
         self, attempt: str, index: int, digest: str, outcome: Outcome = Outcome.SUCCEEDED, **facts: Any
     ) -> Ended:
-        values = {"exit_code": 0, "reason": "", "has_result": bool(digest), "result_bytes": 1, **facts}
+        values = {"exit_code": 0, "reason": NO_REASON, "has_result": bool(digest), "result_bytes": 1, **facts}
         end = End(outcome=outcome, digest=digest, **values)
         owner, node, now = self.owners[index], self.node(index), self.now
         return self.database.write(

@@ -30,6 +30,7 @@ from nodepool.domain.errors import (
 )
 from nodepool.domain.money import ledger
 from nodepool.domain.money.ledger import EntryKind, NewEntry
+from nodepool.domain.tasks.reasons import told
 from nodepool.domain.tasks.states import Outcome
 from nodepool.settings import Settings
 from nodepool.stores.sql import tasks as task_store
@@ -250,7 +251,7 @@ class Money(RuleBasedStateMachine):
         row = self.stage.connection.execute(select(tasks.c.node_id).where(tasks.c.id == task_id)).one()
         node, owner = row.node_id or f"node{provider}", int((row.node_id or f"node{provider}")[4:])
         attempt = f"{task_id}:{task.attempt - back}"
-        end = End(outcome=outcome, exit_code=None, reason="it ended")
+        end = End(outcome=outcome, exit_code=None, reason=told("it ended"))
         ended = self._do(
             lambda c: attempt_end.end_in_sql(
                 c, attempt, node, owner, end, settings=self.settings, now=self.now

@@ -28,6 +28,7 @@ from nodepool.domain.money import ledger
 from nodepool.domain.money.settlement import Hold, HoldEnd, Provider, settle
 from nodepool.domain.nodes import history
 from nodepool.domain.nodes.history import MeasuredRun
+from nodepool.domain.tasks.reasons import ReasonCode, because
 from nodepool.domain.tasks.states import (
     ATTEMPT_STATE_OF_OUTCOME,
     FINAL_TASK_STATES,
@@ -57,7 +58,6 @@ __all__ = [
     "with_end",
 ]
 
-_MAX_REASON = 500
 _SECONDS_PER_MINUTE = 60
 _BYTES_PER_GIB, _BYTES_PER_MIB = 1 << 30, 1 << 20
 # What starting a program takes is more.
@@ -184,7 +184,7 @@ def _closed(attempt: EndingAttempt, end: End, now: float) -> ClosedAttempt:
         before=attempt.state,
         state=after,
         exit_code=end.exit_code,
-        reason=end.reason[:_MAX_REASON],
+        reason=end.reason,
         idle=end.idle,
         cpu_seconds=history.believable(end.cpu_seconds, most_cpu),
         peak_memory_bytes=int(history.believable(end.peak_memory_bytes, most_memory)),
@@ -197,14 +197,14 @@ def _moved(attempt: EndingAttempt, end: End, rules: EndRules) -> MovedTask:
     check_task_transition(task.state, state)
     ended, reason = _attempts_ended(attempt, end), end.reason
     if state is TaskState.FAILED and end.outcome in BAD_OUTCOMES:
-        reason = f"given up after {ended} attempts were lost or refused; the last: {reason}"
+        reason = because(ReasonCode.GIVEN_UP, attempts=ended, last=reason)
     is_final = state in FINAL_TASK_STATES
     return MovedTask(
         id=task.id,
         before=task.state,
         attempt_number=task.attempt_number,
         state=state,
-        reason=reason[:_MAX_REASON],
+        reason=reason,
         attempts_ended=ended,
         exit_code=end.exit_code if is_final else None,
         digest=end.digest if is_final else "",

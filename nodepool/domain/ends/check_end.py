@@ -14,6 +14,7 @@ from nodepool.domain.ends.effects import EndDecision, FamilyEffects, ReplacedRes
 from nodepool.domain.ends.replicated_end import live_attempts, more_runs, result_of
 from nodepool.domain.ends.task_runs import NOT_NEEDED, VERDICTS, ParentTask, TaskFamily, TaskRun, as_replica
 from nodepool.domain.money import ledger
+from nodepool.domain.tasks.reasons import ReasonCode, because
 from nodepool.domain.tasks.states import Outcome, Verification
 from nodepool.domain.trust import audits
 from nodepool.domain.trust.audits import BlockEnd
@@ -215,9 +216,9 @@ class _Check:
         if self.own is not Finding.DIFFERED:
             return None
         best = next(run for run in self.checkers if run.result_digest == self.count.digest)
-        reason = "its first result was false, as other nodes found; this is the one that they agree on"
+        reason = because(ReasonCode.REPLACED)
         if best.state != self.family.parent.state:
-            reason = f"its first result was false: other nodes agree that it {best.state.lower()}"
+            reason = because(ReasonCode.REPLACED_STATE, state=best.state.lower())
         result = result_of(best)
         return ReplacedResult(result=result, reason=reason) if result is not None else None
 

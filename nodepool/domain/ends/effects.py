@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from nodepool.domain.money.settlement import HoldEnd
 from nodepool.domain.nodes.history import HistoryRules, NodeHistory
+from nodepool.domain.tasks.reasons import NO_REASON, Reason
 from nodepool.domain.tasks.states import AttemptState, RunVerdict, TaskState, Verification
 from nodepool.domain.trust.audits import Rules
 from nodepool.domain.trust.credit_moves import NewChange, Score, ScoreMove, moves
@@ -40,7 +41,7 @@ class ClosedAttempt:
     before: AttemptState
     state: AttemptState
     exit_code: int | None
-    reason: str
+    reason: Reason
     idle: bool
     cpu_seconds: float
     peak_memory_bytes: int
@@ -66,7 +67,7 @@ class MovedTask:
     before: TaskState
     attempt_number: int
     state: TaskState
-    reason: str
+    reason: Reason
     attempts_ended: int
     exit_code: int | None = None
     digest: str = ""
@@ -87,7 +88,7 @@ class ParentEnd:
 
     before: TaskState
     state: TaskState
-    reason: str
+    reason: Reason
     verification: Verification | None = None
     digest: str | None = None
     result: RunResult | None = None
@@ -98,7 +99,7 @@ class ReplacedResult:
     """Another run's result takes the place of a task's own, which has ended before."""
 
     result: RunResult
-    reason: str
+    reason: Reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +110,7 @@ class FamilyEffects:
     verdicts: tuple[tuple[str, RunVerdict], ...] = ()
     ended: ParentEnd | None = None
     replaced: ReplacedResult | None = None
-    dropped: str = ""
+    dropped: Reason = NO_REASON
 
 
 @dataclass(frozen=True, slots=True)

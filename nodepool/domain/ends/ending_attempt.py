@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from nodepool.domain.nodes.history import NodeHistory
 from nodepool.domain.resources import Claim
+from nodepool.domain.tasks.reasons import Reason
 from nodepool.domain.tasks.states import AttemptState, Outcome, TaskKind, TaskState
 
 
@@ -18,7 +19,7 @@ class End:
 
     outcome: Outcome
     exit_code: int | None
-    reason: str
+    reason: Reason
     result_bytes: int = 0
     has_result: bool = False
     cpu_seconds: float = 0.0

@@ -13,6 +13,7 @@ from nodepool.domain.ends.effects import EndDecision, FamilyEffects, ParentEnd, 
 from nodepool.domain.ends.task_runs import NOT_NEEDED, VERDICTS, TaskFamily, TaskRun, as_replica
 from nodepool.domain.money import ledger
 from nodepool.domain.money.settlement import Provider, settle
+from nodepool.domain.tasks.reasons import Reason, ReasonCode, because
 from nodepool.domain.tasks.states import (
     FINAL_TASK_STATES,
     AttemptState,
@@ -26,7 +27,7 @@ from nodepool.domain.trust.provisional import AddedRun
 from nodepool.domain.trust.replication import Next, Step, next_step
 from nodepool.domain.trust.voting import Count, Finding, Verdict
 
-_STOPPED_BY_OWNER = "stopped by its owner"
+_STOPPED_BY_OWNER = because(ReasonCode.STOPPED)
 
 
 def next_of(family: TaskFamily, now: float) -> Next:
@@ -143,15 +144,15 @@ def _stopped(family: TaskFamily, decision: EndDecision) -> None:
     decision.follow(parent.id, stopped=live, ended=not live)
 
 
-def _why_undecided(runs: Sequence[TaskRun], voters: Sequence[TaskRun]) -> str:
+def _why_undecided(runs: Sequence[TaskRun], voters: Sequence[TaskRun]) -> Reason:
     if len(voters) > 1:
         different = len({run.result_digest for run in voters})
-        return (
-            f"its {len(voters)} runs returned {different} different results, and no more owners could be "
-            "asked: compare only files that are the same in every run, with compare_outputs"
-        )
-    given_up = next((run.reason for run in runs if run.reason and run.id not in {it.id for it in voters}), "")
-    return f"it could not be verified: {given_up}" if given_up else "it could not be verified"
+        return because(ReasonCode.RUNS_DIFFER, runs=len(voters), results=different)
+    voted = {run.id for run in voters}
+    given_up = next((run.reason for run in runs if run.reason and run.id not in voted), None)
+    if given_up is None:
+        return because(ReasonCode.UNVERIFIED)
+    return because(ReasonCode.UNVERIFIED_AFTER, last=given_up)
 
 
 def _pay(family: TaskFamily, runs: Sequence[TaskRun], decision: EndDecision) -> None:

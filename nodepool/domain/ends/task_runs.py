@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nodepool.domain.money.settlement import Hold
+from nodepool.domain.tasks.reasons import NO_REASON, Reason, ReasonCode, because
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, AttemptState, RunVerdict, TaskState
 from nodepool.domain.trust.provisional import ProvisionalResult
 from nodepool.domain.trust.replication import ReplicaRun
 from nodepool.domain.trust.voting import Finding, Vote
 
-# A reason that runs show which are ended because nobody needs them any more.
-NOT_NEEDED = "the other runs of the task have decided"
+# Of runs which are ended because nobody needs them any more.
+NOT_NEEDED = because(ReasonCode.NOT_NEEDED)
 VERDICTS = {
     Finding.VERIFIED: RunVerdict.AGREED,
     Finding.DIFFERED: RunVerdict.DIFFERS,
@@ -36,7 +37,7 @@ class ParentTask:
     price_per_minute: int = 0
     tier: str = ""
     region: str = ""
-    reason: str = ""
+    reason: Reason = NO_REASON
     result_digest: str = ""
 
 
@@ -46,7 +47,7 @@ class TaskRun:
 
     id: str
     state: TaskState
-    reason: str = ""
+    reason: Reason = NO_REASON
     verification: str = ""
     stop_requested: bool = False
     node_id: str = ""

@@ -47,6 +47,8 @@ class ReasonCode(StrEnum):
     IDLE = "idle"
     # Nodes without an agent, which are called.
     NEVER_CALLED = "never_called"
+    NOT_CALLED = "not_called"
+    PACKAGE_UNREADABLE = "package_unreadable"
     CALL_UNANSWERED = "call_unanswered"
     CALL_UNANSWERED_FOR = "call_unanswered_for"
     CALL_FAILED = "call_failed"
@@ -91,6 +93,8 @@ _WORDS: dict[ReasonCode, str] = {
     ReasonCode.OWNER_ONLY: "node {node} takes its owner's tasks only",
     ReasonCode.IDLE: "node {node} took it and did nothing for {minutes} minutes",
     ReasonCode.NEVER_CALLED: "the pool did not get to call node {node}",
+    ReasonCode.NOT_CALLED: "node {node} is not called: {detail}",
+    ReasonCode.PACKAGE_UNREADABLE: "its package could not be read: {detail}",
     ReasonCode.CALL_UNANSWERED: "node {node} was called and said nothing",
     ReasonCode.CALL_UNANSWERED_FOR: "node {node} was called and said nothing for {seconds:g} s",
     ReasonCode.CALL_FAILED: "node {node} was called: {detail}",

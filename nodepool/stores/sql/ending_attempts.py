@@ -18,6 +18,7 @@ from nodepool.domain.not_visible import no_attempt
 from nodepool.domain.resources import Claim
 from nodepool.domain.tasks.states import AttemptState, TaskKind, TaskState
 from nodepool.domain.trust.tiers import Tier
+from nodepool.stores.sql.reason_columns import reason_columns
 from nodepool.stores.sql.tables import attempts, node_records, nodes, tasks, users
 from nodepool.stores.sql.verification_records import tier_of
 
@@ -190,7 +191,7 @@ def close(connection: Connection, attempt: ClosedAttempt, now: float) -> None:
             "state": attempt.state,
             "finished_at": now,
             "exit_code": attempt.exit_code,
-            "reason": attempt.reason,
+            **reason_columns(attempt.reason),
             "idle": attempt.idle,
             "cpu_seconds": attempt.cpu_seconds,
             "peak_memory_bytes": attempt.peak_memory_bytes,
@@ -219,7 +220,7 @@ def move_task(connection: Connection, task: MovedTask, now: float) -> None:
 def _values(task: MovedTask, now: float) -> dict[str, Any]:
     values: dict[str, Any] = {
         "state": task.state,
-        "reason": task.reason,
+        **reason_columns(task.reason),
         "attempts_ended": task.attempts_ended,
         "updated_at": now,
         "hinted_at": now,

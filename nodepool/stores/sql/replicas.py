@@ -18,6 +18,7 @@ from nodepool.domain.ends.effects import ParentEnd, ReplacedResult
 from nodepool.domain.ends.task_runs import ParentTask, TaskRun
 from nodepool.domain.errors import StaleAttemptError
 from nodepool.domain.nodes.node import NodeKind
+from nodepool.domain.tasks.reasons import Reason, stored
 from nodepool.domain.tasks.states import (
     FINAL_TASK_STATES,
     AttemptState,
@@ -27,6 +28,7 @@ from nodepool.domain.tasks.states import (
     check_task_transition,
 )
 from nodepool.stores.sql.owner_only_nodes import takes_strangers
+from nodepool.stores.sql.reason_columns import reason_columns
 from nodepool.stores.sql.tables import attempts, node_records, nodes, owner_records, tasks, users
 from nodepool.stores.sql.task_rows import AssignedTask
 from nodepool.stores.sql.verification_records import is_trusted
@@ -36,6 +38,7 @@ _LIVE = [state.value for state in TaskState if state not in FINAL_TASK_STATES]
 _PARENT_COLUMNS = (
     tasks.c.id, tasks.c.owner_id, tasks.c.state, tasks.c.replicas, tasks.c.stop_requested,
     tasks.c.max_minutes, tasks.c.price_per_minute, tasks.c.tier, tasks.c.region, tasks.c.reason,
+    tasks.c.reason_code, tasks.c.reason_parameters,
     tasks.c.result_digest,
 )  # fmt: skip
 _FIND: Select[Any] = select(*_PARENT_COLUMNS).where(tasks.c.id == bindparam("task_id"))
@@ -66,6 +69,8 @@ _RUNS: Select[Any] = (
         tasks.c.id,
         tasks.c.state,
         tasks.c.reason,
+        tasks.c.reason_code,
+        tasks.c.reason_parameters,
         tasks.c.verification,
         tasks.c.stop_requested,
         tasks.c.node_id,
@@ -123,7 +128,7 @@ def _parent(connection: Connection, query: Select[Any], task_id: str) -> ParentT
         price_per_minute=row.price_per_minute,
         tier=row.tier,
         region=row.region,
-        reason=row.reason,
+        reason=stored(row.reason_code, row.reason_parameters, row.reason),
         result_digest=row.result_digest,
     )
 
@@ -165,7 +170,7 @@ def _run(row: Row[Any]) -> TaskRun:
     return TaskRun(
         id=row.id,
         state=TaskState(row.state),
-        reason=row.reason,
+        reason=stored(row.reason_code, row.reason_parameters, row.reason),
         verification=row.verification,
         stop_requested=row.stop_requested,
         node_id=row.node_id,
@@ -203,14 +208,20 @@ def begin(connection: Connection, run: AssignedTask, node_id: str, now: float) -
     )
 
 
-def drop_open(connection: Connection, parent_id: str, reason: str, now: float) -> None:
+def drop_open(connection: Connection, parent_id: str, reason: Reason, now: float) -> None:
     """End the runs that wait, and ask those on a node to end."""
     check_task_transition(TaskState.QUEUED, TaskState.STOPPED)
     mine = tasks.c.parent_id == parent_id
     connection.execute(
         update(tasks)
         .where(mine, tasks.c.state == TaskState.QUEUED)
-        .values(state=TaskState.STOPPED, stop_requested=True, reason=reason, finished_at=now, updated_at=now)
+        .values(
+            state=TaskState.STOPPED,
+            stop_requested=True,
+            finished_at=now,
+            updated_at=now,
+            **reason_columns(reason),
+        )
     )
     connection.execute(
         update(tasks).where(mine, tasks.c.state.not_in(_FINAL)).values(stop_requested=True, updated_at=now)
@@ -221,7 +232,7 @@ def end_parent(connection: Connection, task_id: str, ended: ParentEnd, now: floa
     """Raises StaleAttemptError where the task is not in the state that was decided on."""
     values: dict[str, Any] = {
         "state": ended.state,
-        "reason": ended.reason,
+        **reason_columns(ended.reason),
         "finished_at": now,
         "updated_at": now,
     }
@@ -256,8 +267,8 @@ def replace_result(connection: Connection, task_id: str, replaced: ReplacedResul
             exit_code=result.exit_code,
             node_id=result.node_id,
             storage_due=True,
-            reason=replaced.reason,
             updated_at=now,
+            **reason_columns(replaced.reason),
         )
     )
 

@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from nodepool.domain.errors import AlreadyExistsError, OwnerOnlyError, StaleAttemptError, StateConflictError
 from nodepool.domain.nodes.node import is_owner_only, isolation_of
 from nodepool.domain.not_visible import no_task
+from nodepool.domain.tasks.reasons import ReasonCode, because
 from nodepool.domain.tasks.states import (
     FINAL_TASK_STATES,
     LIVE_ATTEMPT_STATES,
@@ -26,6 +27,7 @@ from nodepool.domain.tasks.states import (
 from nodepool.stores.sql import attempts as attempt_records, replicas as replica_store
 from nodepool.stores.sql.attempt_rows import LiveAttempt
 from nodepool.stores.sql.ledger import holds as hold_store
+from nodepool.stores.sql.reason_columns import reason_columns
 from nodepool.stores.sql.tables import attempts, holds, nodes, tasks, users
 from nodepool.stores.sql.task_rows import AssignedTask, OwnedTask, ShownRun, TaskHint
 from nodepool.stores.sql.typed_rows import columns
@@ -190,7 +192,7 @@ def request_stop(connection: Connection, task_id: str, now: float) -> OwnedTask:
         check_task_transition(TaskState.QUEUED, TaskState.STOPPED)
         values |= {
             "state": TaskState.STOPPED,
-            "reason": "stopped by its owner before it ran",
+            **reason_columns(because(ReasonCode.STOPPED_WAITING)),
             "finished_at": now,
         }
     moved = connection.execute(

@@ -25,6 +25,7 @@ from nodepool.domain.errors import StaleAttemptError, StateConflictError
 from nodepool.domain.money import ledger
 from nodepool.domain.money.ledger import EntryKind, HoldState
 from nodepool.domain.money.settlement import Hold
+from nodepool.domain.tasks.reasons import ReasonCode, told
 from nodepool.domain.tasks.states import AttemptState, Outcome, TaskKind, TaskState
 from nodepool.domain.trust.audits import Reach
 from nodepool.domain.trust.credit import Cause
@@ -139,7 +140,13 @@ def family(kind: Kind) -> TaskFamily | None:
 
 
 def ended(outcome: Outcome, **facts: object) -> End:
-    values = {"exit_code": 0, "reason": "so it was", "has_result": True, "result_bytes": 5, "output_bytes": 9}
+    values = {
+        "exit_code": 0,
+        "reason": told("so it was"),
+        "has_result": True,
+        "result_bytes": 5,
+        "output_bytes": 9,
+    }
     return End(outcome=outcome, **{**values, **facts})  # type: ignore[arg-type]
 
 
@@ -179,7 +186,7 @@ def _the_state_of_attempt_and_task(
     is_final = effects.moved.state is not TaskState.QUEUED
     assert effects.moved.result_attempt == ("a" if is_final else "")
     given_up = effects.moved.state is TaskState.FAILED and outcome in _BAD
-    assert effects.moved.reason.startswith("given up after 3 attempts") == given_up
+    assert (effects.moved.reason.code is ReasonCode.GIVEN_UP) == given_up
 
 
 @every_kind

@@ -61,6 +61,8 @@ WORDS: list[tuple[Reason, str]] = [
         "node bob/pc took it and did nothing for 4 minutes",
     ),
     (because(ReasonCode.NEVER_CALLED, node=NODE), "the pool did not get to call node bob/pc"),
+    (because(ReasonCode.NOT_CALLED, node=NODE, detail="no port"), "node bob/pc is not called: no port"),
+    (because(ReasonCode.PACKAGE_UNREADABLE, detail="damaged"), "its package could not be read: damaged"),
     (because(ReasonCode.CALL_UNANSWERED, node=NODE), "node bob/pc was called and said nothing"),
     (
         because(ReasonCode.CALL_UNANSWERED_FOR, node=NODE, seconds=10.5),
