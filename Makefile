@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 TOOLS := .venv-tools
 TOOLS_STAMP := $(TOOLS)/.installed
 
-.PHONY: install demo test check proto bench compose-smoke image pin-images lock sbom audit clean
+.PHONY: install demo test coverage check proto bench compose-smoke image pin-images lock sbom audit clean
 
 install: $(STAMP)
 
@@ -27,6 +27,10 @@ demo: install
 TEST_PROCESSES ?= 4
 test: install
 	scripts/with_services.sh scripts/run_tests.sh $(BIN)/python $(TEST_PROCESSES)
+
+# Of branches, in all processes; slower than make test, since each part is started by itself.
+coverage: install
+	scripts/with_services.sh scripts/coverage.sh $(BIN)/python $(TEST_PROCESSES)
 
 bench: install
 	scripts/with_services.sh $(BIN)/python -m benchmarks

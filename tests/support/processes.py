@@ -22,6 +22,11 @@ LOG_TAIL_BYTES = 8000
 Started = subprocess.Popen[bytes] | forking.ForkedProcess
 
 
+def _kept() -> dict[str, str]:
+    """The run's mark, and by what coverage follows processes where it measures."""
+    return {name: value for name, value in os.environ.items() if name == MARK or name.startswith("COVERAGE_")}
+
+
 class TestProcess:
     """One process in a session of its own; its output goes to a log file, appended over restarts."""
 
@@ -38,7 +43,7 @@ class TestProcess:
     def start(self) -> None:
         if self.is_running:
             raise RuntimeError(f"{self.name} is running already")
-        environment = {**self.env, MARK: os.environ[MARK]}
+        environment = {**self.env, **_kept()}
         if words := forking.forkable(self.argv):
             mark = {name: os.environ[name] for name in ("PATH", MARK) if name in os.environ}
             server = forking.server({**mark, "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"})
