@@ -30,10 +30,10 @@ class Dispatcher:
     publisher: Publisher
     lifecycle: Lifecycle
     clock: Clock
-    later: DeferredEnds
+    deferred_ends: DeferredEnds
 
     def close(self) -> None:
-        self.later.close()
+        self.deferred_ends.close()
         self.publisher.close()
         self.database.close()
         self.redis.close()
@@ -57,5 +57,5 @@ def build(settings: Settings, clock: Clock = system_clock) -> Dispatcher:
         publisher=publisher,
         lifecycle=Lifecycle(settings, database, registry, outputs, usage, publisher, clock),
         clock=clock,
-        later=DeferredEnds(settings.heavy_limits),
+        deferred_ends=DeferredEnds(settings.heavy_limits),
     )

@@ -220,7 +220,7 @@ def decide_on_arrival(stage: Stage, task_ids: Sequence[str], per_second: float, 
                 hinted[task_id] = time.perf_counter()
                 desk.hint(task_id)
             patience = time.perf_counter() + _PATIENCE_SECONDS
-            while time.perf_counter() < patience and any(desk.knows(task_id) for task_id in hinted):
+            while time.perf_counter() < patience and any(desk.is_known(task_id) for task_id in hinted):
                 time.sleep(0.05)
                 if len(taken) >= len(hinted) - len(desk.planner.line):
                     break

@@ -113,7 +113,7 @@ class PlacementLoop:
             self._distrusted = True
             self._something.notify()
 
-    def knows(self, task_id: str) -> bool:
+    def is_known(self, task_id: str) -> bool:
         """Whether the task is in the line, as far as another thread can tell."""
         return task_id in self.planner.line
 

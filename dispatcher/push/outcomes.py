@@ -174,7 +174,7 @@ class PushOutcomes:
             end = _seen_through(self._files, current, replace(end, late=late or (end.idle and at_bound)))
             if self._is_compared(current, end):
                 # Its result may take long to read, and nobody here waits for it.
-                later = self._dispatcher.later
+                later = self._dispatcher.deferred_ends
                 later.do(current.owner_id, current.id, partial(self._end_with_digest, current, end))
                 return
         self._end(current, end)
@@ -185,7 +185,7 @@ class PushOutcomes:
 
     def _end_with_digest(self, row: PushedAttempt, end: End) -> None:
         database, most = self._dispatcher.database, self.settings.max_workdir_bytes
-        make = partial(self._dispatcher.later.digest, row.owner_id)
+        make = partial(self._dispatcher.deferred_ends.digest, row.owner_id)
         self._end(row, with_digest(database, self._files, row.id, end, max_bytes=most, make=make))
 
     def _end(self, row: PushedAttempt, end: End) -> None:

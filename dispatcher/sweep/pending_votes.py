@@ -93,4 +93,4 @@ class PendingVotes:
         if follow is not None:
             log.info("runs of task %s: %d added, %d stopped, ended: %s", task_id, len(follow.added),
                      len(follow.stopped), follow.ended)  # fmt: skip
-            self._dispatcher.lifecycle.tell(follow)
+            self._dispatcher.lifecycle.publish_follow_up(follow)

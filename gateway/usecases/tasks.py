@@ -174,7 +174,7 @@ def _give_now(gateway: Gateway, row: OwnedTask) -> None:
 
 
 def _stop_runs(gateway: Gateway, follow: FollowUp) -> None:
-    gateway.lifecycle.tell(follow)
+    gateway.lifecycle.publish_follow_up(follow)
     for node_id, attempt in follow.stopped:
         tell = gateway.publisher.push_stop if _is_pushed(gateway, node_id) else gateway.publisher.stop
         tell(node_id, attempt)

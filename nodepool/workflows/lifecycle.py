@@ -65,7 +65,7 @@ class Lifecycle:
                 self.publisher.place(ended.task.id, ended.task.tier, ended.task.region)
             self.registry.announce(ended.node_id)
             if ended.follow_up is not None:
-                self.tell(ended.follow_up)
+                self.publish_follow_up(ended.follow_up)
             if ended.changed:
                 self._charge(ended)
             for owner_id in ended.tiers_changed:
@@ -73,7 +73,7 @@ class Lifecycle:
         except UnavailableError as error:
             log.warning("the end of %s is kept; the sweep tells the rest: %s", attempt_id, error)
 
-    def tell(self, follow: FollowUp) -> None:
+    def publish_follow_up(self, follow: FollowUp) -> None:
         """What follows for a task with several runs, to those whom it concerns. Raises UnavailableError."""
         for run in follow.added:
             self.publisher.place(run.task_id, run.tier, run.region)
