@@ -62,7 +62,7 @@ def test_every_part_of_the_fleet_is_looked_at(dispatcher: Dispatcher) -> None:
         wait_until(lambda: len(desk.planner.line) == 3, "the tasks wait")
         for count, node_id in enumerate((ids[0], ids[-1], ids[NODES // 2]), 1):
             dispatcher.redis.set(keys.report(node_id), "{}", ex=keys.REPORT_TTL_SECONDS)
-            wait_until(lambda: len(placed_on(dispatcher)) == count, "the node is seen")  # noqa: B023
+            wait_until(lambda: len(placed_on(dispatcher)) == count, "the node is seen", 120)  # noqa: B023
             assert node_id in placed_on(dispatcher)
     finally:
         desk.stop()
