@@ -138,6 +138,8 @@ def _result_text(task: TaskInfo, now: float) -> str:
 
 
 def _verification_text(task: TaskInfo) -> str:
+    if task.held_back_until is not None:
+        return "not yet: it is being checked"
     words = {
         "pending": "not yet: results are being compared"
         if task.replicas > 1

@@ -41,6 +41,7 @@ from nodepool.domain.tasks.states import (
     check_task_transition,
     task_state_after,
 )
+from nodepool.domain.trust import holding_back
 from nodepool.domain.trust.credit_moves import NewChange, Score
 from nodepool.domain.trust.provisional import ProvisionalResult, TrustFacts
 
@@ -254,6 +255,13 @@ def _end_single(snapshot: AttemptEndSnapshot, end: End, decision: EndDecision, t
         node_id=node.id,
         owner_id=node.owner_id,
         finished_at=now,
+        # Those of nodes above low trust are looked at here and there, and shown meanwhile.
+        held_back_until=holding_back.held_back_until(
+            book.block_size(node.id, node.owner_id) if node.is_low else 0,
+            take_pending=task.take_pending,
+            checkers=book.facts.reach.able,
+            now=now,
+        ),
         tier=task.tier,
         region=task.region,
         waiting_pay=sum(part.payment for part in bill.parts) if bill is not None else 0,

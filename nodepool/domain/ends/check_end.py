@@ -166,7 +166,9 @@ class _Check:
         checkers.
         """
         task, result, false = self.family.parent, self.result, self.own is Finding.DIFFERED
-        paid_after_all = result.recalled == LENIENT or self.own is Finding.UNDECIDED
+        paid_after_all = audits.pays_recalled(
+            lenient=result.recalled == LENIENT, confirmed=self.own is Finding.VERIFIED
+        )
         if result.recalled and paid_after_all and not false:
             decision.book.award(result)
         runs = []
@@ -212,15 +214,19 @@ class _Check:
         return (audits.fair_minutes(own, others), own) if own and all(others) else (1, 1)
 
     def _replacement(self) -> ReplacedResult | None:
-        """The result that most agree on takes the place of a false one. How the task ended stays."""
+        """The result that most agree on takes the place of a false one. How the task ended stays, where its
+        owner has seen it."""
         if self.own is not Finding.DIFFERED:
             return None
         best = next(run for run in self.checkers if run.result_digest == self.count.digest)
         reason = because(ReasonCode.REPLACED)
-        if best.state != self.family.parent.state:
+        unseen = self.family.parent.is_held_back
+        if best.state != self.family.parent.state and not unseen:
             reason = because(ReasonCode.REPLACED_STATE, state=best.state.lower())
         result = result_of(best)
-        return ReplacedResult(result=result, reason=reason) if result is not None else None
+        if result is None:
+            return None
+        return ReplacedResult(result=result, reason=reason, state=best.state if unseen else None)
 
     def _credit(self, decision: EndDecision) -> list[NewChange]:
         raised = decision.book.facts.raised

@@ -100,6 +100,7 @@ class ReplacedResult:
 
     result: RunResult
     reason: Reason
+    state: TaskState | None = None  # of that run, where nobody has seen how the task ended before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +123,7 @@ class FollowUp:
     stopped: tuple[tuple[str, str], ...] = ()
     ended: bool = False
     tiers_changed: frozenset[int] = frozenset()  # owners whose score opens another tier now
-    paused: frozenset[str] = frozenset()  # nodes that get no low-trust work for a while
+    paused: frozenset[str] = frozenset()  # nodes that get no low-trust work for a while, or are trusted anew
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +205,7 @@ class EndDecision:
             added=added,
             stopped=tuple(self._stopped),
             ended=self._ended,
-            paused=frozenset(self.book.paused),
+            paused=frozenset(self.book.paused | self.book.seen_differently()),
         )
         return Effects(
             now=self.now,

@@ -55,6 +55,7 @@ class EndingTask:
     region: str = ""
     package_sha256: str = ""
     started_at: float | None = None
+    take_pending: bool = False  # its owner takes a result before it is checked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,6 +39,7 @@ class ParentTask:
     region: str = ""
     reason: Reason = NO_REASON
     result_digest: str = ""
+    is_held_back: bool = False  # its owner has not seen how it ended
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,7 @@ class ProvisionalResult:
     block: str = ""  # empty while it is open
     drawn: bool = False  # it is the one of its block that is checked
     recalled: str = ""  # STRICT or LENIENT: its node was found to lie elsewhere
+    held_back_until: float = 0.0  # when the task's owner gets it at the latest; 0: they have it
     tier: str = ""  # where a run of the task waits
     region: str = ""
     runs: int = 0  # the number of the task's last run
@@ -102,6 +103,7 @@ class TrustBook:
         self._forgotten: list[tuple[str, str]] = []
         self._movements: list[NewEntry] = []
         self._looked_at = ""
+        self._noted: dict[str, int] = {}
         self.added: list[AddedRun] = []
         self.paused: set[str] = set()
 
@@ -123,6 +125,9 @@ class TrustBook:
     def owner(self, owner_id: int) -> OwnerRecord:
         return self._owners.get(owner_id, OwnerRecord())
 
+    def block_size(self, node_id: str, owner_id: int) -> int:
+        return audits.block_size(self.node(node_id), self.owner(owner_id), self._rules)
+
     # -- results -------------------------------------------------------------------------------------
     def keep(self, result: ProvisionalResult, *, alone: bool) -> None:
         """It waits; a block that it fills is checked. `alone`: it is checked by itself."""
@@ -138,7 +143,7 @@ class TrustBook:
         block = [it for it in self._results.values() if it.node_id == node_id and not it.block]
         if not block:
             return
-        size = audits.block_size(self.node(node_id), self.owner(block[0].owner_id), self._rules)
+        size = self.block_size(node_id, block[0].owner_id)
         if audits.is_full(size, len(block), block[0].finished_at, self._now):
             self._draw(block)
 
@@ -185,10 +190,22 @@ class TrustBook:
         self._forgotten.append((task_id, word))
 
     # -- records -------------------------------------------------------------------------------------
+    def seen_differently(self) -> set[str]:
+        """Nodes that have become trusted, or have ceased to be: placement treats them differently."""
+        return {
+            node_id
+            for node_id, owner_id in self._noted.items()
+            if audits.is_trusted(self.node(node_id), self.owner(owner_id))
+            != audits.is_trusted(
+                self.facts.nodes.get(node_id, NodeRecord()), self.facts.owners.get(owner_id, OwnerRecord())
+            )
+        }
+
     def note(self, node_id: str, owner_id: int, finding: Finding) -> RecordChanges:
         """One compared run of the node."""
         change = audits.after_finding(self.node(node_id), self.owner(owner_id), finding, self._now)
         self._nodes[node_id], self._owners[owner_id] = change.node, change.owner
+        self._noted[node_id] = owner_id
         return change
 
     def found_false(self, node_id: str, owner_id: int) -> None:

@@ -33,6 +33,7 @@ _COLUMNS = (
     tasks.c.attempts_ended,
     tasks.c.stop_requested,
     tasks.c.pinned_node,
+    tasks.c.take_pending,
     tasks.c.max_minutes,
     tasks.c.tier,
     tasks.c.region,
@@ -147,6 +148,7 @@ def _from_row(row: Row[Any]) -> EndingAttempt:
             region=row.region,
             package_sha256=row.package_sha256,
             started_at=row.task_started_at,
+            take_pending=row.take_pending,
         ),
         node=EndingNode(
             id=row.node_id,

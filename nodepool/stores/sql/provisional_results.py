@@ -104,7 +104,7 @@ def _from_row(row: Row[Any], runs: int) -> ProvisionalResult:
 
 
 def keep(connection: Connection, result: ProvisionalResult) -> None:
-    """The result of this attempt is provisional."""
+    """The result of this attempt is provisional, and may be held back from its user."""
     connection.execute(
         insert(provisional_results).values(
             task_id=result.task_id,
@@ -115,7 +115,9 @@ def keep(connection: Connection, result: ProvisionalResult) -> None:
         )
     )
     pending = update(tasks).where(tasks.c.id == result.task_id)
-    connection.execute(pending.values(verification=Verification.PENDING))
+    connection.execute(
+        pending.values(verification=Verification.PENDING, held_back_until=result.held_back_until)
+    )
 
 
 def put_under_check(connection: Connection, check: NewCheck) -> None:
@@ -131,9 +133,10 @@ def put_under_check(connection: Connection, check: NewCheck) -> None:
 
 
 def forget(connection: Connection, task_id: str, verification: str) -> None:
-    """The task's result is provisional no longer."""
+    """The task's result is provisional no longer, and nothing of it is held back."""
     connection.execute(delete(provisional_results).where(_columns.task_id == task_id))
-    connection.execute(update(tasks).where(tasks.c.id == task_id).values(verification=verification))
+    task = update(tasks).where(tasks.c.id == task_id)
+    connection.execute(task.values(verification=verification, held_back_until=0))
 
 
 def fees(connection: Connection) -> int:

@@ -40,6 +40,7 @@ _PARENT_COLUMNS = (
     tasks.c.max_minutes, tasks.c.price_per_minute, tasks.c.tier, tasks.c.region, tasks.c.reason,
     tasks.c.reason_code, tasks.c.reason_parameters,
     tasks.c.result_digest,
+    tasks.c.held_back_until,
 )  # fmt: skip
 _FIND: Select[Any] = select(*_PARENT_COLUMNS).where(tasks.c.id == bindparam("task_id"))
 _LOCK = _FIND.with_for_update(of=tasks, key_share=True)
@@ -130,6 +131,7 @@ def _parent(connection: Connection, query: Select[Any], task_id: str) -> ParentT
         region=row.region,
         reason=stored(row.reason_code, row.reason_parameters, row.reason),
         result_digest=row.result_digest,
+        is_held_back=row.held_back_until > 0,
     )
 
 
@@ -255,12 +257,13 @@ def end_parent(connection: Connection, task_id: str, ended: ParentEnd, now: floa
 
 
 def replace_result(connection: Connection, task_id: str, replaced: ReplacedResult, now: float) -> None:
-    """Of a task that has ended."""
+    """Of a task that has ended. Another state only of one whose owner has not seen how it ended."""
     result = replaced.result
+    query = update(tasks).where(tasks.c.id == task_id, tasks.c.state.in_(_FINAL))
+    if replaced.state is not None:
+        query = query.where(tasks.c.held_back_until > 0).values(state=replaced.state)
     connection.execute(
-        update(tasks)
-        .where(tasks.c.id == task_id, tasks.c.state.in_(_FINAL))
-        .values(
+        query.values(
             result_attempt=result.result_attempt,
             result_bytes=result.result_bytes,
             result_digest=result.digest,

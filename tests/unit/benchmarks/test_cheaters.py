@@ -20,9 +20,11 @@ from benchmarks.cheating.outcome import AIM_EXTRA, AIM_WRONG, figures
 from benchmarks.cheating.stage import play
 from nodepool.domain.trust import audits as verification
 
-SMALL = Scene(rounds=700, honest=70, lazy=5, lying=5, on_off=8, sneaky=4, colluding=8, idler=5, sock_puppet=8)
+SMALL = Scene(
+    rounds=500, honest=24, lazy=2, lying=2, on_off=3, sneaky=2, colluding=5, idler=2, sock_puppet=4, slots=2
+)
 ALL_HONEST = Scene(
-    rounds=400, honest=30, lazy=0, lying=0, on_off=0, sneaky=0, colluding=0, idler=0, sock_puppet=0
+    rounds=150, honest=16, lazy=0, lying=0, on_off=0, sneaky=0, colluding=0, idler=0, sock_puppet=0
 )
 
 
@@ -119,7 +121,7 @@ class BelievesFriends(Ours):
 
     def __init__(self, *of: Any) -> None:
         super().__init__(*of)
-        self.rules = replace(self.rules, least_owners=1)
+        self.rules = replace(self.rules, audits=replace(self.rules.audits, least_owners=1))
 
 
 def test_idlers_are_paid_nothing_and_friends_win_no_trust_by_agreeing() -> None:

@@ -66,6 +66,21 @@ def test_a_result_that_may_be_checked_is_told_so() -> None:
     assert "not yet: it may be checked" in shown(polled(replicas=1, replica_records=[]))
 
 
+def test_a_result_that_is_held_back_is_told_with_its_time_and_no_exit_code() -> None:
+    reason = "its result is being checked by another node"
+    task = polled(
+        replicas=1, replica_records=[], held_back_until=7200.0, reason=reason, started_at=1.0, updated_at=9.0
+    )
+    assert (task.final, task.held_back_until) == (False, 7200.0)
+    text = shown(task)
+    assert "is being checked; given in 2 h 0 min at the latest" in text
+    assert reason in text
+    assert "not yet: it is being checked" in text
+    # It does not run any more.
+    assert task.run_seconds(now=1000.0) == 8.0
+    assert needs_to_wire(TaskNeeds(take_pending=True)).take_pending
+
+
 def test_an_older_pool_tells_none_of_it() -> None:
     task = polled(replicas=0, verification="", replica_records=[])
     assert (task.replicas, task.state) == (1, TaskState.RUNNING)
