@@ -6,12 +6,25 @@ effects. Nothing is decided here.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from random import Random
 
-from benchmarks.cheating.nodes import IDLED, PUPPET_ACCOUNTS, ROUND_SECONDS, Node, Owner
+from benchmarks.cheating.nodes import PUPPET_ACCOUNTS, ROUND_SECONDS, Node, Owner
+from benchmarks.cheating.pool_task import (
+    FIRST_OWNER,
+    MINUTES,
+    NO_ROOM,
+    USER,
+    USER_ACCOUNT,
+    PoolTask,
+    awards,
+    end_of,
+    node_id_of,
+    owner_id_of,
+    task_id_of,
+)
 from benchmarks.cheating.stage import Policy, Run, Task
 from nodepool.domain import ids
 from nodepool.domain.ends.attempt_end import (
@@ -26,13 +39,11 @@ from nodepool.domain.ends.attempt_end import (
 )
 from nodepool.domain.ends.effects import Effects, EndDecision, FamilyEffects
 from nodepool.domain.ends.task_runs import ParentTask, TaskFamily, TaskRun
-from nodepool.domain.money import ledger
 from nodepool.domain.money.ledger import EntryKind, NewEntry
 from nodepool.domain.money.settlement import Hold
 from nodepool.domain.nodes.node import NodeView
-from nodepool.domain.resources import Claim
 from nodepool.domain.scheduling.fleet import Fleet
-from nodepool.domain.tasks.states import AttemptState, Outcome, TaskKind, TaskState, Verification
+from nodepool.domain.tasks.states import AttemptState, TaskKind, TaskState, Verification
 from nodepool.domain.trust import audits, holding_back
 from nodepool.domain.trust.audits import NodeRecord, Reach
 from nodepool.domain.trust.provisional import NewCheck, ProvisionalResult, TrustFacts
@@ -40,27 +51,6 @@ from nodepool.domain.trust.tiers import Tier
 from nodepool.domain.trust.voting import Checker, Finding, may_check
 
 SAMPLE = 12
-# Whoever submits all of it has no node. Owners of nodes have the next numbers.
-_USER = 1
-_USER_ACCOUNT = ledger.user_account(_USER)
-_FIRST_OWNER = 2
-# All runs take one round.
-_MINUTES = int(ROUND_SECONDS // 60)
-_NO_ROOM = Claim(0, 0, 0, 0, tasks=0)
-
-
-@dataclass(slots=True)
-class PoolTask:
-    """A task whose result does not stand yet: the row of it, and those of its runs."""
-
-    task: Task
-    run: Run
-    digest: str
-    runs: tuple[TaskRun, ...] = ()
-    returned: dict[str, Run] = field(default_factory=dict)  # attempt -> what its node returned
-    waits_since: float | None = None  # of the run that is to check it
-    held_until: float = 0.0
-    paid: Counter[str] = field(default_factory=Counter)  # attempt -> CPT
 
 
 class Ours(Policy):
@@ -74,7 +64,7 @@ class Ours(Policy):
         self.of_node: dict[str, dict[str, None]] = {}  # ids of the tasks whose results wait
         self.records: dict[str, NodeRecord] = {}
         self.owners = {node.owner.number: node.owner for node in nodes}
-        self.by_id = {_node_id(node): node for node in nodes}
+        self.by_id = {node_id_of(node): node for node in nodes}
         self.trusted_there = False
         self.fleet = Fleet()
         for node in nodes:
@@ -96,18 +86,18 @@ class Ours(Policy):
 
     def forget(self, node: Node, stranger: Owner) -> None:
         """What its old account has not been paid yet is decided without it."""
-        self.fleet.remove(_node_id(node))
+        self.fleet.remove(node_id_of(node))
         self.owners[stranger.number] = stranger
         node.owner, node.lies_now = stranger, False
-        node.record = self.records[_node_id(node)] = audits.first_record(stranger.record, self.now)
-        self.by_id[_node_id(node)] = node
+        node.record = self.records[node_id_of(node)] = audits.first_record(stranger.record, self.now)
+        self.by_id[node_id_of(node)] = node
         self._show(node)
 
     # -- placing --------------------------------------------------------------------------------------
     def slots(self, node: Node, most: int) -> int:
         if node.joins_at > self.round or node.record.paused_until > self.now:
             return 0
-        return 1 if self.fleet.gets_one_task(_node_id(node), Tier.LOW) else most
+        return 1 if self.fleet.gets_one_task(node_id_of(node), Tier.LOW) else most
 
     def assign(self, free: list[Node], fresh: deque[Task]) -> list[tuple[Task, Node]]:
         self._pass_time()
@@ -120,7 +110,7 @@ class Ours(Policy):
                 continue
             pairs.append((task, free.pop(index)))
             task.bar(pairs[-1][1].owner)
-            if (of := self.tasks.get(_task_id(task))) is not None:
+            if (of := self.tasks.get(task_id_of(task))) is not None:
                 of.waits_since = None
         for node in free:
             if not fresh:
@@ -132,15 +122,15 @@ class Ours(Policy):
     def _show(self, node: Node) -> None:
         """The node as the dispatchers see it."""
         view = NodeView(
-            node_id=_node_id(node),
+            node_id=node_id_of(node),
             tier=Tier.LOW,
             region="unknown",
             gpu_name="",
             draining=node.record.paused_until > self.now,
             online=node.joins_at <= self.round,
-            capacity=_NO_ROOM,
-            reserved=_NO_ROOM,
-            owner_id=_owner_id(node.owner),
+            capacity=NO_ROOM,
+            reserved=NO_ROOM,
+            owner_id=owner_id_of(node.owner),
             on_trial=not self._trusted(node),
         )
         self.fleet.put(view)
@@ -190,18 +180,18 @@ class Ours(Policy):
 
     # -- a run ends -----------------------------------------------------------------------------------
     def returned(self, task: Task, run: Run) -> None:
-        self._end(task, run, _end_of(run))
+        self._end(task, run, end_of(run))
 
     def idled(self, task: Task, run: Run) -> None:
         """Its user, whose task has failed so, submits it again."""
         self.caught(run.node)
-        is_check = _task_id(task) in self.tasks
-        self._end(task, run, _end_of(run))
+        is_check = task_id_of(task) in self.tasks
+        self._end(task, run, end_of(run))
         if not is_check:
             self.wanted.append(task)
 
     def _end(self, task: Task, run: Run, end: End) -> None:
-        of = self.tasks.get(_task_id(task))
+        of = self.tasks.get(task_id_of(task))
         snapshot = self._of_single(task, run) if of is None else self._of_check(of, run)
         attempt = snapshot.attempt
         effects = decide(snapshot, end, self.rules, self.now, self._tickets())
@@ -211,7 +201,7 @@ class Ours(Policy):
         if of is None:
             of = PoolTask(task, run, moved.digest, returned={attempt.id: run})
             if effects.trust.kept is not None:
-                self.tasks[_task_id(task)] = of
+                self.tasks[task_id_of(task)] = of
         else:
             of.returned[attempt.id] = run
             of.runs = tuple(
@@ -231,13 +221,13 @@ class Ours(Policy):
         self._apply(effects)
 
     def _of_single(self, task: Task, run: Run) -> AttemptEndSnapshot:
-        task_id, node = _task_id(task), run.node
-        hold = Hold(task_id=task_id, account_id=_USER_ACCOUNT, amount=_MINUTES, price_per_minute=1)
+        task_id, node = task_id_of(task), run.node
+        hold = Hold(task_id=task_id, account_id=USER_ACCOUNT, amount=MINUTES, price_per_minute=1)
         return AttemptEndSnapshot(
             attempt=self._attempt(task_id, node, TaskKind.USER),
             hold=hold,
             others=True,
-            trust=self._facts([_node_id(node)]),
+            trust=self._facts([node_id_of(node)]),
         )
 
     def _of_check(self, of: PoolTask, run: Run) -> AttemptEndSnapshot:
@@ -246,20 +236,20 @@ class Ours(Policy):
         current = replace(
             waiting,
             state=TaskState.RUNNING,
-            node_id=_node_id(node),
+            node_id=node_id_of(node),
             attempt_id=attempt.id,
             attempt_state=AttemptState.RUNNING,
             attempt_started_at=attempt.started_at,
-            provider_id=_owner_id(node.owner),
+            provider_id=owner_id_of(node.owner),
         )
         of.runs = (*of.runs[:-1], current)
-        result = self.results[_task_id(of.task)]
+        result = self.results[task_id_of(of.task)]
         runs = tuple(replace(it, trusted=self._is_trusted(it.node_id, it.provider_id)) for it in of.runs)
         parent = ParentTask(
-            id=_task_id(of.task),
-            owner_id=_USER,
+            id=task_id_of(of.task),
+            owner_id=USER,
             state=TaskState.SUCCEEDED,
-            max_minutes=_MINUTES,
+            max_minutes=MINUTES,
             price_per_minute=1,
             result_digest=of.digest,
         )
@@ -272,8 +262,8 @@ class Ours(Policy):
 
     def _attempt(self, task_id: str, node: Node, kind: TaskKind) -> EndingAttempt:
         started = self.now - ROUND_SECONDS
-        ending = EndingNode(id=_node_id(node), owner_id=_owner_id(node.owner), is_low=True)
-        task = EndingTask(id=task_id, owner_id=_USER, kind=kind, max_minutes=_MINUTES, started_at=started)
+        ending = EndingNode(id=node_id_of(node), owner_id=owner_id_of(node.owner), is_low=True)
+        task = EndingTask(id=task_id, owner_id=USER, kind=kind, max_minutes=MINUTES, started_at=started)
         return EndingAttempt(id=f"{task_id}:1", task=task, node=ending, started_at=started)
 
     def _is_trusted(self, node_id: str, owner_id: int | None) -> bool:
@@ -284,7 +274,7 @@ class Ours(Policy):
         wanted = dict.fromkeys(node_ids)
         results = tuple(self.results[it] for node_id in wanted for it in self.of_node.get(node_id, ()))
         owners = {result.owner_id for result in results}
-        owners |= {_owner_id(self.by_id[node_id].owner) for node_id in wanted}
+        owners |= {owner_id_of(self.by_id[node_id].owner) for node_id in wanted}
         return TrustFacts(
             results=results,
             nodes={node_id: self._record(node_id) for node_id in wanted},
@@ -296,7 +286,7 @@ class Ours(Policy):
         return self.records.get(node_id, NodeRecord())
 
     def _owner(self, owner_id: int) -> Owner:
-        return self.owners[owner_id - _FIRST_OWNER]
+        return self.owners[owner_id - FIRST_OWNER]
 
     def _tickets(self) -> Tickets:
         return Tickets(draw=self.chance.random())
@@ -341,7 +331,7 @@ class Ours(Policy):
     def _put_record(self, node_id: str, record: NodeRecord) -> None:
         self.records[node_id] = record
         node = self.by_id[node_id]
-        if _node_id(node) == node_id:
+        if node_id_of(node) == node_id:
             node.record = record
 
     def _keep(self, result: ProvisionalResult) -> None:
@@ -367,9 +357,9 @@ class Ours(Policy):
             if entry.kind is not EntryKind.AWARD:
                 continue  # what waits, and what goes back
             of = self.tasks[entry.task_id]
-            attempt = next(it for it in of.returned if entry.id in _awards(it))
+            attempt = next(it for it in of.returned if entry.id in awards(it))
             of.paid[attempt] += entry.amount
-            if of.paid[attempt] == _MINUTES:
+            if of.paid[attempt] == MINUTES:
                 self.pay(of.returned[attempt])
 
     def _give(self, of: PoolTask) -> None:
@@ -400,37 +390,5 @@ class Ours(Policy):
             lowers=could.lowers(least),
         )
         change = audits.after_finding(node.record, node.owner.record, told[node.owner.number], self.now)
-        self._put_record(_node_id(node), change.node)
+        self._put_record(node_id_of(node), change.node)
         node.owner.record = change.owner
-
-
-def _end_of(run: Run) -> End:
-    if run.digest == IDLED:
-        return End(outcome=Outcome.FAILED, exit_code=None, reason="", late=True, idle=True)
-    return End(
-        outcome=Outcome.SUCCEEDED,
-        exit_code=0,
-        reason="",
-        result_bytes=1,
-        has_result=True,
-        output_bytes=1,
-        digest=str(run.digest),
-    )
-
-
-def _awards(attempt_id: str) -> set[str]:
-    """A run may be paid from two accounts."""
-    return {ledger.award_id(attempt_id, source) for source in (ledger.PENDING, ledger.FEE, ledger.MINT)}
-
-
-def _task_id(task: Task) -> str:
-    return f"t{task.number}"
-
-
-def _node_id(node: Node) -> str:
-    """Of its present owner: another account registers another node."""
-    return f"n{node.number}.{node.owner.number}"
-
-
-def _owner_id(owner: Owner) -> int:
-    return _FIRST_OWNER + owner.number
