@@ -145,9 +145,9 @@ def test_parts_end_when_their_supervisor_is_killed(tmp_path: Path) -> None:
     script = f"""
         import os, sys, time
         from pathlib import Path
-        from local_pool.supervisor import Part, Supervisor
+        from local_pool.supervisor import PoolPart, Supervisor
         supervisor = Supervisor(Path({str(tmp_path)!r}), print)
-        supervisor.start(Part(name="part", argv=(sys.executable, "-c", "import time; time.sleep(3600)"),
+        supervisor.start(PoolPart(name="part", argv=(sys.executable, "-c", "import time; time.sleep(3600)"),
                               env=dict(os.environ), stage=1, stop_seconds=5))
         print(supervisor.pid("part"), flush=True)
         supervisor.run()
