@@ -9,11 +9,11 @@ from dataclasses import replace
 from sqlalchemy import select
 
 from benchmarks.simulation.stage import Stage
-from dispatcher.placing.queue_entry import waiting_task
 from nodepool.domain.nodes.node import NodeView
 from nodepool.domain.resources import RESOURCE_NAMES, Claim, Resources, capacity_of
 from nodepool.domain.scheduling.fleet import Fleet
 from nodepool.domain.scheduling.placement import Wish, decide
+from nodepool.domain.scheduling.request import request_of, waiting_task
 from nodepool.domain.tasks.states import LocationMode, TaskState
 from nodepool.stores.sql import nodes as node_store, placements as placing, tasks as task_store
 from nodepool.stores.sql.attempt_rows import LiveAttempt
@@ -139,7 +139,8 @@ def waiting_wishes(stage: Stage) -> dict[Wish, list[str]]:
     )
     wishes: dict[Wish, list[str]] = defaultdict(list)
     for row in rows:
-        task = waiting_task(row, stage.settings, failed.get(row.id, frozenset()))
+        request = request_of(row, failed.get(row.id, frozenset()), frozenset(), stage.settings.default_image)
+        task = waiting_task(row, request, stage.settings.default_task_memory_mb)
         patient = now - task.queued_at < stage.settings.region_patience_seconds
         relaxed = task.location_mode is LocationMode.PREFER and not patient
         wishes[replace(task.wish, relaxed=relaxed)].append(task.task_id)

@@ -25,11 +25,11 @@ from benchmarks.simulation.watching import watched
 from benchmarks.simulation.workload import Workload
 from dispatcher.placing.fleet_mirror import FleetMirror
 from dispatcher.placing.placement_loop import PlacementLoop
-from dispatcher.placing.queue_entry import waiting_task
 from nodepool.domain.ids import attempt_id
 from nodepool.domain.scheduling.fair_share import cost_per_minute
 from nodepool.domain.scheduling.fleet import Fleet
 from nodepool.domain.scheduling.planner import Planner
+from nodepool.domain.scheduling.request import request_of, waiting_task
 from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask
 from nodepool.messaging.names import node_queue
 from nodepool.stores.redis.node_registry import Reservation
@@ -86,7 +86,9 @@ def place_reserving(stage: Stage, task_ids: Sequence[str]) -> Placing:
     mirror = FleetMirror(dispatcher.registry, dispatcher.liveness, planner, settings.node_late_seconds)
     mirror.look_around(dispatcher.clock())
     for row in dispatcher.database.read(lambda c: placing.waiting(c, task_ids)):
-        planner.line.add(waiting_task(row, settings), dispatcher.clock())
+        request = request_of(row, frozenset(), frozenset(), settings.default_image)
+        task = waiting_task(row, request, settings.default_task_memory_mb)
+        planner.line.add(task, dispatcher.clock())
     wishes = len(planner.line.groups())
     planning = reserving = 0.0
     cpu, began = time.process_time(), time.perf_counter()

@@ -17,10 +17,10 @@ import numpy.typing as npt
 from sqlalchemy import select
 
 from benchmarks.simulation.stage import Stage
-from dispatcher.placing.queue_entry import waiting_task
 from nodepool.domain.resources import RESOURCE_NAMES, Claim
 from nodepool.domain.scheduling.fleet import Fleet
 from nodepool.domain.scheduling.placement import decide
+from nodepool.domain.scheduling.request import request_of
 from nodepool.domain.tasks.states import FINAL_TASK_STATES
 from nodepool.stores.sql.tables import tasks
 from nodepool.stores.sql.task_rows import QueuedTask
@@ -65,7 +65,9 @@ def _demand(stage: Stage, idle: Fleet) -> npt.NDArray[np.int64]:
     final = [state.value for state in FINAL_TASK_STATES]
     query = select(*columns(QueuedTask, tasks)).where(tasks.c.state.not_in(final))
     wishes = Counter(
-        waiting_task(row, stage.settings).wish
+        request_of(row, frozenset(), frozenset(), stage.settings.default_image).wish(
+            stage.settings.default_task_memory_mb
+        )
         for row in stage.dispatcher.database.read(lambda c: QueuedTask.from_rows(c.execute(query)))
     )
     total = np.zeros(len(RESOURCE_NAMES), dtype=np.int64)

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from dispatcher.context import Dispatcher
 from dispatcher.placing.checker_choice import drawn
 from dispatcher.placing.fleet_mirror import FleetMirror
-from dispatcher.placing.queue_entry import waiting_task
 from dispatcher.placing.reserve import reserve_and_place
 from dispatcher.placing.running_limits import RunningLimits
 from dispatcher.placing.wait_reasons import WaitReasonWriter
@@ -27,6 +26,7 @@ from nodepool.domain.errors import NodePoolError
 from nodepool.domain.scheduling.fair_share import EXPECTED_MINUTES, cost_per_minute
 from nodepool.domain.scheduling.fleet import Fleet
 from nodepool.domain.scheduling.planner import Planner
+from nodepool.domain.scheduling.request import request_of, waiting_task
 from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask, WaitQueue
 from nodepool.domain.tasks.states import TaskKind
 from nodepool.domain.trust.replication import MAX_REPLICAS
@@ -229,7 +229,7 @@ class PlacementLoop:
     def _add(self, task_ids: list[str], now: float) -> None:
         if not task_ids:
             return
-        dispatcher = self._dispatcher
+        dispatcher, settings = self._dispatcher, self._dispatcher.settings
         rows, failed, not_owners = dispatcher.database.read(
             lambda c: (
                 found := placing.waiting(c, task_ids),
@@ -245,10 +245,14 @@ class PlacementLoop:
         waiting = [
             waiting_task(
                 row,
-                dispatcher.settings,
-                failed.get(row.id, frozenset()),
-                not_owners.get(row.id, nobody),
-                self.planner.fleet.owner_of_wish(row.owner_id),
+                request_of(
+                    row,
+                    failed.get(row.id, frozenset()),
+                    not_owners.get(row.id, nobody),
+                    settings.default_image,
+                    owner_id=self.planner.fleet.owner_of_wish(row.owner_id),
+                ),
+                settings.default_task_memory_mb,
             )
             for row in rows
         ]

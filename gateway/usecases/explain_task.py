@@ -18,12 +18,13 @@ from gateway.context import Gateway
 from gateway.usecases import submit_task, tasks
 from nodepool.domain.errors import InvalidInputError, UnavailableError
 from nodepool.domain.explain.explanation import PlacementExplanation, explain
-from nodepool.domain.explain.request import PlacementRequest, PoolView, asked_of
+from nodepool.domain.explain.pool_view import PoolView
 from nodepool.domain.explain.wait_estimate import NOTHING_KNOWN, QueueOrder, estimate
 from nodepool.domain.money.ledger import PriceTerms
 from nodepool.domain.money.pricing import price_per_minute_cpt
 from nodepool.domain.resources import Resources
 from nodepool.domain.scheduling.fair_share import Decay
+from nodepool.domain.scheduling.request import PlacementRequest, request_of, waiting_task
 from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask
 from nodepool.domain.tasks.new_task import RequestedTask
 from nodepool.domain.tasks.reasons import ReasonCode
@@ -117,12 +118,13 @@ class Explainer:
             return _priced(answer, _needs(row), row.max_minutes, task.replicas)
         excluded: frozenset[str] = frozenset()
         if row.attempts_ended:
-            excluded = self._gateway.database.read(lambda c: task_store.nodes_that_failed(c, row.id))
+            failed = self._gateway.database.read(lambda c: placing.failed_nodes(c, [row.id]))
+            excluded = failed.get(row.id, excluded)
         waited = self._gateway.clock() - (row.queued_at or row.created_at)
         left = self._gateway.settings.region_patience_seconds - waited
         relaxed = row.location_mode == LocationMode.PREFER and left <= 0
         asked = self._asked(row, excluded, not_owners, relaxed=relaxed)
-        answer = self._of_waiting(asked, self._waiting_task(row, asked), left)
+        answer = self._of_waiting(asked, self._queued(row, asked), left)
         answer.state = task.state
         self._add_held(answer, row)
         return _priced(answer, asked.needs, row.max_minutes, task.replicas)
@@ -164,7 +166,7 @@ class Explainer:
         not_owners = frozenset({identity.user_id} if replicas > 1 else ())
         asked = self._asked(row, frozenset(), not_owners)
         patience = self._gateway.settings.region_patience_seconds
-        answer = self._of_waiting(asked, self._waiting_task(row, asked), patience)
+        answer = self._of_waiting(asked, self._queued(row, asked), patience)
         return _priced(answer, asked.needs, max_minutes, replicas)
 
     def _of_waiting(
@@ -233,7 +235,7 @@ class Explainer:
         )
         served = self._usage.of({row.owner_id for row in rows}, now)
         hopeless = frozenset(row.id for row in rows if row.reason_code == ReasonCode.NO_NODE_EVER)
-        line = [self._waiting_task(row, self._asked(row, frozenset(), frozenset())) for row in rows]
+        line = [self._queued(row, self._asked(row, frozenset(), frozenset())) for row in rows]
         return _QueueView(QueueOrder(line, self._ageing, served, now, hopeless=hopeless), waiting)
 
     def _look_at_starts(self) -> dict[str, int]:
@@ -249,19 +251,11 @@ class Explainer:
         relaxed: bool = False,
     ) -> PlacementRequest:
         image = self._gateway.settings.default_image
-        return asked_of(row, excluded, not_owners, image, relaxed=relaxed, owner_id=row.owner_id)
+        return request_of(row, excluded, not_owners, image, relaxed=relaxed, owner_id=row.owner_id)
 
-    def _waiting_task(self, row: OwnedTask | QueuedTask, asked: PlacementRequest) -> WaitingTask:
-        return WaitingTask(
-            task_id=row.id,
-            owner_id=row.owner_id,
-            # Whose it is makes no difference to its place in the line.
-            wish=replace(asked, owner_id=0).wish(self._gateway.settings.default_task_memory_mb),
-            priority=row.priority,
-            created_at=row.created_at,
-            queued_at=row.queued_at or row.created_at,
-            location_mode=asked.location_mode,
-        )
+    def _queued(self, row: OwnedTask | QueuedTask, asked: PlacementRequest) -> WaitingTask:
+        # Whose it is makes no difference to its place in the wait queue.
+        return waiting_task(row, replace(asked, owner_id=0), self._gateway.settings.default_task_memory_mb)
 
 
 def _as_queued(columns: RequestedTask, owner_id: int, tier: Tier, now: float) -> QueuedTask:

@@ -259,7 +259,7 @@ def test_queued_gives_the_oldest_first_and_none_that_is_stopped(store: Store) ->
 def test_nodes_that_failed_are_remembered(store: Store) -> None:
     task_id = store.running()
     store.end(f"{task_id}:1", Outcome.LOST)
-    assert store.database.read(lambda c: task_store.nodes_that_failed(c, task_id)) == {"n1"}
+    assert store.database.read(lambda c: placing.failed_nodes(c, [task_id])) == {task_id: {"n1"}}
 
 
 class TaskLife(RuleBasedStateMachine):

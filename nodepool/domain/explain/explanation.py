@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from nodepool.domain.explain.owner_actions import PlacementSuggestion, acts, another_node
-from nodepool.domain.explain.request import PlacementRequest, PoolView
+from nodepool.domain.explain.pool_view import PoolView
 from nodepool.domain.explain.task_changes import changes
 from nodepool.domain.scheduling import placement
 from nodepool.domain.scheduling.placement import Decision
+from nodepool.domain.scheduling.request import PlacementRequest
 from nodepool.domain.tasks.states import LocationMode
 
 __all__ = ["ONCE_IDLE", "PlacementExplanation", "PlacementSuggestion", "explain", "nodes_in_words"]

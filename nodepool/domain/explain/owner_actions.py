@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nodepool.domain.explain.request import PlacementRequest, PoolView, as_if
+from nodepool.domain.explain.pool_view import PoolView, as_if
 from nodepool.domain.nodes.node import MAX_TASKS_LIMIT
 from nodepool.domain.resources import RESOURCE_NAMES, Claim
 from nodepool.domain.scheduling.fleet import Fleet
+from nodepool.domain.scheduling.request import PlacementRequest
 from nodepool.domain.trust.tiers import RANK, SCORE_OF, TIERS, Tier
 
 _TASKS = RESOURCE_NAMES.index("tasks")

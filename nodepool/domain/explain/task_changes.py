@@ -14,9 +14,10 @@ from fractions import Fraction
 from types import MappingProxyType
 
 from nodepool.domain import regions
-from nodepool.domain.explain.request import PlacementRequest, PoolView
+from nodepool.domain.explain.pool_view import PoolView
 from nodepool.domain.resources import MEBIBYTES_PER_GIBIBYTE, RESOURCE_NAMES
 from nodepool.domain.scheduling.fleet import Fleet
+from nodepool.domain.scheduling.request import PlacementRequest
 from nodepool.domain.tasks.states import LocationMode
 from nodepool.domain.trust.tiers import RANK, TIERS, Tier
 

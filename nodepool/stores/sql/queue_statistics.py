@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, func, select
 
-from nodepool.domain.explain.request import HeldBack
+from nodepool.domain.explain.pool_view import HeldBack
 from nodepool.domain.nodes.node import ENGINE_AWAY, NodeKind
 from nodepool.stores.sql.tables import attempts, nodes, tasks
 from nodepool.stores.sql.task_rows import QueuedTask

@@ -213,11 +213,3 @@ def live_attempts(connection: Connection, node_id: str | None = None) -> Sequenc
         else connection.execute(_LIVE_ATTEMPTS_OF_NODE, {"node_id": node_id})
     )
     return LiveAttempt.from_rows(rows)
-
-
-def nodes_that_failed(connection: Connection, task_id: str) -> frozenset[str]:
-    """Nodes that lost or refused this task before."""
-    query = select(attempts.c.node_id).where(
-        attempts.c.task_id == task_id, attempts.c.state.in_([AttemptState.LOST, AttemptState.REFUSED])
-    )
-    return frozenset(connection.execute(query).scalars())

@@ -11,11 +11,12 @@ from hypothesis import given, strategies as st
 from nodepool import wire
 from nodepool.domain import regions
 from nodepool.domain.explain.explanation import ONCE_IDLE, PlacementExplanation, PlacementSuggestion, explain
-from nodepool.domain.explain.request import HeldBack, PlacementRequest, PoolView
+from nodepool.domain.explain.pool_view import HeldBack, PoolView
 from nodepool.domain.nodes.node import NodeKind, NodeView
 from nodepool.domain.resources import Claim, Resources
 from nodepool.domain.scheduling import placement
 from nodepool.domain.scheduling.placement import place
+from nodepool.domain.scheduling.request import PlacementRequest
 from nodepool.domain.tasks.states import LocationMode
 from nodepool.domain.trust.tiers import Tier
 

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, strategies as st
 
 from nodepool.domain.explain.explanation import PlacementExplanation, explain
-from nodepool.domain.explain.request import PlacementRequest, PoolView
+from nodepool.domain.explain.pool_view import PoolView
 from nodepool.domain.explain.wait_estimate import NOTHING_KNOWN, QueueOrder, estimate
 from nodepool.domain.nodes.node import NodeView
 from nodepool.domain.resources import Claim, Resources
 from nodepool.domain.scheduling.placement import Wish
+from nodepool.domain.scheduling.request import PlacementRequest
 from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask, WaitQueue
 from nodepool.domain.tasks.states import LocationMode
 from nodepool.domain.trust.tiers import Tier

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from nodepool.domain.explain.explanation import explain
-from nodepool.domain.explain.request import PlacementRequest, PoolView
+from nodepool.domain.explain.pool_view import PoolView
 from nodepool.domain.nodes.node import NodeKind, NodeView
 from nodepool.domain.resources import Claim, Resources
 from nodepool.domain.scheduling import placement
 from nodepool.domain.scheduling.fleet import Amounts, Fleet
 from nodepool.domain.scheduling.placement import Chooser, Wish, decide
+from nodepool.domain.scheduling.request import PlacementRequest
 from nodepool.domain.trust.tiers import Tier
 
 STRANGERS = 5

@@ -1,0 +1,145 @@
+"""What a task asks of a node, in its owner's words, and the task as it waits for one.
+
+Pure. One rule for all who look at a task that waits: placement, the explanation of it, the simulation.
+A changed copy of a request is how a change is tried.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from nodepool.domain import regions
+from nodepool.domain.resources import Resources, claim_of
+from nodepool.domain.scheduling.placement import Wish
+from nodepool.domain.scheduling.wait_queue import WaitingTask
+from nodepool.domain.tasks.states import ORDERED_BY_POOL, LocationMode, TaskKind
+from nodepool.domain.trust.tiers import Tier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacementRequest:
+    """A task's wishes in the words of its owner; `wish` is what placement makes of them."""
+
+    needs: Resources
+    tier: Tier
+    min_trust: Tier | None = None
+    region: str = regions.ANY
+    location_mode: LocationMode = LocationMode.STRICT
+    relaxed: bool = False  # it has waited long enough for the region that it prefers
+    gpu_name: str = ""
+    node_id: str = ""
+    excluded: frozenset[str] = frozenset()
+    not_owners: frozenset[int] = frozenset()
+    needs_agent: bool = False
+    owner_id: int = 0  # see Wish
+
+    def wish(self, default_memory_mb: int) -> Wish:
+        return Wish(
+            claim=claim_of(self.needs, default_memory_mb=default_memory_mb),
+            tier=self.tier,
+            min_trust=self.min_trust,
+            region=self.region,
+            relaxed=self.relaxed,
+            gpu_name=self.gpu_name.casefold(),
+            node_id=self.node_id,
+            excluded=self.excluded,
+            not_owners=self.not_owners,
+            needs_agent=self.needs_agent,
+            owner_id=self.owner_id,
+        )
+
+
+class TaskToPlace(Protocol):
+    """A task that is stored, or one that is only thought of."""
+
+    @property
+    def kind(self) -> TaskKind: ...
+    @property
+    def cpu_score(self) -> int: ...
+    @property
+    def memory_gb(self) -> int: ...
+    @property
+    def gpu_score(self) -> int: ...
+    @property
+    def gpu_memory_gb(self) -> int: ...
+    @property
+    def gpu_name(self) -> str: ...
+    @property
+    def tier(self) -> Tier: ...
+    @property
+    def min_trust(self) -> str: ...
+    @property
+    def region(self) -> str: ...
+    @property
+    def location_mode(self) -> LocationMode: ...
+    @property
+    def pinned_node(self) -> str: ...
+    @property
+    def image(self) -> str: ...
+    @property
+    def network(self) -> bool: ...
+
+
+def request_of(
+    task: TaskToPlace,
+    excluded: frozenset[str],
+    not_owners: frozenset[int],
+    default_image: str,
+    *,
+    relaxed: bool = False,
+    owner_id: int = 0,
+) -> PlacementRequest:
+    """What the task asks for; `excluded` nodes had it before, `not_owners` may not have it.
+
+    `owner_id` is its owner where that counts (Fleet.owner_of_wish).
+    """
+    # Who only prefers a region does not choose by it who checks the result.
+    relaxed = relaxed or (task.kind == TaskKind.AUDIT and task.location_mode == LocationMode.PREFER)
+    return PlacementRequest(
+        needs=Resources(task.cpu_score, task.memory_gb, task.gpu_score, task.gpu_memory_gb),
+        tier=task.tier,
+        min_trust=Tier(task.min_trust) if task.min_trust else None,
+        region=task.region,
+        location_mode=task.location_mode,
+        relaxed=relaxed,
+        gpu_name=task.gpu_name,
+        node_id=task.pinned_node,
+        excluded=excluded,
+        not_owners=not_owners,
+        # A node that is pushed to is told neither.
+        needs_agent=bool(task.network or task.image != default_image),
+        owner_id=owner_id,
+    )
+
+
+class QueuedTask(TaskToPlace, Protocol):
+    """What decides its place among those who wait, too."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def owner_id(self) -> int: ...
+    @property
+    def priority(self) -> int: ...
+    @property
+    def created_at(self) -> float: ...
+    @property
+    def queued_at(self) -> float: ...
+    @property
+    def attempt_number(self) -> int: ...
+
+
+def waiting_task(task: QueuedTask, request: PlacementRequest, default_memory_mb: int) -> WaitingTask:
+    """The task in the wait queue."""
+    return WaitingTask(
+        task_id=task.id,
+        owner_id=task.owner_id,
+        wish=request.wish(default_memory_mb),
+        priority=task.priority,
+        created_at=task.created_at,
+        queued_at=task.queued_at or task.created_at,
+        attempt_number=task.attempt_number,
+        location_mode=task.location_mode,
+        limited=task.kind not in ORDERED_BY_POOL,
+    )
