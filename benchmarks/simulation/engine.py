@@ -32,7 +32,7 @@ from nodepool.domain.scheduling.planner import Planner
 from nodepool.domain.scheduling.request import request_of, waiting_task
 from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask
 from nodepool.messaging.names import node_queue
-from nodepool.stores.redis.node_registry import Reservation
+from nodepool.stores.redis.node_registry import RegistryAnswer, Reservation
 from nodepool.stores.sql import placements as placing
 from nodepool.stores.sql.tables import attempts
 
@@ -74,7 +74,7 @@ def place_reserving(stage: Stage, task_ids: Sequence[str]) -> Placing:
     """The line, the planner and the atomic reservation. SQL is only read, before the clock starts."""
     dispatcher, settings = stage.dispatcher, stage.settings
     units: dict[int, float] = {}
-    heard: Counter[str] = Counter()
+    heard: Counter[RegistryAnswer] = Counter()
 
     def charge(task: WaitingTask) -> None:
         units[task.owner_id] = units.get(task.owner_id, 0.0) + cost_per_minute(task.wish.claim)
@@ -109,7 +109,7 @@ def place_reserving(stage: Stage, task_ids: Sequence[str]) -> Placing:
         reserving += time.perf_counter() - middle
         heard.update(answers)
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
-    placed = heard["ok"]
+    placed = heard[RegistryAnswer.OK]
     return Placing(
         placed=placed,
         left=len(planner.line),

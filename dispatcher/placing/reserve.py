@@ -20,7 +20,6 @@ from nodepool.stores.sql.placements import Placement
 
 log = logging.getLogger(__name__)
 _TOKEN_BYTES = 16
-_RESERVED = frozenset({"ok", "again"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ def reserve_and_place(
             ],
             at=now,
         )
-        fits = [answer in _RESERVED for answer in answers]
+        fits = [answer.is_reserved for answer in answers]
         reserved = [placement for placement, fit in zip(wanted.values(), fits, strict=True) if fit]
         placed = dispatcher.database.write(lambda c: placing.place_all(c, reserved, now)) if reserved else ()
     except BaseException:

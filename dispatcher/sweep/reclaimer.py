@@ -21,7 +21,7 @@ from nodepool.domain.scheduling import reclaim
 from nodepool.domain.scheduling.reclaim import ReclaimPlan, RunView, UsageWindow
 from nodepool.domain.tasks.reasons import ReasonCode, because
 from nodepool.domain.tasks.states import Outcome
-from nodepool.stores.redis.node_registry import NodeReport
+from nodepool.stores.redis.node_registry import NodeReport, RegistryAnswer
 from nodepool.stores.sql.attempt_rows import LiveAttempt
 
 log = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ class Reclaimer:
         answers = registry.resize_all([(look.node_id, made.allocations) for look, made in plans])
         changed = []
         for (look, made), answer in zip(plans, answers, strict=True):
-            if answer != "ok":
+            if answer is not RegistryAnswer.OK:
                 log.debug("allocations on %s stay for now: %s", look.node_id, answer)
                 continue
             changed.append(look.node_id)

@@ -29,9 +29,6 @@ class MemoryBudget:
         """What one account may hold in more than one thing."""
         return self.total_bytes // 2
 
-    def held_of(self, account: int) -> int:
-        return self._of_account[account]
-
     @contextmanager
     def hold(self, account: int, size_bytes: int) -> Iterator[None]:
         """Raises RateLimitedError where so much is not to be had now. Account 0 is nobody's."""

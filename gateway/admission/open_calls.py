@@ -53,10 +53,6 @@ class OpenCalls:
     def count(self, kind: str, of: str = "") -> int:
         return self._open[kind, of]
 
-    @property
-    def is_empty(self) -> bool:
-        return not self._open
-
     def take(self, key: _Key, most: int, words: str) -> None:
         if self._open[key] >= most:
             raise RateLimitedError(f"too many {words} at once, at most {most}; try again in a second")

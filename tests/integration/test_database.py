@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,19 @@ def test_a_full_disk_is_told_and_the_database_works_on(sqlite: Database) -> None
         limit(connection, 1 << 20)
     sqlite.write(lambda connection: add_user(connection, "later"))
     assert _names(sqlite) == {"owner", "later"}
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    ("code", "expected"), [("53100", StorageFullError), ("53300", UnavailableError)], ids=["disk", "server"]
+)
+def test_what_is_full_is_told_by_postgresqls_code_and_not_by_its_words(
+    postgres_url: str, code: str, expected: type[Exception]
+) -> None:
+    raised = f"DO $$ BEGIN RAISE EXCEPTION 'something is full' USING ERRCODE = '{code}'; END $$"
+    database = Database(postgres_url)
+    with closing(database), pytest.raises(expected):
+        database.write(lambda connection: connection.exec_driver_sql(raised))
 
 
 def test_a_nul_in_a_text_is_the_callers_mistake_or_unknown(database: Database) -> None:

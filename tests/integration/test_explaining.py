@@ -32,6 +32,7 @@ from nodepool.stores.sql.placements import Placement, place_all
 from nodepool.stores.sql.reason_columns import reason_columns
 from nodepool.stores.sql.tables import nodes
 from tests.support.environment import free_port
+from tests.support.reservations import reserve
 from tests.support.stores import add_node, add_task, add_user
 from tests.support.valkey import TestValkey
 
@@ -70,7 +71,7 @@ class Asking:
         """As a dispatcher would."""
         claim = Claim(0, 512, 0, 0)
         placement = Placement(task_id, 1, node_id, claim, f"{task_id}:1")
-        self.gateway.registry.reserve(node_id, placement.attempt_id, claim, at=self.now[0])
+        reserve(self.gateway.registry, node_id, placement.attempt_id, claim, at=self.now[0])
         now = self.now[0]
         assert self.gateway.database.write(lambda c: place_all(c, [placement], now)) == {task_id}
 

@@ -94,16 +94,22 @@ def test_a_full_disk_is_told_and_nothing_of_the_write_stays(small_disk: Path) ->
     assert store.package_bytes(kept) == b"kept"
 
 
+def _put_result(store: FileStore, data: bytes) -> None:
+    with store.result_writer("task:1") as writer:
+        writer.write(data)
+        writer.commit()
+
+
 def test_small_writes_fail_cleanly_when_full_and_work_again_after_a_deletion(small_disk: Path) -> None:
     store = FileStore(small_disk / "store", KEY)
-    store.put_log("task:1", b"first log")
+    _put_result(store, b"first result")
     shas: list[str] = []
     with pytest.raises(StorageFullError):
         fill(store, shas)
     assert len(files_below(small_disk)) == len(shas) + 1
     with pytest.raises(StorageFullError):
-        store.put_log("task:1", bytes(DISK_BYTES // 2))
-    assert store.log_bytes("task:1") == b"first log"
+        _put_result(store, bytes(DISK_BYTES // 2))
+    assert store.result_bytes("task:1") == b"first result"
     assert store.put_package((0).to_bytes(4, "big") * 8192) == shas[0]
     for sha in shas[1:]:
         store.delete_package(sha)

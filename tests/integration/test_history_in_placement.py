@@ -20,6 +20,7 @@ from nodepool.stores.sql import nodes as node_store, tasks as task_store
 from nodepool.stores.sql.tables import users
 from tests.support.databases import sqlite_file
 from tests.support.fleet import START, Fleet
+from tests.support.reservations import reserve
 from tests.support.stores import CLAIM, add_user, assigned_ids, attempt_of
 from tests.support.valkey import TestValkey
 
@@ -99,8 +100,8 @@ def test_a_node_on_probation_gets_one_task_at_a_time_until_one_succeeds(stage: S
     stage.forget(last)
     # The reservation is the judge, and knows it before any sweep.
     registry = stage.dispatcher.registry
-    assert registry.reserve("n1", "one:1", CLAIM, at=stage.now[0]) == "ok"
-    assert registry.reserve("n1", "another:1", CLAIM, at=stage.now[0]) == "full tasks"
+    assert reserve(registry, "n1", "one:1", CLAIM, at=stage.now[0]) == "ok"
+    assert reserve(registry, "n1", "another:1", CLAIM, at=stage.now[0]) == "full tasks"
     registry.release("n1", "one:1")
 
     waiting = [stage.task() for _ in range(4)]

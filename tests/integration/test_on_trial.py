@@ -21,6 +21,7 @@ from nodepool.stores.sql import tasks as task_store
 from nodepool.stores.sql.tables import node_records
 from tests.support.databases import sqlite_file
 from tests.support.fleet import START, Fleet
+from tests.support.reservations import reserve
 from tests.support.stores import CLAIM, add_node, add_user, attempt_of
 from tests.support.valkey import TestValkey
 
@@ -137,7 +138,7 @@ def test_the_reservation_is_the_judge_and_goes_by_the_facts_of_the_moment(stage:
     wanted = [first, replace(first, attempt_id="two:1"), replace(first, attempt_id="one:1")]
     assert registry.reserve_all(wanted, at=now) == ["ok", "on trial", "again"]
     # A dispatcher that knows nobody to prefer, and one whose picture is older than the node's trust.
-    assert registry.reserve("new", "three:1", CLAIM, at=now) == "ok"
+    assert reserve(registry, "new", "three:1", CLAIM, at=now) == "ok"
     node = stage.trusted_node("old")
     assert registry.reserve_all([replace(first, node_id=node, attempt_id=f"x{n}") for n in "12"], at=now) == [
         "ok",

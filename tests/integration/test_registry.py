@@ -17,6 +17,7 @@ from nodepool.domain.scheduling.reclaim import MeasuredUse
 from nodepool.domain.trust.tiers import Tier
 from nodepool.stores.redis import keys
 from nodepool.stores.redis.node_registry import MAX_REPORT_BYTES, PENDING_SECONDS, NodeRegistry
+from tests.support.reservations import reserve, resize
 from tests.support.stores import CLAIM, assigned_ids
 from tests.support.valkey import TestValkey
 
@@ -61,7 +62,7 @@ def test_a_node_is_seen_as_it_was_put(registry: NodeRegistry) -> None:
 
 def test_many_threads_never_reserve_more_than_there_is(registry: NodeRegistry) -> None:
     with ThreadPoolExecutor(16) as threads:
-        answers = list(threads.map(lambda n: registry.reserve(NODE, f"t{n}:1", CLAIM, at=NOW), range(64)))
+        answers = list(threads.map(lambda n: reserve(registry, NODE, f"t{n}:1", CLAIM, at=NOW), range(64)))
     assert answers.count("ok") == 5
     assert set(answers) == {"ok", "full memory_mb"}
     assert _reserved(registry) == _sum(5)
@@ -69,7 +70,7 @@ def test_many_threads_never_reserve_more_than_there_is(registry: NodeRegistry) -
 
 def test_the_same_attempt_is_reserved_once_however_often_it_is_asked(registry: NodeRegistry) -> None:
     with ThreadPoolExecutor(8) as threads:
-        answers = list(threads.map(lambda _: registry.reserve(NODE, "t:1", CLAIM, at=NOW), range(16)))
+        answers = list(threads.map(lambda _: reserve(registry, NODE, "t:1", CLAIM, at=NOW), range(16)))
     assert sorted(answers) == ["again"] * 15 + ["ok"]
     assert _reserved(registry) == _sum(1)
 
@@ -78,7 +79,7 @@ def test_threads_that_reserve_and_release_leave_nothing(registry: NodeRegistry) 
     def come_and_go(number: int) -> None:
         for turn in range(20):
             attempt = f"t{number}:{turn}"
-            if registry.reserve(NODE, attempt, CLAIM, at=NOW) == "ok":
+            if reserve(registry, NODE, attempt, CLAIM, at=NOW) == "ok":
                 assert registry.release(NODE, attempt)
 
     with ThreadPoolExecutor(8) as threads:
@@ -88,8 +89,8 @@ def test_threads_that_reserve_and_release_leave_nothing(registry: NodeRegistry) 
 
 
 def test_a_release_told_twice_gives_back_once(registry: NodeRegistry) -> None:
-    registry.reserve(NODE, "t:1", CLAIM, at=NOW)
-    registry.reserve(NODE, "t:2", CLAIM, at=NOW)
+    reserve(registry, NODE, "t:1", CLAIM, at=NOW)
+    reserve(registry, NODE, "t:2", CLAIM, at=NOW)
     assert [registry.release(NODE, "t:1") for _ in range(2)] == [True, False]
     assert _reserved(registry) == _sum(1)
 
@@ -98,20 +99,20 @@ def test_a_node_of_its_owner_alone_takes_nobody_elses_task_whatever_a_dispatcher
     registry: NodeRegistry, valkey: TestValkey
 ) -> None:
     registry.put_node(replace(_node(), owner_id=7, owner_only=True))
-    assert registry.reserve(NODE, "t:1", CLAIM, at=NOW, owner_id=8) == "owner only"
-    assert registry.reserve(NODE, "t:2", CLAIM, at=NOW, owner_id=7) == "ok"
+    assert reserve(registry, NODE, "t:1", CLAIM, at=NOW, owner_id=8) == "owner only"
+    assert reserve(registry, NODE, "t:2", CLAIM, at=NOW, owner_id=7) == "ok"
     (view,) = registry.snapshot(15)
     assert (view.owner_only, view.reserved) == (True, _sum(1))
     # As a version wrote it that knew no such nodes.
     valkey.admin.hdel(f"node:{NODE}:facts", "owner_only")
-    assert registry.reserve(NODE, "t:3", CLAIM, at=NOW, owner_id=8) == "owner only"
+    assert reserve(registry, NODE, "t:3", CLAIM, at=NOW, owner_id=8) == "owner only"
 
 
 def test_nothing_is_reserved_on_a_node_that_drains_or_is_gone(registry: NodeRegistry) -> None:
     registry.put_node(_node(draining=True))
-    assert registry.reserve(NODE, "t:1", CLAIM, at=NOW) == "draining"
+    assert reserve(registry, NODE, "t:1", CLAIM, at=NOW) == "draining"
     registry.remove_node(NODE)
-    assert registry.reserve(NODE, "t:1", CLAIM, at=NOW) == "gone"
+    assert reserve(registry, NODE, "t:1", CLAIM, at=NOW) == "gone"
     assert registry.snapshot(15) == []
 
 
@@ -131,7 +132,7 @@ def test_after_a_flush_a_rebuild_brings_reservations_and_their_times_back(
 
 
 def test_a_rebuild_keeps_the_time_of_what_is_there(registry: NodeRegistry, client: redis.Redis) -> None:
-    registry.reserve(NODE, "t:1", CLAIM, at=NOW)
+    reserve(registry, NODE, "t:1", CLAIM, at=NOW)
     registry.rebuild(NODE, {"t:1": (CLAIM, NOW + 50, False)}, now=NOW + 60)
     assert json.loads(client.hget(keys.assigned(NODE), "t:1") or b"")["at"] == NOW
     assert _reserved(registry) == _sum(1)
@@ -140,8 +141,8 @@ def test_a_rebuild_keeps_the_time_of_what_is_there(registry: NodeRegistry, clien
 def test_a_rebuild_counts_what_is_about_to_be_committed_and_drops_what_was_left(
     registry: NodeRegistry,
 ) -> None:
-    registry.reserve(NODE, "left:1", CLAIM, at=NOW)
-    registry.reserve(NODE, "fresh:1", CLAIM, at=NOW + PENDING_SECONDS)
+    reserve(registry, NODE, "left:1", CLAIM, at=NOW)
+    reserve(registry, NODE, "fresh:1", CLAIM, at=NOW + PENDING_SECONDS)
     registry.rebuild(NODE, {"live:1": (CLAIM, NOW, False)}, now=NOW + PENDING_SECONDS + 1)
     assert assigned_ids(registry, NODE) == {"fresh:1", "live:1"}
     assert _reserved(registry) == _sum(2)
@@ -151,7 +152,7 @@ def test_a_rebuild_counts_what_is_about_to_be_committed_and_drops_what_was_left(
 
 
 def test_a_stop_is_marked_where_the_attempt_still_is(registry: NodeRegistry, client: redis.Redis) -> None:
-    registry.reserve(NODE, "t:1", CLAIM, at=NOW + 0.123)
+    reserve(registry, NODE, "t:1", CLAIM, at=NOW + 0.123)
     for attempt in ("t:1", "t:1", "other:1"):
         registry.mark_stop(NODE, attempt)
     (text,) = client.hgetall(keys.assigned(NODE)).values()
@@ -262,12 +263,12 @@ def _less(memory_mb: int, cpu_score: int = CLAIM.cpu_score) -> Claim:
 
 
 def test_what_an_allocation_gives_up_is_room_for_others(registry: NodeRegistry) -> None:
-    assert [registry.reserve(NODE, f"t{n}:1", CLAIM, at=NOW) for n in range(6)][-2:] == [
+    assert [reserve(registry, NODE, f"t{n}:1", CLAIM, at=NOW) for n in range(6)][-2:] == [
         "ok",
         "full memory_mb",
     ]
-    assert registry.resize(NODE, {"t0:1": _less(100, 10), "t1:1": _less(400)}) == "ok"
-    assert registry.reserve(NODE, "t5:1", CLAIM, at=NOW) == "ok"
+    assert resize(registry, NODE, {"t0:1": _less(100, 10), "t1:1": _less(400)}) == "ok"
+    assert reserve(registry, NODE, "t5:1", CLAIM, at=NOW) == "ok"
     kept = registry.allocations([NODE])[NODE]
     assert (kept["t0:1"], kept["t1:1"], kept["t2:1"]) == (_less(100, 10), _less(400), CLAIM)
     assert _reserved(registry) == Claim(510, 100 + 400 + 4 * 512, 0, 0, tasks=6)
@@ -275,29 +276,29 @@ def test_what_an_allocation_gives_up_is_room_for_others(registry: NodeRegistry) 
 
 def test_an_allocation_grows_only_into_room_that_is_there(registry: NodeRegistry) -> None:
     for number in range(5):
-        registry.reserve(NODE, f"t{number}:1", CLAIM, at=NOW)
-    registry.resize(NODE, {"t0:1": _less(100)})
-    registry.reserve(NODE, "small:1", _less(300), at=NOW)
-    assert registry.resize(NODE, {"t0:1": CLAIM}) == "full memory_mb"
+        reserve(registry, NODE, f"t{number}:1", CLAIM, at=NOW)
+    resize(registry, NODE, {"t0:1": _less(100)})
+    reserve(registry, NODE, "small:1", _less(300), at=NOW)
+    assert resize(registry, NODE, {"t0:1": CLAIM}) == "full memory_mb"
     assert registry.allocations([NODE])[NODE]["t0:1"] == _less(100)
     # All or none, and what one gives up counts for the others.
-    assert registry.resize(NODE, {"t0:1": CLAIM, "t1:1": _less(212)}) == "ok"
-    assert registry.resize(NODE, {"t1:1": _less(10), "gone:1": CLAIM}) == "gone"
+    assert resize(registry, NODE, {"t0:1": CLAIM, "t1:1": _less(212)}) == "ok"
+    assert resize(registry, NODE, {"t1:1": _less(10), "gone:1": CLAIM}) == "gone"
     assert _reserved(registry).memory_mb == 5 * 512 - 300 + 300
 
 
 def test_a_release_gives_back_what_is_allocated_now(registry: NodeRegistry) -> None:
-    registry.reserve(NODE, "t:1", CLAIM, at=NOW)
-    registry.reserve(NODE, "t:2", CLAIM, at=NOW)
-    registry.resize(NODE, {"t:1": _less(100, 10)})
+    reserve(registry, NODE, "t:1", CLAIM, at=NOW)
+    reserve(registry, NODE, "t:2", CLAIM, at=NOW)
+    resize(registry, NODE, {"t:1": _less(100, 10)})
     assert registry.release(NODE, "t:1")
     assert _reserved(registry) == _sum(1)
-    assert registry.resize(NODE, {"t:1": CLAIM}) == "gone"
+    assert resize(registry, NODE, {"t:1": CLAIM}) == "gone"
 
 
 def test_a_rebuild_keeps_allocations(registry: NodeRegistry) -> None:
-    registry.reserve(NODE, "t:1", CLAIM, at=NOW)
-    registry.resize(NODE, {"t:1": _less(100, 10)})
+    reserve(registry, NODE, "t:1", CLAIM, at=NOW)
+    resize(registry, NODE, {"t:1": _less(100, 10)})
     registry.rebuild(NODE, {"t:1": (CLAIM, NOW, False), "t:2": (CLAIM, NOW, False)}, now=NOW)
     assert registry.allocations([NODE])[NODE] == {"t:1": _less(100, 10), "t:2": CLAIM}
     assert _reserved(registry) == Claim(110, 612, 0, 0, tasks=2)

@@ -16,6 +16,7 @@ from nodepool.domain.resources import Claim
 from nodepool.domain.scheduling.reclaim import MeasuredUse, RunView, plan
 from nodepool.domain.trust.tiers import Tier
 from nodepool.stores.redis.node_registry import PENDING_SECONDS, NodeRegistry
+from tests.support.reservations import reserve, resize
 from tests.support.valkey import TestValkey
 
 NODE = "owner/n1"
@@ -66,7 +67,7 @@ class Node(RuleBasedStateMachine):
     def place(self, claim: Claim, *, committed: bool) -> None:
         self.count += 1
         name = f"t{self.count}:1"
-        if self.registry.reserve(NODE, name, claim, at=self.now) == "ok":
+        if reserve(self.registry, NODE, name, claim, at=self.now) == "ok":
             (self.in_sql if committed else self.pending)[name] = claim, self.now
 
     @rule()
@@ -151,7 +152,7 @@ class Node(RuleBasedStateMachine):
             for name, (claim, _) in self.in_sql.items()
         }
         if wanted:
-            self.registry.resize(NODE, wanted)
+            resize(self.registry, NODE, wanted)
 
     # -- reports ---------------------------------------------------------------------------------------
     @rule(index=which, share=shares, other=which, other_share=shares)
@@ -166,7 +167,7 @@ class Node(RuleBasedStateMachine):
                 claim, cpu_score=int(claim.cpu_score * part), memory_mb=int(claim.memory_mb * part)
             )
         before = self.listed()
-        answer = self.registry.resize(NODE, wanted)
+        answer = resize(self.registry, NODE, wanted)
         after = self.listed()
         assert after == ({**before, **wanted} if answer == "ok" else before)
         if answer == "gone":
@@ -198,7 +199,7 @@ class Node(RuleBasedStateMachine):
         made = plan(runs, room=room, margin=0.25, restore=pressed, may_evict=not others)
         if made.allocations:
             # Nobody else changed anything meanwhile: what the rules say must fit.
-            assert self.registry.resize(NODE, made.allocations) == "ok"
+            assert resize(self.registry, NODE, made.allocations) == "ok"
         if made.victim:
             del self.in_sql[made.victim]
             self.registry.release(NODE, made.victim)

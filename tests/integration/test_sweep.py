@@ -22,6 +22,7 @@ from nodepool.stores.sql import nodes as node_store, tasks as task_store
 from nodepool.stores.sql.tables import tasks
 from tests.support.databases import sqlite_file
 from tests.support.fleet import START, Fleet
+from tests.support.reservations import reserve
 from tests.support.stores import CLAIM, add_user, assigned_ids, attempt_of, place
 from tests.support.valkey import TestValkey
 
@@ -128,7 +129,7 @@ def test_dispatchers_that_are_behind_are_not_told_more_and_more(fleet: Fleet) ->
 
 def test_a_reservation_without_an_attempt_is_taken_back_once_it_cannot_come_any_more(fleet: Fleet) -> None:
     fleet.node("n1")
-    fleet.dispatcher.registry.reserve("n1", "crashed:1", CLAIM, at=fleet.now[0])
+    reserve(fleet.dispatcher.registry, "n1", "crashed:1", CLAIM, at=fleet.now[0])
     fleet.sweep(after=1, heard=("n1",))
     assert fleet.reserved("n1").tasks == 1
     fleet.sweep(after=PENDING_SECONDS, heard=("n1",))
@@ -140,9 +141,9 @@ def test_a_placement_that_commits_after_the_sweep_read_sql_keeps_its_reservation
     fleet.node("n1", max_tasks=1)
     task_id = fleet.task()
     dispatcher = fleet.dispatcher
-    assert dispatcher.registry.reserve("n1", f"{task_id}:1", CLAIM, at=fleet.now[0]) == "ok"
+    assert reserve(dispatcher.registry, "n1", f"{task_id}:1", CLAIM, at=fleet.now[0]) == "ok"
     dispatcher.lifecycle.sync_node("n1")
-    assert dispatcher.registry.reserve("n1", "another:1", CLAIM, at=fleet.now[0]) == "full tasks"
+    assert reserve(dispatcher.registry, "n1", "another:1", CLAIM, at=fleet.now[0]) == "full tasks"
     assert dispatcher.database.write(lambda c: place(c, task_id, "n1", now=fleet.now[0]))
     fleet.sweep(after=1, heard=("n1",))
     assert fleet.reserved("n1").tasks == 1

@@ -25,7 +25,7 @@ from nodepool.domain.tasks.states import (
     TaskState,
 )
 from nodepool.settings import Settings
-from nodepool.stores.sql import tasks as task_store
+from nodepool.stores.sql import placements as placing, tasks as task_store
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.tables import attempts, tasks
 from nodepool.stores.sql.task_rows import AssignedTask, OwnedTask

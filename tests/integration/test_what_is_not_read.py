@@ -76,19 +76,19 @@ def _are_ended(gateway: InnerGateway, clients: list[RawClient]) -> None:
 
 def test_watchers_that_do_not_read_hold_no_more_than_their_share(gateway: InnerGateway) -> None:
     rude, kind = _ended(gateway, os.urandom(OUTPUT_BYTES)), _ended(gateway, b"the output of another")
-    budget, rude_id = gateway.gateway.memory, gateway.user_id(rude.account)
+    budget = gateway.gateway.memory
     most, over = [0], threading.Event()
 
     def watch() -> None:
         while not over.wait(0.001):
-            most[0] = max(most[0], budget.held_of(rude_id))
+            most[0] = max(most[0], budget.held_bytes)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
         request = pb.WatchTaskRequest(task_id=rude.task_id).SerializeToString()
         clients = _ask(gateway, rude.account, TASKS + "WatchTask", request, 6)
-        wait_until(lambda: budget.held_of(rude_id) >= OUTPUT_BYTES, "they are given their output")
+        wait_until(lambda: budget.held_bytes >= OUTPUT_BYTES, "they are given their output")
         events = kind.account.stubs.tasks.WatchTask(
             pb.WatchTaskRequest(task_id=kind.task_id), metadata=kind.account.metadata, timeout=CALL_SECONDS
         )

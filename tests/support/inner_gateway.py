@@ -121,7 +121,7 @@ class InnerGateway:
 
     def is_idle(self) -> bool:
         """No call is open, and nothing of one is counted."""
-        return self.calls.is_empty and self.gateway.memory.held_bytes == 0
+        return not self.calls._open and self.gateway.memory.held_bytes == 0
 
     @contextmanager
     def full_of(self, *accounts: Account) -> Iterator[None]:

@@ -15,6 +15,7 @@ from nodepool.stores.sql.attempt_rows import PushedAttempt
 from nodepool.stores.sql.placements import Placement
 from nodepool.stores.sql.task_rows import OwnedTask
 from tests.support.databases import sqlite_file
+from tests.support.reservations import reserve
 from tests.support.stores import CLAIM, add_node, add_task, add_user
 from tests.support.tasks import script
 from tests.support.valkey import TestValkey
@@ -72,7 +73,7 @@ class PushedFleet:
     def place(self, task_id: str, node_id: str, number: int = 1) -> None:
         placement = Placement(task_id, number, node_id, CLAIM, f"{task_id}:{number}")
         registry = self.dispatcher.registry
-        assert registry.reserve(node_id, f"{task_id}:{number}", CLAIM, at=self.now) == "ok"
+        assert reserve(registry, node_id, f"{task_id}:{number}", CLAIM, at=self.now) == "ok"
         assert self.dispatcher.database.write(lambda c: placing.place_all(c, [placement], self.now))
 
     def sent(self, attempt_id: str) -> None:

@@ -104,11 +104,6 @@ def decide(wish: Wish, fleet: Fleet) -> Decision:
     return Decision(tuple(ranked), failed, len(fleet))
 
 
-def failed_clause(wish: Wish, node: NodeView) -> Clause | None:
-    """The first clause that keeps the node from running the task, or None."""
-    return next(iter(place(wish, [node]).failed), None)
-
-
 def _clauses(wish: Wish, fleet: Fleet) -> Iterable[tuple[Clause, BoolArray]]:
     """What a node must be, in the order it is asked, each as a mask over the rows."""
     amounts = Amounts.of(wish.claim)

@@ -112,7 +112,7 @@ class FileStore:
 
     def result_writer(self, attempt_id: str) -> Writer:
         """A second result of the same attempt takes the first one's place, whole, at its commit."""
-        path = self._attempt_path(attempt_id, ".zip")
+        path = self._result_path(attempt_id)
 
         def commit(writer: Writer, _sha: str) -> None:
             self._finish(writer, path, _result_name(attempt_id))
@@ -121,7 +121,7 @@ class FileStore:
 
     def open_result(self, attempt_id: str) -> Iterator[bytes]:
         """Chunks of at most 64 KiB. Raises NotFoundError, and CorruptFileError here or while reading."""
-        path = self._attempt_path(attempt_id, ".zip")
+        path = self._result_path(attempt_id)
         return self._open(path, _result_name(attempt_id), "There is no result of this attempt.")
 
     def result_bytes(self, attempt_id: str) -> bytes:
@@ -129,7 +129,7 @@ class FileStore:
 
     def sealed_result(self, attempt_id: str) -> Sealed:
         """For another process to open this one result. Raises NotFoundError, CorruptFileError."""
-        path = self._attempt_path(attempt_id, ".zip")
+        path = self._result_path(attempt_id)
         return self._sealed(path, _result_name(attempt_id), "There is no result of this attempt.")
 
     def sealed_package(self, sha: str) -> Sealed:
@@ -140,7 +140,7 @@ class FileStore:
         """Its length in bytes; 0 when there is none."""
         with disk_errors():
             try:
-                return plain_bytes(self._attempt_path(attempt_id, ".zip").stat().st_size)
+                return plain_bytes(self._result_path(attempt_id).stat().st_size)
             except FileNotFoundError:
                 return 0
 
@@ -151,22 +151,10 @@ class FileStore:
         """Where what is on its way is collected until it is whole; what of it is on the disk is encrypted."""
         return SealedSpool(self._incoming)
 
-    def put_log(self, attempt_id: str, data: bytes) -> None:
-        """Takes the place of an earlier log of the attempt."""
-        self._put(self._attempt_path(attempt_id, ".log"), _log_name(attempt_id), data)
-
-    def log_bytes(self, attempt_id: str) -> bytes:
-        """Empty when there is none."""
-        try:
-            return b"".join(self._open(self._attempt_path(attempt_id, ".log"), _log_name(attempt_id), ""))
-        except NotFoundError:
-            return b""
-
     def delete_result(self, attempt_id: str) -> None:
-        """The attempt's result and log are gone; nothing happens when there are none."""
+        """Nothing happens when there is none."""
         with disk_errors():
-            for suffix in (".zip", ".log"):
-                self._attempt_path(attempt_id, suffix).unlink(missing_ok=True)
+            self._result_path(attempt_id).unlink(missing_ok=True)
 
     def sweep_temporary(self, older_than_seconds: float, now: float) -> int:
         """Removes what writers that died left; `now` is Unix time. How many files that were."""
@@ -176,11 +164,11 @@ class FileStore:
     def _package_path(self, sha: str) -> Path:
         return self._packages / sha[:2] / sha
 
-    def _attempt_path(self, attempt_id: str, suffix: str) -> Path:
+    def _result_path(self, attempt_id: str) -> Path:
         if not _ATTEMPT.fullmatch(attempt_id):
             raise InvalidInputError("This is not an attempt's id.")
         folder = hashlib.sha256(attempt_id.encode()).hexdigest()[:2]
-        return self._results / folder / (attempt_id.replace(":", "@") + suffix)
+        return self._results / folder / (attempt_id.replace(":", "@") + ".zip")
 
     def _has_package(self, sha: str) -> bool:
         path = self._package_path(sha)
@@ -388,7 +376,3 @@ def _package_name(sha: str) -> str:
 
 def _result_name(attempt_id: str) -> str:
     return f"result/{attempt_id}"
-
-
-def _log_name(attempt_id: str) -> str:
-    return f"log/{attempt_id}"

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
 from functools import lru_cache
 from typing import Any, cast
 
@@ -35,6 +36,26 @@ _AT_ONCE = 1000
 _MEBIBYTE = 1 << 20
 _MAX_BYTES = MAX_AMOUNT * _MEBIBYTE
 _CLAIM_FIELDS = tuple(field.name for field in fields(Claim))
+
+
+class RegistryAnswer(StrEnum):
+    """What became of a change of what is reserved on a node: the words of the scripts."""
+
+    OK = "ok"
+    AGAIN = "again"  # the attempt has it already
+    GONE = "gone"
+    DRAINING = "draining"
+    OWNER_ONLY = "owner only"
+    ON_TRIAL = "on trial"
+    FULL_CPU_SCORE = "full cpu_score"
+    FULL_MEMORY_MB = "full memory_mb"
+    FULL_GPU_SCORE = "full gpu_score"
+    FULL_GPU_MEMORY_GB = "full gpu_memory_gb"
+    FULL_TASKS = "full tasks"
+
+    @property
+    def is_reserved(self) -> bool:
+        return self in (RegistryAnswer.OK, RegistryAnswer.AGAIN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,14 +177,8 @@ class NodeRegistry:
         with translated_errors():
             self._redis.set(keys.report(node_id), body, ex=keys.REPORT_TTL_SECONDS)
 
-    def reserve(self, node_id: str, attempt_id: str, claim: Claim, *, at: float, owner_id: int = 0) -> str:
-        return self.reserve_all([Reservation(node_id, attempt_id, claim, owner_id)], at=at)[0]
-
-    def reserve_all(self, wanted: Sequence[Reservation], *, at: float) -> list[str]:
-        """Check and subtract under the attempts' ids, many in one round trip, each whole or not at all.
-
-        "ok" and "again" mean that it is reserved.
-        """
+    def reserve_all(self, wanted: Sequence[Reservation], *, at: float) -> list[RegistryAnswer]:
+        """Check and subtract under the attempts' ids, many in one round trip, each whole or not at all."""
         with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
             for it in wanted:
                 self._reserve(
@@ -177,7 +192,7 @@ class NodeRegistry:
                     ],
                     client=pipe,
                 )
-            return [cast(bytes, answer).decode() for answer in pipe.execute()]
+            return [RegistryAnswer(cast(bytes, answer).decode()) for answer in pipe.execute()]
 
     def release(self, node_id: str, attempt_id: str) -> bool:
         """Take the attempt off, with what is allocated to it now. False when it was not there."""
@@ -186,12 +201,8 @@ class NodeRegistry:
                 self._release(keys=[keys.reserved(node_id), keys.assigned(node_id)], args=[attempt_id])
             )
 
-    def resize(self, node_id: str, allocations: Mapping[str, Claim]) -> str:
-        """Change what is allocated to attempts, all of them or none: "ok", "gone" or "full <resource>"."""
-        return self.resize_all([(node_id, allocations)])[0]
-
-    def resize_all(self, wanted: Sequence[tuple[str, Mapping[str, Claim]]]) -> list[str]:
-        """`resize` for many nodes in one round trip."""
+    def resize_all(self, wanted: Sequence[tuple[str, Mapping[str, Claim]]]) -> list[RegistryAnswer]:
+        """Change what is allocated to attempts, many nodes in one round trip, each node's all or none."""
         with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
             for node_id, allocations in wanted:
                 self._resize(
@@ -201,7 +212,7 @@ class NodeRegistry:
                     ],
                     client=pipe,
                 )
-            return [cast(bytes, answer).decode() for answer in pipe.execute()]
+            return [RegistryAnswer(cast(bytes, answer).decode()) for answer in pipe.execute()]
 
     def allocations(self, node_ids: Iterable[str]) -> dict[str, dict[str, Claim]]:
         """What is allocated on each node: attempt id -> amounts."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 # KEYS: facts, reserved, assigned. ARGV: attempt id, entry JSON, the task's owner, 1 where a node that is on
 # trial gets one task at a time, then name/amount pairs.
-# Returns "ok", "again" (this attempt has it already), "gone", "draining", "owner only", "on trial" or
-# "full <resource>". Facts without owner_only are of a version that knew no such nodes: its owner's tasks
-# until they are renewed.
+# Returns a RegistryAnswer: "ok", "again" (this attempt has it already), "gone", "draining", "owner only",
+# "on trial" or "full <resource>". Facts without owner_only are of a version that knew no such nodes: its
+# owner's tasks until they are renewed.
 RESERVE = """
 if redis.call('HEXISTS', KEYS[3], ARGV[1]) == 1 then return 'again' end
 local wanted, capacities, names = {}, {'draining', 'kind', 'owner_only', 'owner', 'on_trial'}, {}

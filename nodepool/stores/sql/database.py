@@ -32,6 +32,7 @@ __all__ = ["Connection", "Database", "database_file", "translated_errors"]
 
 T = TypeVar("T")
 _MAX_GROUP = 256
+_POSTGRES_DISK_FULL = "53100"  # SQLSTATE disk_full
 _BUSY_TIMEOUT_SECONDS = 15
 _WAL_RETRY_SECONDS = 0.02
 
@@ -84,7 +85,7 @@ def translated_errors() -> Iterator[None]:
     except IntegrityError:
         raise
     except OperationalError as error:
-        if "full" in str(error.orig) or "No space" in str(error.orig):
+        if _is_disk_full(error.orig):
             raise StorageFullError from error
         raise UnavailableError(
             "the pool's database cannot be reached just now; try again in a moment"
@@ -98,6 +99,12 @@ def translated_errors() -> Iterator[None]:
         if error.connection_invalidated:
             raise UnavailableError("the pool's database cannot be reached just now; try again") from error
         raise
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    return getattr(error, "sqlstate", None) == _POSTGRES_DISK_FULL
 
 
 def _with_driver(url: str) -> URL:

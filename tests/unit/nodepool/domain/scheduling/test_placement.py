@@ -73,7 +73,7 @@ def wish(**asked: object) -> Wish:
 def test_what_keeps_a_node_from_a_task(
     asked: dict[str, Any], facts: dict[str, Any], clause: Clause | None
 ) -> None:
-    assert placement.failed_clause(wish(**asked), node(**facts)) == clause
+    assert list(placement.place(wish(**asked), [node(**facts)]).failed) == [clause] * (clause is not None)
 
 
 def test_the_more_trusted_come_first_then_the_idle_then_the_smaller() -> None:

@@ -133,7 +133,6 @@ def test_only_the_owner_may_read_the_files(store: FileStore, root: Path) -> None
     try:
         loose = FileStore(root.with_name("loose"), KEY)
         loose.put_package(b"data")
-        loose.put_log("task:1", b"log")
         with loose.result_writer("task:1") as writer:
             writer.write(content(2 * FRAME_BYTES))
             writer.commit()
@@ -206,9 +205,13 @@ def test_a_file_in_anothers_place_is_found_before_a_byte_is_given_out(store: Fil
     package_path(root, one).write_bytes(package_path(root, other).read_bytes())
     with pytest.raises(CorruptFileError):
         store.open_package(one)
-    store.put_log("task:1", b"log")
-    (log,) = root.glob("results/*/task@1.log")
-    log.rename(log.with_suffix(".zip"))
+    with store.result_writer("task:2") as writer:
+        writer.write(b"of another attempt")
+        writer.commit()
+    (result,) = root.glob("results/*/task@2.zip")
+    folder = root / "results" / hashlib.sha256(b"task:1").hexdigest()[:2]
+    folder.mkdir(exist_ok=True)
+    result.rename(folder / "task@1.zip")
     with pytest.raises(CorruptFileError):
         store.open_result("task:1")
 
@@ -232,27 +235,20 @@ def test_what_is_no_attempt_id_is_refused(store: FileStore, attempt_id: str) -> 
     for use in (
         store.open_result,
         store.result_writer,
-        store.log_bytes,
         store.delete_result,
-        lambda attempt: store.put_log(attempt, b""),
     ):
         with pytest.raises(InvalidInputError):
             use(attempt_id)
 
 
-def test_results_and_logs_belong_to_their_attempt(store: FileStore, root: Path) -> None:
-    assert store.log_bytes("task:1") == b""
-    store.put_log("task:1", b"first")
-    store.put_log("task:1", b"second")
-    store.put_log("task:2", b"other")
+def test_a_result_belongs_to_its_attempt(store: FileStore, root: Path) -> None:
     with store.result_writer("..:1") as writer:
         writer.write(b"zip")
         writer.commit()
-    assert (store.log_bytes("task:1"), store.log_bytes("task:2")) == (b"second", b"other")
     assert store.result_bytes("..:1") == b"zip"
     with pytest.raises(NotFoundError):
         store.open_result("task:1")
-    for attempt_id in ("task:1", "task:2", "..:1", "..:1"):
+    for attempt_id in ("task:1", "..:1", "..:1"):
         store.delete_result(attempt_id)
     assert files_below(root) == []
 
