@@ -21,7 +21,7 @@ from nodepool.domain.errors import UnavailableError
 from nodepool.domain.resources import Claim, Resources
 from nodepool.domain.scheduling.fair_share import Decay
 from nodepool.domain.tasks.clauses import Clause, ClauseKind
-from nodepool.domain.tasks.reasons import no_node
+from nodepool.domain.tasks.reasons import no_node, told
 from nodepool.domain.tasks.states import TaskState
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.settings import Settings
@@ -165,7 +165,7 @@ def test_nodes_that_failed_the_task_before_are_taken_last(asking: Asking) -> Non
     task_id = asking.task()
     assert asking.ask(task_id).best_node == "a"
     asking.start(task_id, "a")
-    asking.gateway.lifecycle.lose_attempt(f"{task_id}:1", "a", asking.user_id, "it was lost")
+    asking.gateway.lifecycle.lose_attempt(f"{task_id}:1", "a", asking.user_id, told("it was lost"))
     asking.pass_time()
     answer = asking.ask(task_id)
     assert (answer.state, answer.best_node, answer.places_now) == ("QUEUED", "b", True)

@@ -279,7 +279,7 @@ def test_two_dispatchers_send_an_attempt_once(line: Line, worker: Worker) -> Non
 
 def test_what_is_over_or_on_an_agent_is_not_sent(line: Line, worker: Worker) -> None:
     lost = line.assigned(line.node("n1", port=worker.port))
-    line.dispatcher.lifecycle.lose_attempt(lost, "n1", line.owner_id, "gone")
+    line.dispatcher.lifecycle.lose_attempt(lost, "n1", line.owner_id, told("gone"))
     agents = line.assigned(line.node("n2", port=worker.port, kind="agent"))
     stopped = line.assigned(line.node("n3", port=worker.port))
     line.stop(stopped)
@@ -381,7 +381,7 @@ def test_an_answer_that_comes_too_late_changes_nothing(line: Line, worker: Worke
     attempt = line.pushed(worker.port)
     wait_until(lambda: worker.asked, "it is called")
     row = line.attempt(attempt)
-    line.dispatcher.lifecycle.lose_attempt(attempt, row.node_id, row.owner_id, "given away")
+    line.dispatcher.lifecycle.lose_attempt(attempt, row.node_id, row.owner_id, told("given away"))
     worker.let_go.set()
     other = Worker()
     line.wait_for(line.pushed(other.port), "running")
@@ -419,7 +419,7 @@ def test_a_stop_names_the_task_and_never_hits_a_later_attempt(line: Line, worker
     line.wait_for(attempt, "running")
     row = line.attempt(attempt)
     line.pusher.stop(attempt)  # nobody asked for it
-    line.dispatcher.lifecycle.lose_attempt(attempt, row.node_id, row.owner_id, "given away")
+    line.dispatcher.lifecycle.lose_attempt(attempt, row.node_id, row.owner_id, told("given away"))
     line.pusher.stop(attempt)
     wait_until(lambda: worker.stopped, "it is told to stop")
     assert worker.stopped == [row.task_id]

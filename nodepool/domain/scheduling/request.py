@@ -113,7 +113,7 @@ def request_of(
     )
 
 
-class QueuedTask(TaskToPlace, Protocol):
+class TaskInQueue(TaskToPlace, Protocol):
     """What decides its place among those who wait, too."""
 
     @property
@@ -130,7 +130,7 @@ class QueuedTask(TaskToPlace, Protocol):
     def attempt_number(self) -> int: ...
 
 
-def waiting_task(task: QueuedTask, request: PlacementRequest, default_memory_mb: int) -> WaitingTask:
+def waiting_task(task: TaskInQueue, request: PlacementRequest, default_memory_mb: int) -> WaitingTask:
     """The task in the wait queue."""
     return WaitingTask(
         task_id=task.id,
