@@ -50,7 +50,7 @@ class _Worker:
     """What the running worker holds; made when it starts, never at import."""
 
     dispatcher: Dispatcher | None = None
-    desk: PlacementLoop | None = None
+    placement_loop: PlacementLoop | None = None
     listener: NodeEventListener | None = None
     sweeper: Sweeper | None = None
     # Made when the first node is to be called.
@@ -80,16 +80,16 @@ def _open(**_: Any) -> None:
 
 @signals.worker_ready.connect(weak=False)
 def _start_placing(**_: Any) -> None:
-    desk = _Worker.desk = PlacementLoop(dispatcher())
-    _Worker.listener = NodeEventListener(dispatcher().redis, desk)
-    _Worker.sweeper = Sweeper(dispatcher(), desk)
-    for part in (_Worker.listener, desk, _Worker.sweeper):
+    placement_loop = _Worker.placement_loop = PlacementLoop(dispatcher())
+    _Worker.listener = NodeEventListener(dispatcher().redis, placement_loop)
+    _Worker.sweeper = Sweeper(dispatcher(), placement_loop)
+    for part in (_Worker.listener, placement_loop, _Worker.sweeper):
         part.start()
 
 
 @signals.worker_shutdown.connect(weak=False)
 def _close(**_: Any) -> None:
-    for part in (_Worker.sweeper, _Worker.desk, _Worker.listener):
+    for part in (_Worker.sweeper, _Worker.placement_loop, _Worker.listener):
         if part:
             part.stop()
     if _Worker.pusher:
@@ -106,8 +106,8 @@ def dispatcher() -> Dispatcher:
 
 @app.task(name=names.PLACE, bind=True)
 def place(_task: Task[Any, Any], task_id: str) -> None:
-    if _Worker.desk is not None:
-        _Worker.desk.hint(task_id)
+    if _Worker.placement_loop is not None:
+        _Worker.placement_loop.hint(task_id)
 
 
 def pusher() -> Pusher:

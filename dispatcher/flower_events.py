@@ -100,7 +100,7 @@ class Subscriptions:
         self._senders: dict[bytes, str] = {}
         self._heard: set[str] = set()
         self._muted: dict[str, float] = {}
-        self._allowances: dict[str, SenderBudget] = {}
+        self._budgets: dict[str, SenderBudget] = {}
         self._missing: dict[str, float] = {}
         self._subscribe([""])
 
@@ -110,7 +110,7 @@ class Subscriptions:
 
     def allows(self, node_id: str, size: int, now: float) -> bool:
         """Whether the node may say this, too. It is not listened to for a while after it may not."""
-        if not node_id or self._allowances.setdefault(node_id, SenderBudget(now)).take(size, now):
+        if not node_id or self._budgets.setdefault(node_id, SenderBudget(now)).take(size, now):
             return True
         self._muted[node_id] = now + MUTED_SECONDS
         self._unsubscribe(node_id)
@@ -151,7 +151,7 @@ class Subscriptions:
 
     def _unsubscribe(self, node_id: str) -> None:
         self._heard.discard(node_id)
-        self._allowances.pop(node_id, None)
+        self._budgets.pop(node_id, None)
         channels = [name.encode() for name in names.event_channels(node_id, self._database)]
         known = [name for name in channels if self._senders.pop(name, None) is not None]
         if known:

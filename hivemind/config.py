@@ -1,4 +1,4 @@
-"""Which pool, as whom: the profile on disk, the environment, and the command line's wishes.
+"""Which pool, as whom: the profile on disk, the environment, and the command line's options.
 
 The environment wins over the profile and the command line over both. A token is kept with the
 address of the gateway that issued it and is never sent to another one.
@@ -56,7 +56,7 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
+class CommandLineOptions:
     """What the command line says; None where it says nothing."""
 
     gateway: str | None = None
@@ -67,7 +67,7 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
-    """What is used: the outcome of profile, environment and wishes."""
+    """What is used: the outcome of profile, environment and options."""
 
     gateway: str
     username: str
@@ -130,20 +130,20 @@ def save(path: Path, profile: Profile) -> None:
         raise ConfigError(f"the profile {path} cannot be written: {error.strerror or error}") from error
 
 
-def resolve(profile: Profile, environment: Mapping[str, str], wishes: Wishes) -> Connection:
+def resolve(profile: Profile, environment: Mapping[str, str], options: CommandLineOptions) -> Connection:
     """Command line over environment over profile over defaults."""
-    gateway = wishes.gateway or environment.get(ENV_GATEWAY) or profile.gateway or DEFAULT_GATEWAY
+    gateway = options.gateway or environment.get(ENV_GATEWAY) or profile.gateway or DEFAULT_GATEWAY
     account = profile.accounts.get(gateway, Account())
     return Connection(
         gateway=gateway,
         username=account.username,
         token=environment.get(ENV_TOKEN) or account.token,
-        tls=_chosen(environment, ENV_TLS, wish=wishes.tls, kept=account.tls),
-        ca_file=wishes.ca_file or environment.get(ENV_CA_FILE) or account.ca_file,
+        tls=_chosen(environment, ENV_TLS, option=options.tls, kept=account.tls),
+        ca_file=options.ca_file or environment.get(ENV_CA_FILE) or account.ca_file,
         allow_insecure_plaintext=_chosen(
             environment,
             ENV_PLAINTEXT,
-            wish=wishes.allow_insecure_plaintext,
+            option=options.allow_insecure_plaintext,
             kept=account.allow_insecure_plaintext,
         ),
     )
@@ -161,9 +161,9 @@ def account_of(connection: Connection, *, username: str, token: str) -> Account:
     )
 
 
-def _chosen(environment: Mapping[str, str], name: str, *, wish: bool | None, kept: bool) -> bool:
-    if wish is not None:
-        return wish
+def _chosen(environment: Mapping[str, str], name: str, *, option: bool | None, kept: bool) -> bool:
+    if option is not None:
+        return option
     word = environment.get(name, "").strip().casefold()
     if word in _TRUE:
         return True

@@ -58,7 +58,7 @@ def needs_from_wire(request: pb.UploadTaskRequest) -> Resources:
 
 
 def gpu_name_from_wire(word: str) -> str:
-    """Empty or `Any` is no wish."""
+    """Empty or `Any` asks for none."""
     name = word.strip()
     if len(name) > _MAX_GPU_NAME or not is_plain(name):
         raise InvalidInputError(f"gpu_name must be at most {_MAX_GPU_NAME} printable characters")
@@ -75,7 +75,7 @@ def priority_from_wire(request: pb.UploadTaskRequest) -> int:
 
 
 def min_trust_from_wire(word: str) -> str:
-    """A tier, or empty for no wish."""
+    """A tier, or empty where none is asked for."""
     tier = word.strip().casefold()
     if tier in {"", "any"}:
         return ""

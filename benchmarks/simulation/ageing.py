@@ -25,7 +25,7 @@ _START = 1_000_000.0
 _STEP_SECONDS = 30.0
 _TIER_SECONDS = 600.0
 _NODES, _SLOTS = 10, 4
-# The line looks at the clock every so often, and the desk is asked once a step.
+# The line looks at the clock every so often, and the placement loop is asked once a step.
 _LAG_SECONDS = 2 * _STEP_SECONDS
 _ENDING = 6
 _SHAPE = TaskShape(1, 1000, 1)
@@ -65,7 +65,7 @@ def measure(folder: Path, seed: int, found: Violations) -> AgeingResult:
 
 
 def _watch(stage: Stage, now: list[float], rng: random.Random) -> dict[str, float]:
-    desk = PlacementLoop(stage.dispatcher)
+    placement_loop = PlacementLoop(stage.dispatcher)
     count = 0
 
     def more(number: int, tier: Tier) -> list[str]:
@@ -76,18 +76,18 @@ def _watch(stage: Stage, now: list[float], rng: random.Random) -> dict[str, floa
         ]
         return stage.add_tasks(rows)
 
-    desk.hint(*more(2 * _NODES * _SLOTS, Tier.HIGH))
-    desk.work()
+    placement_loop.hint(*more(2 * _NODES * _SLOTS, Tier.HIGH))
+    placement_loop.work()
     observed = {tier: more(1, tier)[0] for tier in (Tier.NORMAL, Tier.LOW)}
-    desk.hint(*observed.values())
+    placement_loop.hint(*observed.values())
     waited: dict[str, float] = {}
     end = _START + (len(TIERS) + 1) * _TIER_SECONDS
     while now[0] < end and len(waited) < len(observed):
         now[0] += _STEP_SECONDS
-        desk.hint(*more(_ENDING + 1, Tier.HIGH))
+        placement_loop.hint(*more(_ENDING + 1, Tier.HIGH))
         end_some(stage, rng.sample(live(stage), _ENDING))
-        desk.look_again()
-        desk.work()
+        placement_loop.look_again()
+        placement_loop.work()
         for tier, task_id in observed.items():
             if tier not in waited and _state(stage, task_id) != TaskState.QUEUED:
                 waited[tier.value] = now[0] - _START

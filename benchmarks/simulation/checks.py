@@ -12,7 +12,7 @@ from benchmarks.simulation.stage import Stage
 from nodepool.domain.nodes.node import NodeView
 from nodepool.domain.resources import RESOURCE_NAMES, Claim, Resources, capacity_of
 from nodepool.domain.scheduling.fleet import Fleet
-from nodepool.domain.scheduling.placement import Wish, decide
+from nodepool.domain.scheduling.placement import Requirements, decide
 from nodepool.domain.scheduling.request import request_of, waiting_task
 from nodepool.domain.tasks.states import LocationMode, TaskState
 from nodepool.stores.sql import nodes as node_store, placements as placing, tasks as task_store
@@ -120,14 +120,14 @@ def _check_tasks(found: Violations, stage: Stage, live: Sequence[LiveAttempt]) -
 
 def _check_waiting(found: Violations, stage: Stage, fleet: Fleet) -> None:
     """Whoever waits fits nowhere now."""
-    waiting = waiting_wishes(stage)
-    for wish, ids in waiting.items():
-        ranked = decide(wish, fleet).ranked
+    waiting = waiting_by_requirements(stage)
+    for requirements, ids in waiting.items():
+        ranked = decide(requirements, fleet).ranked
         for task_id in ids if ranked else ():
             found.add("starved", f"{task_id} waits and fits on {len(ranked)} nodes, {ranked[0]} first")
 
 
-def waiting_wishes(stage: Stage) -> dict[Wish, list[str]]:
+def waiting_by_requirements(stage: Stage) -> dict[Requirements, list[str]]:
     """Who waits in SQL, by what is wished for."""
     dispatcher, now = stage.dispatcher, stage.dispatcher.clock()
     query = select(tasks.c.id).where(tasks.c.state == TaskState.QUEUED)
@@ -137,11 +137,11 @@ def waiting_wishes(stage: Stage) -> dict[Wish, list[str]]:
             placing.failed_nodes(c, [row.id for row in found if row.attempts_ended]),
         )
     )
-    wishes: dict[Wish, list[str]] = defaultdict(list)
+    requirements: dict[Requirements, list[str]] = defaultdict(list)
     for row in rows:
         request = request_of(row, failed.get(row.id, frozenset()), frozenset(), stage.settings.default_image)
         task = waiting_task(row, request, stage.settings.default_task_memory_mb)
         patient = now - task.queued_at < stage.settings.region_patience_seconds
         relaxed = task.location_mode is LocationMode.PREFER and not patient
-        wishes[replace(task.wish, relaxed=relaxed)].append(task.task_id)
-    return wishes
+        requirements[replace(task.requirements, relaxed=relaxed)].append(task.task_id)
+    return requirements

@@ -1,9 +1,10 @@
 """(1) One dispatcher's engine in this process, on a real Valkey and a real database.
 
-Three things are measured. *Placing with the reservation*: everybody waits in the line; the planner decides
-and every decision is reserved in Redis, round by round as the desk does it; nothing else. *Placing with
-SQL*: the desk itself, from the hints to the messages in the nodes' queues, every placement committed.
-*One decision*: single tasks come one at a time to the desk of a fleet that is partly full.
+Three things are measured. *Placing with the reservation*: everybody waits in the queue; the planner
+decides and every decision is reserved in Redis, round by round as the placement loop does it; nothing else.
+*Placing with SQL*: the placement loop itself, from the hints to the messages in the nodes' queues, every
+placement committed.
+*One decision*: single tasks come one at a time to the placement loop of a fleet that is partly full.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from dispatcher.placing.placement_loop import PlacementLoop
 from nodepool.domain.ids import attempt_id
 from nodepool.domain.scheduling.fair_share import cost_per_minute
 from nodepool.domain.scheduling.fleet import Fleet
-from nodepool.domain.scheduling.planner import Planner
+from nodepool.domain.scheduling.planner import Planned, Planner
 from nodepool.domain.scheduling.request import request_of, waiting_task
 from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask
 from nodepool.messaging.names import node_queue
@@ -36,7 +37,7 @@ from nodepool.stores.redis.node_registry import RegistryAnswer, Reservation
 from nodepool.stores.sql import placements as placing
 from nodepool.stores.sql.tables import attempts
 
-# As the desk has it.
+# As the placement loop has it.
 ROUND = 500
 _MOST_ARRIVAL_SECONDS = 6.0
 _ARRIVALS_PER_SECOND = 100.0
@@ -52,7 +53,7 @@ class Placing:
     placed: int
     left: int
     refused: int
-    wishes: int
+    requirements: int
     seconds: float
     cpu_seconds: float  # of this process, which other processes of the machine slow down less
     parts: dict[str, float]  # seconds
@@ -77,19 +78,19 @@ def place_reserving(stage: Stage, task_ids: Sequence[str]) -> Placing:
     heard: Counter[RegistryAnswer] = Counter()
 
     def charge(task: WaitingTask) -> None:
-        units[task.owner_id] = units.get(task.owner_id, 0.0) + cost_per_minute(task.wish.claim)
+        units[task.owner_id] = units.get(task.owner_id, 0.0) + cost_per_minute(task.requirements.claim)
 
     ageing = Ageing(
         settings.tier_ageing_seconds, settings.priority_ageing_seconds, settings.region_patience_seconds
     )
     planner = Planner(Fleet(), ageing, served=lambda user_id: units.get(user_id, 0.0), charge=charge)
-    mirror = FleetMirror(dispatcher.registry, dispatcher.liveness, planner, settings.node_late_seconds)
-    mirror.look_around(dispatcher.clock())
+    fleet_mirror = FleetMirror(dispatcher.registry, dispatcher.liveness, planner, settings.node_late_seconds)
+    fleet_mirror.look_around(dispatcher.clock())
     for row in dispatcher.database.read(lambda c: placing.waiting(c, task_ids)):
         request = request_of(row, frozenset(), frozenset(), settings.default_image)
         task = waiting_task(row, request, settings.default_task_memory_mb)
-        planner.line.add(task, dispatcher.clock())
-    wishes = len(planner.line.groups())
+        planner.queue.add(task, dispatcher.clock())
+    requirements = len(planner.queue.groups())
     planning = reserving = 0.0
     cpu, began = time.process_time(), time.perf_counter()
     while True:
@@ -99,50 +100,51 @@ def place_reserving(stage: Stage, task_ids: Sequence[str]) -> Placing:
         planning += middle - start
         if not planned:
             break
-        answers = dispatcher.registry.reserve_all(
-            [
-                Reservation(it.node_id, attempt_id(it.task.task_id), it.task.wish.claim, it.task.owner_id)
-                for it in planned
-            ],
-            at=dispatcher.clock(),
-        )
+        answers = dispatcher.registry.reserve_all(_reservations(planned), at=dispatcher.clock())
         reserving += time.perf_counter() - middle
         heard.update(answers)
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
     placed = heard[RegistryAnswer.OK]
     return Placing(
         placed=placed,
-        left=len(planner.line),
+        left=len(planner.queue),
         refused=heard.total() - placed,
-        wishes=wishes,
+        requirements=requirements,
         seconds=seconds,
         cpu_seconds=cpu_seconds,
         parts={"deciding": planning, "reserving": reserving},
     )
 
 
+def _reservations(planned: Sequence[Planned]) -> list[Reservation]:
+    return [
+        Reservation(it.node_id, attempt_id(it.task.task_id), it.task.requirements.claim, it.task.owner_id)
+        for it in planned
+    ]
+
+
 def place_whole(stage: Stage, task_ids: Sequence[str]) -> tuple[PlacementLoop, Placing]:
-    """The desk, from the hints to the messages in the queues of the nodes."""
+    """The placement loop, from the hints to the messages in the queues of the nodes."""
     dispatcher = stage.dispatcher
-    desk = PlacementLoop(dispatcher)
-    desk.work()  # the first look at the fleet
+    placement_loop = PlacementLoop(dispatcher)
+    placement_loop.work()  # the first look at the fleet
     _warm_up(stage)
     with (
         watched(dispatcher.registry, "reserve_all") as reserving,
         watched(dispatcher.database, "read") as reading,
         watched(dispatcher.database, "write") as writing,
         watched(dispatcher.publisher, "execute_all") as publishing,
-        watched(desk.planner, "plan") as planning,
+        watched(placement_loop.planner, "plan") as planning,
     ):
-        desk.hint(*task_ids)
+        placement_loop.hint(*task_ids)
         cpu, began = time.process_time(), time.perf_counter()
-        placed = desk.work()
+        placed = placement_loop.work()
         seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
-    return desk, Placing(
+    return placement_loop, Placing(
         placed=placed,
-        left=len(desk.planner.line),
+        left=len(placement_loop.planner.queue),
         refused=0,
-        wishes=0,
+        requirements=0,
         seconds=seconds,
         cpu_seconds=cpu_seconds,
         parts={
@@ -173,16 +175,16 @@ class Decisions:
     unplaced: int
 
 
-def decide_singly(stage: Stage, desk: PlacementLoop, task_ids: Sequence[str]) -> Decisions:
+def decide_singly(stage: Stage, placement_loop: PlacementLoop, task_ids: Sequence[str]) -> Decisions:
     """One task after another, each when the one before is done with."""
     reserved: list[float] = []
     committed: list[float] = []
     with watched(stage.dispatcher.registry, "reserve_all") as reserving:
         for task_id in task_ids:
             before = reserving.calls
-            desk.hint(task_id)
+            placement_loop.hint(task_id)
             began = time.perf_counter()
-            desk.work()
+            placement_loop.work()
             ended = time.perf_counter()
             if reserving.calls > before:
                 reserved.append(_MILLISECONDS * (reserving.ended_at - began))
@@ -198,7 +200,7 @@ def decide_singly(stage: Stage, desk: PlacementLoop, task_ids: Sequence[str]) ->
 
 
 def decide_on_arrival(stage: Stage, task_ids: Sequence[str], per_second: float, rng: random.Random) -> Spread:
-    """Tasks that come at random times to the desk's own thread, which looks at the fleet now and then:
+    """Tasks that come at random times to the placement loop's thread, which looks at the fleet now and then:
     milliseconds from the hint to the reservation."""
     hinted: dict[str, float] = {}
     taken: dict[str, float] = {}
@@ -206,11 +208,11 @@ def decide_on_arrival(stage: Stage, task_ids: Sequence[str], per_second: float, 
     def note(args: tuple[Any, ...], at: float) -> None:
         taken.update({attempt: at for _, attempt, *_ in args[0]})
 
-    desk = PlacementLoop(stage.dispatcher)
-    desk.work()
+    placement_loop = PlacementLoop(stage.dispatcher)
+    placement_loop.work()
     with watched(stage.dispatcher.registry, "reserve_all") as reserving:
         reserving.on_end = note
-        desk.start()
+        placement_loop.start()
         try:
             due = time.perf_counter()
             end = due + _MOST_ARRIVAL_SECONDS
@@ -220,14 +222,16 @@ def decide_on_arrival(stage: Stage, task_ids: Sequence[str], per_second: float, 
                     break
                 time.sleep(max(0.0, due - time.perf_counter()))
                 hinted[task_id] = time.perf_counter()
-                desk.hint(task_id)
+                placement_loop.hint(task_id)
             patience = time.perf_counter() + _PATIENCE_SECONDS
-            while time.perf_counter() < patience and any(desk.is_known(task_id) for task_id in hinted):
+            while time.perf_counter() < patience and any(
+                placement_loop.is_known(task_id) for task_id in hinted
+            ):
                 time.sleep(0.05)
-                if len(taken) >= len(hinted) - len(desk.planner.line):
+                if len(taken) >= len(hinted) - len(placement_loop.planner.queue):
                     break
         finally:
-            desk.stop()
+            placement_loop.stop()
     if not taken:
         raise BenchmarkError("no task that came found a node")
     # Ids of attempts say nothing: which task each is of, SQL knows.
@@ -258,9 +262,9 @@ def measure(stage: Stage, workload: Workload, tasks: int, singles: int, *, brief
     reserving = place_reserving(stage, ids)
     stage.forget_reservations()
     stage.report()
-    desk, whole = place_whole(stage, ids)
+    placement_loop, whole = place_whole(stage, ids)
     stage.report()
-    single = decide_singly(stage, desk, stage.add_tasks(workload.tasks(singles, time.time())))
+    single = decide_singly(stage, placement_loop, stage.add_tasks(workload.tasks(singles, time.time())))
     arriving = None
     if not briefly:
         stage.report()

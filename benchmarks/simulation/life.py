@@ -48,33 +48,33 @@ class Life:
 def live_through(
     stage: Stage, workload: Workload, rng: random.Random, *, comings: int, endings: int, node_losses: int
 ) -> Life:
-    """All of it in some rounds, with the desk at work in its thread; then it is left alone and checked."""
-    desk = PlacementLoop(stage.dispatcher)
-    listener = NodeEventListener(stage.dispatcher.redis, desk)
+    """All of it in some rounds, with the placement loop in its thread; then it is left alone and checked."""
+    placement_loop = PlacementLoop(stage.dispatcher)
+    listener = NodeEventListener(stage.dispatcher.redis, placement_loop)
     listener.start()
     # As the sweep tells a new dispatcher of everybody who waits.
-    desk.hint(*_waiting(stage))
-    desk.start()
+    placement_loop.hint(*_waiting(stage))
+    placement_loop.start()
     silent: list[str] = []
     lost = ended = 0
     began = time.monotonic()
     placed_before = _attempts_made(stage)
     try:
         for _ in range(_ROUNDS):
-            desk.hint(*stage.add_tasks(workload.tasks(comings // _ROUNDS, time.time())))
+            placement_loop.hint(*stage.add_tasks(workload.tasks(comings // _ROUNDS, time.time())))
             vanishing = rng.sample(stage.node_ids, node_losses // _ROUNDS)
             silent += vanishing
             silence(stage, vanishing)
             rows = live(stage)
             ended += end_some(stage, rng.sample(rows, min(len(rows), endings // _ROUNDS)))
-            lost += lose_all(stage, desk, silent)
+            lost += lose_all(stage, placement_loop, silent)
         back, silent = silent[::2], silent[1::2]
         stage.report([node_id for node_id in stage.node_ids if node_id not in set(silent)])
-        desk.look_again()
-        lost += rest(stage, desk, silent)
-        found = settle(stage, desk, silent)
+        placement_loop.look_again()
+        lost += rest(stage, placement_loop, silent)
+        found = settle(stage, placement_loop, silent)
     finally:
-        desk.stop()
+        placement_loop.stop()
         listener.stop()
     return Life(
         seconds=time.monotonic() - began,
@@ -88,22 +88,22 @@ def live_through(
     )
 
 
-def settle(stage: Stage, desk: PlacementLoop, silent: Sequence[str] = ()) -> Violations:
+def settle(stage: Stage, placement_loop: PlacementLoop, silent: Sequence[str] = ()) -> Violations:
     """What is wrong when nothing moves any more. What a later look finds mended was under way."""
     for _ in range(_LOOKS):
         found = check(stage)
         if not found.total():
             break
-        rest(stage, desk, silent)
+        rest(stage, placement_loop, silent)
     return found
 
 
-def rest(stage: Stage, desk: PlacementLoop, silent: Sequence[str] = ()) -> int:
+def rest(stage: Stage, placement_loop: PlacementLoop, silent: Sequence[str] = ()) -> int:
     """Wait until nothing is placed any more; how many attempts were lost meanwhile."""
     deadline = time.monotonic() + _MOST_SECONDS
     before, since, lost = -1, time.monotonic(), 0
     while time.monotonic() < deadline and time.monotonic() - since < _REST_SECONDS:
-        lost += lose_all(stage, desk, silent)
+        lost += lose_all(stage, placement_loop, silent)
         now = _attempts_made(stage)
         if now != before:
             before, since = now, time.monotonic()
@@ -120,13 +120,13 @@ def live(stage: Stage) -> list[LiveAttempt]:
     return list(stage.dispatcher.database.read(task_store.live_attempts))
 
 
-def lose_all(stage: Stage, desk: PlacementLoop, node_ids: Sequence[str]) -> int:
+def lose_all(stage: Stage, placement_loop: PlacementLoop, node_ids: Sequence[str]) -> int:
     """As the sweep does with the attempts of nodes that are late; nobody else hears of their tasks here."""
     gone = set(node_ids)
     rows = [row for row in live(stage) if row.node_id in gone] if gone else []
     for row in rows:
         lose(stage.dispatcher, row, told("the node vanished"))
-    desk.hint(*(row.task_id for row in rows))
+    placement_loop.hint(*(row.task_id for row in rows))
     return len(rows)
 
 

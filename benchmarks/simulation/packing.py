@@ -64,14 +64,14 @@ def packing_of(stage: Stage) -> Packing:
 def _demand(stage: Stage, idle: Fleet) -> npt.NDArray[np.int64]:
     final = [state.value for state in FINAL_TASK_STATES]
     query = select(*columns(QueuedTask, tasks)).where(tasks.c.state.not_in(final))
-    wishes = Counter(
-        request_of(row, frozenset(), frozenset(), stage.settings.default_image).wish(
+    counted = Counter(
+        request_of(row, frozenset(), frozenset(), stage.settings.default_image).requirements(
             stage.settings.default_task_memory_mb
         )
         for row in stage.dispatcher.database.read(lambda c: QueuedTask.from_rows(c.execute(query)))
     )
     total = np.zeros(len(RESOURCE_NAMES), dtype=np.int64)
-    for wish, count in wishes.items():
-        if decide(wish, idle).ranked:
-            total += count * np.array([getattr(wish.claim, name) for name in RESOURCE_NAMES])
+    for requirements, count in counted.items():
+        if decide(requirements, idle).ranked:
+            total += count * np.array([getattr(requirements.claim, name) for name in RESOURCE_NAMES])
     return total

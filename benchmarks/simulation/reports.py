@@ -1,7 +1,7 @@
 """(3) What it costs to hear of every node, and how soon a lost one is known.
 
 A process writes the reports of all nodes at the pool's own pace. Here the real sweep runs in its thread and
-the desk in its own. For a while both are only watched; then some nodes with work fall silent.
+the placement loop in its own. For a while both are only watched; then some nodes with work fall silent.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Reports:
     sweeps: int
     sweep_ms: float
     sweep_cpu_share: float  # of one core: CPU time of the sweep's thread, beside the clock
-    process_cpu_share: float  # the same of all threads: sweep, desk, database
+    process_cpu_share: float  # the same of all threads: sweep, placement loop, database
     redis_cpu_share: float
     detection: Spread  # seconds from a node's last report to its attempts being given up
     detection_worst: float
@@ -55,19 +55,17 @@ def measure(stage: Stage, watch_seconds: float, rng: random.Random) -> Reports:
     """The stage has nodes with attempts on some of them, and nobody waits."""
     running = _begin_all(stage)
     settings, dispatcher = stage.settings, stage.dispatcher
-    pace = report_period(
-        len(stage.node_ids),
-        least_seconds=settings.report_period_seconds,
-        lease_seconds=settings.lease_seconds,
-    )
-    desk = PlacementLoop(dispatcher)
-    sweeper, listener = Sweeper(dispatcher, desk), NodeEventListener(dispatcher.redis, desk)
+    least, lease = settings.report_period_seconds, settings.lease_seconds
+    pace = report_period(len(stage.node_ids), least_seconds=least, lease_seconds=lease)
+    placement_loop = PlacementLoop(dispatcher)
+    sweeper = Sweeper(dispatcher, placement_loop)
+    listener = NodeEventListener(dispatcher.redis, placement_loop)
     with (
         reporting(settings.effective_redis_url, stage.node_ids, pace, running) as reporters,
         watched(sweeper, "sweep") as sweeping,
     ):
         time.sleep(pace)
-        for part in (listener, desk, sweeper):
+        for part in (listener, placement_loop, sweeper):
             part.start()
         try:
             _until(lambda: sweeping.calls >= 2, "the sweep began")
@@ -84,7 +82,7 @@ def measure(stage: Stage, watch_seconds: float, rng: random.Random) -> Reports:
             sweep_ms = 1e3 * (sweeping.seconds - sweep_seconds) / max(1, sweeps)
             lost, again = _lose(stage, reporters, rng.sample(sorted(running), min(_LOST_NODES, len(running))))
         finally:
-            for part in (sweeper, desk, listener):
+            for part in (sweeper, placement_loop, listener):
                 part.stop()
     return Reports(
         nodes=len(stage.node_ids),

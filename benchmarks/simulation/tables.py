@@ -53,13 +53,13 @@ def _engine_table(engines: Sequence[Engine]) -> Table:
     def row(what: str, text: Callable[[Engine], str]) -> None:
         table.add_row(what, *(text(engine) for engine in engines))
 
-    row("placed / of different wishes", lambda it: f"{it.reserving.placed:,} / {it.reserving.wishes}")
+    row("placed / different requests", lambda it: f"{it.reserving.placed:,} / {it.reserving.requirements}")
     row("[bold]placements/s, reserved in Redis, without SQL", lambda it: _number(it.reserving.per_second))
     for part in engines[0].reserving.parts:
         row(f"  {part}, us each", partial(_each, run="reserving", part=part))
     row("  CPU, us each", lambda it: _number(it.reserving.cpu_microseconds_each))
     row(
-        "  placements/s where no two wishes are equal",
+        "  placements/s where no two ask for the same",
         lambda it: _number(it.distinct.per_second) if it.distinct else "",
     )
     row("[bold]placements/s, hints to messages, SQL committed", lambda it: _number(it.whole.per_second))
@@ -131,7 +131,7 @@ def _report_rows(reports: Reports) -> _Rows:
     sweeps = f"a sweep, ms ({reports.sweeps} in {reports.watched_seconds:.0f} s)"
     return [
         ("[bold]CPU of the sweep's thread, share of a core", f"{reports.sweep_cpu_share:.3f}"),
-        ("CPU of the process: sweep, desk, database", f"{reports.process_cpu_share:.3f}"),
+        ("CPU of the process: sweep, placement loop, database", f"{reports.process_cpu_share:.3f}"),
         ("CPU of Valkey", f"{reports.redis_cpu_share:.3f}"),
         (sweeps, _number(reports.sweep_ms)),
         ("a silent node's attempts are lost after, s", detection),

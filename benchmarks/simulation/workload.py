@@ -21,8 +21,8 @@ _REGIONS = tuple(slug for slug in regions.NODE_REGIONS if slug != regions.UNKNOW
 _REGION_WEIGHTS = (30, 5, 25, 5, 30, 5)
 _WITHOUT_DOCKER = 0.1
 _NAMES_ITS_GPU = 0.5
-_WISHES_REGION, _ONLY_PREFERS = 0.4, 0.3
-_WISHES_TRUST, _OTHER_PRIORITY = 0.1, 0.3
+_ASKS_FOR_REGION, _ONLY_PREFERS = 0.4, 0.3
+_ASKS_FOR_TRUST, _OTHER_PRIORITY = 0.1, 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +138,11 @@ class Workload:
         shape = rng.choices(shapes, [shape.weight for shape in shapes])[0]
         tier = task_tier(owner.score)
         region, mode = regions.ANY, LocationMode.STRICT
-        if rng.random() < _WISHES_REGION:
+        if rng.random() < _ASKS_FOR_REGION:
             region = rng.choices(_REGIONS, _REGION_WEIGHTS)[0]
             mode = LocationMode.PREFER if rng.random() < _ONLY_PREFERS else LocationMode.STRICT
         other = rng.random() < _OTHER_PRIORITY
-        trusting = tier is Tier.LOW or rng.random() >= _WISHES_TRUST
+        trusting = tier is Tier.LOW or rng.random() >= _ASKS_FOR_TRUST
         return task_row(
             self.next_id(),
             owner,
@@ -160,8 +160,10 @@ class Workload:
         return f"task_{self._made:06d}{self._random.getrandbits(48):012x}"
 
 
-def task_row(task_id: str, owner: VirtualUser, shape: TaskShape, now: float, **wishes: Any) -> dict[str, Any]:
-    """A row of the table of tasks; wishes are columns of it."""
+def task_row(
+    task_id: str, owner: VirtualUser, shape: TaskShape, now: float, **requirements: Any
+) -> dict[str, Any]:
+    """A row of the table of tasks; what it asks for are columns of it."""
     return {
         "id": task_id,
         "owner_id": owner.user_id,
@@ -185,5 +187,5 @@ def task_row(task_id: str, owner: VirtualUser, shape: TaskShape, now: float, **w
         "updated_at": now,
         "hinted_at": now,
         "queued_at": now,
-        **wishes,
+        **requirements,
     }

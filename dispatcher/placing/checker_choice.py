@@ -29,7 +29,7 @@ def drawn(dispatcher: Dispatcher, fleet: Fleet, tasks: Sequence[WaitingTask]) ->
     Where none has, a run waits for the first that will.
     """
     candidates = {
-        task.task_id: decide(task.wish, fleet).ranked[:_MOST_CANDIDATES]
+        task.task_id: decide(task.requirements, fleet).ranked[:_MOST_CANDIDATES]
         for task in tasks
         if ids.parent_of(task.task_id)
     }
@@ -41,7 +41,9 @@ def drawn(dispatcher: Dispatcher, fleet: Fleet, tasks: Sequence[WaitingTask]) ->
             verification_records.trusted_among(c, sorted(nodes)),
             replica_store.extra_runs(c, candidates),
             {
-                task.task_id: owner_relations.neighbours(c, candidates[task.task_id], task.wish.not_owners)
+                task.task_id: owner_relations.neighbours(
+                    c, candidates[task.task_id], task.requirements.not_owners
+                )
                 for task in tasks
                 if task.task_id in candidates
             },
@@ -58,8 +60,8 @@ def drawn(dispatcher: Dispatcher, fleet: Fleet, tasks: Sequence[WaitingTask]) ->
         ranked = candidates.get(task.task_id, ())
         strangers = [node_id for node_id in ranked if node_id not in near.get(task.task_id, ())]
         choice = may_check(map(checker, strangers or ranked), (), disputed=task.task_id in extra)
-        node_id = _one_of(choice) if choice else task.wish.node_id
-        found.append(replace(task, wish=replace(task.wish, node_id=node_id)))
+        node_id = _one_of(choice) if choice else task.requirements.node_id
+        found.append(replace(task, requirements=replace(task.requirements, node_id=node_id)))
     return found
 
 

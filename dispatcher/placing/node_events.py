@@ -1,4 +1,4 @@
-"""Hears of nodes that have more room or changed, and of users whose tier did, and passes it on to the desk.
+"""Tells the placement loop of nodes that have more room or changed, and of users whose tier did.
 
 What is said while nobody listens is lost: after every new connection the whole fleet is looked at.
 """
@@ -23,9 +23,9 @@ _RETRY_SECONDS = 0.5
 class NodeEventListener:
     """A thread with a connection of its own."""
 
-    def __init__(self, client: Client, desk: PlacementLoop) -> None:
+    def __init__(self, client: Client, placement_loop: PlacementLoop) -> None:
         self._redis = client
-        self._desk = desk
+        self._placement_loop = placement_loop
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="node-events", daemon=True)
 
@@ -51,12 +51,12 @@ class NodeEventListener:
                 if message is None:
                     continue
                 if message.begins:
-                    self._desk.look_again()
+                    self._placement_loop.look_again()
                 else:
                     self._pass_on(message.channel.decode(), message.data.decode(errors="replace"))
 
     def _pass_on(self, channel: str, text: str) -> None:
         if channel == keys.NODE_EVENTS_CHANNEL:
-            self._desk.node_changed(text)
+            self._placement_loop.node_changed(text)
         elif text.isdecimal():
-            self._desk.owner_changed(int(text))
+            self._placement_loop.owner_changed(int(text))

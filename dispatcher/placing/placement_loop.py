@@ -1,10 +1,10 @@
 """Where waiting tasks and the fleet come together: one thread that places, fed by hints and events.
 
 A hint only says that a task may wait; SQL says whether it does. Every task that is known to wait is in
-the line of `domain.scheduling.planner`, so who is next does not depend on the order of messages. Reserve in
-Redis, then QUEUED -> PLACED in SQL, then the hint to the node. A crash after the first step leaves a
-reservation that the sweep takes back; after the second, the node reads its assignment from its key.
-What is in the line is derived from SQL again after a restart: the sweep tells of every task that waits.
+the wait queue of `domain.scheduling.planner`, so who is next does not depend on the order of messages.
+Reserve in Redis, then QUEUED -> PLACED in SQL, then the hint to the node. A crash after the first step
+leaves a reservation that the sweep takes back; after the second, the node reads its assignment from its key.
+What is in the wait queue is derived from SQL again after a restart: the sweep tells of every task that waits.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _LOOK_SECONDS = 1.0
 # A look at the whole fleet may take this share of the thread's time.
 _LOOK_SHARE = 0.05
 _LOOK_PART_SECONDS = 0.002
-_CHECK_LINE_SECONDS = 30.0
+_CHECK_QUEUE_SECONDS = 30.0
 _USAGE_SECONDS = 2.0
 _PAUSE_SECONDS = 0.5
 _MOST_SERVED = 1e15
@@ -64,15 +64,15 @@ class PlacementLoop:
         self._served: dict[int, float] = {}
         self._last: set[int] = set()
         self._own_only: frozenset[int] = frozenset()
-        self._allowance = RunningLimits(dispatcher)
+        self._running_limits = RunningLimits(dispatcher)
         self.planner = Planner(
             fleet,
             ageing,
             served=self._served_of,
             charge=self._serve,
-            allows=self._allowance.allows,
+            allows=self._running_limits.allows,
         )
-        self._mirror = FleetMirror(
+        self._fleet_mirror = FleetMirror(
             dispatcher.registry, dispatcher.liveness, self.planner, settings.node_late_seconds
         )
         self._reasons = WaitReasonWriter(dispatcher)
@@ -82,10 +82,10 @@ class PlacementLoop:
         self._changed: set[str] = set()
         self._owners: set[int] = set()
         self._stopped = self._distrusted = False
-        self._look_at = self._usage_at = self._check_line_at = float("-inf")
+        self._look_at = self._usage_at = self._check_queue_at = float("-inf")
         self._looking: Iterator[None] | None = None
         self._look_took = 0.0
-        self._thread = threading.Thread(target=self._run, name="desk", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="placement loop", daemon=True)
 
     # -- what others say -----------------------------------------------------------------------------
     def hint(self, *task_ids: str) -> None:
@@ -114,8 +114,8 @@ class PlacementLoop:
             self._something.notify()
 
     def is_known(self, task_id: str) -> bool:
-        """Whether the task is in the line, as far as another thread can tell."""
-        return task_id in self.planner.line
+        """Whether the task is in the wait queue, as far as another thread can tell."""
+        return task_id in self.planner.queue
 
     def start(self) -> None:
         self._thread.start()
@@ -154,7 +154,7 @@ class PlacementLoop:
         not wait for all of it. The first look, and one that was asked for, are made whole by `work`."""
         began = time.monotonic()
         if self._looking is None and float("-inf") < self._look_at <= began:
-            self._looking, self._look_took = self._mirror.look(self._dispatcher.clock()), 0.0
+            self._looking, self._look_took = self._fleet_mirror.look(self._dispatcher.clock()), 0.0
             self._look_at = float("inf")
         if self._looking is None or self._look_at == float("-inf"):
             return
@@ -201,30 +201,30 @@ class PlacementLoop:
                 self._changed |= changed
                 self._owners |= owners
             raise
-        self._reasons.tell(self.planner)
-        self._allowance.tell(self.planner.line)
+        self._reasons.write_reasons(self.planner)
+        self._running_limits.write_reasons(self.planner.queue)
         return placed
 
     def _take_in(self, hints: list[str], changed: set[str], owners: set[int]) -> None:
         now, monotonic = self._dispatcher.clock(), time.monotonic()
         if monotonic >= self._look_at:
-            self._mirror.look_around(now)
+            self._fleet_mirror.look_around(now)
             self._looked(time.monotonic() - monotonic)
         if changed:
-            self._mirror.read(changed, now)
-        if monotonic >= self._check_line_at:
-            self._check_line_at = monotonic + _CHECK_LINE_SECONDS
-            self._check_line()
-        line = self.planner.line
+            self._fleet_mirror.read(changed, now)
+        if monotonic >= self._check_queue_at:
+            self._check_queue_at = monotonic + _CHECK_QUEUE_SECONDS
+            self._check_queue()
+        queue = self.planner.queue
         # Nodes for their owner alone came or went: what is theirs is told apart from now on, or no more.
         own, self._own_only = self._own_only, frozenset(self.planner.fleet.own_only)
         owners = owners | (own ^ self._own_only)
-        again = [task.task_id for owner_id in owners for task in line.of_owner(owner_id)]
-        self._add([task_id for task_id in hints if task_id not in line] + again, now)
-        self._allowance.look(line, now, ended=bool(changed))
+        again = [task.task_id for owner_id in owners for task in queue.of_owner(owner_id)]
+        self._add([task_id for task_id in hints if task_id not in queue] + again, now)
+        self._running_limits.look(queue, now, ended=bool(changed))
         if monotonic >= self._usage_at:
             self._usage_at = monotonic + _USAGE_SECONDS
-            self._served = self._dispatcher.usage.of(self.planner.line.owners(), now)
+            self._served = self._dispatcher.usage.of(self.planner.queue.owners(), now)
 
     def _add(self, task_ids: list[str], now: float) -> None:
         if not task_ids:
@@ -239,7 +239,7 @@ class PlacementLoop:
         )
         strangers = {row.owner_id for row in rows} - self._served.keys()
         self._served |= dispatcher.usage.of(strangers, now)
-        self._allowance.know(rows)
+        self._running_limits.add_tasks(rows)
         self._last |= {row.owner_id for row in rows if row.kind == TaskKind.PROBE}
         nobody: frozenset[int] = frozenset()
         waiting = [
@@ -250,28 +250,28 @@ class PlacementLoop:
                     failed.get(row.id, frozenset()),
                     not_owners.get(row.id, nobody),
                     settings.default_image,
-                    owner_id=self.planner.fleet.owner_of_wish(row.owner_id),
+                    owner_id=self.planner.fleet.owner_that_counts(row.owner_id),
                 ),
                 settings.default_task_memory_mb,
             )
             for row in rows
         ]
         for task in drawn(dispatcher, self.planner.fleet, waiting):
-            self.planner.line.add(task, now)
+            self.planner.queue.add(task, now)
 
-    def _check_line(self) -> None:
-        """Tasks that were stopped, or placed by another dispatcher, leave the line."""
-        line = self.planner.line
-        waiting = line.task_ids()
+    def _check_queue(self) -> None:
+        """Tasks that were stopped, or placed by another dispatcher, leave the wait queue."""
+        queue = self.planner.queue
+        waiting = queue.task_ids()
         rows = self._dispatcher.database.read(lambda c: placing.waiting(c, waiting))
         still = {row.id: Tier(row.tier) for row in rows}
         for task_id in set(waiting) - still.keys():
-            line.discard(task_id)
+            queue.discard(task_id)
         # Whose nodes a run may be on changes with its task's other runs; which tier is open, with credit.
         stale = [
             task_id
             for task_id, tier in still.items()
-            if ids.parent_of(task_id) or _differs(line, task_id, tier)
+            if ids.parent_of(task_id) or _differs(queue, task_id, tier)
         ]
         self._add(stale, self._dispatcher.clock())
 
@@ -279,7 +279,7 @@ class PlacementLoop:
         placed = 0
         tries: Counter[str] = Counter()
         while planned := self.planner.plan(self._dispatcher.clock(), _ROUND):
-            this_round = reserve_and_place(self._dispatcher, self.planner, self._mirror, planned)
+            this_round = reserve_and_place(self._dispatcher, self.planner, self._fleet_mirror, planned)
             for it in (*this_round.refused, *this_round.moved):
                 self._serve(it.task, -1.0)
             charges: defaultdict[int, float] = defaultdict(float)
@@ -305,14 +305,14 @@ class PlacementLoop:
     def _serve(self, task: WaitingTask, times: float = 1.0) -> None:
         """Known here at once, so that the next decision sees it."""
         self._served[task.owner_id] = self._served.get(task.owner_id, 0.0) + times * units_of(task)
-        self._allowance.took(task, int(times))
+        self._running_limits.count_placed(task, int(times))
 
 
-def _differs(line: WaitQueue, task_id: str, tier: Tier) -> bool:
-    task = line.find(task_id)
-    return task is not None and task.wish.tier is not tier
+def _differs(queue: WaitQueue, task_id: str, tier: Tier) -> bool:
+    task = queue.find(task_id)
+    return task is not None and task.requirements.tier is not tier
 
 
 def units_of(task: WaitingTask) -> float:
     """What a placement is charged; the rest follows at the task's end."""
-    return cost_per_minute(task.wish.claim) * EXPECTED_MINUTES
+    return cost_per_minute(task.requirements.claim) * EXPECTED_MINUTES

@@ -27,17 +27,17 @@ class PlacementRound:
     """What became of what was planned."""
 
     placed: list[Planned]
-    refused: list[Planned]  # no room after all; in the line again
+    refused: list[Planned]  # no room after all; in the wait queue again
     moved: list[Planned]  # stopped, or somebody else has placed them
 
 
 def reserve_and_place(
-    dispatcher: Dispatcher, planner: Planner, mirror: FleetMirror, planned: list[Planned]
+    dispatcher: Dispatcher, planner: Planner, fleet_mirror: FleetMirror, planned: list[Planned]
 ) -> PlacementRound:
-    """What Redis refuses goes back into the line, with a fresh look at its node."""
+    """What Redis refuses goes back into the wait queue, with a fresh look at its node."""
     now = dispatcher.clock()
     wanted = {it.task.task_id: _placement(it) for it in planned}
-    tiers = {it.task.task_id: it.task.wish.tier for it in planned}
+    tiers = {it.task.task_id: it.task.requirements.tier for it in planned}
     try:
         answers = dispatcher.registry.reserve_all(
             [
@@ -58,16 +58,16 @@ def reserve_and_place(
     except BaseException:
         # What of it was done is not known: SQL tells when the tasks are tried again.
         for it in planned:
-            planner.line.add(it.task, now)
+            planner.queue.add(it.task, now)
         raise
     refused = [it for it, fit in zip(planned, fits, strict=True) if not fit]
     done = [it for it in planned if it.task.task_id in placed]
     moved = [it for it, fit in zip(planned, fits, strict=True) if fit and it.task.task_id not in placed]
     for it in moved:
         _give_back(dispatcher, wanted[it.task.task_id])
-    mirror.read({it.node_id for it in (*refused, *moved)}, now)
+    fleet_mirror.read({it.node_id for it in (*refused, *moved)}, now)
     for it in refused:
-        planner.line.add(it.task, now)
+        planner.queue.add(it.task, now)
     _tell(dispatcher, planner, [wanted[it.task.task_id] for it in done])
     return PlacementRound(done, refused, moved)
 
@@ -90,7 +90,7 @@ def _placement(planned: Planned) -> Placement:
         task.task_id,
         task.attempt_number + 1,
         planned.node_id,
-        task.wish.claim,
+        task.requirements.claim,
         ids.attempt_id(secrets.token_hex(_TOKEN_BYTES)),
         owner_id=task.owner_id,
     )

@@ -27,7 +27,7 @@ _TELL_SECONDS = 5.0
 
 
 class RunningLimits:
-    """For the desk's thread."""
+    """For the placement loop's thread."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
@@ -37,8 +37,8 @@ class RunningLimits:
         # User -> when they may be told again.
         self._told: dict[int, float] = {}
 
-    def know(self, rows: Iterable[QueuedTask]) -> None:
-        """The owners of these waiting tasks are in the line now."""
+    def add_tasks(self, rows: Iterable[QueuedTask]) -> None:
+        """The owners of these waiting tasks are in the wait queue now."""
         strangers = {row.owner_id for row in rows if row.tier != Tier.HIGH} - self._running.keys()
         if strangers:
             self._count(strangers)
@@ -46,42 +46,42 @@ class RunningLimits:
     def allows(self, task: WaitingTask) -> bool:
         """May its owner have one more on a node?"""
         running = self._running.get(task.owner_id, 0)
-        return not task.limited or running < LIMITS[task.wish.tier].running_tasks
+        return not task.limited or running < LIMITS[task.requirements.tier].running_tasks
 
-    def took(self, task: WaitingTask, times: int) -> None:
+    def count_placed(self, task: WaitingTask, times: int) -> None:
         if task.limited and task.owner_id in self._running:
             self._running[task.owner_id] += times
 
-    def look(self, line: WaitQueue, now: float, *, ended: bool) -> None:
+    def look(self, queue: WaitQueue, now: float, *, ended: bool) -> None:
         """Count again when it is time to; `ended`: something may have ended on a node."""
         monotonic = time.monotonic()
-        patience = _COUNT_AGAIN_SECONDS if ended and line.held else _COUNT_SECONDS
+        patience = _COUNT_AGAIN_SECONDS if ended and queue.held else _COUNT_SECONDS
         if monotonic - self._counted_at < patience:
             return
         self._counted_at = monotonic
-        here = self._running.keys() & line.owners()
+        here = self._running.keys() & queue.owners()
         self._running = {}
         self._count(here)
         # Whoever still has too many is held again when their first task comes up.
-        for owner_id in list(line.held):
-            line.let_go(owner_id, now)
+        for owner_id in list(queue.held):
+            queue.let_go(owner_id, now)
 
     def _count(self, owner_ids: Collection[int]) -> None:
         if owner_ids:
             found = self._dispatcher.database.read(lambda c: placing.running_of(c, owner_ids))
             self._running |= {owner_id: found.get(owner_id, 0) for owner_id in owner_ids}
 
-    def tell(self, line: WaitQueue) -> None:
+    def write_reasons(self, queue: WaitQueue) -> None:
         """Why the tasks of those who are held wait."""
         now = time.monotonic()
-        for owner_id in line.held:
+        for owner_id in queue.held:
             if now < self._told.get(owner_id, 0.0):
                 continue
-            tasks = line.of_owner(owner_id)
+            tasks = queue.of_owner(owner_id)
             self._told[owner_id] = now + _TELL_SECONDS
             if tasks:
-                self._write([task.task_id for task in tasks], owner_id, tasks[0].wish.tier)
-        if len(self._told) > 2 * len(line.held) + 100:
+                self._write([task.task_id for task in tasks], owner_id, tasks[0].requirements.tier)
+        if len(self._told) > 2 * len(queue.held) + 100:
             self._told = {owner_id: until for owner_id, until in self._told.items() if until > now}
 
     def _write(self, task_ids: list[str], owner_id: int, tier: Tier) -> None:

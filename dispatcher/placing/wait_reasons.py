@@ -6,7 +6,7 @@ import logging
 import time
 
 from dispatcher.context import Dispatcher
-from nodepool.domain.scheduling.placement import Wish
+from nodepool.domain.scheduling.placement import Requirements
 from nodepool.domain.scheduling.planner import Planner
 from nodepool.domain.tasks.reasons import Reason
 from nodepool.stores.sql import placements as placing
@@ -22,24 +22,24 @@ class WaitReasonWriter:
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
-        # By wish: until when nothing is told again, and to how many it was.
-        self._told: dict[Wish, tuple[float, int]] = {}
+        # By requirements: until when nothing is told again, and to how many it was.
+        self._told: dict[Requirements, tuple[float, int]] = {}
 
-    def tell(self, planner: Planner) -> None:
+    def write_reasons(self, planner: Planner) -> None:
         now = time.monotonic()
-        for group in planner.line.groups():
+        for group in planner.queue.groups():
             if not group.blocked:
                 continue
-            until, count = self._told.get(group.wish, (0.0, 0))
+            until, count = self._told.get(group.requirements, (0.0, 0))
             if now < until and group.waiting <= count:
                 continue
-            tasks = planner.line.tasks_of(group)
+            tasks = planner.queue.tasks_of(group)
             # Those whose owner is held are told of that.
-            ids = [task.task_id for task in tasks if task.owner_id not in planner.line.held]
-            self._told[group.wish] = (now + _TELL_SECONDS, len(ids))
+            ids = [task.task_id for task in tasks if task.owner_id not in planner.queue.held]
+            self._told[group.requirements] = (now + _TELL_SECONDS, len(ids))
             self._write(ids, planner.decide(group).reason())
-        if len(self._told) > 2 * len(planner.line.groups()) + 100:
-            self._told = {wish: told for wish, told in self._told.items() if told[0] > now}
+        if len(self._told) > 2 * len(planner.queue.groups()) + 100:
+            self._told = {requirements: told for requirements, told in self._told.items() if told[0] > now}
 
     def _write(self, task_ids: list[str], reason: Reason) -> None:
         dispatcher, now = self._dispatcher, self._dispatcher.clock()

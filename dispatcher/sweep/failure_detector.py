@@ -33,15 +33,15 @@ class FailureDetector:
 
     def __init__(self, now: float, late_seconds: float) -> None:
         self._late_seconds = late_seconds
-        self._deaf_until = now
+        self._silence_counts_from = now
         self._heard_at: dict[str, float] = {}
         self._witnessed: set[str] = set()
 
-    def deaf(self, now: float) -> None:
+    def forget_silence(self, now: float) -> None:
         """Until now nobody could be heard: everybody gets the full time again."""
-        self._deaf_until = now
+        self._silence_counts_from = now
 
-    def listen(
+    def late_nodes(
         self, beats: Iterable[ExpectedNode], signs: Iterable[NodeHeartbeat], now: float
     ) -> dict[str, float]:
         """The late ones, and when each was last heard of."""
@@ -55,7 +55,7 @@ class FailureDetector:
             elif node_id in self._witnessed:
                 witnessed.add(node_id)
             heard_at[node_id] = heard
-            heard = max(heard, self._deaf_until)
+            heard = max(heard, self._silence_counts_from)
             if now - heard > self._late_seconds:
                 late[node_id] = heard
         self._heard_at, self._witnessed = heard_at, witnessed
@@ -64,7 +64,7 @@ class FailureDetector:
     def next_late(self, busy: Collection[str], now: float) -> float:
         """In how many seconds the first of these nodes will be late that is not, if it stays silent."""
         left = (
-            max(self._heard_at.get(node_id, now), self._deaf_until) + self._late_seconds - now
+            max(self._heard_at.get(node_id, now), self._silence_counts_from) + self._late_seconds - now
             for node_id in busy
         )
         return min((seconds for seconds in left if seconds >= 0), default=float("inf"))

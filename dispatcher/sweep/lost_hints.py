@@ -13,16 +13,16 @@ _MIN_HINT_AGE_SECONDS = 5.0
 _MAX_WAITING_HINTS = 1000
 
 
-def tell_again(dispatcher: Dispatcher, desk: PlacementLoop) -> None:
+def tell_again(dispatcher: Dispatcher, placement_loop: PlacementLoop) -> None:
     """Tell of waiting tasks whose hint may be lost: this dispatcher at once, all of them by a new hint."""
     now = dispatcher.clock()
     oldest = dispatcher.database.read(lambda c: task_store.queued(c, _TOLD_AT_ONCE))
-    desk.hint(*(row.id for row in oldest if not desk.is_known(row.id)))
+    placement_loop.hint(*(row.id for row in oldest if not placement_loop.is_known(row.id)))
     before = now - max(_MIN_HINT_AGE_SECONDS, 2 * dispatcher.settings.sweep_period_seconds)
     stale = dispatcher.database.read(lambda c: task_store.queued(c, _TOLD_AT_ONCE, hinted_before=before))
     if not stale:
         return
-    desk.hint(*(row.id for row in stale if not desk.is_known(row.id)))
+    placement_loop.hint(*(row.id for row in stale if not placement_loop.is_known(row.id)))
     room = {
         queue: _MAX_WAITING_HINTS - dispatcher.registry.queue_length(queue)
         for queue in {partition_queue(row.tier, row.region) for row in stale}

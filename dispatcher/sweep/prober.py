@@ -54,9 +54,9 @@ _MIB_PER_GIB_BITS, _BYTES_PER_GIB_BITS = 10, 30
 class Prober:
     """For one thread."""
 
-    def __init__(self, dispatcher: Dispatcher, desk: PlacementLoop) -> None:
+    def __init__(self, dispatcher: Dispatcher, placement_loop: PlacementLoop) -> None:
         self._dispatcher = dispatcher
-        self._desk = desk
+        self._placement_loop = placement_loop
         self._files: FileStore | None = None
         self._random = secrets.SystemRandom()
         self._next_at = float("-inf")
@@ -131,7 +131,7 @@ class Prober:
         again = now + self._period_seconds
         if dispatcher.database.write(lambda c: probe_store.add(c, new, due_again=again, now=now)):
             log.info("node %s is probed: %s", node.id, new.task_id)
-            self._desk.hint(new.task_id)
+            self._placement_loop.hint(new.task_id)
 
     # -- what came of it ---------------------------------------------------------------------------------
     def _follow(self, probe: OpenProbe, now: float) -> bool:
@@ -157,7 +157,7 @@ class Prober:
         self._tidy_up(probe)
         if closed is None:
             return
-        self._desk.hint(*(run.task_id for run in closed.added))
+        self._placement_loop.hint(*(run.task_id for run in closed.added))
         log.info("the probe of node %s: %s after %.1f s", probe.node_id, closing.verdict,
                  probe.ran_seconds)  # fmt: skip
         if closing.belief.measured != probe.measured_cpu_score:

@@ -49,9 +49,9 @@ _SHOUT_SECONDS = 30.0
 class Sweeper:
     """A thread beside the worker, so that a backlog of hints cannot hold the sweep up."""
 
-    def __init__(self, dispatcher: Dispatcher, desk: PlacementLoop) -> None:
+    def __init__(self, dispatcher: Dispatcher, placement_loop: PlacementLoop) -> None:
         self._dispatcher = dispatcher
-        self._desk = desk
+        self._placement_loop = placement_loop
         self._stopped = threading.Event()
         self._lock = SweepLock(dispatcher.redis)
         now = dispatcher.clock()
@@ -61,11 +61,11 @@ class Sweeper:
         self._overtime = OverdueAttempts(dispatcher)
         self._allocator = Reclaimer(dispatcher)
         self._credit_drift = CreditDrift(dispatcher)
-        self._prober = Prober(dispatcher, desk)
+        self._prober = Prober(dispatcher, placement_loop)
         self._comparisons = PendingVotes(dispatcher)
         self._storage = StoredFiles(dispatcher)
         self._broker_guard = BrokerGuard(dispatcher.redis, dispatcher.settings.broker_connections_per_node)
-        self._hearing = FailureDetector(now, dispatcher.settings.node_late_seconds)
+        self._failure_detector = FailureDetector(now, dispatcher.settings.node_late_seconds)
         # Who is asked in a pass whether it still has its work.
         self._questioned = RotatingSlices(_QUESTIONED_WITHIN_PASSES)
         # Nobody can begin an attempt while no gateway serves.
@@ -113,7 +113,7 @@ class Sweeper:
 
     def _distrust(self) -> None:
         """Nobody can be heard while Redis is away, so nobody is late for it; and it may have forgotten."""
-        self._hearing.deaf(self._dispatcher.clock())
+        self._failure_detector.forget_silence(self._dispatcher.clock())
         self._reconciler.distrust()
 
     def _set_pace(self, nodes: int) -> None:
@@ -141,18 +141,18 @@ class Sweeper:
         self._reconciler.restore(known, ids, live, signs)
         self._set_pace(len(ids))
         kinds = {node.id: node.kind for node in nodes}
-        late = self._hearing.listen([self._beat(node) for node in nodes], signs, now)
+        late = self._failure_detector.late_nodes([self._beat(node) for node in nodes], signs, now)
         reports = self._end_lost(live, late, kinds)
         if NodeKind.PUSHED in kinds.values():
             self._pushed.look(self._gateway_back_at)
-        self._next_late_at = now + self._hearing.next_late(live.keys(), now)
+        self._next_late_at = now + self._failure_detector.next_late(live.keys(), now)
         self._stop_again(live)
         self._allocator.adjust(live, reports)
         self._broker_guard.look()
         self._comparisons.settle()
         self._storage.settle()
         self._credit_drift.look()
-        tell_again(dispatcher, self._desk)
+        tell_again(dispatcher, self._placement_loop)
         self._prober.look()
 
     def _beat(self, node: NodePresence) -> ExpectedNode:
@@ -181,7 +181,7 @@ class Sweeper:
 
     def _brake(self, late: dict[str, float], busy: Collection[str], now: float) -> frozenset[str]:
         """Late nodes whose work stays theirs for now."""
-        held = self._hearing.braked(late, busy, now)
+        held = self._failure_detector.braked(late, busy, now)
         if held and self._liveness.operator_released():
             log.warning("the operator says that %d silent nodes are really gone", len(held))
             return frozenset()

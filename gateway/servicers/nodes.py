@@ -99,7 +99,7 @@ class NodeManagerServicer(rpc.NodeManagerServiceServicer):
                 raise
             sha256 = end.result_sha256 if told.has_result else ""
             told = await self._digests.added(identity.user_id, end.attempt_id, told, sha256)
-            await gateway.run(agent_attempts.tell_end, gateway, identity, end, told)
+            await gateway.run(agent_attempts.finish, gateway, identity, end, told)
         return pb.FinishAttemptResponse(success=True, message="the end is kept")
 
     async def _take_result(

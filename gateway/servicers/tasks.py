@@ -37,7 +37,7 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
 
     async def UploadTask(self, request: pb.UploadTaskRequest, context: Context) -> pb.UploadTaskResponse:
         gateway = self._gateway
-        columns = submit_task.wishes(gateway, request)
+        columns = submit_task.requested_task(gateway, request)
         announced = Announced(request.package_bytes, request.package_sha256)
         announced.take(request.task_zip)
         announced.check_whole()
@@ -51,7 +51,7 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
         first = await anext(aiter(request_iterator), None)
         if first is None or first.WhichOneof("part") != "task":
             raise InvalidInputError("the first message must be the task")
-        columns = submit_task.wishes(gateway, first.task)
+        columns = submit_task.requested_task(gateway, first.task)
         submit_task.check_size(gateway, first.task.package_bytes)
         size, sha256 = first.task.package_bytes, first.task.package_sha256
         announced = Announced(size, sha256)
@@ -209,7 +209,7 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
             if done.live:
                 end = await self._digests.added(identity.user_id, done.attempt_id, done.end)
                 done = replace(done, end=end)
-            await gateway.run(pushed_attempts.tell_end, gateway, identity, done)
+            await gateway.run(pushed_attempts.finish_attempt, gateway, identity, done)
         return pb.StatusResponse(success=True, message="the end is kept")
 
 

@@ -189,7 +189,7 @@ def take_end(gateway: Gateway, end: pb.AttemptEnd, writer: Writer | None) -> End
     )
 
 
-def tell_end(gateway: Gateway, identity: CallerIdentity, end: pb.AttemptEnd, told: End) -> None:
+def finish(gateway: Gateway, identity: CallerIdentity, end: pb.AttemptEnd, told: End) -> None:
     """End the attempt. A stale attempt's result is removed again."""
     try:
         gateway.lifecycle.end_attempt(end.attempt_id, end.node_id, identity.user_id, told)

@@ -42,11 +42,11 @@ from nodepool.stores.sql import (
 from nodepool.stores.sql.task_rows import OwnedTask, QueuedTask
 from nodepool.stores.sql.users import credit_score
 
-_NODES_SECONDS, _LINE_SECONDS, _STARTS_SECONDS = 1.0, 2.0, 5.0
+_NODES_SECONDS, _QUEUE_SECONDS, _STARTS_SECONDS = 1.0, 2.0, 5.0
 # As far back as tasks are counted that were started.
 _WINDOW_SECONDS = 600.0
 # The order of more than these is not played through; the count is of all.
-_MAX_IN_LINE = 20_000
+_MAX_IN_ORDER = 20_000
 # Tasks of equal needs have one explanation.
 _MAX_EXPLAINED = 256
 # A dry run may leave the id out.
@@ -60,13 +60,13 @@ class _FleetView:
     pool: PoolView
     explained: dict[PlacementRequest, PlacementExplanation] = field(default_factory=dict)
 
-    def explain(self, asked: PlacementRequest) -> PlacementExplanation:
-        asked = replace(asked, owner_id=self.pool.fleet.owner_of_wish(asked.owner_id))
-        found = self.explained.get(asked)
+    def explain(self, wanted: PlacementRequest) -> PlacementExplanation:
+        wanted = replace(wanted, owner_id=self.pool.fleet.owner_that_counts(wanted.owner_id))
+        found = self.explained.get(wanted)
         if found is None:
-            found = explain(asked, self.pool)
+            found = explain(wanted, self.pool)
             if len(self.explained) < _MAX_EXPLAINED:
-                self.explained[asked] = found
+                self.explained[wanted] = found
         return found
 
 
@@ -77,9 +77,9 @@ class _QueueView:
 
     def limit(self) -> str:
         """Words for where not all of those who wait were looked at."""
-        if self.waiting <= _MAX_IN_LINE:
+        if self.waiting <= _MAX_IN_ORDER:
             return ""
-        return f"; of {self.waiting} that wait only the oldest {_MAX_IN_LINE} were put in order"
+        return f"; of {self.waiting} that wait only the oldest {_MAX_IN_ORDER} were put in order"
 
 
 class Explainer:
@@ -93,7 +93,7 @@ class Explainer:
             settings.tier_ageing_seconds, settings.priority_ageing_seconds, settings.region_patience_seconds
         )
         self._nodes = TimedCache(self._look_at_nodes, _NODES_SECONDS, monotonic)
-        self._line = TimedCache(self._look_at_line, _LINE_SECONDS, monotonic)
+        self._queue = TimedCache(self._look_at_queue, _QUEUE_SECONDS, monotonic)
         self._starts = TimedCache(self._look_at_starts, _STARTS_SECONDS, monotonic)
 
     def explain(self, identity: CallerIdentity, request: pb.ExplainTaskRequest) -> pb.ExplainTaskResponse:
@@ -123,11 +123,11 @@ class Explainer:
         waited = self._gateway.clock() - (row.queued_at or row.created_at)
         left = self._gateway.settings.region_patience_seconds - waited
         relaxed = row.location_mode == LocationMode.PREFER and left <= 0
-        asked = self._asked(row, excluded, not_owners, relaxed=relaxed)
-        answer = self._of_waiting(asked, self._queued(row, asked), left)
+        wanted = self._request_of(row, excluded, not_owners, relaxed=relaxed)
+        answer = self._of_waiting(wanted, self._queued(row, wanted), left)
         answer.state = task.state
         self._add_held(answer, row)
-        return _priced(answer, asked.needs, row.max_minutes, task.replicas)
+        return _priced(answer, wanted.needs, row.max_minutes, task.replicas)
 
     def _waiting_run(self, task: OwnedTask) -> tuple[OwnedTask, frozenset[int]]:
         """Of a task with several runs one that waits, and the owners whose nodes may not have it."""
@@ -155,7 +155,7 @@ class Explainer:
     def _of_dry_run(self, identity: CallerIdentity, task: pb.UploadTaskRequest) -> pb.ExplainTaskResponse:
         """What submitting it now would meet. Refused for what a submit would be refused for."""
         task.task_id = task.task_id or _PLACEHOLDER_ID
-        columns = submit_task.wishes(self._gateway, task)
+        columns = submit_task.requested_task(self._gateway, task)
         score = self._gateway.database.read(lambda c: credit_score(c, identity.user_id))
         submit_task.check_access(columns, score)
         now = self._gateway.clock()
@@ -164,24 +164,24 @@ class Explainer:
         max_minutes, replicas = columns["max_minutes"], columns["replicas"]
         # The first of several runs is kept from its owner's own nodes.
         not_owners = frozenset({identity.user_id} if replicas > 1 else ())
-        asked = self._asked(row, frozenset(), not_owners)
+        wanted = self._request_of(row, frozenset(), not_owners)
         patience = self._gateway.settings.region_patience_seconds
-        answer = self._of_waiting(asked, self._queued(row, asked), patience)
-        return _priced(answer, asked.needs, max_minutes, replicas)
+        answer = self._of_waiting(wanted, self._queued(row, wanted), patience)
+        return _priced(answer, wanted.needs, max_minutes, replicas)
 
     def _of_waiting(
-        self, asked: PlacementRequest, task: WaitingTask, patience_left: float
+        self, wanted: PlacementRequest, task: WaitingTask, patience_left: float
     ) -> pb.ExplainTaskResponse:
         try:
-            nodes, line, starts = self._nodes.get(), self._line.get(), self._starts.get()
+            nodes, queue, starts = self._nodes.get(), self._queue.get(), self._starts.get()
         except UnavailableError as error:
             raise UnavailableError(
                 f"nothing can be said of what waits while a part of the pool is away: {error}. "
                 "A task that was accepted is kept, and is placed as soon as the part is back"
             ) from error
-        explanation = nodes.explain(asked)
+        explanation = nodes.explain(wanted)
         decision = explanation.decision
-        place, ahead = line.turns.place_of(task.task_id) or line.turns.place_for(task)
+        place, ahead = queue.turns.place_of(task.task_id) or queue.turns.place_for(task)
         position = place if task.task_id else 0
         wait = estimate(
             explanation,
@@ -206,9 +206,9 @@ class Explainer:
                 for one in explanation.suggestions
             ],
             position=position,
-            waiting_tasks=max(line.waiting, position),
+            waiting_tasks=max(queue.waiting, position),
             estimated_wait_seconds=wait.seconds,
-            estimate_basis=wait.basis + line.limit(),
+            estimate_basis=wait.basis + queue.limit(),
         )
 
     # -- what is kept --------------------------------------------------------------------------------
@@ -228,21 +228,21 @@ class Explainer:
             )
         )
 
-    def _look_at_line(self) -> _QueueView:
+    def _look_at_queue(self) -> _QueueView:
         now = self._gateway.clock()
         rows, waiting = self._gateway.database.read(
-            lambda c: (queue_statistics.oldest_waiting(c, _MAX_IN_LINE), queue_statistics.count_waiting(c))
+            lambda c: (queue_statistics.oldest_waiting(c, _MAX_IN_ORDER), queue_statistics.count_waiting(c))
         )
         served = self._usage.of({row.owner_id for row in rows}, now)
         hopeless = frozenset(row.id for row in rows if row.reason_code == ReasonCode.NO_NODE_EVER)
-        line = [self._queued(row, self._asked(row, frozenset(), frozenset())) for row in rows]
-        return _QueueView(QueueOrder(line, self._ageing, served, now, hopeless=hopeless), waiting)
+        queue = [self._queued(row, self._request_of(row, frozenset(), frozenset())) for row in rows]
+        return _QueueView(QueueOrder(queue, self._ageing, served, now, hopeless=hopeless), waiting)
 
     def _look_at_starts(self) -> dict[str, int]:
         since = self._gateway.clock() - _WINDOW_SECONDS
         return self._gateway.database.read(lambda c: queue_statistics.starts_since(c, since))
 
-    def _asked(
+    def _request_of(
         self,
         row: OwnedTask | QueuedTask,
         excluded: frozenset[str],
@@ -253,9 +253,9 @@ class Explainer:
         image = self._gateway.settings.default_image
         return request_of(row, excluded, not_owners, image, relaxed=relaxed, owner_id=row.owner_id)
 
-    def _queued(self, row: OwnedTask | QueuedTask, asked: PlacementRequest) -> WaitingTask:
+    def _queued(self, row: OwnedTask | QueuedTask, wanted: PlacementRequest) -> WaitingTask:
         # Whose it is makes no difference to its place in the wait queue.
-        return waiting_task(row, replace(asked, owner_id=0), self._gateway.settings.default_task_memory_mb)
+        return waiting_task(row, replace(wanted, owner_id=0), self._gateway.settings.default_task_memory_mb)
 
 
 def _as_queued(columns: RequestedTask, owner_id: int, tier: Tier, now: float) -> QueuedTask:

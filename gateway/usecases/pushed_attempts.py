@@ -160,6 +160,6 @@ def completed(
     return Completed(row.id, row.node_id, end, live)
 
 
-def tell_end(gateway: Gateway, identity: CallerIdentity, done: Completed) -> None:
+def finish_attempt(gateway: Gateway, identity: CallerIdentity, done: Completed) -> None:
     gateway.lifecycle.end_attempt(done.attempt_id, done.node_id, identity.user_id, done.end)
     forget_losers(gateway.database, gateway.files, done.attempt_id)

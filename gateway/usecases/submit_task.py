@@ -81,7 +81,7 @@ def check_before_it_comes(
     _check_cheap(gateway, owner, _row_of(owner, columns, size, sha256))
 
 
-def wishes(gateway: Gateway, request: pb.UploadTaskRequest) -> RequestedTask:
+def requested_task(gateway: Gateway, request: pb.UploadTaskRequest) -> RequestedTask:
     """The task's columns that the request decides. Raises InvalidInputError for what cannot be."""
     settings = gateway.settings
     check_task_id(request.task_id)

@@ -1,4 +1,4 @@
-"""What every command is given: the environment, the command line's global wishes, how to answer."""
+"""What every command is given: the environment, the command line's global options, how to answer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _Function = TypeVar("_Function", bound=Any)
 @dataclass(slots=True)
 class App:
     environment: Mapping[str, str]
-    wishes: config.Wishes = field(default_factory=config.Wishes)
+    options: config.CommandLineOptions = field(default_factory=config.CommandLineOptions)
     json: bool = False
 
     @property
@@ -27,7 +27,7 @@ class App:
         return config.profile_path(self.environment)
 
     def connection(self) -> config.Connection:
-        return config.resolve(config.load(self.profile_path), self.environment, self.wishes)
+        return config.resolve(config.load(self.profile_path), self.environment, self.options)
 
     def answer(self, value: Any) -> None:
         """The machine-readable answer: one JSON value on one line of stdout."""

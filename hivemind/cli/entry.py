@@ -16,7 +16,7 @@ import click
 from hivemind.cli import plugins
 from hivemind.cli.app import App
 from hivemind.cli.render.plain_text import json_line, one_line
-from hivemind.config import Wishes
+from hivemind.config import CommandLineOptions
 from hivemind.errors import EXIT_CODE_MEANINGS, ClientError, ExitCode
 from nodepool.domain.errors import InvalidInputError, NodePoolError
 from nodepool.starting import DISTRIBUTION, missing
@@ -119,7 +119,7 @@ def cli(
     """Run code on a pool of other people's computers."""
     app = context.ensure_object(App)
     app.json = app.json or as_json
-    app.wishes = Wishes(
+    app.options = CommandLineOptions(
         gateway=gateway,
         # Without TLS the file would be ignored without a word.
         tls=True if ca_file and tls is None else tls,

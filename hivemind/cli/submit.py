@@ -108,13 +108,13 @@ def submit(
         raise click.UsageError("--dry-run sends nothing that --follow could show")
     if output:
         check_destination(output, overwrite=force)
-    wishes = TaskNeeds(**{name: value for name, value in needs.items() if value is not None})
+    options = TaskNeeds(**{name: value for name, value in needs.items() if value is not None})
     if is_dry:
-        dry_run(app, path, wishes)
+        dry_run(app, path, options)
         return ExitCode.OK
     with connect(app) as pool:
         with transfer_bar("upload", shown=not app.json) as progress:
-            sent = pool.submit(path, wishes, task_id=task_id, progress=progress)
+            sent = pool.submit(path, options, task_id=task_id, progress=progress)
         for warning in sent.warnings:
             app.notice(f"warning: {warning}")
         if not follows:

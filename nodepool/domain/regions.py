@@ -46,14 +46,14 @@ MAX_DISTANCE = 5
 
 
 def distance(one: str, other: str) -> int:
-    """Steps between two regions: 0 the same (or no wish), MAX_DISTANCE when one of them is unknown."""
+    """Steps between two regions: 0 the same (or any region), MAX_DISTANCE when one of them is unknown."""
     if one == other or ANY in (one, other):
         return 0
     return _DISTANCE.get(frozenset({one, other}), MAX_DISTANCE)
 
 
 def task_region(word: str) -> str:
-    """The slug of the region a task wishes for; empty or `Any` is no wish."""
+    """The slug of the region a task asks for; empty or `Any` asks for none."""
     key = word.strip().casefold()
     return ANY if key in {"", ANY} else _slug(key, word)
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from gateway.context import Gateway
-from gateway.usecases.submit_task import SAME_ON_REPEAT, wishes
+from gateway.usecases.submit_task import SAME_ON_REPEAT, requested_task
 from hivemind.cli.submit import submit
 from hivemind.models import TaskInfo, TaskNeeds, needs_to_wire
 from nodepool.protocol import nodepool_pb2 as pb
@@ -135,7 +135,7 @@ def test_a_wish_comes_from_the_sdk_into_the_row(name: str) -> None:
 
 def _row(request: pb.UploadTaskRequest) -> Mapping[str, Any]:
     # Nothing of the gateway is asked here but its settings.
-    return wishes(cast(Gateway, SimpleNamespace(settings=SETTINGS)), request)
+    return requested_task(cast(Gateway, SimpleNamespace(settings=SETTINGS)), request)
 
 
 def test_no_reason_stands_for_a_field_that_is_gone() -> None:

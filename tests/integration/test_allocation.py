@@ -252,7 +252,7 @@ def test_a_node_that_says_nothing_is_used_keeps_its_runs_their_claims(fleet: Mea
 def test_a_new_sweeper_takes_nothing_before_it_has_watched(fleet: Measured) -> None:
     big = fleet.placed(**BIG)
     fleet.measure({big: 1000}, after=RECLAIM_AFTER)
-    fleet.sweeper = Sweeper(fleet.dispatcher, fleet.desk)
+    fleet.sweeper = Sweeper(fleet.dispatcher, fleet.placement_loop)
     fleet.measure({big: 1000}, after=RECLAIM_AFTER)
     assert fleet.kept(big) == [6144]
     fleet.measure({big: 1000}, after=RECLAIM_AFTER)

@@ -1,4 +1,4 @@
-"""Hints that wait are taken many at once, in the order of trust, and the desk places what they name."""
+"""Hints that wait are taken many at once, in the order of trust, and what they name is placed."""
 
 from __future__ import annotations
 
@@ -82,11 +82,11 @@ def test_a_desk_that_hears_of_one_task_takes_the_hints_that_wait(
     dispatcher.lifecycle.sync_node("n1")
     dispatcher.redis.set(keys.report("n1"), "{}", ex=keys.REPORT_TTL_SECONDS)
     publisher.send_all([(PLACE, task_id, "high.any") for task_id in others])
-    desk = PlacementLoop(dispatcher)
-    desk.start()
+    placement_loop = PlacementLoop(dispatcher)
+    placement_loop.start()
     try:
-        desk.hint(first)
+        placement_loop.hint(first)
         wait_until(lambda: len(dispatcher.database.read(task_store.live_attempts)) == 10, "all are placed")
     finally:
-        desk.stop()
+        placement_loop.stop()
     assert dispatcher.redis.llen("high.any") == 0

@@ -105,16 +105,19 @@ def test_waiting_tasks_follow_their_owners_score_without_a_look_at_the_whole_lin
     assert pool.place(*both) == 1
     first, second = sorted(both, key=lambda task_id: pool.row(task_id).state)
     assert pool.row(second).state == "QUEUED"
-    listener = NodeEventListener(pool.dispatcher.redis, pool.desk)
+    listener = NodeEventListener(pool.dispatcher.redis, pool.placement_loop)
     listener.start()
     try:
         redis = pool.dispatcher.redis
         wait_until(lambda: redis.pubsub_numsub("owner-events")[0][1] == 1, "the listener listens")
-        pool.desk.work()
+        pool.placement_loop.work()
         pool.set_score(user, 10)
         assert pool.row(second).tier == "low"
         wait_until(
-            lambda: pool.desk.work() >= 0 and _tier_in_line(pool.desk, second) is Tier.LOW, "it is low"
+            lambda: (
+                pool.placement_loop.work() >= 0 and _tier_in_queue(pool.placement_loop, second) is Tier.LOW
+            ),
+            "it is low",
         )
         pool.end(first)
         # Nothing but a trusted node is there, and the task may not have it any more.
@@ -124,9 +127,9 @@ def test_waiting_tasks_follow_their_owners_score_without_a_look_at_the_whole_lin
         listener.stop()
 
 
-def _tier_in_line(desk: PlacementLoop, task_id: str) -> Tier | None:
-    task = desk.planner.line.find(task_id)
-    return task.wish.tier if task else None
+def _tier_in_queue(placement_loop: PlacementLoop, task_id: str) -> Tier | None:
+    task = placement_loop.planner.queue.find(task_id)
+    return task.requirements.tier if task else None
 
 
 def test_a_change_that_nobody_heard_of_is_made_up_by_the_sweep(pool: Pool) -> None:
@@ -191,7 +194,7 @@ def test_a_better_score_lets_the_rest_run(pool: Pool) -> None:
     mine = pool.tasks_of(low, LIMIT + 3, Tier.LOW)
     assert pool.place(*mine) == LIMIT
     pool.set_score(low, 60)
-    pool.desk.owner_changed(low)
+    pool.placement_loop.owner_changed(low)
 
     def all_run() -> bool:
         pool.place()

@@ -197,9 +197,9 @@ def test_a_change_that_is_told_when_the_fleet_is_looked_at_anyway_is_seen(stage:
     modest = stage.task(tier="low")
     assert stage.place(modest) == 0
     stage.score(10)
-    stage.desk.node_changed("n1")
-    stage.desk._look_at = float("-inf")  # as it is every second
-    assert stage.desk.work() == 1
+    stage.placement_loop.node_changed("n1")
+    stage.placement_loop._look_at = float("-inf")  # as it is every second
+    assert stage.placement_loop.work() == 1
 
 
 def test_a_node_that_registers_with_other_hardware_is_recomputed_and_keeps_what_runs(stage: Stage) -> None:

@@ -121,13 +121,13 @@ def test_when_its_one_task_ends_the_newcomer_gets_the_next_one(stage: Stage) -> 
 
 def test_two_dispatchers_that_see_the_node_free_give_it_one_task(stage: Stage) -> None:
     stage.trusted_node("old", max_tasks=1)
-    desks = [PlacementLoop(stage.dispatcher) for _ in range(2)]
-    for desk in desks:
-        assert desk.work() == 0  # both have their picture of the fleet now
+    placement_loops = [PlacementLoop(stage.dispatcher) for _ in range(2)]
+    for placement_loop in placement_loops:
+        assert placement_loop.work() == 0  # both have their picture of the fleet now
     waiting = stage.tasks(4)
-    for number, desk in enumerate(desks):
-        desk.hint(*waiting[2 * number : 2 * number + 2])
-        desk.work()
+    for number, placement_loop in enumerate(placement_loops):
+        placement_loop.hint(*waiting[2 * number : 2 * number + 2])
+        placement_loop.work()
     assert len(stage.on("new", *waiting)) == 1
     assert len(stage.on("old", *waiting)) == 1
 

@@ -1,4 +1,4 @@
-"""The desk on a real Valkey and SQLite: who is next, several dispatchers at once, events, and lost stores."""
+"""The placement loop on a real Valkey and SQLite: who is next, several dispatchers, events, lost stores."""
 
 from __future__ import annotations
 
@@ -160,20 +160,20 @@ def test_a_task_that_asks_for_trust_does_not_run_on_strangers_machines(pool: Poo
 def test_two_dispatchers_fill_a_fleet_to_the_brim_and_nothing_more(pool: Pool) -> None:
     nodes = [pool.node(f"n{number:02}", max_tasks=4) for number in range(20)]
     ids = pool.tasks_of(pool.owner_id, 100)
-    desks = [pool.desk, PlacementLoop(pool.dispatcher)]
-    for desk, some in zip(desks, (ids[:70], ids[30:]), strict=True):
-        desk.hint(*some)
+    placement_loops = [pool.placement_loop, PlacementLoop(pool.dispatcher)]
+    for placement_loop, some in zip(placement_loops, (ids[:70], ids[30:]), strict=True):
+        placement_loop.hint(*some)
     together = threading.Barrier(2)
 
-    def work(desk: PlacementLoop) -> int:
+    def work(placement_loop: PlacementLoop) -> int:
         together.wait()
-        return desk.work()
+        return placement_loop.work()
 
     with ThreadPoolExecutor(2) as threads:
-        placed = sum(threads.map(work, desks))
-    for desk in desks * 2:
-        desk.look_again()
-        placed += desk.work()
+        placed = sum(threads.map(work, placement_loops))
+    for placement_loop in placement_loops * 2:
+        placement_loop.look_again()
+        placed += placement_loop.work()
     assert placed == len(pool.running()) == len(set(pool.running())) == 80
     pool.check_nothing_is_over_allocated(nodes)
 
@@ -193,10 +193,10 @@ def test_what_was_under_way_when_redis_went_is_tried_again(pool: Pool, valkey: T
     pool.node("n1")
     task_id = pool.task()
     pool.place()
-    pool.desk.hint(task_id)
+    pool.placement_loop.hint(task_id)
     valkey.kill()
     with pytest.raises(UnavailableError):
-        pool.desk.work()
+        pool.placement_loop.work()
     valkey.restart()
     pool.dispatcher.lifecycle.sync_node("n1")
     pool.report("n1")
@@ -205,13 +205,13 @@ def test_what_was_under_way_when_redis_went_is_tried_again(pool: Pool, valkey: T
 
 def test_a_running_desk_places_what_it_hears_of(pool: Pool) -> None:
     """With its threads: a hint, room that comes back, and a node that joins, each without a look around."""
-    listener = NodeEventListener(pool.dispatcher.redis, pool.desk)
+    listener = NodeEventListener(pool.dispatcher.redis, pool.placement_loop)
     listener.start()
-    pool.desk.start()
+    pool.placement_loop.start()
     try:
         pool.node("n1", max_tasks=1)
         first, second, third = (pool.task() for _ in range(3))
-        pool.desk.hint(first, second, third)
+        pool.placement_loop.hint(first, second, third)
         wait_until(lambda: len(pool.running()) == 1, "the node has a task")
         (running,) = pool.running()
         pool.end(running)
@@ -219,5 +219,5 @@ def test_a_running_desk_places_what_it_hears_of(pool: Pool) -> None:
         pool.node("n2", max_tasks=1)
         wait_until(lambda: len(pool.running()) == 2, "the node that joined has the last one")
     finally:
-        pool.desk.stop()
+        pool.placement_loop.stop()
         listener.stop()

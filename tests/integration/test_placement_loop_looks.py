@@ -1,4 +1,4 @@
-"""The desk's own thread looks at the fleet again and again, in parts: what no event has told it sees too."""
+"""The placement loop looks at the fleet again and again, in parts: what no event has told it sees too."""
 
 from __future__ import annotations
 
@@ -55,38 +55,38 @@ def test_every_part_of_the_fleet_is_looked_at(dispatcher: Dispatcher) -> None:
         dispatcher.database.write(lambda c: add_task(c, owner_id, cpu_score=4000, memory_gb=8))
         for _ in range(3)
     ]
-    desk = PlacementLoop(dispatcher)
-    desk.hint(*tasks)
-    desk.start()
+    placement_loop = PlacementLoop(dispatcher)
+    placement_loop.hint(*tasks)
+    placement_loop.start()
     try:
-        wait_until(lambda: len(desk.planner.line) == 3, "the tasks wait")
+        wait_until(lambda: len(placement_loop.planner.queue) == 3, "the tasks wait")
         for count, node_id in enumerate((ids[0], ids[-1], ids[NODES // 2]), 1):
             dispatcher.redis.set(keys.report(node_id), "{}", ex=keys.REPORT_TTL_SECONDS)
             wait_until(lambda: len(placed_on(dispatcher)) == count, "the node is seen", 120)  # noqa: B023
             assert node_id in placed_on(dispatcher)
     finally:
-        desk.stop()
+        placement_loop.stop()
 
 
 def test_a_node_whose_history_alone_changed_does_not_have_all_wishes_worked_out_anew(
     dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nodes(dispatcher)
-    desk = PlacementLoop(dispatcher)
-    desk.work()
+    placement_loop = PlacementLoop(dispatcher)
+    placement_loop.work()
     anew: list[float] = []
     monkeypatch.setattr(Planner, "facts_changed", lambda _planner, now: anew.append(now))
     node = dispatcher.database.read(lambda c: node_store.find(c, "n0007"))
     facts = dispatcher.lifecycle.facts_of(node)
-    row = desk.planner.fleet.row_of["n0007"]
-    before = desk.planner.fleet.rank[row]
+    row = placement_loop.planner.fleet.row_of["n0007"]
+    before = placement_loop.planner.fleet.rank[row]
     for quality in (0.3, 0.2):
         dispatcher.registry.put_node(replace(facts, quality=quality))
-        desk.node_changed("n0007")
-        desk.work()
+        placement_loop.node_changed("n0007")
+        placement_loop.work()
         assert anew == []
-    assert desk.planner.fleet.rank[row] > before
+    assert placement_loop.planner.fleet.rank[row] > before
     dispatcher.registry.put_node(replace(facts, draining=True))
-    desk.node_changed("n0007")
-    desk.work()
+    placement_loop.node_changed("n0007")
+    placement_loop.work()
     assert len(anew) == 1

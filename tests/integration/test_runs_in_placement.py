@@ -264,10 +264,10 @@ def test_a_region_that_is_only_preferred_does_not_choose_who_checks(runs: Runs) 
     runs.owned("low", docker_status="none", region="africa")
     runs.owned("friend", region="africa", docker_status="none")
     runs.owned("stranger", region="asia")
-    wish = {"region": "africa", "location_mode": "prefer"}
-    assert checked(runs, "t", "low", **wish) == "stranger"
+    requirements = {"region": "africa", "location_mode": "prefer"}
+    assert checked(runs, "t", "low", **requirements) == "stranger"
     # One that is demanded is kept: the data may not leave it.
-    assert checked(runs, "t2", "low", **{**wish, "location_mode": "strict"}) == "friend"
+    assert checked(runs, "t2", "low", **{**requirements, "location_mode": "strict"}) == "friend"
 
 
 def test_neighbours_check_each_other_only_where_nobody_else_is(runs: Runs) -> None:

@@ -76,7 +76,7 @@ def test_nobody_is_late_right_after_a_start(fleet: Fleet) -> None:
     task_id = fleet.placed()
     fleet.silence("n1")
     fleet.now[0] += 1000
-    fleet.sweeper = Sweeper(fleet.dispatcher, fleet.desk)
+    fleet.sweeper = Sweeper(fleet.dispatcher, fleet.placement_loop)
     fleet.sweep()
     fleet.sweep(after=14)
     assert fleet.states(task_id) == ["PLACED"]

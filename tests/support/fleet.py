@@ -25,18 +25,18 @@ class Fleet:
     dispatcher: Dispatcher
     now: list[float]
     owner_id: int
-    desk: PlacementLoop = field(init=False)
+    placement_loop: PlacementLoop = field(init=False)
     sweeper: Sweeper = field(init=False)
 
     def __post_init__(self) -> None:
-        self.desk = PlacementLoop(self.dispatcher)
-        self.sweeper = Sweeper(self.dispatcher, self.desk)
+        self.placement_loop = PlacementLoop(self.dispatcher)
+        self.sweeper = Sweeper(self.dispatcher, self.placement_loop)
 
     def place(self, *task_ids: str) -> int:
-        """What the desk's thread does after these hints and a look around; how many it placed."""
-        self.desk.hint(*task_ids)
-        self.desk.look_again()
-        return self.desk.work()
+        """What the placement loop's thread does after these hints and a look around; how many it placed."""
+        self.placement_loop.hint(*task_ids)
+        self.placement_loop.look_again()
+        return self.placement_loop.work()
 
     def sweep(self, *, after: float = 0.0, heard: tuple[str, ...] | None = None) -> None:
         """One pass, `after` seconds later; `heard` nodes have just reported what is assigned to them."""

@@ -28,8 +28,8 @@ _STATE_WORDS = {
     TaskState.FAILED: ("has failed", "red"),
     TaskState.STOPPED: ("was stopped", "magenta"),
 }
-# Values that stand for no wish: the option is left out then.
-_NO_WISH = frozenset({"", "0", "any", "false", "none"})
+# Values that ask for nothing: the option is left out then.
+_NOT_ASKED_FOR = frozenset({"", "0", "any", "false", "none"})
 
 
 def explanation_view(told: Explanation) -> Group:
@@ -66,7 +66,7 @@ def option_of(suggestion: Suggestion) -> str:
         return ""
     option = "--" + name.replace("_", "-")
     value = one_line(suggestion.value)
-    if value.casefold() in _NO_WISH:
+    if value.casefold() in _NOT_ASKED_FOR:
         return f"without {option}"
     if name == "network":
         return option

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from nodepool.domain.explain.owner_actions import PlacementSuggestion, acts, another_node
+from nodepool.domain.explain.owner_actions import PlacementSuggestion, another_node, suggested_actions
 from nodepool.domain.explain.pool_view import PoolView
 from nodepool.domain.explain.task_changes import changes
 from nodepool.domain.scheduling import placement
@@ -46,48 +46,48 @@ class PlacementExplanation:
         return f"{reason}; {nodes_in_words(len(self.could_run))} can run it once there is room"
 
 
-def explain(asked: PlacementRequest, pool: PoolView) -> PlacementExplanation:
-    decision = placement.decide(asked.wish(pool.default_memory_mb), pool.fleet)
-    could_run = pool.takers(_patient(asked), pool.idle)
+def explain(request: PlacementRequest, pool: PoolView) -> PlacementExplanation:
+    decision = placement.decide(request.requirements(pool.default_memory_mb), pool.fleet)
+    could_run = pool.takers(_patient(request), pool.idle)
     suggestions: list[PlacementSuggestion] = []
     if not decision.ranked:
-        suggestions = _suggestions(asked, pool, could_run)
-    elsewhere = 0 if decision.ranked else len(pool.takers(_patient(asked)))
-    hopeless = _can_never_run(asked, pool, decision)
+        suggestions = _suggestions(request, pool, could_run)
+    elsewhere = 0 if decision.ranked else len(pool.takers(_patient(request)))
+    hopeless = _can_never_run(request, pool, decision)
     return PlacementExplanation(
         decision, could_run, elsewhere, hopeless, tuple(suggestions[:_MAX_SUGGESTIONS])
     )
 
 
-def _patient(asked: PlacementRequest) -> PlacementRequest:
+def _patient(request: PlacementRequest) -> PlacementRequest:
     """As it will be once it has waited for the region that it prefers."""
-    return replace(asked, relaxed=True) if asked.location_mode is LocationMode.PREFER else asked
+    return replace(request, relaxed=True) if request.location_mode is LocationMode.PREFER else request
 
 
-def _can_never_run(asked: PlacementRequest, pool: PoolView, decision: Decision) -> bool:
+def _can_never_run(request: PlacementRequest, pool: PoolView, decision: Decision) -> bool:
     """Waiting alone cannot help: nothing that keeps it out passes by itself."""
     if decision.looked_at == 0 or not decision.never_fits():
         return False
-    wish = _patient(asked).wish(pool.default_memory_mb)
-    return placement.decide(wish, pool.fleet).never_fits()
+    requirements = _patient(request).requirements(pool.default_memory_mb)
+    return placement.decide(requirements, pool.fleet).never_fits()
 
 
 def _suggestions(
-    asked: PlacementRequest, pool: PoolView, could_run: tuple[str, ...]
+    request: PlacementRequest, pool: PoolView, could_run: tuple[str, ...]
 ) -> list[PlacementSuggestion]:
-    now = changes(asked, pool, pool.fleet)
+    now = changes(request, pool, pool.fleet)
     if now:
         return [PlacementSuggestion(one.field, one.value, one.sentence, one.nodes) for one in now]
-    found = acts(asked, pool, pool.fleet)
+    found = suggested_actions(request, pool, pool.fleet)
     if not could_run:
         found += [
             _later(PlacementSuggestion(one.field, one.value, one.sentence, one.nodes))
-            for one in changes(asked, pool, pool.idle)
+            for one in changes(request, pool, pool.idle)
         ]
         if not found:
-            found = [_later(act) for act in acts(asked, pool, pool.idle)]
+            found = [_later(act) for act in suggested_actions(request, pool, pool.idle)]
         if not found:
-            found = [another_node(asked, pool)]
+            found = [another_node(request, pool)]
     return found
 
 

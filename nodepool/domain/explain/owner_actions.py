@@ -33,7 +33,7 @@ class PlacementSuggestion:
     nodes: int
 
 
-def acts(asked: PlacementRequest, pool: PoolView, fleet: Fleet) -> list[PlacementSuggestion]:
+def suggested_actions(request: PlacementRequest, pool: PoolView, fleet: Fleet) -> list[PlacementSuggestion]:
     """What others could do, tried on the fleet as it would be then; what helps most nodes first."""
     # An agent without its engine is kept like a draining one, and resuming it would not help.
     resumed = fleet.draining & (pool.engine_away | pool.engine_away_too)
@@ -62,38 +62,37 @@ def acts(asked: PlacementRequest, pool: PoolView, fleet: Fleet) -> list[Placemen
     found = []
     helped: set[str] = set()
     for other, words in tries:
-        takers = [node_id for node_id in pool.takers(asked, other) if node_id not in helped]
+        takers = [node_id for node_id in pool.takers(request, other) if node_id not in helped]
         if takers:
             helped.update(takers)
             found.append(PlacementSuggestion("", "", words.format(takers[0]), len(takers)))
-    return sorted([*found, *_more_credit(asked, pool, fleet)], key=lambda act: -act.nodes)
+    return sorted([*found, *_more_credit(request, pool, fleet)], key=lambda act: -act.nodes)
 
 
-def _more_credit(asked: PlacementRequest, pool: PoolView, fleet: Fleet) -> Iterator[PlacementSuggestion]:
+def _more_credit(request: PlacementRequest, pool: PoolView, fleet: Fleet) -> Iterator[PlacementSuggestion]:
     """Good work of a user's nodes raises the score, and so does the operator."""
-    for tier in reversed(TIERS[: RANK[asked.tier]]):
-        takers = pool.takers(replace(asked, tier=tier), fleet)
+    for tier in reversed(TIERS[: RANK[request.tier]]):
+        takers = pool.takers(replace(request, tier=tier), fleet)
         if takers:
             words = f"a credit score of {SCORE_OF[tier]} or more opens nodes of {tier} trust to your tasks"
             yield PlacementSuggestion("", "", words, len(takers))
             return
 
 
-def another_node(asked: PlacementRequest, pool: PoolView) -> PlacementSuggestion:
+def another_node(request: PlacementRequest, pool: PoolView) -> PlacementSuggestion:
     """Nothing that is here can be made to do: say what would have to join."""
-    if asked.node_id and asked.node_id not in pool.fleet.row_of:
-        words = f"the owner of {asked.node_id} brings it back: it is not in the pool"
+    if request.node_id and request.node_id not in pool.fleet.row_of:
+        words = f"the owner of {request.node_id} brings it back: it is not in the pool"
     else:
-        words = (
-            f"another node joins, with {_amounts(asked.wish(pool.default_memory_mb).claim)} or more to offer"
+        needed = request.requirements(pool.default_memory_mb)
+        words = f"another node joins, with {_amounts(needed.claim)} or more to offer"
+        further = (
+            (request.gpu_name, "the GPU {}"),
+            ("" if request.region == "any" else request.region, "in {}"),
+            (request.min_trust or "", "of {} trust or more"),
+            ("" if request.tier is Tier.HIGH or request.node_id else request.tier, "of {} trust at most"),
         )
-        wishes = (
-            (asked.gpu_name, "the GPU {}"),
-            ("" if asked.region == "any" else asked.region, "in {}"),
-            (asked.min_trust or "", "of {} trust or more"),
-            ("" if asked.tier is Tier.HIGH or asked.node_id else asked.tier, "of {} trust at most"),
-        )
-        words = ", ".join([words, *(form.format(word) for word, form in wishes if word)])
+        words = ", ".join([words, *(form.format(word) for word, form in further if word)])
     return PlacementSuggestion("", "", words, 0)
 
 

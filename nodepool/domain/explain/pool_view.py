@@ -69,10 +69,10 @@ class PoolView:
             _rows(fleet, held_back.on_probation),
         )
 
-    def takers(self, asked: PlacementRequest, fleet: Fleet | None = None) -> tuple[str, ...]:
+    def takers(self, request: PlacementRequest, fleet: Fleet | None = None) -> tuple[str, ...]:
         """The nodes that would take it, best first: the real placement, run now."""
         return placement.decide(
-            asked.wish(self.default_memory_mb), self.fleet if fleet is None else fleet
+            request.requirements(self.default_memory_mb), self.fleet if fleet is None else fleet
         ).ranked
 
 

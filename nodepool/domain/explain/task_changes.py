@@ -1,7 +1,7 @@
 """Single changes of a task that would place it: each is found on the fleet, then tried by placing with it.
 
-Pure. How small a change is: the share of a wish that it gives up. A lowered amount gives up its
-relative reduction, 1/4 of the memory for 12 GiB instead of 16. Of the other wishes the table below
+Pure. How small a change is: the share of a request that it gives up. A lowered amount gives up its
+relative reduction, 1/4 of the memory for 12 GiB instead of 16. Of the other fields the table below
 says. Of changes of one size that which more nodes would take comes first.
 """
 
@@ -22,7 +22,7 @@ from nodepool.domain.tasks.states import LocationMode
 from nodepool.domain.trust.tiers import RANK, TIERS, Tier
 
 ANY = "any"
-# What a wish is changed to, and how much of it that gives up.
+# What a field is changed to, and how much of it that gives up.
 PREFERRED_ONLY = Fraction(1, 4)
 ANOTHER = Fraction(1, 2)
 NONE_LEFT = Fraction(1)
@@ -49,24 +49,24 @@ class TaskChange:
     nodes: int
 
 
-def changes(asked: PlacementRequest, pool: PoolView, fleet: Fleet) -> list[TaskChange]:
+def changes(request: PlacementRequest, pool: PoolView, fleet: Fleet) -> list[TaskChange]:
     """Every single change with which a node of this fleet takes the task, the smallest first."""
     found = [
-        *_amounts(asked, pool, fleet),
-        *_region(asked, pool, fleet),
-        *_gpu_name(asked, pool, fleet),
-        *_trust(asked, pool, fleet),
-        *_node(asked, pool, fleet),
+        *_amounts(request, pool, fleet),
+        *_region(request, pool, fleet),
+        *_gpu_name(request, pool, fleet),
+        *_trust(request, pool, fleet),
+        *_node(request, pool, fleet),
     ]
     return sorted(found, key=lambda change: (change.gives_up, -change.nodes, change.field, change.value))
 
 
-def _amounts(asked: PlacementRequest, pool: PoolView, fleet: Fleet) -> Iterator[TaskChange]:
-    claim = asked.wish(pool.default_memory_mb).claim
+def _amounts(request: PlacementRequest, pool: PoolView, fleet: Fleet) -> Iterator[TaskChange]:
+    claim = request.requirements(pool.default_memory_mb).claim
     for field, resource in _RESOURCE_OF.items():
         before = getattr(claim, resource)
-        least = _with_amount(asked, field, _least(field, pool))
-        if getattr(least.wish(pool.default_memory_mb).claim, resource) >= before:
+        least = _with_amount(request, field, _least(field, pool))
+        if getattr(least.requirements(pool.default_memory_mb).claim, resource) >= before:
             continue
         # Whoever takes the task without this need is kept out by this need alone.
         rows = [fleet.row_of[node_id] for node_id in pool.takers(least, fleet)]
@@ -75,14 +75,14 @@ def _amounts(asked: PlacementRequest, pool: PoolView, fleet: Fleet) -> Iterator[
         index = RESOURCE_NAMES.index(resource)
         free = int((fleet.capacity[index, rows] - fleet.reserved[index, rows]).max())
         value = free // MEBIBYTES_PER_GIBIBYTE if field == "memory_gb" else free
-        changed = _with_amount(asked, field, max(value, _least(field, pool)))
-        after = getattr(changed.wish(pool.default_memory_mb).claim, resource)
+        changed = _with_amount(request, field, max(value, _least(field, pool)))
+        after = getattr(changed.requirements(pool.default_memory_mb).claim, resource)
         takers = pool.takers(changed, fleet)
         if takers and after < before:
             yield TaskChange(
                 field=field,
                 value=str(getattr(changed.needs, field)),
-                sentence=_less(field, changed, asked, pool),
+                sentence=_less(field, changed, request, pool),
                 gives_up=Fraction(before - after, before),
                 nodes=len(takers),
             )
@@ -93,12 +93,12 @@ def _least(field: str, pool: PoolView) -> int:
     return int(field == "memory_gb" and pool.default_memory_mb > MEBIBYTES_PER_GIBIBYTE)
 
 
-def _with_amount(asked: PlacementRequest, field: str, amount: int) -> PlacementRequest:
-    return replace(asked, needs=replace(asked.needs, **{field: amount}))
+def _with_amount(request: PlacementRequest, field: str, amount: int) -> PlacementRequest:
+    return replace(request, needs=replace(request.needs, **{field: amount}))
 
 
-def _less(field: str, changed: PlacementRequest, asked: PlacementRequest, pool: PoolView) -> str:
-    after, before = getattr(changed.needs, field), getattr(asked.needs, field)
+def _less(field: str, changed: PlacementRequest, request: PlacementRequest, pool: PoolView) -> str:
+    after, before = getattr(changed.needs, field), getattr(request.needs, field)
     if field == "memory_gb":
         default = f"the pool's default of {pool.default_memory_mb} MiB"
         words = [f"{amount} GiB of memory" if amount else default for amount in (after, before)]
@@ -108,55 +108,55 @@ def _less(field: str, changed: PlacementRequest, asked: PlacementRequest, pool: 
     return f"ask for {field} {after} instead of {before}"
 
 
-def _region(asked: PlacementRequest, pool: PoolView, fleet: Fleet) -> Iterator[TaskChange]:
-    if asked.region == regions.ANY or asked.relaxed:
+def _region(request: PlacementRequest, pool: PoolView, fleet: Fleet) -> Iterator[TaskChange]:
+    if request.region == regions.ANY or request.relaxed:
         return
-    anywhere = replace(asked, region=regions.ANY)
+    anywhere = replace(request, region=regions.ANY)
     takers = pool.takers(anywhere, fleet)
     if not takers:
         return
-    if asked.location_mode is LocationMode.STRICT:
+    if request.location_mode is LocationMode.STRICT:
         yield TaskChange(
             field="location_mode",
             value=LocationMode.PREFER,
-            sentence=f"only prefer {asked.region}: after {pool.patience_seconds:g} s without room there "
+            sentence=f"only prefer {request.region}: after {pool.patience_seconds:g} s without room there "
             "the task takes the nearest other region",
             gives_up=PREFERRED_ONLY,
-            nodes=len(pool.takers(replace(asked, relaxed=True), fleet)),
+            nodes=len(pool.takers(replace(request, relaxed=True), fleet)),
         )
     there = Counter(regions.NODE_REGIONS[int(fleet.region[fleet.row_of[node_id]])] for node_id in takers)
-    nearest = min(there, key=lambda slug: (regions.distance(asked.region, slug), -there[slug], slug))
+    nearest = min(there, key=lambda slug: (regions.distance(request.region, slug), -there[slug], slug))
     yield from _tried(
         pool,
         fleet,
-        replace(asked, region=nearest),
-        ("location", nearest, f"let it run in {nearest}, the region with room nearest to {asked.region}"),
+        replace(request, region=nearest),
+        ("location", nearest, f"let it run in {nearest}, the region with room nearest to {request.region}"),
         ANOTHER,
     )
     yield from _tried(pool, fleet, anywhere, ("location", "Any", "let it run in any region"), NONE_LEFT)
 
 
-def _gpu_name(asked: PlacementRequest, pool: PoolView, fleet: Fleet) -> Iterator[TaskChange]:
-    if not asked.gpu_name:
+def _gpu_name(request: PlacementRequest, pool: PoolView, fleet: Fleet) -> Iterator[TaskChange]:
+    if not request.gpu_name:
         return
-    anything = replace(asked, gpu_name="")
+    anything = replace(request, gpu_name="")
     there = Counter(int(fleet.gpu[fleet.row_of[node_id]]) for node_id in pool.takers(anything, fleet))
     words = {fleet.gpu_code(name): word for name, word in pool.gpu_words.items() if name}
     most = max((code for code in there if code in words), key=lambda code: (there[code], code), default=None)
     if most is not None:
         word = words[most]
-        sentence = f"ask for the GPU {word} instead of {asked.gpu_name}"
-        yield from _tried(pool, fleet, replace(asked, gpu_name=word), ("gpu_name", word, sentence), ANOTHER)
+        sentence = f"ask for the GPU {word} instead of {request.gpu_name}"
+        yield from _tried(pool, fleet, replace(request, gpu_name=word), ("gpu_name", word, sentence), ANOTHER)
     yield from _tried(
-        pool, fleet, anything, ("gpu_name", "Any", f"do not insist on the GPU {asked.gpu_name}"), NONE_LEFT
+        pool, fleet, anything, ("gpu_name", "Any", f"do not insist on the GPU {request.gpu_name}"), NONE_LEFT
     )
 
 
-def _trust(asked: PlacementRequest, pool: PoolView, fleet: Fleet) -> Iterator[TaskChange]:
-    if asked.min_trust is None:
+def _trust(request: PlacementRequest, pool: PoolView, fleet: Fleet) -> Iterator[TaskChange]:
+    if request.min_trust is None:
         return
-    for tier in TIERS[RANK[asked.min_trust] + 1 :]:
-        changed = replace(asked, min_trust=None if tier is Tier.LOW else tier)
+    for tier in TIERS[RANK[request.min_trust] + 1 :]:
+        changed = replace(request, min_trust=None if tier is Tier.LOW else tier)
         value = ANY if tier is Tier.LOW else tier
         words = (
             "let it run on nodes of any trust" if tier is Tier.LOW else f"let nodes of {tier} trust run it"
@@ -166,7 +166,7 @@ def _trust(asked: PlacementRequest, pool: PoolView, fleet: Fleet) -> Iterator[Ta
                 pool,
                 fleet,
                 changed,
-                ("min_trust", value, f"{words}, not only of {asked.min_trust}"),
+                ("min_trust", value, f"{words}, not only of {request.min_trust}"),
                 NONE_LEFT if tier is Tier.LOW else ANOTHER,
             )
         )
@@ -175,10 +175,10 @@ def _trust(asked: PlacementRequest, pool: PoolView, fleet: Fleet) -> Iterator[Ta
             return
 
 
-def _node(asked: PlacementRequest, pool: PoolView, fleet: Fleet) -> Iterator[TaskChange]:
-    if asked.node_id:
-        sentence = f"submit it without naming the node {asked.node_id}"
-        yield from _tried(pool, fleet, replace(asked, node_id=""), ("node_id", ANY, sentence), NONE_LEFT)
+def _node(request: PlacementRequest, pool: PoolView, fleet: Fleet) -> Iterator[TaskChange]:
+    if request.node_id:
+        sentence = f"submit it without naming the node {request.node_id}"
+        yield from _tried(pool, fleet, replace(request, node_id=""), ("node_id", ANY, sentence), NONE_LEFT)
 
 
 def _tried(

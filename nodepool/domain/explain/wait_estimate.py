@@ -46,11 +46,11 @@ class QueueOrder:
         # task id -> its position, and how many that a node can run come before it
         self._places: dict[str, tuple[int, int]] = {}
         used = dict(served)
-        line = WaitQueue(ageing, lambda owner_id: used.get(owner_id, 0.0))
+        queue = WaitQueue(ageing, lambda owner_id: used.get(owner_id, 0.0))
         for task in tasks:
-            line.add(task, now)
+            queue.add(task, now)
         ahead = 0
-        while (head := line.head(now)) is not None:
+        while (head := queue.head(now)) is not None:
             task = head[0]
             owned = used.get(task.owner_id, 0.0)
             counts = task.task_id not in hopeless
@@ -59,7 +59,7 @@ class QueueOrder:
             self._places[task.task_id] = (len(self._turns), ahead)
             ahead += counts
             used[task.owner_id] = owned + turn.units
-            line.take(task, now)
+            queue.take(task, now)
 
     def __len__(self) -> int:
         return len(self._turns)
@@ -82,12 +82,12 @@ class QueueOrder:
 
     def _key(self, task: WaitingTask, used: float) -> _Key:
         waited = max(0.0, self._now - task.created_at)
-        level = max(0, RANK[task.wish.tier] - int(waited / self._ageing.tier_seconds))
+        level = max(0, RANK[task.requirements.tier] - int(waited / self._ageing.tier_seconds))
         return level, int(used), task.created_at - task.priority * self._ageing.priority_seconds
 
 
 def _units(task: WaitingTask) -> float:
-    return cost_per_minute(task.wish.claim) * EXPECTED_MINUTES
+    return cost_per_minute(task.requirements.claim) * EXPECTED_MINUTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,15 +52,15 @@ class Amounts:
     """A claim as a column, in the order of RESOURCE_NAMES."""
 
     column: IntArray
-    asked: tuple[tuple[int, str], ...]  # index and name of what is more than nothing
+    requested: tuple[tuple[int, str], ...]  # index and name of what is more than nothing
     mask: BoolArray
 
     @classmethod
     def of(cls, claim: Claim) -> Amounts:
         column = np.array([getattr(claim, name) for name in RESOURCE_NAMES], dtype=np.int64)
         mask = column > 0
-        asked = tuple((index, name) for index, name in enumerate(RESOURCE_NAMES) if mask[index])
-        return cls(column, asked, mask)
+        requested = tuple((index, name) for index, name in enumerate(RESOURCE_NAMES) if mask[index])
+        return cls(column, requested, mask)
 
 
 class Fleet:
@@ -178,10 +178,10 @@ class Fleet:
             if not self.own_only[owner]:
                 del self.own_only[owner]
 
-    def owner_of_wish(self, owner_id: int) -> int:
+    def owner_that_counts(self, owner_id: int) -> int:
         """Whose task it is, where that makes a difference to some node here; else 0, alike for all.
 
-        Equal wishes are worked out once: they must not differ for nothing.
+        Equal requirements are worked out once: they must not differ for nothing.
         """
         return owner_id if owner_id in self.own_only else 0
 

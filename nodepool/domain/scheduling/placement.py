@@ -52,8 +52,8 @@ _SAMPLE = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """What a task asks of its node. Equal wishes are one group: what one cannot have, none can."""
+class Requirements:
+    """What a task asks of its node. Equal requirements are one group: what one cannot have, none can."""
 
     claim: Claim
     tier: Tier
@@ -85,87 +85,87 @@ class Decision:
         return not self.ranked and not any(clause.passes for clause in self.failed)
 
 
-def place(wish: Wish, nodes: Iterable[NodeView], *, allow_pushed: bool = False) -> Decision:
+def place(requirements: Requirements, nodes: Iterable[NodeView], *, allow_pushed: bool = False) -> Decision:
     """Choose among `nodes`. A node that lost the task before is taken only when there is no other."""
-    return decide(wish, Fleet.of(nodes, allow_pushed=allow_pushed))
+    return decide(requirements, Fleet.of(nodes, allow_pushed=allow_pushed))
 
 
-def decide(wish: Wish, fleet: Fleet) -> Decision:
+def decide(requirements: Requirements, fleet: Fleet) -> Decision:
     """All of it: every node that fits in order, and what keeps each of the others."""
     left = fleet.present.copy()
     failed: Counter[Clause] = Counter()
-    for clause, keeps in _clauses(wish, fleet):
+    for clause, keeps in _clauses(requirements, fleet):
         out = left & ~keeps
         if count := int(np.count_nonzero(out)):
             failed[clause] += count
             left &= keeps
     rows = np.flatnonzero(left)
-    ranked = [fleet.ids[rows[index]] for index in np.lexsort((rows, _keys(wish, fleet, rows)))]
+    ranked = [fleet.ids[rows[index]] for index in np.lexsort((rows, _keys(requirements, fleet, rows)))]
     return Decision(tuple(ranked), failed, len(fleet))
 
 
-def _clauses(wish: Wish, fleet: Fleet) -> Iterable[tuple[Clause, BoolArray]]:
+def _clauses(requirements: Requirements, fleet: Fleet) -> Iterable[tuple[Clause, BoolArray]]:
     """What a node must be, in the order it is asked, each as a mask over the rows."""
-    amounts = Amounts.of(wish.claim)
-    yield from _matching(wish, fleet)
+    amounts = Amounts.of(requirements.claim)
+    yield from _matching(requirements, fleet)
     yield from _large_enough(amounts, fleet)
     yield OFFLINE, fleet.online
     yield DRAINING, ~fleet.draining
-    yield from _with_room(amounts, wish.tier, fleet)
+    yield from _with_room(amounts, requirements.tier, fleet)
 
 
 def _large_enough(amounts: Amounts, fleet: Fleet) -> Iterable[tuple[Clause, BoolArray]]:
-    for index, name in amounts.asked:
+    for index, name in amounts.requested:
         yield Clause(ClauseKind.TOO_SMALL, name), fleet.capacity[index] >= amounts.column[index]
 
 
 def _with_room(amounts: Amounts, tier: Tier, fleet: Fleet) -> Iterable[tuple[Clause, BoolArray]]:
     yield ON_TRIAL, ~fleet.has_its_one_task(tier)
-    for index, name in amounts.asked:
+    for index, name in amounts.requested:
         room = fleet.capacity[index] - fleet.reserved[index]
         yield Clause(ClauseKind.BUSY, name), room >= amounts.column[index]
 
 
-def _matching(wish: Wish, fleet: Fleet) -> Iterable[tuple[Clause, BoolArray]]:
-    if wish.node_id:
+def _matching(requirements: Requirements, fleet: Fleet) -> Iterable[tuple[Clause, BoolArray]]:
+    if requirements.node_id:
         only = np.zeros(len(fleet.present), dtype=np.bool_)
-        if (row := fleet.row_of.get(wish.node_id)) is not None:
+        if (row := fleet.row_of.get(requirements.node_id)) is not None:
             only[row] = True
         yield OTHER_NODE, only
     if not fleet.allow_pushed:
         yield PUSHED, ~fleet.pushed
-    elif wish.needs_agent:
+    elif requirements.needs_agent:
         yield NEEDS_AGENT, ~fleet.pushed
-    yield OWNER_ONLY, ~fleet.owner_only | (fleet.owner == wish.owner_id)
+    yield OWNER_ONLY, ~fleet.owner_only | (fleet.owner == requirements.owner_id)
     # Whoever names a node of their own trusts it.
-    if not wish.node_id:
-        yield TRUST, fleet.tier >= RANK[wish.tier]
-    if wish.not_owners:
-        yield OTHER_OWNER, ~np.isin(fleet.owner, list(wish.not_owners))
-    if wish.min_trust is not None:
-        yield MIN_TRUST, fleet.tier <= RANK[wish.min_trust]
-    if wish.region != regions.ANY and not wish.relaxed:
-        yield REGION, fleet.region == REGION_INDEX[wish.region]
-    if wish.gpu_name:
-        code = fleet.gpu_code(wish.gpu_name)
+    if not requirements.node_id:
+        yield TRUST, fleet.tier >= RANK[requirements.tier]
+    if requirements.not_owners:
+        yield OTHER_OWNER, ~np.isin(fleet.owner, list(requirements.not_owners))
+    if requirements.min_trust is not None:
+        yield MIN_TRUST, fleet.tier <= RANK[requirements.min_trust]
+    if requirements.region != regions.ANY and not requirements.relaxed:
+        yield REGION, fleet.region == REGION_INDEX[requirements.region]
+    if requirements.gpu_name:
+        code = fleet.gpu_code(requirements.gpu_name)
         yield GPU_NAME, fleet.gpu == (-1 if code is None else code)
 
 
-def _extra_keys(wish: Wish, fleet: Fleet) -> FloatArray | None:
-    """What this wish adds to the rank of each row; None where it adds nothing."""
+def _extra_keys(requirements: Requirements, fleet: Fleet) -> FloatArray | None:
+    """What these requirements add to the rank of each row; None where it adds nothing."""
     extra: FloatArray | None = None
-    if wish.relaxed and wish.region != regions.ANY:
-        steps = np.array([regions.distance(wish.region, slug) for slug in regions.NODE_REGIONS])
+    if requirements.relaxed and requirements.region != regions.ANY:
+        steps = np.array([regions.distance(requirements.region, slug) for slug in regions.NODE_REGIONS])
         extra = steps[fleet.region] * DISTANCE_WEIGHT
-    again = [row for node_id in wish.excluded if (row := fleet.row_of.get(node_id)) is not None]
+    again = [row for node_id in requirements.excluded if (row := fleet.row_of.get(node_id)) is not None]
     if again:
         extra = np.zeros(len(fleet.rank)) if extra is None else extra
         extra[again] += AGAIN_WEIGHT
     return extra
 
 
-def _keys(wish: Wish, fleet: Fleet, rows: RowArray) -> FloatArray:
-    extra = _extra_keys(wish, fleet)
+def _keys(requirements: Requirements, fleet: Fleet, rows: RowArray) -> FloatArray:
+    extra = _extra_keys(requirements, fleet)
     return fleet.rank[rows] if extra is None else fleet.rank[rows] + extra[rows]
 
 
@@ -176,14 +176,14 @@ class Chooser:
     node that has more room again is told by `offer`. When facts of nodes change, it is of no use any more.
     """
 
-    def __init__(self, wish: Wish, fleet: Fleet) -> None:
-        self.amounts = Amounts.of(wish.claim)
-        self._tier = wish.tier
+    def __init__(self, requirements: Requirements, fleet: Fleet) -> None:
+        self.amounts = Amounts.of(requirements.claim)
+        self._tier = requirements.tier
         self._fleet = fleet
         self._matching = fleet.present.copy()
-        for _, keeps in (*_matching(wish, fleet), *_large_enough(self.amounts, fleet)):
+        for _, keeps in (*_matching(requirements, fleet), *_large_enough(self.amounts, fleet)):
             self._matching &= keeps
-        self._extra = _extra_keys(wish, fleet)
+        self._extra = _extra_keys(requirements, fleet)
         # The short list in order, and up to where it is used up.
         self._rows: RowArray = np.empty(0, dtype=np.intp)
         self._list_keys: FloatArray = np.empty(0)
@@ -232,7 +232,7 @@ class Chooser:
             rows, keys = self._rows[self._at : end], self._list_keys[self._at : end]
             if self._key(int(rows[0])) <= keys[0]:
                 return float(keys[0]), int(rows[0])
-            # Nodes that one wish has used others have used as well: they come in runs.
+            # Nodes that one chooser has used others have used as well: they come in runs.
             now = rank[rows] if extra is None else rank[rows] + extra[rows]
             moved = now > keys
             count = len(rows) if moved.all() else int(moved.argmin())
@@ -244,7 +244,7 @@ class Chooser:
         return None
 
     def offer(self, row: int) -> bool:
-        """A node has more room, or takes work again: whether this wish fits there now."""
+        """A node has more room, or takes work again: whether these requirements fit there now."""
         fits = bool(self._matching[row]) and self._fleet.fits(row, self.amounts, self._tier)
         if fits:
             self._put(self._key(row), row)

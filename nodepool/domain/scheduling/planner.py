@@ -1,7 +1,7 @@
 """Brings those who wait and the fleet together: one decision after another, each seen by the next.
 
 Pure. What is planned is taken on this picture of the fleet at once. The reservation in Redis has the last
-word: what it refuses goes back into the line, and its node's row is set to what Redis says.
+word: what it refuses goes back into the wait queue, and its node's row is set to what Redis says.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nodepool.domain.scheduling.fleet import Fleet
-from nodepool.domain.scheduling.placement import Chooser, Decision, Wish, decide
+from nodepool.domain.scheduling.placement import Chooser, Decision, Requirements, decide
 from nodepool.domain.scheduling.wait_queue import Ageing, WaitGroup, WaitingTask, WaitQueue
 
-# More different wishes than this at once, and the least used choosers are made anew when needed.
+# More different requirements than this at once, and the least used choosers are made anew when needed.
 _MAX_CHOOSERS = 512
 
 
@@ -25,7 +25,7 @@ class Planned:
 
 
 class Planner:
-    """The line, the fleet and a chooser for each wish. Not thread-safe."""
+    """The wait queue, the fleet and a chooser for each set of requirements. Not thread-safe."""
 
     def __init__(
         self,
@@ -42,52 +42,52 @@ class Planner:
         hold them lets them go (`WaitQueue.let_go`).
         """
         self.fleet = fleet
-        self.line = WaitQueue(ageing, served)
+        self.queue = WaitQueue(ageing, served)
         self._charge = charge
         self._allows = allows
-        self._choosers: dict[Wish, Chooser] = {}
+        self._choosers: dict[Requirements, Chooser] = {}
 
     def plan(self, now: float, limit: int) -> list[Planned]:
-        """At most `limit` decisions, best first; their room is taken and their tasks left the line."""
+        """At most `limit` decisions, best first; their room is taken and their tasks left the wait queue."""
         planned: list[Planned] = []
-        while len(planned) < limit and (head := self.line.head(now)) is not None:
+        while len(planned) < limit and (head := self.queue.head(now)) is not None:
             task, group = head
             if not self._allows(task):
-                self.line.hold(task.owner_id)
+                self.queue.hold(task.owner_id)
                 continue
             chooser = self._chooser(group)
             row = chooser.next()
             if row is None:
-                self.line.block(group)
+                self.queue.block(group)
                 continue
             self.fleet.take(row, chooser.amounts)
             self._charge(task)
-            self.line.take(task, now)
+            self.queue.take(task, now)
             planned.append(Planned(task, row, self.fleet.ids[row]))
         return planned
 
     def more_room(self, row: int, now: float) -> None:
         """Something ended on the node of this row, or it takes work again."""
-        for group in self.line.groups():
+        for group in self.queue.groups():
             if group.blocked:
                 self._chooser(group)  # so that it is among those asked below
-        for wish, chooser in self._choosers.items():
-            if chooser.offer(row) and (waiting := self.line.group_of(wish)) is not None:
-                self.line.unblock(waiting, now)
+        for requirements, chooser in self._choosers.items():
+            if chooser.offer(row) and (waiting := self.queue.group_of(requirements)) is not None:
+                self.queue.unblock(waiting, now)
 
     def facts_changed(self, now: float) -> None:
         """Nodes came, went or changed: what was worked out of their facts is of no use any more."""
         self._choosers.clear()
-        self.line.unblock_all(now)
+        self.queue.unblock_all(now)
 
     def decide(self, group: WaitGroup) -> Decision:
         """Why the group finds no node now."""
-        return decide(group.wish, self.fleet)
+        return decide(group.requirements, self.fleet)
 
     def _chooser(self, group: WaitGroup) -> Chooser:
-        chooser = self._choosers.get(group.wish)
+        chooser = self._choosers.get(group.requirements)
         if chooser is None:
             if len(self._choosers) >= _MAX_CHOOSERS:
                 self._choosers.clear()
-            chooser = self._choosers[group.wish] = Chooser(group.wish, self.fleet)
+            chooser = self._choosers[group.requirements] = Chooser(group.requirements, self.fleet)
         return chooser

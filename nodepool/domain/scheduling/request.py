@@ -11,7 +11,7 @@ from typing import Protocol
 
 from nodepool.domain import regions
 from nodepool.domain.resources import Resources, claim_of
-from nodepool.domain.scheduling.placement import Wish
+from nodepool.domain.scheduling.placement import Requirements
 from nodepool.domain.scheduling.wait_queue import WaitingTask
 from nodepool.domain.tasks.states import ORDERED_BY_POOL, LocationMode, TaskKind
 from nodepool.domain.trust.tiers import Tier
@@ -19,7 +19,7 @@ from nodepool.domain.trust.tiers import Tier
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementRequest:
-    """A task's wishes in the words of its owner; `wish` is what placement makes of them."""
+    """What a task asks for in its owner's words; `requirements` is what placement makes of it."""
 
     needs: Resources
     tier: Tier
@@ -32,10 +32,10 @@ class PlacementRequest:
     excluded: frozenset[str] = frozenset()
     not_owners: frozenset[int] = frozenset()
     needs_agent: bool = False
-    owner_id: int = 0  # see Wish
+    owner_id: int = 0  # see Requirements
 
-    def wish(self, default_memory_mb: int) -> Wish:
-        return Wish(
+    def requirements(self, default_memory_mb: int) -> Requirements:
+        return Requirements(
             claim=claim_of(self.needs, default_memory_mb=default_memory_mb),
             tier=self.tier,
             min_trust=self.min_trust,
@@ -135,7 +135,7 @@ def waiting_task(task: TaskInQueue, request: PlacementRequest, default_memory_mb
     return WaitingTask(
         task_id=task.id,
         owner_id=task.owner_id,
-        wish=request.wish(default_memory_mb),
+        requirements=request.requirements(default_memory_mb),
         priority=task.priority,
         created_at=task.created_at,
         queued_at=task.queued_at or task.created_at,

@@ -1,6 +1,6 @@
 """Who waits, and who is next: trust tiers with ageing, fair share between users, priority, age.
 
-Pure: the time is passed in, in Unix seconds. Tasks with equal wishes are one group, since what one of
+Pure: the time is passed in, in Unix seconds. Tasks with equal requirements are one group, since what one of
 them cannot have none can; a group that found no node is left alone until something has changed.
 
 The order, first what weighs most:
@@ -17,7 +17,7 @@ import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from nodepool.domain.scheduling.placement import Wish
+from nodepool.domain.scheduling.placement import Requirements
 from nodepool.domain.tasks.states import LocationMode
 from nodepool.domain.trust.tiers import RANK
 
@@ -36,7 +36,7 @@ class WaitingTask:
 
     task_id: str
     owner_id: int
-    wish: Wish
+    requirements: Requirements
     priority: int
     created_at: float
     queued_at: float
@@ -54,9 +54,9 @@ class Ageing:
 
 @dataclass(slots=True, eq=False)
 class WaitGroup:
-    """Tasks with one wish, by their owners."""
+    """Tasks with one set of requirements, by their owners."""
 
-    wish: Wish
+    requirements: Requirements
     lanes: dict[int, _Lane] = field(default_factory=dict)
     blocked: bool = False
 
@@ -68,7 +68,7 @@ class WaitGroup:
 
 @dataclass(slots=True, eq=False)
 class _Lane:
-    """One owner's tasks with one wish. Its place in its owner's order is the entry with this key."""
+    """One owner's tasks with equal requirements. Its place in its owner's order is the entry with the key."""
 
     owner: _Owner
     group: WaitGroup
@@ -98,7 +98,7 @@ class WaitQueue:
         self._ageing = ageing
         self._served = served
         self._tasks: dict[str, tuple[WaitingTask, _Lane]] = {}
-        self._groups: dict[Wish, WaitGroup] = {}
+        self._groups: dict[Requirements, WaitGroup] = {}
         self._owners: dict[int, _Owner] = {}
         self.held: set[int] = set()
         self._order: list[tuple[_OwnerKey, int, _Owner]] = []
@@ -140,8 +140,8 @@ class WaitQueue:
         """Those with tasks in them."""
         return list(self._groups.values())
 
-    def group_of(self, wish: Wish) -> WaitGroup | None:
-        return self._groups.get(wish)
+    def group_of(self, requirements: Requirements) -> WaitGroup | None:
+        return self._groups.get(requirements)
 
     def tasks_of(self, group: WaitGroup) -> list[WaitingTask]:
         ids = dict.fromkeys(task_id for lane in group.lanes.values() for _, task_id in lane.tasks)
@@ -152,9 +152,9 @@ class WaitQueue:
         """Let it wait. One that is here already is replaced."""
         self.discard(task.task_id)
         patience = self._ageing.region_patience_seconds
-        if task.location_mode is LocationMode.PREFER and not task.wish.relaxed:
+        if task.location_mode is LocationMode.PREFER and not task.requirements.relaxed:
             if now - task.queued_at >= patience:
-                task = replace(task, wish=replace(task.wish, relaxed=True))
+                task = replace(task, requirements=replace(task.requirements, relaxed=True))
             else:
                 heapq.heappush(self._patient, (task.queued_at + patience, task.task_id))
         lane = self._lane(task)
@@ -165,9 +165,9 @@ class WaitQueue:
             self._enter(lane, now)
 
     def _lane(self, task: WaitingTask) -> _Lane:
-        group = self._groups.get(task.wish)
+        group = self._groups.get(task.requirements)
         if group is None:
-            group = self._groups[task.wish] = WaitGroup(task.wish)
+            group = self._groups[task.requirements] = WaitGroup(task.requirements)
         lane = group.lanes.get(task.owner_id)
         if lane is None:
             owner = self._owners.get(task.owner_id)
@@ -178,7 +178,7 @@ class WaitQueue:
         return lane
 
     def discard(self, task_id: str) -> None:
-        """Out of the line, wherever in it. What the heaps still hold of it is passed over."""
+        """Out of the wait queue, wherever in it. What the heaps still hold of it is passed over."""
         found = self._tasks.pop(task_id, None)
         if found is None:
             return
@@ -190,7 +190,7 @@ class WaitQueue:
         owner, group = lane.owner, lane.group
         del group.lanes[owner.owner_id]
         if not group.lanes:
-            del self._groups[group.wish]
+            del self._groups[group.requirements]
         owner.lanes -= 1
         if not owner.lanes:
             owner.key, owner.order = None, []
@@ -242,7 +242,7 @@ class WaitQueue:
 
     def _level(self, task: WaitingTask, now: float) -> int:
         waited = max(0.0, now - task.created_at)
-        return max(0, RANK[task.wish.tier] - int(waited / self._ageing.tier_seconds))
+        return max(0, RANK[task.requirements.tier] - int(waited / self._ageing.tier_seconds))
 
     def _first(self, lane: _Lane) -> WaitingTask:
         """Of a lane in which somebody waits."""
@@ -298,8 +298,8 @@ class WaitQueue:
         """Those who only prefer their region, and have waited for it long enough."""
         while self._patient and self._patient[0][0] <= now:
             found = self._tasks.get(heapq.heappop(self._patient)[1])
-            if found is not None and not found[0].wish.relaxed:
-                self.add(replace(found[0], wish=replace(found[0].wish, relaxed=True)), now)
+            if found is not None and not found[0].requirements.relaxed:
+                self.add(replace(found[0], requirements=replace(found[0].requirements, relaxed=True)), now)
 
     def _refresh(self, now: float) -> None:
         """Levels and served shares change with time: the heaps anew."""

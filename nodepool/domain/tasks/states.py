@@ -39,7 +39,7 @@ class RunVerdict(StrEnum):
 
 
 class LocationMode(StrEnum):
-    """What a task's wish for a region means."""
+    """What a task's region asks for."""
 
     STRICT = "strict"  # there or nowhere
     PREFER = "prefer"  # after a while the nearest other region

@@ -116,7 +116,7 @@ class Reach:
         return self.able >= least
 
     def lowers(self, least: int) -> bool:
-        """Whether their word may lower one: also in a small pool, but not where a task's needs and wishes
+        """Whether their word may lower one: also in a small pool, but not where a task's needs and requests
         were made so that only few of many can run it."""
         return self.able >= min(least, self.there)
 

@@ -25,7 +25,7 @@ from nodepool.stores.sql.tables import ledger_entries, nodes, tasks
 
 
 def reach(connection: Connection, task_id: str, besides: Collection[int], *, allow_pushed: bool) -> Reach:
-    """Who could check the task, beside these owners. Whether there is room now does not matter; wishes that
+    """Who could check the task, beside these owners. Whether there is room now does not matter; requests that
     a check keeps do."""
     query = select(nodes.c.owner_id, nodes.c.peer_address).where(
         nodes.c.active,

@@ -16,7 +16,7 @@ from nodepool.stores.sql.typed_rows import FromRow
 
 @dataclass(frozen=True, slots=True)
 class StoredTask(FromRow):
-    """A task with its wishes, its state and its result. Empty text: not told, or not there yet."""
+    """A task with what it asks for, its state and its result. Empty text: not told, or not there yet."""
 
     id: str
     owner_id: int

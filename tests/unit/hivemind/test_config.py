@@ -9,9 +9,9 @@ import pytest
 
 from hivemind.config import (
     Account,
+    CommandLineOptions,
     Connection,
     Profile,
-    Wishes,
     account_of,
     load,
     profile_path,
@@ -102,30 +102,30 @@ def test_the_profile_is_where_xdg_says() -> None:
 
 def test_the_command_line_wins_over_the_environment_and_that_over_the_profile() -> None:
     environment = {"HIVEMIND_GATEWAY": "env:2", "HIVEMIND_TOKEN": "from env"}
-    assert resolve(KEPT, {}, Wishes()).gateway == "kept:1"
-    assert resolve(KEPT, environment, Wishes()).gateway == "env:2"
-    assert resolve(KEPT, environment, Wishes(gateway="flag:3")).gateway == "flag:3"
-    assert resolve(KEPT, {}, Wishes()).token == "secret"
-    assert resolve(KEPT, environment, Wishes(gateway="kept:1")).token == "from env"
-    assert resolve(KEPT, {}, Wishes()).tls
-    assert not resolve(KEPT, {"HIVEMIND_TLS": "0"}, Wishes()).tls
-    assert resolve(KEPT, {"HIVEMIND_TLS": "0"}, Wishes(tls=True)).tls
-    assert resolve(Profile(), {}, Wishes()).gateway == "localhost:50051"
+    assert resolve(KEPT, {}, CommandLineOptions()).gateway == "kept:1"
+    assert resolve(KEPT, environment, CommandLineOptions()).gateway == "env:2"
+    assert resolve(KEPT, environment, CommandLineOptions(gateway="flag:3")).gateway == "flag:3"
+    assert resolve(KEPT, {}, CommandLineOptions()).token == "secret"
+    assert resolve(KEPT, environment, CommandLineOptions(gateway="kept:1")).token == "from env"
+    assert resolve(KEPT, {}, CommandLineOptions()).tls
+    assert not resolve(KEPT, {"HIVEMIND_TLS": "0"}, CommandLineOptions()).tls
+    assert resolve(KEPT, {"HIVEMIND_TLS": "0"}, CommandLineOptions(tls=True)).tls
+    assert resolve(Profile(), {}, CommandLineOptions()).gateway == "localhost:50051"
 
 
 def test_a_token_goes_to_the_gateway_that_issued_it_only() -> None:
-    elsewhere = resolve(KEPT, {}, Wishes(gateway="other:1"))
+    elsewhere = resolve(KEPT, {}, CommandLineOptions(gateway="other:1"))
     assert elsewhere.token == ""
     assert elsewhere.username == ""
 
 
 def test_an_environment_switch_with_another_word_is_refused() -> None:
     with pytest.raises(ConfigError, match="HIVEMIND_TLS"):
-        resolve(Profile(), {"HIVEMIND_TLS": "maybe"}, Wishes())
+        resolve(Profile(), {"HIVEMIND_TLS": "maybe"}, CommandLineOptions())
 
 
 def test_a_token_is_not_shown_with_its_connection() -> None:
-    assert "secret" not in repr(resolve(KEPT, {}, Wishes()))
+    assert "secret" not in repr(resolve(KEPT, {}, CommandLineOptions()))
     assert "secret" not in repr(KEPT)
 
 

@@ -68,7 +68,7 @@ def followed(asked: PlacementRequest, suggestion: PlacementSuggestion) -> Placem
 
 
 def takers(asked: PlacementRequest, nodes: list[NodeView], **options: Any) -> int:
-    return len(place(asked.wish(DEFAULT_MB), nodes, **options).ranked)
+    return len(place(asked.requirements(DEFAULT_MB), nodes, **options).ranked)
 
 
 def emptied(nodes: list[NodeView]) -> list[NodeView]:

@@ -13,7 +13,7 @@ from nodepool.domain.explain.pool_view import PoolView
 from nodepool.domain.explain.wait_estimate import NOTHING_KNOWN, QueueOrder, estimate
 from nodepool.domain.nodes.node import NodeView
 from nodepool.domain.resources import Claim, Resources
-from nodepool.domain.scheduling.placement import Wish
+from nodepool.domain.scheduling.placement import Requirements
 from nodepool.domain.scheduling.request import PlacementRequest
 from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask, WaitQueue
 from nodepool.domain.tasks.states import LocationMode
@@ -27,7 +27,7 @@ CLAIM = Claim(1000, 1024, 0, 0)
 def task(task_id: str, **facts: Any) -> WaitingTask:
     tier = facts.pop("tier", Tier.HIGH)
     fields: dict[str, Any] = {"owner_id": 1, "priority": 5, "created_at": NOW, "queued_at": NOW, **facts}
-    return WaitingTask(task_id=task_id, wish=Wish(claim=CLAIM, tier=tier), **fields)
+    return WaitingTask(task_id=task_id, requirements=Requirements(claim=CLAIM, tier=tier), **fields)
 
 
 def turns(*tasks: WaitingTask, served: dict[int, float] | None = None, **options: Any) -> QueueOrder:
@@ -35,24 +35,24 @@ def turns(*tasks: WaitingTask, served: dict[int, float] | None = None, **options
 
 
 def test_places_count_from_one_and_a_stranger_has_none() -> None:
-    line = turns(task("old", created_at=NOW - 5), task("new"))
-    assert (line.place_of("old"), line.place_of("new"), line.place_of("?")) == ((1, 0), (2, 1), None)
+    queue = turns(task("old", created_at=NOW - 5), task("new"))
+    assert (queue.place_of("old"), queue.place_of("new"), queue.place_of("?")) == ((1, 0), (2, 1), None)
 
 
 def test_users_take_turns_however_many_tasks_one_has() -> None:
     many = [task(f"a{number}", created_at=NOW - 100 + number) for number in range(50)]
-    line = turns(*many, task("b", owner_id=2))
-    assert line.place_of("b") == (2, 1)
+    queue = turns(*many, task("b", owner_id=2))
+    assert queue.place_of("b") == (2, 1)
 
 
 def test_who_was_served_lately_comes_after_who_was_not() -> None:
-    line = turns(task("a", created_at=NOW - 9), task("b", owner_id=2), served={1: 5.0})
-    assert line.place_of("b") == (1, 0)
+    queue = turns(task("a", created_at=NOW - 9), task("b", owner_id=2), served={1: 5.0})
+    assert queue.place_of("b") == (1, 0)
 
 
 def test_the_hopeless_have_a_place_but_hold_nobody_up() -> None:
-    line = turns(task("a", created_at=NOW - 9), task("b"), hopeless=frozenset({"a"}))
-    assert line.place_of("b") == (2, 0)
+    queue = turns(task("a", created_at=NOW - 9), task("b"), hopeless=frozenset({"a"}))
+    assert queue.place_of("b") == (2, 0)
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def test_a_task_that_is_not_there_yet_is_told_where_it_would_be(
     newcomer: WaitingTask, place: tuple[int, int]
 ) -> None:
     mine = [task(f"a{age}", created_at=NOW - age) for age in (1200, 10, 9)]
-    line = turns(*mine, task("n", tier=Tier.NORMAL, owner_id=3))
-    assert line.place_for(newcomer) == place
+    queue = turns(*mine, task("n", tier=Tier.NORMAL, owner_id=3))
+    assert queue.place_for(newcomer) == place
 
 
 TASKS = st.lists(
@@ -90,14 +90,14 @@ SERVED = st.dictionaries(st.integers(1, 3), st.floats(0, 5))
 def test_everybody_has_one_place_and_the_first_is_whom_the_dispatcher_takes_first(
     tasks: list[WaitingTask], served: dict[int, float]
 ) -> None:
-    line = turns(*tasks, served=served)
-    places = sorted(place for one in tasks if (place := line.place_of(one.task_id)) is not None)
+    queue = turns(*tasks, served=served)
+    places = sorted(place for one in tasks if (place := queue.place_of(one.task_id)) is not None)
     assert [position for position, _ in places] == list(range(1, len(tasks) + 1))
     dispatchers = WaitQueue(AGEING, lambda owner_id: served.get(owner_id, 0.0))
     for one in tasks:
         dispatchers.add(one, NOW)
     if (head := dispatchers.head(NOW)) is not None:
-        assert line.place_of(head[0].task_id) == (1, 0)
+        assert queue.place_of(head[0].task_id) == (1, 0)
 
 
 @given(TASKS, SERVED, st.sampled_from(Tier))

@@ -63,10 +63,10 @@ def test_wishes_of_others_stay_alike_while_one_owner_has_such_a_node() -> None:
     put("a", 7, only=True)
     put("b", 7, only=True)
     put("c", 8, only=False)
-    assert [fleet.owner_of_wish(owner) for owner in (7, 8, 9)] == [7, 0, 0]
+    assert [fleet.owner_that_counts(owner) for owner in (7, 8, 9)] == [7, 0, 0]
     put("a", 7, only=False)
-    assert fleet.owner_of_wish(7) == 7
+    assert fleet.owner_that_counts(7) == 7
     fleet.remove("b")
-    assert fleet.owner_of_wish(7) == 0
+    assert fleet.owner_that_counts(7) == 0
     put("d", 9, only=True)  # in the row that b has left
-    assert [fleet.owner_of_wish(owner) for owner in (7, 9)] == [0, 9]
+    assert [fleet.owner_that_counts(owner) for owner in (7, 9)] == [0, 9]

@@ -12,13 +12,13 @@ from nodepool.domain.nodes.node import NodeKind, NodeView
 from nodepool.domain.resources import Claim, Resources
 from nodepool.domain.scheduling import placement
 from nodepool.domain.scheduling.fleet import Amounts, Fleet
-from nodepool.domain.scheduling.placement import Chooser, Wish, decide
+from nodepool.domain.scheduling.placement import Chooser, Requirements, decide
 from nodepool.domain.scheduling.request import PlacementRequest
 from nodepool.domain.trust.tiers import Tier
 
 STRANGERS = 5
 ONE = Claim(100, 100, 0, 0)
-WISH = Wish(claim=ONE, tier=Tier.LOW)
+REQUIREMENTS = Requirements(claim=ONE, tier=Tier.LOW)
 
 
 def node(node_id: str, owner_id: int, **facts: Any) -> NodeView:
@@ -89,7 +89,7 @@ def test_a_second_task_waits_and_is_told_why() -> None:
     busy = Claim(0, 0, 0, 0, tasks=1)
     new = node("new", 2, on_trial=True, reserved=busy)
     fleet = fleet_of(new, node("old", 1, reserved=Claim(4000, 0, 0, 0, tasks=4)))
-    decision = decide(WISH, fleet)
+    decision = decide(REQUIREMENTS, fleet)
     assert (decision.ranked, decision.failed[placement.ON_TRIAL]) == ((), 1)
     assert "one task at a time until its results are verified" in str(decision.reason())
     assert not decision.never_fits()
@@ -97,7 +97,7 @@ def test_a_second_task_waits_and_is_told_why() -> None:
 
 def test_one_plan_gives_it_no_second_task_either() -> None:
     fleet = fleet_of(node("new", 2, on_trial=True), node("old", 1, capacity=Claim(100, 100, 0, 0, tasks=1)))
-    chooser, found = Chooser(WISH, fleet), []
+    chooser, found = Chooser(REQUIREMENTS, fleet), []
     while (row := chooser.next()) is not None:
         fleet.take(row, Amounts.of(ONE))
         found.append(fleet.ids[row])

@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 from nodepool.domain.nodes.node import NodeKind, NodeView
 from nodepool.domain.resources import RESOURCE_NAMES, Claim
 from nodepool.domain.scheduling import placement
-from nodepool.domain.scheduling.placement import Wish
+from nodepool.domain.scheduling.placement import Requirements
 from nodepool.domain.tasks.clauses import Clause, ClauseKind
 from nodepool.domain.tasks.reasons import ReasonCode
 from nodepool.domain.trust.tiers import Tier, opens
@@ -34,8 +34,8 @@ def node(node_id: str = "n", **facts: object) -> NodeView:
     return NodeView(node_id=node_id, **{**fields, **facts})  # type: ignore[arg-type]
 
 
-def wish(**asked: object) -> Wish:
-    return Wish(**{"claim": SMALL, "tier": Tier.HIGH, **asked})  # type: ignore[arg-type]
+def requirements(**asked: object) -> Requirements:
+    return Requirements(**{"claim": SMALL, "tier": Tier.HIGH, **asked})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,9 @@ def wish(**asked: object) -> Wish:
 def test_what_keeps_a_node_from_a_task(
     asked: dict[str, Any], facts: dict[str, Any], clause: Clause | None
 ) -> None:
-    assert list(placement.place(wish(**asked), [node(**facts)]).failed) == [clause] * (clause is not None)
+    assert list(placement.place(requirements(**asked), [node(**facts)]).failed) == [clause] * (
+        clause is not None
+    )
 
 
 def test_the_more_trusted_come_first_then_the_idle_then_the_smaller() -> None:
@@ -86,31 +88,31 @@ def test_the_more_trusted_come_first_then_the_idle_then_the_smaller() -> None:
         node("a"),
         node("normal", tier=Tier.NORMAL),
     ]
-    assert placement.place(wish(), nodes).ranked == ("a", "b", "big", "busy", "normal", "low")
+    assert placement.place(requirements(), nodes).ranked == ("a", "b", "big", "busy", "normal", "low")
 
 
 def test_a_node_that_lost_the_task_before_comes_last() -> None:
     nodes = [node("a"), node("low", tier=Tier.LOW)]
-    assert placement.place(wish(excluded=frozenset({"a"})), nodes).ranked == ("low", "a")
-    assert placement.place(wish(excluded=frozenset({"a"})), nodes[:1]).ranked == ("a",)
+    assert placement.place(requirements(excluded=frozenset({"a"})), nodes).ranked == ("low", "a")
+    assert placement.place(requirements(excluded=frozenset({"a"})), nodes[:1]).ranked == ("a",)
 
 
 def test_the_reason_has_numbers() -> None:
     nodes = [node("a", online=False), node("b", online=False), node("c", region="europe")]
-    decision = placement.place(wish(region="asia"), nodes)
+    decision = placement.place(requirements(region="asia"), nodes)
     assert str(decision.reason()) == "waiting: looked at 3 nodes: 2 offline, 1 in another region"
 
 
 def test_an_empty_pool_says_so() -> None:
-    assert placement.place(wish(), []).reason().code is ReasonCode.NO_NODE_JOINED
+    assert placement.place(requirements(), []).reason().code is ReasonCode.NO_NODE_JOINED
 
 
 def test_what_no_node_can_ever_run_is_told_from_what_waits() -> None:
     small, busy = node("a", capacity=replace(ROOM, cpu_score=1)), node("b", reserved=ROOM)
-    assert placement.place(wish(), [small]).never_fits()
-    assert placement.place(wish(), [small]).reason().code is ReasonCode.NO_NODE_EVER
+    assert placement.place(requirements(), [small]).never_fits()
+    assert placement.place(requirements(), [small]).reason().code is ReasonCode.NO_NODE_EVER
     for passing in (busy, node("c", online=False), node("d", draining=True)):
-        decision = placement.place(wish(), [small, passing])
+        decision = placement.place(requirements(), [small, passing])
         assert not decision.never_fits()
         assert decision.reason().code is ReasonCode.NO_NODE_NOW
 
@@ -128,8 +130,8 @@ NODES = st.builds(
     capacity=CLAIMS,
     reserved=CLAIMS,
 )
-WISHES = st.builds(
-    Wish,
+REQUIREMENTS = st.builds(
+    Requirements,
     claim=st.builds(Claim, AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS),
     tier=st.sampled_from(Tier),
     region=st.sampled_from(["any", "asia"]),
@@ -139,8 +141,10 @@ WISHES = st.builds(
 )
 
 
-@given(WISHES, st.lists(NODES, max_size=8, unique_by=lambda view: view.node_id))
-def test_every_chosen_node_fits_and_every_other_is_counted(asked: Wish, nodes: list[NodeView]) -> None:
+@given(REQUIREMENTS, st.lists(NODES, max_size=8, unique_by=lambda view: view.node_id))
+def test_every_chosen_node_fits_and_every_other_is_counted(
+    asked: Requirements, nodes: list[NodeView]
+) -> None:
     decision = placement.place(asked, nodes)
     by_id = {view.node_id: view for view in nodes}
     assert len(decision.ranked) + sum(decision.failed.values()) == decision.looked_at == len(nodes)
@@ -155,7 +159,9 @@ def test_every_chosen_node_fits_and_every_other_is_counted(asked: Wish, nodes: l
             assert taken <= getattr(view.capacity, name)
 
 
-@given(WISHES, st.lists(NODES, max_size=6, unique_by=lambda view: view.node_id), st.randoms())
-def test_the_order_of_the_nodes_does_not_matter(asked: Wish, nodes: list[NodeView], random: object) -> None:
+@given(REQUIREMENTS, st.lists(NODES, max_size=6, unique_by=lambda view: view.node_id), st.randoms())
+def test_the_order_of_the_nodes_does_not_matter(
+    asked: Requirements, nodes: list[NodeView], random: object
+) -> None:
     shuffled = sorted(nodes, key=lambda _: random.random())  # type: ignore[attr-defined]
     assert placement.place(asked, nodes) == placement.place(asked, shuffled)

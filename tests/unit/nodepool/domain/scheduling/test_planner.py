@@ -12,7 +12,7 @@ from nodepool.domain import regions
 from nodepool.domain.nodes.node import NodeKind, NodeView
 from nodepool.domain.resources import RESOURCE_NAMES, Claim
 from nodepool.domain.scheduling.fleet import Amounts, Fleet
-from nodepool.domain.scheduling.placement import MIN_TRUST, NEEDS_AGENT, Chooser, Wish, decide, place
+from nodepool.domain.scheduling.placement import MIN_TRUST, NEEDS_AGENT, Chooser, Requirements, decide, place
 from nodepool.domain.scheduling.planner import Planner
 from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask
 from nodepool.domain.trust.tiers import Tier
@@ -43,15 +43,15 @@ class Pool:
         )
         self._count = 0
 
-    def add(self, count: int = 1, *, owner: int = 1, **wish: Any) -> None:
+    def add(self, count: int = 1, *, owner: int = 1, **requirements: Any) -> None:
         for _ in range(count):
             self._count += 1
-            asked = Wish(**{"claim": SMALL, "tier": Tier.HIGH, **wish})
+            asked = Requirements(**{"claim": SMALL, "tier": Tier.HIGH, **requirements})
             task = WaitingTask(
-                task_id=f"t{self._count:03}", owner_id=owner, wish=asked, priority=5,
+                task_id=f"t{self._count:03}", owner_id=owner, requirements=asked, priority=5,
                 created_at=self._count / 1000, queued_at=0.0,
             )  # fmt: skip
-            self.planner.line.add(task, 1.0)
+            self.planner.queue.add(task, 1.0)
 
     def plan(self, limit: int = 1000) -> list[tuple[str, str]]:
         return [(it.task.task_id, it.node_id) for it in self.planner.plan(1.0, limit)]
@@ -61,7 +61,7 @@ def test_a_node_gets_as_many_as_fit_and_the_rest_wait() -> None:
     pool = Pool(node("a"))
     pool.add(6)
     assert pool.plan() == [(f"t00{number}", "a") for number in range(1, 5)]
-    assert len(pool.planner.line) == 2
+    assert len(pool.planner.queue) == 2
     assert pool.plan() == []
 
 
@@ -103,19 +103,19 @@ def test_a_node_that_leaves_gets_nothing_and_its_row_is_used_again() -> None:
 
 def test_of_two_equal_nodes_the_one_with_the_better_history_is_chosen() -> None:
     views = [node("a", quality=0.4), node("b", quality=0.9)]
-    assert place(Wish(claim=SMALL, tier=Tier.HIGH), views).ranked == ("b", "a")
+    assert place(Requirements(claim=SMALL, tier=Tier.HIGH), views).ranked == ("b", "a")
 
 
 def test_trust_can_be_asked_for() -> None:
     views = [node("low", tier=Tier.LOW), node("normal", tier=Tier.NORMAL), node("high")]
-    decision = place(Wish(claim=SMALL, tier=Tier.HIGH, min_trust=Tier.NORMAL), views)
+    decision = place(Requirements(claim=SMALL, tier=Tier.HIGH, min_trust=Tier.NORMAL), views)
     assert decision.ranked == ("high", "normal")
     assert decision.failed == {MIN_TRUST: 1}
 
 
 def test_a_relaxed_wish_takes_the_nearest_region_first() -> None:
     views = [node(slug, region=slug) for slug in regions.NODE_REGIONS]
-    near = place(Wish(claim=SMALL, tier=Tier.HIGH, region="europe", relaxed=True), views).ranked
+    near = place(Requirements(claim=SMALL, tier=Tier.HIGH, region="europe", relaxed=True), views).ranked
     steps = [regions.distance("europe", node_id) for node_id in near]
     assert near[0] == "europe"
     assert steps == sorted(steps)
@@ -124,14 +124,14 @@ def test_a_relaxed_wish_takes_the_nearest_region_first() -> None:
 
 def test_pushed_nodes_are_taken_only_where_they_may_be() -> None:
     view = node("p", kind=NodeKind.PUSHED)
-    wish = Wish(claim=SMALL, tier=Tier.HIGH)
-    assert place(wish, [view]).ranked == ()
-    assert place(wish, [view], allow_pushed=True).ranked == ("p",)
+    requirements = Requirements(claim=SMALL, tier=Tier.HIGH)
+    assert place(requirements, [view]).ranked == ()
+    assert place(requirements, [view], allow_pushed=True).ranked == ("p",)
 
 
 def test_a_task_that_needs_an_agent_is_not_given_to_a_node_without_one() -> None:
     views = [node("agent", tier=Tier.LOW), node("pushed", kind=NodeKind.PUSHED)]
-    decision = place(Wish(claim=SMALL, tier=Tier.HIGH, needs_agent=True), views, allow_pushed=True)
+    decision = place(Requirements(claim=SMALL, tier=Tier.HIGH, needs_agent=True), views, allow_pushed=True)
     assert decision.ranked == ("agent",)
     assert decision.failed == {NEEDS_AGENT: 1}
 
@@ -148,7 +148,7 @@ def test_a_large_fleet_is_chosen_from_in_the_order_of_the_rules() -> None:
     assert sorted(chosen) == [view.node_id for view in views]
     # Equals may change places where the list is cut.
     by_id = {view.node_id: (view.tier, view.quality) for view in views}
-    ranked = place(Wish(claim=SMALL, tier=Tier.HIGH), views).ranked
+    ranked = place(Requirements(claim=SMALL, tier=Tier.HIGH), views).ranked
     assert [by_id[node_id] for node_id in chosen] == [by_id[node_id] for node_id in ranked]
 
 
@@ -187,8 +187,8 @@ VIEWS = st.lists(
     max_size=9,
     unique_by=lambda view: view.node_id,
 )
-WISHES = st.builds(
-    Wish,
+REQUIREMENTS = st.builds(
+    Requirements,
     claim=st.builds(Claim, AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS),
     tier=st.sampled_from(Tier),
     min_trust=st.sampled_from([None, *Tier]),
@@ -202,15 +202,17 @@ WISHES = st.builds(
 
 
 @settings(max_examples=150)
-@given(VIEWS, WISHES, st.lists(st.tuples(st.booleans(), st.integers(0, 8)), max_size=20))
-def test_the_chooser_always_chooses_as_the_plain_rules_do(views: Any, wish: Wish, acts: Any) -> None:
+@given(VIEWS, REQUIREMENTS, st.lists(st.tuples(st.booleans(), st.integers(0, 8)), max_size=20))
+def test_the_chooser_always_chooses_as_the_plain_rules_do(
+    views: Any, requirements: Requirements, acts: Any
+) -> None:
     """Whatever is taken and given back in between, the next choice is the first of a decision made anew."""
     fleet = Fleet.of(views)
-    chooser = Chooser(wish, fleet)
-    amounts = Amounts.of(wish.claim)
+    chooser = Chooser(requirements, fleet)
+    amounts = Amounts.of(requirements.claim)
     taken: list[int] = []
     for takes, index in acts:
-        ranked = decide(wish, fleet).ranked
+        ranked = decide(requirements, fleet).ranked
         row = chooser.next()
         assert (None if row is None else fleet.ids[row]) == next(iter(ranked), None)
         if takes and row is not None:
@@ -223,17 +225,19 @@ def test_the_chooser_always_chooses_as_the_plain_rules_do(views: Any, wish: Wish
 
 
 @settings(max_examples=100)
-@given(VIEWS, st.lists(st.tuples(WISHES, st.integers(1, 3)), max_size=15))
+@given(VIEWS, st.lists(st.tuples(REQUIREMENTS, st.integers(1, 3)), max_size=15))
 def test_nothing_is_over_allocated_and_who_waits_fits_nowhere(views: Any, asked: Any) -> None:
     pool = Pool(*views)
-    for wish, owner in asked:
-        pool.add(owner=owner, **{name: getattr(wish, name) for name in Wish.__dataclass_fields__})
+    for requirements, owner in asked:
+        pool.add(
+            owner=owner, **{name: getattr(requirements, name) for name in Requirements.__dataclass_fields__}
+        )
     placed = pool.plan()
     fleet = pool.planner.fleet
     for row in fleet.row_of.values():
         after = fleet.view(row)
         for name in RESOURCE_NAMES:
             assert getattr(after.reserved, name) <= max(getattr(after.capacity, name), 0)
-    assert len(placed) + len(pool.planner.line) == len(asked)
-    for group in pool.planner.line.groups():
-        assert decide(group.wish, fleet).ranked == ()
+    assert len(placed) + len(pool.planner.queue) == len(asked)
+    for group in pool.planner.queue.groups():
+        assert decide(group.requirements, fleet).ranked == ()

@@ -8,7 +8,7 @@ import pytest
 from nodepool.domain.nodes.node import NodeView
 from nodepool.domain.resources import Claim
 from nodepool.domain.scheduling.fleet import Amounts, Fleet
-from nodepool.domain.scheduling.placement import Chooser, Wish, decide
+from nodepool.domain.scheduling.placement import Chooser, Requirements, decide
 from nodepool.domain.trust.tiers import TIERS, Tier
 
 NODES = 12_000
@@ -41,9 +41,9 @@ def test_nothing_better_is_left_out_of_the_short_list(kind: str) -> None:
         "a few small ones": np.where(np.arange(NODES) % 1000, 10**6, 1000),
     }[kind]
     nodes = fleet(sizes.tolist())
-    wish = Wish(claim=Claim(1000, 512, 0, 0), tier=Tier.HIGH)
-    best = [nodes.rank[nodes.row_of[node_id]] for node_id in decide(wish, nodes).ranked]
-    chooser, amounts = Chooser(wish, nodes), Amounts.of(wish.claim)
+    requirements = Requirements(claim=Claim(1000, 512, 0, 0), tier=Tier.HIGH)
+    best = [nodes.rank[nodes.row_of[node_id]] for node_id in decide(requirements, nodes).ranked]
+    chooser, amounts = Chooser(requirements, nodes), Amounts.of(requirements.claim)
     for expected in best[:600]:  # more than one short list
         row = chooser.next()
         assert row is not None
