@@ -220,7 +220,7 @@ def test_many_kinds_of_question_at_once_get_the_answers_of_their_own(asking: Ask
 def test_a_line_too_long_to_be_played_through_says_so(
     asking: Asking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(explain_task, "_MAX_IN_LINE", 3)
+    monkeypatch.setattr(explain_task, "_MAX_IN_ORDER", 3)
     for number in range(5):
         asking.task(created_at=START - 100 + number)
     mine = asking.task()

@@ -12,6 +12,7 @@ from sqlalchemy import update
 from dispatcher import context
 from dispatcher.placing.placement_loop import PlacementLoop
 from dispatcher.sweep.sweeper import Sweeper
+from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.tasks.reasons import told
 from nodepool.domain.tasks.states import Outcome, TaskState
 from nodepool.messaging import names
@@ -208,7 +209,7 @@ def test_an_end_frees_the_node_and_asks_for_the_waiting(fleet: Fleet) -> None:
     fleet.node("n1", max_tasks=1)
     first, second = fleet.placed(), fleet.task()
     assert not fleet.place(second)
-    end = task_store.End(outcome=Outcome.REFUSED, exit_code=None, reason=told("no"))
+    end = End(outcome=Outcome.REFUSED, exit_code=None, reason=told("no"))
     fleet.dispatcher.lifecycle.end_attempt(
         attempt_of(fleet.dispatcher.database, first), "n1", fleet.owner_id, end
     )
