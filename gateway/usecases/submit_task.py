@@ -25,7 +25,7 @@ from nodepool.domain.errors import (
 from nodepool.domain.ids import check_task_id
 from nodepool.domain.money.pricing import price_per_minute_cpt
 from nodepool.domain.resources import Resources
-from nodepool.domain.tasks.new_task import ComparedWish, NewTask, PricedTask, RequestedTask
+from nodepool.domain.tasks.new_task import NewTask, PricedTask, RequestedComparison, RequestedTask
 from nodepool.domain.tasks.package_rules import check_package
 from nodepool.domain.tasks.states import TaskState, Verification
 from nodepool.domain.trust import access_limits
@@ -115,7 +115,7 @@ def requested_task(gateway: Gateway, request: pb.UploadTaskRequest) -> Requested
     }
 
 
-def _compared(request: pb.UploadTaskRequest) -> ComparedWish:
+def _compared(request: pb.UploadTaskRequest) -> RequestedComparison:
     replicas = wire.replicas_from_wire(request.replicas)
     if replicas > 1 and len(request.task_id) > ids.MAX_PARENT_ID:
         raise InvalidInputError(

@@ -19,7 +19,7 @@ from hivemind.zip_pack import open_package
 @json_option
 @pass_app
 def explain(app: App, task_id: str) -> None:
-    """Why a task waits, failed or was stopped; what would place it now, its place in line and its price."""
+    """Why a task waits, failed or was stopped; what would place it, its place in the queue and its price."""
     with connect(app) as pool:
         told = pool.explain(task_id)
     if app.json:

@@ -130,7 +130,7 @@ def test_a_wish_comes_from_the_sdk_into_the_row(name: str) -> None:
     assert getattr(after, name) == _sample(name), f"hivemind/models.py: needs_to_wire leaves out {name}"
     for request in (before, after):
         request.task_id = "task"
-    assert _row(after) != _row(before), f"gateway/usecases/submit_task.py: wishes() does not read {name}"
+    assert _row(after) != _row(before), f"submit_task.py: requested_task() does not read {name}"
 
 
 def _row(request: pb.UploadTaskRequest) -> Mapping[str, Any]:

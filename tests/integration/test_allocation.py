@@ -11,6 +11,7 @@ import pytest
 
 from dispatcher import context
 from dispatcher.sweep.sweeper import Sweeper
+from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.resources import Claim, Resources
 from nodepool.domain.tasks.reasons import told
 from nodepool.domain.tasks.states import Outcome
@@ -114,7 +115,7 @@ def test_what_the_task_asked_for_stays_in_sql_and_its_end_gives_back_what_was_ke
     fleet.settle({big: 1000})
     (row,) = fleet.dispatcher.database.read(task_store.live_attempts)
     assert row.claim_memory_mb == 6144
-    end = task_store.End(outcome=Outcome.REFUSED, exit_code=None, reason=told("no"))
+    end = End(outcome=Outcome.REFUSED, exit_code=None, reason=told("no"))
     fleet.dispatcher.lifecycle.end_attempt(
         attempt_of(fleet.dispatcher.database, big), NODE, fleet.owner_id, end
     )

@@ -80,7 +80,7 @@ def test_an_explanation_says_what_is_in_the_way_what_would_help_and_the_price(
         "--memory-gb 8 would place it now on 3 nodes",
         "without --location would place it now on 1 node",
         "or Resume bob/pc. (would place it now on 1 node)",
-        "place in line 3 of 17 waiting",
+        "place in the wait queue 3 of 17 waiting",
         "expected wait about 4 min (the last 20 tasks of this tier)",
         "price 5 CPT for each started minute, at most 300 CPT for 60 minutes",
     ):

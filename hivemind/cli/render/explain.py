@@ -129,7 +129,8 @@ def _effect(suggestion: Suggestion) -> str:
 
 def _facts(told: Explanation) -> Iterator[tuple[str, str]]:
     if told.position:
-        yield "place in line", f"{told.position:,} of {max(told.position, told.waiting_tasks):,} waiting"
+        waiting = max(told.position, told.waiting_tasks)
+        yield "place in the wait queue", f"{told.position:,} of {waiting:,} waiting"
     ended = told.state in FINAL_TASK_STATES
     if (told.position or told.estimate_basis) and not ended:
         basis = f" ({one_line(told.estimate_basis)})" if told.estimate_basis else ""

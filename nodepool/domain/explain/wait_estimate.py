@@ -69,7 +69,7 @@ class QueueOrder:
         return self._places.get(task_id)
 
     def place_for(self, task: WaitingTask) -> tuple[int, int]:
-        """The same for one that is not in the line: before the first that would have to wait for it."""
+        """The same for one that is not in the queue: before the first that would have to wait for it."""
         used = self._served.get(task.owner_id, 0.0)
         ahead = 0
         for index, turn in enumerate(self._turns):

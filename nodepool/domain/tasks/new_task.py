@@ -10,7 +10,7 @@ from typing import TypedDict
 from nodepool.domain.tasks.states import LocationMode, TaskState
 
 
-class ComparedWish(TypedDict):
+class RequestedComparison(TypedDict):
     """What an owner asks for where results are compared."""
 
     replicas: int
@@ -19,7 +19,7 @@ class ComparedWish(TypedDict):
     verification: str
 
 
-class RequestedTask(ComparedWish):
+class RequestedTask(RequestedComparison):
     """What the request decides."""
 
     id: str

@@ -23,26 +23,10 @@ What is kept
   block VARCHAR '' (index; '' while open, then the id of its audit), drawn BOOLEAN false
   A row lives from the result until its block has passed or is recalled.
 
-How the product uses it, in the transaction that ends a run of a low-trust node
-1. A run that is itself a check or one of several replicas: `count_votes`; when final, `after_finding` for
-   every run that has voted. Checks and replicas that are VERIFIED are paid at once. A node that was struck,
-   be it as a checker, has all its provisional rows recalled.
-   A task of the node's own owner is never checked and moves no records: anybody could order their own good
-   name. Nor is one that may run on nodes of one owner only. Both are paid as they end.
-2. Any other: `size = block_size(node, owner, rules)`. 0: audits are off, pay at once. Else add a provisional
-   row. `holds_back(size)`: the task is not final before its audit is. Then `is_full(...)` over the node's
-   rows with block ''; the sweep asks that too, because a block also closes with time.
-3. A full block: `draw(rows, ticket)` with a ticket from the system's random source, never from anything
-   that a node could know. Name the block, mark the row, add a check of that task: `may_check`.
-4. The check is counted: `block_end(finding of the drawn run)`. RELEASE: pay and delete the block's rows.
-   RECALL: take all rows of the node, whatever their block (not those that are being checked just now: the
-   check decides), and run those tasks again on nodes of other owners, as if they were new. Pay an old run
-   only when `pays_recalled(...)`. DRAW_AGAIN: draw from the block's rows that are not drawn yet; none left:
-   RELEASE. A check whose block is gone decides for its own task alone.
-5. Placement: a node with `paused_until` > now gets no task at the lowest tier but those with known answers.
-   `one_at_a_time` is a second reason for probation. `first_record` when a node id is registered for the
-   first time. Neither is for nodes above the lowest tier.
-6. A check that found no node of another owner for a day: `count_votes(..., no_more=True)`, and on with 4.
+Who asks these rules: `nodepool/domain/ends` decides with them what follows from the end of a run
+(`attempt_end.py` whether its result waits, `check_end.py` what a check says of the block that it was drawn
+from), and `provisional.py` keeps which results wait in which block. The sweep asks for what passes with time:
+a block that closes, a check that finds no node.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from nodepool.domain.scheduling.placement import Requirements
 from nodepool.domain.scheduling.wait_queue import Ageing, WaitGroup, WaitingTask, WaitQueue
 from nodepool.domain.trust.tiers import RANK, Tier
 
-# Tiers do not age here: the line looks at the clock every ten seconds only, the rules at once.
+# Tiers do not age here: the queue looks at the clock every ten seconds only, the rules at once.
 AGEING = Ageing(tier_seconds=1e9, priority_seconds=10, region_patience_seconds=30)
 ACTS = st.lists(
     st.tuples(
