@@ -84,7 +84,7 @@ class PlacementLoop:
         self._stopped = self._distrusted = False
         self._look_at = self._usage_at = self._check_queue_at = float("-inf")
         self._looking: Iterator[None] | None = None
-        self._look_took = 0.0
+        self._look_seconds = 0.0
         self._thread = threading.Thread(target=self._run, name="placement loop", daemon=True)
 
     # -- what others say -----------------------------------------------------------------------------
@@ -154,7 +154,7 @@ class PlacementLoop:
         not wait for all of it. The first look, and one that was asked for, are made whole by `work`."""
         began = time.monotonic()
         if self._looking is None and float("-inf") < self._look_at <= began:
-            self._looking, self._look_took = self._fleet_mirror.look(self._dispatcher.clock()), 0.0
+            self._looking, self._look_seconds = self._fleet_mirror.look(self._dispatcher.clock()), 0.0
             self._look_at = float("inf")
         if self._looking is None or self._look_at == float("-inf"):
             return
@@ -163,13 +163,13 @@ class PlacementLoop:
             if time.monotonic() - began >= _LOOK_PART_SECONDS:
                 ended = False
                 break
-        self._look_took += time.monotonic() - began
+        self._look_seconds += time.monotonic() - began
         if ended:
-            self._looked(self._look_took)
+            self._looked(self._look_seconds)
 
-    def _looked(self, took_seconds: float) -> None:
+    def _looked(self, seconds: float) -> None:
         self._looking = None
-        self._look_at = time.monotonic() + max(_LOOK_SECONDS, took_seconds / _LOOK_SHARE)
+        self._look_at = time.monotonic() + max(_LOOK_SECONDS, seconds / _LOOK_SHARE)
 
     def _take_backlog(self) -> None:
         """Where hints come faster than they are taken one by one, the next round has many of them."""

@@ -49,8 +49,8 @@ def fail(node: RogueNode, outcome: pb.AttemptOutcome.ValueType) -> None:
 
 
 def test_a_poll_tells_what_was_wished_and_how_each_attempt_went(node: RogueNode) -> None:
-    wishes = {"priority": 7, "min_trust": "normal", "location": "Asia", "location_mode": "prefer"}
-    attempt_id = node.chosen(max_minutes=3, **wishes)
+    requested = {"priority": 7, "min_trust": "normal", "location": "Asia", "location_mode": "prefer"}
+    attempt_id = node.chosen(max_minutes=3, **requested)
     task_id = task_of(attempt_id)
     node.claim(attempt_id)
     node.append(attempt_id, b"12345")

@@ -294,8 +294,8 @@ def test_a_dry_run_tells_the_node_and_a_suggestion_that_is_followed_places_the_t
 def test_a_task_keeps_its_wishes_and_a_record_of_its_attempt(
     shell: Shell, pool: TestPool, tmp_path: Path
 ) -> None:
-    wishes = ("--priority", "8", "--min-trust", "low", "--location", "asia", "--location-mode", "prefer")
-    task_id = shell.json("submit", task_folder(tmp_path, "print('x')"), *wishes)["task_id"]
+    requested = ("--priority", "8", "--min-trust", "low", "--location", "asia", "--location-mode", "prefer")
+    task_id = shell.json("submit", task_folder(tmp_path, "print('x')"), *requested)["task_id"]
     assert shell("logs", "-f", task_id).stdout == "x\n"
     status = shell.json("status", task_id)
     assert (status["priority"], status["min_trust"], status["location_mode"]) == (8, "low", "prefer")

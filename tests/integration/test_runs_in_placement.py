@@ -239,8 +239,8 @@ def checked(runs: Runs, task_id: str, on: str, **columns: Any) -> str:
     """Where the check of a task is placed that ran on this node."""
     runs.submit(task_id, 1)
     database = runs.dispatcher.database
-    wishes = {"pinned_node": on, **columns}
-    database.write(lambda c: c.execute(update(tasks).where(tasks.c.id == task_id).values(wishes)))
+    requested = {"pinned_node": on, **columns}
+    database.write(lambda c: c.execute(update(tasks).where(tasks.c.id == task_id).values(requested)))
     assert runs.place(task_id) == 1
     database.write(lambda c: c.execute(update(tasks).where(tasks.c.id == task_id).values(pinned_node="")))
     runs.end(task_id, "")

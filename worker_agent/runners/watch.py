@@ -117,8 +117,8 @@ class WatchLimits:
         self._used_at_look = used
         problem = self._disk_problem()
         self.at_once = bool(problem)
-        took = time.monotonic() - now
-        self._next_walk = now + took + max(_WALK_SECONDS, took / _WALK_SHARE)
+        seconds = time.monotonic() - now
+        self._next_walk = now + seconds + max(_WALK_SECONDS, seconds / _WALK_SHARE)
         return problem
 
     def seconds_left(self) -> float:
@@ -165,8 +165,8 @@ class CountedMemory:
             return False
         over = self._look(processes, usage)
         self._used_at_look = usage.memory_bytes
-        took = time.monotonic() - now
-        self._next_look = now + took / _MEMORY_SHARE
+        seconds = time.monotonic() - now
+        self._next_look = now + seconds / _MEMORY_SHARE
         return over
 
     def _look(self, processes: Collection[int], usage: Usage) -> bool:

@@ -39,9 +39,9 @@ def node(node_id: str = "n", **facts: Any) -> NodeView:
     return NodeView(node_id=node_id, **{**fields, **facts})
 
 
-def asks(**wishes: Any) -> PlacementRequest:
-    amounts = {name: wishes.pop(name) for name in Resources.__slots__ if name in wishes}
-    return PlacementRequest(needs=Resources(**amounts), **{"tier": Tier.HIGH, **wishes})
+def asks(**requested: Any) -> PlacementRequest:
+    amounts = {name: requested.pop(name) for name in Resources.__slots__ if name in requested}
+    return PlacementRequest(needs=Resources(**amounts), **{"tier": Tier.HIGH, **requested})
 
 
 def pool_of(*nodes: NodeView, **settings: Any) -> PoolView:

@@ -124,9 +124,9 @@ def node(**facts: Any) -> NodeView:
     return NodeView(**{**fields, **facts})
 
 
-def explained(*nodes: NodeView, **wishes: Any) -> PlacementExplanation:
-    memory_gb = wishes.pop("memory_gb", 1)
-    asked = PlacementRequest(needs=Resources(memory_gb=memory_gb), tier=Tier.HIGH, **wishes)
+def explained(*nodes: NodeView, **requested: Any) -> PlacementExplanation:
+    memory_gb = requested.pop("memory_gb", 1)
+    asked = PlacementRequest(needs=Resources(memory_gb=memory_gb), tier=Tier.HIGH, **requested)
     return explain(asked, PoolView.of(nodes, default_memory_mb=512, patience_seconds=30.0))
 
 
