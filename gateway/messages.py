@@ -204,6 +204,7 @@ def _amounts(view: NodeView) -> pb.WorkerNodeInfo:
     capacity, reserved = view.capacity, view.reserved
     return pb.WorkerNodeInfo(
         running_tasks=reserved.tasks,
+        on_trial=view.on_trial,
         capacity_cpu_score=capacity.cpu_score,
         capacity_memory_mb=capacity.memory_mb,
         capacity_gpu_score=capacity.gpu_score,

@@ -75,6 +75,7 @@ class NodeInfo:
     last_heartbeat: float
     isolation: str = ""  # empty: the pool does not say
     owner_only: bool = False  # it runs its owner's tasks only
+    on_trial: bool = False  # one task at a time until its results are verified
 
     @property
     def offline(self) -> bool:

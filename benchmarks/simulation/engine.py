@@ -206,7 +206,7 @@ def decide_on_arrival(stage: Stage, task_ids: Sequence[str], per_second: float, 
     taken: dict[str, float] = {}
 
     def note(args: tuple[Any, ...], at: float) -> None:
-        taken.update({attempt: at for _, attempt, *_ in args[0]})
+        taken.update({reservation.attempt_id: at for reservation in args[0]})
 
     placement_loop = PlacementLoop(stage.dispatcher)
     placement_loop.work()

@@ -182,7 +182,9 @@ def _status(node: NodeInfo) -> Text:
 
 
 def _tier(node: NodeInfo) -> str:
-    return f"{node.trust_tier}, owner only" if node.owner_only else node.trust_tier
+    if node.owner_only:
+        return f"{node.trust_tier}, owner only"
+    return f"{node.trust_tier}, on trial" if node.on_trial else node.trust_tier
 
 
 def _region(node: NodeInfo) -> str:
