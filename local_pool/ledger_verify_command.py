@@ -37,7 +37,7 @@ def verify(data_dir: Path | None, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"right": report.is_right, **asdict(report)}))
     else:
-        _tell(report)
+        _print_report(report)
     if not report.is_right:
         sys.exit(WRONG_EXIT)
 
@@ -65,7 +65,7 @@ def _report(url: str) -> LedgerReport:
         database.close()
 
 
-def _tell(report: LedgerReport) -> None:
+def _print_report(report: LedgerReport) -> None:
     counts = f"{report.entries} entries, {report.accounts} accounts, {report.holds} holds"
     if report.is_right:
         click.echo(f"the ledger is right: {counts}, {report.minted} CPT minted")

@@ -85,7 +85,7 @@ class Startup:
             link.close()
         if options.flower:
             self._flower(environment)
-        self._tell()
+        self._print_addresses()
 
     def _broker_url(self) -> str:
         if not plan.wants_embedded_broker(self._settings):
@@ -134,7 +134,7 @@ class Startup:
     def _numbers(self) -> range:
         return range(1, self._options.agents + 1)
 
-    def _tell(self) -> None:
+    def _print_addresses(self) -> None:
         options = self._options
         self._say("ready")
         self._say(f"gateway         {self._address}")

@@ -143,7 +143,7 @@ class Attempt:
                 if end is None:
                     self._shop.journal.remove(self.attempt_id)
                 else:
-                    self._tell(end)
+                    self._report_end(end)
                 self._clean()
         except Exception:
             # Its journal entry stays: the next start of the agent tells the gateway.
@@ -312,7 +312,7 @@ class Attempt:
         return None
 
     # -- the end -------------------------------------------------------------------------------------
-    def _tell(self, end: EndReport) -> None:
+    def _report_end(self, end: EndReport) -> None:
         entry = Entry(self.attempt_id, EntryPhase.ENDED, end)
         journal = self._shop.journal
         with contextlib.suppress(OSError):  # a full disk must not keep the end from being told

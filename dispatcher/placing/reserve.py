@@ -68,11 +68,11 @@ def reserve_and_place(
     fleet_mirror.read({it.node_id for it in (*refused, *moved)}, now)
     for it in refused:
         planner.queue.add(it.task, now)
-    _tell(dispatcher, planner, [wanted[it.task.task_id] for it in done])
+    _publish(dispatcher, planner, [wanted[it.task.task_id] for it in done])
     return PlacementRound(done, refused, moved)
 
 
-def _tell(dispatcher: Dispatcher, planner: Planner, done: list[Placement]) -> None:
+def _publish(dispatcher: Dispatcher, planner: Planner, done: list[Placement]) -> None:
     """An agent reads its own queue; a node without one is called by a dispatcher."""
     pushed = {placement.node_id for placement in done if planner.fleet.is_pushed(placement.node_id)}
     dispatcher.publisher.execute_all(

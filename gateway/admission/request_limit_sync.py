@@ -43,7 +43,7 @@ class RequestSync:
             self._window, self._mine_and_known = window, {}
         for start in range(0, len(uses), _MOST_AT_ONCE):
             try:
-                self._tell(uses[start : start + _MOST_AT_ONCE])
+                self._publish(uses[start : start + _MOST_AT_ONCE])
             except UnavailableError as error:
                 log.debug(
                     "bounds are kept by this gateway alone",
@@ -52,7 +52,7 @@ class RequestSync:
                 )
                 return
 
-    def _tell(self, uses: list[BucketUse]) -> None:
+    def _publish(self, uses: list[BucketUse]) -> None:
         names = [keys.requests(self._window, use.key) for use in uses]
         amounts = [math.ceil(use.amount) for use in uses]
         sums = self._counters.add(names, amounts, kept_seconds=_KEPT_SECONDS)

@@ -31,10 +31,10 @@ def of_login(gateway: Gateway, username: str, peer: str) -> Guesser:
     """Raises RateLimitedError while the name is locked for this address."""
     address, now = _hash("address", peer_address(peer)), gateway.clock()
     # A name that nobody can have may not be storable either; it is asked for like any other.
-    asked = username if is_username(username) else ""
+    looked_up = username if is_username(username) else ""
 
     def work(connection: Connection) -> tuple[str, float]:
-        known = login_store.is_known(connection, asked, address, now)
+        known = login_store.is_known(connection, looked_up, address, now)
         guard = _hash("login", username, address if known else "")
         return guard, login_store.locked_until(connection, guard)
 

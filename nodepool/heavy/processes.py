@@ -77,7 +77,7 @@ class HeavyWork:
         work = self._workers().schedule(
             worker.bounded, args=[seconds, job, arguments], timeout=_WALL_FACTOR * seconds
         )
-        work.add_done_callback(lambda done: _tell(told, done))
+        work.add_done_callback(lambda done: _pass_on(told, done))
         return told
 
     def _workers(self) -> ProcessPool:
@@ -108,7 +108,7 @@ class HeavyWork:
         self._closed.wait()
 
 
-def _tell(told: Future[Any], done: Future[Any]) -> None:
+def _pass_on(told: Future[Any], done: Future[Any]) -> None:
     if done.cancelled():
         told.set_exception(UnavailableError("the pool is shutting down; try again in a moment"))
         return

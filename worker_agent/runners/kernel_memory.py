@@ -101,19 +101,19 @@ def _add(process: int, number: int, found: KernelMemory) -> None:
         found.hidden = found.hidden or ctypes.get_errno() not in (errno.EBADF, errno.ESRCH)
         return
     try:
-        with socket.socket(fileno=copy) as asked:
-            told = _MEMINFO.unpack(asked.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
-            unread = _unread(asked)
+        with socket.socket(fileno=copy) as connection:
+            told = _MEMINFO.unpack(connection.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
+            unread = _unread(connection)
             found.total_bytes += told[_RECEIVED] + max(told[_SENDING], told[_QUEUED])
-            if asked.family == socket.AF_UNIX:  # charged to the sender, who may have gone
+            if connection.family == socket.AF_UNIX:  # charged to the sender, who may have gone
                 found.total_bytes += max(0, unread)
             found.hidden = found.hidden or told[_RECEIVED] > 0 or unread != 0
     except (OSError, struct.error):
         found.hidden = True
 
 
-def _unread(asked: socket.socket) -> int:
+def _unread(connection: socket.socket) -> int:
     """Bytes that can be read now; -1 where it is connections that wait, and nobody tells how many."""
-    if asked.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+    if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         return -1
-    return int.from_bytes(fcntl.ioctl(asked, termios.FIONREAD, bytes(4)), sys.byteorder)
+    return int.from_bytes(fcntl.ioctl(connection, termios.FIONREAD, bytes(4)), sys.byteorder)

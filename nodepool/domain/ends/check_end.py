@@ -39,7 +39,7 @@ def next_of(family: TaskFamily, result: ProvisionalResult, now: float) -> Next:
     )
     own = ReplicaRun(state=parent.state, vote=vote if known else None, ended_at=result.finished_at)
     compared = [own, *(as_replica(run) for run in runs)]
-    return next_step(compared, replicas=_RUNS_COMPARED, now=now, others=family.others, asked=False)
+    return next_step(compared, replicas=_RUNS_COMPARED, now=now, others=family.others, by_user=False)
 
 
 def is_due(family: TaskFamily, now: float) -> bool:

@@ -111,23 +111,23 @@ def check_access(columns: Mapping[str, Any], score: int) -> None:
     """
     limits = limits_of(score)
     for name in _CHECKED:
-        asked, most = int(columns.get(name) or 0), int(getattr(limits, name))
-        if asked > most:
-            raise PermissionDeniedError(_told(name, asked, most, score))
+        requested, most = int(columns.get(name) or 0), int(getattr(limits, name))
+        if requested > most:
+            raise PermissionDeniedError(_told(name, requested, most, score))
 
 
-def _told(name: str, asked: int, most: int, score: int) -> str:
-    opening = _opened_by(name, asked)
+def _told(name: str, requested: int, most: int, score: int) -> str:
+    opening = _opened_by(name, requested)
     needed = f"; it takes {SCORE_OF[opening]}" if opening is not None else ""
     if name == "network":
         return f"your credit score of {score} opens no network for tasks{needed}: ask for none"
     what = "none" if most == 0 else f"{name} {most} or less"
-    return f"{name} {asked} is more than your credit score of {score} allows{needed}: ask for {what}"
+    return f"{name} {requested} is more than your credit score of {score} allows{needed}: ask for {what}"
 
 
-def _opened_by(name: str, asked: int) -> Tier | None:
+def _opened_by(name: str, requested: int) -> Tier | None:
     """The lowest tier that allows it."""
-    opening = [tier for tier in reversed(TIERS) if asked <= getattr(LIMITS[tier], name)]
+    opening = [tier for tier in reversed(TIERS) if requested <= getattr(LIMITS[tier], name)]
     return opening[0] if opening else None
 
 

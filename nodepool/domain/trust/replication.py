@@ -55,7 +55,7 @@ class Next:
 
 
 def next_step(
-    runs: Sequence[ReplicaRun], *, replicas: int, now: float, others: bool, asked: bool = True
+    runs: Sequence[ReplicaRun], *, replicas: int, now: float, others: bool, by_user: bool = True
 ) -> Next:
     """`others`: an owner without a run has a node. `asked`: by a user, who rather waits than goes without.
 
@@ -67,14 +67,14 @@ def next_step(
     count = count_votes(votes, replicas=replicas)
     if count.verdict is not Verdict.MORE:
         return Next(step=Step.END, count=count)
-    if still_open and (early := _early(voted, votes, still_open, replicas, now, asked=asked)):
+    if still_open and (early := _early(voted, votes, still_open, replicas, now, by_user=by_user)):
         return Next(step=Step.END, count=early)
     missing = count.wanted - len(still_open)
     if missing <= 0:
         return Next(step=Step.WAIT)
     wordless = sum(not run.is_open and run.vote is None for run in runs)
     hopeless = any(run.given_up for run in runs) or wordless >= _MOST_WITHOUT_A_VOTE
-    nobody = not others and (len(votes) >= replicas or not asked)
+    nobody = not others and (len(votes) >= replicas or not by_user)
     if not hopeless and not nobody:
         return Next(step=Step.ADD, add=missing)
     if still_open:
@@ -89,7 +89,7 @@ def _early(
     replicas: int,
     now: float,
     *,
-    asked: bool,
+    by_user: bool,
 ) -> Count | None:
     """The count, when what is open is not waited for any longer."""
     if not voted:
@@ -102,7 +102,7 @@ def _early(
         slowest = max(run.seconds for run in voted)
         patience = max(PATIENCE_SECONDS, _AS_LONG_AGAIN * slowest if runs_now else 0.0)
         return count if 2 * support > replicas and waited >= patience else None
-    if runs_now or waited < (TIE_PATIENCE_SECONDS if asked else CHECK_PATIENCE_SECONDS):
+    if runs_now or waited < (TIE_PATIENCE_SECONDS if by_user else CHECK_PATIENCE_SECONDS):
         return None
     # Whoever asked for so many votes waits for them; beyond that nobody waits for ever.
-    return count if len(votes) >= replicas or not asked else None
+    return count if len(votes) >= replicas or not by_user else None

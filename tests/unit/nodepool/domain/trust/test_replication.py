@@ -29,9 +29,9 @@ def said(
 
 
 def next_of(
-    *runs: ReplicaRun, replicas: int = 3, now: float = 0.0, others: bool = True, asked: bool = True
+    *runs: ReplicaRun, replicas: int = 3, now: float = 0.0, others: bool = True, by_user: bool = True
 ) -> tuple[Step, int, Verdict | None]:
-    found = next_step(runs, replicas=replicas, now=now, others=others, asked=asked)
+    found = next_step(runs, replicas=replicas, now=now, others=others, by_user=by_user)
     return found.step, found.add, found.count.verdict if found.count else None
 
 
@@ -116,11 +116,11 @@ def test_runs_that_end_without_a_word_are_replaced_but_not_for_ever() -> None:
 
 def test_what_nobody_asked_for_is_not_waited_for() -> None:
     own = said("a", 1)
-    assert next_of(own, replicas=2, others=False, asked=False) == UNDECIDED
-    assert next_of(own, replicas=2, asked=False) == (Step.ADD, 1, None)
-    assert next_of(own, WAITING, replicas=2, now=CHECK_PATIENCE_SECONDS - 1, asked=False) == WAIT
-    assert next_of(own, WAITING, replicas=2, now=CHECK_PATIENCE_SECONDS, asked=False) == UNDECIDED
-    assert next_of(own, RUNNING, replicas=2, now=1e9, asked=False) == WAIT
+    assert next_of(own, replicas=2, others=False, by_user=False) == UNDECIDED
+    assert next_of(own, replicas=2, by_user=False) == (Step.ADD, 1, None)
+    assert next_of(own, WAITING, replicas=2, now=CHECK_PATIENCE_SECONDS - 1, by_user=False) == WAIT
+    assert next_of(own, WAITING, replicas=2, now=CHECK_PATIENCE_SECONDS, by_user=False) == UNDECIDED
+    assert next_of(own, RUNNING, replicas=2, now=1e9, by_user=False) == WAIT
 
 
 def test_of_one_owner_only_the_first_vote_counts() -> None:
