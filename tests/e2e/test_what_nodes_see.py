@@ -164,10 +164,13 @@ def test_a_probe_cannot_be_asked_after_like_a_users_task_or_otherwise(watch: Wat
 
 
 def _another(watch: Watch, seen: Seen) -> RogueNode:
-    """One that has nothing to do with the task."""
-    mine = {
-        it.node.node_id for kind in KINDS for it in watch.seen[kind] if it.spec.task_id == seen.spec.task_id
-    }
+    """One that has nothing to do with the task: no attempt of it or of its check was given to it."""
+    engine = create_engine(watch.pool.database_url)
+    query = select(attempts.c.node_id).join(tasks, attempts.c.task_id == tasks.c.id)
+    of_it = (tasks.c.id == seen.spec.task_id) | (tasks.c.parent_id == seen.spec.task_id)
+    with engine.connect() as connection:
+        mine = set(connection.execute(query.where(of_it)).scalars())
+    engine.dispose()
     return next(node for node in watch.nodes if node.node_id not in mine)
 
 

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def wait_until(
-    predicate: Callable[[], T], description: str, timeout: float = 30.0, period: float = 0.02
+    predicate: Callable[[], T], description: str, timeout: float = 60.0, period: float = 0.02
 ) -> T:
     """The first true value of `predicate`, asked every `period` seconds for at most `timeout` seconds.
 
