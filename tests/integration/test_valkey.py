@@ -140,9 +140,11 @@ def test_it_takes_another_port_when_its_own_has_gone_to_somebody_else(broker: Br
 
 
 def test_values_over_a_mebibyte_are_refused(broker: Broker) -> None:
-    admin = broker.client(broker.start())
-    with pytest.raises(redis.RedisError):
-        admin.set("large", "x" * ((1 << 20) + 1))
+    valkey = broker.start()
+    with pytest.raises(redis.RedisError):  # the broker says why and hangs up, or only the latter is seen
+        broker.client(valkey).set("large", "x" * ((1 << 20) + 1))
+    admin = broker.client(valkey)
+    assert not admin.exists("large")
     assert admin.config_get("maxmemory-policy")["maxmemory-policy"] == "noeviction"
     assert int(admin.config_get("maxmemory")["maxmemory"]) > 0
 
