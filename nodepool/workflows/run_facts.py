@@ -6,7 +6,7 @@ Nothing is decided and nothing is changed here. The order: parent task, attempt,
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 from nodepool.domain.ends import check_end
 from nodepool.domain.ends.task_runs import ParentTask, TaskFamily
@@ -35,18 +35,10 @@ class TrustQuestion:
     reach_of: str = ""
     besides: frozenset[int] = frozenset()  # owners who would not be asked
     submitter: int | None = None  # of the task that is checked, at a check's end
-    changes: tuple[NewChange, ...] = field(default=())  # of scores, that may follow
+    changes: tuple[NewChange, ...] = ()  # of scores, that may follow
 
     def and_node(self, node_id: str, owner_id: int) -> TrustQuestion:
-        return TrustQuestion(
-            nodes=self.nodes | {node_id},
-            owners=self.owners | {owner_id},
-            block=self.block,
-            reach_of=self.reach_of,
-            besides=self.besides,
-            submitter=self.submitter,
-            changes=self.changes,
-        )
+        return replace(self, nodes=self.nodes | {node_id}, owners=self.owners | {owner_id})
 
 
 def read_family(connection: Connection, parent: ParentTask, by: Deciding) -> TaskFamily:

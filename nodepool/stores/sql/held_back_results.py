@@ -24,10 +24,6 @@ class HeldBackResult:
     without_checker_since: float | None  # its check waits for a node since then; None: it does not
 
 
-def hold_back(connection: Connection, task_id: str, until: float) -> None:
-    connection.execute(update(tasks).where(tasks.c.id == task_id).values(held_back_until=until))
-
-
 def page(connection: Connection, limit: int, *, after: str = "") -> list[HeldBackResult]:
     """Some of them, in the order of their tasks' ids."""
     waits_since = (
