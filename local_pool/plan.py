@@ -23,7 +23,7 @@ STRANGERS_OPTION = "--let-strangers-read-this-machine"
 LOOPBACK = "127.0.0.1"
 _WILDCARDS = ("0.0.0.0", "::", "[::]", "")  # noqa: S104 - recognised, not bound
 _REDIS_FIELDS = frozenset({"redis_url", "redis_host", "redis_port", "redis_db"})
-_DATABASE_FIELDS = frozenset({"database_url", "db_path"})
+DATABASE_FIELDS = frozenset({"database_url", "db_path"})
 # The part of a machine's memory that several agents share between them; the rest is the pool's own.
 SHARED_MEMORY = 0.75
 SCORE_OF_A_CORE = 1000
@@ -95,7 +95,7 @@ def pool_environment(
         "CELERY_BROKER_URL": broker_url,
         "PYTHONUNBUFFERED": "1",
     }
-    if not _DATABASE_FIELDS & given:
+    if not DATABASE_FIELDS & given:
         ours["DB_PATH"] = str(options.data_dir / "pool.db")
     if "jwt_secret_key" not in given:
         ours["JWT_SECRET_KEY"] = secrets.jwt

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import click
 
 from hivemind.admin import Operator
+from hivemind.cli import plugins
 from hivemind.cli.app import App, json_option, pass_app
 from hivemind.cli.connect import connect
 from hivemind.cli.render.money import acts_table, users_table
@@ -17,9 +18,20 @@ from hivemind.cli.render.tasks import jsonable, show
 _reason_option = click.option("--reason", required=True, help="Kept with the act.")
 
 
-@click.group()
+class _AdminGroup(click.Group):
+    """What goes through the gateway; beside it what the server's package brings for the pool's own host."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        own = super().list_commands(ctx)
+        return sorted({*own, *plugins.names(plugins.ADMIN)})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, cmd_name) or plugins.load(plugins.ADMIN, cmd_name)
+
+
+@click.group(cls=_AdminGroup)
 def admin() -> None:
-    """Run the pool: CPT, scores, users, disputes."""
+    """Run the pool: CPT, scores, users, disputes; on its own host: its database, backups."""
 
 
 @admin.command()

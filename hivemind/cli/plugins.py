@@ -16,6 +16,7 @@ from nodepool.starting import DISTRIBUTION
 
 COMMANDS = "hivemind.commands"
 LEDGER = "hivemind.ledger"
+ADMIN = "hivemind.admin"
 
 
 class ServerElsewhereError(ClientError):
