@@ -33,7 +33,7 @@ class NewerDatabaseError(StateConflictError):
 
 
 def known_revisions() -> list[str]:
-    """The ids of all migrations, the oldest first: what files' names begin with, as in v0001_first.py."""
+    """The ids of all migrations, the oldest first: the numbers that files' names begin with."""
     return sorted(path.name[1:5] for path in (SCRIPTS / "versions").glob("v[0-9][0-9][0-9][0-9]_*.py"))
 
 
