@@ -9,16 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from sqlalchemy import Connection, inspect, text
 
 from nodepool.domain.errors import StateConflictError
 from nodepool.stores.sql.database import Database
-
-if TYPE_CHECKING:
-    from alembic.config import Config
-    from alembic.script import Script
 
 SCRIPTS = Path(__file__).parent / "migrations"
 # What the version before this one has. Further back would take money, trust or credentials away.
@@ -111,7 +107,7 @@ def _check_way_back(found: str, revision: str) -> None:
         )
 
 
-def _steps_back(config: Config, found: str, revision: str) -> list[Script]:
+def _steps_back(config: Any, found: str, revision: str) -> list[Any]:
     """Raises StateConflictError where one of them has a reason, in the data, not to be taken back.
 
     A migration says so with a function refuses_downgrade(connection) that answers the reason, or nothing.
@@ -128,8 +124,8 @@ def _steps_back(config: Config, found: str, revision: str) -> list[Script]:
 
 
 @contextmanager
-def _alembic(database: Database) -> Iterator[Config]:
-    """Alembic on one transaction that nobody else migrates in."""
+def _alembic(database: Database) -> Iterator[Any]:
+    """Alembic's configuration, on one transaction that nobody else migrates in."""
     from alembic.config import Config  # noqa: PLC0415 - see above
 
     config = Config()
