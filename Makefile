@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 TOOLS := .venv-tools
 TOOLS_STAMP := $(TOOLS)/.installed
 
-.PHONY: install demo test coverage check proto bench compose-smoke image pin-images lock sbom audit clean
+.PHONY: install demo test coverage long check proto bench compose-smoke image pin-images lock sbom audit clean
 
 install: $(STAMP)
 
@@ -24,13 +24,17 @@ demo: install
 	$(BIN)/python scripts/demo.py
 
 # In so many processes; 0 is one after the other.
-TEST_PROCESSES ?= 4
+TEST_PROCESSES ?= 6
 test: install
 	scripts/with_services.sh scripts/run_tests.sh $(BIN)/python $(TEST_PROCESSES)
 
 # Of branches, in all processes; slower than make test, since each part is started by itself.
 coverage: install
 	scripts/with_services.sh scripts/coverage.sh $(BIN)/python $(TEST_PROCESSES)
+
+# What takes minutes by itself: the money machine's random orders, five times as many as make test tries.
+long: install
+	MONEY_EXAMPLES=1000 $(BIN)/python -m pytest -p no:cacheprovider tests/integration/test_money_machine.py
 
 bench: install
 	scripts/with_services.sh $(BIN)/python -m benchmarks

@@ -41,18 +41,14 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
         made.close()
 
 
-@pytest.fixture
-def fresh(tmp_path: Path) -> Iterator[Up]:
-    made = Up(tmp_path)
-    try:
-        yield made
-    finally:
-        made.close()
-
-
 @pytest.fixture(scope="module")
 def user(up: Up) -> Account:
     return register(up.stubs(), "alice", "a-long-password")
+
+
+def last_line(up: Up, beginning: str) -> str:
+    """Every start says it once."""
+    return [line for line in up.process.log().splitlines() if line.startswith(beginning)][-1]
 
 
 def finish(user: Account, up: Up) -> None:
@@ -72,7 +68,7 @@ def test_when_it_says_ready_the_gateway_serves_and_both_agents_are_online(up: Up
 
 
 def test_it_tells_how_to_be_its_admin_and_that_works(up: Up) -> None:
-    (line,) = (line for line in up.process.log().splitlines() if line.startswith("operator "))
+    line = last_line(up, "operator ")
     assert "user operator, an admin" in line
     assert f" login operator --password-stdin < {up.data_dir / 'secrets' / 'operator'}" in line
     operator = log_in(up.stubs(), "operator", up.secret("operator"))
@@ -81,7 +77,7 @@ def test_it_tells_how_to_be_its_admin_and_that_works(up: Up) -> None:
 
 
 def test_it_tells_how_to_be_the_one_who_owns_the_agents_and_that_is_no_admin(up: Up) -> None:
-    (line,) = (line for line in up.process.log().splitlines() if line.startswith("your account "))
+    line = last_line(up, "your account ")
     file = up.data_dir / "secrets" / "local"
     assert line.endswith(f"hivemind --gateway 127.0.0.1:{up.grpc_port} login local --password-stdin < {file}")
     local = log_in(up.stubs(), "local", up.secret("local"))
@@ -204,26 +200,26 @@ def test_a_part_that_is_killed_comes_back_and_work_goes_on(up: Up, user: Account
     finish(user, up)
 
 
-def test_it_stops_cleanly_and_keeps_everything_for_the_next_start(fresh: Up) -> None:
-    fresh.start()
-    user = register(fresh.stubs(), "alice", "a-long-password")
+def test_it_stops_cleanly_and_keeps_everything_for_the_next_start(up: Up, user: Account) -> None:
     task = user.submit(script("print('kept')"))
-    fresh.wait(lambda: user.poll(task).status == "COMPLETED", "the task has ended well")
-    pids = [fresh.pid(part) for part in PARTS]
-    assert fresh.process.stop(STOP_SECONDS) == 0, fresh.logs()
-    assert fresh.said("stopped") == 1
+    up.wait(lambda: user.poll(task).status == "COMPLETED", "the task has ended well")
+    pids = [up.pid(part) for part in PARTS]
+    before = len(up.process.log().splitlines())
+    assert up.process.stop(STOP_SECONDS) == 0, up.logs()
+    said = up.process.log().splitlines()[before:]
+    assert said.count("stopped") == 1
     assert not [pid for pid in pids if birth_of(pid)]
-    assert not list((fresh.data_dir / "run").iterdir())
-    order = [line for line in fresh.process.log().splitlines() if line.startswith("stopping ")]
+    assert not list((up.data_dir / "run").iterdir())
+    order = [line for line in said if line.startswith("stopping ")]
     assert set(order[:2]) == {"stopping agent-1", "stopping agent-2"}
     assert order[2:] == [f"stopping {part}" for part in ("flower", "dispatcher", "gateway", "valkey")]
-    give_the_admin_a_node(fresh.data_dir / "pool.db")
-    fresh.start()
-    again = log_in(fresh.stubs(), "alice", "a-long-password")
+    give_the_admin_a_node(up.data_dir / "pool.db")
+    up.start()
+    again = log_in(up.stubs(), "alice", "a-long-password")
     assert again.result(task)
-    finish(again, fresh)
+    finish(again, up)
     assert {node.node_id for node in again.node_list()} == {"local/agent-1", "local/agent-2"}
-    assert "operator/agent-1 leaves the pool" in (fresh.data_dir / "logs" / "gateway.log").read_text()
+    assert "operator/agent-1 leaves the pool" in (up.data_dir / "logs" / "gateway.log").read_text()
 
 
 def give_the_admin_a_node(path: Path) -> None:
@@ -238,10 +234,9 @@ def give_the_admin_a_node(path: Path) -> None:
         database.execute("UPDATE nodes SET active = 1 WHERE id = 'operator/agent-1'")
 
 
-def test_when_it_is_killed_its_parts_end_and_the_next_start_works(fresh: Up) -> None:
-    fresh.start()
-    pids = {part: fresh.pid(part) for part in PARTS}
-    fresh.process.kill()
+def test_when_it_is_killed_its_parts_end_and_the_next_start_works(up: Up, user: Account) -> None:
+    pids = {part: up.pid(part) for part in PARTS}
+    up.process.kill()
     wait_until(lambda: not [part for part, pid in pids.items() if birth_of(pid)], "all parts have ended", 60)
-    fresh.start()
-    finish(register(fresh.stubs(), "alice", "a-long-password"), fresh)
+    up.start()
+    finish(user, up)
