@@ -9,6 +9,7 @@ import os
 
 from kombu import Exchange, Queue
 
+from nodepool import keepalive
 from nodepool.domain.regions import TASK_REGIONS
 from nodepool.domain.trust.tiers import TIERS
 
@@ -44,9 +45,7 @@ broker_transport_options = {
     "priority_steps": [0],
     # -Q in tier order: high before normal before low.
     "queue_order_strategy": "priority",
-    # Without it a frozen broker blocks a publisher for as long as it is frozen.
-    "socket_timeout": 3.0,
-    "socket_connect_timeout": 3.0,
+    **keepalive.broker_options(3.0),
 }
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None

@@ -28,6 +28,7 @@ from gateway.servicers.tasks import MasterNodeServicer
 from gateway.servicers.users import UserServicer
 from gateway.servicers.workers import WorkerNodeServicer
 from nodepool.domain.errors import NodePoolError
+from nodepool.keepalive import grpc_ping_options
 from nodepool.protocol import nodepool_pb2_grpc as rpc
 from nodepool.settings import Settings
 from nodepool.stores.redis.liveness import Liveness
@@ -95,10 +96,8 @@ def server_options(settings: Settings) -> list[tuple[str, Any]]:
         ("grpc.max_allowed_incoming_connections", settings.grpc_max_connections),
         ("grpc.max_connection_idle_ms", IDLE_MS),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
-        ("grpc.keepalive_time_ms", settings.grpc_keepalive_seconds * 1000),
-        ("grpc.keepalive_timeout_ms", settings.grpc_keepalive_timeout_seconds * 1000),
+        *grpc_ping_options(settings.grpc_keepalive_seconds, settings.grpc_keepalive_timeout_seconds),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
         # The name that gRPC Core gives min_recv_ping_interval_without_data.
         ("grpc.http2.min_ping_interval_without_data_ms", MIN_CLIENT_PING_INTERVAL_MS),
         # Two gateways on one port would each get half of the calls, and say nothing.

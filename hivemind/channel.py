@@ -10,6 +10,7 @@ import ipaddress
 import random
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from hivemind.errors import (
     UnreachableError,
     UnsupportedError,
 )
+from nodepool.keepalive import grpc_client_options
 from nodepool.protocol.nodepool_pb2_grpc import (
     AdminServiceStub,
     MasterNodeServiceStub,
@@ -60,8 +62,8 @@ STATUS_TO_ERROR: dict[grpc.StatusCode, type[ClientError]] = {
     grpc.StatusCode.DATA_LOSS: ClientError,
 }
 MAX_MESSAGE_BYTES = 128 << 20
-# Gateways count pings on an idle stream as abuse when they come more often than they allow.
-_KEEPALIVE_MILLISECONDS = 60_000
+# One that calls go to, and those before it with calls that were left open.
+_MOST_LINES = 3
 _RETRY_AFTER_MS = "retry-after-ms"
 _MAX_DIGITS = 10
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]@]+):(?P<port>\d{1,5})")
@@ -139,14 +141,25 @@ class GatewayChannel:
         self.token = token
         self.retry = retry or RetryPolicy()
         self._deadline_seconds = deadline_seconds
-        self._channel = _open(endpoint, loopback=loopback)
-        self.users = UserServiceStub(self._channel)
-        self.nodes = NodeManagerServiceStub(self._channel)
-        self.tasks = MasterNodeServiceStub(self._channel)
-        self.admin = AdminServiceStub(self._channel)
+        self._loopback = loopback
+        self._lines: deque[grpc.Channel] = deque()
+        self._answered_at = float("-inf")
+        self._connect()
+
+    def _connect(self) -> None:
+        """What is still open on older lines goes on there; more than a few of them nobody waits for."""
+        line = _open(self.endpoint, loopback=self._loopback)
+        self._lines.append(line)
+        self.users = UserServiceStub(line)
+        self.nodes = NodeManagerServiceStub(line)
+        self.tasks = MasterNodeServiceStub(line)
+        self.admin = AdminServiceStub(line)
+        while len(self._lines) > _MOST_LINES:
+            self._lines.popleft().close()
 
     def close(self) -> None:
-        self._channel.close()
+        while self._lines:
+            self._lines.popleft().close()
 
     def __enter__(self) -> GatewayChannel:
         return self
@@ -209,10 +222,14 @@ class GatewayChannel:
     def _attempts(self, send: Callable[[], _Response], *, idempotent: bool) -> _Response:
         attempt, waited = 1, 0.0
         while True:
+            began, line = time.monotonic(), self._lines[-1]
             try:
                 with self._errors():
-                    return send()
+                    answer = send()
             except TimedOutError:
+                # The line may be dead in a way that pings do not show: the next call has another.
+                if self._answered_at < began and self._lines[-1] is line:
+                    self._connect()
                 raise
             except UnreachableError:
                 if not idempotent or attempt >= self.retry.attempts:
@@ -226,6 +243,9 @@ class GatewayChannel:
                 if not seconds or waited > self.retry.max_wait_seconds:
                     raise
                 time.sleep(seconds + self.retry.delay_seconds(1))
+            else:
+                self._answered_at = time.monotonic()
+                return answer
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         return (("authorization", f"Bearer {self.token}"),) if self.token else ()
@@ -275,11 +295,7 @@ def _open(endpoint: Endpoint, *, loopback: bool) -> grpc.Channel:
     options: list[tuple[str, int]] = [
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.keepalive_time_ms", _KEEPALIVE_MILLISECONDS),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.min_reconnect_backoff_ms", 200),
-        ("grpc.max_reconnect_backoff_ms", 2_000),
+        *grpc_client_options(first_delay_seconds=0.2, max_delay_seconds=2.0),
     ]
     if loopback:
         # A proxy set for the web is no way to this machine.

@@ -55,9 +55,9 @@ class Settings(BoundsSettings):
     grpc_threads: int = Field(
         20, ge=1, le=200, description="threads for what is cheap; one account gets three quarters at most"
     )
-    grpc_keepalive_seconds: int = Field(30, ge=5, description="idle time before the gateway pings a client")
+    grpc_keepalive_seconds: int = Field(5, ge=5, description="idle time before the gateway pings a client")
     grpc_keepalive_timeout_seconds: int = Field(
-        10, ge=1, description="a ping unanswered for this long ends the connection"
+        4, ge=1, description="a ping unanswered for this long ends the connection"
     )
     grpc_tls_cert_file: Path | None = Field(
         None, description="certificate chain (PEM); with the key turns TLS on"

@@ -19,6 +19,8 @@ from celery.concurrency.thread import TaskPool
 from celery.worker import state as worker_state
 from kombu import Exchange, Queue
 
+from nodepool import keepalive
+
 log = structlog.get_logger(__name__)
 
 EXECUTE_TASK = "worker_agent.execute"
@@ -170,8 +172,7 @@ def settings(options: ConsumerOptions) -> dict[str, Any]:
             # The lease guards the work, not the broker: no shared `unacked` hash, no redelivery.
             "ack_emulation": False,
             "priority_steps": [0],
-            "socket_timeout": _CALL_SECONDS,
-            "socket_connect_timeout": _CALL_SECONDS,
+            **keepalive.broker_options(_CALL_SECONDS),
         },
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,

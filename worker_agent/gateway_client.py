@@ -9,6 +9,7 @@ import ipaddress
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import grpc
 import structlog
 
 from nodepool.domain.errors import NodePoolError
+from nodepool.keepalive import grpc_client_options
 from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 from worker_agent import wall_clock
 
@@ -28,6 +30,8 @@ Answer = TypeVar("Answer")
 _MESSAGE_BYTES = 100 << 20
 _CHUNK_BYTES = 256 << 10
 _CALL_SECONDS = 10.0
+# One that calls go to, and those before it with calls that were left open.
+_MOST_LINES = 3
 _STREAM_SECONDS = 300.0
 _FIRST_PAUSE_SECONDS = 0.1
 _LAST_PAUSE_SECONDS = 5.0
@@ -91,9 +95,9 @@ class GatewayClient:
         self._options = options
         self.on_contact = on_contact
         self.on_login_refused: Callable[[LoginRefusedError], None] = lambda _: None
-        self._channel = open_channel(options)
-        self._users = rpc.UserServiceStub(self._channel)
-        self._nodes = rpc.NodeManagerServiceStub(self._channel)
+        self._lines: deque[grpc.Channel] = deque()
+        self._answered_at = float("-inf")
+        self._connect()
         self._closed = threading.Event()
         self._token_lock = threading.Lock()
         self._token = ""
@@ -102,7 +106,17 @@ class GatewayClient:
 
     def close(self) -> None:
         self._closed.set()
-        self._channel.close()
+        while self._lines:
+            self._lines.popleft().close()
+
+    def _connect(self) -> None:
+        """What is still sent and fetched on older lines goes on there."""
+        line = open_channel(self._options)
+        self._lines.append(line)
+        self._users = rpc.UserServiceStub(line)
+        self._nodes = rpc.NodeManagerServiceStub(line)
+        while len(self._lines) > _MOST_LINES:
+            self._lines.popleft().close()
 
     # -- the node ------------------------------------------------------------------------------------
     def log_in(self, give_up: Callable[[], bool] = never) -> None:
@@ -110,7 +124,7 @@ class GatewayClient:
         self._retrying(self._fresh_token, give_up)
 
     def register(self, request: pb.RegisterWorkerNodeRequest, give_up: Callable[[], bool] = never) -> None:
-        answer = self._unary(self._nodes.RegisterWorkerNode, request, give_up)
+        answer = self._unary(lambda: self._nodes.RegisterWorkerNode, request, give_up)
         if not answer.success:
             raise GatewayRefusedError(answer.message)
 
@@ -118,7 +132,9 @@ class GatewayClient:
         self, node_id: str, give_up: Callable[[], bool] = never, *, instance: str = ""
     ) -> pb.EnrollAgentResponse:
         answer: pb.EnrollAgentResponse = self._unary(
-            self._nodes.EnrollAgent, pb.EnrollAgentRequest(node_id=node_id, instance=instance), give_up
+            lambda: self._nodes.EnrollAgent,
+            pb.EnrollAgentRequest(node_id=node_id, instance=instance),
+            give_up,
         )
         if not answer.success:
             raise GatewayRefusedError(answer.message)
@@ -126,10 +142,11 @@ class GatewayClient:
 
     def set_draining(self, node_id: str, give_up: Callable[[], bool]) -> None:
         request = pb.SetNodeDrainingRequest(node_id=node_id, draining=True)
-        self._unary(self._nodes.SetNodeDraining, request, give_up)
+        self._unary(lambda: self._nodes.SetNodeDraining, request, give_up)
 
     def deregister(self, node_id: str, give_up: Callable[[], bool]) -> None:
-        self._unary(self._nodes.DeregisterNode, pb.DeregisterNodeRequest(node_id=node_id), give_up)
+        request = pb.DeregisterNodeRequest(node_id=node_id)
+        self._unary(lambda: self._nodes.DeregisterNode, request, give_up)
 
     # -- attempts ------------------------------------------------------------------------------------
     def claim(
@@ -161,7 +178,7 @@ class GatewayClient:
     def append_output(
         self, request: pb.AppendOutputRequest, give_up: Callable[[], bool]
     ) -> pb.AppendOutputResponse:
-        answer: pb.AppendOutputResponse = self._unary(self._nodes.AppendOutput, request, give_up)
+        answer: pb.AppendOutputResponse = self._unary(lambda: self._nodes.AppendOutput, request, give_up)
         return answer
 
     def finish(self, end: pb.AttemptEnd, result: Path | None, give_up: Callable[[], bool]) -> None:
@@ -175,10 +192,21 @@ class GatewayClient:
         self._retrying(once, give_up)
 
     # -- how calls are made --------------------------------------------------------------------------
-    def _unary(self, method: Callable[..., Any], request: Any, give_up: Callable[[], bool]) -> Any:
-        return self._retrying(
-            lambda: method(request, timeout=_CALL_SECONDS, metadata=self._metadata()), give_up
-        )
+    def _unary(self, method: Callable[[], Any], request: Any, give_up: Callable[[], bool]) -> Any:
+        """`method` is asked for anew at each try: the line may be another one by then."""
+
+        def once() -> Any:
+            began, line = time.monotonic(), self._lines[-1]
+            try:
+                return method()(request, timeout=_CALL_SECONDS, metadata=self._metadata())
+            except grpc.RpcError as error:
+                silent = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and self._answered_at < began
+                # The line may be dead in a way that pings do not show.
+                if silent and not self._closed.is_set() and self._lines[-1] is line:
+                    self._connect()
+                raise
+
+        return self._retrying(once, give_up)
 
     def _retrying(self, once: Callable[[], Answer], give_up: Callable[[], bool]) -> Answer:
         pause = _FIRST_PAUSE_SECONDS
@@ -221,6 +249,7 @@ class GatewayClient:
         self._silent = True
 
     def _note_answer(self) -> None:
+        self._answered_at = time.monotonic()
         if self._silent:
             log.info("the gateway answers again", action="link.answers")
         self._silent = False
@@ -277,12 +306,9 @@ def open_channel(options: GatewayOptions) -> grpc.Channel:
     settings = [
         ("grpc.max_send_message_length", _MESSAGE_BYTES),
         ("grpc.max_receive_message_length", _MESSAGE_BYTES),
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 3000),
-        # Notices a line that went dead without a word.
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
+        *grpc_client_options(first_delay_seconds=0.1, max_delay_seconds=2.0),
+        # An agent without work has no calls open, and is to have a line that lives when work comes.
+        ("grpc.keepalive_permit_without_calls", 1),
     ]
     if options.tls:
         roots = options.ca_file.read_bytes() if options.ca_file else None

@@ -16,6 +16,7 @@ from typing import Any
 import redis
 import structlog
 
+from nodepool import keepalive
 from nodepool.domain.nodes.report_interval import read_pace
 from worker_agent.state import Allocation, AssignedListing
 
@@ -139,6 +140,8 @@ def _connect(board: HeartbeatOptions) -> redis.Redis:
         protocol=2,
         socket_timeout=_CALL_SECONDS,
         socket_connect_timeout=_CALL_SECONDS,
+        socket_keepalive=True,
+        socket_keepalive_options=keepalive.tcp_options(),
         single_connection_client=False,
         max_connections=1,
         lib_name=None,

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError, Message
 from nodepool.domain.errors import NodePoolError, StateConflictError
 from nodepool.domain.nodes.push_addresses import Address, Network, choose, literal
 from nodepool.domain.tasks.pool_result import printable
+from nodepool.keepalive import grpc_ping_options
 from nodepool.protocol import nodepool_pb2 as pb
 
 M = TypeVar("M", bound=Message)
@@ -27,6 +28,9 @@ Resolve = Callable[[str], Sequence[str]]
 _SERVICE = "/nodepool.WorkerNodeService"
 _MIB = 1 << 20
 _MAX_ADDRESSES = 64
+# Servers that nobody has told otherwise take more than one ping in five minutes for abuse. Sooner than that
+# the kernel notices what nobody confirms, and whoever asks the node for its runs notices the rest.
+_PING_SECONDS, _PONG_SECONDS = 330.0, 8.0
 
 
 class WorkerError(NodePoolError):
@@ -77,6 +81,7 @@ async def connected(address: Address, port: int, *, max_message_mb: int) -> Asyn
             ("grpc.enable_retries", 0),
             ("grpc.service_config_disable_resolution", 1),
             ("grpc.use_local_subchannel_pool", 1),
+            *grpc_ping_options(_PING_SECONDS, _PONG_SECONDS),
         ],
     )
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -54,11 +54,15 @@ class Scripted:
 
         self.on(method, handler)
 
-    def start(self, credentials: grpc.ServerCredentials | None = None) -> None:
+    def start(
+        self,
+        credentials: grpc.ServerCredentials | None = None,
+        options: Sequence[tuple[str, Any]] = (),
+    ) -> None:
         """On the port of the last start, if there was one; with TLS when there are credentials."""
         self._server = grpc.server(
             ThreadPoolExecutor(8),
-            options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 64 << 20)],
+            options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 64 << 20), *options],
         )
         for base in SERVICES:
             getattr(rpc, f"add_{base.__name__}_to_server")(self._servicer(base), self._server)

@@ -10,6 +10,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from nodepool import keepalive
 from nodepool.domain.errors import UnavailableError
 from nodepool.settings import Settings
 
@@ -26,6 +27,8 @@ def connect(settings: Settings) -> Client:
         decode_responses=False,
         socket_timeout=settings.redis_timeout_seconds,
         socket_connect_timeout=settings.redis_timeout_seconds,
+        socket_keepalive=True,
+        socket_keepalive_options=keepalive.tcp_options(),
         health_check_interval=30,
     )
 
