@@ -5,17 +5,13 @@ The reasons, with what was measured, stand in docs/adr/0002-celery-carries-hints
 
 from __future__ import annotations
 
-import os
-
 from kombu import Exchange, Queue
 
 from nodepool import keepalive
 from nodepool.domain.regions import TASK_REGIONS
 from nodepool.domain.trust.tiers import TIERS
 
-# Else the pool's own setting (nodepool.messaging.publisher.make_app).
-if "CELERY_BROKER_URL" in os.environ:
-    broker_url = os.environ["CELERY_BROKER_URL"]
+# Where the broker is, is the pool's own setting (nodepool.messaging.publisher.make_app).
 
 # One queue per trust tier and region, `high.asia` to `low.any`. The anonymous exchange needs no
 # binding keys in Redis, so a FLUSHALL cannot cut a queue off.

@@ -18,8 +18,10 @@ from dispatcher.push.outcomes import PushOutcomes, open_files
 from dispatcher.push.pusher import Pusher
 from dispatcher.sweep.sweeper import Sweeper
 from nodepool import hardening, observability
+from nodepool.domain.errors import NodePoolError
 from nodepool.messaging import names, publisher
 from nodepool.settings import Settings
+from nodepool.stores.redis import certificates
 
 # The thread that takes hints waits for the interpreter after each of its many small commands to the broker,
 # by default up to 5 ms as long as another thread computes.
@@ -75,7 +77,14 @@ def _harden(**_: Any) -> None:
 @signals.worker_init.connect(weak=False)
 def _open(**_: Any) -> None:
     sys.setswitchinterval(_SWITCH_SECONDS)
-    _Worker.dispatcher = build(settings())
+    _Worker.dispatcher = built = build(settings())
+    try:
+        certificates.check(built.redis, settings())
+    except NodePoolError as error:
+        print(f"dispatcher: cannot start: {error}", file=sys.stderr)
+        built.close()
+        # Celery goes on whatever else is raised here.
+        raise SystemExit(1) from error
 
 
 @signals.worker_ready.connect(weak=False)

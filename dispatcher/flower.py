@@ -31,10 +31,11 @@ from tornado.web import authenticated
 from dispatcher.app import app, settings as pool_settings
 from dispatcher.flower_events import AGENT_PREFIX, PoolEvents
 from nodepool import hardening
-from nodepool.domain.errors import InvalidInputError
+from nodepool.domain.errors import InvalidInputError, NodePoolError
 from nodepool.domain.ids import check_node_id
 from nodepool.domain.nodes.worker_events import AGENT_TASKS
 from nodepool.memory_limit import MemoryLimit
+from nodepool.stores.redis import certificates
 from nodepool.stores.redis.client import Client, connect
 
 DISPATCHER_PREFIX = "dispatcher@"
@@ -184,7 +185,13 @@ def main(argv: list[str] | None = None) -> int:
     pool = pool_settings()
     memory = MemoryLimit(pool.flower_memory_mb << 20, "FLOWER_MEMORY_MB")
     memory.set()
-    monitor = build(app, connect(pool))
+    client = connect(pool)
+    try:
+        certificates.check(client, pool)
+    except NodePoolError as error:
+        print(f"flower: cannot start: {error}", file=sys.stderr)
+        return 1
+    monitor = build(app, client)
     hardening.forget_secrets()
     loop = monitor.io_loop
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -16,6 +16,7 @@ from nodepool import hardening
 from nodepool.domain.errors import NodePoolError
 from nodepool.observability import set_up_logging
 from nodepool.settings import Settings
+from nodepool.stores.redis import certificates
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +49,7 @@ def main() -> int:
 def _run(settings: Settings) -> int:
     gateway = context.build(settings)
     try:
+        certificates.check(gateway.redis, settings)
         bootstrap_admin.ensure(gateway)
         nodes.retire_of_admins(gateway)
         asyncio.run(serve(gateway))

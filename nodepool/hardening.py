@@ -29,6 +29,7 @@ SECRET_NAMES = frozenset(
         "HIVEMIND_PASSWORD",
         "HIVEMIND_TOKEN",
         "JWT_SECRET_KEY",
+        "REDIS_SENTINEL_PASSWORD",
         "REDIS_URL",
         "STORAGE_KEY",
         "VALKEY_PASSWORD",

@@ -17,15 +17,16 @@ from nodepool.domain.nodes.push_addresses import Network, parse_networks
 from nodepool.domain.resources import Overcommit
 from nodepool.domain.tasks.package_rules import PackageLimits
 from nodepool.settings_bounds import BoundsSettings
+from nodepool.settings_broker import BrokerSettings
 
 MIN_SECRET_LENGTH = 32
 _EXAMPLE_SECRETS = frozenset({"change-me", "secret", "your-secret-key", "your_secret_key_here"})
 
 
-class Settings(BoundsSettings):
+class Settings(BrokerSettings, BoundsSettings):
     """Every setting of gateway and dispatcher. Sizes are bytes and times seconds unless the name says."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True)
 
     grpc_server_host: str = Field("127.0.0.1", description="address the gateway listens on")
     grpc_server_port: int = Field(
@@ -70,16 +71,6 @@ class Settings(BoundsSettings):
     allow_anonymous_reads: bool = Field(
         False, description="PollTaskStatus and GetNodeList without a token, for clients that send none"
     )
-
-    redis_host: str = Field("127.0.0.1", description="Redis or Valkey server")
-    redis_port: int = Field(6379, ge=1, le=65535, description="its port")
-    redis_db: int = Field(0, ge=0, description="its database")
-    redis_url: str = Field("", description="redis:// or rediss:// URL; wins over host, port and db")
-    agent_redis_url: str = Field(
-        "",
-        description="redis:// URL, no user in it, under which agents reach the broker; empty: the pool's own",
-    )
-    redis_timeout_seconds: float = Field(3.0, gt=0, description="how long one Redis command may take")
 
     db_path: Path = Field(Path("./users.db"), description="SQLite database file")
     database_url: str = Field("", description="SQLAlchemy URL, postgresql+psycopg://…; wins over DB_PATH")
@@ -255,10 +246,6 @@ class Settings(BoundsSettings):
         if self.default_max_minutes > self.max_minutes_limit:
             raise ValueError("DEFAULT_MAX_MINUTES must be at most MAX_MINUTES_LIMIT")
         return self
-
-    @cached_property
-    def effective_redis_url(self) -> str:
-        return self.redis_url or f"redis://{self.redis_host}:{self.redis_port}/{self.redis_db}"
 
     @cached_property
     def effective_database_url(self) -> str:

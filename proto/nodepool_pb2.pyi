@@ -1014,6 +1014,7 @@ class EnrollAgentResponse(_message.Message):
     PIDS_LIMIT_FIELD_NUMBER: _builtins.int
     TMPFS_BYTES_FIELD_NUMBER: _builtins.int
     PACE_KEY_FIELD_NUMBER: _builtins.int
+    BROKER_CA_PEM_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
     message: _builtins.str
     broker_url: _builtins.str
@@ -1039,6 +1040,10 @@ class EnrollAgentResponse(_message.Message):
     tmpfs_bytes: _builtins.int
     pace_key: _builtins.str
     """Readable key with the pool's pace: report period in seconds, changing with the number of nodes."""
+    broker_ca_pem: _builtins.str
+    """Certificates (PEM) that the broker's is checked with, where broker_url begins with rediss://; empty: those
+    that the agent's system trusts.
+    """
     @_builtins.property
     def allowed_images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -1067,10 +1072,11 @@ class EnrollAgentResponse(_message.Message):
         pids_limit: _builtins.int = ...,
         tmpfs_bytes: _builtins.int = ...,
         pace_key: _builtins.str = ...,
+        broker_ca_pem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_images", b"allowed_images", "assigned_key", b"assigned_key", "broker_url", b"broker_url", "control_exchange", b"control_exchange", "default_image", b"default_image", "event_exchange", b"event_exchange", "events_enabled", b"events_enabled", "lease_seconds", b"lease_seconds", "max_output_bytes", b"max_output_bytes", "max_package_entries", b"max_package_entries", "max_result_bytes", b"max_result_bytes", "max_unpacked_bytes", b"max_unpacked_bytes", "max_workdir_bytes", b"max_workdir_bytes", "message", b"message", "network_allowed", b"network_allowed", "pace_key", b"pace_key", "pids_limit", b"pids_limit", "queue", b"queue", "report_key", b"report_key", "report_period_seconds", b"report_period_seconds", "success", b"success", "tmpfs_bytes", b"tmpfs_bytes", "trust_tier", b"trust_tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_images", b"allowed_images", "assigned_key", b"assigned_key", "broker_ca_pem", b"broker_ca_pem", "broker_url", b"broker_url", "control_exchange", b"control_exchange", "default_image", b"default_image", "event_exchange", b"event_exchange", "events_enabled", b"events_enabled", "lease_seconds", b"lease_seconds", "max_output_bytes", b"max_output_bytes", "max_package_entries", b"max_package_entries", "max_result_bytes", b"max_result_bytes", "max_unpacked_bytes", b"max_unpacked_bytes", "max_workdir_bytes", b"max_workdir_bytes", "message", b"message", "network_allowed", b"network_allowed", "pace_key", b"pace_key", "pids_limit", b"pids_limit", "queue", b"queue", "report_key", b"report_key", "report_period_seconds", b"report_period_seconds", "success", b"success", "tmpfs_bytes", b"tmpfs_bytes", "trust_tier", b"trust_tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -36,6 +36,7 @@ install_packages() {
     [ -n "${HIVEMIND_TEST_POSTGRES_URL:-}" ] || [ -n "$(postgres_bin)" ] || wanted+=(postgresql)
     command -v bwrap >/dev/null || wanted+=(bubblewrap)
     command -v flock >/dev/null || wanted+=(util-linux)
+    [ -x /usr/sbin/haproxy ] || command -v haproxy >/dev/null || wanted+=(haproxy)
     [ ${#wanted[@]} -gt 0 ] || return 0
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
         say "not root on Debian or Ubuntu, so not installing: ${wanted[*]}"

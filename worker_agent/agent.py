@@ -24,7 +24,7 @@ from worker_agent.celery_consumer import Consumer
 from worker_agent.docker_watch import EngineWatch
 from worker_agent.enrolment import board_of, consumer_options_of, limits_of, terms_of
 from worker_agent.gateway_client import GatewayClient, GatewayGivenUpError, LoginRefusedError
-from worker_agent.heartbeat import Heartbeat, HeartbeatOptions
+from worker_agent.heartbeat import Heartbeat, HeartbeatOptions, check_broker
 from worker_agent.journal import EndReport, Journal, end_of_earlier_life
 from worker_agent.output_stream import monotonic_seconds
 from worker_agent.package import PackageCache
@@ -126,8 +126,9 @@ class Agent:
         """Until it was asked to stop and has handed back its work.
 
         Raises LinkRefusedError when the gateway does not want this node, LoginRefusedError when it does
-        not let its owner in (any more), RunRefusedError when what earlier lives left running cannot be
-        ended, ReplacedError when another agent has the node now.
+        not let its owner in (any more), BrokerNotTrustedError when TLS with the broker fails,
+        RunRefusedError when what earlier lives left running cannot be ended, ReplacedError when another agent
+        has the node now.
         """
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
         leftovers = self._end_earlier_life()
@@ -139,10 +140,12 @@ class Agent:
             return
         self._link.on_contact = self._contact
         self._link.on_login_refused = self._login_refused
+        board = board_of(enrolment)
+        check_broker(board)
         options = consumer_options_of(enrolment, self._setup.node_id, self._setup.max_tasks)
         self._consumer = Consumer(options, self.execute, self.stop_attempt, self._ready.set)
         self._heartbeat = Heartbeat(
-            board_of(enrolment), self._report, self._assigned_read, self._enroll_again, self._keep_pace
+            board, self._report, self._assigned_read, self._enroll_again, self._keep_pace
         )
         for attempt_id, end in leftovers:
             self.handle(PickedUp(attempt_id, monotonic_seconds()))
@@ -269,6 +272,8 @@ class Agent:
 
     def _enroll(self, give_up: Callable[[], bool]) -> pb.EnrollAgentResponse:
         enrolment = self._membership.enrol(give_up)
+        if self._setup.broker_ca_pem:
+            enrolment.broker_ca_pem = self._setup.broker_ca_pem
         self._terms = terms_of(enrolment)
         with self._lock:
             self._state.limits = limits_of(enrolment, self._setup.max_tasks)

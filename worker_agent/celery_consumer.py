@@ -20,6 +20,8 @@ from celery.worker import state as worker_state
 from kombu import Exchange, Queue
 
 from nodepool import keepalive
+from nodepool.domain import broker_address
+from nodepool.domain.broker_address import BrokerTrust, celery_options
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +38,7 @@ _CALL_SECONDS = 3.0
 class ConsumerOptions:
     node_id: str
     broker_url: str
+    broker_ca_pem: str = ""
     queue: str
     control_exchange: str
     event_exchange: str
@@ -147,8 +150,12 @@ def build_app(
 
 def settings(options: ConsumerOptions) -> dict[str, Any]:
     queue = Queue(options.queue, Exchange("", type="direct"), routing_key=options.queue, no_declare=True)
+    broker = celery_options(
+        broker_address.parse(options.broker_url, "the pool's broker"),
+        BrokerTrust(ca_pem=options.broker_ca_pem),
+    )
     return {
-        "broker_url": options.broker_url,
+        **broker,
         "task_queues": [queue],
         "task_default_queue": options.queue,
         "task_default_exchange": "",

@@ -39,6 +39,7 @@ def limits_of(enrolment: pb.EnrollAgentResponse, max_tasks: int) -> AgentLimits:
 def board_of(enrolment: pb.EnrollAgentResponse) -> HeartbeatOptions:
     return HeartbeatOptions(
         url=enrolment.broker_url,
+        ca_pem=enrolment.broker_ca_pem,
         report_key=enrolment.report_key,
         assigned_key=enrolment.assigned_key,
         pace_key=enrolment.pace_key,
@@ -51,6 +52,7 @@ def consumer_options_of(enrolment: pb.EnrollAgentResponse, node_id: str, max_tas
     return ConsumerOptions(
         node_id=node_id,
         broker_url=enrolment.broker_url,
+        broker_ca_pem=enrolment.broker_ca_pem,
         queue=enrolment.queue,
         control_exchange=enrolment.control_exchange,
         event_exchange=enrolment.event_exchange,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +18,19 @@ import redis
 import structlog
 
 from nodepool import keepalive
+from nodepool.broker_errors import not_trusted_words, tls_problem
+from nodepool.domain import broker_address
+from nodepool.domain.broker_address import BrokerTrust, tls_options
+from nodepool.domain.errors import BrokerNotTrustedError
 from nodepool.domain.nodes.report_interval import read_pace
 from worker_agent.state import Allocation, AssignedListing
 
 log = structlog.get_logger(__name__)
 
 REPORT_LIFE_SECONDS = 60
+BROKER_NAME = "the pool's broker"
+# How often one that does not trust the broker asks the pool for the authority of its certificate.
+_AUTHORITY_SECONDS = 60.0
 _CALL_SECONDS = 3.0
 _JITTER = 0.1
 # More than a node can hold is not read.
@@ -34,6 +42,7 @@ class HeartbeatOptions:
     """Where on the broker the node reports and reads. `url` has the agent's own user in it."""
 
     url: str
+    ca_pem: str = ""  # what the broker's certificate is checked with; empty: what the system trusts
     report_key: str
     assigned_key: str
     pace_key: str  # empty: the pool is older and keeps to the first period
@@ -67,6 +76,7 @@ class Heartbeat:
         self._client = _connect(board)
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._failing = False
+        self._asked_at = float("-inf")
         self.reported = threading.Event()
 
     def start(self) -> None:
@@ -92,7 +102,9 @@ class Heartbeat:
             )
             self._reconnect()
         except (redis.RedisError, OSError) as error:
-            if not self._failing:
+            if reason := tls_problem(error):
+                self._not_trusted(reason)
+            elif not self._failing:
                 log.warning("the report cannot be written", action="report.failed", why=str(error))
             self._failing = True
         except Exception:
@@ -105,6 +117,16 @@ class Heartbeat:
             self.reported.set()
             self._follow(pace)
             self._on_assigned(assigned)
+
+    def _not_trusted(self, reason: str) -> None:
+        """The pool may have a new authority by now, and says so to whoever enrols."""
+        now = time.monotonic()
+        if now - self._asked_at < _AUTHORITY_SECONDS:
+            return
+        self._asked_at = now
+        words = not_trusted_words(_shown(self._board), reason)
+        log.error("the broker is not trusted", action="report.untrusted", why=words)
+        self._reconnect()
 
     def _exchange(self) -> tuple[dict[str, AssignedListing], str | None]:
         report = json.dumps(self._collect(), separators=(",", ":"))
@@ -133,9 +155,27 @@ class Heartbeat:
             self._client = _connect(board)
 
 
+def check_broker(board: HeartbeatOptions) -> None:
+    """Raises BrokerNotTrustedError where TLS with the broker fails. Whether it is there is not asked."""
+    client = _connect(board)
+    try:
+        client.ping()
+    except (redis.RedisError, OSError) as error:
+        if reason := tls_problem(error):
+            raise BrokerNotTrustedError(not_trusted_words(_shown(board), reason)) from error
+    finally:
+        client.close()
+
+
+def _shown(board: HeartbeatOptions) -> str:
+    return broker_address.parse(board.url, BROKER_NAME).shown
+
+
 def _connect(board: HeartbeatOptions) -> redis.Redis:
+    address = broker_address.parse(board.url, BROKER_NAME)
     return redis.Redis.from_url(
         board.url,
+        **tls_options(address, BrokerTrust(ca_pem=board.ca_pem)),
         decode_responses=True,
         protocol=2,
         socket_timeout=_CALL_SECONDS,

@@ -43,6 +43,7 @@ class AgentOptions:
     log_level: str
     tls: bool
     ca_file: Path | None
+    broker_ca_file: Path | None
     allow_insecure_plaintext: bool
     accepts_strangers: bool
 
@@ -74,6 +75,7 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> A
         log_level=given.log_level,
         tls=given.tls or given.ca_file is not None,
         ca_file=given.ca_file,
+        broker_ca_file=given.broker_ca_file,
         allow_insecure_plaintext=given.allow_insecure_plaintext,
         accepts_strangers=given.let_strangers_read_this_machine,
     )
@@ -108,6 +110,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--log-level", choices=_LEVELS, default="INFO")
     add("--tls", action="store_true", help="TLS to the gateway")
     add("--ca-file", type=Path, metavar="FILE", help="certificates (PEM) that the gateway's is checked with")
+    add(
+        "--broker-ca-file",
+        type=Path,
+        metavar="FILE",
+        help="certificates (PEM) that the broker's is checked with (default: what the pool says)",
+    )
     add(
         "--allow-insecure-plaintext",
         action="store_true",

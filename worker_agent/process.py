@@ -15,7 +15,8 @@ from pathlib import Path
 import structlog
 
 from nodepool import hardening
-from nodepool.domain.errors import NodePoolError
+from nodepool.domain.broker_address import check_authority
+from nodepool.domain.errors import InvalidInputError, NodePoolError
 from nodepool.domain.nodes.isolation import keeps_strangers_out
 from nodepool.domain.nodes.node import default_max_tasks
 from nodepool.protocol import nodepool_pb2 as pb
@@ -158,6 +159,16 @@ def _say_whose_tasks(options: AgentOptions, runner: Runner) -> None:
         )
 
 
+def _broker_authority(file: Path | None) -> str:
+    name = "--broker-ca-file"
+    if file is None:
+        return ""
+    try:
+        return check_authority(file.read_text(encoding="utf-8"), name)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"{name}: {file} cannot be read: {error}") from error
+
+
 def _setup(options: AgentOptions, hardware: Hardware, runner: Runner) -> NodeSetup:
     """Overrides only take away: a node does not promise what it does not have."""
     score = min(options.cpu_score or hardware.cpu_score, hardware.cpu_score)
@@ -189,6 +200,7 @@ def _setup(options: AgentOptions, hardware: Hardware, runner: Runner) -> NodeSet
         cores=hardware.cpu_cores,
         score_per_core=max(1.0, hardware.cpu_score / hardware.cpu_cores),
         max_tasks=max_tasks,
+        broker_ca_pem=_broker_authority(options.broker_ca_file),
         owner_only=not (keeps_strangers_out(runner.isolation) or options.accepts_strangers),
         grace_seconds=max(0.0, options.grace_seconds) if math.isfinite(options.grace_seconds) else 0.0,
     )

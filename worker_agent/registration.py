@@ -32,6 +32,7 @@ class NodeSetup:
     max_tasks: int
     grace_seconds: float
     owner_only: bool = False  # whatever the pool sends: runs here are kept from nothing
+    broker_ca_pem: str = ""  # its owner's own, instead of what the pool says
 
 
 class ReplacedError(NodePoolError):

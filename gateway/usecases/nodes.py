@@ -24,7 +24,7 @@ from nodepool.domain.tasks.states import Outcome
 from nodepool.domain.trust import access_limits
 from nodepool.messaging import names
 from nodepool.protocol import nodepool_pb2 as pb
-from nodepool.stores.redis import agent_instances, broker_users, keys
+from nodepool.stores.redis import agent_instances, broker_users, certificates, keys
 from nodepool.stores.redis.liveness import Liveness
 from nodepool.stores.sql import nodes as node_store, tasks as task_store, verification_records
 from nodepool.stores.sql.database import Connection
@@ -145,13 +145,13 @@ def enroll(
         raise StateConflictError(f"register {node_id!r} with kind 'agent' first")
     agent_instances.check(gateway.redis, node_id, instance)
     settings = gateway.settings
-    url = broker_users.create(
-        gateway.redis, node_id, base_url=settings.agent_redis_url or settings.effective_redis_url
-    )
+    authority = certificates.authority_for_agents(settings)
+    url = broker_users.create(gateway.redis, node_id, base_url=settings.agent_broker.url)
     return pb.EnrollAgentResponse(
         success=True,
         message="enrolled",
         broker_url=url,
+        broker_ca_pem=authority,
         queue=names.node_queue(node_id),
         report_key=keys.report(node_id),
         assigned_key=keys.assigned(node_id),

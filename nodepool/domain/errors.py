@@ -41,6 +41,10 @@ class AlreadyExistsError(NodePoolError):
     """That name is taken."""
 
 
+class BrokerNotTrustedError(NodePoolError):
+    """The broker's certificate is not one that is trusted here."""
+
+
 class StaleAttemptError(NodePoolError):
     """This attempt is not the task's current one any more; nothing was changed."""
 

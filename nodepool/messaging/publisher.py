@@ -15,6 +15,8 @@ from celery import Celery
 from kombu import Connection, Exchange, Producer, Queue
 from kombu.exceptions import OperationalError
 
+import celeryconfig
+from nodepool.domain.broker_address import celery_options
 from nodepool.messaging.message_template import MessageTemplates
 from nodepool.messaging.names import (
     EXECUTE,
@@ -41,10 +43,20 @@ def make_app(settings: Settings | Callable[[], Settings], name: str = "nodepool"
     """`settings`, or what reads them, which is asked when the app is configured and not before."""
     app = Celery(name, set_as_current=False)
     app.config_from_object("celeryconfig")
-    # Celery's own variable, which celeryconfig.py reads, goes first, as ever.
-    app.add_defaults(
-        lambda: {"broker_url": (settings() if callable(settings) else settings).effective_redis_url}
-    )
+
+    def chosen() -> dict[str, Any]:
+        known = settings() if callable(settings) else settings
+        options = celery_options(known.broker, known.broker_trust, known.sentinel_login)
+        return {
+            **options,
+            "broker_transport_options": {
+                **celeryconfig.broker_transport_options,
+                **options["broker_transport_options"],
+            },
+        }
+
+    # They come before what the module says.
+    app.add_defaults(chosen)
     return app
 
 

@@ -57,6 +57,7 @@ class PoolOptions:
     # The tests' own programs are no strangers, and a machine may have neither bubblewrap nor root.
     accept_strangers: bool = True
     flower: bool = False
+    broker: Callable[[Path], TestValkey] = TestValkey
 
 
 class TestAgent(TestProcess):
@@ -76,7 +77,7 @@ class TestPool:
         self.options = options
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
-        self.valkey = TestValkey(folder / "valkey")
+        self.valkey = options.broker(folder / "valkey")
         self.agents: list[TestAgent] = []
         (folder / "logs").mkdir()
         environment = self.environment()
@@ -114,9 +115,7 @@ class TestPool:
             **self.base_environment(),
             "GRPC_SERVER_HOST": "127.0.0.1",
             "GRPC_SERVER_PORT": str(self.port),
-            "REDIS_URL": self.valkey.url,
-            "AGENT_REDIS_URL": self.valkey.address,
-            "CELERY_BROKER_URL": self.valkey.url,
+            **self.valkey.settings,
             "DATABASE_URL": self.database_url,
             "JWT_SECRET_KEY": self._secret("jwt"),
             "STORAGE_KEY": self._secret("storage"),

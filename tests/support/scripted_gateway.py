@@ -84,6 +84,7 @@ class ScriptedGateway(rpc.UserServiceServicer, rpc.NodeManagerServiceServicer):
         self.credentials: grpc.ServerCredentials | None = None
         self._server: grpc.Server | None = None
         self.port = 0
+        self.broker_url = valkey.url_for
         self._lock = threading.Lock()
         self._celery = Celery("scripted", set_as_current=False, fixups=[])
         self._celery.conf.update(
@@ -189,7 +190,7 @@ class ScriptedGateway(rpc.UserServiceServicer, rpc.NodeManagerServiceServicer):
         )
         return pb.EnrollAgentResponse(
             success=True,
-            broker_url=self.valkey.url_for(user, password),
+            broker_url=self.broker_url(user, password),
             queue=f"node.{node_id}",
             report_key=f"node:{node_id}:report",
             assigned_key=f"node:{node_id}:assigned",

@@ -54,6 +54,11 @@ class TestValkey:
         return f"redis://127.0.0.1:{self.port}/0"
 
     @property
+    def settings(self) -> dict[str, str]:
+        """What the pool's parts are told of it."""
+        return {"REDIS_URL": self.url, "AGENT_REDIS_URL": self.address, "CELERY_BROKER_URL": self.url}
+
+    @property
     def pid(self) -> int:
         return self.process.pid
 

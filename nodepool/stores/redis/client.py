@@ -4,33 +4,69 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
 from nodepool import keepalive
+from nodepool.broker_errors import tls_problem
+from nodepool.domain import broker_address
+from nodepool.domain.broker_address import (
+    BrokerAddress,
+    BrokerTrust,
+    SentinelLogin,
+    sentinel_options,
+    tls_options,
+)
 from nodepool.domain.errors import UnavailableError
 from nodepool.settings import Settings
 
 # What is passed around; its commands are for the stores.
 Client: TypeAlias = redis.Redis
 _AWAY = (redis.ConnectionError, redis.TimeoutError)
+_UNTRUSTED_WORDS = "the pool does not trust its Redis: TLS fails; the pool's operator has to look at its log"
 _WORDS = "the pool's Redis cannot be reached just now; try again in a moment"
 
 
 def connect(settings: Settings) -> Client:
     """A client with a bounded wait. It reconnects by itself; nothing is sent before the first command."""
-    return redis.Redis.from_url(
-        settings.effective_redis_url,
-        decode_responses=False,
+    return opened(
+        settings.broker,
+        settings.broker_trust,
+        settings.sentinel_login,
         socket_timeout=settings.redis_timeout_seconds,
         socket_connect_timeout=settings.redis_timeout_seconds,
         socket_keepalive=True,
         socket_keepalive_options=keepalive.tcp_options(),
         health_check_interval=30,
     )
+
+
+def opened(
+    address: BrokerAddress, trust: BrokerTrust, login: SentinelLogin | None = None, **options: Any
+) -> Client:
+    """A client of the one server that is there, or of whichever the sentinels call the master."""
+    options |= {
+        "db": address.database,
+        "username": address.user or None,
+        "password": address.password or None,
+        **tls_options(address, trust),
+    }
+    if not address.service:
+        (host,) = address.hosts
+        scheme = "rediss" if address.tls else "redis"
+        return redis.Redis.from_url(f"{scheme}://{host.shown}", **options)
+    sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
+        [(host.name, host.port) for host in address.hosts],
+        sentinel_kwargs=sentinel_options(address, trust, login or SentinelLogin()),
+        ssl=address.tls,
+        **options,
+    )
+    client: Client = sentinel.master_for(address.service)
+    return client
 
 
 def database_of(client: Client) -> int:
@@ -42,8 +78,9 @@ def answers(url: str, seconds: float) -> bool:
     """Whether the server answers this URL's user; False also while it loads its data."""
     # One try: who waits asks again soon, and the library's own pauses would be in the way.
     retry = Retry(NoBackoff(), 0)
+    address = broker_address.parse(url, "the broker's address")
     with closing(
-        redis.Redis.from_url(url, socket_timeout=seconds, socket_connect_timeout=seconds, retry=retry)
+        opened(address, BrokerTrust(), socket_timeout=seconds, socket_connect_timeout=seconds, retry=retry)
     ) as client:
         try:
             return bool(client.ping())
@@ -61,7 +98,7 @@ def translated_errors() -> Iterator[None]:
     try:
         yield
     except (*_AWAY, redis.exceptions.ReadOnlyError, redis.exceptions.OutOfMemoryError) as error:
-        raise UnavailableError(_WORDS) from error
+        raise UnavailableError(_words(error)) from error
 
 
 @contextmanager
@@ -70,4 +107,8 @@ def any_error_translated() -> Iterator[None]:
     try:
         yield
     except (redis.RedisError, OSError) as error:
-        raise UnavailableError(_WORDS) from error
+        raise UnavailableError(_words(error)) from error
+
+
+def _words(error: Exception) -> str:
+    return _UNTRUSTED_WORDS if tls_problem(error) else _WORDS

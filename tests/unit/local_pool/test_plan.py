@@ -82,7 +82,7 @@ def test_the_operators_account_is_the_gateways_first_admin_and_nobody_elses_busi
 def test_any_word_about_redis_means_that_one_and_not_the_embedded(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
-    value = "7" if name in ("REDIS_PORT", "REDIS_DB") else "redis://there"
+    value = {"REDIS_URL": "redis://there", "REDIS_HOST": "there"}.get(name, "7")
     assert not plan.wants_embedded_broker(settings(monkeypatch, tmp_path, **{name: value}))
 
 
