@@ -23,10 +23,8 @@ def tell_again(dispatcher: Dispatcher, placement_loop: PlacementLoop) -> None:
     if not stale:
         return
     placement_loop.hint(*(row.id for row in stale if not placement_loop.is_known(row.id)))
-    room = {
-        queue: _MAX_WAITING_HINTS - dispatcher.registry.queue_length(queue)
-        for queue in {partition_queue(row.tier, row.region) for row in stale}
-    }
+    lengths = dispatcher.registry.queue_lengths({partition_queue(row.tier, row.region) for row in stale})
+    room = {queue: _MAX_WAITING_HINTS - length for queue, length in lengths.items()}
     hints = []
     for row in stale:
         queue = partition_queue(row.tier, row.region)

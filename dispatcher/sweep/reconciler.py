@@ -86,13 +86,14 @@ class Reconciler:
         live: dict[str, list[LiveAttempt]] = defaultdict(list)
         for attempt in dispatcher.database.read(task_store.live_attempts):
             live[attempt.node_id].append(attempt)
-        for row in self._rows(node_ids):
-            dispatcher.registry.put_node(dispatcher.lifecycle.facts_of(row))
+        for start in range(0, len(node_ids), _AT_ONCE):
+            rows = list(self._rows(node_ids[start : start + _AT_ONCE]))
+            dispatcher.registry.put_nodes([dispatcher.lifecycle.facts_of(row) for row in rows])
             listed = {
-                attempt.id: (attempt.claim, attempt.created_at, attempt.stop_requested)
-                for attempt in live[row.id]
+                row.id: {it.id: (it.claim, it.created_at, it.stop_requested) for it in live[row.id]}
+                for row in rows
             }
-            dispatcher.registry.rebuild(row.id, listed, now=dispatcher.clock())
+            dispatcher.registry.rebuild_all(listed, now=dispatcher.clock())
 
     def _rows(self, node_ids: Sequence[str]) -> Iterator[StoredNode]:
         """Those that are still active."""
@@ -131,8 +132,10 @@ class Reconciler:
         }
         suspects.update(node_id for node_id in compared if live.get(node_id))
         doubts = {}
-        for node_id, listed in self._liveness.listed(sorted(suspects)).items():
-            difference = listed ^ {row.id for row in live.get(node_id, ())}
+        found = self._liveness.listed(sorted(suspects))
+        ended = self._release_ended(found, live)
+        for node_id, listed in found.items():
+            difference = (listed - ended) ^ {row.id for row in live.get(node_id, ())}
             if difference:
                 doubts[node_id] = frozenset(difference)
         before, self._doubts = self._doubts, doubts
@@ -141,6 +144,22 @@ class Reconciler:
             for node_id, difference in doubts.items()
             if thorough or difference.intersection(before.get(node_id, ()))
         }
+
+    def _release_ended(self, listed: Mapping[str, Collection[str]], live: Live) -> set[str]:
+        """What has ended has ended for good: nobody waits for another pass before its room is free."""
+        dispatcher = self._dispatcher
+        of_node = {
+            attempt_id: node_id
+            for node_id, names in listed.items()
+            for attempt_id in set(names).difference(row.id for row in live.get(node_id, ()))
+        }
+        if not of_node:
+            return set()
+        ended = dispatcher.database.read(lambda c: task_store.ended_among(c, of_node))
+        if ended:
+            dispatcher.registry.release_all([(of_node[attempt_id], attempt_id) for attempt_id in ended])
+            dispatcher.registry.announce(*{of_node[attempt_id] for attempt_id in ended})
+        return ended
 
 
 def _same_facts(view: NodeView | None, node: RegisteredNode) -> bool:

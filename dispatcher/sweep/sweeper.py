@@ -216,7 +216,5 @@ class Sweeper:
             self._overtime.look(row, now, self._gateway_back_at)
 
     def _stop_again(self, live: dict[str, list[LiveAttempt]]) -> None:
-        for rows in live.values():
-            for row in rows:
-                if row.stop_requested:
-                    self._dispatcher.registry.mark_stop(row.node_id, row.id)
+        stops = [(row.node_id, row.id) for rows in live.values() for row in rows if row.stop_requested]
+        self._dispatcher.registry.mark_stops(stops)

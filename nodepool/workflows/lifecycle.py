@@ -98,15 +98,21 @@ class Lifecycle:
 
     def sync_node(self, node_id: str) -> None:
         """Write what Redis should know of the node, from SQL as it is now."""
-        node, live = self.database.read(
+        # Before SQL is read: what is reserved meanwhile is not taken for something that SQL does not know.
+        listed = self.registry.assigned(node_id)
+        node, live, ended = self.database.read(
             lambda connection: (
                 node_store.find(connection, node_id),
                 task_store.live_attempts(connection, node_id),
+                task_store.ended_among(connection, listed),
             )
         )
         self._put(node)
         self.registry.rebuild(
-            node_id, {it.id: (it.claim, it.created_at, it.stop_requested) for it in live}, now=self.clock()
+            node_id,
+            {it.id: (it.claim, it.created_at, it.stop_requested) for it in live},
+            now=self.clock(),
+            ended=ended,
         )
         self.registry.announce(node_id)
 

@@ -21,6 +21,7 @@ from nodepool.stores.redis import keys
 from nodepool.stores.redis.node_registry import PENDING_SECONDS
 from nodepool.stores.sql import nodes as node_store, tasks as task_store
 from nodepool.stores.sql.tables import tasks
+from nodepool.workflows.attempt_end import end_in_sql
 from tests.support.databases import sqlite_file
 from tests.support.fleet import START, Fleet
 from tests.support.reservations import reserve
@@ -136,6 +137,41 @@ def test_a_reservation_without_an_attempt_is_taken_back_once_it_cannot_come_any_
     fleet.sweep(after=PENDING_SECONDS, heard=("n1",))
     assert fleet.reserved("n1").tasks == 0
     assert assigned_ids(fleet.dispatcher.registry, "n1") == set()
+
+
+def end_untold(fleet: Fleet, task_id: str) -> None:
+    """The attempt's end is kept in SQL while Redis is away: nothing of it is told."""
+    dispatcher, now = fleet.dispatcher, fleet.now[0]
+    row = fleet.row(task_id)
+    attempt_id = attempt_of(dispatcher.database, task_id)
+    owner_id = dispatcher.database.read(lambda c: node_store.find(c, row.node_id)).owner_id
+    end = End(outcome=Outcome.STOPPED, exit_code=None, reason=told("it was stopped"))
+    dispatcher.database.write(
+        lambda c: end_in_sql(c, attempt_id, row.node_id, owner_id, end, settings=dispatcher.settings, now=now)
+    )
+
+
+def test_the_room_of_an_end_that_redis_was_not_told_of_is_free_after_one_pass(fleet: Fleet) -> None:
+    fleet.node("n1", max_tasks=1)
+    first = fleet.placed()
+    second = fleet.task()
+    fleet.sweep(after=1, heard=("n1",))
+    assert fleet.states(first, second) == ["PLACED", "QUEUED"]
+    end_untold(fleet, first)
+    fleet.sweep(after=1, heard=("n1",))
+    assert fleet.states(first, second) == ["STOPPED", "PLACED"]
+    assert fleet.reserved("n1").tasks == 1
+
+
+def test_who_writes_a_node_anew_frees_what_has_ended_and_keeps_what_may_be_committed(fleet: Fleet) -> None:
+    fleet.node("n1", max_tasks=2)
+    first = fleet.placed()
+    registry = fleet.dispatcher.registry
+    reserve(registry, "n1", "about to be:1", CLAIM, at=fleet.now[0])
+    end_untold(fleet, first)
+    fleet.dispatcher.lifecycle.sync_node("n1")
+    assert assigned_ids(registry, "n1") == {"about to be:1"}
+    assert fleet.reserved("n1").tasks == 1
 
 
 def test_a_placement_that_commits_after_the_sweep_read_sql_keeps_its_reservation(fleet: Fleet) -> None:

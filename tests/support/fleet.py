@@ -82,4 +82,4 @@ class Fleet:
         return {view.node_id: view.reserved for view in self.dispatcher.registry.snapshot(15)}[node_id]
 
     def hints(self, queue: str) -> int:
-        return self.dispatcher.registry.queue_length(queue)
+        return self.dispatcher.registry.queue_lengths([queue])[queue]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from functools import lru_cache
@@ -35,6 +35,8 @@ PENDING_SECONDS = 30.0
 _AT_ONCE = 1000
 _MEBIBYTE = 1 << 20
 _MAX_BYTES = MAX_AMOUNT * _MEBIBYTE
+# Attempt id -> claim, assigned at, stop.
+Assignments = Mapping[str, tuple[Claim, float, bool]]
 _CLAIM_FIELDS = tuple(field.name for field in fields(Claim))
 
 
@@ -129,10 +131,13 @@ class NodeRegistry:
         with translated_errors():
             self._redis.publish(keys.OWNER_EVENTS_CHANNEL, owner_id)
 
-    def queue_length(self, queue: str) -> int:
-        """How many messages wait in a queue of the dispatchers'."""
-        with translated_errors():
-            return self._redis.llen(queue)
+    def queue_lengths(self, queues: Iterable[str]) -> dict[str, int]:
+        """How many messages wait in these queues of the dispatchers'."""
+        names = list(queues)
+        with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
+            for queue in names:
+                pipe.llen(queue)
+            return dict(zip(names, pipe.execute(), strict=True))
 
     def node_ids(self) -> set[str]:
         with translated_errors():
@@ -201,6 +206,21 @@ class NodeRegistry:
                 self._release(keys=[keys.reserved(node_id), keys.assigned(node_id)], args=[attempt_id])
             )
 
+    def release_all(self, attempts: Sequence[tuple[str, str]]) -> None:
+        """`release` for many (node, attempt), in few round trips."""
+        for start in range(0, len(attempts), _AT_ONCE):
+            with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
+                for node_id, attempt_id in attempts[start : start + _AT_ONCE]:
+                    names = [keys.reserved(node_id), keys.assigned(node_id)]
+                    self._release(keys=names, args=[attempt_id], client=pipe)
+                pipe.execute()
+
+    def assigned(self, node_id: str) -> set[str]:
+        """The ids of the attempts that are listed for the node."""
+        with translated_errors():
+            names = cast("list[bytes]", self._redis.hkeys(keys.assigned(node_id)))
+        return {name.decode() for name in names}
+
     def resize_all(self, wanted: Sequence[tuple[str, Mapping[str, Claim]]]) -> list[RegistryAnswer]:
         """Change what is allocated to attempts, many nodes in one round trip, each node's all or none."""
         with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
@@ -227,24 +247,50 @@ class NodeRegistry:
         }
 
     def mark_stop(self, node_id: str, attempt_id: str) -> None:
-        with translated_errors():
-            self._mark_stop(keys=[keys.assigned(node_id)], args=[attempt_id])
+        self.mark_stops([(node_id, attempt_id)])
 
-    def rebuild(self, node_id: str, live: Mapping[str, tuple[Claim, float, bool]], *, now: float) -> None:
-        """List what SQL says: attempt id -> claim, assigned at, stop. A listed one keeps its allocation.
+    def mark_stops(self, attempts: Sequence[tuple[str, str]]) -> None:
+        """Of many (node, attempt), in few round trips."""
+        for start in range(0, len(attempts), _AT_ONCE):
+            with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
+                for node_id, attempt_id in attempts[start : start + _AT_ONCE]:
+                    self._mark_stop(keys=[keys.assigned(node_id)], args=[attempt_id], client=pipe)
+                pipe.execute()
 
-        Others stay for PENDING_SECONDS after they were made.
+    def rebuild(
+        self,
+        node_id: str,
+        live: Assignments,
+        *,
+        now: float,
+        ended: Collection[str] = (),
+    ) -> None:
+        """List what SQL says. What is listed already keeps its allocation, and what has ended goes.
+
+        Others, of which SQL knows nothing, stay for PENDING_SECONDS after they were made.
         """
-        entries = [
-            part
-            for attempt, (claim, at, stop) in live.items()
-            for part in (attempt, _entry(claim, at=at, stop=stop))
-        ]
         with translated_errors():
-            self._rebuild(
-                keys=[keys.facts(node_id), keys.reserved(node_id), keys.assigned(node_id)],
-                args=[now - PENDING_SECONDS, *entries],
-            )
+            self._rebuild(**_rebuilding(node_id, live, now, ended))
+
+    def rebuild_all(self, live: Mapping[str, Assignments], *, now: float) -> None:
+        """`rebuild` of many nodes in one round trip."""
+        with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
+            for node_id, its in live.items():
+                self._rebuild(**_rebuilding(node_id, its, now, ()), client=pipe)
+            pipe.execute()
+
+
+def _rebuilding(node_id: str, live: Assignments, now: float, ended: Collection[str]) -> dict[str, Any]:
+    """The arguments of REBUILD."""
+    entries = [
+        part
+        for attempt, (claim, at, stop) in live.items()
+        for part in (attempt, _entry(claim, at=at, stop=stop))
+    ]
+    return {
+        "keys": [keys.facts(node_id), keys.reserved(node_id), keys.assigned(node_id)],
+        "args": [now - PENDING_SECONDS, len(ended), *ended, *entries],
+    }
 
 
 def _facts(node: RegisteredNode) -> dict[str, str | int | float]:

@@ -77,18 +77,21 @@ for attempt, entry in pairs(entries) do redis.call('HSET', KEYS[3], attempt, ent
 return 'ok'
 """
 
-# KEYS: facts, reserved, assigned. ARGV: a Unix time, then attempt/entry pairs. Lists what SQL says, and
-# sums up what is listed. Entries that are there keep their time and their allocation; those that SQL does
-# not know and that are newer than the time stay, because their placement may be about to commit. What
-# does not fit (allocations had been taken back before Redis forgot them, or the node became smaller) is
-# cut in proportion, where a task can live with less.
+# KEYS: facts, reserved, assigned. ARGV: a Unix time, a number of attempts that have ended, these, then
+# attempt/entry pairs. Lists what SQL says, and sums up what is listed. Entries that are there keep their time
+# and their allocation. Those of which SQL knows neither that they live nor that they have ended, and that are
+# newer than the time, stay, because their placement may be about to commit. What does not fit (allocations
+# had been taken back before Redis forgot them, or the node became smaller) is cut in proportion, where a task
+# can live with less.
 REBUILD = """
 local kept_after = tonumber(ARGV[1])
 local entries, sums, cut = {}, {}, {'cpu_score', 'memory_mb'}
 local listed = redis.call('HGETALL', KEYS[3])
 for i = 1, #listed, 2 do entries[listed[i]] = cjson.decode(listed[i + 1]) end
 local wanted = {}
-for i = 2, #ARGV, 2 do
+local first = 3 + tonumber(ARGV[2])
+for i = 3, first - 1 do entries[ARGV[i]] = nil end
+for i = first, #ARGV, 2 do
   wanted[ARGV[i]] = true
   entries[ARGV[i]] = entries[ARGV[i]] or cjson.decode(ARGV[i + 1])
 end

@@ -5,7 +5,7 @@ Functions of a connection: the use case that calls them owns the transaction.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, func, insert, select, update
@@ -47,6 +47,8 @@ _WITH_OWNER: Select[Any] = (
     .outerjoin(holds, holds.c.task_id == tasks.c.id)
 )
 # Made once: building a statement costs more than running it.
+# Ids of one statement.
+_AT_ONCE = 1000
 _LIVE_ATTEMPTS: Select[Any] = (
     select(
         *columns(
@@ -203,6 +205,17 @@ def request_stop(connection: Connection, task_id: str, now: float) -> OwnedTask:
     if "state" in values:
         hold_store.void(connection, task_id, now)
     return task
+
+
+def ended_among(connection: Connection, attempt_ids: Collection[str]) -> set[str]:
+    """Those of these attempts that have ended; one that SQL does not know is not among them."""
+    ids = sorted(attempt_ids)
+    ended: set[str] = set()
+    for start in range(0, len(ids), _AT_ONCE):
+        some = attempts.c.id.in_(ids[start : start + _AT_ONCE])
+        over = attempts.c.state.not_in([state.value for state in LIVE_ATTEMPT_STATES])
+        ended.update(connection.execute(select(attempts.c.id).where(some, over)).scalars())
+    return ended
 
 
 def live_attempts(connection: Connection, node_id: str | None = None) -> Sequence[LiveAttempt]:
