@@ -11,6 +11,8 @@ from typing import Any, cast
 from celery import signals
 from celery.app.task import Task
 
+from dispatcher import metrics_sources
+from dispatcher.celery_metrics import CeleryMetrics
 from dispatcher.context import Dispatcher, build
 from dispatcher.placing.node_events import NodeEventListener
 from dispatcher.placing.placement_loop import PlacementLoop
@@ -20,6 +22,8 @@ from dispatcher.sweep.sweeper import Sweeper
 from nodepool import hardening, observability
 from nodepool.domain.errors import NodePoolError
 from nodepool.messaging import names, publisher
+from nodepool.metrics.catalogue import Part
+from nodepool.metrics.server import MetricsServer, registry_of
 from nodepool.settings import Settings
 from nodepool.stores.redis import certificates
 
@@ -55,6 +59,7 @@ class _Worker:
     placement_loop: PlacementLoop | None = None
     listener: NodeEventListener | None = None
     sweeper: Sweeper | None = None
+    metrics: MetricsServer | None = None
     # Made when the first node is to be called.
     pusher: Pusher | None = None
     making_pusher = threading.Lock()
@@ -88,16 +93,30 @@ def _open(**_: Any) -> None:
 
 
 @signals.worker_ready.connect(weak=False)
-def _start_placing(**_: Any) -> None:
+def _start_placing(sender: Any = None, **_: Any) -> None:
     placement_loop = _Worker.placement_loop = PlacementLoop(dispatcher())
     _Worker.listener = NodeEventListener(dispatcher().redis, placement_loop)
     _Worker.sweeper = Sweeper(dispatcher(), placement_loop)
     for part in (_Worker.listener, placement_loop, _Worker.sweeper):
         part.start()
+    _serve_metrics(placement_loop, sender)
+
+
+def _serve_metrics(placement_loop: PlacementLoop, consumer: Any) -> None:
+    """Of this process, which is all of the dispatcher: its worker's pool is threads."""
+    threads = int(getattr(getattr(consumer, "pool", None), "limit", None) or 1)
+    hostname = str(getattr(consumer, "hostname", ""))
+    CeleryMetrics(hostname).connect()
+    sampler = metrics_sources.sampler(dispatcher(), placement_loop, hostname, threads)
+    port = settings().dispatcher_metrics_port
+    _Worker.metrics = MetricsServer(settings().metrics_host, port, registry_of(Part.DISPATCHER, sampler))
+    _Worker.metrics.start()
 
 
 @signals.worker_shutdown.connect(weak=False)
 def _close(**_: Any) -> None:
+    if _Worker.metrics:
+        _Worker.metrics.close()
     for part in (_Worker.sweeper, _Worker.placement_loop, _Worker.listener):
         if part:
             part.stop()

@@ -23,6 +23,7 @@ from gateway.auth.tokens import Tokens
 from gateway.caches.refused_packages import RefusedPackages
 from gateway.caches.task_events import EventHub
 from gateway.caches.unfinished_counts import UnfinishedCounts
+from gateway.health import PoolHealth
 from nodepool.clock import Clock, system_clock
 from nodepool.domain.scheduling.fair_share import Decay
 from nodepool.domain.scheduling.fair_turns import QueueBounds
@@ -66,6 +67,7 @@ class Gateway:
     reader: MessageReader
     limits: RequestLimits
     refused: RefusedPackages
+    health: PoolHealth
     cheap: ThreadLane = field(repr=False)
     lists: ThreadLane = field(repr=False)
     passwords: ThreadLane = field(repr=False)
@@ -96,6 +98,7 @@ class Gateway:
         return await asyncio.wrap_future(self.heavy.submit(account, job, *arguments))
 
     def close(self) -> None:
+        self.health.close()
         self.events.close()
         self.heavy.close()
         self.passwords.close()
@@ -143,6 +146,7 @@ def build(settings: Settings, clock: Clock = system_clock) -> Gateway:
         reader=MessageReader(memory, settings.grpc_stall_seconds),
         limits=RequestLimits(settings),
         refused=RefusedPackages(),
+        health=PoolHealth(database, client, clock),
         cheap=cheap,
         lists=ThreadLane("list", QueueBounds(width=_LISTS, of_one=1, waiting_of_one=200, waiting=5000)),
         passwords=ThreadLane("password", _bounds(settings.password_threads, 16, 200)),

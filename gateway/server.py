@@ -13,6 +13,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from gateway import metrics_sources
 from gateway.admission import request_limit_sync
 from gateway.admission.connections import allow_descriptors, bound_connections
 from gateway.admission.message_limits import largest_message
@@ -21,6 +22,7 @@ from gateway.admission.request_limit_sync import RequestSync
 from gateway.auth.access import SERVICES
 from gateway.auth.callers import Callers
 from gateway.context import Gateway
+from gateway.health import BROKER, DATABASE, LOOK_SECONDS, in_words
 from gateway.servicers.admin import AdminServicer
 from gateway.servicers.interceptors import Gatekeeper
 from gateway.servicers.nodes import NodeManagerServicer
@@ -29,6 +31,8 @@ from gateway.servicers.users import UserServicer
 from gateway.servicers.workers import WorkerNodeServicer
 from nodepool.domain.errors import NodePoolError
 from nodepool.keepalive import grpc_ping_options
+from nodepool.metrics.catalogue import Part
+from nodepool.metrics.server import MetricsServer, registry_of
 from nodepool.protocol import nodepool_pb2_grpc as rpc
 from nodepool.settings import Settings
 from nodepool.stores.redis.liveness import Liveness
@@ -36,6 +40,9 @@ from nodepool.stores.redis.liveness import Liveness
 log = structlog.get_logger(__name__)
 
 GRACE_SECONDS = 3.0
+# Of grpc.health.v1: this gateway itself, whether or not a dispatcher works. For balancers, and for who starts
+# the parts one after the other.
+GATEWAY_ALONE = "gateway"
 MIN_CLIENT_PING_INTERVAL_MS = 5000
 PRESENCE_SECONDS = 5.0
 CONNECTIONS_SECONDS = 1.0
@@ -170,6 +177,34 @@ async def _be_present(gateway: Gateway) -> None:
         await asyncio.sleep(PRESENCE_SECONDS)
 
 
+async def _tell_health(gateway: Gateway, healthy: health.aio.HealthServicer) -> None:
+    """What grpc.health.v1 says, as the pool is."""
+    told: dict[str, int] = {}
+    said = ""
+    while True:
+        problems = gateway.health.problems()
+        own = problems[DATABASE] or problems[BROKER]
+        states = dict.fromkeys(("", *SERVICES), _state(not any(problems.values())))
+        states[GATEWAY_ALONE] = _state(not own)
+        for service, state in states.items():
+            if told.get(service) != state:
+                await healthy.set(service, state)
+        told = states
+        words = in_words(problems)
+        if bool(words) != bool(said):
+            if words:
+                log.error("the pool does not work", action="pool.outage_began", reason=words)
+            else:
+                log.warning("the pool works again", action="pool.outage_ended")
+        said = words
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+def _state(works: bool) -> int:  # noqa: FBT001 - it has one meaning
+    states = health_pb2.HealthCheckResponse
+    return int(states.SERVING if works else states.NOT_SERVING)
+
+
 async def _sweep_files(gateway: Gateway) -> None:
     """What writers of this store left when they died; at the start, and ever after."""
     while True:
@@ -211,14 +246,20 @@ async def serve(gateway: Gateway) -> None:
     gateway.reader.port = port = bind(server, gateway.settings)
     gateway.events.start(loop)
     await server.start()
+    gateway.health.start()
+    metrics = MetricsServer(
+        gateway.settings.metrics_host,
+        gateway.settings.gateway_metrics_port,
+        registry_of(Part.GATEWAY, metrics_sources.sampler(gateway, calls)),
+    )
+    metrics.start()
     besides = [
+        asyncio.create_task(_tell_health(gateway, healthy)),
         asyncio.create_task(_be_present(gateway)),
         asyncio.create_task(_bound_connections(gateway, calls, port)),
         asyncio.create_task(_sweep_files(gateway)),
         asyncio.create_task(_share_limits(gateway)),
     ]
-    for service in ("", *SERVICES):
-        await healthy.set(service, health_pb2.HealthCheckResponse.SERVING)
     log.info(
         "gateway is serving",
         action="gateway.serving",
@@ -231,6 +272,7 @@ async def serve(gateway: Gateway) -> None:
         log.info("gateway is stopping", action="gateway.stopping")
         await healthy.enter_graceful_shutdown()
     finally:
+        metrics.close()
         for task in besides:
             task.cancel()
         with suppress(asyncio.CancelledError):

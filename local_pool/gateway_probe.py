@@ -8,12 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 
 CALL_SECONDS = 3.0
 LOGIN_SECONDS = 10.0  # hashing a password is meant to be slow
 ONLINE = "ONLINE"
+# Of grpc.health.v1, as gateway/server.py has it.
+GATEWAY_ALONE = "gateway"
 _HOPELESS = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.PERMISSION_DENIED)
 _REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
@@ -34,13 +37,17 @@ class GatewayProbe:
             self._channel = grpc.secure_channel(address, credentials, options=options)
         self._users = rpc.UserServiceStub(self._channel)
         self._nodes = rpc.NodeManagerServiceStub(self._channel)
+        self._health = health_pb2_grpc.HealthStub(self._channel)
         self._token = ""
 
-    def is_healthy(self) -> bool:
+    def serves(self) -> bool:
+        """The gateway alone: the dispatcher, without which the pool is not healthy, starts after it."""
+        request = health_pb2.HealthCheckRequest(service=GATEWAY_ALONE)
         try:
-            return bool(self._nodes.HealthCheck(pb.HealthCheckRequest(), timeout=CALL_SECONDS).healthy)
+            told = self._health.Check(request, timeout=CALL_SECONDS)
         except grpc.RpcError:
             return False
+        return bool(told.status == health_pb2.HealthCheckResponse.SERVING)
 
     def register(self, username: str, password: str) -> bool | None:
         """True: there is such an account now. False: there was one before. None: try again."""

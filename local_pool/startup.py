@@ -75,7 +75,7 @@ class Startup:
             supervisor.start(plan.flower_part(environment, options, self._secrets))
         link = GatewayProbe(self._address, certificate=self._settings.grpc_tls_cert_file)
         try:
-            supervisor.wait_for(link.is_healthy, "for the gateway")
+            supervisor.wait_for(link.serves, "for the gateway")
             self._say(f"gateway serves on {self._address}")
             # It reads the tables that the gateway has made or brought up to date by now.
             supervisor.start(plan.dispatcher_part(environment))

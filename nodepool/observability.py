@@ -1,4 +1,4 @@
-"""Logs and metrics of the pool's own processes: one set-up of the logs, one catalogue of the metrics.
+"""Logs of the pool's own processes: one set-up for all. Metrics are in nodepool.metrics.
 
 Nothing here knows a request or a task; who logs binds what belongs to a line.
 """
@@ -16,7 +16,6 @@ from functools import cache
 from typing import Any, TextIO
 
 import structlog
-from prometheus_client import Counter, Histogram
 
 from nodepool.domain.safe_text import harmless_values, lines
 
@@ -27,17 +26,6 @@ _SECRET_WORDS = ("password", "token", "secret", "authorization")
 HIDDEN = "(hidden)"
 
 _numbers = itertools.count(1)
-
-rpc_seconds = Histogram(
-    "hivemind_gateway_rpc_seconds",
-    "Time from a call's arrival to its end, by method.",
-    ["method"],
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
-)
-rpcs_refused = Counter(
-    "hivemind_gateway_rpcs_refused_total", "Calls that ended in an error status.", ["method", "code"]
-)
-logins = Counter("hivemind_gateway_logins_total", "Logins, by how they ended.", ["outcome"])
 
 
 @cache

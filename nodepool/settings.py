@@ -20,6 +20,7 @@ from nodepool.settings_bounds import BoundsSettings
 from nodepool.settings_broker import BrokerSettings
 
 MIN_SECRET_LENGTH = 32
+_SQLITE_FILE = "sqlite:///"
 _EXAMPLE_SECRETS = frozenset({"change-me", "secret", "your-secret-key", "your_secret_key_here"})
 
 
@@ -70,6 +71,16 @@ class Settings(BrokerSettings, BoundsSettings):
     )
     allow_anonymous_reads: bool = Field(
         False, description="PollTaskStatus and GetNodeList without a token, for clients that send none"
+    )
+
+    metrics_host: str = Field(
+        "127.0.0.1", description="address that gateway and dispatcher serve /metrics on, in plain text"
+    )
+    gateway_metrics_port: int = Field(
+        9464, ge=0, le=65535, description="port of the gateway's /metrics; 0: none are served"
+    )
+    dispatcher_metrics_port: int = Field(
+        9465, ge=0, le=65535, description="port of the dispatcher's /metrics; 0: none are served"
     )
 
     db_path: Path = Field(Path("./users.db"), description="SQLite database file")
@@ -250,6 +261,15 @@ class Settings(BrokerSettings, BoundsSettings):
     @cached_property
     def effective_database_url(self) -> str:
         return self.database_url or f"sqlite:///{self.db_path}"
+
+    @cached_property
+    def watched_folders(self) -> dict[str, Path]:
+        """Whose disks fill up: that of files, and SQLite's. What a server keeps is on its own machine."""
+        folders = {"storage": self.task_storage_path}
+        url = self.effective_database_url
+        if url.startswith(_SQLITE_FILE):
+            folders["database"] = Path(url.removeprefix(_SQLITE_FILE).partition("?")[0]).parent
+        return folders
 
     @cached_property
     def image_allow_list(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dispatcher.context import Dispatcher
 from dispatcher.placing.checker_choice import drawn
 from dispatcher.placing.fleet_mirror import FleetMirror
-from dispatcher.placing.reserve import reserve_and_place
+from dispatcher.placing.reserve import PlacementRound, reserve_and_place
 from dispatcher.placing.running_limits import RunningLimits
 from dispatcher.placing.wait_reasons import WaitReasonWriter
 from nodepool.domain import ids
@@ -31,6 +31,7 @@ from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask, WaitQueue
 from nodepool.domain.tasks.states import TaskKind
 from nodepool.domain.trust.replication import MAX_REPLICAS
 from nodepool.domain.trust.tiers import Tier
+from nodepool.metrics import catalogue
 from nodepool.stores.redis.hint_queues import HintQueues
 from nodepool.stores.sql import placements as placing, replicas as replica_store
 
@@ -85,6 +86,7 @@ class PlacementLoop:
         self._look_at = self._usage_at = self._check_queue_at = float("-inf")
         self._looking: Iterator[None] | None = None
         self._look_seconds = 0.0
+        self._turned_at = self._worked_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="placement loop", daemon=True)
 
     # -- what others say -----------------------------------------------------------------------------
@@ -117,6 +119,14 @@ class PlacementLoop:
         """Whether the task is in the wait queue, as far as another thread can tell."""
         return task_id in self.planner.queue
 
+    def idle_seconds(self) -> float:
+        """Since everything that could be placed was; it grows while SQL or Redis is away."""
+        return time.monotonic() - self._worked_at
+
+    def stuck_seconds(self) -> float:
+        """Since the thread last turned, whether or not it could do anything."""
+        return time.monotonic() - self._turned_at
+
     def start(self) -> None:
         self._thread.start()
 
@@ -130,10 +140,12 @@ class PlacementLoop:
     # -- the thread ----------------------------------------------------------------------------------
     def _run(self) -> None:
         while self._wait():
+            self._turned_at = time.monotonic()
             try:
                 self._look_on()
                 self.work()
                 self._take_backlog()
+                self._worked_at = time.monotonic()
             except NodePoolError as error:
                 log.warning("placing waits: %s", error)
                 self._pause()
@@ -279,7 +291,9 @@ class PlacementLoop:
         placed = 0
         tries: Counter[str] = Counter()
         while planned := self.planner.plan(self._dispatcher.clock(), _ROUND):
-            this_round = reserve_and_place(self._dispatcher, self.planner, self._fleet_mirror, planned)
+            with catalogue.placement_seconds.time():
+                this_round = reserve_and_place(self._dispatcher, self.planner, self._fleet_mirror, planned)
+            _count(this_round, self._dispatcher.clock())
             for it in (*this_round.refused, *this_round.moved):
                 self._serve(it.task, -1.0)
             charges: defaultdict[int, float] = defaultdict(float)
@@ -306,6 +320,16 @@ class PlacementLoop:
         """Known here at once, so that the next decision sees it."""
         self._served[task.owner_id] = self._served.get(task.owner_id, 0.0) + times * units_of(task)
         self._running_limits.count_placed(task, int(times))
+
+
+def _count(this_round: PlacementRound, now: float) -> None:
+    for it in this_round.placed:
+        tier = it.task.requirements.tier
+        catalogue.placements.labels(tier).inc()
+        catalogue.task_wait_seconds.labels(tier).observe(max(0.0, now - it.task.queued_at))
+    for cause, missed in (("no_room", this_round.refused), ("moved", this_round.moved)):
+        if missed:
+            catalogue.placement_misses.labels(cause).inc(len(missed))
 
 
 def _differs(queue: WaitQueue, task_id: str, tier: Tier) -> bool:

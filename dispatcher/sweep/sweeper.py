@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Collection
 
@@ -29,10 +30,12 @@ from nodepool.domain.errors import NodePoolError, UnavailableError
 from nodepool.domain.nodes import report_interval
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.domain.tasks.reasons import ReasonCode, because
+from nodepool.metrics import catalogue
 from nodepool.stores.redis import keys
 from nodepool.stores.redis.liveness import Liveness
 from nodepool.stores.redis.node_registry import NodeReport
 from nodepool.stores.redis.sweep_lock import LockHolder, SweepLock
+from nodepool.stores.redis.sweep_mark import SweepMarks
 from nodepool.stores.sql import nodes as node_store, tasks as task_store
 from nodepool.stores.sql.attempt_rows import LiveAttempt
 from nodepool.stores.sql.node_rows import NodePresence
@@ -44,6 +47,8 @@ _QUESTIONED_WITHIN_PASSES = 5
 _SHORTEST_PAUSE_SECONDS = 0.1
 _JUST_LATE_SECONDS = 0.02
 _SHOUT_SECONDS = 30.0
+# A thread that has not turned for so long hangs: each thing that it waits for has a bound far below.
+STUCK_SECONDS = 120.0
 
 
 class Sweeper:
@@ -54,6 +59,8 @@ class Sweeper:
         self._placement_loop = placement_loop
         self._stopped = threading.Event()
         self._lock = SweepLock(dispatcher.redis)
+        self._marks = SweepMarks(dispatcher.redis)
+        self._turned_at = time.monotonic()
         now = dispatcher.clock()
         self._liveness = Liveness(dispatcher.redis)
         self._reconciler = Reconciler(dispatcher, self._liveness)
@@ -81,18 +88,37 @@ class Sweeper:
         self._stopped.set()
         self._thread.join(timeout=10)
 
+    def stuck_seconds(self) -> float:
+        """Since the thread last turned, whether or not it could do anything."""
+        return time.monotonic() - self._turned_at
+
     def _work(self) -> None:
         period = self._dispatcher.settings.sweep_period_seconds
         while not self._stopped.wait(self._pause(period)):
+            self._turned_at = time.monotonic()
             self._next_late_at = float("inf")
             try:
                 if self._mine(period):
-                    self.sweep()
+                    self._sweep_and_say(period)
+                else:
+                    catalogue.sweeps.labels("another").inc()
             except NodePoolError as error:
+                catalogue.sweeps.labels("failed").inc()
                 self._distrust()
                 log.warning("the sweep waits: %s", error)
             except Exception:
+                catalogue.sweeps.labels("failed").inc()
                 log.exception("the sweep failed; it goes on")
+
+    def _sweep_and_say(self, period_seconds: float) -> None:
+        """What a pass leaves behind: gateways tell from it that a dispatcher works."""
+        began = time.monotonic()
+        self.sweep()
+        seconds = time.monotonic() - began
+        catalogue.sweeps.labels("done").inc()
+        catalogue.sweep_seconds.observe(seconds)
+        places = self._placement_loop.stuck_seconds() < STUCK_SECONDS
+        self._marks.leave(period_seconds=period_seconds, pass_seconds=seconds, places=places)
 
     def _mine(self, period_seconds: float) -> bool:
         try:

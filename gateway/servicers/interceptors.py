@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, aclosing, suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeAlias
 
 import grpc
@@ -36,6 +36,7 @@ from gateway.auth.tokens import CallerIdentity
 from gateway.servicers.statuses import retry_after, status_of
 from nodepool import observability
 from nodepool.domain import errors
+from nodepool.metrics import catalogue
 from nodepool.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -45,6 +46,7 @@ _STRANGERS_SECONDS, _MESSAGE_SECONDS, _LARGE_MESSAGE_SECONDS = 5.0, 30.0, 600.0
 # A stranger who asks for the protocol's description asks again and again on one stream.
 _STRANGERS_STREAM_SECONDS, _STRANGERS_LONGEST_SECONDS = 30.0, 300.0
 _ADDRESSES = 4096
+_OK, _CANCELLED = grpc.StatusCode.OK.name, grpc.StatusCode.CANCELLED.name
 
 Behavior = Callable[[Any, Any], Any]
 # The stubs know parameters that the class does not have.
@@ -62,6 +64,7 @@ class _Method:
     token_in_message: bool
     handler: Handler
     limit: int
+    count_code: Callable[[str], None]
     observe: Callable[[float], None]
 
     @property
@@ -119,7 +122,8 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
                 token_in_message=name in TOKEN_IN_MESSAGE,
                 handler=handler,
                 limit=message_limits.limit_of(name, self._settings),
-                observe=observability.rpc_seconds.labels(name).observe,
+                count_code=partial(_count_code, name),
+                observe=catalogue.rpc_seconds.labels(name).observe,
             )
             guarded = self._guarded[name] = self._guard(method)
         return guarded
@@ -151,13 +155,20 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
             peer = connections.plain_peer(context.peer())
             address_of_call.set(_address_of(peer))
             with self._calls.ticket(peer, _address_of(peer), stream=method.is_stream) as ticket:
-                return await answer(method, context, peer, ticket)
+                answered = await answer(method, context, peer, ticket)
         except grpc.aio.AbortError:
             raise
+        except asyncio.CancelledError:
+            method.count_code(_CANCELLED)
+            raise
         except grpc.aio.InternalError:
+            method.count_code(_CANCELLED)
             raise asyncio.CancelledError from None  # the client is gone
         except Exception as error:  # noqa: BLE001 - every error becomes a status here
             await _abort(context, method.name, error)
+        else:
+            method.count_code(_OK)
+            return answered
         finally:
             method.observe(time.perf_counter() - started)
 
@@ -350,7 +361,7 @@ async def check_alive(context: Context) -> None:
 
 async def _abort(context: Context, method: str, error: Exception) -> None:
     code, message = status_of(error)
-    observability.rpcs_refused.labels(method, code.name).inc()
+    _count_code(method, code.name)
     if code is grpc.StatusCode.INTERNAL:
         log.error("a call failed", action="rpc.failed", method=method, exc_info=error)
     elif code is grpc.StatusCode.UNAVAILABLE:
@@ -371,3 +382,8 @@ def _let_go(error: BaseException) -> None:
     while reached is not None:
         reached.__traceback__ = None
         reached = reached.__context__
+
+
+def _count_code(method: str, code: str) -> None:
+    """Only methods that the server has come here, so nobody makes up a name."""
+    catalogue.rpcs.labels(method, code).inc()

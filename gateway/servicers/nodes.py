@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from gateway.admission.arrival import Context
 from gateway.auth.callers import current_identity
 from gateway.context import Gateway
+from gateway.health import in_words
 from gateway.usecases import agent_attempts, nodes
 from gateway.usecases.result_digests import Digests
 from nodepool.domain.errors import InvalidInputError
@@ -32,7 +33,8 @@ class NodeManagerServicer(rpc.NodeManagerServiceServicer):
         return pb.StatusResponse(success=True, message=f"node {request.node_id} is registered")
 
     async def HealthCheck(self, request: pb.HealthCheckRequest, context: Context) -> pb.HealthCheckResponse:
-        return pb.HealthCheckResponse(healthy=True, message="the gateway serves")
+        problems = in_words(self._gateway.health.problems())
+        return pb.HealthCheckResponse(healthy=not problems, message=problems or "the pool works")
 
     async def ReportStatus(self, request: pb.ReportStatusRequest, context: Context) -> pb.StatusResponse:
         await self._gateway.run(nodes.report_status, self._gateway, current_identity(), request.node_id)

@@ -14,7 +14,6 @@ from gateway.auth.tokens import CallerIdentity, IssuedToken
 from gateway.context import Gateway
 from gateway.usecases import login_guard, storage_quota
 from gateway.usecases.login_guard import Guesser
-from nodepool import observability
 from nodepool.domain import ids
 from nodepool.domain.accounts.credentials import check_new_password, check_new_username, is_username
 from nodepool.domain.errors import (
@@ -22,11 +21,13 @@ from nodepool.domain.errors import (
     InvalidInputError,
     NotFoundError,
     PermissionDeniedError,
+    RateLimitedError,
     StateConflictError,
     UnauthenticatedError,
 )
 from nodepool.domain.money import ledger
 from nodepool.domain.money.ledger import EntryKind, NewEntry
+from nodepool.metrics import catalogue
 from nodepool.stores.sql import storage_accounting, users as user_store
 from nodepool.stores.sql.database import Connection
 from nodepool.stores.sql.ledger import api as ledger_store
@@ -85,18 +86,22 @@ def login(gateway: Gateway, username: str, password: str, peer: str = "") -> Iss
     Raises RateLimitedError while the name is locked, whether it exists or not, and PermissionDeniedError
     for a blocked user whose password is right.
     """
-    guesser = login_guard.of_login(gateway, username, peer)
+    try:
+        guesser = login_guard.of_login(gateway, username, peer)
+    except RateLimitedError:
+        catalogue.logins.labels("limited").inc()
+        raise
     user = gateway.database.read(lambda connection: _find(connection, username))
     right = passwords.matches(password, user.password_hash if user else None, gateway.settings.bcrypt_rounds)
     if user is None or not right:
-        observability.logins.labels("refused").inc()
+        catalogue.logins.labels("refused").inc()
         login_guard.wrong(gateway, guesser, password)
         return None
     login_guard.right(gateway, guesser, user.id)
     if user.blocked:
-        observability.logins.labels("refused").inc()
+        catalogue.logins.labels("refused").inc()
         raise PermissionDeniedError(BLOCKED)
-    observability.logins.labels("accepted").inc()
+    catalogue.logins.labels("accepted").inc()
     return gateway.tokens.issue(_identity_of(user))
 
 

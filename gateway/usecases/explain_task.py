@@ -19,7 +19,7 @@ from gateway.usecases import submit_task, tasks
 from nodepool.domain.errors import InvalidInputError, UnavailableError
 from nodepool.domain.explain.explanation import PlacementExplanation, explain
 from nodepool.domain.explain.pool_view import PoolView
-from nodepool.domain.explain.wait_estimate import NOTHING_KNOWN, QueueOrder, estimate
+from nodepool.domain.explain.wait_estimate import NOBODY_PLACES, NOTHING_KNOWN, QueueOrder, estimate
 from nodepool.domain.money.ledger import PriceTerms
 from nodepool.domain.money.pricing import price_per_minute_cpt
 from nodepool.domain.resources import Resources
@@ -49,6 +49,7 @@ _WINDOW_SECONDS = 600.0
 _MAX_IN_ORDER = 20_000
 # Tasks of equal needs have one explanation.
 _MAX_EXPLAINED = 256
+_NOBODY = "waiting: no dispatcher is working"
 # A dry run may leave the id out.
 _PLACEHOLDER_ID = "dry-run"
 
@@ -190,11 +191,15 @@ class Explainer:
             window_seconds=_WINDOW_SECONDS,
             patience_left=patience_left,
         )
+        works = self._gateway.health.dispatcher_works()
+        if not works:
+            wait = NOBODY_PLACES
+        best = decision.ranked[0] if decision.ranked and works else ""
         return pb.ExplainTaskResponse(
             success=True,
-            message=explanation.sentence(),
-            places_now=bool(decision.ranked),
-            best_node=decision.ranked[0] if decision.ranked else "",
+            message=explanation.sentence() if works else f"{_NOBODY}; {explanation.sentence()}",
+            places_now=bool(best),
+            best_node=best,
             nodes_looked_at=decision.looked_at,
             failed=[
                 pb.FailedClause(clause=str(clause), nodes=count)

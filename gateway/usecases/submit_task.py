@@ -33,6 +33,7 @@ from nodepool.domain.trust.result_digest import check_patterns
 from nodepool.domain.trust.tiers import SCORE_OF, Tier, opens, task_tier
 from nodepool.heavy import jobs
 from nodepool.heavy.worker import OutOfBoundsError, WorkerEndedError
+from nodepool.metrics import catalogue
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql import (
     nodes as node_store,
@@ -255,6 +256,7 @@ def _keep(gateway: Gateway, prepared: _Prepared, package: IncomingPackage) -> Ac
     gateway.unfinished.accepted(owner.user_id)
     for task_id in _to_place(row):
         gateway.publisher.place_soon(task_id, row["tier"], row["region"])
+    catalogue.tasks_accepted.labels(row["tier"]).inc()
     return Accepted(row["id"], repeated=False)
 
 

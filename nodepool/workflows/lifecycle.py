@@ -16,8 +16,9 @@ from nodepool.domain.errors import UnavailableError
 from nodepool.domain.nodes.registered_node import RegisteredNode
 from nodepool.domain.scheduling.fair_share import EXPECTED_MINUTES, cost_per_minute
 from nodepool.domain.tasks.reasons import Reason
-from nodepool.domain.tasks.states import Outcome, TaskState
+from nodepool.domain.tasks.states import FINAL_TASK_STATES, Outcome, TaskState
 from nodepool.messaging.publisher import Publisher
+from nodepool.metrics import catalogue
 from nodepool.settings import Settings
 from nodepool.stores.redis.node_registry import NodeRegistry
 from nodepool.stores.redis.output import OutputStore
@@ -51,6 +52,7 @@ class Lifecycle:
         )
         if ended.changed:
             log.info("attempt %s ended: %s; its task is %s", attempt_id, end.outcome, ended.state)
+            _count(end, ended.state)
         self._after_end(attempt_id, ended)
         return ended
 
@@ -142,3 +144,17 @@ class Lifecycle:
         """The facts alone; a node that has left meanwhile is not brought back."""
         if node.active:
             self.registry.put_node(self.facts_of(node))
+
+
+def _count(end: End, state: TaskState) -> None:
+    catalogue.attempts_ended.labels(end.outcome, _whose_doing(end)).inc()
+    if state in FINAL_TASK_STATES:
+        catalogue.tasks_ended.labels(state).inc()
+
+
+def _whose_doing(end: End) -> str:
+    if end.blameless:
+        return "pool"
+    if end.outcome in (Outcome.LOST, Outcome.REFUSED):
+        return "node"
+    return "task" if end.outcome is Outcome.FAILED else "none"

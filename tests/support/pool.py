@@ -35,6 +35,9 @@ SETTINGS = {
     # Or a test's worker is given checks of what other tests' workers returned.
     "AUDIT_SHARE": "0",
     "LOG_LEVEL": "INFO",
+    # Pools run beside each other; who wants metrics takes a free port.
+    "GATEWAY_METRICS_PORT": "0",
+    "DISPATCHER_METRICS_PORT": "0",
     # Tests see no tasks but their own.
     "PROBE_HOURS": "0",
     # Enough for whatever a test submits.

@@ -98,10 +98,16 @@ class WaitEstimate:
     basis: str
 
 
+NOBODY_PLACES = WaitEstimate(
+    NOTHING_KNOWN,
+    "no dispatcher is working, so nothing is placed; the pool's operator has to start one",
+)
+
+
 def estimate(
     explanation: PlacementExplanation, *, ahead: int, starts: int, window_seconds: float, patience_left: float
 ) -> WaitEstimate:
-    """How long a task waits, with `ahead` before it.
+    """How long a task waits, with `ahead` before it, where a dispatcher works; else NOBODY_PLACES.
 
     `starts` were started in the last `window_seconds` on the nodes that can run it. `patience_left` is
     how long it waits on for the region that it prefers.

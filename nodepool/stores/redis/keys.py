@@ -4,6 +4,7 @@ from __future__ import annotations
 
 NODES = "nodes"  # set of the ids of active nodes
 SWEEPER = "pool:sweeper"  # which dispatcher sweeps now
+SWEPT = "pool:swept"  # the mark of the last pass of the sweep
 GATEWAY = "pool:gateway"  # there while a gateway serves
 RELEASE = "pool:release"  # set by an operator: nodes that vanished at once are really gone
 PACE = "pool:pace"  # how often agents report now, seconds; every agent may read it
@@ -18,6 +19,7 @@ WORD_TTL_SECONDS = 3600
 WORK_TTL_SECONDS = 30 * 86400
 PACE_TTL_SECONDS = 60
 GATEWAY_TTL_SECONDS = 15
+SWEPT_TTL_SECONDS = 24 * 3600
 
 # Keys that live without a TTL. Everything else must have one; a test checks it.
 PERSISTENT_PATTERNS = (

@@ -45,6 +45,8 @@ class Database:
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         self.engine = _sqlite_engine(parsed) if self.is_sqlite else _postgres_engine(parsed)
         self._writer = _GroupWriter(self.engine) if self.is_sqlite else None
+        # When a write of this process was last on disk, by time.monotonic.
+        self.written_at: float | None = None
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work`; each of its queries sees what is committed by then.
@@ -61,9 +63,12 @@ class Database:
         """
         with translated_errors():
             if self._writer:
-                return self._writer.run(work)
-            with self.engine.begin() as connection:
-                return work(connection)
+                value = self._writer.run(work)
+            else:
+                with self.engine.begin() as connection:
+                    value = work(connection)
+        self.written_at = time.monotonic()
+        return value
 
     def close(self) -> None:
         if self._writer:

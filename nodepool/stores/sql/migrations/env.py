@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from nodepool.stores.sql.tables import metadata
+from nodepool.stores.sql.pool_tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

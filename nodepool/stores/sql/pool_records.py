@@ -1,0 +1,54 @@
+"""A few facts about the pool as a whole, one row each: when the ledger was verified, that SQL can be written.
+
+Functions of a connection.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, insert, select, update
+
+from nodepool.stores.sql.pool_tables import pool_records
+
+_LEDGER = "ledger verify"
+_WRITTEN = "write probe"
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerVerification:
+    """The last time that somebody worked the ledger out again."""
+
+    at: float
+    is_right: bool
+    entries: int
+
+
+def keep_verification(connection: Connection, verification: LedgerVerification) -> None:
+    value = json.dumps({"right": verification.is_right, "entries": verification.entries})
+    _keep(connection, _LEDGER, verification.at, value)
+
+
+def last_verification(connection: Connection) -> LedgerVerification | None:
+    """None: never."""
+    query = select(pool_records.c.at, pool_records.c.value).where(pool_records.c.name == _LEDGER)
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        return None
+    value = json.loads(row.value)
+    return LedgerVerification(row.at, bool(value["right"]), int(value["entries"]))
+
+
+def probe_write(connection: Connection, now: float) -> None:
+    """The smallest write that shows that others would be kept, too."""
+    _keep(connection, _WRITTEN, now, "")
+
+
+def _keep(connection: Connection, name: str, at: float, value: str) -> None:
+    """Both rows are there from the migration on, so that two writers never insert one at once."""
+    changed = connection.execute(
+        update(pool_records).where(pool_records.c.name == name).values(at=at, value=value)
+    )
+    if not changed.rowcount:
+        connection.execute(insert(pool_records).values(name=name, at=at, value=value))

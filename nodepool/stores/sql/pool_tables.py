@@ -1,0 +1,18 @@
+"""Tables about the pool as a whole, beside those of users, tasks and nodes (`tables`)."""
+
+from __future__ import annotations
+
+from sqlalchemy import Column, Float, String, Table, Text
+
+from nodepool.stores.sql.tables import metadata
+
+__all__ = ["metadata", "pool_records"]
+
+# A few facts about the pool as a whole (see stores/sql/pool_records.py); the rows are there from the start.
+pool_records = Table(
+    "pool_records",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("value", Text, nullable=False, server_default=""),
+)
