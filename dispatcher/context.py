@@ -46,7 +46,7 @@ def build(settings: Settings, clock: Clock = system_clock) -> Dispatcher:
     registry = NodeRegistry(client)
     usage = UsageStore(client, Decay(settings.fair_share_half_life_seconds))
     publisher = Publisher(make_app(settings, "dispatcher-publisher"))
-    outputs = OutputStore(client, settings.max_live_output_bytes)
+    outputs = OutputStore(client, settings.max_live_output_bytes, settings.max_live_output_mb << 20)
     return Dispatcher(
         settings=settings,
         database=database,

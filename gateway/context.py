@@ -114,7 +114,8 @@ def build(settings: Settings, clock: Clock = system_clock) -> Gateway:
     database = Database(settings.effective_database_url)
     migrate(database)
     client = connect(settings)
-    registry, outputs = NodeRegistry(client), OutputStore(client, settings.max_live_output_bytes)
+    registry = NodeRegistry(client)
+    outputs = OutputStore(client, settings.max_live_output_bytes, settings.max_live_output_mb << 20)
     publisher = Publisher(make_app(settings, "gateway"))
     root = settings.task_storage_path
     root.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -36,6 +36,7 @@ from nodepool.metrics.server import MetricsServer, registry_of
 from nodepool.protocol import nodepool_pb2_grpc as rpc
 from nodepool.settings import Settings
 from nodepool.stores.redis.liveness import Liveness
+from nodepool.stores.redis.memory_guard import MemoryGuard
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +45,7 @@ GRACE_SECONDS = 3.0
 # the parts one after the other.
 GATEWAY_ALONE = "gateway"
 MIN_CLIENT_PING_INTERVAL_MS = 5000
+GUARD_SECONDS = 1.0
 PRESENCE_SECONDS = 5.0
 CONNECTIONS_SECONDS = 1.0
 SWEEP_FILES_SECONDS = 600.0
@@ -215,6 +217,15 @@ async def _sweep_files(gateway: Gateway) -> None:
         await asyncio.sleep(SWEEP_FILES_SECONDS)
 
 
+async def _guard_broker(gateway: Gateway) -> None:
+    """Output and hints give way before the broker is full; every gateway looks by itself."""
+    guard = MemoryGuard(gateway.redis, gateway.outputs, gateway.settings.max_live_output_mb << 20)
+    while True:
+        with suppress(NodePoolError):
+            await gateway.run(guard.look)
+        await asyncio.sleep(GUARD_SECONDS)
+
+
 async def _share_limits(gateway: Gateway) -> None:
     """Several gateways keep one bound on requests."""
     shared = RequestSync(gateway.redis, gateway.limits)
@@ -259,6 +270,7 @@ async def serve(gateway: Gateway) -> None:
         asyncio.create_task(_bound_connections(gateway, calls, port)),
         asyncio.create_task(_sweep_files(gateway)),
         asyncio.create_task(_share_limits(gateway)),
+        asyncio.create_task(_guard_broker(gateway)),
     ]
     log.info(
         "gateway is serving",

@@ -108,6 +108,12 @@ class Settings(BrokerSettings, BoundsSettings):
     max_live_output_bytes: int = Field(
         1 << 20, ge=1024, description="most output kept in Redis of a running attempt, bytes"
     )
+    max_live_output_mb: int = Field(
+        128,
+        ge=1,
+        description="most live output kept in Redis of all attempts together, MiB; at most a quarter of its "
+        "memory. Beyond it the oldest is dropped: results have all of it",
+    )
     max_workdir_bytes: int = Field(
         2 << 30, ge=1 << 20, description="largest working directory of a task, bytes"
     )

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # with_services.sh COMMAND…: runs COMMAND with what the tests need from outside Python: a Docker engine
-# with the test image, PostgreSQL and bubblewrap. What is there already is used (DOCKER_HOST,
+# with the test image, PostgreSQL, Redis and bubblewrap. What is there already is used (DOCKER_HOST,
 # HIVEMIND_TEST_POSTGRES_URL, a running engine); what is not is installed from Debian's packages when
 # run as root, started in a temporary folder on free loopback addresses, and ended with COMMAND.
 # With CI=true or HIVEMIND_REQUIRE_ALL=1 a part that cannot be had is an error, else its tests skip.
@@ -35,6 +35,7 @@ install_packages() {
     command -v debootstrap >/dev/null || wanted+=(debootstrap)
     [ -n "${HIVEMIND_TEST_POSTGRES_URL:-}" ] || [ -n "$(postgres_bin)" ] || wanted+=(postgresql)
     command -v bwrap >/dev/null || wanted+=(bubblewrap)
+    command -v redis-server >/dev/null || wanted+=(redis-server)
     command -v flock >/dev/null || wanted+=(util-linux)
     [ -x /usr/sbin/haproxy ] || command -v haproxy >/dev/null || wanted+=(haproxy)
     [ ${#wanted[@]} -gt 0 ] || return 0
@@ -171,6 +172,7 @@ main() {
         export HIVEMIND_TEST_IMAGE="${HIVEMIND_TEST_IMAGE:-hivemind-test:latest}"
     fi
     command -v bwrap >/dev/null || missing bubblewrap "it is not installed"
+    command -v redis-server >/dev/null || missing "Debian's Redis" "redis-server is not installed"
     [ -z "$require_all" ] || export HIVEMIND_REQUIRE_ALL=1
     # In the background, because a trap waits for a command in the foreground; with the signals that a
     # shell turns off for background commands turned on again, so that Ctrl-C reaches it as ever.

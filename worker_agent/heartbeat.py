@@ -35,6 +35,8 @@ _CALL_SECONDS = 3.0
 _JITTER = 0.1
 # More than a node can hold is not read.
 _MAX_ASSIGNED = 10_000
+# What the broker says when it does not know the agent's user any more.
+_OF_THIS_AGENT = (redis.AuthenticationError, redis.exceptions.NoPermissionError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +79,7 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._failing = False
         self._asked_at = float("-inf")
+        self._refused = False
         self.reported = threading.Event()
 
     def start(self) -> None:
@@ -96,7 +99,7 @@ class Heartbeat:
     def _beat(self) -> None:
         try:
             assigned, pace = self._exchange()
-        except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+        except _OF_THIS_AGENT as error:
             log.warning(
                 "the broker does not know this agent any more", action="report.rejected", why=str(error)
             )
@@ -114,7 +117,8 @@ class Heartbeat:
             if self._failing:
                 log.info("reports are written again", action="report.recovered")
             self._failing = False
-            self.reported.set()
+            if not self._refused:
+                self.reported.set()
             self._follow(pace)
             self._on_assigned(assigned)
 
@@ -136,8 +140,25 @@ class Heartbeat:
             pipe.hgetall(self._board.assigned_key)
             if self._board.pace_key:
                 pipe.get(self._board.pace_key)
-            _, raw, *pace = pipe.execute()
-        return parse_assigned(raw), pace[0] if pace else None
+            written, raw, *pace = pipe.execute(raise_on_error=False)
+        if isinstance(raw, Exception):
+            raise raw
+        self._note_report(written)
+        said = pace[0] if pace and not isinstance(pace[0], Exception) else None
+        return parse_assigned(raw), said
+
+    def _note_report(self, written: object) -> None:
+        """Raises what the broker says of this agent. A broker that is full, or cannot write to its disk, is
+        there all the same: what is assigned can be read, and runs go on."""
+        if not isinstance(written, Exception):
+            if self._refused:
+                log.info("the broker takes reports again", action="report.taken")
+            self._refused = False
+        elif not isinstance(written, redis.ResponseError) or isinstance(written, _OF_THIS_AGENT):
+            raise written
+        elif not self._refused:
+            self._refused = True
+            log.warning("the broker takes no reports just now", action="report.refused", why=str(written))
 
     def _follow(self, pace: str | None) -> None:
         seconds = read_pace(pace, lease_seconds=self._board.lease_seconds)

@@ -18,6 +18,7 @@ from dispatcher.placing.reserve import lose
 from dispatcher.sweep.broker_connections import BrokerGuard
 from dispatcher.sweep.credit_drift import CreditDrift
 from dispatcher.sweep.failure_detector import BRAKE_PERIODS, ExpectedNode, FailureDetector
+from dispatcher.sweep.left_outputs import LeftOutputs
 from dispatcher.sweep.lost_hints import tell_again
 from dispatcher.sweep.overdue_attempts import OverdueAttempts
 from dispatcher.sweep.pending_votes import PendingVotes
@@ -33,6 +34,7 @@ from nodepool.domain.tasks.reasons import ReasonCode, because
 from nodepool.metrics import catalogue
 from nodepool.stores.redis import keys
 from nodepool.stores.redis.liveness import Liveness
+from nodepool.stores.redis.memory_guard import MemoryGuard
 from nodepool.stores.redis.node_registry import NodeReport
 from nodepool.stores.redis.sweep_lock import LockHolder, SweepLock
 from nodepool.stores.redis.sweep_mark import SweepMarks
@@ -72,6 +74,10 @@ class Sweeper:
         self._comparisons = PendingVotes(dispatcher)
         self._storage = StoredFiles(dispatcher)
         self._broker_guard = BrokerGuard(dispatcher.redis, dispatcher.settings.broker_connections_per_node)
+        self._memory_guard = MemoryGuard(
+            dispatcher.redis, dispatcher.lifecycle.outputs, dispatcher.settings.max_live_output_mb << 20
+        )
+        self._outputs_left = LeftOutputs(dispatcher)
         self._failure_detector = FailureDetector(now, dispatcher.settings.node_late_seconds)
         # Who is asked in a pass whether it still has its work.
         self._questioned = RotatingSlices(_QUESTIONED_WITHIN_PASSES)
@@ -153,6 +159,10 @@ class Sweeper:
     def sweep(self) -> None:
         """One pass. Raises UnavailableError when SQL or Redis cannot be reached."""
         dispatcher = self._dispatcher
+        if self._memory_guard.look().is_full:
+            # Nobody can report then, so nobody is late for it.
+            self._failure_detector.forget_silence(dispatcher.clock())
+        said = self._outputs_left.look()
         # Before SQL is read: a node that registers meanwhile is not taken for one that left.
         known = dispatcher.registry.node_ids()
         nodes = dispatcher.database.read(node_store.roll_call)
@@ -160,6 +170,7 @@ class Sweeper:
         live: dict[str, list[LiveAttempt]] = defaultdict(list)
         for row in dispatcher.database.read(task_store.live_attempts):
             live[row.node_id].append(row)
+        self._outputs_left.end(said, live)
         signs = list(self._liveness.signs(ids))
         now = dispatcher.clock()
         if not self._liveness.gateway_serves():

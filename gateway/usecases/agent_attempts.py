@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -13,12 +13,14 @@ from nodepool import wire
 from nodepool.domain import ids
 from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import (
+    BrokerFullError,
     InvalidInputError,
     NodePoolError,
     OwnerOnlyError,
     StaleAttemptError,
     StateConflictError,
     TooLargeError,
+    UnavailableError,
 )
 from nodepool.domain.tasks.reasons import ReasonCode, because, told as told_by_node
 from nodepool.domain.tasks.states import Outcome
@@ -35,6 +37,9 @@ _SECONDS_PER_MINUTE = 60
 _FIRST = 1
 _CHECKED_FOR_SECONDS = 1.0
 _MAX_CHECKED = 10_000
+# While the broker is away: for so long agents are asked to keep what they have and send it again. After that
+# it is only in their results, and the broker is asked this often whether it is back.
+_KEPT_FOR_SECONDS, _ASKED_AGAIN_SECONDS = 10.0, 1.0
 
 
 def claim(gateway: Gateway, identity: CallerIdentity, request: pb.ClaimAttemptRequest) -> pb.AttemptSpec:
@@ -92,11 +97,14 @@ class OutputIntake:
     """Takes output of live attempts. What SQL said of an attempt is believed for a second.
 
     Output of an attempt that went stale within that second lands under that attempt's own key, where
-    nobody looks any more.
+    nobody looks any more. A broker that is full or away holds no run up: the result has all of the output.
     """
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, clock: Callable[[], float] = time.monotonic) -> None:
         self._gateway = gateway
+        self._clock = clock
+        self._away_since: float | None = None
+        self._ask_again_at = float("-inf")
         self._checked: dict[tuple[str, str, int], _Checked] = {}
 
     def append(self, identity: CallerIdentity, request: pb.AppendOutputRequest) -> pb.AppendOutputResponse:
@@ -104,10 +112,28 @@ class OutputIntake:
             raise InvalidInputError(f"send at most {MAX_OUTPUT_CHUNK_BYTES} bytes of output at once")
         _check_offset(request.offset)
         checked = self._check(identity, request)
-        end = self._gateway.outputs.append(
-            request.attempt_id, request.offset, request.data, task_id=checked.task_id
-        )
+        end = self._next_offset(request, checked.task_id)
         return pb.AppendOutputResponse(next_offset=end, stop_requested=checked.stop_requested)
+
+    def _next_offset(self, request: pb.AppendOutputRequest, task_id: str) -> int:
+        """Where the agent is to go on: behind what was kept or is dropped, or where it was."""
+        now, dropped = self._clock(), request.offset + len(request.data)
+        if now < self._ask_again_at:
+            return dropped
+        try:
+            end = self._gateway.outputs.append(
+                request.attempt_id, request.offset, request.data, task_id=task_id
+            )
+        except BrokerFullError:
+            return dropped
+        except UnavailableError:
+            since = self._away_since = now if self._away_since is None else self._away_since
+            if now - since < _KEPT_FOR_SECONDS:
+                return request.offset
+            self._ask_again_at = self._clock() + _ASKED_AGAIN_SECONDS
+            return dropped
+        self._away_since = None
+        return end
 
     def _check(self, identity: CallerIdentity, request: pb.AppendOutputRequest) -> _Checked:
         key = (request.attempt_id, request.node_id, identity.user_id)
@@ -163,7 +189,8 @@ def take_end(gateway: Gateway, end: pb.AttemptEnd, writer: Writer | None) -> End
     """Commit output and result; what is told of the end, but for the digest of its result."""
     outcome = wire.outcome_from_wire(end.outcome)
     if end.output_tail:
-        gateway.outputs.append(end.attempt_id, end.output_offset, end.output_tail)
+        with suppress(UnavailableError):  # the result has it too, and the end counts more
+            gateway.outputs.append(end.attempt_id, end.output_offset, end.output_tail)
     size = 0
     if writer is not None:
         if writer.digest() != (end.result_sha256.lower(), end.result_bytes):

@@ -103,7 +103,7 @@ async def output_of(gateway: Gateway, row: OwnedTask, offset: int = 0) -> Output
 
 
 def window_of(gateway: Gateway, row: OwnedTask, offset: int = 0) -> tuple[OutputWindow, str]:
-    """The live window, and the attempt in whose result there is more than that; else empty."""
+    """The live window, and the attempt in whose result or log there is more than that; else empty."""
     attempt = attempt_of(gateway, row)
     if not attempt:
         return OutputWindow(0, b""), ""
@@ -111,30 +111,42 @@ def window_of(gateway: Gateway, row: OwnedTask, offset: int = 0) -> tuple[Output
     try:
         window = gateway.outputs.window(attempt)
     except UnavailableError:
-        if not row.result_attempt:
+        if not is_final(row):
             raise
     covered = window.data and window.base <= offset <= window.end
-    if not is_final(row) or not row.result_attempt or covered:
+    if not is_final(row) or covered:
         return window, ""
     return window, attempt
 
 
 async def whole_output(gateway: Gateway, row: OwnedTask, window: OutputWindow, attempt: str) -> OutputWindow:
-    """What window_of found, with the output in the attempt's result where there is more."""
+    """What window_of found, or the output in the attempt's result or log where there is more."""
     if not attempt:
         return window
+    data = await _output_in_result(gateway, row, attempt) if row.result_attempt else b""
+    data = data or await gateway.run(_log_of, gateway, attempt)
+    return OutputWindow(0, data) if data else window
+
+
+def _log_of(gateway: Gateway, attempt: str) -> bytes:
+    """What is kept of output that no result has."""
+    try:
+        return gateway.files.log_bytes(attempt)
+    except (NotFoundError, CorruptFileError):
+        return b""
+
+
+async def _output_in_result(gateway: Gateway, row: OwnedTask, attempt: str) -> bytes:
     most = gateway.settings.max_output_bytes + _NOTICE_BYTES
     try:
         result = await gateway.run(gateway.files.sealed_result, attempt)
         # Results are made on strangers' machines: larger ones are opened where that may cost much.
         if row.result_bytes <= _SMALL_RESULT_BYTES:
-            data = await gateway.run(jobs.output, result, most)
-        else:
-            data = await gateway.run_heavy(whose_work(), jobs.output, result, most)
+            return await gateway.run(jobs.output, result, most)
+        return await gateway.run_heavy(whose_work(), jobs.output, result, most)
     except (NotFoundError, CorruptFileError, OutOfBoundsError) as error:
         log.info("the result of %s has no output: %s", attempt, error)
-        return window
-    return OutputWindow(0, data) if data else window
+        return b""
 
 
 def stop(gateway: Gateway, identity: CallerIdentity, task_id: str) -> OwnedTask:

@@ -86,6 +86,10 @@ class UnavailableError(NodePoolError):
     """A part of the pool cannot be reached just now; try again in a moment."""
 
 
+class BrokerFullError(UnavailableError):
+    """The pool's broker is full; try again in a moment."""
+
+
 class InvalidTransitionError(NodePoolError):
     """That change of state is not in the table."""
 

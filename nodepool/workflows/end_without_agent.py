@@ -28,6 +28,17 @@ def keep_result(files: FileStore, attempt_id: str, result: bytes) -> None:
         writer.commit()
 
 
+def keep_log(files: FileStore, attempt_id: str, said: OutputWindow) -> None:
+    """Of an attempt whose result may not have it, for its live window ends soon."""
+    if not said.end:
+        return
+    earlier = f"[{said.base} earlier bytes of output were not kept]\n" if said.base else ""
+    try:
+        files.put_log(attempt_id, earlier.encode() + said.data)
+    except NodePoolError as error:
+        log.warning("the output of %s is not kept: %s", attempt_id, error)
+
+
 def end_with_what_there_is(
     files: FileStore,
     outputs: OutputStore,
@@ -45,6 +56,8 @@ def end_with_what_there_is(
     """
     size = files.result_size(attempt.id)
     said = _output(outputs, attempt.id)
+    if said is not None:
+        keep_log(files, attempt.id, said)
     # What cannot be known now is not held against its node.
     idle = attempt.started_at is not None and not (size or worked or said is None or said.end)
     if not size and (at_bound or outcome is Outcome.STOPPED) and attempt.started_at is not None:

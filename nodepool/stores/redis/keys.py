@@ -12,7 +12,14 @@ OWNER_EVENTS_CHANNEL = "owner-events"  # a user's id, when their credit score op
 NODE_EVENTS_CHANNEL = "node-events"  # a node's id, whenever it has more room or its facts changed
 EVENTS_CHANNEL = "task-events"  # a task's id, whenever something of it changed
 
+# Of live output: how much each attempt has there, all of them together, and which have ended.
+OUTPUT_SIZES = "outputs:sizes"
+OUTPUT_TOTAL = "outputs:total"
+OUTPUT_ENDED = "outputs:ended"
+
 OUTPUT_TTL_SECONDS = 24 * 3600
+# After the attempt's end: who watches reads what is new, everybody else the stored log.
+ENDED_OUTPUT_SECONDS = 30
 REPORT_TTL_SECONDS = 60
 WORD_TTL_SECONDS = 3600
 # Longer than any run.

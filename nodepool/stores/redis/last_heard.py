@@ -8,6 +8,7 @@ import redis
 
 from nodepool.stores.redis import keys
 from nodepool.stores.redis.client import translated_errors
+from nodepool.stores.redis.even_when_full import EvenWhenFull
 
 
 class LastHeard:
@@ -15,17 +16,18 @@ class LastHeard:
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
+        self._always = EvenWhenFull(client)
 
     def heard(self, attempt_ids: Sequence[str]) -> None:
         with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
             for attempt_id in attempt_ids:
-                pipe.set(keys.word(attempt_id), 1, ex=keys.WORD_TTL_SECONDS)
+                self._always("SET", keys.word(attempt_id), 1, "EX", keys.WORD_TTL_SECONDS, client=pipe)
             pipe.execute()
 
     def works(self, attempt_id: str) -> None:
         """Its worker says that the run goes on."""
         with translated_errors():
-            self._redis.set(keys.work(attempt_id), 1, ex=keys.WORK_TTL_SECONDS)
+            self._always("SET", keys.work(attempt_id), 1, "EX", keys.WORK_TTL_SECONDS)
 
     def showed_work(self, attempt_id: str) -> bool:
         with translated_errors():

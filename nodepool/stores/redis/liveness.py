@@ -15,6 +15,7 @@ import redis
 
 from nodepool.stores.redis import keys
 from nodepool.stores.redis.client import translated_errors
+from nodepool.stores.redis.even_when_full import EvenWhenFull
 
 # A script keeps everybody else waiting: this many nodes take it about a millisecond.
 CHUNK_NODES = 500
@@ -42,6 +43,7 @@ class Liveness:
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
+        self._always = EvenWhenFull(client)
         self._scan = client.register_script(_SCAN)
 
     def signs(self, node_ids: Sequence[str]) -> Iterator[NodeHeartbeat]:
@@ -76,7 +78,7 @@ class Liveness:
 
     def say_gateway_serves(self) -> None:
         with translated_errors():
-            self._redis.set(keys.GATEWAY, "1", ex=keys.GATEWAY_TTL_SECONDS)
+            self._always("SET", keys.GATEWAY, "1", "EX", keys.GATEWAY_TTL_SECONDS)
 
     def operator_released(self) -> bool:
         """Whether an operator says that the nodes which vanished at once are really gone."""
@@ -85,7 +87,7 @@ class Liveness:
 
     def set_pace(self, period_seconds: float) -> None:
         with translated_errors():
-            self._redis.set(keys.PACE, f"{period_seconds:g}", ex=keys.PACE_TTL_SECONDS)
+            self._always("SET", keys.PACE, f"{period_seconds:g}", "EX", keys.PACE_TTL_SECONDS)
 
 
 def age_of(pttl: int) -> float:

@@ -21,8 +21,10 @@ from nodepool.domain.nodes.registered_node import RegisteredNode
 from nodepool.domain.resources import MAX_AMOUNT, RESOURCE_NAMES, Claim
 from nodepool.domain.scheduling.reclaim import MeasuredUse
 from nodepool.domain.trust.tiers import Tier
+from nodepool.messaging.names import node_queue
 from nodepool.stores.redis import keys, scripts
 from nodepool.stores.redis.client import translated_errors
+from nodepool.stores.redis.even_when_full import EvenWhenFull
 from nodepool.stores.redis.liveness import age_of
 
 # A report is small; more than this is not one.
@@ -88,11 +90,13 @@ class NodeRegistry:
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
-        self._reserve = client.register_script(scripts.RESERVE)
-        self._release = client.register_script(scripts.RELEASE)
-        self._resize = client.register_script(scripts.RESIZE)
-        self._rebuild = client.register_script(scripts.REBUILD)
-        self._mark_stop = client.register_script(scripts.MARK_STOP)
+        self._reserve = client.register_script(scripts.EVEN_WHEN_FULL + scripts.RESERVE)
+        self._release = client.register_script(scripts.EVEN_WHEN_FULL + scripts.RELEASE)
+        self._resize = client.register_script(scripts.EVEN_WHEN_FULL + scripts.RESIZE)
+        self._rebuild = client.register_script(scripts.EVEN_WHEN_FULL + scripts.REBUILD)
+        self._mark_stop = client.register_script(scripts.EVEN_WHEN_FULL + scripts.MARK_STOP)
+        self._put_node = client.register_script(scripts.EVEN_WHEN_FULL + scripts.PUT_NODE)
+        self._always = EvenWhenFull(client)
         self._reports = client.register_script(scripts.REPORTS)
 
     def put_node(self, node: RegisteredNode) -> None:
@@ -101,11 +105,14 @@ class NodeRegistry:
     def put_nodes(self, nodes: Sequence[RegisteredNode]) -> None:
         """Each whole or not at all, many in one round trip."""
         for start in range(0, len(nodes), _AT_ONCE):
-            with translated_errors(), self._redis.pipeline(transaction=True) as pipe:
+            with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
                 for node in nodes[start : start + _AT_ONCE]:
-                    pipe.hset(keys.facts(node.node_id), mapping=cast(Any, _facts(node)))
-                    pipe.sadd(keys.NODES, node.node_id)
-                    pipe.publish(keys.NODE_EVENTS_CHANNEL, node.node_id)
+                    facts = (part for pair in _facts(node).items() for part in pair)
+                    self._put_node(
+                        keys=[keys.facts(node.node_id), keys.NODES],
+                        args=[node.node_id, keys.NODE_EVENTS_CHANNEL, *facts],
+                        client=pipe,
+                    )
                 pipe.execute()
 
     def remove_node(self, node_id: str) -> None:
@@ -114,6 +121,7 @@ class NodeRegistry:
             pipe.delete(
                 *(name(node_id) for name in (keys.facts, keys.report, keys.reserved, keys.assigned)),
                 keys.instance(node_id),
+                node_queue(node_id),
             )
             pipe.publish(keys.NODE_EVENTS_CHANNEL, node_id)
             pipe.execute()
@@ -180,7 +188,7 @@ class NodeRegistry:
         """On behalf of a node that is pushed to and says over gRPC that it is alive."""
         body = json.dumps({"v": 1, "at": at, "cpu_percent": 0, "memory_percent": 0, "running": []})
         with translated_errors():
-            self._redis.set(keys.report(node_id), body, ex=keys.REPORT_TTL_SECONDS)
+            self._always("SET", keys.report(node_id), body, "EX", keys.REPORT_TTL_SECONDS)
 
     def reserve_all(self, wanted: Sequence[Reservation], *, at: float) -> list[RegistryAnswer]:
         """Check and subtract under the attempts' ids, many in one round trip, each whole or not at all."""

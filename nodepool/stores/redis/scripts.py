@@ -5,6 +5,36 @@ Keys are declared, so ACLs and a later cluster can reason about them; layout in 
 
 from __future__ import annotations
 
+# First line of a script that is run also when the server's memory is full: what it writes is small, bounded,
+# and what the pool lives from. Others get an error then.
+EVEN_WHEN_FULL = "#!lua flags=allow-oom\n"
+
+# KEYS: one. ARGV: a command, and what follows its key.
+ONE_COMMAND = """
+return redis.call(ARGV[1], KEYS[1], unpack(ARGV, 2))
+"""
+
+# KEYS: facts, the set of nodes. ARGV: the node, the channel, then names and values in turn.
+PUT_NODE = """
+redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+redis.call('SADD', KEYS[2], ARGV[1])
+redis.call('PUBLISH', ARGV[2], ARGV[1])
+return 1
+"""
+
+# KEYS: reports. ARGV: the most bytes that one is read of. What is larger is not read, and its memory is
+# somebody else's: only that its node was heard of stays, with its TTL.
+EMPTY_LARGE_REPORTS = """
+local emptied = 0
+for _, name in ipairs(KEYS) do
+  if redis.call('STRLEN', name) > tonumber(ARGV[1]) then
+    redis.call('SET', name, '-', 'KEEPTTL')
+    emptied = emptied + 1
+  end
+end
+return emptied
+"""
+
 # KEYS: facts, reserved, assigned. ARGV: attempt id, entry JSON, the task's owner, 1 where a node that is on
 # trial gets one task at a time, then name/amount pairs.
 # Returns a RegistryAnswer: "ok", "again" (this attempt has it already), "gone", "draining", "owner only",
@@ -140,38 +170,6 @@ local entry = cjson.decode(text)
 entry.stop = true
 redis.call('HSET', KEYS[1], ARGV[1], cjson.encode(entry))
 return 1
-"""
-
-# KEYS: output. ARGV: offset, data, window bytes, ttl, channel, message. Returns {end offset}.
-# A hash of base (offset of the first byte kept) and data; overlap is dropped, a hole moves the base.
-# A negative offset is the end, wherever it is by then.
-APPEND_OUTPUT = """
-local base = tonumber(redis.call('HGET', KEYS[1], 'base') or '-1')
-local data = redis.call('HGET', KEYS[1], 'data') or ''
-local offset = tonumber(ARGV[1])
-local chunk = ARGV[2]
-if base < 0 then base = math.max(offset, 0) end
-local finish = base + #data
-if offset < 0 then offset = finish end
-if offset > finish then
-  base = offset
-  data = ''
-elseif offset < finish then
-  chunk = string.sub(chunk, finish - offset + 1)
-end
-if #chunk > 0 then
-  data = data .. chunk
-  local window = tonumber(ARGV[3])
-  if #data > window then
-    local cut = #data - math.floor(window / 2)
-    data = string.sub(data, cut + 1)
-    base = base + cut
-  end
-  redis.call('HSET', KEYS[1], 'base', base, 'data', data)
-  redis.call('EXPIRE', KEYS[1], ARGV[4])
-  redis.call('PUBLISH', ARGV[5], ARGV[6])
-end
-return base + #data
 """
 
 # KEYS: one counter a window. ARGV: the window's length in seconds, and the most. Counts one more in each of

@@ -7,6 +7,7 @@ from enum import Enum
 
 from nodepool.stores.redis import keys
 from nodepool.stores.redis.client import Client, any_error_translated
+from nodepool.stores.redis.even_when_full import EvenWhenFull
 
 
 class LockHolder(Enum):
@@ -22,13 +23,14 @@ class SweepLock:
 
     def __init__(self, client: Client) -> None:
         self._redis = client
+        self._always = EvenWhenFull(client)
         self._token = secrets.token_hex(8)
 
     def take(self, ttl_seconds: float) -> LockHolder:
         """Ours for so long, where no other dispatcher has it."""
         ttl_ms = int(ttl_seconds * 1000)
         with any_error_translated():
-            if self._redis.set(keys.SWEEPER, self._token, nx=True, px=ttl_ms):
+            if self._always("SET", keys.SWEEPER, self._token, "NX", "PX", ttl_ms):
                 return LockHolder.OURS_NOW
             if self._redis.get(keys.SWEEPER) != self._token.encode():
                 return LockHolder.ANOTHER

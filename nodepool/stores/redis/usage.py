@@ -13,6 +13,7 @@ import redis
 from nodepool.domain.scheduling.fair_share import Decay
 from nodepool.stores.redis import keys
 from nodepool.stores.redis.client import translated_errors
+from nodepool.stores.redis.even_when_full import EvenWhenFull
 
 # Longer than any half-life is worth remembering, shorter than for ever.
 _TTL_HALF_LIVES = 50
@@ -23,6 +24,7 @@ class UsageStore:
 
     def __init__(self, client: redis.Redis, decay: Decay) -> None:
         self._redis = client
+        self._always = EvenWhenFull(client)
         self.decay = decay
 
     def add(self, units: Mapping[int, float], now: float) -> None:
@@ -32,7 +34,7 @@ class UsageStore:
         key, weight = keys.usage(self.decay.era(now)), self.decay.weight(now)
         with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
             for user_id, amount in units.items():
-                pipe.hincrbyfloat(key, str(user_id), amount * weight)
+                self._always("HINCRBYFLOAT", key, str(user_id), amount * weight, client=pipe)
             pipe.expire(key, int(_TTL_HALF_LIVES * self.decay.half_life_seconds) + 1)
             pipe.execute()
 
