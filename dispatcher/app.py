@@ -25,7 +25,7 @@ from nodepool.messaging import names, publisher
 from nodepool.metrics.catalogue import Part
 from nodepool.metrics.server import MetricsServer, registry_of
 from nodepool.settings import Settings
-from nodepool.stores.redis import certificates
+from nodepool.stores.redis import certificates, fitness
 
 # The thread that takes hints waits for the interpreter after each of its many small commands to the broker,
 # by default up to 5 ms as long as another thread computes.
@@ -56,6 +56,7 @@ class _Worker:
     """What the running worker holds; made when it starts, never at import."""
 
     dispatcher: Dispatcher | None = None
+    broker_is_fit: bool = False
     placement_loop: PlacementLoop | None = None
     listener: NodeEventListener | None = None
     sweeper: Sweeper | None = None
@@ -82,9 +83,18 @@ def _harden(**_: Any) -> None:
 @signals.worker_init.connect(weak=False)
 def _open(**_: Any) -> None:
     sys.setswitchinterval(_SWITCH_SECONDS)
-    _Worker.dispatcher = built = build(settings())
+    _Worker.dispatcher = build(settings())
+    _look_at_broker()
+
+
+def _look_at_broker() -> None:
+    """Ends the worker where the broker will not do. One that is away now is looked at when it is there."""
+    if _Worker.broker_is_fit:
+        return
+    built = dispatcher()
     try:
         certificates.check(built.redis, settings())
+        _Worker.broker_is_fit = fitness.check(built.redis, settings())
     except NodePoolError as error:
         print(f"dispatcher: cannot start: {error}", file=sys.stderr)
         built.close()
@@ -94,6 +104,7 @@ def _open(**_: Any) -> None:
 
 @signals.worker_ready.connect(weak=False)
 def _start_placing(sender: Any = None, **_: Any) -> None:
+    _look_at_broker()
     placement_loop = _Worker.placement_loop = PlacementLoop(dispatcher())
     _Worker.listener = NodeEventListener(dispatcher().redis, placement_loop)
     _Worker.sweeper = Sweeper(dispatcher(), placement_loop)

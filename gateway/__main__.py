@@ -16,7 +16,7 @@ from nodepool import hardening
 from nodepool.domain.errors import NodePoolError
 from nodepool.observability import set_up_logging
 from nodepool.settings import Settings
-from nodepool.stores.redis import certificates
+from nodepool.stores.redis import certificates, fitness
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +50,7 @@ def _run(settings: Settings) -> int:
     gateway = context.build(settings)
     try:
         certificates.check(gateway.redis, settings)
+        fitness.check(gateway.redis, settings)
         bootstrap_admin.ensure(gateway)
         nodes.retire_of_admins(gateway)
         asyncio.run(serve(gateway))

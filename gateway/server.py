@@ -35,6 +35,7 @@ from nodepool.metrics.catalogue import Part
 from nodepool.metrics.server import MetricsServer, registry_of
 from nodepool.protocol import nodepool_pb2_grpc as rpc
 from nodepool.settings import Settings
+from nodepool.stores.redis import fitness
 from nodepool.stores.redis.liveness import Liveness
 from nodepool.stores.redis.memory_guard import MemoryGuard
 
@@ -220,9 +221,18 @@ async def _sweep_files(gateway: Gateway) -> None:
 async def _guard_broker(gateway: Gateway) -> None:
     """Output and hints give way before the broker is full; every gateway looks by itself."""
     guard = MemoryGuard(gateway.redis, gateway.outputs, gateway.settings.max_live_output_mb << 20)
+    is_fit, said = False, ""
     while True:
-        with suppress(NodePoolError):
+        try:
+            # One that was away at the start is looked at now.
+            is_fit = is_fit or await gateway.run(fitness.check, gateway.redis, gateway.settings)
             await gateway.run(guard.look)
+        except fitness.UnfitBrokerError as error:
+            if str(error) != said:
+                log.error("the broker cannot be used", action="broker.unfit", why=str(error))
+            said = str(error)
+        except NodePoolError:
+            pass  # who needs the broker says so
         await asyncio.sleep(GUARD_SECONDS)
 
 

@@ -22,6 +22,7 @@ from local_pool.startup import Startup
 from local_pool.supervisor import StopRequestedError, Supervisor
 from nodepool import hardening
 from nodepool.settings import Settings
+from nodepool.stores.redis.fitness import UnfitBrokerError
 
 MOST_AGENTS = 16
 
@@ -134,7 +135,7 @@ def _run(settings: Settings, wanted: PoolOptions, environment: Mapping[str, str]
         supervisor.run()
     except StopRequestedError:
         pass
-    except OperatorRefusedError as error:
+    except (OperatorRefusedError, UnfitBrokerError) as error:
         raise click.ClickException(str(error)) from error
     finally:
         clean = supervisor.stop_all()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from local_pool.valkey import prepare
 from nodepool.domain.nodes.isolation import Isolation
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.settings import Settings
+from nodepool.stores.redis import fitness
+from nodepool.stores.redis.client import connect
 
 # Where the client looks when it is told nothing.
 _CLIENTS_DEFAULT = "127.0.0.1:50051"
@@ -90,6 +93,8 @@ class Startup:
     def _broker_url(self) -> str:
         if not plan.wants_embedded_broker(self._settings):
             self._say("broker: the Redis that the environment names")
+            with closing(connect(self._settings)) as client:
+                fitness.check(client, self._settings)
             return self._settings.effective_redis_url
         valkey = prepare(self._options.data_dir, self._environment)
         self._supervisor.start(valkey.part)

@@ -5,6 +5,7 @@ read the pool's pace, and nothing else.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import redis
@@ -17,15 +18,23 @@ from nodepool.stores.redis.client import translated_errors
 _PASSWORD_BYTES = 24
 
 
-def rules(node_id: str, database: int) -> list[str]:
-    """The ACL of a node's user, as ACL SETUSER takes it. Selectors keep each key to its commands."""
+# What an agent's library says when it connects, and does without where the server knows no such command:
+# Redis before 7.2 has no SETINFO.
+_GREETINGS = ("client|setinfo",)
+
+
+def rules(node_id: str, database: int, known: Collection[str]) -> list[str]:
+    """The ACL of a node's user, as ACL SETUSER takes it. Selectors keep each key to its commands.
+
+    `known` are the server's commands of connections: a rule about one that it does not know would be refused.
+    """
     return [
         "resetkeys",
         "resetchannels",
         "-@all",
         "+ping",
         "+select",
-        "+client|setinfo",
+        *(f"+{command}" for command in _GREETINGS if command in known),
         f"(~{names.node_queue(node_id)} +brpop)",
         f"(~{keys.report(node_id)} +set)",
         f"(%R~{keys.assigned(node_id)} +hgetall)",
@@ -45,10 +54,16 @@ def create(client: redis.Redis, node_id: str, *, base_url: str) -> str:
     database = int(parts.path.strip("/") or 0)
     with translated_errors():
         _acl(client, "DELUSER", user)
-        _acl(client, "SETUSER", user, "reset", "on", f">{password}", *rules(node_id, database))
+        _acl(client, "SETUSER", user, "reset", "on", f">{password}", *rules(node_id, database, known(client)))
         _save(client)
     host = parts.netloc.rsplit("@", 1)[-1]
     return urlunsplit((parts.scheme, f"{quote(user)}:{quote(password)}@{host}", parts.path, parts.query, ""))
+
+
+def known(client: redis.Redis) -> frozenset[str]:
+    """The server's commands of connections, with their subcommands. Raises redis.ResponseError."""
+    names = client.acl_cat("connection")
+    return frozenset(name.decode() if isinstance(name, bytes) else name for name in names)
 
 
 def delete(client: redis.Redis, node_id: str) -> None:
