@@ -50,10 +50,10 @@ def _run(settings: Settings) -> int:
     gateway = context.build(settings)
     try:
         certificates.check(gateway.redis, settings)
-        fitness.check(gateway.redis, settings)
+        broker_is_fit = fitness.check(gateway.redis, settings)
         bootstrap_admin.ensure(gateway)
         nodes.retire_of_admins(gateway)
-        asyncio.run(serve(gateway))
+        asyncio.run(serve(gateway, broker_is_fit=broker_is_fit))
     finally:
         gateway.close()
     return 0

@@ -218,10 +218,10 @@ async def _sweep_files(gateway: Gateway) -> None:
         await asyncio.sleep(SWEEP_FILES_SECONDS)
 
 
-async def _guard_broker(gateway: Gateway) -> None:
+async def _guard_broker(gateway: Gateway, *, is_fit: bool) -> None:
     """Output and hints give way before the broker is full; every gateway looks by itself."""
     guard = MemoryGuard(gateway.redis, gateway.outputs, gateway.settings.max_live_output_mb << 20)
-    is_fit, said = False, ""
+    said = ""
     while True:
         try:
             # One that was away at the start is looked at now.
@@ -255,8 +255,11 @@ async def _bound_connections(gateway: Gateway, calls: OpenCalls, port: int) -> N
             log.warning("addresses had too many connections", action="gateway.connections_ended", ended=ended)
 
 
-async def serve(gateway: Gateway) -> None:
-    """Serves until SIGTERM or SIGINT. CannotServeError where it cannot begin."""
+async def serve(gateway: Gateway, *, broker_is_fit: bool = False) -> None:
+    """Serves until SIGTERM or SIGINT. CannotServeError where it cannot begin.
+
+    `broker_is_fit`: it has been looked at.
+    """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -280,7 +283,7 @@ async def serve(gateway: Gateway) -> None:
         asyncio.create_task(_bound_connections(gateway, calls, port)),
         asyncio.create_task(_sweep_files(gateway)),
         asyncio.create_task(_share_limits(gateway)),
-        asyncio.create_task(_guard_broker(gateway)),
+        asyncio.create_task(_guard_broker(gateway, is_fit=broker_is_fit)),
     ]
     log.info(
         "gateway is serving",

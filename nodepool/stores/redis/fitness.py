@@ -23,7 +23,10 @@ from nodepool.stores.redis import broker_users, keys, scripts
 from nodepool.stores.redis.client import Client, is_away, translated_errors
 
 log = logging.getLogger(__name__)
-_NOT_LET_IN = "the broker does not let the pool in ({}): REDIS_URL must name a user that may do everything, and its password"
+_NOT_LET_IN = (
+    "the broker does not let the pool in ({}): REDIS_URL must name a user that may do everything, "
+    "with its password"
+)
 _PROBE = "fitness/probe"
 # One of each kind that the pool and its Celery use; the server is asked whether they may be run.
 _NEEDED = (
@@ -141,8 +144,10 @@ def _is_open(client: Client) -> bool:
     """Whether everybody is the default user, and that one may do everything."""
     with suppress(redis.ResponseError):
         default = cast("Mapping[str, Any] | None", client.acl_getuser("default"))
-        flags = {_text(flag) for flag in default["flags"]} if default else set()
-        return {"on", "nopass"} <= flags
+        if not default:
+            return False
+        words = {_text(word) for word in (*default["flags"], *default["commands"], *default["categories"])}
+        return {"on", "nopass", "+@all"} <= words
     return False
 
 
