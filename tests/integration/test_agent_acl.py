@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import redis
@@ -12,7 +13,7 @@ from redis.exceptions import NoPermissionError
 from nodepool.protocol import nodepool_pb2 as pb
 from tests.support.accounts import Account
 from tests.support.pool import PoolFactory, TestPool
-from tests.support.valkey import redis_server
+from tests.support.valkey import TestValkey, redis_server
 
 ALLOWED = {
     "its pulse": "PING",
@@ -148,7 +149,8 @@ def enrol(owner: Account, node_id: str) -> pb.EnrollAgentResponse:
 @pytest.fixture(scope="module", params=["valkey", "redis"])
 def stage(request: pytest.FixtureRequest, pool_factory: PoolFactory) -> Iterator[Stage]:
     """On the embedded Valkey and on Debian's Redis."""
-    pool = pool_factory(agents=0, broker_binary=redis_server() if request.param == "redis" else "")
+    binary = redis_server() if request.param == "redis" else ""
+    pool = pool_factory(agents=0, broker=partial(TestValkey, binary=binary))
     mallory, alice = pool.register_user("mallory"), pool.register_user("alice")
     own, other = enrol(mallory, "mallory/n1"), enrol(alice, "alice/n10")
     neighbour = enrol(mallory, "mallory/n11")

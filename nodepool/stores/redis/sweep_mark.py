@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from nodepool.domain.sweep_watch import SweepMark
 from nodepool.stores.redis import keys
 from nodepool.stores.redis.client import Client, any_error_translated
+from nodepool.stores.redis.even_when_full import EvenWhenFull
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class SweepMarks:
 
     def __init__(self, client: Client) -> None:
         self._redis = client
+        self._always = EvenWhenFull(client)
         self._process = secrets.token_hex(4)
         self._passes = 0
 
@@ -41,7 +43,7 @@ class SweepMarks:
             }
         )
         with any_error_translated():
-            self._redis.set(keys.SWEPT, text, ex=keys.SWEPT_TTL_SECONDS)
+            self._always("SET", keys.SWEPT, text, "EX", keys.SWEPT_TTL_SECONDS)
 
     def seen(self) -> SeenMark | None:
         """None: no dispatcher has swept for a day, or the broker has lost its keys since."""
