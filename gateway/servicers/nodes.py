@@ -14,7 +14,7 @@ from gateway.usecases import agent_attempts, nodes
 from gateway.usecases.result_digests import Digests
 from nodepool.domain.errors import InvalidInputError
 from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
-from nodepool.stores.files.file_store import Writer
+from nodepool.stores.files.writer import Writer
 
 # Results are handed to the disk in pieces of about this size, so that small ones take one step.
 _BATCH_BYTES = 1 << 20

@@ -25,7 +25,7 @@ from nodepool.domain.errors import (
 from nodepool.domain.tasks.reasons import ReasonCode, because, told as told_by_node
 from nodepool.domain.tasks.states import Outcome
 from nodepool.protocol import nodepool_pb2 as pb
-from nodepool.stores.files.file_store import Writer
+from nodepool.stores.files.writer import Writer
 from nodepool.stores.sql import attempts as attempt_records, tasks as task_store
 from nodepool.stores.sql.task_rows import AssignedTask
 from nodepool.workflows.result_files import forget_losers

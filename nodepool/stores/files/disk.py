@@ -92,6 +92,22 @@ class NewFile:
             os.close(descriptor)
 
 
+def names_in(folder: Path, older_than: float) -> list[str]:
+    """Files that were last written before that Unix time; none where there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if _written_before(entry, older_than))
+    except FileNotFoundError:
+        return []
+
+
+def _written_before(entry: os.DirEntry[str], time: float) -> bool:
+    try:
+        return entry.is_file(follow_symlinks=False) and entry.stat().st_mtime < time
+    except FileNotFoundError:
+        return False
+
+
 def sweep_left(folder: Path, older_than_seconds: float, now: float) -> int:
     """Removes the files of a folder of NewFiles whose writers died, and that were not written for a while.
 

@@ -12,11 +12,10 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Literal, TypeAlias
 
 from nodepool.domain.errors import CorruptFileError, InvalidInputError, NotFoundError
 from nodepool.stores.files.disk import (
@@ -24,15 +23,13 @@ from nodepool.stores.files.disk import (
     NewFile,
     disk_errors,
     make_folder,
+    names_in,
     sweep_left,
     sync_folder,
 )
 from nodepool.stores.files.encryption import (
-    FRAME_BYTES,
-    HEADER_BYTES,
     KEY_BYTES,
     Sealed,
-    Sealer,
     key_from_secret,
     key_of,
     plain_bytes,
@@ -41,11 +38,16 @@ from nodepool.stores.files.encryption import (
 )
 from nodepool.stores.files.locks import FileLocks
 from nodepool.stores.files.spool import SealedSpool
+from nodepool.stores.files.writer import Writer
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ATTEMPT = re.compile(r"[A-Za-z0-9._~-]{1,200}:[0-9]{1,10}")
 _NO_PACKAGE = "There is no such package."
 _KNOWN_PACKAGES = 65_536
+# Packages, results and logs lie in so many folders each.
+FOLDERS = 256
+StoredKind: TypeAlias = Literal["packages", "results", "logs"]
+_SUFFIXES: Mapping[StoredKind, str] = {"packages": "", "results": ".zip", "logs": ".log"}
 
 
 class FileStore:
@@ -152,20 +154,34 @@ class FileStore:
         """Where what is on its way is collected until it is whole; what of it is on the disk is encrypted."""
         return SealedSpool(self._incoming)
 
-    def delete_result(self, attempt_id: str) -> None:
-        """With its log. Nothing happens when there is none."""
+    def delete_result(self, attempt_id: str, *, with_log: bool = True) -> None:
+        """Nothing happens when there is none."""
         with disk_errors():
             self._result_path(attempt_id).unlink(missing_ok=True)
-            self._log_path(attempt_id).unlink(missing_ok=True)
+            if with_log:
+                self._log_path(attempt_id).unlink(missing_ok=True)
 
     def put_log(self, attempt_id: str, output: bytes) -> None:
-        """Output of an attempt whose result may not have it; another log takes the first one's place."""
-        self._put(self._log_path(attempt_id), f"log/{attempt_id}", output)
+        """Output of an attempt whose result may not have it, or goes; another log takes the first one's
+        place."""
+        self._put(self._log_path(attempt_id), _log_name(attempt_id), output)
 
     def log_bytes(self, attempt_id: str) -> bytes:
-        """Raises NotFoundError, CorruptFileError."""
-        missing = "There is no log of this attempt."
-        return b"".join(self._open(self._log_path(attempt_id), f"log/{attempt_id}", missing))
+        """Raises NotFoundError, and CorruptFileError."""
+        path = self._log_path(attempt_id)
+        return b"".join(self._open(path, _log_name(attempt_id), "There is no output of this attempt."))
+
+    def delete_log(self, attempt_id: str) -> None:
+        """Nothing happens when there is none."""
+        with disk_errors():
+            self._log_path(attempt_id).unlink(missing_ok=True)
+
+    def listed(self, kind: StoredKind, number: int, older_than: float) -> list[str]:
+        """Packages by SHA-256, results and logs by their attempts: those in one of FOLDERS folders that were
+        written before that Unix time."""
+        root = {"packages": self._packages, "results": self._results, "logs": self._logs}[kind]
+        with disk_errors():
+            return [_named(kind, name) for name in names_in(root / f"{number:02x}", older_than)]
 
     def sweep_temporary(self, older_than_seconds: float, now: float) -> int:
         """Removes what writers that died left; `now` is Unix time. How many files that were."""
@@ -176,10 +192,10 @@ class FileStore:
         return self._packages / sha[:2] / sha
 
     def _result_path(self, attempt_id: str) -> Path:
-        return _attempts_file(self._results, attempt_id, ".zip")
+        return _attempt_path(self._results, attempt_id, _SUFFIXES["results"])
 
     def _log_path(self, attempt_id: str) -> Path:
-        return _attempts_file(self._logs, attempt_id, ".log")
+        return _attempt_path(self._logs, attempt_id, _SUFFIXES["logs"])
 
     def _has_package(self, sha: str) -> bool:
         path = self._package_path(sha)
@@ -269,82 +285,6 @@ class FileStore:
                 yield from unseal(self._key, name, file)
 
 
-class Writer:
-    """One file in the making, for one thread; left without a commit, nothing of it stays."""
-
-    def __init__(self, key: bytes, folder: Path, commit: Callable[[Writer, str], None]) -> None:
-        self.sealer = Sealer(key)
-        self.file: NewFile | None = None  # none as long as all fits in one frame
-        self._folder = folder
-        self._commit = commit
-        self._waiting = bytearray()
-        self._hash = hashlib.sha256()
-        self._size_bytes = 0
-        self._open = True
-
-    @property
-    def rest(self) -> bytes:
-        """What no frame was made of yet."""
-        return bytes(self._waiting)
-
-    def write(self, data: bytes) -> None:
-        self._check_open()
-        self._hash.update(data)
-        self._size_bytes += len(data)
-        self._waiting += data
-        try:
-            with disk_errors():
-                self._spill()
-        except BaseException:
-            self.abort()
-            raise
-
-    def digest(self) -> tuple[str, int]:
-        """(SHA-256 in hex, size in bytes) of what was written so far."""
-        return self._hash.hexdigest(), self._size_bytes
-
-    def commit(self) -> tuple[str, int]:
-        """(SHA-256 in hex, size in bytes) of what was written, which is on the disk now."""
-        self._check_open()
-        sha = self._hash.hexdigest()
-        try:
-            self._commit(self, sha)
-        finally:
-            self.abort()
-        return sha, self._size_bytes
-
-    def abort(self) -> None:
-        """Nothing happens after a commit or an abort."""
-        self._open = False
-        self._waiting.clear()
-        if self.file is not None:
-            self.file.discard()
-            self.file = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.abort()
-
-    def _check_open(self) -> None:
-        if not self._open:
-            raise ValueError("this writer is finished")
-
-    def _spill(self) -> None:
-        start = 0
-        while len(self._waiting) - start > FRAME_BYTES:
-            if self.file is None:
-                self.file = NewFile(self._folder)
-                self.file.write(bytes(HEADER_BYTES))
-            plain = bytes(self._waiting[start : start + FRAME_BYTES])
-            self.file.write(self.sealer.frame(plain, final=False))
-            start += FRAME_BYTES
-        del self._waiting[:start]
-
-
 def load_or_make_key(secret: str, path: Path) -> bytes:
     """The store's 32-byte key: from the secret, or kept in the file, which is made (0600) when missing.
 
@@ -381,16 +321,25 @@ def _checked(sha: str) -> str:
     return sha
 
 
-def _attempts_file(folder: Path, attempt_id: str, ending: str) -> Path:
-    if not _ATTEMPT.fullmatch(attempt_id):
-        raise InvalidInputError("This is not an attempt's id.")
-    part = hashlib.sha256(attempt_id.encode()).hexdigest()[:2]
-    return folder / part / (attempt_id.replace(":", "@") + ending)
-
-
 def _package_name(sha: str) -> str:
     return f"package/{sha}"
 
 
 def _result_name(attempt_id: str) -> str:
     return f"result/{attempt_id}"
+
+
+def _log_name(attempt_id: str) -> str:
+    return f"log/{attempt_id}"
+
+
+def _attempt_path(root: Path, attempt_id: str, suffix: str) -> Path:
+    if not _ATTEMPT.fullmatch(attempt_id):
+        raise InvalidInputError("This is not an attempt's id.")
+    folder = hashlib.sha256(attempt_id.encode()).hexdigest()[:2]
+    return root / folder / (attempt_id.replace(":", "@") + suffix)
+
+
+def _named(kind: StoredKind, name: str) -> str:
+    """The package or attempt whose file this is."""
+    return name if kind == "packages" else name.removesuffix(_SUFFIXES[kind]).replace("@", ":")

@@ -13,15 +13,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, bindparam, case, func, insert, select, update
+from sqlalchemy import Connection, bindparam, case, func, insert, or_, select, update
 
 from nodepool.domain.errors import InvalidInputError, NotFoundError
+from nodepool.domain.money import ledger
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskKind, TaskState
 from nodepool.domain.trust import credit as trust, credit_moves, tiers
 from nodepool.domain.trust.credit import MOVES, Cause
 from nodepool.domain.trust.credit_moves import NewChange, Score, ScoreMove, change_id
 from nodepool.domain.trust.tiers import Tier
-from nodepool.stores.sql.tables import credit_changes, tasks, users
+from nodepool.stores.sql.tables import credit_changes, holds, tasks, users
 from nodepool.stores.sql.typed_rows import FromRow, columns
 
 _MAX_REASON = 500
@@ -72,12 +73,17 @@ _UPDATE = (
 # One person's tasks say only so much of whoever runs them.
 _RAISED_BY_USER = (
     select(credit_changes.c.user_id)
-    .join(tasks, tasks.c.id == credit_changes.c.task_id)
+    .outerjoin(tasks, tasks.c.id == credit_changes.c.task_id)
+    # The task may have been removed; its hold stays.
+    .outerjoin(holds, holds.c.task_id == credit_changes.c.task_id)
     .where(
         credit_changes.c.user_id.in_(bindparam("users", expanding=True)),
         credit_changes.c.kind == Cause.VERIFIED,
         credit_changes.c.created_at > bindparam("since"),
-        tasks.c.owner_id == bindparam("submitter"),
+        or_(
+            tasks.c.owner_id == bindparam("submitter"),
+            holds.c.account_id == bindparam("submitter_account"),
+        ),
     )
     .distinct()
 )
@@ -202,7 +208,12 @@ def raised_by(
     connection: Connection, provider_ids: Collection[int], submitter_id: int, now: float
 ) -> frozenset[int]:
     """Those of these providers whose score a task of this user has raised within a day."""
-    values = {"users": sorted(provider_ids), "submitter": submitter_id, "since": now - trust.DAY_SECONDS}
+    values = {
+        "users": sorted(provider_ids),
+        "submitter": submitter_id,
+        "submitter_account": ledger.user_account(submitter_id),
+        "since": now - trust.DAY_SECONDS,
+    }
     return frozenset(connection.execute(_RAISED_BY_USER, values).scalars())
 
 

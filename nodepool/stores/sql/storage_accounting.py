@@ -30,10 +30,13 @@ _RAN = tasks.c.started_at.is_not(None) | (
 
 @dataclass(frozen=True, slots=True)
 class EndedTask:
-    """`released` is the package that it gives up; empty where it keeps it."""
+    """`released` is the package that it gives up; empty where it keeps it. `result` and `log`: attempts whose
+    files of that kind are gone for SQL; empty where there is none to remove."""
 
     task_id: str
     released: str
+    result: str = ""
+    log: str = ""
 
 
 def stored_bytes(connection: Connection, user_id: int) -> int:
@@ -99,10 +102,17 @@ def due(connection: Connection, limit: int) -> list[str]:
 def settle(connection: Connection, task_ids: Sequence[str]) -> list[EndedTask]:
     """Count what these tasks keep now that they have ended. Those that were due, which stay so until they are
     `settled`; asked again it changes nothing."""
-    return [
-        EndedTask(row.id, row.package_sha256 if _gives_up(row) else "")
-        for row in _settle(connection, task_ids)
-    ]
+    return [_ended(row) for row in _settle(connection, task_ids)]
+
+
+def _ended(row: Row[Any]) -> EndedTask:
+    gone = row.files_removed_at > 0
+    return EndedTask(
+        row.id,
+        row.package_sha256 if _gives_up(row) else "",
+        result=row.result_attempt if gone else "",
+        log=row.result_attempt if gone and not row.log_bytes else "",
+    )
 
 
 def settled(connection: Connection, task_ids: Sequence[str]) -> None:
@@ -121,7 +131,7 @@ def _settle(connection: Connection, task_ids: Sequence[str]) -> Sequence[Row[Any
     added: dict[int, int] = defaultdict(int)
     for row in rows:
         counts = row.kind == TaskKind.USER
-        stored = row.result_bytes if row.result_attempt and counts else 0
+        stored = _stored(row) if counts else 0
         values: dict[str, Any] = {}
         if stored != row.stored_bytes:
             values["stored_bytes"] = stored
@@ -149,9 +159,15 @@ def _count_given_up(connection: Connection, rows: Sequence[Row[Any]], added: dic
         _add(connection, owner_id, amount)
 
 
+def _stored(row: Row[Any]) -> int:
+    if row.files_removed_at > 0:
+        return int(row.log_bytes)
+    return int(row.result_bytes) if row.result_attempt else 0
+
+
 def _gives_up(row: Row[Any]) -> bool:
-    """A run of a task has its package from the task, which keeps it where one has run."""
-    return row.kind != TaskKind.USER or not row.ran
+    """A run of a task has its package from the task, which keeps it where one has run and its files stay."""
+    return row.kind != TaskKind.USER or not row.ran or row.files_removed_at > 0
 
 
 def _lock(connection: Connection, user_id: int) -> int:

@@ -121,8 +121,14 @@ def _memo(row: Row[Any]) -> str:
 
 def _not_as_its_task(row: Row[Any]) -> Iterator[str]:
     if row.task_state is None:
-        yield "has no task"
+        # After a while the pool removes tasks that have ended; their money stays.
+        if row.task_removed_at is None:
+            yield "has no task"
+        elif row.state == HoldState.HELD:
+            yield "is still held, and its task was removed"
         return
+    if row.task_removed_at is not None:
+        yield "says that its task was removed, and it is there"
     if row.account_id != ledger.user_account(row.owner_id):
         yield f"is of {row.account_id}, and its task of user {row.owner_id}"
     if (row.price_per_minute, row.max_minutes) != (row.task_price, row.task_minutes):

@@ -1,0 +1,225 @@
+"""What ended tasks keep that goes after a while, in SQL: which tasks are due, and what is marked and removed.
+
+Functions of a connection. A file is never removed before SQL says that it is gone: first it is marked, and
+`storage_due` stays until it is removed (storage_accounting). A row goes last, when nothing of it is left
+anywhere. Money stays: holds and the ledger outlive their task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, delete, func, or_, select, text, update
+
+from nodepool.domain.errors import StateConflictError
+from nodepool.domain.money.ledger import HoldState
+from nodepool.domain.not_visible import no_task
+from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskKind, Verification
+from nodepool.stores.sql.tables import attempts, credit_changes, holds, probes, provisional_results, tasks
+
+_FINAL = [state.value for state in FINAL_TASK_STATES]
+# As the indexes have them, word for word: a database takes a partial index only where it sees that it fits.
+_WITH_FILES = text("tasks.finished_at IS NOT NULL AND tasks.parent_id = '' AND tasks.files_removed_at = 0")
+_WITHOUT_FILES = text("tasks.finished_at IS NOT NULL AND tasks.parent_id = '' AND tasks.files_removed_at > 0")
+_WITH_LOG = text("tasks.log_bytes > 0")
+_DELETED = text("tasks.deleted_at > 0")
+_runs = tasks.alias("runs")
+
+
+def _has(column: ColumnElement[Any], *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Whether the task has a row of another table, found by this column."""
+    return select(column).where(column == tasks.c.id, *conditions).exists()
+
+
+_RUNS_GO_ON = _has(_runs.c.parent_id, _runs.c.state.not_in(_FINAL))
+_IS_CHECKED = _has(provisional_results.c.task_id)
+_PROBE_IS_OPEN = _has(probes.c.task_id, probes.c.verdict == "")
+_HOLDS = _has(holds.c.task_id, holds.c.state == HoldState.HELD)
+# Nobody will ask for its package or result any more but its owner.
+_AT_REST = (
+    tasks.c.state.in_(_FINAL)
+    & (tasks.c.verification != Verification.PENDING)
+    & (tasks.c.held_back_until == 0)
+    & ~_IS_CHECKED
+    & ~_PROBE_IS_OPEN
+    & ~_RUNS_GO_ON
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ExpiredFiles:
+    """A task whose result and package go; `result_attempt` is empty where it has no result."""
+
+    task_id: str
+    result_attempt: str
+    result_bytes: int
+    is_users: bool
+
+
+def with_files(connection: Connection, before: float, limit: int) -> list[ExpiredFiles]:
+    """Tasks that ended before that and keep files nobody needs, the oldest first."""
+    query = (
+        select(tasks.c.id, tasks.c.result_attempt, tasks.c.result_bytes, tasks.c.kind == TaskKind.USER)
+        .where(_WITH_FILES, tasks.c.finished_at < before, _AT_REST)
+        .order_by(tasks.c.finished_at)
+        .limit(limit)
+    )
+    return [ExpiredFiles(*row) for row in connection.execute(query)]
+
+
+def remove_files(connection: Connection, log_bytes: Mapping[str, int], now: float) -> list[str]:
+    """Mark the files of these tasks as gone; of each so much output is kept apart. Those that were marked are
+    returned: storage_accounting settles them, whoever removes the files."""
+    marked = []
+    for task_id, size in sorted(log_bytes.items()):
+        done = connection.execute(
+            update(tasks)
+            .where(tasks.c.id == task_id, tasks.c.files_removed_at == 0, _AT_REST)
+            .values(files_removed_at=now, log_bytes=size, storage_due=True)
+        )
+        if done.rowcount:
+            marked.append(task_id)
+    return marked
+
+
+def with_logs(connection: Connection, before: float, limit: int) -> list[str]:
+    query = select(tasks.c.id).where(_WITH_LOG, tasks.c.finished_at < before)
+    return list(connection.execute(query.order_by(tasks.c.finished_at).limit(limit)).scalars())
+
+
+def remove_logs(connection: Connection, task_ids: Sequence[str]) -> None:
+    """Mark them as gone; their files go when that is settled."""
+    connection.execute(update(tasks).where(tasks.c.id.in_(task_ids)).values(log_bytes=0, storage_due=True))
+
+
+def mark_deleted(connection: Connection, task_id: str, owner_id: int, now: float) -> None:
+    """Its owner wants it gone. Raises NotFoundError, and StateConflictError where it cannot go yet."""
+    mine = tasks.c.id == task_id, tasks.c.owner_id == owner_id, tasks.c.kind == TaskKind.USER
+    done = connection.execute(
+        update(tasks)
+        .where(*mine, tasks.c.deleted_at == 0, _AT_REST, ~_HOLDS)
+        .values(
+            deleted_at=now,
+            files_removed_at=func.coalesce(func.nullif(tasks.c.files_removed_at, 0), now),
+            log_bytes=0,
+            storage_due=True,
+            updated_at=now,
+        )
+    )
+    if done.rowcount:
+        return
+    row = connection.execute(select(tasks).where(*mine, tasks.c.deleted_at == 0)).one_or_none()
+    if row is None:
+        raise no_task(task_id)
+    raise StateConflictError(_why_not(row, task_id))
+
+
+def _why_not(row: Any, task_id: str) -> str:
+    if row.state not in _FINAL:
+        return f"task {task_id} has not ended ({row.state}): stop it first (hivemind stop {task_id})"
+    if row.held_back_until > 0:
+        return (
+            f"task {task_id} has run, and its result is being checked: stop it first, and its result is "
+            f"given unchecked (hivemind stop {task_id}), or wait for the check"
+        )
+    if row.verification == Verification.PENDING:
+        return f"the result of task {task_id} is being checked; delete it when that is over"
+    return f"runs of task {task_id} are just being ended; try again in a moment"
+
+
+# -- rows ----------------------------------------------------------------------------------------------
+def removable(
+    connection: Connection, *, before: float | None, deleted_before: float, limit: int
+) -> list[str]:
+    """Tasks of which nothing is left but rows: ended before the one, or deleted before the other time."""
+    deleted = select(tasks.c.id).where(_DELETED, tasks.c.deleted_at < deleted_before, _nothing_left())
+    found = list(connection.execute(deleted.order_by(tasks.c.deleted_at).limit(limit)).scalars())
+    if before is None or len(found) >= limit:
+        return found
+    old = select(tasks.c.id).where(_WITHOUT_FILES, tasks.c.finished_at < before, _nothing_left())
+    rows = connection.execute(old.order_by(tasks.c.finished_at).limit(limit - len(found)))
+    return [*found, *(task_id for task_id in rows.scalars() if task_id not in found)]
+
+
+def _nothing_left() -> ColumnElement[bool]:
+    return tasks.c.storage_due.is_(False) & (tasks.c.log_bytes == 0) & _AT_REST & ~_HOLDS
+
+
+def remove_rows(connection: Connection, task_ids: Sequence[str], now: float) -> int:
+    """These tasks with their runs, attempts and probes. Their holds say when that was."""
+    query = (
+        select(tasks.c.id)
+        .where(tasks.c.id.in_(task_ids), tasks.c.files_removed_at > 0, _nothing_left())
+        .with_for_update(of=tasks, skip_locked=True)
+    )
+    mine = list(connection.execute(query).scalars())
+    if not mine:
+        return 0
+    family = [*connection.execute(select(tasks.c.id).where(tasks.c.parent_id.in_(mine))).scalars(), *mine]
+    connection.execute(delete(attempts).where(attempts.c.task_id.in_(family)))
+    connection.execute(delete(probes).where(probes.c.task_id.in_(family)))
+    connection.execute(update(holds).where(holds.c.task_id.in_(family)).values(task_removed_at=now))
+    connection.execute(delete(tasks).where(tasks.c.id.in_(family)))
+    return len(mine)
+
+
+def was_removed(connection: Connection, task_id: str, account_id: str) -> float | None:
+    """When the pool removed a task of this account; None where it did not."""
+    query = select(holds.c.task_removed_at).where(
+        holds.c.task_id == task_id, holds.c.account_id == account_id
+    )
+    return connection.execute(query).scalar()
+
+
+def had_hold(connection: Connection, task_id: str) -> bool:
+    """Whether there was ever a task of this id that held something."""
+    return connection.execute(select(holds.c.task_id).where(holds.c.task_id == task_id)).first() is not None
+
+
+def remove_credit_changes(connection: Connection, before: float, limit: int) -> int:
+    """The oldest reasons of what scores are; the scores stay."""
+    oldest = select(credit_changes.c.seq, credit_changes.c.created_at).order_by(credit_changes.c.seq)
+    old = [row.seq for row in connection.execute(oldest.limit(limit)) if row.created_at < before]
+    if old:
+        connection.execute(delete(credit_changes).where(credit_changes.c.seq.in_(old)))
+    return len(old)
+
+
+# -- files that no row speaks of -------------------------------------------------------------------------
+def needed_results(connection: Connection, attempt_ids: Sequence[str]) -> set[str]:
+    """Those of these attempts whose result somebody needs, or is about to tell of."""
+    parents = tasks.alias("parents")
+    query = (
+        select(attempts.c.id)
+        .join(tasks, tasks.c.id == attempts.c.task_id)
+        .outerjoin(parents, parents.c.id == tasks.c.parent_id)
+        .where(
+            attempts.c.id.in_(attempt_ids),
+            or_(
+                attempts.c.state.in_(["assigned", "running"]),
+                (tasks.c.result_attempt == attempts.c.id) & (tasks.c.files_removed_at == 0)
+                & ((tasks.c.parent_id == "") | (parents.c.files_removed_at == 0)),
+                (parents.c.result_attempt == attempts.c.id) & (parents.c.files_removed_at == 0),
+            ),
+        )
+    )  # fmt: skip
+    return set(connection.execute(query).scalars())
+
+
+def needed_logs(connection: Connection, attempt_ids: Sequence[str]) -> set[str]:
+    parents = tasks.alias("parents")
+    query = (
+        select(attempts.c.id)
+        .join(tasks, tasks.c.id == attempts.c.task_id)
+        .outerjoin(parents, parents.c.id == tasks.c.parent_id)
+        .where(
+            attempts.c.id.in_(attempt_ids),
+            or_(
+                (tasks.c.result_attempt == attempts.c.id) & (tasks.c.log_bytes > 0),
+                (parents.c.result_attempt == attempts.c.id) & (parents.c.log_bytes > 0),
+            ),
+        )
+    )
+    return set(connection.execute(query).scalars())
