@@ -16,6 +16,7 @@ from nodepool.domain.scheduling.fair_turns import QueueBounds
 from nodepool.heavy import jobs
 from nodepool.heavy.lanes import ThreadLane
 from nodepool.heavy.processes import HeavyWork
+from nodepool.stores.files.encryption import Sealed
 from nodepool.workflows.result_files import Wanted
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,10 @@ class DeferredEnds:
     def digest(self, account: Hashable, want: Wanted) -> str | None:
         """For a thread that may wait (see nodepool.heavy.processes for what it raises)."""
         return self._heavy.submit(account, jobs.digest, *want.arguments).result()
+
+    def output(self, account: Hashable, result: Sealed, most_bytes: int) -> bytes:
+        """The output in a stored result. The same."""
+        return self._heavy.submit(account, jobs.output, result, most_bytes).result()
 
     def close(self) -> None:
         self._heavy.close()

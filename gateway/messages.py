@@ -11,6 +11,7 @@ from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.money.ledger import HoldState
 from nodepool.domain.nodes.history import HistoryRules
 from nodepool.domain.nodes.node import NodeStatus, NodeView, is_owner_only, isolation_of
+from nodepool.domain.tasks.retention import Retention, days_told
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
 from nodepool.messaging.names import partition_queue
 from nodepool.protocol import nodepool_pb2 as pb
@@ -45,9 +46,13 @@ def shown_state(row: OwnedTask) -> TaskState:
 
 
 def task_detail(
-    row: OwnedTask, attempts: Sequence[PastAttempt] = (), runs: Sequence[ShownRun] = ()
+    row: OwnedTask,
+    retention: Retention,
+    attempts: Sequence[PastAttempt] = (),
+    runs: Sequence[ShownRun] = (),
 ) -> pb.TaskDetail:
-    held = is_held_back(row)
+    held, gone = is_held_back(row), row.files_removed_at > 0
+    has_result = bool(row.result_attempt) and not held and not gone
     return pb.TaskDetail(
         state=shown_state(row),
         reason=_checked_message(row) if held else row.reason,
@@ -56,8 +61,8 @@ def task_detail(
         attempt_number=row.attempt_number if row.replicas == 1 else min(1, row.attempt_number),
         exit_code=0 if held else row.exit_code or 0,
         has_exit_code=row.exit_code is not None and not held,
-        has_result=bool(row.result_attempt) and not held,
-        result_bytes=0 if held else row.result_bytes,
+        has_result=has_result,
+        result_bytes=row.result_bytes if has_result else 0,
         created_at=row.created_at,
         updated_at=row.updated_at,
         started_at=row.started_at or 0,
@@ -78,6 +83,9 @@ def task_detail(
         replica_records=[_replica_record(run) for run in runs],
         take_pending=row.take_pending,
         held_back_until=row.held_back_until,
+        result_until=retention.result_until(row.finished_at or 0) if has_result else 0,
+        result_removed_at=row.files_removed_at if row.result_attempt else 0,
+        output_removed=gone and not row.log_bytes,
     )
 
 
@@ -110,14 +118,14 @@ def _attempt_record(row: PastAttempt, *, held: bool) -> pb.AttemptRecord:
     )
 
 
-def task_status(row: OwnedTask) -> pb.TaskStatus:
+def task_status(row: OwnedTask, retention: Retention) -> pb.TaskStatus:
     return pb.TaskStatus(
         task_id=row.id,
         status=status_word(row),
         created_at=str(int(row.created_at)),
         updated_at=str(int(row.updated_at)),
         assigned_node=row.node_id,
-        detail=task_detail(row),
+        detail=task_detail(row, retention),
     )
 
 
@@ -137,6 +145,18 @@ def status_message(row: OwnedTask) -> str:
     """One sentence for clients that show `message`."""
     if is_held_back(row):
         return _checked_message(row)
+    if row.files_removed_at and row.result_attempt:
+        return f"{_state_message(row)}; {removed_text(row)}"
+    return _state_message(row)
+
+
+def removed_text(row: OwnedTask) -> str:
+    """Of a task whose result is not there any more."""
+    after = days_told(row.files_removed_at - (row.finished_at or row.files_removed_at))
+    return f"its result was removed {after} after its end, as it is done here"
+
+
+def _state_message(row: OwnedTask) -> str:
     if row.reason:
         return row.reason
     return {

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hivemind.channel import GatewayChannel
+from hivemind.disk_use import DiskUse, disk_use
 from hivemind.models import finite
 from nodepool.protocol import nodepool_pb2 as pb
 
@@ -84,6 +85,19 @@ class Operator:
             if not answer.next_after_username or answer.next_after_username <= after:
                 return
             after = answer.next_after_username
+
+    def disk(
+        self,
+        *,
+        result_days: float | None = None,
+        log_days: float | None = None,
+        task_days: float | None = None,
+        users: int = 0,
+    ) -> DiskUse:
+        """What is kept for whom, and what would go with these settings; None: with the pool's."""
+        return disk_use(
+            self._gateway, result_days=result_days, log_days=log_days, task_days=task_days, users=users
+        )
 
     def acts(self, *, limit: int = 50, before_seq: int = 0) -> tuple[AdminAct, ...]:
         """Newest first."""

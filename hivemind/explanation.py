@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hivemind.models import TaskInfo, state_from_word
+from hivemind.models import TaskInfo, finite, state_from_word
 from nodepool.domain.tasks.states import TaskState
 from nodepool.protocol import nodepool_pb2 as pb
 
@@ -54,6 +54,10 @@ class Explanation:
     price_per_minute_cpt: int = 0
     max_price_cpt: int = 0
     max_minutes: int = 0
+    # Of a dry run: what your tasks keep, what they may keep, and the days that a result stays (0: for ever).
+    stored_bytes: int = 0
+    stored_bytes_limit: int = 0  # 0: an older pool
+    result_days: float = 0.0
     complete: bool = True  # False: an older pool, that tells the message and no more
 
 
@@ -79,6 +83,9 @@ def explanation_from_wire(answer: pb.ExplainTaskResponse, task_id: str = "") -> 
         price_per_minute_cpt=answer.price_per_minute_cpt,
         max_price_cpt=answer.max_price_cpt,
         max_minutes=answer.max_minutes,
+        stored_bytes=answer.stored_bytes,
+        stored_bytes_limit=answer.stored_bytes_limit,
+        result_days=finite(answer.result_days),
     )
 
 

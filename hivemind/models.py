@@ -159,6 +159,9 @@ class TaskInfo:
     replica_records: tuple[ReplicaInfo, ...] = ()  # only in `NodePoolClient.status`
     take_pending: bool = False
     held_back_until: float | None = None  # its result is being checked, and is given then at the latest
+    result_until: float | None = None  # its result is removed then; None: never, or there is none
+    result_removed_at: float | None = None
+    output_removed: bool = False
 
     @property
     def final(self) -> bool:
@@ -180,6 +183,8 @@ class Submission:
     repeated: bool  # this very upload was accepted before
     message: str
     warnings: tuple[str, ...] = ()
+    stored_bytes: int = 0  # what your tasks kept in the pool before this one
+    stored_bytes_limit: int = 0  # 0: the pool does not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +300,9 @@ def _task(task_id: str, status: str, detail: pb.TaskDetail | None, *, message: s
         ),
         take_pending=detail.take_pending,
         held_back_until=finite(detail.held_back_until) or None,
+        result_until=finite(detail.result_until) or None,
+        result_removed_at=finite(detail.result_removed_at) or None,
+        output_removed=detail.output_removed,
     )
 
 

@@ -21,6 +21,10 @@ class Balance:
     credit_score: int
     stored_bytes: int = 0  # what the account's tasks keep in the pool: packages and results
     stored_bytes_limit: int = 0  # 0: the pool does not say
+    # Days after a task's end that its result, output and record stay; 0: for ever, or an older pool.
+    result_days: float = 0.0
+    log_days: float = 0.0
+    task_days: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +92,9 @@ def balance(gateway: GatewayChannel, username: str) -> Balance:
         credit_score=answer.credit_score,
         stored_bytes=answer.stored_bytes,
         stored_bytes_limit=answer.stored_bytes_limit,
+        result_days=finite(answer.result_days),
+        log_days=finite(answer.log_days),
+        task_days=finite(answer.task_days),
     )
 
 

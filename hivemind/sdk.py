@@ -187,13 +187,19 @@ class NodePoolClient:
         _expect(answer, ClientError)
         return explanation_from_wire(answer, task_id)
 
-    def quote(self, needs: TaskNeeds | None = None) -> Explanation:
+    def quote(
+        self, needs: TaskNeeds | None = None, *, package_bytes: int = 0, package_sha256: str = ""
+    ) -> Explanation:
         """Whether and where a task with these needs would run now, and its price; nothing is kept.
+
+        With `package_bytes` also whether there is room for its package in your storage.
 
         Raises RefusedError when the pool would not take it, UnsupportedError at an older pool.
         """
         self._need_token()
-        request = pb.ExplainTaskRequest(task=needs_to_wire(needs or TaskNeeds()))
+        task = needs_to_wire(needs or TaskNeeds())
+        task.package_bytes, task.package_sha256 = package_bytes, package_sha256
+        request = pb.ExplainTaskRequest(task=task)
         try:
             answer = self._gateway.call(self._gateway.tasks.ExplainTask, request)
         except UnsupportedError:
@@ -259,6 +265,18 @@ class NodePoolClient:
         """Ask that the task be stopped; answers the pool's message."""
         request = pb.StopTaskRequest(task_id=task_id, token=self._need_token())
         answer = self._gateway.call(self._gateway.tasks.StopTask, request)
+        _expect(answer, ConflictError)
+        return answer.message
+
+    def delete(self, task_id: str) -> str:
+        """Delete a task that has ended, with its package, result and output; answers the pool's message.
+
+        What it cost stays in the ledger. Raises ConflictError while it has not ended, and MissingError when
+        it is gone.
+        """
+        self._need_token()
+        request = pb.DeleteTaskRequest(task_id=task_id)
+        answer = self._gateway.call(self._gateway.tasks.DeleteTask, request, idempotent=False)
         _expect(answer, ConflictError)
         return answer.message
 

@@ -18,6 +18,7 @@ from nodepool.protocol import nodepool_pb2 as pb
 # Above this a package is streamed.
 STREAM_ABOVE_BYTES = 8 << 20
 _CHUNK_BYTES = 256 << 10
+_NEARLY_FULL = 0.8
 # Generous: a slow line may need minutes for a large package, and keepalive notices a dead one.
 _DEADLINE_SECONDS = 3600.0
 
@@ -60,8 +61,22 @@ def upload_task(
         package_bytes=package.size_bytes,
         repeated=answer.repeated_upload,
         message=answer.message,
-        warnings=package.warnings,
+        warnings=(*package.warnings, *_storage_warning(answer)),
+        stored_bytes=answer.stored_bytes,
+        stored_bytes_limit=answer.stored_bytes_limit,
     )
+
+
+def _storage_warning(answer: pb.UploadTaskResponse) -> tuple[str, ...]:
+    """Before the pool has to refuse a package."""
+    kept, most = answer.stored_bytes, answer.stored_bytes_limit
+    if not most or kept < _NEARLY_FULL * most:
+        return ()
+    words = (
+        f"your tasks keep {kept >> 20:,} of the {most >> 20:,} MiB that they may keep in this pool; beyond "
+        "that no package is taken: hivemind rm TASK deletes one that has ended"
+    )
+    return (words,)
 
 
 def _send(

@@ -14,6 +14,7 @@ from nodepool.domain.heavy_limits import HeavyLimits
 from nodepool.domain.nodes.claimed_resources import ClaimRules
 from nodepool.domain.nodes.push_addresses import Network, parse_networks
 from nodepool.domain.resources import Resources
+from nodepool.domain.tasks.retention import Retention
 
 
 class BoundsSettings(BaseSettings):
@@ -93,6 +94,20 @@ class BoundsSettings(BaseSettings):
     max_stored_mb_per_user: int = Field(
         1 << 20, ge=1, description="most that the tasks of a user may keep (packages, results), MiB"
     )
+    result_days: float = Field(
+        30.0, ge=0, description="days after its end that a task's result and package are kept; 0: for ever"
+    )
+    log_days: float = Field(
+        30.0,
+        ge=0,
+        description="days that its output is kept, never shorter than its result; 0: for ever",
+    )
+    task_days: float = Field(
+        90.0, ge=0, description="days after which nothing of it is left but its payments; 0: for ever"
+    )
+    node_days: float = Field(
+        90.0, ge=0, description="days after which a node that is not heard of is forgotten; 0: never"
+    )
 
     @field_validator("rate_limit_trusted_networks")
     @classmethod
@@ -103,6 +118,10 @@ class BoundsSettings(BaseSettings):
     @cached_property
     def trusted_address_networks(self) -> tuple[Network, ...]:
         return parse_networks(self.rate_limit_trusted_networks)
+
+    @cached_property
+    def retention(self) -> Retention:
+        return Retention(self.result_days, self.log_days, self.task_days)
 
     @cached_property
     def heavy_limits(self) -> HeavyLimits:

@@ -241,6 +241,9 @@ class GetBalanceResponse(_message.Message):
     CREDIT_SCORE_FIELD_NUMBER: _builtins.int
     STORED_BYTES_FIELD_NUMBER: _builtins.int
     STORED_BYTES_LIMIT_FIELD_NUMBER: _builtins.int
+    RESULT_DAYS_FIELD_NUMBER: _builtins.int
+    LOG_DAYS_FIELD_NUMBER: _builtins.int
+    TASK_DAYS_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
     message: _builtins.str
     balance: _builtins.int
@@ -251,6 +254,10 @@ class GetBalanceResponse(_message.Message):
     """what the account's tasks keep here: packages and results"""
     stored_bytes_limit: _builtins.int
     """past which no new packages are taken"""
+    result_days: _builtins.float
+    """How long after a task's end its result, its output and its record are kept; 0: for ever."""
+    log_days: _builtins.float
+    task_days: _builtins.float
     def __init__(
         self,
         *,
@@ -261,10 +268,13 @@ class GetBalanceResponse(_message.Message):
         credit_score: _builtins.int = ...,
         stored_bytes: _builtins.int = ...,
         stored_bytes_limit: _builtins.int = ...,
+        result_days: _builtins.float = ...,
+        log_days: _builtins.float = ...,
+        task_days: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "credit_score", b"credit_score", "held", b"held", "message", b"message", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "success", b"success"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "credit_score", b"credit_score", "held", b"held", "log_days", b"log_days", "message", b"message", "result_days", b"result_days", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "success", b"success", "task_days", b"task_days"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1496,20 +1506,27 @@ class UploadTaskResponse(_message.Message):
     SUCCESS_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     REPEATED_UPLOAD_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_LIMIT_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
     message: _builtins.str
     repeated_upload: _builtins.bool
     """True when this very upload was accepted before."""
+    stored_bytes: _builtins.int
+    """What the account's tasks keep now, and past what no new packages are taken."""
+    stored_bytes_limit: _builtins.int
     def __init__(
         self,
         *,
         success: _builtins.bool = ...,
         message: _builtins.str = ...,
         repeated_upload: _builtins.bool = ...,
+        stored_bytes: _builtins.int = ...,
+        stored_bytes_limit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "repeated_upload", b"repeated_upload", "success", b"success"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "repeated_upload", b"repeated_upload", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "success", b"success"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1628,6 +1645,9 @@ class TaskDetail(_message.Message):
     REPLICA_RECORDS_FIELD_NUMBER: _builtins.int
     TAKE_PENDING_FIELD_NUMBER: _builtins.int
     HELD_BACK_UNTIL_FIELD_NUMBER: _builtins.int
+    RESULT_UNTIL_FIELD_NUMBER: _builtins.int
+    RESULT_REMOVED_AT_FIELD_NUMBER: _builtins.int
+    OUTPUT_REMOVED_FIELD_NUMBER: _builtins.int
     state: _builtins.str
     """QUEUED, PLACED, RUNNING, SUCCEEDED, FAILED, STOPPED"""
     reason: _builtins.str
@@ -1667,6 +1687,11 @@ class TaskDetail(_message.Message):
     """Its run has ended and its result is being checked: state stays RUNNING until the result is given, which
     is at this time (Unix seconds) at the latest. 0: nothing is held back.
     """
+    result_until: _builtins.float
+    """when its result is removed; 0: never, or it has not ended"""
+    result_removed_at: _builtins.float
+    """0: it is there, or there was none"""
+    output_removed: _builtins.bool
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptRecord]:
         """Newest last; only in PollTaskStatus."""
@@ -1706,10 +1731,13 @@ class TaskDetail(_message.Message):
         replica_records: _abc.Iterable[Global___ReplicaRecord] | None = ...,
         take_pending: _builtins.bool = ...,
         held_back_until: _builtins.float = ...,
+        result_until: _builtins.float = ...,
+        result_removed_at: _builtins.float = ...,
+        output_removed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned_node", b"assigned_node", "attempt_number", b"attempt_number", "attempts", b"attempts", "created_at", b"created_at", "exit_code", b"exit_code", "finished_at", b"finished_at", "has_exit_code", b"has_exit_code", "has_result", b"has_result", "held_back_until", b"held_back_until", "held_cpt", b"held_cpt", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "min_trust", b"min_trust", "owner", b"owner", "paid_cpt", b"paid_cpt", "price_per_minute_cpt", b"price_per_minute_cpt", "priority", b"priority", "queue", b"queue", "reason", b"reason", "replica_records", b"replica_records", "replicas", b"replicas", "result_bytes", b"result_bytes", "started_at", b"started_at", "state", b"state", "stop_requested", b"stop_requested", "take_pending", b"take_pending", "updated_at", b"updated_at", "verification", b"verification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned_node", b"assigned_node", "attempt_number", b"attempt_number", "attempts", b"attempts", "created_at", b"created_at", "exit_code", b"exit_code", "finished_at", b"finished_at", "has_exit_code", b"has_exit_code", "has_result", b"has_result", "held_back_until", b"held_back_until", "held_cpt", b"held_cpt", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "min_trust", b"min_trust", "output_removed", b"output_removed", "owner", b"owner", "paid_cpt", b"paid_cpt", "price_per_minute_cpt", b"price_per_minute_cpt", "priority", b"priority", "queue", b"queue", "reason", b"reason", "replica_records", b"replica_records", "replicas", b"replicas", "result_bytes", b"result_bytes", "result_removed_at", b"result_removed_at", "result_until", b"result_until", "started_at", b"started_at", "state", b"state", "stop_requested", b"stop_requested", "take_pending", b"take_pending", "updated_at", b"updated_at", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2174,6 +2202,25 @@ class StopTaskResponse(_message.Message):
 Global___StopTaskResponse: _TypeAlias = StopTaskResponse  # noqa: Y015
 
 @_typing.final
+class DeleteTaskRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteTaskRequest: _TypeAlias = DeleteTaskRequest  # noqa: Y015
+
+@_typing.final
 class DownloadResultRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -2262,6 +2309,9 @@ class ExplainTaskResponse(_message.Message):
     PRICE_PER_MINUTE_CPT_FIELD_NUMBER: _builtins.int
     MAX_PRICE_CPT_FIELD_NUMBER: _builtins.int
     MAX_MINUTES_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_LIMIT_FIELD_NUMBER: _builtins.int
+    RESULT_DAYS_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
     message: _builtins.str
     """one sentence"""
@@ -2284,6 +2334,10 @@ class ExplainTaskResponse(_message.Message):
     max_price_cpt: _builtins.int
     """for max_minutes"""
     max_minutes: _builtins.int
+    stored_bytes: _builtins.int
+    """Of a dry run: what the account keeps, what it may keep, and how long results stay (0: for ever)."""
+    stored_bytes_limit: _builtins.int
+    result_days: _builtins.float
     @_builtins.property
     def failed(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailedClause]:
         """what kept the others, most nodes first"""
@@ -2311,10 +2365,13 @@ class ExplainTaskResponse(_message.Message):
         price_per_minute_cpt: _builtins.int = ...,
         max_price_cpt: _builtins.int = ...,
         max_minutes: _builtins.int = ...,
+        stored_bytes: _builtins.int = ...,
+        stored_bytes_limit: _builtins.int = ...,
+        result_days: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_node", b"best_node", "can_never_run", b"can_never_run", "estimate_basis", b"estimate_basis", "estimated_wait_seconds", b"estimated_wait_seconds", "failed", b"failed", "max_minutes", b"max_minutes", "max_price_cpt", b"max_price_cpt", "message", b"message", "nodes_looked_at", b"nodes_looked_at", "places_now", b"places_now", "position", b"position", "price_per_minute_cpt", b"price_per_minute_cpt", "state", b"state", "success", b"success", "suggestions", b"suggestions", "waiting_tasks", b"waiting_tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_node", b"best_node", "can_never_run", b"can_never_run", "estimate_basis", b"estimate_basis", "estimated_wait_seconds", b"estimated_wait_seconds", "failed", b"failed", "max_minutes", b"max_minutes", "max_price_cpt", b"max_price_cpt", "message", b"message", "nodes_looked_at", b"nodes_looked_at", "places_now", b"places_now", "position", b"position", "price_per_minute_cpt", b"price_per_minute_cpt", "result_days", b"result_days", "state", b"state", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "success", b"success", "suggestions", b"suggestions", "waiting_tasks", b"waiting_tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2915,3 +2972,157 @@ class AdminAct(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AdminAct: _TypeAlias = AdminAct  # noqa: Y015
+
+@_typing.final
+class GetDiskUseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULT_DAYS_FIELD_NUMBER: _builtins.int
+    LOG_DAYS_FIELD_NUMBER: _builtins.int
+    TASK_DAYS_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
+    result_days: _builtins.float
+    """What would go with other settings than the pool's; absent: with the pool's. 0: for ever."""
+    log_days: _builtins.float
+    task_days: _builtins.float
+    users: _builtins.int
+    """those who keep most; 0: 50; at most 1000"""
+    def __init__(
+        self,
+        *,
+        result_days: _builtins.float | None = ...,
+        log_days: _builtins.float | None = ...,
+        task_days: _builtins.float | None = ...,
+        users: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_log_days", b"_log_days", "_result_days", b"_result_days", "_task_days", b"_task_days", "log_days", b"log_days", "result_days", b"result_days", "task_days", b"task_days"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_log_days", b"_log_days", "_result_days", b"_result_days", "_task_days", b"_task_days", "log_days", b"log_days", "result_days", b"result_days", "task_days", b"task_days", "users", b"users"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__log_days: _TypeAlias = _typing.Literal["log_days"]  # noqa: Y015
+    _WhichOneofArgType__log_days: _TypeAlias = _typing.Literal["_log_days", b"_log_days"]  # noqa: Y015
+    _WhichOneofReturnType__result_days: _TypeAlias = _typing.Literal["result_days"]  # noqa: Y015
+    _WhichOneofArgType__result_days: _TypeAlias = _typing.Literal["_result_days", b"_result_days"]  # noqa: Y015
+    _WhichOneofReturnType__task_days: _TypeAlias = _typing.Literal["task_days"]  # noqa: Y015
+    _WhichOneofArgType__task_days: _TypeAlias = _typing.Literal["_task_days", b"_task_days"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_days) -> _WhichOneofReturnType__log_days | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__result_days) -> _WhichOneofReturnType__result_days | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__task_days) -> _WhichOneofReturnType__task_days | None: ...
+
+Global___GetDiskUseRequest: _TypeAlias = GetDiskUseRequest  # noqa: Y015
+
+@_typing.final
+class GetDiskUseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULT_DAYS_FIELD_NUMBER: _builtins.int
+    LOG_DAYS_FIELD_NUMBER: _builtins.int
+    TASK_DAYS_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    WOULD_GO_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
+    STORAGE_FREE_BYTES_FIELD_NUMBER: _builtins.int
+    STORAGE_TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    DATABASE_BYTES_FIELD_NUMBER: _builtins.int
+    DATABASE_REUSABLE_BYTES_FIELD_NUMBER: _builtins.int
+    BROKER_BYTES_FIELD_NUMBER: _builtins.int
+    BROKER_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
+    result_days: _builtins.float
+    log_days: _builtins.float
+    task_days: _builtins.float
+    storage_free_bytes: _builtins.int
+    """of the disk that packages and results are on"""
+    storage_total_bytes: _builtins.int
+    database_bytes: _builtins.int
+    database_reusable_bytes: _builtins.int
+    """in it, and written again before it grows; SQLite only"""
+    broker_bytes: _builtins.int
+    broker_limit_bytes: _builtins.int
+    """0: none"""
+    @_builtins.property
+    def kept(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeptThings]: ...
+    @_builtins.property
+    def would_go(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeptThings]: ...
+    @_builtins.property
+    def users(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserStorage]: ...
+    def __init__(
+        self,
+        *,
+        result_days: _builtins.float = ...,
+        log_days: _builtins.float = ...,
+        task_days: _builtins.float = ...,
+        kept: _abc.Iterable[Global___KeptThings] | None = ...,
+        would_go: _abc.Iterable[Global___KeptThings] | None = ...,
+        users: _abc.Iterable[Global___UserStorage] | None = ...,
+        storage_free_bytes: _builtins.int = ...,
+        storage_total_bytes: _builtins.int = ...,
+        database_bytes: _builtins.int = ...,
+        database_reusable_bytes: _builtins.int = ...,
+        broker_bytes: _builtins.int = ...,
+        broker_limit_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broker_bytes", b"broker_bytes", "broker_limit_bytes", b"broker_limit_bytes", "database_bytes", b"database_bytes", "database_reusable_bytes", b"database_reusable_bytes", "kept", b"kept", "log_days", b"log_days", "result_days", b"result_days", "storage_free_bytes", b"storage_free_bytes", "storage_total_bytes", b"storage_total_bytes", "task_days", b"task_days", "users", b"users", "would_go", b"would_go"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDiskUseResponse: _TypeAlias = GetDiskUseResponse  # noqa: Y015
+
+@_typing.final
+class KeptThings(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """packages, results, outputs, tasks, attempts, ledger entries, ..."""
+    count: _builtins.int
+    bytes: _builtins.int
+    """of files; rows have none"""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        count: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "count", b"count", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeptThings: _TypeAlias = KeptThings  # noqa: Y015
+
+@_typing.final
+class UserStorage(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USERNAME_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_LIMIT_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    username: _builtins.str
+    stored_bytes: _builtins.int
+    stored_bytes_limit: _builtins.int
+    tasks: _builtins.int
+    def __init__(
+        self,
+        *,
+        username: _builtins.str = ...,
+        stored_bytes: _builtins.int = ...,
+        stored_bytes_limit: _builtins.int = ...,
+        tasks: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "tasks", b"tasks", "username", b"username"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserStorage: _TypeAlias = UserStorage  # noqa: Y015

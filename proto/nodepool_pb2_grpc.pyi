@@ -323,6 +323,10 @@ class MasterNodeServiceStub:
     """State changes and output as they happen, until the task has ended. A watcher that was cut off
     asks again with the last next_offset it saw, and misses nothing that is still kept.
     """
+    DeleteTask: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.DeleteTaskRequest, _nodepool_pb2.StatusResponse]
+    """An ended task with its package, result and output. Its owner cannot find it afterwards; what was paid for
+    it stays in the ledger. FAILED_PRECONDITION while it has not ended, or its result is checked.
+    """
     ExplainTask: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.ExplainTaskRequest, _nodepool_pb2.ExplainTaskResponse]
     """Why a task waits, what would place it, and what it costs; also of a task that is not submitted yet."""
 
@@ -352,6 +356,10 @@ class MasterNodeServiceAsyncStub(MasterNodeServiceStub):
     WatchTask: _aio.UnaryStreamMultiCallable[_nodepool_pb2.WatchTaskRequest, _nodepool_pb2.WatchTaskResponse]  # type: ignore[assignment]
     """State changes and output as they happen, until the task has ended. A watcher that was cut off
     asks again with the last next_offset it saw, and misses nothing that is still kept.
+    """
+    DeleteTask: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.DeleteTaskRequest, _nodepool_pb2.StatusResponse]  # type: ignore[assignment]
+    """An ended task with its package, result and output. Its owner cannot find it afterwards; what was paid for
+    it stays in the ledger. FAILED_PRECONDITION while it has not ended, or its result is checked.
     """
     ExplainTask: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.ExplainTaskRequest, _nodepool_pb2.ExplainTaskResponse]  # type: ignore[assignment]
     """Why a task waits, what would place it, and what it costs; also of a task that is not submitted yet."""
@@ -466,6 +474,16 @@ class MasterNodeServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def DeleteTask(
+        self,
+        request: _nodepool_pb2.DeleteTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.StatusResponse, _abc.Awaitable[_nodepool_pb2.StatusResponse]]:
+        """An ended task with its package, result and output. Its owner cannot find it afterwards; what was paid for
+        it stays in the ledger. FAILED_PRECONDITION while it has not ended, or its result is checked.
+        """
+
+    @_abc_1.abstractmethod
     def ExplainTask(
         self,
         request: _nodepool_pb2.ExplainTaskRequest,
@@ -561,6 +579,8 @@ class AdminServiceStub:
     ReversePayment: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.ReversePaymentRequest, _nodepool_pb2.AdminResponse]
     """Counter-entries for a payment; nothing is ever deleted."""
     ListAdminActs: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.ListAdminActsRequest, _nodepool_pb2.ListAdminActsResponse]
+    GetDiskUse: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.GetDiskUseRequest, _nodepool_pb2.GetDiskUseResponse]
+    """What is kept for whom, and what would go now. Changes nothing."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -579,6 +599,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     ReversePayment: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.ReversePaymentRequest, _nodepool_pb2.AdminResponse]  # type: ignore[assignment]
     """Counter-entries for a payment; nothing is ever deleted."""
     ListAdminActs: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.ListAdminActsRequest, _nodepool_pb2.ListAdminActsResponse]  # type: ignore[assignment]
+    GetDiskUse: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.GetDiskUseRequest, _nodepool_pb2.GetDiskUseResponse]  # type: ignore[assignment]
+    """What is kept for whom, and what would go now. Changes nothing."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """---------------------------------------------------------------------------------------------
@@ -630,5 +652,13 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _nodepool_pb2.ListAdminActsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_nodepool_pb2.ListAdminActsResponse, _abc.Awaitable[_nodepool_pb2.ListAdminActsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetDiskUse(
+        self,
+        request: _nodepool_pb2.GetDiskUseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.GetDiskUseResponse, _abc.Awaitable[_nodepool_pb2.GetDiskUseResponse]]:
+        """What is kept for whom, and what would go now. Changes nothing."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -18,6 +18,7 @@ from dispatcher.placing.reserve import lose
 from dispatcher.sweep.broker_connections import BrokerGuard
 from dispatcher.sweep.credit_drift import CreditDrift
 from dispatcher.sweep.failure_detector import BRAKE_PERIODS, ExpectedNode, FailureDetector
+from dispatcher.sweep.housekeeping import Housekeeping
 from dispatcher.sweep.left_outputs import LeftOutputs
 from dispatcher.sweep.lost_hints import tell_again
 from dispatcher.sweep.overdue_attempts import OverdueAttempts
@@ -73,6 +74,7 @@ class Sweeper:
         self._prober = Prober(dispatcher, placement_loop)
         self._comparisons = PendingVotes(dispatcher)
         self._storage = StoredFiles(dispatcher)
+        self._housekeeping = Housekeeping(dispatcher)
         self._broker_guard = BrokerGuard(dispatcher.redis, dispatcher.settings.broker_connections_per_node)
         self._memory_guard = MemoryGuard(
             dispatcher.redis, dispatcher.lifecycle.outputs, dispatcher.settings.max_live_output_mb << 20
@@ -93,6 +95,7 @@ class Sweeper:
     def stop(self) -> None:
         self._stopped.set()
         self._thread.join(timeout=10)
+        self._housekeeping.close()
 
     def stuck_seconds(self) -> float:
         """Since the thread last turned, whether or not it could do anything."""
@@ -188,6 +191,7 @@ class Sweeper:
         self._broker_guard.look()
         self._comparisons.settle()
         self._storage.settle()
+        self._housekeeping.look()
         self._credit_drift.look()
         tell_again(dispatcher, self._placement_loop)
         self._prober.look()

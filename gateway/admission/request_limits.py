@@ -43,11 +43,11 @@ class CallKind(StrEnum):
 _KINDS: Mapping[CallKind, tuple[str, ...]] = {
     CallKind.FETCH: (
         "GetTaskResult", "DownloadResult", "ExplainTask", "GetStatement", "GetAllTasks", "GetNodeList",
-        "ListUsers", "ListAdminActs",
+        "ListUsers", "ListAdminActs", "GetDiskUse",
     ),
     CallKind.WATCH: ("WatchTask",),
     CallKind.CHANGE: (
-        "StopTask", "StopTaskExecution", "Transfer", "RefreshToken", "SetNodeDraining", "Mint",
+        "StopTask", "DeleteTask", "StopTaskExecution", "Transfer", "RefreshToken", "SetNodeDraining", "Mint",
         "SetCreditScore", "SetUserBlocked", "ReversePayment",
     ),
     CallKind.SUBMIT: ("UploadTask", "UploadTaskStream", "ExecuteTask"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 from gateway.admission.arrival import Context
 from gateway.auth.callers import current_identity
 from gateway.context import Gateway
-from gateway.usecases import admin
+from gateway.usecases import admin, disk_use
 from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 
 
@@ -29,6 +29,9 @@ class AdminServicer(rpc.AdminServiceServicer):
 
     async def ListUsers(self, request: pb.ListUsersRequest, context: Context) -> pb.ListUsersResponse:
         return await self._gateway.run_list(admin.list_users, self._gateway, request)
+
+    async def GetDiskUse(self, request: pb.GetDiskUseRequest, context: Context) -> pb.GetDiskUseResponse:
+        return await self._gateway.run_list(disk_use.of_pool, self._gateway, request)
 
     async def ReversePayment(self, request: pb.ReversePaymentRequest, context: Context) -> pb.AdminResponse:
         message = await self._gateway.run(admin.reverse, self._gateway, current_identity(), request)

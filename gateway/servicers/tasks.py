@@ -11,7 +11,7 @@ from gateway import messages as views
 from gateway.admission.arrival import Context
 from gateway.auth.callers import current_identity, current_identity_or_none
 from gateway.context import Gateway
-from gateway.usecases import pushed_attempts, submit_task, tasks, watch_task
+from gateway.usecases import pushed_attempts, removal, submit_task, tasks, watch_task
 from gateway.usecases.announced_package import Announced
 from gateway.usecases.explain_task import Explainer
 from gateway.usecases.incoming_package import IncomingPackage
@@ -82,12 +82,16 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
             status=views.status_word(row),
             output=output,
             message=views.status_message(row),
-            detail=views.task_detail(row, attempts, runs),
+            detail=views.task_detail(row, gateway.settings.retention, attempts, runs),
         )
 
     async def GetTaskLogs(self, request: pb.GetTaskLogsRequest, context: Context) -> pb.GetTaskLogsResponse:
         gateway = self._gateway
         row = await gateway.run(tasks.find_own, gateway, current_identity(), request.task_id)
+        if row.files_removed_at and not row.log_bytes:
+            return pb.GetTaskLogsResponse(
+                success=False, message=f"its output is not kept any more: {views.removed_text(row)}"
+            )
         # All of it, where all of it is kept: the live window may have moved on.
         window = await tasks.output_of(gateway, row)
         with gateway.memory.hold(row.owner_id, _TEXT_FACTOR * len(window.data)):
@@ -106,6 +110,8 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
             return pb.GetTaskResultResponse(
                 success=False, message=f"the task ended without a result: {views.status_message(row)}"
             )
+        if row.files_removed_at:
+            return pb.GetTaskResultResponse(success=False, message=views.status_message(row))
         limit = gateway.settings.grpc_max_message_mb * (1 << 20) - _REPLY_ROOM_BYTES
         if row.result_bytes > limit:
             raise TooLargeError(f"the result has {row.result_bytes} bytes; fetch it with DownloadResult")
@@ -122,6 +128,8 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
             raise StateConflictError(f"not finished yet: {views.status_message(row)}")
         if not row.result_attempt:
             raise NotFoundError(f"task {row.id!r} has no result: {views.status_message(row)}")
+        if row.files_removed_at:
+            raise removal.no_result(row)
         chunks = await gateway.run(gateway.files.open_result, row.result_attempt)
         total = row.result_bytes
         while chunk := await gateway.run(next, chunks, b""):
@@ -136,9 +144,9 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
 
     async def GetAllTasks(self, request: pb.GetAllTasksRequest, context: Context) -> pb.GetAllTasksResponse:
         rows = await self._gateway.run_list(tasks.list_own, self._gateway, current_identity())
-        return pb.GetAllTasksResponse(
-            success=True, message=f"{len(rows)} tasks", tasks=[views.task_status(row) for row in rows]
-        )
+        retention = self._gateway.settings.retention
+        listed = [views.task_status(row, retention) for row in rows]
+        return pb.GetAllTasksResponse(success=True, message=f"{len(rows)} tasks", tasks=listed)
 
     async def StopTask(self, request: pb.StopTaskRequest, context: Context) -> pb.StopTaskResponse:
         row = await self._gateway.run(tasks.stop, self._gateway, current_identity(), request.task_id)
@@ -152,6 +160,10 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
                 message=f"task {row.id} has run; its result is given now, unchecked",
             )
         return pb.StopTaskResponse(success=True, message=f"task {row.id} is being stopped")
+
+    async def DeleteTask(self, request: pb.DeleteTaskRequest, context: Context) -> pb.StatusResponse:
+        await self._gateway.run(removal.delete, self._gateway, current_identity(), request.task_id)
+        return pb.StatusResponse(success=True, message=f"task {request.task_id} is deleted")
 
     async def ExplainTask(self, request: pb.ExplainTaskRequest, context: Context) -> pb.ExplainTaskResponse:
         return await self._gateway.run_list(self._explainer.explain, current_identity(), request)
@@ -216,7 +228,11 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
 def _uploaded(accepted: submit_task.Accepted) -> pb.UploadTaskResponse:
     word = "was accepted before; nothing was changed" if accepted.repeated else "is accepted"
     return pb.UploadTaskResponse(
-        success=True, message=f"task {accepted.task_id} {word}", repeated_upload=accepted.repeated
+        success=True,
+        message=f"task {accepted.task_id} {word}",
+        repeated_upload=accepted.repeated,
+        stored_bytes=accepted.stored_bytes,
+        stored_bytes_limit=accepted.stored_bytes_limit,
     )
 
 

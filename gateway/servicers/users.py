@@ -96,6 +96,7 @@ class UserServicer(rpc.UserServiceServicer):
     async def GetBalance(self, request: pb.GetBalanceRequest, context: Context) -> pb.GetBalanceResponse:
         found = await self._gateway.run(accounts.balance, self._gateway, current_identity(), request.username)
         held = f", and tasks hold {found.held_cpt} more" if found.held_cpt else ""
+        settings = self._gateway.settings
         return pb.GetBalanceResponse(
             success=True,
             message=f"{found.spendable_cpt} CPT{held}",
@@ -104,6 +105,9 @@ class UserServicer(rpc.UserServiceServicer):
             credit_score=found.credit_score,
             stored_bytes=found.stored_bytes,
             stored_bytes_limit=found.stored_bytes_limit,
+            result_days=settings.result_days,
+            log_days=settings.log_days,
+            task_days=settings.task_days,
         )
 
     async def GetStatement(

@@ -15,7 +15,7 @@ from gateway import messages as views
 from gateway.auth.tokens import CallerIdentity
 from gateway.caches.timed_cache import TimedCache
 from gateway.context import Gateway
-from gateway.usecases import submit_task, tasks
+from gateway.usecases import storage_quota, submit_task, tasks
 from nodepool.domain.errors import InvalidInputError, UnavailableError
 from nodepool.domain.explain.explanation import PlacementExplanation, explain
 from nodepool.domain.explain.pool_view import PoolView
@@ -159,6 +159,7 @@ class Explainer:
         columns = submit_task.requested_task(self._gateway, task)
         score = self._gateway.database.read(lambda c: credit_score(c, identity.user_id))
         submit_task.check_access(columns, score)
+        stored = storage_quota.check_announced(self._gateway, identity, score, columns, task)
         now = self._gateway.clock()
         # As its row would be; no task has an empty id.
         row = _as_queued(columns, identity.user_id, task_tier(score), now)
@@ -168,6 +169,9 @@ class Explainer:
         wanted = self._request_of(row, frozenset(), not_owners)
         patience = self._gateway.settings.region_patience_seconds
         answer = self._of_waiting(wanted, self._queued(row, wanted), patience)
+        answer.stored_bytes = stored
+        answer.stored_bytes_limit = storage_quota.bound(self._gateway, score)
+        answer.result_days = self._gateway.settings.result_days
         return _priced(answer, wanted.needs, max_minutes, replicas)
 
     def _of_waiting(

@@ -37,6 +37,7 @@ from nodepool.metrics import catalogue
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql import (
     nodes as node_store,
+    removal as removal_store,
     replicas as replica_store,
     storage_accounting,
     tasks as task_store,
@@ -64,6 +65,8 @@ _SMALL_BYTES = 32 << 10
 class Accepted:
     task_id: str
     repeated: bool
+    stored_bytes: int = 0  # what its owner kept before
+    stored_bytes_limit: int = 0
 
 
 def check_size(gateway: Gateway, size: int) -> None:
@@ -151,6 +154,7 @@ class _Prepared:
     owner: CallerIdentity
     columns: NewTask
     score: int
+    stored: int  # bytes that the owner keeps already
 
 
 def _begin(
@@ -175,7 +179,7 @@ def _prepare(
 ) -> Accepted | _Prepared:
     now, sha256 = gateway.clock(), package.sha256
     priced = _row_of(owner, columns, package.size, sha256)
-    existing, score = _check_cheap(gateway, owner, priced)
+    existing, score, stored = _check_cheap(gateway, owner, priced)
     if existing is not None:
         return _repeated(existing, priced, owner)
     if why := gateway.refused.why(sha256):
@@ -190,7 +194,7 @@ def _prepare(
         "hinted_at": now,
         "queued_at": now,
     }
-    return _Prepared(owner, row, score)
+    return _Prepared(owner, row, score, stored)
 
 
 def _row_of(owner: CallerIdentity, columns: RequestedTask, size: int, sha256: str) -> PricedTask:
@@ -205,8 +209,8 @@ def _row_of(owner: CallerIdentity, columns: RequestedTask, size: int, sha256: st
 
 def _check_cheap(
     gateway: Gateway, owner: CallerIdentity, columns: PricedTask
-) -> tuple[OwnedTask | None, int]:
-    """The task that has this id already, of which nothing is checked, and the owner's credit score."""
+) -> tuple[OwnedTask | None, int, int]:
+    """The task that has this id already, of which nothing is checked; its owner's credit and storage."""
     fee_percent = gateway.settings.platform_fee_percent
     existing, score, stored = gateway.database.read(
         lambda connection: _before(connection, owner, columns, fee_percent)
@@ -215,7 +219,7 @@ def _check_cheap(
         check_access(columns, score)
         _check_room(gateway, owner, score)
         storage_quota.check_room(gateway, owner, score, stored, columns)
-    return existing, score
+    return existing, score, stored
 
 
 async def _look_into(
@@ -257,7 +261,7 @@ def _keep(gateway: Gateway, prepared: _Prepared, package: IncomingPackage) -> Ac
     for task_id in _to_place(row):
         gateway.publisher.place_soon(task_id, row["tier"], row["region"])
     catalogue.tasks_accepted.labels(row["tier"]).inc()
-    return Accepted(row["id"], repeated=False)
+    return Accepted(row["id"], repeated=False, stored_bytes=prepared.stored, stored_bytes_limit=bound)
 
 
 def _price(columns: RequestedTask) -> int:
@@ -273,6 +277,8 @@ def _before(
     score = credit_score(connection, owner.user_id)
     existing = task_store.find_or_none(connection, columns["id"])
     if existing is None:
+        if removal_store.had_hold(connection, columns["id"]):
+            raise _taken(columns["id"])
         # The hold itself is what counts; this keeps the package of a task that cannot be from being stored.
         ledger_store.check_covered(connection, owner.user_id, ledger_store.terms_of(columns, fee_percent))
     return existing, score, storage_accounting.stored_bytes(connection, owner.user_id)
@@ -323,8 +329,10 @@ def _check_room(gateway: Gateway, owner: CallerIdentity, score: int) -> None:
 
 def _repeated(existing: OwnedTask, row: PricedTask, owner: CallerIdentity) -> Accepted:
     told: Mapping[str, object] = row
-    same = existing.owner_id == owner.user_id and all(
-        getattr(existing, name) == told[name] for name in SAME_ON_REPEAT
+    same = (
+        existing.owner_id == owner.user_id
+        and not existing.deleted_at
+        and all(getattr(existing, name) == told[name] for name in SAME_ON_REPEAT)
     )
     if not same:
         raise _taken(row["id"])
@@ -332,4 +340,4 @@ def _repeated(existing: OwnedTask, row: PricedTask, owner: CallerIdentity) -> Ac
 
 
 def _taken(task_id: str) -> AlreadyExistsError:
-    return AlreadyExistsError(f"there is another task {task_id!r} already; choose a new task_id")
+    return AlreadyExistsError(f"there is or was another task {task_id!r}; choose a new task_id")

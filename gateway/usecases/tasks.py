@@ -9,7 +9,7 @@ from gateway.auth.callers import whose_work
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
 from gateway.messages import is_final, is_held_back
-from gateway.usecases import storage_quota
+from gateway.usecases import removal, storage_quota
 from nodepool.domain import ids
 from nodepool.domain.ends.effects import FollowUp
 from nodepool.domain.errors import CorruptFileError, NodePoolError, NotFoundError, UnavailableError
@@ -41,9 +41,13 @@ _SMALL_RESULT_BYTES = 256 << 10
 
 def find_own(gateway: Gateway, identity: CallerIdentity | None, task_id: str) -> OwnedTask:
     """The task, when it is the caller's; without an identity (anonymous reads are on) any task."""
-    row = gateway.database.read(lambda connection: task_store.find(connection, task_id))
+    row = gateway.database.read(lambda connection: task_store.find_or_none(connection, task_id))
+    if row is None:
+        raise removal.not_there(gateway, identity, task_id)
     if row.kind != TaskKind.USER or (identity is not None and row.owner_id != identity.user_id):
         raise no_task(task_id)
+    if row.deleted_at:
+        raise removal.not_there(gateway, identity, task_id)
     return row
 
 
@@ -107,6 +111,8 @@ def window_of(gateway: Gateway, row: OwnedTask, offset: int = 0) -> tuple[Output
     attempt = attempt_of(gateway, row)
     if not attempt:
         return OutputWindow(0, b""), ""
+    if row.files_removed_at:
+        return removal.kept_output(gateway, row), ""
     window = OutputWindow(0, b"")
     try:
         window = gateway.outputs.window(attempt)

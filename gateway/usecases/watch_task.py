@@ -48,7 +48,7 @@ async def watch(
         while True:
             changed.clear()
             row, number, window, kept = await gateway.run(_look, gateway, identity, request.task_id, position)
-            detail = views.task_detail(row)
+            detail = views.task_detail(row, gateway.settings.retention)
             final = views.is_final(row)
             if not final and detail != told:
                 yield pb.WatchTaskResponse(state=detail)

@@ -11,6 +11,7 @@ from hivemind.admin import Operator
 from hivemind.cli import plugins
 from hivemind.cli.app import App, json_option, pass_app
 from hivemind.cli.connect import connect
+from hivemind.cli.disk import disk
 from hivemind.cli.render.money import acts_table, users_table
 from hivemind.cli.render.plain_text import one_line
 from hivemind.cli.render.tasks import jsonable, show
@@ -119,6 +120,9 @@ def audit(app: App, *, limit: int, before: int) -> None:
         show(acts_table(found))
     else:
         app.notice("no operator has done anything yet")
+
+
+admin.add_command(disk)
 
 
 def _act(app: App, act: Callable[[Operator], str]) -> None:

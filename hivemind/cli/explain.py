@@ -33,9 +33,12 @@ def explain(app: App, task_id: str) -> None:
 def dry_run(app: App, path: Path, needs: TaskNeeds) -> None:
     """Pack PATH, ask the pool where it would run and what it would cost, and send nothing else."""
     package = open_package(path)
-    package.close()
+    try:
+        sha256 = package.sha256()
+    finally:
+        package.close()
     with connect(app) as pool:
-        told = pool.quote(needs)
+        told = pool.quote(needs, package_bytes=package.size_bytes, package_sha256=sha256)
     for warning in package.warnings:
         app.notice(f"warning: {warning}")
     if app.json:

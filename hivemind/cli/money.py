@@ -9,7 +9,7 @@ from hivemind.cli.app import App, json_option, pass_app
 from hivemind.cli.connect import connect
 from hivemind.cli.render.money import credit_text, statement_table
 from hivemind.cli.render.plain_text import one_line
-from hivemind.cli.render.tasks import bytes_text, count_text, jsonable, show
+from hivemind.cli.render.tasks import bytes_text, count_text, days_text, jsonable, show
 from hivemind.errors import UnreachableError
 
 
@@ -28,7 +28,8 @@ def balance(app: App) -> None:
         app.say(f"{found.balance:,} CPT{held}")
         if found.stored_bytes_limit:
             most = bytes_text(found.stored_bytes_limit)
-            app.say(f"{bytes_text(found.stored_bytes)} of {most} kept in the pool")
+            stay = f"; results stay {days_text(found.result_days)}" if found.result_days else ""
+            app.say(f"{bytes_text(found.stored_bytes)} of {most} kept in the pool{stay}")
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""`hivemind ls`, `status`, `logs`, `stop`, `result`."""
+"""`hivemind ls`, `status`, `logs`, `stop`, `rm`, `result`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hivemind.cli.render.plain_text import one_line
 from hivemind.cli.render.tasks import bytes_text, count_text, jsonable, show, task_details, tasks_table
 from hivemind.cli.render.terminal import OutputFilter
 from hivemind.cli.submit import fetch, result_json
-from hivemind.errors import ExitCode, RefusedError
+from hivemind.errors import ConflictError, ExitCode, MissingError, RefusedError
 from hivemind.zip_unpack import MAX_UNPACKED_BYTES
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.ids import check_task_id
@@ -89,6 +89,29 @@ def stop(app: App, task_id: str) -> None:
         app.answer({"task_id": task_id, "message": message})
     else:
         app.notice(one_line(message) or f"{task_id} is being stopped")
+
+
+@click.command()
+@click.argument("task_ids", metavar="TASK...", nargs=-1, required=True)
+@json_option
+@pass_app
+def rm(app: App, task_ids: tuple[str, ...]) -> int:
+    """Delete tasks that have ended, with their packages, results and output; what they cost stays in your
+    ledger. Those that cannot be deleted are named, and the others go."""
+    code = ExitCode.OK
+    answers = []
+    with connect(app) as pool:
+        for task_id in dict.fromkeys(task_ids):
+            try:
+                message, deleted = pool.delete(task_id), True
+            except (MissingError, ConflictError) as error:
+                message, deleted, code = str(error), False, error.exit_code
+            answers.append({"task_id": task_id, "deleted": deleted, "message": message})
+            if not app.json:
+                app.notice(one_line(message))
+    if app.json:
+        app.answer(answers)
+    return code
 
 
 @click.command()

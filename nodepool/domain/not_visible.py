@@ -16,6 +16,15 @@ def no_task(task_id: str) -> NotFoundError:
     return NotFoundError(f"there is no task {task_id[:_SHOWN]!r} of yours")
 
 
+def removed_task(task_id: str, kept: str) -> NotFoundError:
+    """For whoever it was. `kept`: how long tasks are kept here after their end."""
+    shown = task_id[:_SHOWN]
+    return NotFoundError(
+        f"task {shown!r} of yours is not kept any more: it was deleted, or it ended longer ago than tasks "
+        f"are kept here ({kept}); what was paid for it is in your ledger: hivemind ledger --task {shown}"
+    )
+
+
 def no_node(node_id: str) -> NotFoundError:
     """For whoever asks for a node of their own."""
     return NotFoundError(f"there is no node {node_id[:_SHOWN]!r} of yours")

@@ -970,6 +970,11 @@ class MasterNodeServiceStub(object):
                 request_serializer=proto_dot_nodepool__pb2.WatchTaskRequest.SerializeToString,
                 response_deserializer=proto_dot_nodepool__pb2.WatchTaskResponse.FromString,
                 _registered_method=True)
+        self.DeleteTask = channel.unary_unary(
+                '/nodepool.MasterNodeService/DeleteTask',
+                request_serializer=proto_dot_nodepool__pb2.DeleteTaskRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.StatusResponse.FromString,
+                _registered_method=True)
         self.ExplainTask = channel.unary_unary(
                 '/nodepool.MasterNodeService/ExplainTask',
                 request_serializer=proto_dot_nodepool__pb2.ExplainTaskRequest.SerializeToString,
@@ -1071,6 +1076,14 @@ class MasterNodeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteTask(self, request, context):
+        """An ended task with its package, result and output. Its owner cannot find it afterwards; what was paid for
+        it stays in the ledger. FAILED_PRECONDITION while it has not ended, or its result is checked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExplainTask(self, request, context):
         """Why a task waits, what would place it, and what it costs; also of a task that is not submitted yet.
         """
@@ -1150,6 +1163,11 @@ def add_MasterNodeServiceServicer_to_server(servicer, server):
                     servicer.WatchTask,
                     request_deserializer=proto_dot_nodepool__pb2.WatchTaskRequest.FromString,
                     response_serializer=proto_dot_nodepool__pb2.WatchTaskResponse.SerializeToString,
+            ),
+            'DeleteTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteTask,
+                    request_deserializer=proto_dot_nodepool__pb2.DeleteTaskRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.StatusResponse.SerializeToString,
             ),
             'ExplainTask': grpc.unary_unary_rpc_method_handler(
                     servicer.ExplainTask,
@@ -1549,6 +1567,33 @@ class MasterNodeService(object):
             _registered_method=True)
 
     @staticmethod
+    def DeleteTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.MasterNodeService/DeleteTask',
+            proto_dot_nodepool__pb2.DeleteTaskRequest.SerializeToString,
+            proto_dot_nodepool__pb2.StatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ExplainTask(request,
             target,
             options=(),
@@ -1831,6 +1876,11 @@ class AdminServiceStub(object):
                 request_serializer=proto_dot_nodepool__pb2.ListAdminActsRequest.SerializeToString,
                 response_deserializer=proto_dot_nodepool__pb2.ListAdminActsResponse.FromString,
                 _registered_method=True)
+        self.GetDiskUse = channel.unary_unary(
+                '/nodepool.AdminService/GetDiskUse',
+                request_serializer=proto_dot_nodepool__pb2.GetDiskUseRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.GetDiskUseResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -1878,6 +1928,13 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDiskUse(self, request, context):
+        """What is kept for whom, and what would go now. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -1910,6 +1967,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListAdminActs,
                     request_deserializer=proto_dot_nodepool__pb2.ListAdminActsRequest.FromString,
                     response_serializer=proto_dot_nodepool__pb2.ListAdminActsResponse.SerializeToString,
+            ),
+            'GetDiskUse': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDiskUse,
+                    request_deserializer=proto_dot_nodepool__pb2.GetDiskUseRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.GetDiskUseResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -2077,6 +2139,33 @@ class AdminService(object):
             '/nodepool.AdminService/ListAdminActs',
             proto_dot_nodepool__pb2.ListAdminActsRequest.SerializeToString,
             proto_dot_nodepool__pb2.ListAdminActsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDiskUse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.AdminService/GetDiskUse',
+            proto_dot_nodepool__pb2.GetDiskUseRequest.SerializeToString,
+            proto_dot_nodepool__pb2.GetDiskUseResponse.FromString,
             options,
             channel_credentials,
             insecure,

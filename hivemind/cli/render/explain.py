@@ -13,7 +13,7 @@ from rich.text import Text
 
 from hivemind.cli.render.columns import PlainTable
 from hivemind.cli.render.plain_text import one_line
-from hivemind.cli.render.tasks import count_text
+from hivemind.cli.render.tasks import bytes_text, count_text, days_text
 from hivemind.explanation import Explanation, Suggestion
 from hivemind.models import TaskNeeds
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
@@ -139,6 +139,10 @@ def _facts(told: Explanation) -> Iterator[tuple[str, str]]:
         most = f", at most {told.max_price_cpt:,} CPT" if told.max_price_cpt else ""
         span = f" for {count_text(told.max_minutes, 'minute')}" if told.max_minutes else ""
         yield "price", f"{told.price_per_minute_cpt:,} CPT for each started minute{most}{span}"
+    if told.stored_bytes_limit:
+        stay = f"; results stay {days_text(told.result_days)}" if told.result_days else ""
+        kept = f"{bytes_text(told.stored_bytes)} of {bytes_text(told.stored_bytes_limit)}"
+        yield "kept in the pool", f"{kept}{stay}"
 
 
 def _quoted(value: str) -> str:

@@ -66,6 +66,10 @@ def count_text(count: int, noun: str) -> str:
     return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
+def days_text(days: float) -> str:
+    return f"{days:g} day" + ("" if days == 1 else "s")
+
+
 def duration_text(seconds: float | None) -> str:
     if seconds is None:
         return ""
@@ -134,7 +138,13 @@ def _result_text(task: TaskInfo, now: float) -> str:
         return (
             f"is being checked; given in {duration_text(max(0.0, task.held_back_until - now))} at the latest"
         )
-    return bytes_text(task.result_bytes) if task.has_result else ""
+    if task.result_removed_at is not None:
+        return f"removed {duration_text(max(0.0, now - task.result_removed_at))} ago"
+    if not task.has_result:
+        return ""
+    left = task.result_until - now if task.result_until is not None else None
+    stays = "" if left is None else f", removed in {duration_text(max(0.0, left))}"
+    return f"{bytes_text(task.result_bytes)}{stays}"
 
 
 def _verification_text(task: TaskInfo) -> str:

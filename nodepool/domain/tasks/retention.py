@@ -47,16 +47,8 @@ class Retention:
         return finished_at + self._result if self._result < float("inf") else 0.0
 
     @property
-    def result_told(self) -> str:
-        """As people are told, after `removed`."""
-        return _told(self._result)
-
-    @property
-    def output_told(self) -> str:
-        return _told(self._log)
-
-    @property
     def task_told(self) -> str:
+        """How long tasks are kept, as people are told."""
         return _told(_days(self.task_days))
 
 
@@ -68,8 +60,10 @@ def _before(now: float, seconds: float) -> float | None:
     return now - seconds if seconds < float("inf") else None
 
 
+def days_told(seconds: float) -> str:
+    days = f"{max(0.0, seconds) / DAY_SECONDS:.3g}"
+    return f"{days} day" if days == "1" else f"{days} days"
+
+
 def _told(seconds: float) -> str:
-    if seconds == float("inf"):
-        return "for ever"
-    days = seconds / DAY_SECONDS
-    return f"{days:.3g} day{'' if days == 1 else 's'}"
+    return "for ever" if seconds == float("inf") else days_told(seconds)

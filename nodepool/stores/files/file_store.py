@@ -61,6 +61,7 @@ class FileStore:
         self._results = root / "results"
         self._logs = root / "logs"
         self._incoming = root / "incoming"
+        self._owner = root / "pool.id"
         self._lock = threading.Lock()
         self._durable_folders: set[Path] = set()
         self._known: OrderedDict[str, None] = OrderedDict()
@@ -182,6 +183,17 @@ class FileStore:
         root = {"packages": self._packages, "results": self._results, "logs": self._logs}[kind]
         with disk_errors():
             return [_named(kind, name) for name in names_in(root / f"{number:02x}", older_than)]
+
+    def belongs_to(self, pool: str) -> bool:
+        """Whether this is the store of the pool of this name; the first one that asks has it."""
+        with disk_errors():
+            try:
+                return self._owner.read_text() == pool
+            except FileNotFoundError:
+                file = NewFile(self._incoming)
+                file.write(pool.encode())
+                self._keep(file, self._owner)
+                return True
 
     def sweep_temporary(self, older_than_seconds: float, now: float) -> int:
         """Removes what writers that died left; `now` is Unix time. How many files that were."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, func, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, Select, delete, func, literal, or_, select, text, update
 
 from nodepool.domain.errors import StateConflictError
 from nodepool.domain.money.ledger import HoldState
@@ -55,18 +55,21 @@ class ExpiredFiles:
     task_id: str
     result_attempt: str
     result_bytes: int
+    finished_at: float
     is_users: bool
 
 
 def with_files(connection: Connection, before: float, limit: int) -> list[ExpiredFiles]:
     """Tasks that ended before that and keep files nobody needs, the oldest first."""
+    columns = tasks.c.id, tasks.c.result_attempt, tasks.c.result_bytes, tasks.c.finished_at
     query = (
-        select(tasks.c.id, tasks.c.result_attempt, tasks.c.result_bytes, tasks.c.kind == TaskKind.USER)
+        select(*columns, tasks.c.kind == TaskKind.USER)
         .where(_WITH_FILES, tasks.c.finished_at < before, _AT_REST)
         .order_by(tasks.c.finished_at)
         .limit(limit)
     )
-    return [ExpiredFiles(*row) for row in connection.execute(query)]
+    rows = connection.execute(query).all()
+    return [ExpiredFiles(row[0], row[1], row[2], row[3], is_users=bool(row[4])) for row in rows]
 
 
 def remove_files(connection: Connection, log_bytes: Mapping[str, int], now: float) -> list[str]:
@@ -165,17 +168,36 @@ def remove_rows(connection: Connection, task_ids: Sequence[str], now: float) -> 
     return len(mine)
 
 
-def was_removed(connection: Connection, task_id: str, account_id: str) -> float | None:
-    """When the pool removed a task of this account; None where it did not."""
-    query = select(holds.c.task_removed_at).where(
-        holds.c.task_id == task_id, holds.c.account_id == account_id
-    )
-    return connection.execute(query).scalar()
+def had_hold(connection: Connection, task_id: str, account_id: str = "") -> bool:
+    """Whether there was ever a task of this id that held something: of anybody, or of this account."""
+    query = select(holds.c.task_id).where(holds.c.task_id == task_id)
+    if account_id:
+        query = query.where(holds.c.account_id == account_id)
+    return connection.execute(query).first() is not None
 
 
-def had_hold(connection: Connection, task_id: str) -> bool:
-    """Whether there was ever a task of this id that held something."""
-    return connection.execute(select(holds.c.task_id).where(holds.c.task_id == task_id)).first() is not None
+def attempts_of(connection: Connection, task_id: str) -> list[str]:
+    """Of the task and of its runs."""
+    family = select(tasks.c.id).where(or_(tasks.c.id == task_id, tasks.c.parent_id == task_id))
+    return list(connection.execute(select(attempts.c.id).where(attempts.c.task_id.in_(family))).scalars())
+
+
+# -- counted -------------------------------------------------------------------------------------------
+def count_with_files(before: float) -> Select[*tuple[Any, ...]]:
+    """How many results, and their bytes."""
+    query: Select[*tuple[Any, ...]] = select(func.count(), func.sum(tasks.c.result_bytes))
+    return query.where(_WITH_FILES, tasks.c.finished_at < before, tasks.c.result_attempt != "", _AT_REST)
+
+
+def count_with_logs(before: float) -> Select[*tuple[Any, ...]]:
+    query: Select[*tuple[Any, ...]] = select(func.count(), func.sum(tasks.c.log_bytes))
+    return query.where(_WITH_LOG, tasks.c.finished_at < before)
+
+
+def count_old(before: float) -> Select[*tuple[Any, ...]]:
+    ended = tasks.c.finished_at.is_not(None), tasks.c.parent_id == "", tasks.c.finished_at < before
+    query: Select[*tuple[Any, ...]] = select(func.count(), literal(0))
+    return query.where(*ended, _AT_REST)
 
 
 def remove_credit_changes(connection: Connection, before: float, limit: int) -> int:

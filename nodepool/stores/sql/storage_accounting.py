@@ -62,8 +62,8 @@ def check_fits(connection: Connection, task: Mapping[str, Any], stored: int, bou
     ):
         raise StorageBoundError(
             f"your tasks keep {_mib(stored)} of the {_mib(bound)} that your account may keep here, and the "
-            f"package would add {_mib(size)}: send smaller packages, or the same one for several tasks, or "
-            "ask the pool's operator for more"
+            f"package would add {_mib(size)}: delete tasks that have ended (hivemind rm TASK), send smaller "
+            "packages, or the same one for several tasks, or ask the pool's operator for more"
         )
 
 

@@ -59,6 +59,9 @@ class StoredTask(FromRow):
     started_at: float | None
     finished_at: float | None
     held_back_until: float  # 0: its result is not kept from its owner
+    files_removed_at: float  # 0: its package and result are there
+    log_bytes: int  # of its output, kept apart since its result is removed
+    deleted_at: float  # by its owner; 0: not
 
 
 @dataclass(frozen=True, slots=True)

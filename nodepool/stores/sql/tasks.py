@@ -93,7 +93,8 @@ def find_or_none(connection: Connection, task_id: str) -> OwnedTask | None:
 
 
 def of_owner(connection: Connection, owner_id: int, limit: int) -> Sequence[OwnedTask]:
-    query = _WITH_OWNER.where(tasks.c.owner_id == owner_id, tasks.c.kind == TaskKind.USER)
+    mine = tasks.c.owner_id == owner_id, tasks.c.kind == TaskKind.USER, tasks.c.deleted_at == 0
+    query = _WITH_OWNER.where(*mine)
     rows = connection.execute(query.order_by(tasks.c.created_at.desc(), tasks.c.id).limit(limit))
     return OwnedTask.from_rows(rows)
 

@@ -109,6 +109,12 @@ def entry_exists(connection: Connection, entry_id: str) -> bool:
     return connection.execute(query).first() is not None
 
 
+def first_hash(connection: Connection) -> str:
+    """Of the ledger's first entry, which no two pools share; empty before there is one."""
+    query = select(ledger_entries.c.hash).where(ledger_entries.c.seq == 1)
+    return str(connection.execute(query).scalar() or "")
+
+
 def _entry(connection: Connection, entry_id: str) -> Row[Any]:
     """Raises NotFoundError."""
     row = connection.execute(select(ledger_entries).where(ledger_entries.c.id == entry_id)).one_or_none()
