@@ -1,6 +1,6 @@
 """Tasks that go: deleted by their owners, or removed by the pool after a while.
 
-Who removes what when is the dispatcher's (dispatcher/sweep/removal.py); here is what their owners are told.
+When what is removed is the dispatcher's (dispatcher/sweep/expired_tasks.py); here is what owners are told.
 """
 
 from __future__ import annotations

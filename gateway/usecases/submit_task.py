@@ -278,7 +278,9 @@ def _before(
     existing = task_store.find_or_none(connection, columns["id"])
     if existing is None:
         if removal_store.had_hold(connection, columns["id"]):
-            raise _taken(columns["id"])
+            raise AlreadyExistsError(
+                f"there was a task {columns['id']!r} before, which is removed; choose a new task_id"
+            )
         # The hold itself is what counts; this keeps the package of a task that cannot be from being stored.
         ledger_store.check_covered(connection, owner.user_id, ledger_store.terms_of(columns, fee_percent))
     return existing, score, storage_accounting.stored_bytes(connection, owner.user_id)
@@ -340,4 +342,4 @@ def _repeated(existing: OwnedTask, row: PricedTask, owner: CallerIdentity) -> Ac
 
 
 def _taken(task_id: str) -> AlreadyExistsError:
-    return AlreadyExistsError(f"there is or was another task {task_id!r}; choose a new task_id")
+    return AlreadyExistsError(f"there is another task {task_id!r} already; choose a new task_id")

@@ -16,13 +16,16 @@ from sqlalchemy import ColumnElement, Connection, Select, delete, func, literal,
 from nodepool.domain.errors import StateConflictError
 from nodepool.domain.money.ledger import HoldState
 from nodepool.domain.not_visible import no_task
-from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskKind, Verification
+from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskKind, TaskState, Verification
 from nodepool.stores.sql.tables import attempts, credit_changes, holds, probes, provisional_results, tasks
 
 _FINAL = [state.value for state in FINAL_TASK_STATES]
+_LIVE = [state.value for state in TaskState if state not in FINAL_TASK_STATES]
 # As the indexes have them, word for word: a database takes a partial index only where it sees that it fits.
-_WITH_FILES = text("tasks.finished_at IS NOT NULL AND tasks.parent_id = '' AND tasks.files_removed_at = 0")
-_WITHOUT_FILES = text("tasks.finished_at IS NOT NULL AND tasks.parent_id = '' AND tasks.files_removed_at > 0")
+# Runs of tasks go with those; that they have a parent would lead SQLite to the index of all parents.
+_ENDED = "tasks.finished_at IS NOT NULL AND tasks.kind <> 'replica' AND tasks.kind <> 'audit'"
+_WITH_FILES = text(f"{_ENDED} AND tasks.files_removed_at = 0")
+_WITHOUT_FILES = text(f"{_ENDED} AND tasks.files_removed_at > 0")
 _WITH_LOG = text("tasks.log_bytes > 0")
 _DELETED = text("tasks.deleted_at > 0")
 _runs = tasks.alias("runs")
@@ -39,7 +42,7 @@ _PROBE_IS_OPEN = _has(probes.c.task_id, probes.c.verdict == "")
 _HOLDS = _has(holds.c.task_id, holds.c.state == HoldState.HELD)
 # Nobody will ask for its package or result any more but its owner.
 _AT_REST = (
-    tasks.c.state.in_(_FINAL)
+    tasks.c.state.not_in(_LIVE)
     & (tasks.c.verification != Verification.PENDING)
     & (tasks.c.held_back_until == 0)
     & ~_IS_CHECKED
@@ -195,7 +198,7 @@ def count_with_logs(before: float) -> Select[*tuple[Any, ...]]:
 
 
 def count_old(before: float) -> Select[*tuple[Any, ...]]:
-    ended = tasks.c.finished_at.is_not(None), tasks.c.parent_id == "", tasks.c.finished_at < before
+    ended = text(_ENDED), tasks.c.finished_at < before
     query: Select[*tuple[Any, ...]] = select(func.count(), literal(0))
     return query.where(*ended, _AT_REST)
 

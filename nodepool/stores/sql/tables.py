@@ -190,7 +190,7 @@ Index(
     postgresql_where=tasks.c.storage_due & tasks.c.finished_at.is_not(None),
 )
 # What goes after a while, oldest first (stores/sql/removal.py).
-_ENDED = "finished_at IS NOT NULL AND parent_id = ''"
+_ENDED = "finished_at IS NOT NULL AND kind <> 'replica' AND kind <> 'audit'"
 for _name, _column, _where in (
     ("ix_tasks_with_files", tasks.c.finished_at, f"{_ENDED} AND files_removed_at = 0"),
     ("ix_tasks_without_files", tasks.c.finished_at, f"{_ENDED} AND files_removed_at > 0"),

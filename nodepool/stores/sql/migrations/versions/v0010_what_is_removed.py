@@ -17,7 +17,7 @@ _HOLDS = (
     "task_id, account_id, amount, price_per_minute, max_minutes, fee_percent, state, posted, created_at, "
     "ended_at"
 )
-_ENDED = "finished_at IS NOT NULL AND parent_id = ''"
+_ENDED = "finished_at IS NOT NULL AND kind <> 'replica' AND kind <> 'audit'"
 _INDEXES = (
     ("ix_tasks_with_files", "tasks", ["finished_at"], f"{_ENDED} AND files_removed_at = 0"),
     ("ix_tasks_without_files", "tasks", ["finished_at"], f"{_ENDED} AND files_removed_at > 0"),
@@ -49,15 +49,22 @@ def upgrade() -> None:
         op.add_column("holds", sa.Column("task_removed_at", sa.Float(), nullable=True))
 
 
+def refuses_downgrade(connection: sa.Connection) -> str:
+    """The version before knows no hold without its task."""
+    removed = "SELECT COUNT(*) FROM holds WHERE task_removed_at IS NOT NULL"
+    count = connection.execute(sa.text(removed)).scalar_one()
+    return f"{count} tasks were removed since, and their payments would go with them" if count else ""
+
+
 def downgrade() -> None:
-    """Holds of tasks that are gone stay, and the version before says so: it knows no such holds."""
+    # Their results are not there any more.
+    op.execute("UPDATE tasks SET result_attempt = '', result_bytes = 0 WHERE files_removed_at > 0")
     if op.get_bind().dialect.name == "sqlite":
         _make_holds_anew(refers=True)
     else:
         op.drop_column("holds", "task_removed_at")
         op.execute(
-            "ALTER TABLE holds ADD CONSTRAINT fk_holds_task_id FOREIGN KEY (task_id) REFERENCES tasks (id) "
-            "NOT VALID"
+            "ALTER TABLE holds ADD CONSTRAINT fk_holds_task_id FOREIGN KEY (task_id) REFERENCES tasks (id)"
         )
     for name, table, _, _ in _INDEXES:
         op.drop_index(name, table_name=table)
@@ -90,8 +97,7 @@ def _make_holds_anew(*, refers: bool) -> None:
         sa.ForeignKeyConstraint(["account_id"], ["ledger_accounts.id"], name=op.f("fk_holds_account_id")),
         sa.PrimaryKeyConstraint("task_id", name=op.f("pk_holds")),
     )
-    there = " WHERE task_id IN (SELECT id FROM tasks)" if refers else ""
-    op.execute(f"INSERT INTO holds ({_HOLDS}) SELECT {_HOLDS} FROM old_holds{there}")  # noqa: S608
+    op.execute(f"INSERT INTO holds ({_HOLDS}) SELECT {_HOLDS} FROM old_holds")  # noqa: S608 - constants
     op.drop_table("old_holds")
     op.create_index(
         "ix_holds_held",
