@@ -17,7 +17,7 @@ from tests.support.family import Family, open_family
 from tests.support.migrations import alembic_to
 from tests.support.money import add_held_task
 
-_BEFORE = "0008"
+_BEFORE = "0009"
 
 
 @pytest.fixture
