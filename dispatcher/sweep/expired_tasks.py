@@ -58,30 +58,38 @@ class ExpiredTasks:
     def _keep_output(self, task: ExpiredFiles, now: float) -> int:
         """How many bytes of its output are kept apart, which is on the disk then."""
         until = self._retention.outputs_before(now)
-        if not (task.is_users and task.result_attempt and self._retention.keeps_output_longer):
+        if not (task.is_users and task.attempt_id and self._retention.keeps_output_longer):
             return 0
         if until is not None and task.finished_at < until:
             return 0
         try:
-            output = self._output(task)
-            if output:
-                self._files.put_log(task.result_attempt, output)
+            if output := self._output(task):
+                self._files.put_log(task.attempt_id, output)
         except StorageFullError:
             # Keeping it must not keep the disk full.
             log.warning("the output of %s goes with its result: the disk is full", task.task_id)
             return 0
-        return len(output)
+        return len(output) or self._log_size(task.attempt_id)
+
+    def _log_size(self, attempt_id: str) -> int:
+        """Output that no result has is kept apart already."""
+        try:
+            return len(self._files.log_bytes(attempt_id))
+        except (NotFoundError, CorruptFileError):
+            return 0
 
     def _output(self, task: ExpiredFiles) -> bytes:
         most = self._dispatcher.settings.max_output_bytes + _NOTICE_BYTES
+        if not task.has_result:
+            return b""
         try:
-            result = self._files.sealed_result(task.result_attempt)
+            result = self._files.sealed_result(task.attempt_id)
             # Made on strangers' machines: what is large is opened where that may cost much.
             if task.result_bytes <= _SMALL_RESULT_BYTES:
                 return jobs.output(result, most)
             return self._dispatcher.deferred_ends.output("expired results", result, most)
         except (NotFoundError, CorruptFileError, OutOfBoundsError) as error:
-            log.info("the result of %s has no output: %s", task.task_id, error)
+            log.info("there is no output in the result of %s: %s", task.task_id, error)
             return b""
 
     def remove_logs(self) -> int:

@@ -52,12 +52,12 @@ def no_result(row: OwnedTask) -> NotFoundError:
     return NotFoundError(f"task {row.id!r} has no result any more: {removed_text(row)}")
 
 
-def kept_output(gateway: Gateway, row: OwnedTask) -> OutputWindow:
+def kept_output(gateway: Gateway, row: OwnedTask, attempt_id: str) -> OutputWindow:
     """Of a task whose result was removed: what is kept apart of it, or nothing."""
     if not row.log_bytes:
         return OutputWindow(0, b"")
     try:
-        return OutputWindow(0, gateway.files.log_bytes(row.result_attempt))
+        return OutputWindow(0, gateway.files.log_bytes(attempt_id))
     except (NotFoundError, CorruptFileError) as error:
         log.info("the output of %s is not there: %s", row.id, error)
         return OutputWindow(0, b"")

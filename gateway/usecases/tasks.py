@@ -112,7 +112,7 @@ def window_of(gateway: Gateway, row: OwnedTask, offset: int = 0) -> tuple[Output
     if not attempt:
         return OutputWindow(0, b""), ""
     if row.files_removed_at:
-        return removal.kept_output(gateway, row), ""
+        return removal.kept_output(gateway, row, attempt), ""
     window = OutputWindow(0, b"")
     try:
         window = gateway.outputs.window(attempt)

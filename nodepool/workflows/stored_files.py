@@ -20,9 +20,9 @@ def settle(database: Database, files: FileStore, task_ids: Sequence[str]) -> int
     ended = database.write(lambda connection: storage_accounting.settle(connection, task_ids))
     for task in ended:
         if task.result:
-            files.delete_result(task.result)
-        if task.log:
-            files.delete_log(task.log)
+            files.delete_result(task.result, with_log=False)
+        for attempt_id in task.logs:
+            files.delete_log(attempt_id)
     released = sorted({task.released for task in ended} - {""})
     left = {sha256 for sha256 in released if not discard(database, files, sha256)}
     if done := [task.task_id for task in ended if task.released not in left]:

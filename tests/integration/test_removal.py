@@ -214,7 +214,7 @@ def test_a_removal_that_breaks_off_is_finished_later(pool: Pool, monkeypatch: py
     owner = pool.inner.someone()
     pool.ended(owner)
 
-    def broken(_store: FileStore, _attempt_id: str) -> None:
+    def broken(_store: FileStore, _attempt_id: str, **_: bool) -> None:
         raise UnavailableError("the disk is away")
 
     with monkeypatch.context() as patched:

@@ -53,10 +53,11 @@ _AT_REST = (
 
 @dataclass(frozen=True, slots=True)
 class ExpiredFiles:
-    """A task whose result and package go; `result_attempt` is empty where it has no result."""
+    """A task whose result and package go; `attempt_id` is the one whose output is the task's."""
 
     task_id: str
-    result_attempt: str
+    attempt_id: str
+    has_result: bool
     result_bytes: int
     finished_at: float
     is_users: bool
@@ -64,15 +65,28 @@ class ExpiredFiles:
 
 def with_files(connection: Connection, before: float, limit: int) -> list[ExpiredFiles]:
     """Tasks that ended before that and keep files nobody needs, the oldest first."""
-    columns = tasks.c.id, tasks.c.result_attempt, tasks.c.result_bytes, tasks.c.finished_at
+    columns = tasks.c.id, tasks.c.result_attempt, tasks.c.result_bytes, tasks.c.finished_at, tasks.c.kind
     query = (
-        select(*columns, tasks.c.kind == TaskKind.USER)
+        select(*columns, attempts.c.id.label("last"))
+        .outerjoin(
+            attempts, (attempts.c.task_id == tasks.c.id) & (attempts.c.number == tasks.c.attempt_number)
+        )
         .where(_WITH_FILES, tasks.c.finished_at < before, _AT_REST)
         .order_by(tasks.c.finished_at)
         .limit(limit)
     )
     rows = connection.execute(query).all()
-    return [ExpiredFiles(row[0], row[1], row[2], row[3], is_users=bool(row[4])) for row in rows]
+    return [
+        ExpiredFiles(
+            task_id=row.id,
+            attempt_id=row.result_attempt or row.last or "",
+            has_result=bool(row.result_attempt),
+            result_bytes=row.result_bytes,
+            finished_at=row.finished_at,
+            is_users=row.kind == TaskKind.USER,
+        )
+        for row in rows
+    ]
 
 
 def remove_files(connection: Connection, log_bytes: Mapping[str, int], now: float) -> list[str]:
@@ -241,9 +255,10 @@ def needed_logs(connection: Connection, attempt_ids: Sequence[str]) -> set[str]:
         .outerjoin(parents, parents.c.id == tasks.c.parent_id)
         .where(
             attempts.c.id.in_(attempt_ids),
+            # Of a run its task's columns say it.
             or_(
-                (tasks.c.result_attempt == attempts.c.id) & (tasks.c.log_bytes > 0),
-                (parents.c.result_attempt == attempts.c.id) & (parents.c.log_bytes > 0),
+                func.coalesce(parents.c.files_removed_at, tasks.c.files_removed_at) == 0,
+                func.coalesce(parents.c.log_bytes, tasks.c.log_bytes) > 0,
             ),
         )
     )

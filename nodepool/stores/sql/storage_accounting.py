@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from nodepool.domain.errors import StorageBoundError
@@ -30,13 +30,13 @@ _RAN = tasks.c.started_at.is_not(None) | (
 
 @dataclass(frozen=True, slots=True)
 class EndedTask:
-    """`released` is the package that it gives up; empty where it keeps it. `result` and `log`: attempts whose
-    files of that kind are gone for SQL; empty where there is none to remove."""
+    """`released` is the package that it gives up; empty where it keeps it. `result` and `logs`: attempts
+    whose files of that kind are gone for SQL; empty where there is none to remove."""
 
     task_id: str
     released: str
     result: str = ""
-    log: str = ""
+    logs: tuple[str, ...] = ()
 
 
 def stored_bytes(connection: Connection, user_id: int) -> int:
@@ -102,17 +102,23 @@ def due(connection: Connection, limit: int) -> list[str]:
 def settle(connection: Connection, task_ids: Sequence[str]) -> list[EndedTask]:
     """Count what these tasks keep now that they have ended. Those that were due, which stay so until they are
     `settled`; asked again it changes nothing."""
-    return [_ended(row) for row in _settle(connection, task_ids)]
+    return [_ended(connection, row) for row in _settle(connection, task_ids)]
 
 
-def _ended(row: Row[Any]) -> EndedTask:
+def _ended(connection: Connection, row: Row[Any]) -> EndedTask:
     gone = row.files_removed_at > 0
     return EndedTask(
         row.id,
         row.package_sha256 if _gives_up(row) else "",
         result=row.result_attempt if gone else "",
-        log=row.result_attempt if gone and not row.log_bytes else "",
+        logs=_attempts_of(connection, row.id) if gone and not row.log_bytes else (),
     )
+
+
+def _attempts_of(connection: Connection, task_id: str) -> tuple[str, ...]:
+    """Of the task and of its runs."""
+    family = select(tasks.c.id).where(or_(tasks.c.id == task_id, tasks.c.parent_id == task_id))
+    return tuple(connection.execute(select(attempts.c.id).where(attempts.c.task_id.in_(family))).scalars())
 
 
 def settled(connection: Connection, task_ids: Sequence[str]) -> None:
