@@ -18,6 +18,7 @@ from dispatcher.placing.node_events import NodeEventListener
 from dispatcher.placing.placement_loop import PlacementLoop
 from dispatcher.push.outcomes import PushOutcomes, open_files
 from dispatcher.push.pusher import Pusher
+from dispatcher.signs import DispatcherSigns
 from dispatcher.sweep.sweeper import Sweeper
 from nodepool import hardening, observability
 from nodepool.domain.errors import NodePoolError
@@ -26,6 +27,7 @@ from nodepool.metrics.catalogue import Part
 from nodepool.metrics.server import MetricsServer, registry_of
 from nodepool.settings import Settings
 from nodepool.stores.redis import certificates, fitness
+from nodepool.watchdog import Watchdog
 
 # The thread that takes hints waits for the interpreter after each of its many small commands to the broker,
 # by default up to 5 ms as long as another thread computes.
@@ -61,6 +63,8 @@ class _Worker:
     listener: NodeEventListener | None = None
     sweeper: Sweeper | None = None
     metrics: MetricsServer | None = None
+    watchdog: Watchdog | None = None
+    signs: DispatcherSigns | None = None
     # Made when the first node is to be called.
     pusher: Pusher | None = None
     making_pusher = threading.Lock()
@@ -76,6 +80,7 @@ def _harden(**_: Any) -> None:
     """The worker's process, as early as Celery lets us; importing this module changes no process."""
     hardening.harden()
     settings()  # some of them are secrets
+    _Worker.watchdog = Watchdog.of(os.environ)
     hardening.forget_secrets()
     os.umask(0o077)
 
@@ -111,6 +116,9 @@ def _start_placing(sender: Any = None, **_: Any) -> None:
     for part in (_Worker.listener, placement_loop, _Worker.sweeper):
         part.start()
     _serve_metrics(placement_loop, sender)
+    if _Worker.watchdog:
+        _Worker.signs = DispatcherSigns(_Worker.watchdog, _Worker.sweeper, placement_loop)
+        _Worker.signs.start()
 
 
 def _serve_metrics(placement_loop: PlacementLoop, consumer: Any) -> None:
@@ -128,6 +136,8 @@ def _serve_metrics(placement_loop: PlacementLoop, consumer: Any) -> None:
 def _close(**_: Any) -> None:
     if _Worker.metrics:
         _Worker.metrics.close()
+    if _Worker.signs:
+        _Worker.signs.stop()
     for part in (_Worker.sweeper, _Worker.placement_loop, _Worker.listener):
         if part:
             part.stop()

@@ -17,6 +17,7 @@ from nodepool.domain.errors import NodePoolError
 from nodepool.observability import set_up_logging
 from nodepool.settings import Settings
 from nodepool.stores.redis import certificates, fitness
+from nodepool.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
@@ -33,10 +34,11 @@ def main() -> int:
             print(f"gateway: {name + ': ' if name else ''}{problem['msg']}", file=sys.stderr)
         return 2
     hardening.forget_secrets()
+    watchdog = Watchdog.of(os.environ)
     set_up_logging(settings.log_level, as_json=settings.log_json)
     try:
         check_exposure(settings)
-        return _run(settings)
+        return _run(settings, watchdog)
     except CannotServeError as error:
         print(f"gateway: {error}", file=sys.stderr)
         return error.exit_code
@@ -46,14 +48,14 @@ def main() -> int:
         return 1
 
 
-def _run(settings: Settings) -> int:
+def _run(settings: Settings, watchdog: Watchdog) -> int:
     gateway = context.build(settings)
     try:
         certificates.check(gateway.redis, settings)
         broker_is_fit = fitness.check(gateway.redis, settings)
         bootstrap_admin.ensure(gateway)
         nodes.retire_of_admins(gateway)
-        asyncio.run(serve(gateway, broker_is_fit=broker_is_fit))
+        asyncio.run(serve(gateway, watchdog, broker_is_fit=broker_is_fit))
     finally:
         gateway.close()
     return 0

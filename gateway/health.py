@@ -120,9 +120,9 @@ class PoolHealth:
         self._database.write(lambda connection: pool_records.probe_write(connection, now))
 
     def _write_broker(self) -> None:
-        self._liveness.say_gateway_serves()
         seen = self._marks.seen()
         self._watch.saw(None if seen is None else seen.mark, self._monotonic())
+        self._liveness.probe_write()
 
 
 def in_words(problems: Mapping[str, str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import signal
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -29,6 +30,7 @@ from gateway.servicers.nodes import NodeManagerServicer
 from gateway.servicers.tasks import MasterNodeServicer
 from gateway.servicers.users import UserServicer
 from gateway.servicers.workers import WorkerNodeServicer
+from nodepool import watchdog as watchdogs
 from nodepool.domain.errors import NodePoolError
 from nodepool.keepalive import grpc_ping_options
 from nodepool.metrics.catalogue import Part
@@ -38,10 +40,13 @@ from nodepool.settings import Settings
 from nodepool.stores.redis import fitness
 from nodepool.stores.redis.liveness import Liveness
 from nodepool.stores.redis.memory_guard import MemoryGuard
+from nodepool.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
 GRACE_SECONDS = 3.0
+# No call that is served holds its thread for so long.
+STUCK_SECONDS = 300.0
 # Of grpc.health.v1: this gateway itself, whether or not a dispatcher works. For balancers, and for who starts
 # the parts one after the other.
 GATEWAY_ALONE = "gateway"
@@ -203,6 +208,24 @@ async def _tell_health(gateway: Gateway, healthy: health.aio.HealthServicer) -> 
         await asyncio.sleep(LOOK_SECONDS)
 
 
+async def _say_alive(gateway: Gateway, watchdog: Watchdog) -> None:
+    """As long as the event loop turns, and the threads for what is cheap come to an end."""
+    watchdog.ready()
+    served_at = time.monotonic()
+    probe: asyncio.Future[None] | None = None
+    while True:
+        if probe is None or probe.done():
+            served_at = time.monotonic()
+            probe = asyncio.ensure_future(gateway.run(_nothing))
+        if time.monotonic() - served_at < STUCK_SECONDS:
+            watchdog.alive()
+        await asyncio.sleep(watchdogs.PERIOD_SECONDS)
+
+
+def _nothing() -> None:
+    """Shows that a thread is to be had."""
+
+
 def _state(works: bool) -> int:  # noqa: FBT001 - it has one meaning
     states = health_pb2.HealthCheckResponse
     return int(states.SERVING if works else states.NOT_SERVING)
@@ -255,7 +278,7 @@ async def _bound_connections(gateway: Gateway, calls: OpenCalls, port: int) -> N
             log.warning("addresses had too many connections", action="gateway.connections_ended", ended=ended)
 
 
-async def serve(gateway: Gateway, *, broker_is_fit: bool = False) -> None:
+async def serve(gateway: Gateway, watchdog: Watchdog, *, broker_is_fit: bool = False) -> None:
     """Serves until SIGTERM or SIGINT. CannotServeError where it cannot begin.
 
     `broker_is_fit`: it has been looked at.
@@ -279,6 +302,7 @@ async def serve(gateway: Gateway, *, broker_is_fit: bool = False) -> None:
     metrics.start()
     besides = [
         asyncio.create_task(_tell_health(gateway, healthy)),
+        asyncio.create_task(_say_alive(gateway, watchdog)),
         asyncio.create_task(_be_present(gateway)),
         asyncio.create_task(_bound_connections(gateway, calls, port)),
         asyncio.create_task(_sweep_files(gateway)),
@@ -295,6 +319,7 @@ async def serve(gateway: Gateway, *, broker_is_fit: bool = False) -> None:
     try:
         await stopping.wait()
         log.info("gateway is stopping", action="gateway.stopping")
+        watchdog.stopping()
         await healthy.enter_graceful_shutdown()
     finally:
         metrics.close()

@@ -35,6 +35,8 @@ GATEWAY_STOP_SECONDS = 15.0
 DISPATCHER_STOP_SECONDS = 15.0
 FLOWER_STOP_SECONDS = 5.0
 AGENT_STOP_SECONDS = 45.0
+# Gateway and dispatcher say every second that they work.
+SILENT_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +137,7 @@ def gateway_part(environment: Mapping[str, str]) -> PoolPart:
         env=environment,
         stage=GATEWAY_STAGE,
         stop_seconds=GATEWAY_STOP_SECONDS,
+        silent_seconds=SILENT_SECONDS,
     )
 
 
@@ -151,6 +154,7 @@ def dispatcher_part(environment: Mapping[str, str]) -> PoolPart:
         env=environment,
         stage=DISPATCHER_STAGE,
         stop_seconds=DISPATCHER_STOP_SECONDS,
+        silent_seconds=SILENT_SECONDS,
     )
 
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from local_pool import parent_death
 from local_pool.leftover_processes import end_leftovers, write_pid_file
 from local_pool.log_files import bound, last_lines, open_log
-from nodepool import hardening
+from local_pool.part_signs import PartSigns
+from nodepool import hardening, watchdog
 
 FIRST_DELAY_SECONDS = 0.5
 LONGEST_DELAY_SECONDS = 30.0
@@ -27,6 +28,9 @@ TICK_SECONDS = 0.05
 LEFTOVER_GRACE_SECONDS = 5.0
 SHOWN_LINES = 12
 KILLED_SECONDS = 5.0
+# A part that hangs is started again, so often in an hour; then it is left alone, for somebody to look at.
+MOST_HANGS = 5
+HANGS_WITHIN_SECONDS = 3600.0
 
 
 class StopRequestedError(Exception):
@@ -43,6 +47,8 @@ class PoolPart:
     stage: int
     stop_seconds: float  # from SIGTERM to SIGKILL
     umask: int = -1  # -1: the supervisor's own
+    # It says that it works (nodepool/watchdog.py), and hangs when it has not for so long; 0: it says nothing.
+    silent_seconds: float = 0.0
 
 
 class Backoff:
@@ -71,6 +77,8 @@ class _Running:
         self.started_at = 0.0
         self.due_at: float | None = None
         self.log_offset = 0
+        self.hung_at: list[float] = []
+        self.notify_address = ""
 
     def start(self, now: float) -> None:
         self.due_at = None
@@ -81,6 +89,8 @@ class _Running:
         pipe = hardening.pipe_of(secrets) if secrets else None
         if pipe is not None:
             environment[hardening.PIPE_VARIABLE] = str(pipe)
+        if self.part.silent_seconds:
+            environment[watchdog.VARIABLE] = self.notify_address
         argv = [sys.executable, "-I", "-S", str(parent_death.__file__), str(os.getpid()), *self.part.argv]
         try:
             # A session of its own: Ctrl-C in the terminal reaches the supervisor only, which knows the order.
@@ -126,6 +136,7 @@ class Supervisor:
         self._say = say
         self._clock = clock
         self._parts: dict[str, _Running] = {}
+        self._signs = PartSigns(self._run, clock)
         self._stop = False
         self._hurry = False
 
@@ -138,6 +149,7 @@ class Supervisor:
     def start(self, part: PoolPart) -> None:
         """Raises OSError when there is no such program to run the part with."""
         running = _Running(part, self._logs / f"{part.name}.log", self._run / f"{part.name}.pid")
+        running.notify_address = self._signs.address
         self._parts[part.name] = running
         running.start(self._clock())
 
@@ -160,13 +172,34 @@ class Supervisor:
         if self._stop:
             raise StopRequestedError
         now = self._clock()
+        self._signs.read()
         for running in self._parts.values():
+            self._end_hanging(running, now)
             if running.due_at is None and not running.is_running:
                 self._mourn(running, now)
             elif running.due_at is not None and now >= running.due_at:
                 running.start(now)
                 self._say(f"{running.part.name} started again (process {self.pid(running.part.name)})")
             bound(running.log_path)
+
+    def _end_hanging(self, running: _Running, now: float) -> None:
+        """Its end is seen like any other, and it is started again."""
+        patience, process = running.part.silent_seconds, running.process
+        if not patience or process is None or not running.is_running:
+            return
+        silent = self._signs.silent_seconds(process.pid)
+        if silent <= patience:
+            return
+        name = running.part.name
+        self._signs.forget(process.pid)
+        running.hung_at = [at for at in running.hung_at if now - at < HANGS_WITHIN_SECONDS]
+        if len(running.hung_at) >= MOST_HANGS:
+            self._say(f"{name} hangs again, for the {MOST_HANGS + 1}th time in an hour, and is left alone")
+            return
+        running.hung_at.append(now)
+        self._say(f"{name} hangs: it has said nothing for {silent:.0f} s; it is killed and started again")
+        running.send(signal.SIGKILL)
+        process.wait(KILLED_SECONDS)
 
     def wait_for(self, ready: Callable[[], bool], what: str, *, remind_seconds: float = 20.0) -> None:
         """Ticks until it is so. However long it takes: parts that die are started again meanwhile."""
@@ -195,6 +228,7 @@ class Supervisor:
         for stage in sorted({running.part.stage for running in self._parts.values()}, reverse=True):
             members = [running for running in self._parts.values() if running.part.stage == stage]
             clean = self._stop_stage(members) and clean
+        self._signs.close()
         return clean
 
     def _stop_stage(self, members: list[_Running]) -> bool:

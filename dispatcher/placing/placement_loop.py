@@ -87,6 +87,7 @@ class PlacementLoop:
         self._looking: Iterator[None] | None = None
         self._look_seconds = 0.0
         self._turned_at = self._worked_at = time.monotonic()
+        self._is_waiting = True
         self._thread = threading.Thread(target=self._run, name="placement loop", daemon=True)
 
     # -- what others say -----------------------------------------------------------------------------
@@ -124,8 +125,8 @@ class PlacementLoop:
         return time.monotonic() - self._worked_at
 
     def stuck_seconds(self) -> float:
-        """Since the thread last turned, whether or not it could do anything."""
-        return time.monotonic() - self._turned_at
+        """Since the thread last did anything, though there is something to do."""
+        return 0.0 if self._is_waiting else time.monotonic() - self._turned_at
 
     def start(self) -> None:
         self._thread.start()
@@ -140,7 +141,6 @@ class PlacementLoop:
     # -- the thread ----------------------------------------------------------------------------------
     def _run(self) -> None:
         while self._wait():
-            self._turned_at = time.monotonic()
             try:
                 self._look_on()
                 self.work()
@@ -156,9 +156,11 @@ class PlacementLoop:
     def _wait(self) -> bool:
         with self._something:
             timeout = 0.0 if self._looking else max(0.0, self._look_at - time.monotonic())
+            self._is_waiting = True
             self._something.wait_for(
                 lambda: self._stopped or self._hints or self._changed or self._owners, timeout
             )
+            self._turned_at, self._is_waiting = time.monotonic(), False
             return not self._stopped
 
     def _look_on(self) -> None:
@@ -294,6 +296,7 @@ class PlacementLoop:
             with catalogue.placement_seconds.time():
                 this_round = reserve_and_place(self._dispatcher, self.planner, self._fleet_mirror, planned)
             _count(this_round, self._dispatcher.clock())
+            self._turned_at = time.monotonic()
             for it in (*this_round.refused, *this_round.moved):
                 self._serve(it.task, -1.0)
             charges: defaultdict[int, float] = defaultdict(float)

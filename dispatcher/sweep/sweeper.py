@@ -50,8 +50,8 @@ _QUESTIONED_WITHIN_PASSES = 5
 _SHORTEST_PAUSE_SECONDS = 0.1
 _JUST_LATE_SECONDS = 0.02
 _SHOUT_SECONDS = 30.0
-# A thread that has not turned for so long hangs: each thing that it waits for has a bound far below.
-STUCK_SECONDS = 120.0
+# The placement loop hangs when a round of it takes so long: what it waits for has bounds far below.
+_PLACING_STUCK_SECONDS = 60.0
 
 
 class Sweeper:
@@ -63,7 +63,7 @@ class Sweeper:
         self._stopped = threading.Event()
         self._lock = SweepLock(dispatcher.redis)
         self._marks = SweepMarks(dispatcher.redis)
-        self._turned_at = time.monotonic()
+        self._turned_at, self._is_waiting = time.monotonic(), True
         now = dispatcher.clock()
         self._liveness = Liveness(dispatcher.redis)
         self._reconciler = Reconciler(dispatcher, self._liveness)
@@ -98,13 +98,13 @@ class Sweeper:
         self._housekeeping.close()
 
     def stuck_seconds(self) -> float:
-        """Since the thread last turned, whether or not it could do anything."""
-        return time.monotonic() - self._turned_at
+        """Since a pass began that has not ended."""
+        return 0.0 if self._is_waiting else time.monotonic() - self._turned_at
 
     def _work(self) -> None:
         period = self._dispatcher.settings.sweep_period_seconds
         while not self._stopped.wait(self._pause(period)):
-            self._turned_at = time.monotonic()
+            self._turned_at, self._is_waiting = time.monotonic(), False
             self._next_late_at = float("inf")
             try:
                 if self._mine(period):
@@ -118,6 +118,7 @@ class Sweeper:
             except Exception:
                 catalogue.sweeps.labels("failed").inc()
                 log.exception("the sweep failed; it goes on")
+            self._is_waiting = True
 
     def _sweep_and_say(self, period_seconds: float) -> None:
         """What a pass leaves behind: gateways tell from it that a dispatcher works."""
@@ -126,7 +127,7 @@ class Sweeper:
         seconds = time.monotonic() - began
         catalogue.sweeps.labels("done").inc()
         catalogue.sweep_seconds.observe(seconds)
-        places = self._placement_loop.stuck_seconds() < STUCK_SECONDS
+        places = self._placement_loop.stuck_seconds() < _PLACING_STUCK_SECONDS
         self._marks.leave(period_seconds=period_seconds, pass_seconds=seconds, places=places)
 
     def _mine(self, period_seconds: float) -> bool:

@@ -7,14 +7,18 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from local_pool.leftover_processes import ProcessId, birth_of, end_leftovers, read_pid_file, write_pid_file
+from local_pool.part_signs import PartSigns
 from local_pool.supervisor import PoolPart, StopRequestedError, Supervisor
+from nodepool.watchdog import Watchdog
 from tests.support.environment import ROOT
 from tests.support.waiting import wait_until
 
@@ -103,7 +107,7 @@ def test_stages_stop_from_the_highest_to_the_lowest(stage: Stage) -> None:
         stage.wait_up(name)
     assert stage.supervisor.stop_all()
     assert stage.order.read_text().split() == ["agent", "gateway", "broker"]
-    assert not list((stage.folder / "run").iterdir())
+    assert not list((stage.folder / "run").glob("*.pid"))
 
 
 def test_a_part_that_ignores_the_request_is_killed_after_its_time(stage: Stage) -> None:
@@ -190,7 +194,7 @@ def test_leftovers_of_an_earlier_life_are_ended(
     stage.supervisor.end_leftovers()
     assert process.wait(10) == -signal.SIGTERM
     assert stage.said == ["ended gateway, left over from an earlier run"]
-    assert not list((stage.folder / "run").iterdir())
+    assert not list((stage.folder / "run").glob("*.pid"))
 
 
 def test_a_process_that_only_has_the_same_number_is_left_alone(
@@ -228,3 +232,103 @@ def test_a_process_is_alive_as_itself_only(started: Callable[[], subprocess.Pope
     assert not ProcessId(process.pid, "other").is_alive
     process.kill()
     wait_until(lambda: birth_of(process.pid) == "", "a zombie is dead")
+
+
+# Says that it works until the file `hang` is there; with {ready} false it is slow to start for ever.
+WATCHED = """
+import os, pathlib, time
+from nodepool.watchdog import Watchdog
+watchdog = Watchdog.of(os.environ)
+if {ready}:
+    watchdog.ready()
+print("up", flush=True)
+while True:
+    if {ready} and not pathlib.Path("{order}").exists():
+        watchdog.alive()
+    time.sleep(0.05)
+"""
+
+
+def watched(stage: Stage, *, ready: bool = True, silent_seconds: float = 1.0) -> PoolPart:
+    part = stage.part("gateway", WATCHED.replace("{ready}", str(ready)))
+    return replace(part, silent_seconds=silent_seconds, env={**part.env, "PYTHONPATH": str(ROOT)})
+
+
+def test_a_part_that_is_stopped_in_its_tracks_is_killed_and_started_again(stage: Stage) -> None:
+    stage.supervisor.start(watched(stage))
+    stage.wait_up("gateway")
+    first = stage.supervisor.pid("gateway")
+    os.kill(first, signal.SIGSTOP)
+    stage.wait_up("gateway", times=2)
+    assert stage.supervisor.pid("gateway") != first
+    assert "gateway hangs: it has said nothing for" in stage.told()
+    assert "gateway was ended by SIGKILL" in stage.told()
+
+
+def test_a_part_that_runs_and_does_not_get_anywhere_is_started_again(stage: Stage) -> None:
+    stage.supervisor.start(watched(stage))
+    stage.wait_up("gateway")
+    stage.order.touch()
+    stage.wait_up("gateway", times=2)
+    assert "gateway hangs" in stage.told()
+
+
+def test_a_part_that_is_slow_to_start_is_left_alone(stage: Stage) -> None:
+    stage.supervisor.start(watched(stage, ready=False, silent_seconds=0.2))
+    stage.wait_up("gateway")
+    began = time.monotonic()
+    stage.supervisor.wait_for(lambda: time.monotonic() - began > 1.0, "five times its patience is over")
+    assert stage.supervisor.is_running("gateway")
+    assert stage.told() == ""
+
+
+def test_a_part_that_hangs_again_and_again_is_left_for_somebody_to_look_at(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("local_pool.supervisor.MOST_HANGS", 1)
+    stage.order.touch()  # it hangs as soon as it is ready
+    stage.supervisor.start(watched(stage, silent_seconds=0.3))
+    stage.supervisor.wait_for(lambda: "is left alone" in stage.told(), "it is left alone")
+    assert stage.told().count("gateway hangs: ") == 1
+    assert stage.supervisor.is_running("gateway")
+
+
+def test_a_supervisor_that_was_stopped_itself_blames_nobody(tmp_path: Path) -> None:
+    now = [100.0]
+    signs = PartSigns(tmp_path, lambda: now[0])
+    watchdog = Watchdog(signs.address)
+    watchdog.ready()
+    signs.read()
+    now[0] += 1.5
+    signs.read()
+    assert signs.silent_seconds(os.getpid()) == pytest.approx(1.5)
+    now[0] += 1000.0
+    signs.read()
+    assert signs.silent_seconds(os.getpid()) == 0.0
+    watchdog.close()
+    signs.close()
+
+
+def test_nobody_speaks_for_another_process_and_a_flood_harms_nobody(tmp_path: Path) -> None:
+    signs = PartSigns(tmp_path, time.monotonic)
+    environment = {"NOTIFY_SOCKET": signs.address}
+    watchdog = Watchdog.of(environment)
+    assert environment == {}, "what it starts must not speak for it"
+    for _ in range(5000):  # far more than the socket takes
+        watchdog.alive()
+    signs.read()
+    assert signs.silent_seconds(os.getpid()) == 0.0, "not ready yet"
+    assert signs.silent_seconds(os.getppid()) == 0.0
+    watchdog.close()
+    signs.close()
+
+
+def test_a_long_path_gets_a_short_socket(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    signs = PartSigns(folder, time.monotonic)
+    place = Path(signs.address)
+    assert len(signs.address) < 100
+    assert place.parent.stat().st_mode & 0o077 == 0
+    signs.close()
+    assert not place.parent.exists()

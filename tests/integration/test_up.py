@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from celeryconfig import task_queues
-from local_pool.leftover_processes import birth_of
+from local_pool.leftover_processes import birth_of, read_pid_file
 from nodepool.protocol import nodepool_pb2 as pb
 from tests.support.accounts import Account, log_in, register
 from tests.support.environment import free_port
@@ -239,4 +239,26 @@ def test_when_it_is_killed_its_parts_end_and_the_next_start_works(up: Up, user: 
     up.process.kill()
     wait_until(lambda: not [part for part, pid in pids.items() if birth_of(pid)], "all parts have ended", 60)
     up.start()
+    finish(user, up)
+
+
+@pytest.mark.parametrize("part", ["dispatcher", "gateway"])
+def test_a_part_that_hangs_is_started_again(up: Up, user: Account, part: str) -> None:
+    first = up.pid(part)
+    os.kill(first, signal.SIGSTOP)
+
+    def again() -> bool:
+        found = read_pid_file(up.data_dir / "run" / f"{part}.pid")
+        return found is not None and found.pid != first
+
+    up.wait(again, f"the {part} is another one", 90)
+    assert f"{part} hangs: it has said nothing for" in up.process.log()
+
+    def works() -> bool:
+        try:
+            return bool(user.stubs.nodes.HealthCheck(pb.HealthCheckRequest(), timeout=5).healthy)
+        except grpc.RpcError:
+            return False
+
+    up.wait(works, "the pool works")
     finish(user, up)

@@ -47,6 +47,8 @@ class Up:
             "LANG": "C.UTF-8",
             "PYTHONPATH": str(ROOT),
             "BCRYPT_ROUNDS": "4",
+            "GATEWAY_METRICS_PORT": "0",
+            "DISPATCHER_METRICS_PORT": "0",
         }
         return TestProcess(name, argv, environment, self.folder, self.folder / f"{name}.log")
 

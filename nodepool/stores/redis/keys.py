@@ -5,6 +5,7 @@ from __future__ import annotations
 NODES = "nodes"  # set of the ids of active nodes
 SWEEPER = "pool:sweeper"  # which dispatcher sweeps now
 SWEPT = "pool:swept"  # the mark of the last pass of the sweep
+WRITTEN = "pool:written"  # an ordinary write, which shows that others would be taken
 GATEWAY = "pool:gateway"  # there while a gateway serves
 RELEASE = "pool:release"  # set by an operator: nodes that vanished at once are really gone
 PACE = "pool:pace"  # how often agents report now, seconds; every agent may read it

@@ -80,6 +80,11 @@ class Liveness:
         with translated_errors():
             self._always("SET", keys.GATEWAY, "1", "EX", keys.GATEWAY_TTL_SECONDS)
 
+    def probe_write(self) -> None:
+        """As what is not written when the broker is full."""
+        with translated_errors():
+            self._redis.set(keys.WRITTEN, "1", ex=keys.GATEWAY_TTL_SECONDS)
+
     def operator_released(self) -> bool:
         """Whether an operator says that the nodes which vanished at once are really gone."""
         with translated_errors():
