@@ -26,6 +26,7 @@ from nodepool.stores.redis import keys, scripts
 from nodepool.stores.redis.client import translated_errors
 from nodepool.stores.redis.even_when_full import EvenWhenFull
 from nodepool.stores.redis.liveness import age_of
+from nodepool.stores.redis.script_calls import Call, run_all
 
 # A report is small; more than this is not one.
 MAX_REPORT_BYTES = 256 * 1024
@@ -192,20 +193,22 @@ class NodeRegistry:
 
     def reserve_all(self, wanted: Sequence[Reservation], *, at: float) -> list[RegistryAnswer]:
         """Check and subtract under the attempts' ids, many in one round trip, each whole or not at all."""
-        with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
-            for it in wanted:
-                self._reserve(
-                    keys=[keys.facts(it.node_id), keys.reserved(it.node_id), keys.assigned(it.node_id)],
-                    args=[
-                        it.attempt_id,
-                        _entry(it.claim, at=at, stop=False),
-                        it.owner_id,
-                        int(it.one_task),
-                        *_pairs(it.claim),
-                    ],
-                    client=pipe,
-                )
-            return [RegistryAnswer(cast(bytes, answer).decode()) for answer in pipe.execute()]
+        calls = [
+            (
+                _room_keys(it.node_id),
+                [
+                    it.attempt_id,
+                    _entry(it.claim, at=at, stop=False),
+                    it.owner_id,
+                    int(it.one_task),
+                    *_pairs(it.claim),
+                ],
+            )
+            for it in wanted
+        ]
+        with translated_errors():
+            answers = run_all(self._redis, self._reserve, calls)
+        return [RegistryAnswer(answer.decode()) for answer in answers]
 
     def release(self, node_id: str, attempt_id: str) -> bool:
         """Take the attempt off, with what is allocated to it now. False when it was not there."""
@@ -216,12 +219,10 @@ class NodeRegistry:
 
     def release_all(self, attempts: Sequence[tuple[str, str]]) -> None:
         """`release` for many (node, attempt), in few round trips."""
-        for start in range(0, len(attempts), _AT_ONCE):
-            with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
-                for node_id, attempt_id in attempts[start : start + _AT_ONCE]:
-                    names = [keys.reserved(node_id), keys.assigned(node_id)]
-                    self._release(keys=names, args=[attempt_id], client=pipe)
-                pipe.execute()
+        calls = [([keys.reserved(node), keys.assigned(node)], [attempt]) for node, attempt in attempts]
+        with translated_errors():
+            for start in range(0, len(calls), _AT_ONCE):
+                run_all(self._redis, self._release, calls[start : start + _AT_ONCE])
 
     def assigned(self, node_id: str) -> set[str]:
         """The ids of the attempts that are listed for the node."""
@@ -231,16 +232,16 @@ class NodeRegistry:
 
     def resize_all(self, wanted: Sequence[tuple[str, Mapping[str, Claim]]]) -> list[RegistryAnswer]:
         """Change what is allocated to attempts, many nodes in one round trip, each node's all or none."""
-        with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
-            for node_id, allocations in wanted:
-                self._resize(
-                    keys=[keys.facts(node_id), keys.reserved(node_id), keys.assigned(node_id)],
-                    args=[
-                        it for name, claim in allocations.items() for it in (name, json.dumps(asdict(claim)))
-                    ],
-                    client=pipe,
-                )
-            return [RegistryAnswer(cast(bytes, answer).decode()) for answer in pipe.execute()]
+        calls = [
+            (
+                _room_keys(node_id),
+                [it for name, claim in allocations.items() for it in (name, json.dumps(asdict(claim)))],
+            )
+            for node_id, allocations in wanted
+        ]
+        with translated_errors():
+            answers = run_all(self._redis, self._resize, calls)
+        return [RegistryAnswer(answer.decode()) for answer in answers]
 
     def allocations(self, node_ids: Iterable[str]) -> dict[str, dict[str, Claim]]:
         """What is allocated on each node: attempt id -> amounts."""
@@ -259,11 +260,10 @@ class NodeRegistry:
 
     def mark_stops(self, attempts: Sequence[tuple[str, str]]) -> None:
         """Of many (node, attempt), in few round trips."""
-        for start in range(0, len(attempts), _AT_ONCE):
-            with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
-                for node_id, attempt_id in attempts[start : start + _AT_ONCE]:
-                    self._mark_stop(keys=[keys.assigned(node_id)], args=[attempt_id], client=pipe)
-                pipe.execute()
+        calls = [([keys.assigned(node_id)], [attempt_id]) for node_id, attempt_id in attempts]
+        with translated_errors():
+            for start in range(0, len(calls), _AT_ONCE):
+                run_all(self._redis, self._mark_stop, calls[start : start + _AT_ONCE])
 
     def rebuild(
         self,
@@ -278,27 +278,31 @@ class NodeRegistry:
         Others, of which SQL knows nothing, stay for PENDING_SECONDS after they were made.
         """
         with translated_errors():
-            self._rebuild(**_rebuilding(node_id, live, now, ended))
+            run_all(self._redis, self._rebuild, [_rebuilding(node_id, live, now, ended)])
 
     def rebuild_all(self, live: Mapping[str, Assignments], *, now: float) -> None:
         """`rebuild` of many nodes in one round trip."""
-        with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
-            for node_id, its in live.items():
-                self._rebuild(**_rebuilding(node_id, its, now, ()), client=pipe)
-            pipe.execute()
+        with translated_errors():
+            run_all(
+                self._redis,
+                self._rebuild,
+                [_rebuilding(node_id, its, now, ()) for node_id, its in live.items()],
+            )
 
 
-def _rebuilding(node_id: str, live: Assignments, now: float, ended: Collection[str]) -> dict[str, Any]:
-    """The arguments of REBUILD."""
+def _rebuilding(node_id: str, live: Assignments, now: float, ended: Collection[str]) -> Call:
+    """Keys and arguments of REBUILD."""
     entries = [
         part
         for attempt, (claim, at, stop) in live.items()
         for part in (attempt, _entry(claim, at=at, stop=stop))
     ]
-    return {
-        "keys": [keys.facts(node_id), keys.reserved(node_id), keys.assigned(node_id)],
-        "args": [now - PENDING_SECONDS, len(ended), *ended, *entries],
-    }
+    return _room_keys(node_id), [now - PENDING_SECONDS, len(ended), *ended, *entries]
+
+
+def _room_keys(node_id: str) -> list[str]:
+    """Those of scripts that change what is reserved."""
+    return [keys.facts(node_id), keys.reserved(node_id), keys.assigned(node_id)]
 
 
 def _facts(node: RegisteredNode) -> dict[str, str | int | float]:
