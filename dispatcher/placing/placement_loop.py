@@ -14,8 +14,12 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 
 from dispatcher.context import Dispatcher
+from dispatcher.placing.aside import Aside
 from dispatcher.placing.checker_choice import drawn
 from dispatcher.placing.fleet_mirror import FleetMirror
 from dispatcher.placing.reserve import PlacementRound, reserve_and_place
@@ -42,13 +46,38 @@ log = logging.getLogger(__name__)
 _ROUND = 500
 _MAX_HINTS = 100_000
 _LOOK_SECONDS = 1.0
-# A look at the whole fleet may take this share of the thread's time.
+# A look at the whole fleet may take this share of the thread's time to compute, and this one to wait for a
+# broker that is far away; for whose sake nothing is seen later than this.
 _LOOK_SHARE = 0.05
+_LOOK_WAIT_SHARE = 0.25
+_LOOK_WAIT_SECONDS = 2.5
 _LOOK_PART_SECONDS = 0.002
 _CHECK_QUEUE_SECONDS = 30.0
 _USAGE_SECONDS = 2.0
 _PAUSE_SECONDS = 0.5
 _MOST_SERVED = 1e15
+
+
+@dataclass(slots=True)
+class LookCost:
+    """What a look at the whole fleet has cost its thread: computing, and that with waiting for Redis."""
+
+    computed_seconds: float = 0.0
+    seconds: float = 0.0
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        computed, began = time.thread_time(), time.monotonic()
+        try:
+            yield
+        finally:
+            self.computed_seconds += time.thread_time() - computed
+            self.seconds += time.monotonic() - began
+
+    def pause_seconds(self) -> float:
+        """Until the next one. A large fleet is looked at less often; a far broker hardly puts it off."""
+        waited = min((self.seconds - self.computed_seconds) / _LOOK_WAIT_SHARE, _LOOK_WAIT_SECONDS)
+        return max(_LOOK_SECONDS, self.computed_seconds / _LOOK_SHARE, waited)
 
 
 class PlacementLoop:
@@ -78,6 +107,7 @@ class PlacementLoop:
         )
         self._reasons = WaitReasonWriter(dispatcher)
         self._backlog = HintQueues(dispatcher.redis)
+        self._aside = Aside()
         self._something = threading.Condition()
         self._hints: dict[str, None] = {}
         self._changed: set[str] = set()
@@ -85,7 +115,7 @@ class PlacementLoop:
         self._stopped = self._distrusted = False
         self._look_at = self._usage_at = self._check_queue_at = float("-inf")
         self._looking: Iterator[None] | None = None
-        self._look_seconds = 0.0
+        self._look_cost = LookCost()
         self._turned_at = self._worked_at = time.monotonic()
         self._is_waiting = True
         self._thread = threading.Thread(target=self._run, name="placement loop", daemon=True)
@@ -129,6 +159,7 @@ class PlacementLoop:
         return 0.0 if self._is_waiting else time.monotonic() - self._turned_at
 
     def start(self) -> None:
+        self._aside.start()
         self._thread.start()
 
     def stop(self) -> None:
@@ -137,6 +168,7 @@ class PlacementLoop:
             self._something.notify()
         if self._thread.is_alive():
             self._thread.join(timeout=10)
+        self._aside.stop()
 
     # -- the thread ----------------------------------------------------------------------------------
     def _run(self) -> None:
@@ -168,22 +200,22 @@ class PlacementLoop:
         not wait for all of it. The first look, and one that was asked for, are made whole by `work`."""
         began = time.monotonic()
         if self._looking is None and float("-inf") < self._look_at <= began:
-            self._looking, self._look_seconds = self._fleet_mirror.look(self._dispatcher.clock()), 0.0
+            self._looking, self._look_cost = self._fleet_mirror.look(self._dispatcher.clock()), LookCost()
             self._look_at = float("inf")
         if self._looking is None or self._look_at == float("-inf"):
             return
         ended = True
-        for _ in self._looking:
-            if time.monotonic() - began >= _LOOK_PART_SECONDS:
-                ended = False
-                break
-        self._look_seconds += time.monotonic() - began
+        with self._look_cost.counted():
+            for _ in self._looking:
+                if time.monotonic() - began >= _LOOK_PART_SECONDS:
+                    ended = False
+                    break
         if ended:
-            self._looked(self._look_seconds)
+            self._looked(self._look_cost)
 
-    def _looked(self, seconds: float) -> None:
+    def _looked(self, cost: LookCost) -> None:
         self._looking = None
-        self._look_at = time.monotonic() + max(_LOOK_SECONDS, seconds / _LOOK_SHARE)
+        self._look_at = time.monotonic() + cost.pause_seconds()
 
     def _take_backlog(self) -> None:
         """Where hints come faster than they are taken one by one, the next round has many of them."""
@@ -222,8 +254,10 @@ class PlacementLoop:
     def _take_in(self, hints: list[str], changed: set[str], owners: set[int]) -> None:
         now, monotonic = self._dispatcher.clock(), time.monotonic()
         if monotonic >= self._look_at:
-            self._fleet_mirror.look_around(now)
-            self._looked(time.monotonic() - monotonic)
+            cost = LookCost()
+            with cost.counted():
+                self._fleet_mirror.look_around(now)
+            self._looked(cost)
         if changed:
             self._fleet_mirror.read(changed, now)
         if monotonic >= self._check_queue_at:
@@ -294,7 +328,9 @@ class PlacementLoop:
         tries: Counter[str] = Counter()
         while planned := self.planner.plan(self._dispatcher.clock(), _ROUND):
             with catalogue.placement_seconds.time():
-                this_round = reserve_and_place(self._dispatcher, self.planner, self._fleet_mirror, planned)
+                this_round = reserve_and_place(
+                    self._dispatcher, self.planner, self._fleet_mirror, self._aside, planned
+                )
             _count(this_round, self._dispatcher.clock())
             self._turned_at = time.monotonic()
             for it in (*this_round.refused, *this_round.moved):
@@ -302,7 +338,7 @@ class PlacementLoop:
             charges: defaultdict[int, float] = defaultdict(float)
             for it in this_round.placed:
                 charges[it.task.owner_id] += units_of(it.task)
-            self._dispatcher.usage.add(charges, self._dispatcher.clock())
+            self._aside.do(partial(self._dispatcher.usage.add, charges, self._dispatcher.clock()))
             placed += len(this_round.placed)
             self._try_apart([it.task.task_id for it in this_round.moved], tries)
             if len(this_round.refused) == len(planned):

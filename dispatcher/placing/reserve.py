@@ -7,6 +7,7 @@ import secrets
 from dataclasses import dataclass
 
 from dispatcher.context import Dispatcher
+from dispatcher.placing.aside import Aside
 from dispatcher.placing.fleet_mirror import FleetMirror
 from nodepool.domain import ids
 from nodepool.domain.errors import StaleAttemptError
@@ -32,7 +33,11 @@ class PlacementRound:
 
 
 def reserve_and_place(
-    dispatcher: Dispatcher, planner: Planner, fleet_mirror: FleetMirror, planned: list[Planned]
+    dispatcher: Dispatcher,
+    planner: Planner,
+    fleet_mirror: FleetMirror,
+    aside: Aside,
+    planned: list[Planned],
 ) -> PlacementRound:
     """What Redis refuses goes back into the wait queue, with a fresh look at its node."""
     now = dispatcher.clock()
@@ -68,20 +73,26 @@ def reserve_and_place(
     fleet_mirror.read({it.node_id for it in (*refused, *moved)}, now)
     for it in refused:
         planner.queue.add(it.task, now)
-    _publish(dispatcher, planner, [wanted[it.task.task_id] for it in done])
+    _publish(dispatcher, planner, aside, [wanted[it.task.task_id] for it in done])
     return PlacementRound(done, refused, moved)
 
 
-def _publish(dispatcher: Dispatcher, planner: Planner, done: list[Placement]) -> None:
+def _publish(dispatcher: Dispatcher, planner: Planner, aside: Aside, done: list[Placement]) -> None:
     """An agent reads its own queue; a node without one is called by a dispatcher."""
     pushed = {placement.node_id for placement in done if planner.fleet.is_pushed(placement.node_id)}
-    dispatcher.publisher.execute_all(
-        [(placement.node_id, placement.attempt_id) for placement in done if placement.node_id not in pushed]
-    )
     for placement in done:
         log.info("attempt %s is placed on %s", placement.attempt_id, placement.node_id)
-        if placement.node_id in pushed:
-            dispatcher.publisher.push(placement.node_id, placement.attempt_id)
+
+    def tell() -> None:
+        dispatcher.publisher.execute_all(
+            [(it.node_id, it.attempt_id) for it in done if it.node_id not in pushed]
+        )
+        for it in done:
+            if it.node_id in pushed:
+                dispatcher.publisher.push(it.node_id, it.attempt_id)
+
+    if done:
+        aside.do(tell)
 
 
 def _placement(planned: Planned) -> Placement:

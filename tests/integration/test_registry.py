@@ -16,7 +16,12 @@ from nodepool.domain.resources import MAX_AMOUNT, Claim
 from nodepool.domain.scheduling.reclaim import MeasuredUse
 from nodepool.domain.trust.tiers import Tier
 from nodepool.stores.redis import keys
-from nodepool.stores.redis.node_registry import MAX_REPORT_BYTES, PENDING_SECONDS, NodeRegistry
+from nodepool.stores.redis.node_registry import (
+    MAX_REPORT_BYTES,
+    PENDING_SECONDS,
+    NodeRegistry,
+    Reservation,
+)
 from tests.support.reservations import reserve, resize
 from tests.support.stores import CLAIM, assigned_ids
 from tests.support.valkey import TestValkey
@@ -149,6 +154,23 @@ def test_a_rebuild_counts_what_is_about_to_be_committed_and_drops_what_was_left(
     registry.release(NODE, "fresh:1")
     registry.release(NODE, "live:1")
     assert _reserved(registry) == _sum(0)
+
+
+def test_many_reservations_are_one_round_trip_also_for_a_server_that_forgot_the_script(
+    registry: NodeRegistry, client: redis.Redis, valkey: TestValkey
+) -> None:
+    def reserved(number: int) -> list[str]:
+        wanted = [Reservation(NODE, f"t{number}{n}:1", CLAIM) for n in range(2)]
+        return [str(answer) for answer in registry.reserve_all(wanted, at=NOW)]
+
+    assert reserved(1) == ["ok", "ok"]
+    client.script_flush()
+    assert reserved(2) == ["ok", "ok"]
+    registry.release_all([(NODE, f"t{number}{n}:1") for number in (1, 2) for n in range(2)])
+    valkey.admin.config_resetstat()
+    assert reserved(3) == ["ok", "ok"]
+    assert {name for name in valkey.admin.info("commandstats") if "script" in name} == set()
+    assert _reserved(registry) == _sum(2)
 
 
 def test_a_stop_is_marked_where_the_attempt_still_is(registry: NodeRegistry, client: redis.Redis) -> None:
