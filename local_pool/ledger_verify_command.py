@@ -1,9 +1,13 @@
-"""`hivemind ledger verify`: on the operator's machine, against the database itself. It changes nothing."""
+"""`hivemind ledger verify`: on the operator's machine, against the database itself.
+
+It changes nothing but the note of when it ran and what it found, which metrics show.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,9 +16,11 @@ import click
 from local_pool.command import read_settings
 from nodepool.domain.errors import UnavailableError
 from nodepool.settings import Settings
+from nodepool.stores.sql import pool_records
 from nodepool.stores.sql.database import Database, database_file, translated_errors
 from nodepool.stores.sql.ledger.report import LedgerReport
 from nodepool.stores.sql.ledger.verify import verify_database
+from nodepool.stores.sql.pool_records import LedgerVerification
 
 WRONG_EXIT = 1
 
@@ -58,11 +64,23 @@ def _report(url: str) -> LedgerReport:
     database = Database(url)
     try:
         with translated_errors():
-            return verify_database(database)
+            report = verify_database(database)
+        _keep(database, report)
     except UnavailableError as error:
         raise click.ClickException(str(error)) from error
+    else:
+        return report
     finally:
         database.close()
+
+
+def _keep(database: Database, report: LedgerReport) -> None:
+    """For metrics. A database that may only be read is verified all the same."""
+    found = LedgerVerification(time.time(), report.is_right, report.entries)
+    try:
+        database.write(lambda connection: pool_records.keep_verification(connection, found))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the report is what was asked for
+        click.echo(f"note: it could not be kept that the ledger was verified: {error}", err=True)
 
 
 def _print_report(report: LedgerReport) -> None:

@@ -38,6 +38,7 @@ install_packages() {
     command -v redis-server >/dev/null || wanted+=(redis-server)
     command -v flock >/dev/null || wanted+=(util-linux)
     [ -x /usr/sbin/haproxy ] || command -v haproxy >/dev/null || wanted+=(haproxy)
+    command -v promtool >/dev/null || wanted+=(prometheus)
     [ ${#wanted[@]} -gt 0 ] || return 0
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
         say "not root on Debian or Ubuntu, so not installing: ${wanted[*]}"
@@ -172,6 +173,7 @@ main() {
         export HIVEMIND_TEST_IMAGE="${HIVEMIND_TEST_IMAGE:-hivemind-test:latest}"
     fi
     command -v bwrap >/dev/null || missing bubblewrap "it is not installed"
+    command -v promtool >/dev/null || missing Prometheus "it is not installed"
     command -v redis-server >/dev/null || missing "Debian's Redis" "redis-server is not installed"
     [ -z "$require_all" ] || export HIVEMIND_REQUIRE_ALL=1
     # In the background, because a trap waits for a command in the foreground; with the signals that a

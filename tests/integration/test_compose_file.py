@@ -13,18 +13,30 @@ from tests.support.environment import ROOT
 
 COMPOSE = ROOT / "docker-compose.yml"
 OVERRIDES = sorted((ROOT / "deploy").glob("compose.*.yml"))
-SERVICES = {"valkey", "postgres", "gateway", "dispatcher", "account", "agent", "flower"}
+SERVICES = {
+    "valkey",
+    "postgres",
+    "gateway",
+    "dispatcher",
+    "account",
+    "agent",
+    "flower",
+    "prometheus",
+    "grafana",
+}
+# Images of others, of the profile `monitoring`.
+WATCHERS = {"prometheus", "grafana"}
 # Runs once and ends: nothing to be healthy or to be restarted.
 ONE_SHOT = {"account"}
-STATEFUL = {"valkey", "postgres", "gateway", "dispatcher", "agent"}
+STATEFUL = {*WATCHERS, "valkey", "postgres", "gateway", "dispatcher", "agent"}
 # What it takes to run a task as a user of its own, and to end it.
 AGENT_CAPABILITIES = {"CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETPCAP", "SETUID"}
 TOP_KEYS = {"services", "volumes"}
 # Of the Compose specification, what these files use: a misspelt key would be refused, or worse, ignored.
 SERVICE_KEYS = {
     "cap_add", "cap_drop", "command", "depends_on", "env_file", "environment", "healthcheck", "image", "init",
-    "logging", "mem_limit", "ports", "read_only", "restart", "security_opt", "shm_size", "stop_grace_period",
-    "tmpfs", "user", "volumes",
+    "logging", "mem_limit", "ports", "profiles", "read_only", "restart", "security_opt", "shm_size",
+    "stop_grace_period", "tmpfs", "user", "volumes",
 }  # fmt: skip
 HEALTH_KEYS = {"test", "interval", "timeout", "retries", "start_period"}
 VARIABLE = re.compile(r"\$\{(\w+)(?:(:[?-])([^}]*))?\}")
@@ -43,6 +55,8 @@ def example_names() -> set[str]:
 
 def test_every_part_is_a_service(compose: dict[str, Any]) -> None:
     assert set(compose["services"]) == SERVICES
+    profiles = {name: part["profiles"] for name, part in compose["services"].items() if "profiles" in part}
+    assert profiles == {name: ["monitoring"] for name in WATCHERS}
 
 
 @pytest.mark.parametrize("path", [COMPOSE, *OVERRIDES], ids=lambda path: path.name)
@@ -86,7 +100,28 @@ def test_a_service_is_watched_and_comes_back(compose: dict[str, Any], service: s
     assert part["restart"] == "unless-stopped"
 
 
-@pytest.mark.parametrize("service", sorted(SERVICES - {"postgres"}))
+@pytest.mark.parametrize("service", sorted(WATCHERS))
+def test_who_watches_has_no_rights_and_changes_nothing(compose: dict[str, Any], service: str) -> None:
+    part = compose["services"][service]
+    assert part["read_only"] is True
+    assert part["cap_drop"] == ["ALL"]
+    assert part["security_opt"] == ["no-new-privileges:true"]
+    for volume in part["volumes"]:
+        source, target, *mode = volume.split(":")
+        assert mode == ["ro"] if source.startswith(".") else source in compose["volumes"]
+        assert not source.startswith(".") or (ROOT / source).is_dir(), source
+        assert target.startswith("/")
+
+
+def test_the_images_that_make_pin_images_asks_for_are_those_of_the_file() -> None:
+    text = COMPOSE.read_text(encoding="utf-8")
+    pinned = (ROOT / "deploy" / "images.in").read_text(encoding="utf-8")
+    for name in ("POSTGRES", "PROMETHEUS", "GRAFANA"):
+        (default,) = re.findall(rf"\$\{{{name}_IMAGE:-([^}}]+)\}}", text)
+        assert f"\n{name}_IMAGE={default}\n" in pinned
+
+
+@pytest.mark.parametrize("service", sorted(SERVICES - {"postgres"} - WATCHERS))
 def test_a_part_of_ours_has_no_more_rights_than_it_needs(compose: dict[str, Any], service: str) -> None:
     part = compose["services"][service]
     assert part["image"] == "${HIVEMIND_IMAGE:-hivemind-nodepool:latest}"
@@ -111,7 +146,8 @@ def test_flower_has_a_memory_limit_above_the_one_that_it_knows(compose: dict[str
 
 @pytest.mark.parametrize("service", sorted(STATEFUL))
 def test_what_must_last_is_on_a_named_volume(compose: dict[str, Any], service: str) -> None:
-    names = {volume.split(":")[0] for volume in compose["services"][service]["volumes"]}
+    sources = [volume.split(":")[0] for volume in compose["services"][service]["volumes"]]
+    names = {source for source in sources if not source.startswith("./")}
     assert names
     assert names <= set(compose["volumes"])
 
@@ -161,7 +197,7 @@ def test_the_image_has_no_secret_and_runs_as_nobody_special() -> None:
     assert (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()[1] == "*"
 
 
-@pytest.mark.parametrize("service", sorted(SERVICES - ONE_SHOT - {"postgres"}))
+@pytest.mark.parametrize("service", sorted(SERVICES - ONE_SHOT - {"postgres"} - WATCHERS))
 def test_a_health_check_exists_in_the_image(compose: dict[str, Any], service: str) -> None:
     command = compose["services"][service]["healthcheck"]["test"]
     assert command == ["CMD", "python3", "/opt/hivemind/deploy/healthcheck.py", service]

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Table, delete, insert, select, text, update
 from local_pool.ledger_verify_command import verify as verify_command
 from nodepool.domain.money import ledger
 from nodepool.domain.money.ledger import EntryKind, NewEntry
+from nodepool.stores.sql import pool_records
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.ledger.api import Provider
@@ -263,11 +264,17 @@ def test_the_command_says_that_all_is_right_and_that_it_is_not(database: Databas
     code, output = _run(DATABASE_URL=database_url)
     entries = ledger_store.verify_database(database).entries
     assert code == 0
+    kept = database.read(pool_records.last_verification)
+    assert kept is not None
+    assert (kept.is_right, kept.entries) == (True, entries)
     assert f"the ledger is right: {entries} entries, 7 accounts, 5 holds, 2000 CPT minted" in output
     _lenient(database, lambda c: c.execute(update(holds).where(holds.c.task_id == "task0").values(posted=2)))
     code, output = _run("--json", DATABASE_URL=database_url)
     answer = json.loads(output)
     assert (code, answer["right"], answer["entries"]) == (1, False, entries)
+    kept = database.read(pool_records.last_verification)
+    assert kept is not None
+    assert not kept.is_right
     assert any("the hold of task task0 of" in problem for problem in answer["problems"])
     code, output = _run(DATABASE_URL=database_url)
     assert (code, "NOT right" in output) == (1, True)
