@@ -1,4 +1,4 @@
-"""Debian's Prometheus for tests: scrapes a pool twice a second; the pool's own alerts, without their waits."""
+"""Debian's Prometheus for tests: scrapes a pool twice a second; the pool's alerts, without their waits."""
 
 from __future__ import annotations
 
