@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 TOOLS := .venv-tools
 TOOLS_STAMP := $(TOOLS)/.installed
 
-.PHONY: install demo test coverage long check proto bench compose-smoke image pin-images lock sbom audit clean
+.PHONY: install demo test coverage long soak check proto bench compose-smoke image pin-images lock sbom audit clean
 
 install: $(STAMP)
 
@@ -35,6 +35,11 @@ coverage: install
 # What takes minutes by itself: the money machine's random orders, five times as many as make test tries.
 long: install
 	MONEY_EXAMPLES=1000 $(BIN)/python -m pytest -p no:cacheprovider tests/integration/test_money_machine.py
+
+# Does the pool stay as large as it was? build/soak/soak.csv and soak.svg show it; minutes to hours.
+SOAK_TASKS ?= 20000
+soak: install
+	scripts/with_services.sh nice -n 19 $(BIN)/python -m benchmarks.soak --tasks $(SOAK_TASKS)
 
 bench: install
 	scripts/with_services.sh $(BIN)/python -m benchmarks

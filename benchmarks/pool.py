@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -39,7 +39,17 @@ class BenchmarkError(RuntimeError):
 class Pool:
     """Use in a `with` statement: ready inside of it, with a user logged in, and gone after it."""
 
-    def __init__(self, data_dir: Path, *, agents: int, runner: str, image: str = "", flower: bool) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        agents: int,
+        runner: str,
+        image: str = "",
+        flower: bool,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        """`settings` of the pool besides those that every benchmark has, by their names in the environment."""
         self.data_dir = data_dir
         self.address = f"127.0.0.1:{_free_port()}"
         self.token = ""
@@ -56,7 +66,7 @@ class Pool:
         self._process = subprocess.Popen(
             argv,
             cwd=data_dir,
-            env=_environment(image),
+            env={**_environment(image), **(settings or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             # Ctrl-C is for the benchmark, which then stops the pool.

@@ -82,10 +82,10 @@ class Tasks:
             began = time.perf_counter()
             uploads = [threads.submit(self.upload, task_zip) for _ in range(count)]
             for upload in uploads:
-                self._wait_success(upload.result())
+                self.wait_success(upload.result())
             return time.perf_counter() - began
 
-    def _wait_success(self, task_id: str) -> None:
+    def wait_success(self, task_id: str) -> None:
         deadline = time.monotonic() + TASK_SECONDS
         request = pb.PollTaskStatusRequest(task_id=task_id)
         while True:
