@@ -49,7 +49,7 @@ class Pool:
         flower: bool,
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        """`settings` of the pool besides those that every benchmark has, by their names in the environment."""
+        """`settings` of the pool besides those of every benchmark, by their names in the environment."""
         self.data_dir = data_dir
         self.address = f"127.0.0.1:{_free_port()}"
         self.token = ""

@@ -1,8 +1,8 @@
 """`python -m benchmarks.soak`: does a pool that runs tasks without end stay as large as it was?
 
 `hivemind up` on a folder of its own, with seconds instead of days after which results, outputs and tasks go.
-What it keeps is measured all the while; a CSV and a plot show it. Past the first rounds nothing may grow but the
-ledger, which is kept for ever: how much that is for each task is told. Exit code 1 where something grows.
+What it keeps is measured all the while; a CSV and a plot show it. Past the first rounds nothing may grow but
+the ledger, which is kept for ever: how much that is for each task is told. Exit code 1 where something grows.
 """
 
 from __future__ import annotations

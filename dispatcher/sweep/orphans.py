@@ -62,10 +62,12 @@ class OrphanScan:
             return sum(self._discard(sha256) for sha256 in names)
         needed = removal.needed_results if kind == "results" else removal.needed_logs
         keep = database.read(lambda c: needed(c, names))
-        delete = self._files.delete_result if kind == "results" else self._files.delete_log
         orphans = [name for name in names if name not in keep]
         for name in orphans:
-            delete(name)
+            if kind == "logs":
+                self._files.delete_log(name)
+            else:  # its log may be kept longer
+                self._files.delete_result(name, with_log=False)
         return len(orphans)
 
     def _discard(self, sha256: str) -> int:
