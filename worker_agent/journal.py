@@ -10,6 +10,7 @@ import base64
 import contextlib
 import json
 import os
+import time
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +19,8 @@ from nodepool.domain.tasks.states import Outcome
 from worker_agent.runners.sandbox import attempt_slug
 
 _SUFFIX = ".json"
+_UNREADABLE = ".unreadable"
+_UNREADABLE_SECONDS = 30 * 86400.0
 MAX_TAIL_BYTES = 256 << 10
 _MAX_ENTRY_BYTES = 4 * MAX_TAIL_BYTES
 
@@ -64,6 +67,10 @@ class Journal:
         self.results.mkdir(exist_ok=True, mode=0o700)
         for leftover in (*folder.glob("*.part"), *self.results.glob("*.part")):
             leftover.unlink(missing_ok=True)
+        # Somebody may want to look at it; not for ever.
+        for path in folder.glob(f"*{_UNREADABLE}"):
+            if time.time() - path.stat().st_mtime > _UNREADABLE_SECONDS:
+                path.unlink(missing_ok=True)
 
     def write(self, entry: Entry, *, durable: bool) -> None:
         """Replace what is known of the attempt.
@@ -103,7 +110,16 @@ class Journal:
         self.result_path(attempt_id).unlink(missing_ok=True)
 
     def entries(self) -> list[Entry]:
-        """What is on disk. An unreadable file is moved aside: it must not keep the agent from starting."""
+        """What is on disk, for an agent that starts. An unreadable file is moved aside: it must not keep the
+        agent from starting. Results that no entry names are of ends that nobody wrote down, and go."""
+        found = self._read()
+        named = {entry.end.result_name for entry in found if entry.end is not None}
+        for path in self.results.iterdir():
+            if path.name not in named:
+                path.unlink(missing_ok=True)
+        return found
+
+    def _read(self) -> list[Entry]:
         found = []
         for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
             try:
@@ -111,7 +127,7 @@ class Journal:
                     raise ValueError("the file is too large")
                 found.append(_decode(path.read_bytes()))
             except (ValueError, KeyError, TypeError):
-                path.replace(path.with_suffix(".unreadable"))
+                path.replace(path.with_suffix(_UNREADABLE))
         return found
 
     def _path(self, attempt_id: str) -> Path:

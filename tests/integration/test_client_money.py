@@ -38,11 +38,14 @@ def test_the_balance_is_told_with_what_is_held(server: Scripted, alice: Shell) -
     assert alice("balance").out == "1,200 CPT, and 60 CPT held for tasks\n"
     assert alice("balance", "--json").answer == {
         "username": "alice", "balance_cpt": 1200, "balance": 1200, "held": 60, "credit_score": 51,
-        "stored_bytes": 0, "stored_bytes_limit": 0,
+        "stored_bytes": 0, "stored_bytes_limit": 0, "result_days": 0.0, "log_days": 0.0, "task_days": 0.0,
     }  # fmt: skip
     kept = pb.GetBalanceResponse(success=True, balance=5, stored_bytes=3 << 20, stored_bytes_limit=1 << 30)
     server.answers("GetBalance", kept)
     assert alice("balance").out == "5 CPT\n3.0 MiB of 1.0 GiB kept in the pool\n"
+    kept.result_days = 30
+    server.answers("GetBalance", kept)
+    assert alice("balance").out.endswith("3.0 MiB of 1.0 GiB kept in the pool; results stay 30 days\n")
 
 
 def test_a_transfer_with_an_id_of_ones_own(server: Scripted, alice: Shell) -> None:

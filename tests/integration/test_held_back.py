@@ -12,6 +12,7 @@ from sqlalchemy import insert, select, text, update
 
 from dispatcher import context
 from gateway import messages
+from nodepool.domain.tasks.retention import Retention
 from nodepool.domain.tasks.states import Outcome
 from nodepool.domain.trust import holding_back
 from nodepool.domain.trust.audits import FORGIVEN_AFTER
@@ -27,6 +28,8 @@ from tests.support.migrations import alembic_to
 from tests.support.money import PRICE, add_held_task, check_sums
 from tests.support.stores import add_user, migrated
 from tests.support.valkey import TestValkey
+
+FOR_EVER = Retention(0, 0, 0)
 
 
 @contextmanager
@@ -84,7 +87,7 @@ def checked(low: Family, run_id: str, index: int, digest: str, **facts: object) 
 
 def seen(low: Family, task_id: str = "t") -> tuple[str, str, bool]:
     """What its owner sees: state, verification, whether there is a result."""
-    detail = messages.task_detail(low.row(task_id))
+    detail = messages.task_detail(low.row(task_id), FOR_EVER)
     return detail.state, detail.verification, detail.has_result
 
 
@@ -93,7 +96,7 @@ def test_a_newcomers_result_is_given_when_another_node_confirms_it(low_on_each: 
     submit(low)
     ran(low, "t", 0, "true")
     row = low.row("t")
-    detail = messages.task_detail(row)
+    detail = messages.task_detail(row, FOR_EVER)
     assert (detail.state, detail.verification, messages.status_word(row)) == ("RUNNING", "pending", "RUNNING")
     assert not messages.is_final(row)
     assert (detail.has_result, detail.result_bytes, detail.has_exit_code, detail.finished_at) == (
@@ -109,7 +112,7 @@ def test_a_newcomers_result_is_given_when_another_node_confirms_it(low_on_each: 
     assert (row.state, row.hold_posted, low.earned()[0]) == ("SUCCEEDED", PRICE, 0)
     checked(low, "t~1", 1, "true")
     assert seen(low) == ("SUCCEEDED", "audited", True)
-    detail = messages.task_detail(low.row("t"))
+    detail = messages.task_detail(low.row("t"), FOR_EVER)
     assert (detail.held_back_until, detail.has_exit_code, detail.finished_at > 0) == (0, True, True)
     assert low.earned()[:2] == [PRICE, PRICE]
 

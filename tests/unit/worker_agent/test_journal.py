@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,3 +122,27 @@ def test_what_had_not_ended_is_lost(journal: Journal, phase: EntryPhase) -> None
 def test_nobody_else_sees_which_attempts_there_are(journal: Journal, tmp_path: Path) -> None:
     for folder in (tmp_path / "journal", journal.results):
         assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_a_result_that_no_entry_names_goes_with_the_next_start(journal: Journal, tmp_path: Path) -> None:
+    """The agent died between the result and the entry that tells of it."""
+    for attempt in (A, "other:1"):
+        journal.result_path(attempt).write_bytes(b"a result")
+    journal.write(
+        Entry(A, EntryPhase.ENDED, replace(END, result_name=journal.result_path(A).name)), durable=True
+    )
+    again = Journal(tmp_path / "journal")
+    assert [entry.attempt_id for entry in again.entries()] == [A]
+    assert list(again.results.iterdir()) == [journal.result_path(A)]
+
+
+def test_what_could_not_be_read_is_kept_for_a_month(journal: Journal, tmp_path: Path) -> None:
+    folder = tmp_path / "journal"
+    (folder / "odd.json").write_text("{")
+    assert journal.entries() == []
+    aside = folder / "odd.unreadable"
+    Journal(folder)
+    assert aside.exists()
+    os.utime(aside, (1.0, 1.0))
+    Journal(folder)
+    assert not aside.exists()
