@@ -28,7 +28,7 @@ from hivemind import NodePoolClient
 from hivemind.errors import ClientError
 from nodepool.domain.tasks.retention import DAY_SECONDS
 
-_RESULT_SECONDS, _LOG_SECONDS, _TASK_SECONDS = 20.0, 30.0, 40.0
+_RESULT_SECONDS, _LOG_SECONDS, _TASK_SECONDS = 30.0, 45.0, 60.0
 _WAITING = 100
 _SAMPLE_SECONDS = 5.0
 # Of the middle of the run; more is growth.
@@ -112,16 +112,25 @@ def run(pool: Pool, count: int) -> Iterator[Sample]:
         for number in range(count):
             waiting.append(tasks.upload(package(_SCRIPT.format(number=number))))
             if len(waiting) >= _WAITING:
-                tasks.wait_success(waiting.popleft())
+                _wait(tasks, waiting.popleft())
             if time.monotonic() >= next_at:
                 next_at = time.monotonic() + _SAMPLE_SECONDS
                 yield meter.sample(number + 1 - len(waiting))
         while waiting:
-            tasks.wait_success(waiting.popleft())
+            _wait(tasks, waiting.popleft())
         yield meter.sample(count)
     finally:
         tasks.close()
         meter.close()
+
+
+def _wait(tasks: Tasks, task_id: str) -> None:
+    """One that is not there any more has ended, and its time is over."""
+    try:
+        tasks.wait_success(task_id)
+    except grpc.RpcError as error:
+        if error.code() is not grpc.StatusCode.NOT_FOUND:
+            raise
 
 
 def growth(samples: Sequence[Sample]) -> list[str]:
@@ -171,6 +180,8 @@ def main() -> int:
             for sample in run(pool, chosen.tasks):
                 samples.append(sample)
                 print(f"soak: {sample.tasks_done:,} of {chosen.tasks:,} tasks", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        print("soak: stopped early; what follows is of the tasks until then", file=sys.stderr)
     except (BenchmarkError, ClientError, grpc.RpcError, OSError) as error:
         print(f"soak: {error}", file=sys.stderr)
         return 2
@@ -178,6 +189,8 @@ def main() -> int:
         shutil.rmtree(folder, ignore_errors=True)
         if samples:
             _write(chosen.output, samples)
+    if not samples:
+        return 2
     for line in told(samples):
         print(line)
     problems = growth(samples)
