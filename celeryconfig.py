@@ -43,6 +43,7 @@ broker_transport_options = {
     "queue_order_strategy": "priority",
     **keepalive.broker_options(3.0),
 }
+worker_consumer = "nodepool.messaging.consumer:PromptConsumer"
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
 broker_channel_error_retry = True

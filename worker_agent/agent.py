@@ -145,7 +145,12 @@ class Agent:
         options = consumer_options_of(enrolment, self._setup.node_id, self._setup.max_tasks)
         self._consumer = Consumer(options, self.execute, self.stop_attempt, self._ready.set)
         self._heartbeat = Heartbeat(
-            board, self._report, self._assigned_read, self._enroll_again, self._keep_pace
+            board,
+            self._report,
+            self._assigned_read,
+            self._enroll_again,
+            self._keep_pace,
+            self._broker_silent,
         )
         for attempt_id, end in leftovers:
             self.handle(PickedUp(attempt_id, monotonic_seconds()))
@@ -308,6 +313,11 @@ class Agent:
         if not problem:
             self.handle(EngineTold(""))
         return True
+
+    def _broker_silent(self) -> None:
+        """The consumer's line is likely as dead as the report's, and need not find that out by itself."""
+        log.warning("the broker is silent, the consumer connects again", action="consumer.silent")
+        self._consumer.reconnect()
 
     def _announce(self) -> None:
         self._ready.wait()

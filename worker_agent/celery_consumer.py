@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
 from celery import Celery, signals
 from celery.concurrency.thread import TaskPool
 from celery.worker import state as worker_state
+from celery.worker.consumer import Consumer as CeleryConsumer
 from kombu import Exchange, Queue
 
 from nodepool import keepalive
@@ -32,6 +34,8 @@ _SPARE_SLOTS = 4
 _MAX_PAUSE_SECONDS = 5.0
 _EVENT_HEARTBEAT_SECONDS = 5
 _CALL_SECONDS = 3.0
+_ASK_SECONDS = 0.5
+_ASK_MOST_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,8 +221,22 @@ def _worker(app: Celery, options: ConsumerOptions, on_ready: Callable[[], None])
         without_mingle=True,
         without_heartbeat=not options.events_enabled,
         heartbeat_interval=_EVENT_HEARTBEAT_SECONDS,
+        consumer_cls=_PromptConsumer,
         quiet=True,
     )
+
+
+class _PromptConsumer(CeleryConsumer):
+    """By itself it asks for a broker that is away two seconds later each time, up to half a minute."""
+
+    def ensure_connected(self, conn: Any) -> Any:
+        conn.ensure_connection = partial(
+            conn.ensure_connection,
+            interval_start=_ASK_SECONDS,
+            interval_step=_ASK_SECONDS,
+            interval_max=_ASK_MOST_SECONDS,
+        )
+        return super().ensure_connected(conn)
 
 
 def _set_celery_flags(should_stop: int | None) -> None:
@@ -228,7 +246,7 @@ def _set_celery_flags(should_stop: int | None) -> None:
 
 
 def _break_connection() -> None:
-    raise ConnectionResetError("nothing was delivered while work was assigned")
+    raise ConnectionResetError("nothing comes on this connection any more")
 
 
 def _keep_logging(**_: Any) -> None:

@@ -57,7 +57,8 @@ class Heartbeat:
     from now on, whenever the pool has changed it.
 
     `on_rejected` is called when the broker does not know the agent's user any more; it may block,
-    and returns the board to go on with.
+    and returns the board to go on with. `on_silent` is called when the line to the broker has gone dead:
+    others to it have, too, most likely.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Heartbeat:
         on_assigned: Callable[[Mapping[str, AssignedListing]], None],
         on_rejected: Callable[[], HeartbeatOptions | None],
         on_pace: Callable[[float], None],
+        on_silent: Callable[[], None] = lambda: None,
     ) -> None:
         self._board = board
         self._period_seconds = board.period_seconds
@@ -74,6 +76,7 @@ class Heartbeat:
         self._on_assigned = on_assigned
         self._on_rejected = on_rejected
         self._on_pace = on_pace
+        self._on_silent = on_silent
         self._ending = threading.Event()
         self._client = _connect(board)
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -109,6 +112,8 @@ class Heartbeat:
                 self._not_trusted(reason)
             elif not self._failing:
                 log.warning("the report cannot be written", action="report.failed", why=str(error))
+                if isinstance(error, (redis.TimeoutError, TimeoutError)):
+                    self._on_silent()
             self._failing = True
         except Exception:
             # Whatever it is, a silent agent would lose all its runs.

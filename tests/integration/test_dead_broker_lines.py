@@ -17,6 +17,7 @@ from nodepool.settings import Settings
 from nodepool.stores.redis import keys, subscription as subscriptions
 from nodepool.stores.redis.client import Client, connect
 from nodepool.stores.redis.subscription import subscription
+from tests.support.agent_stage import HELLO, StageMaker
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.valkey import TestValkey
 from tests.support.waiting import wait_until
@@ -32,6 +33,22 @@ def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
 def line(valkey: TestValkey) -> Iterator[TcpProxy]:
     with TcpProxy(valkey.port) as proxy:
         yield proxy
+
+
+def test_an_agents_consumer_connects_again_when_its_report_gets_no_answer(
+    make_stage: StageMaker, line: TcpProxy
+) -> None:
+    stage = make_stage()
+    stage.gateway.broker_url = lambda user, password: f"redis://{user}:{password}@{line.address}/0"
+    stage.start()
+    assert stage.outcome(stage.send("t:1", HELLO)) == "SUCCEEDED"
+    before = line.accepted
+    line.kill_lines()
+    stage.wait(lambda: "consumer.silent" in stage.agent.log(), "the report has failed")
+    stage.wait(lambda: line.accepted >= before + 2, "report and consumer have other lines")
+    # Not because nothing came of what is assigned, and not because kombu has missed an answer.
+    assert "consumer.stalled" not in stage.agent.log()
+    assert stage.outcome(stage.send("u:1", HELLO)) == "SUCCEEDED"
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from sqlalchemy.exc import (
     TimeoutError as PoolTimeoutError,
 )
 
+from nodepool import keepalive
 from nodepool.domain.errors import InvalidInputError, StorageFullError, UnavailableError
 
 __all__ = ["Connection", "Database", "database_file", "translated_errors"]
@@ -35,6 +36,15 @@ _MAX_GROUP = 256
 _POSTGRES_DISK_FULL = "53100"  # SQLSTATE disk_full
 _BUSY_TIMEOUT_SECONDS = 15
 _WAL_RETRY_SECONDS = 0.02
+# libpq's names of what keepalive.py has for all connections.
+_LINE_OPTIONS = {
+    "connect_timeout": 5,
+    "keepalives": 1,
+    "keepalives_idle": keepalive.IDLE_SECONDS,
+    "keepalives_interval": keepalive.PROBE_SECONDS,
+    "keepalives_count": keepalive.PROBES,
+    "tcp_user_timeout": keepalive.UNCONFIRMED_SECONDS * 1000,
+}
 
 
 class Database:
@@ -119,7 +129,11 @@ def _with_driver(url: str) -> URL:
 
 
 def _postgres_engine(url: URL) -> Engine:
-    return create_engine(url, pool_size=20, max_overflow=10, pool_pre_ping=True)
+    # What is in the URL goes first.
+    options = {**_LINE_OPTIONS, **{name: value for name, value in url.query.items() if name in _LINE_OPTIONS}}
+    return create_engine(
+        url, pool_size=20, max_overflow=10, pool_pre_ping=True, pool_timeout=10, connect_args=options
+    )
 
 
 def _sqlite_engine(url: URL) -> Engine:
