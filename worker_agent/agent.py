@@ -145,12 +145,7 @@ class Agent:
         options = consumer_options_of(enrolment, self._setup.node_id, self._setup.max_tasks)
         self._consumer = Consumer(options, self.execute, self.stop_attempt, self._ready.set)
         self._heartbeat = Heartbeat(
-            board,
-            self._report,
-            self._assigned_read,
-            self._enroll_again,
-            self._keep_pace,
-            self._broker_silent,
+            board, self._report, self._assigned_read, self._enroll_again, self._keep_pace, self._broker_silent
         )
         for attempt_id, end in leftovers:
             self.handle(PickedUp(attempt_id, monotonic_seconds()))
@@ -315,7 +310,6 @@ class Agent:
         return True
 
     def _broker_silent(self) -> None:
-        """The consumer's line is likely as dead as the report's, and need not find that out by itself."""
         log.warning("the broker is silent, the consumer connects again", action="consumer.silent")
         self._consumer.reconnect()
 

@@ -131,9 +131,7 @@ def _with_driver(url: str) -> URL:
 def _postgres_engine(url: URL) -> Engine:
     # What is in the URL goes first.
     options = {**_LINE_OPTIONS, **{name: value for name, value in url.query.items() if name in _LINE_OPTIONS}}
-    return create_engine(
-        url, pool_size=20, max_overflow=10, pool_pre_ping=True, pool_timeout=10, connect_args=options
-    )
+    return create_engine(url, pool_size=20, max_overflow=10, pool_pre_ping=True, connect_args=options)
 
 
 def _sqlite_engine(url: URL) -> Engine:
