@@ -13,7 +13,7 @@ from nodepool.domain.errors import InvalidInputError, UnavailableError
 from nodepool.domain.tasks.retention import Retention
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.files.disk import disk_errors
-from nodepool.stores.redis.broker_memory import memory_of
+from nodepool.stores.redis.broker_status import broker_status
 from nodepool.stores.sql import disk_use
 from nodepool.stores.sql.database import Connection
 from nodepool.stores.sql.disk_use import StorageOfUser, Things
@@ -51,7 +51,8 @@ def of_pool(gateway: Gateway, request: pb.GetDiskUseRequest) -> pb.GetDiskUseRes
 
     answer = gateway.database.read(work)
     with suppress(UnavailableError):  # the rest is worth telling without it
-        answer.broker_bytes, answer.broker_limit_bytes = memory_of(gateway.redis)
+        broker = broker_status(gateway.redis)
+        answer.broker_bytes, answer.broker_limit_bytes = broker.memory_used_bytes, broker.memory_limit_bytes
     return answer
 
 
