@@ -15,6 +15,7 @@ from collections.abc import Collection
 from dispatcher.context import Dispatcher
 from dispatcher.placing.placement_loop import PlacementLoop
 from dispatcher.placing.reserve import lose
+from dispatcher.sweep.broker_change import BrokerChange
 from dispatcher.sweep.broker_connections import BrokerGuard
 from dispatcher.sweep.credit_drift import CreditDrift
 from dispatcher.sweep.failure_detector import BRAKE_PERIODS, ExpectedNode, FailureDetector
@@ -75,6 +76,9 @@ class Sweeper:
         self._comparisons = PendingVotes(dispatcher)
         self._storage = StoredFiles(dispatcher)
         self._housekeeping = Housekeeping(dispatcher)
+        self._broker_change = BrokerChange(
+            dispatcher.redis, lambda: [node.id for node in dispatcher.database.read(node_store.roll_call)]
+        )
         self._broker_guard = BrokerGuard(dispatcher.redis, dispatcher.settings.broker_connections_per_node)
         self._memory_guard = MemoryGuard(
             dispatcher.redis, dispatcher.lifecycle.outputs, dispatcher.settings.max_live_output_mb << 20
@@ -163,6 +167,9 @@ class Sweeper:
     def sweep(self) -> None:
         """One pass. Raises UnavailableError when SQL or Redis cannot be reached."""
         dispatcher = self._dispatcher
+        if self._broker_change.look():
+            # The newest of what the one before knew may never have got there.
+            self._distrust()
         if self._memory_guard.look().is_full:
             # Nobody can report then, so nobody is late for it.
             self._failure_detector.forget_silence(dispatcher.clock())

@@ -17,6 +17,11 @@ class Connections:
         with translated_errors():
             return int(self._redis.info("clients")["connected_clients"])
 
+    def server(self) -> str:
+        """Which start of which server this is: another one after a failover, or a restart."""
+        with translated_errors():
+            return str(self._redis.info("server")["run_id"])
+
     def listed(self) -> Sequence[Mapping[str, str]]:
         """As CLIENT LIST says: among others `id` and `user` of each."""
         with translated_errors():

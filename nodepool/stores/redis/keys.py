@@ -9,6 +9,7 @@ WRITTEN = "pool:written"  # an ordinary write, which shows that others would be 
 GATEWAY = "pool:gateway"  # there while a gateway serves
 RELEASE = "pool:release"  # set by an operator: nodes that vanished at once are really gone
 PACE = "pool:pace"  # how often agents report now, seconds; every agent may read it
+AGENT_USERS = "pool:agent-users"  # what agents' broker users were made with
 OWNER_EVENTS_CHANNEL = "owner-events"  # a user's id, when their credit score opens another tier
 NODE_EVENTS_CHANNEL = "node-events"  # a node's id, whenever it has more room or its facts changed
 EVENTS_CHANNEL = "task-events"  # a task's id, whenever something of it changed
@@ -32,6 +33,7 @@ SWEPT_TTL_SECONDS = 24 * 3600
 # Keys that live without a TTL. Everything else must have one; a test checks it.
 PERSISTENT_PATTERNS = (
     "nodes",
+    "pool:agent-users",
     "node:*:facts",
     "node:*:assigned",
     "node:*:reserved",
