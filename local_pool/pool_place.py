@@ -13,7 +13,7 @@ import click
 from local_pool.command import default_data_dir, read_settings
 from local_pool.plan import DATABASE_FIELDS, wants_embedded_broker
 from nodepool.settings import Settings
-from nodepool.stores.sql.database import database_file
+from nodepool.stores.sql.database import database_file, shown_url
 
 data_dir_option = click.option(
     "--data-dir",
@@ -38,6 +38,11 @@ class PoolPlace:
         """SQLite's file; None where a server has the database."""
         found = database_file(self.database_url)
         return None if found is None else Path(found)
+
+    @property
+    def database_text(self) -> str:
+        """Where the database is, without a password."""
+        return str(self.database_path or shown_url(self.database_url))
 
     @property
     def secrets(self) -> Path | None:

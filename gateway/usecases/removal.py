@@ -15,7 +15,7 @@ from nodepool.domain.errors import CorruptFileError, NotFoundError, UnavailableE
 from nodepool.domain.money import ledger
 from nodepool.domain.not_visible import no_task, removed_task
 from nodepool.stores.redis.output import OutputWindow
-from nodepool.stores.sql import removal as removal_store
+from nodepool.stores.sql import removal as removal_store, restores
 from nodepool.stores.sql.task_rows import OwnedTask
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,8 @@ def not_there(gateway: Gateway, identity: CallerIdentity | None, task_id: str) -
     account = ledger.user_account(identity.user_id)
     if gateway.database.read(lambda c: removal_store.had_hold(c, task_id, account)):
         return removed_task(task_id, gateway.settings.retention.task_told)
-    return no_task(task_id)
+    restored = gateway.database.read(restores.last)
+    return no_task(task_id, lost=None if restored is None else restored.lost_after(gateway.clock()))
 
 
 def no_result(row: OwnedTask) -> NotFoundError:

@@ -14,7 +14,6 @@ from nodepool.domain import ids
 from nodepool.domain.ends.effects import FollowUp
 from nodepool.domain.errors import CorruptFileError, NodePoolError, NotFoundError, UnavailableError
 from nodepool.domain.nodes.node import NodeKind
-from nodepool.domain.not_visible import no_task
 from nodepool.domain.tasks.states import TaskKind, TaskState
 from nodepool.heavy import jobs
 from nodepool.heavy.worker import OutOfBoundsError
@@ -42,10 +41,13 @@ _SMALL_RESULT_BYTES = 256 << 10
 def find_own(gateway: Gateway, identity: CallerIdentity | None, task_id: str) -> OwnedTask:
     """The task, when it is the caller's; without an identity (anonymous reads are on) any task."""
     row = gateway.database.read(lambda connection: task_store.find_or_none(connection, task_id))
-    if row is None:
+    if (
+        row is None
+        or row.kind != TaskKind.USER
+        or (identity is not None and row.owner_id != identity.user_id)
+    ):
+        # One answer, whether it is not there or another's.
         raise removal.not_there(gateway, identity, task_id)
-    if row.kind != TaskKind.USER or (identity is not None and row.owner_id != identity.user_id):
-        raise no_task(task_id)
     if row.deleted_at:
         raise removal.not_there(gateway, identity, task_id)
     return row

@@ -15,8 +15,17 @@ from nodepool.stores.sql.database import Database
 def settle(database: Database, files: FileStore, task_ids: Sequence[str]) -> int:
     """Count what these tasks keep now that they have ended, and remove what they need not. How many were due.
 
-    Asked again it changes nothing. Raises UnavailableError; what was not done stays due.
+    Asked again it changes nothing; none while a backup copies files. Raises UnavailableError; what was not
+    done stays due.
     """
+    try:
+        with files.removing():
+            return _settle(database, files, task_ids)
+    except BlockingIOError:
+        return 0
+
+
+def _settle(database: Database, files: FileStore, task_ids: Sequence[str]) -> int:
     ended = database.write(lambda connection: storage_accounting.settle(connection, task_ids))
     for task in ended:
         if task.result:

@@ -45,6 +45,7 @@ class ReasonCode(StrEnum):
     EVICTED = "evicted"
     OWNER_ONLY = "owner_only"
     IDLE = "idle"
+    RESTORED = "restored"
     # Nodes without an agent, which are called.
     NEVER_CALLED = "never_called"
     NOT_CALLED = "not_called"
@@ -92,6 +93,7 @@ _WORDS: dict[ReasonCode, str] = {
     ReasonCode.EVICTED: "evicted: node {node} ran short of memory",
     ReasonCode.OWNER_ONLY: "node {node} takes its owner's tasks only",
     ReasonCode.IDLE: "node {node} took it and did nothing for {minutes} minutes",
+    ReasonCode.RESTORED: "the pool was restored from a backup while it ran",
     ReasonCode.NEVER_CALLED: "the pool did not get to call node {node}",
     ReasonCode.NOT_CALLED: "node {node} is not called: {detail}",
     ReasonCode.PACKAGE_UNREADABLE: "its package could not be read: {detail}",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +16,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from nodepool.domain.errors import CorruptFileError, InvalidInputError, NotFoundError
+from nodepool.domain.errors import CorruptFileError, NotFoundError
 from nodepool.stores.files.disk import (
     PRIVATE_FOLDER,
     NewFile,
@@ -36,12 +35,19 @@ from nodepool.stores.files.encryption import (
     seal,
     unseal,
 )
-from nodepool.stores.files.locks import FileLocks
+from nodepool.stores.files.file_names import (
+    SHA256,
+    log_file,
+    log_name,
+    package_file,
+    package_name,
+    result_file,
+    result_name,
+)
+from nodepool.stores.files.locks import REMOVALS, FileLocks
 from nodepool.stores.files.spool import SealedSpool
 from nodepool.stores.files.writer import Writer
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_ATTEMPT = re.compile(r"[A-Za-z0-9._~-]{1,200}:[0-9]{1,10}")
 _NO_PACKAGE = "There is no such package."
 _KNOWN_PACKAGES = 65_536
 # Packages, results and logs lie in so many folders each.
@@ -57,6 +63,7 @@ class FileStore:
         if len(key) != KEY_BYTES:
             raise ValueError(f"the key must have {KEY_BYTES} bytes")
         self._key = key
+        self._root = root
         self._packages = root / "packages"
         self._results = root / "results"
         self._logs = root / "logs"
@@ -76,7 +83,7 @@ class FileStore:
         """The SHA-256 of `data`, which is on the disk now; a package that is there is not written again."""
         sha = hashlib.sha256(data).hexdigest()
         if not self._has_package(sha):
-            self._put(self._package_path(sha), _package_name(sha), data)
+            self._put(self._package_path(sha), package_name(sha), data)
             self._remember(sha)
         return sha
 
@@ -86,14 +93,14 @@ class FileStore:
 
     def open_package(self, sha: str) -> Iterator[bytes]:
         """Chunks of at most 64 KiB. Raises NotFoundError, and CorruptFileError here or while reading."""
-        return self._open(self._package_path(_checked(sha)), _package_name(sha), _NO_PACKAGE)
+        return self._open(self._package_path(_checked(sha)), package_name(sha), _NO_PACKAGE)
 
     def package_bytes(self, sha: str) -> bytes:
         return b"".join(self.open_package(sha))
 
     def delete_package(self, sha: str) -> None:
         """Nothing happens when there is none. The caller sees to it that no task needs it."""
-        if not _SHA256.fullmatch(sha):
+        if not SHA256.fullmatch(sha):
             return
         with self._lock:
             self._known.pop(sha, None)
@@ -104,10 +111,15 @@ class FileStore:
         """Nobody removes the package meanwhile: hold it while one is put here, until its task is kept."""
         return self._locks.shared(_checked(sha))
 
+    def removing(self) -> AbstractContextManager[None]:
+        """Held by whoever removes files that SQL names no more. Raises BlockingIOError while a backup copies
+        what SQL named a moment ago: they are removed later."""
+        return self._locks.shared_at_once(REMOVALS)
+
     def delete_unneeded(self, sha: str, unneeded: Callable[[], bool]) -> bool:
         """delete_package, where nobody is about to need it; False while somebody may be."""
         try:
-            with self._locks.exclusive(_checked(sha)):
+            with self.removing(), self._locks.exclusive(_checked(sha)):
                 if unneeded():
                     self.delete_package(sha)
         except BlockingIOError:
@@ -119,14 +131,14 @@ class FileStore:
         path = self._result_path(attempt_id)
 
         def commit(writer: Writer, _sha: str) -> None:
-            self._finish(writer, path, _result_name(attempt_id))
+            self._finish(writer, path, result_name(attempt_id))
 
         return Writer(self._key, self._incoming, commit)
 
     def open_result(self, attempt_id: str) -> Iterator[bytes]:
         """Chunks of at most 64 KiB. Raises NotFoundError, and CorruptFileError here or while reading."""
         path = self._result_path(attempt_id)
-        return self._open(path, _result_name(attempt_id), "There is no result of this attempt.")
+        return self._open(path, result_name(attempt_id), "There is no result of this attempt.")
 
     def result_bytes(self, attempt_id: str) -> bytes:
         return b"".join(self.open_result(attempt_id))
@@ -134,11 +146,11 @@ class FileStore:
     def sealed_result(self, attempt_id: str) -> Sealed:
         """For another process to open this one result. Raises NotFoundError, CorruptFileError."""
         path = self._result_path(attempt_id)
-        return self._sealed(path, _result_name(attempt_id), "There is no result of this attempt.")
+        return self._sealed(path, result_name(attempt_id), "There is no result of this attempt.")
 
     def sealed_package(self, sha: str) -> Sealed:
         """For another process to open this one package. Raises NotFoundError, CorruptFileError."""
-        return self._sealed(self._package_path(_checked(sha)), _package_name(sha), _NO_PACKAGE)
+        return self._sealed(self._package_path(_checked(sha)), package_name(sha), _NO_PACKAGE)
 
     def result_size(self, attempt_id: str) -> int:
         """Its length in bytes; 0 when there is none."""
@@ -149,7 +161,7 @@ class FileStore:
                 return 0
 
     def has_package(self, sha: str) -> bool:
-        return bool(_SHA256.fullmatch(sha)) and self._has_package(sha)
+        return bool(SHA256.fullmatch(sha)) and self._has_package(sha)
 
     def spool(self) -> SealedSpool:
         """Where what is on its way is collected until it is whole; what of it is on the disk is encrypted."""
@@ -165,12 +177,12 @@ class FileStore:
     def put_log(self, attempt_id: str, output: bytes) -> None:
         """Output of an attempt whose result may not have it, or goes; another log takes the first one's
         place."""
-        self._put(self._log_path(attempt_id), _log_name(attempt_id), output)
+        self._put(self._log_path(attempt_id), log_name(attempt_id), output)
 
     def log_bytes(self, attempt_id: str) -> bytes:
         """Raises NotFoundError, and CorruptFileError."""
         path = self._log_path(attempt_id)
-        return b"".join(self._open(path, _log_name(attempt_id), "There is no output of this attempt."))
+        return b"".join(self._open(path, log_name(attempt_id), "There is no output of this attempt."))
 
     def delete_log(self, attempt_id: str) -> None:
         """Nothing happens when there is none."""
@@ -201,13 +213,13 @@ class FileStore:
             return sweep_left(self._incoming, older_than_seconds, now)
 
     def _package_path(self, sha: str) -> Path:
-        return self._packages / sha[:2] / sha
+        return self._root / package_file(sha)
 
     def _result_path(self, attempt_id: str) -> Path:
-        return _attempt_path(self._results, attempt_id, _SUFFIXES["results"])
+        return self._root / result_file(attempt_id)
 
     def _log_path(self, attempt_id: str) -> Path:
-        return _attempt_path(self._logs, attempt_id, _SUFFIXES["logs"])
+        return self._root / log_file(attempt_id)
 
     def _has_package(self, sha: str) -> bool:
         path = self._package_path(sha)
@@ -234,7 +246,7 @@ class FileStore:
 
     def _commit_package(self, writer: Writer, sha: str) -> None:
         if not self._has_package(sha):
-            self._finish(writer, self._package_path(sha), _package_name(sha))
+            self._finish(writer, self._package_path(sha), package_name(sha))
             self._remember(sha)
 
     def _finish(self, writer: Writer, path: Path, name: str) -> None:
@@ -328,28 +340,9 @@ def _make_key(path: Path) -> None:
 
 
 def _checked(sha: str) -> str:
-    if not _SHA256.fullmatch(sha):
+    if not SHA256.fullmatch(sha):
         raise NotFoundError(_NO_PACKAGE)
     return sha
-
-
-def _package_name(sha: str) -> str:
-    return f"package/{sha}"
-
-
-def _result_name(attempt_id: str) -> str:
-    return f"result/{attempt_id}"
-
-
-def _log_name(attempt_id: str) -> str:
-    return f"log/{attempt_id}"
-
-
-def _attempt_path(root: Path, attempt_id: str, suffix: str) -> Path:
-    if not _ATTEMPT.fullmatch(attempt_id):
-        raise InvalidInputError("This is not an attempt's id.")
-    folder = hashlib.sha256(attempt_id.encode()).hexdigest()[:2]
-    return root / folder / (attempt_id.replace(":", "@") + suffix)
 
 
 def _named(kind: StoredKind, name: str) -> str:

@@ -29,7 +29,7 @@ from sqlalchemy.exc import (
 from nodepool import keepalive
 from nodepool.domain.errors import InvalidInputError, StorageFullError, UnavailableError
 
-__all__ = ["Connection", "Database", "database_file", "translated_errors"]
+__all__ = ["Connection", "Database", "database_file", "shown_url", "translated_errors"]
 
 T = TypeVar("T")
 _MAX_GROUP = 256
@@ -90,6 +90,11 @@ def database_file(url: str) -> str | None:
     """The file that SQLite's database is in, empty for one in memory; None for one that a server has."""
     parsed = make_url(url)
     return parsed.database or "" if parsed.get_backend_name() == "sqlite" else None
+
+
+def shown_url(url: str) -> str:
+    """Without its password."""
+    return make_url(url).render_as_string(hide_password=True)
 
 
 @contextmanager

@@ -47,8 +47,8 @@ def _open_file(path: Path) -> str:
         if "locked" in str(error):
             return "another program has the file open"
         raise UnavailableError(f"the database {path} cannot be opened: {error}") from error
-    except sqlite3.DatabaseError as error:
-        raise UnavailableError(f"the file {path} is no database that can be read: {error}") from error
+    except sqlite3.DatabaseError:
+        return ""  # damaged: no pool works on it, and this may be why it is replaced
     finally:
         connection.close()
     return ""

@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from nodepool.domain.accounts.credentials import name_key
 from nodepool.domain.errors import AlreadyExistsError, UnauthenticatedError
+from nodepool.stores.sql import restores
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.tables import users
 from nodepool.stores.sql.typed_rows import FromRow, columns
@@ -98,6 +99,7 @@ def add(connection: Connection, newcomer: NewUser, now: float) -> int:
         "role": newcomer.role,
         "credit_score": newcomer.credit_score,
         "created_at": now,
+        "token_generation": restores.first_generation(connection),
     }
     try:
         user_id = connection.execute(insert(users).values(values).returning(users.c.id)).scalar_one()

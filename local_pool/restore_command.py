@@ -1,0 +1,128 @@
+"""`hivemind admin restore`: on the pool's own host, with the pool stopped."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import click
+
+from local_pool import backup_keys
+from local_pool.in_use import check_unused
+from local_pool.pool_place import PoolPlace, data_dir_option, find_place
+from local_pool.restore import Restored, Source, has_data, look, restore
+from local_pool.restored_files import check_objects
+from nodepool.domain.errors import NodePoolError, UnavailableError
+from nodepool.stores.files.backup_folder import BackupFolder
+from nodepool.stores.redis.client import connect
+from nodepool.stores.redis.emptying import empty
+
+_MOST_NAMED = 10
+
+
+@click.command("restore")
+@click.argument("directory", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@data_dir_option
+@click.option("--backup", "backup_id", default="", metavar="ID", help="Which backup.  [default: the newest]")
+@click.option(
+    "--keys-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=None,
+    help="Where the keys are.  [default: DIR.keys]",
+)
+@click.option("--force", is_flag=True, help="Also where a pool's data is: it is put aside, not deleted.")
+@click.option("--check", is_flag=True, help="Change nothing: only read all of the backup and compare hashes.")
+@click.option("--end-sessions", is_flag=True, help="Everybody has to log in again, agents too.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+def restore_command(
+    directory: Path,
+    data_dir: Path | None,
+    backup_id: str,
+    keys_dir: Path | None,
+    *,
+    force: bool,
+    check: bool,
+    end_sessions: bool,
+    as_json: bool,
+) -> None:
+    """Make the backup in DIR the pool of this host. The pool must be stopped, on every host.
+
+    All of it is checked before anything is changed. What ran when the backup was made begins again. Whatever
+    was done after the backup is gone: tasks, entries of the ledger, accounts, passwords, blocks.
+    """
+    place = find_place(data_dir)
+    folder = BackupFolder(directory.resolve())
+    apart = (keys_dir or backup_keys.default_folder(folder.root)).resolve()
+    try:
+        with folder.locked():
+            source = look(folder, backup_id, place, apart)
+            if check:
+                _check(source, as_json=as_json)
+                return
+            with check_unused(place):
+                if not force and has_data(place):
+                    raise click.ClickException(
+                        f"there is a pool's data already ({place.database_text}, {place.storage}): name an "
+                        "empty place, or give --force to put it aside"
+                    )
+                done = restore(source, place, lambda: _empty_broker(place), end_sessions=end_sessions)
+    except NodePoolError as error:
+        raise click.ClickException(str(error)) from error
+    _tell(source, done, as_json=as_json)
+
+
+def _check(source: Source, *, as_json: bool) -> None:
+    wrong = check_objects(source.folder, source.manifest, source.files.values())
+    if as_json:
+        click.echo(json.dumps({"id": source.manifest.id, "right": not wrong, "damaged": wrong}))
+    for name in wrong[:_MOST_NAMED]:
+        click.echo(f"damaged or gone: {name}", err=True)
+    if wrong:
+        raise click.ClickException(f"backup {source.manifest.id} cannot be restored: {len(wrong)} damaged")
+    if not as_json:
+        click.echo(
+            f"backup {source.manifest.id} is whole: {source.manifest.files} files and the database have "
+            "their hashes, and the key is theirs"
+        )
+
+
+def _empty_broker(place: PoolPlace) -> bool:
+    """Whether it could be reached."""
+    client = connect(place.settings)
+    try:
+        empty(client)
+    except UnavailableError:
+        return False
+    finally:
+        client.close()
+    return True
+
+
+def _tell(source: Source, done: Restored, *, as_json: bool) -> None:
+    manifest = source.manifest
+    moment = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(manifest.made_at))
+    if as_json:
+        told = {
+            "id": manifest.id,
+            "backup_made_at": manifest.made_at,
+            "tasks": manifest.tasks,
+            "files": manifest.files,
+            "runs_ended": done.runs_ended,
+            "put_aside": done.kept,
+            "emptied_broker": done.emptied_broker,
+        }
+        click.echo(json.dumps(told))
+        return
+    click.echo(f"restored backup {manifest.id}: {manifest.tasks} tasks, {manifest.files} files")
+    click.echo(f"checked: hashes, keys, files of tasks, revision {manifest.revision}, the ledger")
+    click.echo(f"what was done after {moment} is gone: tasks, entries of the ledger, accounts, blocks")
+    click.echo(f"{done.runs_ended} runs that went on then begin again, at nobody's cost")
+    for path in done.kept:
+        click.echo(f"put aside, delete it when all is well: {path}")
+    if not done.emptied_broker:
+        click.echo(
+            "the broker could not be reached: empty its database (FLUSHDB) before the pool starts", err=True
+        )
+    for name in manifest.missing:
+        click.echo(f"warning: the pool had lost {name} before the backup", err=True)

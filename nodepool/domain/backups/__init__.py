@@ -1,0 +1,1 @@
+"""What a backup is made of, and whether it can be trusted and used. Pure."""
