@@ -14,10 +14,10 @@ _SHOWN = 150
 def no_task(task_id: str, *, lost: str | None = None) -> NotFoundError:
     """For whoever asks for a task of their own. `lost`: since when tasks of a pool that was restored lately
     are gone."""
-    why = (
-        f"; the pool was restored from a backup, and what was submitted after {lost} is gone" if lost else ""
-    )
-    return NotFoundError(f"there is no task {task_id[:_SHOWN]!r} of yours{why}")
+    text = f"there is no task {task_id[:_SHOWN]!r} of yours"
+    if lost:
+        text += f"; the pool was restored from a backup, and what was submitted after {lost} is gone"
+    return NotFoundError(text)
 
 
 def removed_task(task_id: str, kept: str) -> NotFoundError:

@@ -23,13 +23,13 @@ def run_restore(environment: Mapping[str, str], *arguments: str | Path) -> Resul
 
 def backed_up(environment: Mapping[str, str], *arguments: str | Path) -> dict[str, Any]:
     done = run_backup(environment, *arguments, "--json")
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == 0, done.output + repr(done.exception)
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 
 
 def restored(environment: Mapping[str, str], *arguments: str | Path) -> dict[str, Any]:
     done = run_restore(environment, *arguments, "--json")
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == 0, done.output + repr(done.exception)
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer

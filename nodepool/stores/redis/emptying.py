@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from nodepool.stores.redis import keys
 from nodepool.stores.redis.client import Client, any_error_translated
 
-_PATTERNS = (*keys.PERSISTENT_PATTERNS, "node:*", "pool:*", "attempt:*", "rate:*")
+_PATTERNS = (*keys.PERSISTENT_PATTERNS, "node:*", "pool:*", "attempt:*", "outputs:*", "rate:*")
 _AT_ONCE = 500
 
 

@@ -90,9 +90,9 @@ def _postgres(url: str, folder: Path) -> Iterator[Snapshot]:
     database = Database(url)
     try:
         with database.engine.connect() as connection:
+            connection.execution_options(isolation_level="REPEATABLE READ")
             server = server_major(connection)
             postgres_tools.find("pg_dump", server)
-            connection = connection.execution_options(isolation_level="REPEATABLE READ")  # noqa: PLW2901
             name = str(connection.execute(text("SELECT pg_export_snapshot()")).scalar_one())
             yield Snapshot(
                 POSTGRES,
