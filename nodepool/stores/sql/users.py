@@ -15,7 +15,7 @@ from nodepool.domain.accounts.credentials import name_key
 from nodepool.domain.errors import AlreadyExistsError, UnauthenticatedError
 from nodepool.stores.sql import restores
 from nodepool.stores.sql.ledger import api as ledger_store
-from nodepool.stores.sql.tables import users
+from nodepool.stores.sql.tables import ledger_accounts, ledger_entries, users
 from nodepool.stores.sql.typed_rows import FromRow, columns
 
 USER_ROLE = "user"
@@ -42,6 +42,12 @@ class User(FromRow):
     blocked: bool
     generation: int  # of tokens
     password_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class UserName(FromRow):
+    id: int
+    username: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,3 +135,14 @@ def end_tokens(connection: Connection, user_id: int) -> None:
     connection.execute(
         update(users).where(users.c.id == user_id).values(token_generation=users.c.token_generation + 1)
     )
+
+
+def without_movements(connection: Connection) -> list[UserName]:
+    """People on whose accounts nothing ever moved, by name."""
+    account = select(ledger_accounts.c.id).where(ledger_accounts.c.user_id == users.c.id).scalar_subquery()
+    taken = select(ledger_entries.c.seq).where(ledger_entries.c.debit_account == account)
+    got = select(ledger_entries.c.seq).where(ledger_entries.c.credit_account == account)
+    query = select(*columns(UserName, users)).where(
+        users.c.role != SYSTEM_ROLE, ~taken.correlate(users).exists(), ~got.correlate(users).exists()
+    )
+    return UserName.from_rows(connection.execute(query.order_by(users.c.username)))

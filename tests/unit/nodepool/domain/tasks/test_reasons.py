@@ -60,6 +60,7 @@ WORDS: list[tuple[Reason, str]] = [
         because(ReasonCode.IDLE, node=NODE, minutes=4),
         "node bob/pc took it and did nothing for 4 minutes",
     ),
+    (because(ReasonCode.RESTORED), "the pool was restored from a backup while it ran"),
     (because(ReasonCode.NEVER_CALLED, node=NODE), "the pool did not get to call node bob/pc"),
     (because(ReasonCode.NOT_CALLED, node=NODE, detail="no port"), "node bob/pc is not called: no port"),
     (because(ReasonCode.PACKAGE_UNREADABLE, detail="damaged"), "its package could not be read: damaged"),
