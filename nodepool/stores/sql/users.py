@@ -139,10 +139,15 @@ def end_tokens(connection: Connection, user_id: int) -> None:
 
 def without_movements(connection: Connection) -> list[UserName]:
     """People on whose accounts nothing ever moved, by name."""
-    account = select(ledger_accounts.c.id).where(ledger_accounts.c.user_id == users.c.id).scalar_subquery()
-    taken = select(ledger_entries.c.seq).where(ledger_entries.c.debit_account == account)
-    got = select(ledger_entries.c.seq).where(ledger_entries.c.credit_account == account)
-    query = select(*columns(UserName, users)).where(
-        users.c.role != SYSTEM_ROLE, ~taken.correlate(users).exists(), ~got.correlate(users).exists()
+    moved = select(ledger_entries.c.seq).where(
+        or_(
+            ledger_entries.c.debit_account == ledger_accounts.c.id,
+            ledger_entries.c.credit_account == ledger_accounts.c.id,
+        )
+    )
+    query = (
+        select(*columns(UserName, users))
+        .join(ledger_accounts, ledger_accounts.c.user_id == users.c.id)
+        .where(users.c.role != SYSTEM_ROLE, ~moved.exists())
     )
     return UserName.from_rows(connection.execute(query.order_by(users.c.username)))
