@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from local_pool import backup_keys
-from local_pool.backup_keys import Keys
+from local_pool.backup_keys import PoolKeys
 from local_pool.pool_place import PoolPlace
 from nodepool.domain.backups import manifest as backup
 from nodepool.domain.backups.manifest import BackupError, Manifest, StoredFile
@@ -24,7 +24,13 @@ from nodepool.stores.files.locks import removals_held
 from nodepool.stores.sql.ledger.report import LedgerReport
 from nodepool.stores.sql.ledger.verify import examine
 from nodepool.stores.sql.migrate import check_known
-from nodepool.stores.sql.snapshots import NamedFiles, Snapshot, named_files, open_snapshot, revision_in
+from nodepool.stores.sql.snapshots import (
+    DatabaseSnapshot,
+    NamedFiles,
+    named_files,
+    open_snapshot,
+    revision_in,
+)
 
 # Of the storage, what is not the pool's memory: on its way, or locks, or keys.
 _LEFT_OUT = frozenset({"incoming", "locks"})
@@ -43,7 +49,7 @@ class Made:
 
 
 def make(
-    place: PoolPlace, folder: BackupFolder, keys: Keys, keys_dir: Path | None, keep: int, now: float
+    place: PoolPlace, folder: BackupFolder, keys: PoolKeys, keys_dir: Path | None, keep: int, now: float
 ) -> Made:
     """Without `keys_dir` the keys are not kept. `now` is Unix time.
 
@@ -96,7 +102,7 @@ def make(
 
 def _moment(
     place: PoolPlace, copier: FileCopier, part: Path
-) -> tuple[set[str], Snapshot, NamedFiles, LedgerReport]:
+) -> tuple[set[str], DatabaseSnapshot, NamedFiles, LedgerReport]:
     """A moment of which every file is here that was there."""
     missing_before: set[str] = set()
     for _ in range(_MOMENTS):

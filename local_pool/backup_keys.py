@@ -25,7 +25,7 @@ WHY_APART = (
 
 
 @dataclass(frozen=True, slots=True)
-class Keys:
+class PoolKeys:
     """By their names. `storage_key` is what files are encrypted with."""
 
     files: dict[str, bytes]
@@ -49,7 +49,7 @@ def default_folder(backups: Path) -> Path:
     return backups.with_name(f"{backups.name}.keys")
 
 
-def of_pool(place: PoolPlace) -> Keys:
+def of_pool(place: PoolPlace) -> PoolKeys:
     """As the pool's parts find them: settings first, then `hivemind up`'s secrets, then the storage's own."""
     files: dict[str, bytes] = {}
     settings, given = place.settings, place.settings.model_fields_set
@@ -69,7 +69,7 @@ def of_pool(place: PoolPlace) -> Keys:
         files[JWT] = settings.jwt_secret_key.encode()
     if STORAGE in files:
         files.pop(STORAGE_FILE, None)
-    return Keys(files)
+    return PoolKeys(files)
 
 
 def _read(path: Path) -> bytes:
@@ -79,7 +79,7 @@ def _read(path: Path) -> bytes:
         raise BackupError(f"the pool's secrets cannot be read: {error}") from error
 
 
-def save(keys: Keys, folder: Path, backup_id: str) -> Path:
+def save(keys: PoolKeys, folder: Path, backup_id: str) -> Path:
     """All or none of them, for their owner only."""
     target, draft = folder / backup_id, folder / f".{backup_id}.part"
     try:
@@ -98,14 +98,14 @@ def save(keys: Keys, folder: Path, backup_id: str) -> Path:
     return target
 
 
-def load(folder: Path, backup_id: str) -> Keys:
+def load(folder: Path, backup_id: str) -> PoolKeys:
     """Those of this backup; a folder that has keys itself is one of a single backup."""
     place = folder / backup_id
     if not place.is_dir():
         place = folder
     if not place.is_dir():
-        return Keys({})
-    return Keys({path.name: _read(path) for path in place.iterdir() if path.is_file()})
+        return PoolKeys({})
+    return PoolKeys({path.name: _read(path) for path in place.iterdir() if path.is_file()})
 
 
 def forget(folder: Path, backup_ids: list[str]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from local_pool import backup_keys
 from local_pool.backup import paths_of
-from local_pool.backup_keys import JWT, JWT_FILE, STORAGE, STORAGE_FILE, Keys
+from local_pool.backup_keys import JWT, JWT_FILE, STORAGE, STORAGE_FILE, PoolKeys
 from local_pool.pool_place import PoolPlace
 from local_pool.private_files import write_private
 from local_pool.restored_files import Exchange, check_room, give_to_owner, stage_file, stage_storage
@@ -34,23 +34,23 @@ _SQLITE_BESIDE = ("-wal", "-shm", "-journal")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class BackupSource:
     """A backup that was looked at: its manifest and list of files are whole, and the keys are its own."""
 
     folder: BackupFolder
     manifest: Manifest
     files: dict[str, StoredFile]
-    keys: Keys
+    keys: PoolKeys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Restored:
+class RestoreDone:
     runs_ended: int
     kept: list[str]  # what was there before, where it is now
     emptied_broker: bool
 
 
-def look(folder: BackupFolder, backup_id: str, place: PoolPlace, keys_dir: Path) -> Source:
+def look(folder: BackupFolder, backup_id: str, place: PoolPlace, keys_dir: Path) -> BackupSource:
     """The backup of that id, or the newest. Raises BackupError."""
     ids = folder.ids()
     if not ids:
@@ -63,13 +63,13 @@ def look(folder: BackupFolder, backup_id: str, place: PoolPlace, keys_dir: Path)
     files = folder.index(manifest)
     keys = backup_keys.load(keys_dir, chosen)
     if place.settings.storage_key:
-        keys = Keys({**keys.files, STORAGE: place.settings.storage_key.encode()})
+        keys = PoolKeys({**keys.files, STORAGE: place.settings.storage_key.encode()})
     if backup.key_check(keys.storage_key) != manifest.key_check:
         raise BackupError(
             "the storage key is not that of this backup: its files could not be read; give the right one "
             f"with STORAGE_KEY, or the folder of its keys with --keys-dir (looked in {keys_dir})"
         )
-    return Source(folder=folder, manifest=manifest, files=files, keys=keys)
+    return BackupSource(folder=folder, manifest=manifest, files=files, keys=keys)
 
 
 def has_data(place: PoolPlace) -> bool:
@@ -83,8 +83,8 @@ def has_data(place: PoolPlace) -> bool:
 
 
 def restore(
-    source: Source, place: PoolPlace, empty_broker: Callable[[], bool], *, end_sessions: bool
-) -> Restored:
+    source: BackupSource, place: PoolPlace, empty_broker: Callable[[], bool], *, end_sessions: bool
+) -> RestoreDone:
     """Raises BackupError, UnavailableError: then nothing is changed."""
     manifest, kind = source.manifest, kind_of(place.database_url)
     if manifest.database_kind != kind:
@@ -110,10 +110,10 @@ def restore(
             schema_swap.take_back(place.database_url, name)
         raise
     _hand_over(place)
-    return Restored(runs_ended=ended, kept=kept, emptied_broker=place.has_own_broker or empty_broker())
+    return RestoreDone(runs_ended=ended, kept=kept, emptied_broker=place.has_own_broker or empty_broker())
 
 
-def _check_room(source: Source, place: PoolPlace) -> None:
+def _check_room(source: BackupSource, place: PoolPlace) -> None:
     needed = {place.storage: source.manifest.file_bytes}
     if place.database_path is not None:
         parent = place.database_path.resolve().parent
@@ -122,7 +122,7 @@ def _check_room(source: Source, place: PoolPlace) -> None:
 
 
 # -- files and keys -------------------------------------------------------------------------------------
-def _stage_files(source: Source, place: PoolPlace, exchange: Exchange) -> None:
+def _stage_files(source: BackupSource, place: PoolPlace, exchange: Exchange) -> None:
     with backup_errors(place.storage):
         for folder in (place.data_dir, place.storage):
             if folder is not None:
@@ -144,7 +144,7 @@ def _stage_files(source: Source, place: PoolPlace, exchange: Exchange) -> None:
         exchange.put_away(place.data_dir / "valkey")
 
 
-def _check_opens(source: Source, file: StoredFile, path: Path) -> None:
+def _check_opens(source: BackupSource, file: StoredFile, path: Path) -> None:
     """That the key is the file's, by its header; that it is whole, its hash has said."""
     name = sealed_name(file.name)
     if name:
@@ -154,7 +154,7 @@ def _check_opens(source: Source, file: StoredFile, path: Path) -> None:
             raise BackupError(f"{file.name} does not open with the key of the backup: use another") from error
 
 
-def _stage_keys(keys: Keys, place: PoolPlace, exchange: Exchange) -> None:
+def _stage_keys(keys: PoolKeys, place: PoolPlace, exchange: Exchange) -> None:
     settings, given = place.settings, place.settings.model_fields_set
     if place.data_dir is not None and place.secrets is not None and "task_storage_path" not in given:
         if STORAGE not in keys.files:
@@ -178,7 +178,7 @@ def _stage_keys(keys: Keys, place: PoolPlace, exchange: Exchange) -> None:
 
 
 # -- the database ---------------------------------------------------------------------------------------
-def _stage_sqlite(source: Source, place: PoolPlace, exchange: Exchange) -> str:
+def _stage_sqlite(source: BackupSource, place: PoolPlace, exchange: Exchange) -> str:
     target = place.database_path
     if target is None:
         raise ValueError("this is no place of an SQLite database")
@@ -194,7 +194,7 @@ def _stage_sqlite(source: Source, place: PoolPlace, exchange: Exchange) -> str:
     return f"sqlite:///{staged}"
 
 
-def _load_postgres(source: Source, place: PoolPlace, aside: str) -> str:
+def _load_postgres(source: BackupSource, place: PoolPlace, aside: str) -> str:
     """The schema that has what was there before; empty where there was nothing."""
     manifest, url = source.manifest, place.database_url
     server = schema_swap.major_of_server(url)
@@ -218,7 +218,7 @@ def _load_postgres(source: Source, place: PoolPlace, aside: str) -> str:
     return old
 
 
-def _finish_database(source: Source, place: PoolPlace, url: str, *, end_sessions: bool) -> int:
+def _finish_database(source: BackupSource, place: PoolPlace, url: str, *, end_sessions: bool) -> int:
     """Brought to this version, checked, and told of the restore. How many runs ended."""
     database = Database(url)
     try:
@@ -239,7 +239,7 @@ def _finish_database(source: Source, place: PoolPlace, url: str, *, end_sessions
     return ended.attempts
 
 
-def _check_database(source: Source, database: Database) -> None:
+def _check_database(source: BackupSource, database: Database) -> None:
     """That it is the one of the manifest, and that all is there that it names."""
     manifest = source.manifest
     named = database.read(named_files)

@@ -11,7 +11,7 @@ import click
 from local_pool import backup_keys
 from local_pool.in_use import check_unused
 from local_pool.pool_place import PoolPlace, data_dir_option, find_place
-from local_pool.restore import Restored, Source, has_data, look, restore
+from local_pool.restore import BackupSource, RestoreDone, has_data, look, restore
 from local_pool.restored_files import check_objects
 from nodepool.domain.errors import NodePoolError, UnavailableError
 from nodepool.stores.files.backup_folder import BackupFolder
@@ -72,7 +72,7 @@ def restore_command(
     _tell(source, done, as_json=as_json)
 
 
-def _check(source: Source, *, as_json: bool) -> None:
+def _check(source: BackupSource, *, as_json: bool) -> None:
     wrong = check_objects(source.folder, source.manifest, source.files.values())
     if as_json:
         click.echo(json.dumps({"id": source.manifest.id, "right": not wrong, "damaged": wrong}))
@@ -99,7 +99,7 @@ def _empty_broker(place: PoolPlace) -> bool:
     return True
 
 
-def _tell(source: Source, done: Restored, *, as_json: bool) -> None:
+def _tell(source: BackupSource, done: RestoreDone, *, as_json: bool) -> None:
     manifest = source.manifest
     moment = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(manifest.made_at))
     if as_json:

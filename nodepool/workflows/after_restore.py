@@ -24,13 +24,13 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class EndedRuns:
     attempts: int
 
 
 def settle(
     database: Database, settings: Settings, manifest: Manifest, now: float, *, end_sessions: bool
-) -> Ended:
+) -> EndedRuns:
     """`now` is Unix time, not before anything in the backup. `end_sessions`: every token ends.
 
     Raises UnavailableError; told again it does what is left.
@@ -53,4 +53,4 @@ def settle(
         "ledger_entries": manifest.ledger_entries,
     }
     database.write(lambda c: admin_store.record(c, restores.HOST, restores.RESTORE, manifest.id, detail, now))
-    return Ended(ended)
+    return EndedRuns(ended)

@@ -26,7 +26,7 @@ _BUSY_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class DatabaseSnapshot:
     """Look into it by its connection; `save` writes the file. Both see the same moment."""
 
     kind: str
@@ -50,7 +50,7 @@ def kind_of(url: str) -> str:
 
 
 @contextmanager
-def open_snapshot(url: str, folder: Path) -> Iterator[Snapshot]:
+def open_snapshot(url: str, folder: Path) -> Iterator[DatabaseSnapshot]:
     """`folder` is where its file goes. Raises BackupError, UnavailableError, StorageFullError."""
     opened = _sqlite if kind_of(url) == SQLITE else _postgres
     with translated_errors(), opened(url, folder) as snapshot:
@@ -58,14 +58,14 @@ def open_snapshot(url: str, folder: Path) -> Iterator[Snapshot]:
 
 
 @contextmanager
-def _sqlite(url: str, folder: Path) -> Iterator[Snapshot]:
+def _sqlite(url: str, folder: Path) -> Iterator[DatabaseSnapshot]:
     target = folder / _FILES[SQLITE]
     copy_sqlite(Path(str(database_file(url))), target)
     # Nobody else has the copy, and looking into it is to leave nothing beside it.
     engine = create_engine(f"sqlite:///file:{target}?mode=ro&immutable=1&uri=true")
     try:
         with engine.connect() as connection:
-            yield Snapshot(SQLITE, sqlite3.sqlite_version, connection, target, lambda: None)
+            yield DatabaseSnapshot(SQLITE, sqlite3.sqlite_version, connection, target, lambda: None)
     finally:
         engine.dispose()
 
@@ -85,7 +85,7 @@ def copy_sqlite(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def _postgres(url: str, folder: Path) -> Iterator[Snapshot]:
+def _postgres(url: str, folder: Path) -> Iterator[DatabaseSnapshot]:
     target = folder / _FILES[POSTGRES]
     database = Database(url)
     try:
@@ -94,7 +94,7 @@ def _postgres(url: str, folder: Path) -> Iterator[Snapshot]:
             server = server_major(connection)
             postgres_tools.find("pg_dump", server)
             name = str(connection.execute(text("SELECT pg_export_snapshot()")).scalar_one())
-            yield Snapshot(
+            yield DatabaseSnapshot(
                 POSTGRES,
                 str(server),
                 connection,
