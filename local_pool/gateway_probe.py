@@ -49,6 +49,14 @@ class GatewayProbe:
             return False
         return bool(told.status == health_pb2.HealthCheckResponse.SERVING)
 
+    def problems(self) -> str | None:
+        """What the gateway says is wrong with the pool, in words; None where it does not answer."""
+        try:
+            told = self._nodes.HealthCheck(pb.HealthCheckRequest(), timeout=CALL_SECONDS)
+        except grpc.RpcError:
+            return None
+        return "" if told.healthy else told.message or "the pool does not work"
+
     def register(self, username: str, password: str) -> bool | None:
         """True: there is such an account now. False: there was one before. None: try again."""
         request = pb.RegisterRequest(username=username, password=password)

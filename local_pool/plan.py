@@ -21,7 +21,7 @@ FLOWER_LOGIN = "FLOWER_BASIC_AUTH"
 DISPATCHER_PREFIX = "dispatcher@"
 STRANGERS_OPTION = "--let-strangers-read-this-machine"
 LOOPBACK = "127.0.0.1"
-_WILDCARDS = ("0.0.0.0", "::", "[::]", "")  # noqa: S104 - recognised, not bound
+WILDCARDS = ("0.0.0.0", "::", "[::]", "")  # noqa: S104 - recognised, not bound
 _REDIS_FIELDS = frozenset({"redis_url", "redis_host", "redis_port", "redis_db"})
 DATABASE_FIELDS = frozenset({"database_url", "db_path"})
 # The part of a machine's memory that several agents share between them; the rest is the pool's own.
@@ -79,7 +79,7 @@ def wants_embedded_broker(settings: Settings) -> bool:
 
 def gateway_address(settings: Settings, options: PoolOptions) -> str:
     """Where this machine's own clients reach the gateway."""
-    host = LOOPBACK if settings.grpc_server_host in _WILDCARDS else settings.grpc_server_host
+    host = LOOPBACK if settings.grpc_server_host in WILDCARDS else settings.grpc_server_host
     return f"{host}:{options.grpc_port}"
 
 

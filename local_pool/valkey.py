@@ -124,6 +124,16 @@ def prepare(data_dir: Path, environment: Mapping[str, str]) -> EmbeddedValkey:
     )
 
 
+def embedded_url(data_dir: Path) -> str:
+    """Where the server of a data directory listens, for the pool's own user; empty: it was never started."""
+    folder = data_dir / "valkey"
+    port = _last_port(folder / "valkey.conf")
+    password = folder / "password"
+    if not port or not password.is_file():
+        return ""
+    return f"redis://{POOL_USER}:{password.read_text(encoding='utf-8').strip()}@{HOST}:{port}/0"
+
+
 def _unreadable(binary: Path, folder: Path) -> Path:
     """A copy that its user may run and not read: Linux lets nobody of the user look into such a process.
 

@@ -49,6 +49,13 @@ def broker_status(client: Client) -> BrokerStatus:
         return BrokerStatus.of(client.info())
 
 
+def server_time(client: Client) -> float:
+    """Unix seconds, by the broker's clock. Raises UnavailableError."""
+    with translated_errors():
+        seconds, microseconds = client.time()
+    return seconds + microseconds / 1e6
+
+
 def queue_lengths(client: Client, queues: Sequence[str]) -> dict[str, int]:
     """Messages in each. Raises UnavailableError."""
     with translated_errors(), client.pipeline(transaction=False) as pipe:

@@ -61,7 +61,7 @@ def check(client: Client, settings: Settings) -> bool:
 
     False for a server that cannot be reached: it may be starting.
     """
-    use = BrokerUse(is_local=_is_local(settings), pushes_to_nodes=settings.push_to_nodes)
+    use = BrokerUse(is_local=is_local(settings), pushes_to_nodes=settings.push_to_nodes)
     try:
         facts = ask(client)
     except UnavailableError as error:
@@ -169,7 +169,8 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _is_local(settings: Settings) -> bool:
+def is_local(settings: Settings) -> bool:
+    """Whether agents reach the broker on this machine only."""
     host = urlsplit(settings.agent_redis_url or settings.effective_redis_url).hostname or ""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert, select, text, update
 
 from nodepool.stores.sql.pool_tables import pool_records
 
@@ -43,6 +43,13 @@ def last_verification(connection: Connection) -> LedgerVerification | None:
 def probe_write(connection: Connection, now: float) -> None:
     """The smallest write that shows that others would be kept, too."""
     _keep(connection, _WRITTEN, now, "")
+
+
+def server_time(connection: Connection) -> float | None:
+    """Unix seconds, by the clock of the database's server; None where it has none of its own."""
+    if connection.dialect.name == "sqlite":
+        return None
+    return float(connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
 
 
 def _keep(connection: Connection, name: str, at: float, value: str) -> None:
