@@ -15,7 +15,7 @@ import click
 from local_pool import plan
 from local_pool.command import read_settings
 from local_pool.doctor import findings, on_this_host, servers
-from local_pool.doctor.findings import Finding, FindingLevel
+from local_pool.doctor.findings import DoctorFinding, FindingLevel
 from local_pool.pool_place import PoolPlace, data_dir_option, find_place
 from local_pool.valkey import embedded_url
 from nodepool.settings import Settings
@@ -50,7 +50,7 @@ def doctor(data_dir: Path | None, gateway: str | None, *, as_json: bool) -> None
         sys.exit(FAULT_EXIT)
 
 
-def _found(data_dir: Path | None, gateway: str | None) -> Sequence[Finding]:
+def _found(data_dir: Path | None, gateway: str | None) -> Sequence[DoctorFinding]:
     try:
         settings = read_settings()
     except click.ClickException as error:
@@ -85,7 +85,7 @@ def _address(settings: Settings) -> str:
     return f"{host}:{settings.grpc_server_port}"
 
 
-def _print(finding: Finding) -> None:
+def _print(finding: DoctorFinding) -> None:
     click.echo(f"{_MARKS[finding.level]:8} {finding.check:13} {finding.message}")
     if finding.action:
         click.echo(f"{'':22} -> {finding.action}")

@@ -16,7 +16,7 @@ class FindingLevel(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class DoctorFinding:
     """`action`: what to do; empty where nothing is."""
 
     check: str
@@ -25,22 +25,22 @@ class Finding:
     action: str = ""
 
 
-Check = Callable[[], Iterable[Finding]]
+Check = Callable[[], Iterable[DoctorFinding]]
 
 
-def ok(check: str, message: str) -> Finding:
-    return Finding(check, FindingLevel.OK, message)
+def ok(check: str, message: str) -> DoctorFinding:
+    return DoctorFinding(check, FindingLevel.OK, message)
 
 
-def warning(check: str, message: str, action: str) -> Finding:
-    return Finding(check, FindingLevel.WARNING, message, action)
+def warning(check: str, message: str, action: str) -> DoctorFinding:
+    return DoctorFinding(check, FindingLevel.WARNING, message, action)
 
 
-def fault(check: str, message: str, action: str) -> Finding:
-    return Finding(check, FindingLevel.FAULT, message, action)
+def fault(check: str, message: str, action: str) -> DoctorFinding:
+    return DoctorFinding(check, FindingLevel.FAULT, message, action)
 
 
-def run(checks: Sequence[tuple[str, Check]]) -> Iterator[Finding]:
+def run(checks: Sequence[tuple[str, Check]]) -> Iterator[DoctorFinding]:
     for name, check in checks:
         try:
             yield from check()

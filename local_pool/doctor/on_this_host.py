@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 
 from gateway.auth.tokens import SECRET_FILE_NAME
 from gateway.server import CannotServeError, check_exposure
-from local_pool.doctor.findings import Finding, fault, ok, warning
+from local_pool.doctor.findings import DoctorFinding, fault, ok, warning
 from local_pool.pool_place import PoolPlace
 
 _GIB = 1 << 30
@@ -23,7 +23,7 @@ _EXPIRES_DAYS = 21
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
-def check_settings(place: PoolPlace) -> Iterator[Finding]:
+def check_settings(place: PoolPlace) -> Iterator[DoctorFinding]:
     """They were read, so each by itself is right."""
     try:
         check_exposure(place.settings)
@@ -34,7 +34,7 @@ def check_settings(place: PoolPlace) -> Iterator[Finding]:
     yield ok("settings", f"they can be read; the pool is {where}")
 
 
-def check_disks(place: PoolPlace) -> Iterator[Finding]:
+def check_disks(place: PoolPlace) -> Iterator[DoctorFinding]:
     folders = {"storage": place.storage}
     if place.database_path is not None:
         folders["database"] = place.database_path.parent
@@ -54,7 +54,7 @@ def check_disks(place: PoolPlace) -> Iterator[Finding]:
             yield ok("disk", words)
 
 
-def check_keys(place: PoolPlace) -> Iterator[Finding]:
+def check_keys(place: PoolPlace) -> Iterator[DoctorFinding]:
     """Nobody but the pool's user reads what opens everything."""
     open_to_others = [path for path in _private_files(place) if path.stat().st_mode & _OTHERS]
     for path in open_to_others:
@@ -75,7 +75,7 @@ def _private_files(place: PoolPlace) -> Iterator[Path]:
     yield from (path for path in files if path is not None and path.is_file())
 
 
-def check_certificates(place: PoolPlace, now: datetime.datetime) -> Iterator[Finding]:
+def check_certificates(place: PoolPlace, now: datetime.datetime) -> Iterator[DoctorFinding]:
     settings = place.settings
     named = {
         "GRPC_TLS_CERT_FILE": settings.grpc_tls_cert_file,
@@ -90,7 +90,7 @@ def check_certificates(place: PoolPlace, now: datetime.datetime) -> Iterator[Fin
         yield from _pair(settings.grpc_tls_cert_file, settings.grpc_tls_key_file)
 
 
-def _certificate(name: str, path: Path, now: datetime.datetime) -> Iterator[Finding]:
+def _certificate(name: str, path: Path, now: datetime.datetime) -> Iterator[DoctorFinding]:
     try:
         chain = x509.load_pem_x509_certificates(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -114,7 +114,7 @@ def _certificate(name: str, path: Path, now: datetime.datetime) -> Iterator[Find
         yield ok("certificates", words)
 
 
-def _pair(certificate: Path, key: Path) -> Iterator[Finding]:
+def _pair(certificate: Path, key: Path) -> Iterator[DoctorFinding]:
     public = x509.load_pem_x509_certificate(certificate.read_bytes()).public_key()
     private = serialization.load_pem_private_key(key.read_bytes(), None).public_key()
     encoding = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)

@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 
-from local_pool.doctor.findings import Finding, fault, ok, warning
+from local_pool.doctor.findings import DoctorFinding, fault, ok, warning
 from local_pool.gateway_probe import GatewayProbe
 from local_pool.pool_place import PoolPlace
 from nodepool.domain import broker_fitness
@@ -29,7 +29,7 @@ _DAY = 86400.0
 _CONNECT_SECONDS = 2.0
 
 
-def check_database(place: PoolPlace) -> Iterator[Finding]:
+def check_database(place: PoolPlace) -> Iterator[DoctorFinding]:
     path = place.database_path
     if path is not None and not path.is_file():
         words = f"there is no database {str(path)!r}"
@@ -47,7 +47,7 @@ def check_database(place: PoolPlace) -> Iterator[Finding]:
         database.close()
 
 
-def _open_database(database: Database) -> Iterator[Finding]:
+def _open_database(database: Database) -> Iterator[DoctorFinding]:
     with translated_errors():
         found, newest = revision_of(database), newest_revision()
     check_known(found)
@@ -62,13 +62,13 @@ def _open_database(database: Database) -> Iterator[Finding]:
     yield from _ledger(database, now)
 
 
-def _database_clock(database: Database) -> Iterator[Finding]:
+def _database_clock(database: Database) -> Iterator[DoctorFinding]:
     theirs = database.read(pool_records.server_time)
     if theirs is not None:
         yield _clock("the database's", theirs)
 
 
-def _clock(whose: str, theirs: float) -> Finding:
+def _clock(whose: str, theirs: float) -> DoctorFinding:
     apart = theirs - time.time()
     words = f"{whose} clock is {abs(apart):.1f} s {'ahead of' if apart > 0 else 'behind'} this machine's"
     action = "let both keep time by NTP (chrony, systemd-timesyncd)"
@@ -79,7 +79,7 @@ def _clock(whose: str, theirs: float) -> Finding:
     return ok("clock", f"{whose} clock agrees with this machine's")
 
 
-def _ledger(database: Database, now: float) -> Iterator[Finding]:
+def _ledger(database: Database, now: float) -> Iterator[DoctorFinding]:
     last = database.read(pool_records.last_verification)
     verify = "run hivemind ledger verify, once a day from a timer"
     if last is None:
@@ -93,7 +93,7 @@ def _ledger(database: Database, now: float) -> Iterator[Finding]:
         yield ok("ledger", f"it was right {max(0.0, now - last.at) / 3600:.0f} hours ago")
 
 
-def check_broker(settings: Settings) -> Iterator[Finding]:
+def check_broker(settings: Settings) -> Iterator[DoctorFinding]:
     """`settings`: with the broker's URL, that of `hivemind up` too."""
     client = connect(settings)
     shown = settings.broker.shown
@@ -122,7 +122,7 @@ def check_broker(settings: Settings) -> Iterator[Finding]:
         client.close()
 
 
-def _share(what: str, used: int, limit: int, setting: str) -> Iterator[Finding]:
+def _share(what: str, used: int, limit: int, setting: str) -> Iterator[DoctorFinding]:
     if not limit:
         return
     words = f"it uses {used / limit:.0%} of its {what}"
@@ -134,7 +134,7 @@ def _share(what: str, used: int, limit: int, setting: str) -> Iterator[Finding]:
         yield ok("broker", words)
 
 
-def _sweep(marks: SweepMarks) -> Iterator[Finding]:
+def _sweep(marks: SweepMarks) -> Iterator[DoctorFinding]:
     seen = marks.seen()
     action = "start a dispatcher, or look at the log of the one that runs"
     if seen is None:
@@ -149,7 +149,7 @@ def _sweep(marks: SweepMarks) -> Iterator[Finding]:
         yield ok("sweep", f"a dispatcher swept {seen.age_seconds:.1f} s ago")
 
 
-def check_gateway(settings: Settings, address: str) -> Iterator[Finding]:
+def check_gateway(settings: Settings, address: str) -> Iterator[DoctorFinding]:
     if not _listens(address):
         yield fault("gateway", f"nothing listens on {address}", "start a gateway, or look at its log")
         return

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from local_pool.doctor import on_this_host
-from local_pool.doctor.findings import Finding, FindingLevel
+from local_pool.doctor.findings import DoctorFinding, FindingLevel
 from local_pool.doctor_command import doctor
 from local_pool.pool_place import PoolPlace
 from nodepool.settings import Settings
@@ -112,7 +112,7 @@ def test_settings_that_are_none(pool: TestPool) -> None:
 
 
 # -- certificates and disks, without a pool ----------------------------------------------------------
-def certificates(tmp_path: Path, days: float) -> list[Finding]:
+def certificates(tmp_path: Path, days: float) -> list[DoctorFinding]:
     authority = Authority(tmp_path, "authority")
     path = authority.sign("gateway.pem", "127.0.0.1", datetime.timedelta(days=days))
     settings = Settings(grpc_tls_cert_file=path, grpc_tls_key_file=path)
