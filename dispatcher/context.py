@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dispatcher.deferred_ends import DeferredEnds
-from nodepool.clock import Clock, system_clock
+from nodepool.clock import Clock, steady_clock, system_clock
 from nodepool.domain.scheduling.fair_share import Decay
 from nodepool.messaging.publisher import Publisher, make_app
 from nodepool.settings import Settings
@@ -30,6 +30,7 @@ class Dispatcher:
     publisher: Publisher
     lifecycle: Lifecycle
     clock: Clock
+    steady: Clock  # for how long something took: nobody sets it
     deferred_ends: DeferredEnds
 
     def close(self) -> None:
@@ -39,7 +40,7 @@ class Dispatcher:
         self.redis.close()
 
 
-def build(settings: Settings, clock: Clock = system_clock) -> Dispatcher:
+def build(settings: Settings, clock: Clock = system_clock, steady: Clock = steady_clock) -> Dispatcher:
     database = Database(settings.effective_database_url)
     migrate(database)
     client = connect(settings)
@@ -57,5 +58,6 @@ def build(settings: Settings, clock: Clock = system_clock) -> Dispatcher:
         publisher=publisher,
         lifecycle=Lifecycle(settings, database, registry, outputs, usage, publisher, clock),
         clock=clock,
+        steady=steady,
         deferred_ends=DeferredEnds(settings.heavy_limits),
     )

@@ -24,7 +24,8 @@ from gateway.caches.refused_packages import RefusedPackages
 from gateway.caches.task_events import EventHub
 from gateway.caches.unfinished_counts import UnfinishedCounts
 from gateway.health import PoolHealth
-from nodepool.clock import Clock, system_clock
+from nodepool.clock import Clock, steady_clock, system_clock
+from nodepool.domain.outages import OwnOutages
 from nodepool.domain.scheduling.fair_share import Decay
 from nodepool.domain.scheduling.fair_turns import QueueBounds
 from nodepool.heavy.lanes import ThreadLane
@@ -62,6 +63,7 @@ class Gateway:
     standings: AccountStatuses
     events: EventHub
     clock: Clock
+    outages: OwnOutages
     unfinished: UnfinishedCounts
     memory: MemoryBudget
     reader: MessageReader
@@ -142,6 +144,12 @@ def build(settings: Settings, clock: Clock = system_clock) -> Gateway:
         standings=AccountStatuses(partial(_standing, database, cheap)),
         events=EventHub(connect(settings)),
         clock=clock,
+        # What an old agent, or an exclusive run, does not outlast is an outage.
+        outages=OwnOutages(
+            steady_clock(),
+            tolerated_seconds=settings.lease_seconds / 2,
+            still_seconds=settings.lease_seconds / 2,
+        ),
         unfinished=UnfinishedCounts(time.monotonic),
         memory=memory,
         reader=MessageReader(memory, settings.grpc_stall_seconds),

@@ -86,6 +86,7 @@ def task_detail(
         result_until=retention.result_until(row.finished_at or 0) if has_result else 0,
         result_removed_at=row.files_removed_at if row.result_attempt else 0,
         output_removed=gone and not row.log_bytes,
+        exclusive=row.exclusive,
     )
 
 

@@ -31,6 +31,7 @@ from gateway.servicers.tasks import MasterNodeServicer
 from gateway.servicers.users import UserServicer
 from gateway.servicers.workers import WorkerNodeServicer
 from nodepool import watchdog as watchdogs
+from nodepool.clock import steady_clock
 from nodepool.domain.errors import NodePoolError
 from nodepool.keepalive import grpc_ping_options
 from nodepool.metrics.catalogue import Part
@@ -52,7 +53,7 @@ STUCK_SECONDS = 300.0
 GATEWAY_ALONE = "gateway"
 MIN_CLIENT_PING_INTERVAL_MS = 5000
 GUARD_SECONDS = 1.0
-PRESENCE_SECONDS = 5.0
+PRESENCE_SECONDS = 1.0
 CONNECTIONS_SECONDS = 1.0
 SWEEP_FILES_SECONDS = 600.0
 # Beside the lock that a living writer holds: a file is there a moment before its lock.
@@ -177,11 +178,26 @@ def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
 
 
 async def _be_present(gateway: Gateway) -> None:
-    """Tell the sweep that nodes can begin their attempts; where no gateway serves, it does not blame them."""
+    """Tell the sweep that nodes can begin their attempts; where no gateway serves, it does not blame them.
+
+    And know of this gateway's own outages: for what ends by them nobody is blamed.
+    """
     liveness = Liveness(gateway.redis)
     while True:
-        with suppress(NodePoolError):
+        try:
             await gateway.run(liveness.say_gateway_serves)
+        except NodePoolError:
+            if gateway.outages.failed():
+                log.warning("an outage began, perhaps: Redis does not answer", action="outage.began")
+        else:
+            outage = gateway.outages.worked(steady_clock())
+            if outage is not None:
+                log.warning(
+                    "an outage of this gateway ended",
+                    action="outage.ended",
+                    seconds=round(outage.seconds, 1),
+                    cause=outage.cause,
+                )
         await asyncio.sleep(PRESENCE_SECONDS)
 
 

@@ -19,6 +19,7 @@ from nodepool.domain.trust.result_digest import check_patterns
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.wire import (
     TASK_STATUS_WORDS,
+    check_exclusive,
     gpu_name_from_wire,
     location_mode_from_wire,
     min_trust_from_wire,
@@ -53,6 +54,8 @@ class TaskNeeds:
     `replicas` (1-5) run on nodes of as many owners, and what most agree on is the result; `compare_outputs`
     names the files that are compared (paths or patterns such as out/*.csv), none all of them.
     `take_pending`: a result that the pool checks is given at once, as pending, and not only when it stands.
+    `exclusive`: it never runs twice at one moment. A node that is cut off ends it soon, also when the pool is
+    away, and does not keep it until somebody answers.
     """
 
     cpu_score: int = 0
@@ -70,6 +73,7 @@ class TaskNeeds:
     replicas: int = 1
     compare_outputs: tuple[str, ...] = ()
     take_pending: bool = False
+    exclusive: bool = False
 
     def __post_init__(self) -> None:
         """Raises RefusedError for what no pool would take."""
@@ -79,7 +83,7 @@ class TaskNeeds:
             gpu_name_from_wire(self.gpu_name)
             min_trust_from_wire(self.min_trust)
             location_mode_from_wire(self.location_mode)
-            replicas_from_wire(self.replicas)
+            check_exclusive(exclusive=self.exclusive, replicas=replicas_from_wire(self.replicas))
             check_patterns(self.compare_outputs)
         except InvalidInputError as error:
             raise RefusedError(str(error)) from error
@@ -158,6 +162,7 @@ class TaskInfo:
     verification: str = ""  # empty: nothing is compared; pending, agreed, audited or disputed
     replica_records: tuple[ReplicaInfo, ...] = ()  # only in `NodePoolClient.status`
     take_pending: bool = False
+    exclusive: bool = False
     held_back_until: float | None = None  # its result is being checked, and is given then at the latest
     result_until: float | None = None  # its result is removed then; None: never, or there is none
     result_removed_at: float | None = None
@@ -299,6 +304,7 @@ def _task(task_id: str, status: str, detail: pb.TaskDetail | None, *, message: s
             for record in detail.replica_records
         ),
         take_pending=detail.take_pending,
+        exclusive=detail.exclusive,
         held_back_until=finite(detail.held_back_until) or None,
         result_until=finite(detail.result_until) or None,
         result_removed_at=finite(detail.result_removed_at) or None,
@@ -341,6 +347,7 @@ def needs_to_wire(needs: TaskNeeds) -> pb.UploadTaskRequest:
         replicas=needs.replicas,
         compare_outputs=needs.compare_outputs,
         take_pending=needs.take_pending,
+        exclusive=needs.exclusive,
     )
     if needs.priority is not None:
         request.priority = needs.priority

@@ -131,12 +131,19 @@ class Settings(BrokerSettings, BoundsSettings):
 
     report_period_seconds: float = Field(3.0, gt=0, description="how often an agent reports")
     node_late_seconds: float = Field(
-        15.0, gt=0, le=60, description="a node without a report for this long has lost its attempts"
+        15.0,
+        gt=0,
+        description="a node that could be heard and was not for this long has lost its attempts",
     )
     lease_seconds: float = Field(
         12.0,
         gt=0,
-        description="an agent without contact for this long ends its runs; below NODE_LATE_SECONDS",
+        description="an agent that is not heard for this long ends exclusive runs; below NODE_LATE_SECONDS",
+    )
+    outage_grace_minutes: float = Field(
+        10.0,
+        ge=0,
+        description="an agent that reaches no part of the pool keeps other runs so long; 0: LEASE_SECONDS",
     )
     sweep_period_seconds: float = Field(
         2.0, gt=0, description="how often the dispatcher looks for what was left behind"
@@ -263,6 +270,11 @@ class Settings(BrokerSettings, BoundsSettings):
         if self.default_max_minutes > self.max_minutes_limit:
             raise ValueError("DEFAULT_MAX_MINUTES must be at most MAX_MINUTES_LIMIT")
         return self
+
+    @cached_property
+    def outage_grace_seconds(self) -> float:
+        """0 where every run is ended after the lease."""
+        return max(self.outage_grace_minutes * 60, self.lease_seconds) if self.outage_grace_minutes else 0.0
 
     @cached_property
     def effective_database_url(self) -> str:

@@ -84,6 +84,13 @@ def min_trust_from_wire(word: str) -> str:
     return tier
 
 
+def check_exclusive(*, exclusive: bool, replicas: int) -> None:
+    if exclusive and replicas > 1:
+        raise InvalidInputError(
+            "an exclusive task never runs twice at one moment, and replicas do: ask for one of the two"
+        )
+
+
 def replicas_from_wire(count: int) -> int:
     """How many owners' nodes run it; 0, which older clients say, is 1."""
     if not 0 <= count <= MAX_REPLICAS:

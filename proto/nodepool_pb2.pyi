@@ -1024,6 +1024,7 @@ class EnrollAgentResponse(_message.Message):
     PIDS_LIMIT_FIELD_NUMBER: _builtins.int
     TMPFS_BYTES_FIELD_NUMBER: _builtins.int
     PACE_KEY_FIELD_NUMBER: _builtins.int
+    OUTAGE_GRACE_SECONDS_FIELD_NUMBER: _builtins.int
     BROKER_CA_PEM_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
     message: _builtins.str
@@ -1050,6 +1051,10 @@ class EnrollAgentResponse(_message.Message):
     tmpfs_bytes: _builtins.int
     pace_key: _builtins.str
     """Readable key with the pool's pace: report period in seconds, changing with the number of nodes."""
+    outage_grace_seconds: _builtins.float
+    """Without contact for this long the agent ends its other runs; lease_seconds is for exclusive ones.
+    0 (an older pool): lease_seconds is for all.
+    """
     broker_ca_pem: _builtins.str
     """Certificates (PEM) that the broker's is checked with, where broker_url begins with rediss://; empty: those
     that the agent's system trusts.
@@ -1082,15 +1087,92 @@ class EnrollAgentResponse(_message.Message):
         pids_limit: _builtins.int = ...,
         tmpfs_bytes: _builtins.int = ...,
         pace_key: _builtins.str = ...,
+        outage_grace_seconds: _builtins.float = ...,
         broker_ca_pem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_images", b"allowed_images", "assigned_key", b"assigned_key", "broker_ca_pem", b"broker_ca_pem", "broker_url", b"broker_url", "control_exchange", b"control_exchange", "default_image", b"default_image", "event_exchange", b"event_exchange", "events_enabled", b"events_enabled", "lease_seconds", b"lease_seconds", "max_output_bytes", b"max_output_bytes", "max_package_entries", b"max_package_entries", "max_result_bytes", b"max_result_bytes", "max_unpacked_bytes", b"max_unpacked_bytes", "max_workdir_bytes", b"max_workdir_bytes", "message", b"message", "network_allowed", b"network_allowed", "pace_key", b"pace_key", "pids_limit", b"pids_limit", "queue", b"queue", "report_key", b"report_key", "report_period_seconds", b"report_period_seconds", "success", b"success", "tmpfs_bytes", b"tmpfs_bytes", "trust_tier", b"trust_tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_images", b"allowed_images", "assigned_key", b"assigned_key", "broker_ca_pem", b"broker_ca_pem", "broker_url", b"broker_url", "control_exchange", b"control_exchange", "default_image", b"default_image", "event_exchange", b"event_exchange", "events_enabled", b"events_enabled", "lease_seconds", b"lease_seconds", "max_output_bytes", b"max_output_bytes", "max_package_entries", b"max_package_entries", "max_result_bytes", b"max_result_bytes", "max_unpacked_bytes", b"max_unpacked_bytes", "max_workdir_bytes", b"max_workdir_bytes", "message", b"message", "network_allowed", b"network_allowed", "outage_grace_seconds", b"outage_grace_seconds", "pace_key", b"pace_key", "pids_limit", b"pids_limit", "queue", b"queue", "report_key", b"report_key", "report_period_seconds", b"report_period_seconds", "success", b"success", "tmpfs_bytes", b"tmpfs_bytes", "trust_tier", b"trust_tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EnrollAgentResponse: _TypeAlias = EnrollAgentResponse  # noqa: Y015
+
+@_typing.final
+class ReportAgentRequest(_message.Message):
+    """An agent that does not reach the broker, or wants to know what the pool's database says of its attempts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    instance: _builtins.str
+    report: _builtins.bytes
+    """the JSON that it would write to its report key"""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        instance: _builtins.str = ...,
+        report: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "node_id", b"node_id", "report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportAgentRequest: _TypeAlias = ReportAgentRequest  # noqa: Y015
+
+@_typing.final
+class ReportAgentResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEARD_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    heard: _builtins.bool
+    """The pool will not take the node for lost by this moment's silence."""
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AssignedAttempt]:
+        """Every attempt that is the node's now. One that is not here was given away or has ended."""
+
+    def __init__(
+        self,
+        *,
+        heard: _builtins.bool = ...,
+        attempts: _abc.Iterable[Global___AssignedAttempt] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "heard", b"heard"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportAgentResponse: _TypeAlias = ReportAgentResponse  # noqa: Y015
+
+@_typing.final
+class AssignedAttempt(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_ID_FIELD_NUMBER: _builtins.int
+    STOP_REQUESTED_FIELD_NUMBER: _builtins.int
+    attempt_id: _builtins.str
+    stop_requested: _builtins.bool
+    def __init__(
+        self,
+        *,
+        attempt_id: _builtins.str = ...,
+        stop_requested: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "stop_requested", b"stop_requested"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AssignedAttempt: _TypeAlias = AssignedAttempt  # noqa: Y015
 
 @_typing.final
 class SetNodeDrainingRequest(_message.Message):
@@ -1205,6 +1287,7 @@ class AttemptSpec(_message.Message):
     PACKAGE_FOLLOWS_FIELD_NUMBER: _builtins.int
     STOP_REQUESTED_FIELD_NUMBER: _builtins.int
     OF_NODE_OWNER_FIELD_NUMBER: _builtins.int
+    EXCLUSIVE_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     task_id: _builtins.str
     attempt_number: _builtins.int
@@ -1222,6 +1305,8 @@ class AttemptSpec(_message.Message):
     stop_requested: _builtins.bool
     of_node_owner: _builtins.bool
     """The task belongs to the owner of the node."""
+    exclusive: _builtins.bool
+    """Never run twice at one moment: ended after lease_seconds without being heard."""
     def __init__(
         self,
         *,
@@ -1240,10 +1325,11 @@ class AttemptSpec(_message.Message):
         package_follows: _builtins.bool = ...,
         stop_requested: _builtins.bool = ...,
         of_node_owner: _builtins.bool = ...,
+        exclusive: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "cpu_score", b"cpu_score", "gpu_memory_gb", b"gpu_memory_gb", "gpu_score", b"gpu_score", "image", b"image", "max_run_seconds", b"max_run_seconds", "memory_gb", b"memory_gb", "network", b"network", "of_node_owner", b"of_node_owner", "package_bytes", b"package_bytes", "package_follows", b"package_follows", "package_sha256", b"package_sha256", "stop_requested", b"stop_requested", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "cpu_score", b"cpu_score", "exclusive", b"exclusive", "gpu_memory_gb", b"gpu_memory_gb", "gpu_score", b"gpu_score", "image", b"image", "max_run_seconds", b"max_run_seconds", "memory_gb", b"memory_gb", "network", b"network", "of_node_owner", b"of_node_owner", "package_bytes", b"package_bytes", "package_follows", b"package_follows", "package_sha256", b"package_sha256", "stop_requested", b"stop_requested", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1431,6 +1517,7 @@ class UploadTaskRequest(_message.Message):
     PACKAGE_BYTES_FIELD_NUMBER: _builtins.int
     PACKAGE_SHA256_FIELD_NUMBER: _builtins.int
     TAKE_PENDING_FIELD_NUMBER: _builtins.int
+    EXCLUSIVE_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     task_zip: _builtins.bytes
     memory_gb: _builtins.int
@@ -1461,6 +1548,8 @@ class UploadTaskRequest(_message.Message):
     """hex"""
     take_pending: _builtins.bool
     """A result that the pool checks is given at once, as pending, and not only when the check has an answer."""
+    exclusive: _builtins.bool
+    """Never run twice at one moment: its node ends it soon when it is cut off, and does not wait for an outage's end."""
     @_builtins.property
     def compare_outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Which files of the result are compared (paths or patterns); none: the whole result without its times."""
@@ -1488,10 +1577,11 @@ class UploadTaskRequest(_message.Message):
         package_bytes: _builtins.int = ...,
         package_sha256: _builtins.str = ...,
         take_pending: _builtins.bool = ...,
+        exclusive: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "priority", b"priority"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "compare_outputs", b"compare_outputs", "cpu_score", b"cpu_score", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "image", b"image", "location", b"location", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "memory_gb", b"memory_gb", "min_trust", b"min_trust", "network", b"network", "package_bytes", b"package_bytes", "package_sha256", b"package_sha256", "priority", b"priority", "replicas", b"replicas", "take_pending", b"take_pending", "task_id", b"task_id", "task_zip", b"task_zip", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "compare_outputs", b"compare_outputs", "cpu_score", b"cpu_score", "exclusive", b"exclusive", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "image", b"image", "location", b"location", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "memory_gb", b"memory_gb", "min_trust", b"min_trust", "network", b"network", "package_bytes", b"package_bytes", "package_sha256", b"package_sha256", "priority", b"priority", "replicas", b"replicas", "take_pending", b"take_pending", "task_id", b"task_id", "task_zip", b"task_zip", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
@@ -1648,6 +1738,7 @@ class TaskDetail(_message.Message):
     RESULT_UNTIL_FIELD_NUMBER: _builtins.int
     RESULT_REMOVED_AT_FIELD_NUMBER: _builtins.int
     OUTPUT_REMOVED_FIELD_NUMBER: _builtins.int
+    EXCLUSIVE_FIELD_NUMBER: _builtins.int
     state: _builtins.str
     """QUEUED, PLACED, RUNNING, SUCCEEDED, FAILED, STOPPED"""
     reason: _builtins.str
@@ -1692,6 +1783,8 @@ class TaskDetail(_message.Message):
     result_removed_at: _builtins.float
     """0: it is there, or there was none"""
     output_removed: _builtins.bool
+    exclusive: _builtins.bool
+    """as it was submitted"""
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptRecord]:
         """Newest last; only in PollTaskStatus."""
@@ -1734,10 +1827,11 @@ class TaskDetail(_message.Message):
         result_until: _builtins.float = ...,
         result_removed_at: _builtins.float = ...,
         output_removed: _builtins.bool = ...,
+        exclusive: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned_node", b"assigned_node", "attempt_number", b"attempt_number", "attempts", b"attempts", "created_at", b"created_at", "exit_code", b"exit_code", "finished_at", b"finished_at", "has_exit_code", b"has_exit_code", "has_result", b"has_result", "held_back_until", b"held_back_until", "held_cpt", b"held_cpt", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "min_trust", b"min_trust", "output_removed", b"output_removed", "owner", b"owner", "paid_cpt", b"paid_cpt", "price_per_minute_cpt", b"price_per_minute_cpt", "priority", b"priority", "queue", b"queue", "reason", b"reason", "replica_records", b"replica_records", "replicas", b"replicas", "result_bytes", b"result_bytes", "result_removed_at", b"result_removed_at", "result_until", b"result_until", "started_at", b"started_at", "state", b"state", "stop_requested", b"stop_requested", "take_pending", b"take_pending", "updated_at", b"updated_at", "verification", b"verification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned_node", b"assigned_node", "attempt_number", b"attempt_number", "attempts", b"attempts", "created_at", b"created_at", "exclusive", b"exclusive", "exit_code", b"exit_code", "finished_at", b"finished_at", "has_exit_code", b"has_exit_code", "has_result", b"has_result", "held_back_until", b"held_back_until", "held_cpt", b"held_cpt", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "min_trust", b"min_trust", "output_removed", b"output_removed", "owner", b"owner", "paid_cpt", b"paid_cpt", "price_per_minute_cpt", b"price_per_minute_cpt", "priority", b"priority", "queue", b"queue", "reason", b"reason", "replica_records", b"replica_records", "replicas", b"replicas", "result_bytes", b"result_bytes", "result_removed_at", b"result_removed_at", "result_until", b"result_until", "started_at", b"started_at", "state", b"state", "stop_requested", b"stop_requested", "take_pending", b"take_pending", "updated_at", b"updated_at", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -159,6 +159,8 @@ class NodeManagerServiceStub:
     GetNodeList: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.GetNodeListRequest, _nodepool_pb2.GetNodeListResponse]
     EnrollAgent: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.EnrollAgentRequest, _nodepool_pb2.EnrollAgentResponse]
     """An agent asks for its broker user, its queue and the pool's pace. The node must be registered."""
+    ReportAgent: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.ReportAgentRequest, _nodepool_pb2.ReportAgentResponse]
+    """An agent is heard through a gateway while it does not reach the broker, and is told what is its own."""
     SetNodeDraining: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.SetNodeDrainingRequest, _nodepool_pb2.StatusResponse]
     """No new work for the node while draining is true; what runs there goes on."""
     DeregisterNode: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.DeregisterNodeRequest, _nodepool_pb2.StatusResponse]
@@ -189,6 +191,8 @@ class NodeManagerServiceAsyncStub(NodeManagerServiceStub):
     GetNodeList: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.GetNodeListRequest, _nodepool_pb2.GetNodeListResponse]  # type: ignore[assignment]
     EnrollAgent: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.EnrollAgentRequest, _nodepool_pb2.EnrollAgentResponse]  # type: ignore[assignment]
     """An agent asks for its broker user, its queue and the pool's pace. The node must be registered."""
+    ReportAgent: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.ReportAgentRequest, _nodepool_pb2.ReportAgentResponse]  # type: ignore[assignment]
+    """An agent is heard through a gateway while it does not reach the broker, and is told what is its own."""
     SetNodeDraining: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.SetNodeDrainingRequest, _nodepool_pb2.StatusResponse]  # type: ignore[assignment]
     """No new work for the node while draining is true; what runs there goes on."""
     DeregisterNode: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.DeregisterNodeRequest, _nodepool_pb2.StatusResponse]  # type: ignore[assignment]
@@ -246,6 +250,14 @@ class NodeManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_nodepool_pb2.EnrollAgentResponse, _abc.Awaitable[_nodepool_pb2.EnrollAgentResponse]]:
         """An agent asks for its broker user, its queue and the pool's pace. The node must be registered."""
+
+    @_abc_1.abstractmethod
+    def ReportAgent(
+        self,
+        request: _nodepool_pb2.ReportAgentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.ReportAgentResponse, _abc.Awaitable[_nodepool_pb2.ReportAgentResponse]]:
+        """An agent is heard through a gateway while it does not reach the broker, and is told what is its own."""
 
     @_abc_1.abstractmethod
     def SetNodeDraining(

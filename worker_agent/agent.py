@@ -24,15 +24,17 @@ from worker_agent.celery_consumer import Consumer
 from worker_agent.docker_watch import EngineWatch
 from worker_agent.enrolment import board_of, consumer_options_of, limits_of, terms_of
 from worker_agent.gateway_client import GatewayClient, GatewayGivenUpError, LoginRefusedError
+from worker_agent.gateway_reports import GatewayReports
 from worker_agent.heartbeat import Heartbeat, HeartbeatOptions, check_broker
 from worker_agent.journal import EndReport, Journal, end_of_earlier_life
+from worker_agent.lease import NO_LIMITS, PoolContact
 from worker_agent.output_stream import monotonic_seconds
 from worker_agent.package import PackageCache
 from worker_agent.registration import NodeSetup, Registration, ReplacedError
 from worker_agent.runners.base import Runner, RunRefusedError
 from worker_agent.state import (
-    AgentLimits,
     AgentState,
+    AskPool,
     AssignedListing,
     AssignedRead,
     AttemptSettled,
@@ -61,8 +63,6 @@ log = structlog.get_logger(__name__)
 
 _TICK_SECONDS = 0.5
 _CACHE_BYTES = 1 << 30
-# A consumer that still gets nothing after it was reconnected is built anew.
-_REBUILD_WITHIN_SECONDS = 60.0
 # Ending runs takes 1.5 s at most; the rest is for telling the gateway.
 _FAREWELL_SECONDS = 8.0
 _RPC_AT_END_SECONDS = 3.0
@@ -92,10 +92,8 @@ class Agent:
         self._ready = threading.Event()
         self._closing = threading.Event()
         self._drained = threading.Event()
-        self._last_reconnect = float("-inf")
-        # No lease before there is an enrolment.
-        no_limits = AgentLimits(lease_seconds=float("inf"), report_period_seconds=1.0, max_held=0)
-        self._state = AgentState(no_limits, monotonic_seconds())
+        self._state = AgentState(NO_LIMITS, PoolContact(monotonic_seconds()))
+        self._gateway_reports = GatewayReports(link, self._membership, self._report, self.handle)
         self.trash = Trash(setup.data_dir / "trash")
         self.unpacker = Unpacker()
         self._workshop = AttemptContext(
@@ -140,12 +138,17 @@ class Agent:
             return
         self._link.on_contact = self._contact
         self._link.on_login_refused = self._login_refused
-        board = board_of(enrolment)
-        check_broker(board)
+        check_broker(board := board_of(enrolment))
         options = consumer_options_of(enrolment, self._setup.node_id, self._setup.max_tasks)
         self._consumer = Consumer(options, self.execute, self.stop_attempt, self._ready.set)
         self._heartbeat = Heartbeat(
-            board, self._report, self._assigned_read, self._enroll_again, self._keep_pace, self._broker_silent
+            board,
+            self._report,
+            self._assigned_read,
+            self._enroll_again,
+            self._keep_pace,
+            self._gateway_reports.send,
+            self._broker_silent,
         )
         for attempt_id, end in leftovers:
             self.handle(PickedUp(attempt_id, monotonic_seconds()))
@@ -208,8 +211,8 @@ class Agent:
     def _contact(self) -> None:
         self.handle(Contact(monotonic_seconds()))
 
-    def _assigned_read(self, assigned: Mapping[str, AssignedListing]) -> None:
-        self.handle(AssignedRead(assigned, monotonic_seconds()))
+    def _assigned_read(self, assigned: Mapping[str, AssignedListing], sent_at: float) -> None:
+        self.handle(AssignedRead(assigned, monotonic_seconds(), sent_at))
 
     def _keep_pace(self, period_seconds: float) -> None:
         with self._lock:
@@ -240,22 +243,14 @@ class Agent:
                 log.debug("an attempt is resized", action="attempt.resize", attempt_id=attempt_id)
                 self._attempts[attempt_id].resize(allocation)
             case RestartConsumer():
-                self._restart_consumer()
+                self._consumer.restart()
+            case AskPool():
+                self._gateway_reports.ask()
 
     def _begin(self, attempt: Attempt) -> None:
         with self._lock:
             self._attempts[attempt.attempt_id] = attempt
             attempt.start()
-
-    def _restart_consumer(self) -> None:
-        now = time.monotonic()
-        again = now - self._last_reconnect < _REBUILD_WITHIN_SECONDS
-        self._last_reconnect = now
-        log.warning("assigned work was not delivered", action="consumer.stalled", rebuilt=again)
-        if again:
-            self._consumer.rebuild()
-        else:
-            self._consumer.reconnect()
 
     # -- beginning -----------------------------------------------------------------------------------
     def _end_earlier_life(self) -> list[tuple[str, EndReport]]:
@@ -275,9 +270,10 @@ class Agent:
         if self._setup.broker_ca_pem:
             enrolment.broker_ca_pem = self._setup.broker_ca_pem
         self._terms = terms_of(enrolment)
+        self._gateway_reports.wanted = bool(enrolment.outage_grace_seconds)
         with self._lock:
             self._state.limits = limits_of(enrolment, self._setup.max_tasks)
-            self._state.last_contact = max(self._state.last_contact, monotonic_seconds())
+            self._state.contact.enrolled(monotonic_seconds(), first=not self._set_up.is_set())
         return enrolment
 
     def _enroll_again(self) -> HeartbeatOptions | None:

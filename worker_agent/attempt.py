@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -90,6 +90,7 @@ class Attempt:
     ) -> None:
         self.attempt_id = attempt_id
         self.task_id = ""  # which the pool says when it is claimed
+        self._exclusive = False
         self.done = threading.Event()
         self._shop = workshop
         self._work = work
@@ -213,6 +214,7 @@ class Attempt:
     def _run(self, spec: pb.AttemptSpec, package: int) -> EndReport | None:
         shop = self._shop
         self.task_id = spec.task_id
+        self._exclusive = spec.exclusive
         terms = shop.terms()
         execution = Execution(
             shop.runner,
@@ -277,19 +279,16 @@ class Attempt:
 
     def _started(self) -> None:
         self._shop.journal.write(Entry(self.attempt_id, EntryPhase.RUNNING), durable=False)
-        self._shop.emit(AttemptStarted(self.attempt_id))
+        self._shop.emit(AttemptStarted(self.attempt_id, self._exclusive))
 
     def _end(self, execution: Execution, done: Done, stream: OutputStream) -> EndReport:
         outcome, reason = judge(done.end)
         path = self._shop.journal.result_path(self.attempt_id)
         result = execution.pack(done, outcome, reason, path)
-        offset = stream.end(self._is_cut)
-        return EndReport(
+        end = EndReport(
             outcome=outcome,
             exit_code=done.end.exit_code,
             reason=reason,
-            output_offset=offset,
-            output_tail=execution.output.chunk(offset, MAX_TAIL_BYTES),
             result_name=path.name,
             result_sha256=result.sha256,
             result_bytes=result.size_bytes,
@@ -298,6 +297,18 @@ class Attempt:
             cpu_seconds=done.end.cpu_seconds,
             peak_memory_bytes=done.end.peak_memory_bytes,
         )
+
+        def until(offset: int) -> EndReport:
+            return replace(
+                end, output_offset=offset, output_tail=execution.output.chunk(offset, MAX_TAIL_BYTES)
+            )
+
+        if stream.is_behind():
+            # The gateway may be away for long: whatever becomes of this agent, the run is not lost.
+            with contextlib.suppress(OSError):
+                entry = Entry(self.attempt_id, EntryPhase.ENDED, until(stream.tail_offset()))
+                self._shop.journal.make_durable(entry)
+        return until(stream.end(self._is_cut))
 
     def _is_cut(self) -> bool:
         return self._cause in _CUTTING or self._shop.closing()

@@ -37,6 +37,9 @@ _CALL_SECONDS = 3.0
 _ASK_SECONDS = 0.5
 _ASK_MOST_SECONDS = 2.0
 
+# A consumer that still gets nothing after it was reconnected is built anew.
+_REBUILD_WITHIN_SECONDS = 60.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsumerOptions:
@@ -80,6 +83,7 @@ class Consumer:
         self._stop = stop
         self._on_ready = on_ready
         self._ending = threading.Event()
+        self._restarted_at = float("-inf")
         self._worker: Any = None
 
     def run(self) -> None:
@@ -112,6 +116,17 @@ class Consumer:
         """Take no more messages; `run` returns within about a second."""
         self._ending.set()
         self._leave_loop()
+
+    def restart(self) -> None:
+        """Nothing was delivered while work was assigned: reconnect, or rebuild where that did not help."""
+        now = time.monotonic()
+        again = now - self._restarted_at < _REBUILD_WITHIN_SECONDS
+        self._restarted_at = now
+        log.warning("assigned work was not delivered", action="consumer.stalled", rebuilt=again)
+        if again:
+            self.rebuild()
+        else:
+            self.reconnect()
 
     def reconnect(self) -> None:
         """Drop the connection and make another one, the way Celery does when one breaks."""

@@ -7,7 +7,7 @@ from worker_agent.attempt import EnrolmentTerms
 from worker_agent.celery_consumer import ConsumerOptions
 from worker_agent.execution import RunLimits
 from worker_agent.heartbeat import HeartbeatOptions
-from worker_agent.state import AgentLimits
+from worker_agent.lease import AgentLimits
 
 
 def terms_of(enrolment: pb.EnrollAgentResponse) -> EnrolmentTerms:
@@ -30,6 +30,7 @@ def terms_of(enrolment: pb.EnrollAgentResponse) -> EnrolmentTerms:
 def limits_of(enrolment: pb.EnrollAgentResponse, max_tasks: int) -> AgentLimits:
     return AgentLimits(
         lease_seconds=enrolment.lease_seconds,
+        grace_seconds=enrolment.outage_grace_seconds,
         report_period_seconds=enrolment.report_period_seconds,
         # Twice: the pool gives the next one as soon as it has acknowledged the end of the last.
         max_held=2 * max_tasks + 2,

@@ -32,6 +32,7 @@ _CHUNK_BYTES = 256 << 10
 _CALL_SECONDS = 10.0
 # One that calls go to, and those before it with calls that were left open.
 _MOST_LINES = 3
+_REPORT_SECONDS = 3.0
 _STREAM_SECONDS = 300.0
 _FIRST_PAUSE_SECONDS = 0.1
 _LAST_PAUSE_SECONDS = 5.0
@@ -140,6 +141,17 @@ class GatewayClient:
             raise GatewayRefusedError(answer.message)
         return answer
 
+    def report(self, request: pb.ReportAgentRequest) -> pb.ReportAgentResponse:
+        """One try. GatewayGivenUpError when nobody answers, GatewayRefusedError for an older gateway."""
+        tries = iter((False,))
+        answer: pb.ReportAgentResponse = self._unary(
+            lambda: self._nodes.ReportAgent,
+            request,
+            lambda: next(tries, True),
+            timeout_seconds=_REPORT_SECONDS,
+        )
+        return answer
+
     def set_draining(self, node_id: str, give_up: Callable[[], bool]) -> None:
         request = pb.SetNodeDrainingRequest(node_id=node_id, draining=True)
         self._unary(lambda: self._nodes.SetNodeDraining, request, give_up)
@@ -192,13 +204,20 @@ class GatewayClient:
         self._retrying(once, give_up)
 
     # -- how calls are made --------------------------------------------------------------------------
-    def _unary(self, method: Callable[[], Any], request: Any, give_up: Callable[[], bool]) -> Any:
+    def _unary(
+        self,
+        method: Callable[[], Any],
+        request: Any,
+        give_up: Callable[[], bool],
+        *,
+        timeout_seconds: float = _CALL_SECONDS,
+    ) -> Any:
         """`method` is asked for anew at each try: the line may be another one by then."""
 
         def once() -> Any:
             began, line = time.monotonic(), self._lines[-1]
             try:
-                return method()(request, timeout=_CALL_SECONDS, metadata=self._metadata())
+                return method()(request, timeout=timeout_seconds, metadata=self._metadata())
             except grpc.RpcError as error:
                 silent = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and self._answered_at < began
                 # The line may be dead in a way that pings do not show.

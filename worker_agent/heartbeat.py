@@ -23,6 +23,7 @@ from nodepool.domain import broker_address
 from nodepool.domain.broker_address import BrokerTrust, tls_options
 from nodepool.domain.errors import BrokerNotTrustedError
 from nodepool.domain.nodes.report_interval import read_pace
+from worker_agent.output_stream import monotonic_seconds
 from worker_agent.state import Allocation, AssignedListing
 
 log = structlog.get_logger(__name__)
@@ -53,8 +54,9 @@ class HeartbeatOptions:
 
 
 class Heartbeat:
-    """`collect` gives the report, `on_assigned` gets what is assigned, by attempt id, `on_pace` the period
-    from now on, whenever the pool has changed it.
+    """`collect` gives the report, `on_assigned` gets what is assigned, by attempt id, and when the report was
+    sent, `on_pace` the period from now on, whenever the pool has changed it. `elsewhere` gets the reports
+    that the broker did not take; it may block for a few seconds.
 
     `on_rejected` is called when the broker does not know the agent's user any more; it may block,
     and returns the board to go on with. `on_silent` is called when the line to the broker has gone dead:
@@ -65,9 +67,10 @@ class Heartbeat:
         self,
         board: HeartbeatOptions,
         collect: Callable[[], Mapping[str, Any]],
-        on_assigned: Callable[[Mapping[str, AssignedListing]], None],
+        on_assigned: Callable[[Mapping[str, AssignedListing], float], None],
         on_rejected: Callable[[], HeartbeatOptions | None],
         on_pace: Callable[[float], None],
+        elsewhere: Callable[[bytes], None],
         on_silent: Callable[[], None] = lambda: None,
     ) -> None:
         self._board = board
@@ -76,6 +79,7 @@ class Heartbeat:
         self._on_assigned = on_assigned
         self._on_rejected = on_rejected
         self._on_pace = on_pace
+        self._elsewhere = elsewhere
         self._on_silent = on_silent
         self._ending = threading.Event()
         self._client = _connect(board)
@@ -101,7 +105,17 @@ class Heartbeat:
 
     def _beat(self) -> None:
         try:
-            assigned, pace = self._exchange()
+            report = json.dumps(self._collect(), separators=(",", ":"))
+            if not self._told_broker(report):
+                self._elsewhere(report.encode())
+        except Exception:
+            # Whatever it is, a silent agent would lose all its runs.
+            log.exception("the report failed", action="report.broken")
+
+    def _told_broker(self, report: str) -> bool:
+        sent_at = monotonic_seconds()
+        try:
+            assigned, pace = self._exchange(report)
         except _OF_THIS_AGENT as error:
             log.warning(
                 "the broker does not know this agent any more", action="report.rejected", why=str(error)
@@ -115,9 +129,6 @@ class Heartbeat:
                 if isinstance(error, (redis.TimeoutError, TimeoutError)):
                     self._on_silent()
             self._failing = True
-        except Exception:
-            # Whatever it is, a silent agent would lose all its runs.
-            log.exception("the report failed", action="report.broken")
         else:
             if self._failing:
                 log.info("reports are written again", action="report.recovered")
@@ -125,7 +136,9 @@ class Heartbeat:
             if not self._refused:
                 self.reported.set()
             self._follow(pace)
-            self._on_assigned(assigned)
+            self._on_assigned(assigned, sent_at)
+            return True
+        return False
 
     def _not_trusted(self, reason: str) -> None:
         """The pool may have a new authority by now, and says so to whoever enrols."""
@@ -137,8 +150,7 @@ class Heartbeat:
         log.error("the broker is not trusted", action="report.untrusted", why=words)
         self._reconnect()
 
-    def _exchange(self) -> tuple[dict[str, AssignedListing], str | None]:
-        report = json.dumps(self._collect(), separators=(",", ":"))
+    def _exchange(self, report: str) -> tuple[dict[str, AssignedListing], str | None]:
         # One round trip, no transaction: these have nothing to do with each other.
         with self._client.pipeline(transaction=False) as pipe:
             pipe.set(self._board.report_key, report, ex=REPORT_LIFE_SECONDS)

@@ -55,6 +55,13 @@ class OutputStream:
                 break
             self._thread.join(GATHER_SECONDS)
         self._over.set()
+        return self.tail_offset()
+
+    def is_behind(self) -> bool:
+        """Whether more than the tail is still to be sent."""
+        return not self._only_tail_is_left()
+
+    def tail_offset(self) -> int:
         return max(self.offset, self._buffer.size_bytes - self._tail_bytes)
 
     def _run(self) -> None:

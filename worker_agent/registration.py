@@ -61,6 +61,15 @@ class Registration:
             except GatewayStaleError as error:
                 raise ReplacedError(str(error)) from error
 
+    @property
+    def node_id(self) -> str:
+        return self._registration.node_id
+
+    @property
+    def instance(self) -> str:
+        """Of this start of the agent."""
+        return self._registration.instance
+
     def tell_engine(self, *, works: bool, give_up: Callable[[], bool]) -> None:
         """The containers' engine came or went: the node's trust, and whether it gets work, depend on it."""
         with self._lock:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from worker_agent.lease import AgentLimits, PoolContact
+
 UNDELIVERED_SECONDS = 10.0
 _MAX_GONE = 4096
 _PERIODS_OF_PATIENCE = 2
@@ -26,7 +28,7 @@ class Phase(StrEnum):
 class StopCause(StrEnum):
     OWNER = "owner"  # the task's owner asked: ends as STOPPED
     AWAY = "away"  # the pool gave the attempt away: dropped without a word
-    LEASE = "lease"  # no contact for the lease: ends as LOST
+    LEASE = "lease"  # no contact for as long as it may be without: ends as LOST
     SHUTDOWN = "shutdown"  # this node leaves: ends as REFUSED
     REPLACED = "replaced"  # another agent has this node's id now: ends as LOST
 
@@ -64,10 +66,22 @@ class AssignedListing:
 
 @dataclass(frozen=True, slots=True)
 class AssignedRead:
-    """A report was written and the assigned list read."""
+    """A report was written and the assigned list read. `sent_at`: when the report was on its way."""
 
     assigned: Mapping[str, AssignedListing]
     at: float
+    sent_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class PoolAnswered:
+    """A gateway says what the pool's database has for this node; that is the truth. The call began at
+    `sent_at`; `heard`: the pool will not take the node for silent since then."""
+
+    assigned: Mapping[str, AssignedListing]
+    at: float
+    sent_at: float
+    heard: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +99,7 @@ class Tick:
 @dataclass(frozen=True, slots=True)
 class AttemptStarted:
     attempt_id: str
+    exclusive: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +157,7 @@ Event = (
     Delivered
     | StopAsked
     | AssignedRead
+    | PoolAnswered
     | Contact
     | Tick
     | AttemptStarted
@@ -184,14 +200,12 @@ class RestartConsumer:
     """Nothing was delivered while work was assigned."""
 
 
-Instruction = StartAttempt | RefuseAttempt | StopAttempt | ResizeAttempt | RestartConsumer
+@dataclass(frozen=True, slots=True)
+class AskPool:
+    """A gateway is to say what of all this is still this node's: see PoolAnswered."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentLimits:
-    lease_seconds: float
-    report_period_seconds: float
-    max_held: int  # attempts; above it the node refuses what the pool sends
+Instruction = StartAttempt | RefuseAttempt | StopAttempt | ResizeAttempt | RestartConsumer | AskPool
 
 
 @dataclass(slots=True)
@@ -200,13 +214,14 @@ class _Held:
     phase: Phase
     stop: StopCause | None = None
     unlisted_since: float | None = None
+    exclusive: bool = False
     allocation: Allocation | None = None
 
 
 @dataclass(slots=True)
 class AgentState:
     limits: AgentLimits
-    last_contact: float
+    contact: PoolContact
     draining: bool = False
     engine_problem: str = ""
     _held: dict[str, _Held] = field(default_factory=dict)
@@ -222,14 +237,16 @@ class AgentState:
                 return self._begin(attempt_id, at)
             case StopAsked(attempt_id):
                 return self._stop(attempt_id, StopCause.OWNER)
-            case AssignedRead(assigned, at):
-                return [*self._contact(at), *self._compare(assigned, at)]
+            case AssignedRead(assigned, at, sent_at):
+                return [*self._contact(at, heard_at=sent_at), *self._compare(assigned, at)]
+            case PoolAnswered(assigned, at, sent_at, heard):
+                return self._told(assigned, at, sent_at, heard=heard)
             case Contact(at):
                 return self._contact(at)
             case Tick(at):
                 return self._check_lease(at)
-            case AttemptStarted(attempt_id):
-                self._enter(attempt_id, Phase.RUNNING)
+            case AttemptStarted(attempt_id, exclusive):
+                self._enter(attempt_id, Phase.RUNNING, exclusive=exclusive)
             case AttemptEnded(attempt_id):
                 self._enter(attempt_id, Phase.FINISHING)
             case AttemptStale(attempt_id):
@@ -271,18 +288,45 @@ class AgentState:
             return self.engine_problem
         return "the node has no room for more tasks" if len(self._held) >= self.limits.max_held else ""
 
-    def _contact(self, at: float) -> list[Instruction]:
+    def _contact(self, at: float, *, heard_at: float = float("-inf")) -> list[Instruction]:
         # First: a frozen process may notice the contact before it notices how long there was none.
         instructions = self._check_lease(at)
-        self.last_contact = max(self.last_contact, at)
+        if self.contact.may_be_given_away(self.limits, at):
+            instructions += self._ask()
+        self.contact.renew(at, heard_at)
         return instructions
 
+    def _ask(self) -> list[Instruction]:
+        has_work = any(held.phase is not Phase.FINISHING for held in self._held.values())
+        return [AskPool()] if has_work and self.limits.grace_seconds else []
+
     def _check_lease(self, at: float) -> list[Instruction]:
-        if at - self.last_contact <= self.limits.lease_seconds:
-            return []
-        return self._stop_all(StopCause.LEASE)
+        return [
+            step
+            for attempt_id, held in list(self._held.items())
+            if self.contact.is_over(self.limits, at, exclusive=held.exclusive)
+            for step in self._stop(attempt_id, StopCause.LEASE)
+        ]
+
+    def _told(
+        self, assigned: Mapping[str, AssignedListing], at: float, sent_at: float, *, heard: bool
+    ) -> list[Instruction]:
+        """The database's word: what is not in it and was here when it was asked is nobody's here any more."""
+        instructions = self._check_lease(at)
+        self.contact.renew(at, sent_at if heard else float("-inf"))
+        instructions += self._compare_listed(assigned, at)
+        for attempt_id in self._held.keys() - assigned.keys():
+            if self._held[attempt_id].since < sent_at:
+                instructions += self._stop(attempt_id, StopCause.AWAY)
+        return instructions
 
     def _compare(self, assigned: Mapping[str, AssignedListing], at: float) -> list[Instruction]:
+        instructions = self._compare_listed(assigned, at)
+        for attempt_id in self._held.keys() - assigned.keys():
+            instructions += self._unlisted(attempt_id, at)
+        return instructions
+
+    def _compare_listed(self, assigned: Mapping[str, AssignedListing], at: float) -> list[Instruction]:
         instructions: list[Instruction] = []
         for attempt_id, listing in assigned.items():
             held = self._held.get(attempt_id)
@@ -295,8 +339,6 @@ class AgentState:
                 instructions += self._consider(attempt_id, at)
         for attempt_id in self._unknown_since.keys() - assigned.keys():
             del self._unknown_since[attempt_id]
-        for attempt_id in self._held.keys() - assigned.keys():
-            instructions += self._unlisted(attempt_id, at)
         return instructions
 
     def _fit(self, attempt_id: str, held: _Held, allocation: Allocation | None) -> list[Instruction]:
@@ -322,7 +364,7 @@ class AgentState:
         return instructions
 
     def _unlisted(self, attempt_id: str, at: float) -> list[Instruction]:
-        """Held, and not listed: given away, unless the list is just being written again."""
+        """Held, and not listed: given away, unless the list is to be written again. The database knows."""
         held = self._held[attempt_id]
         if held.phase is Phase.FINISHING:
             return []
@@ -331,7 +373,10 @@ class AgentState:
         patience = _PERIODS_OF_PATIENCE * self.limits.report_period_seconds
         if at - max(held.unlisted_since, held.since) < patience:
             return []
-        return self._stop(attempt_id, StopCause.AWAY)
+        if not self.limits.grace_seconds:
+            return self._stop(attempt_id, StopCause.AWAY)
+        held.unlisted_since = at  # and asked again after another while
+        return self._ask() if held.stop is None else []
 
     def _stop(self, attempt_id: str, cause: StopCause) -> list[Instruction]:
         held = self._held.get(attempt_id)
@@ -343,9 +388,9 @@ class AgentState:
     def _stop_all(self, cause: StopCause) -> list[Instruction]:
         return [step for attempt_id in list(self._held) for step in self._stop(attempt_id, cause)]
 
-    def _enter(self, attempt_id: str, phase: Phase) -> None:
+    def _enter(self, attempt_id: str, phase: Phase, *, exclusive: bool = False) -> None:
         if attempt_id in self._held:
-            self._held[attempt_id].phase = phase
+            self._held[attempt_id].phase, self._held[attempt_id].exclusive = phase, exclusive
 
     def _settle(self, attempt_id: str) -> None:
         self._held.pop(attempt_id, None)

@@ -113,10 +113,12 @@ def _give_back(dispatcher: Dispatcher, placement: Placement) -> None:
     dispatcher.registry.announce(placement.node_id)
 
 
-def lose(dispatcher: Dispatcher, row: LiveAttempt, reason: Reason) -> None:
+def lose(dispatcher: Dispatcher, row: LiveAttempt, reason: Reason, *, blameless: bool = False) -> None:
     """The attempt is gone; its task goes elsewhere."""
     try:
-        ended = dispatcher.lifecycle.lose_attempt(row.id, row.node_id, row.owner_id, reason)
+        ended = dispatcher.lifecycle.lose_attempt(
+            row.id, row.node_id, row.owner_id, reason, blameless=blameless
+        )
     except StaleAttemptError:
         return
     log.warning("attempt %s is %s: %s; its task is %s", row.id, Outcome.LOST, reason, ended.state)

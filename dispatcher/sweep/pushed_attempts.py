@@ -48,22 +48,23 @@ class PushedAttempts:
         self._dispatcher = dispatcher
         self._effects: PushOutcomes | None = None
         self._seen: dict[str, _Seen] = {}
+        self._back_at = 0.0
 
-    def look(self, gateway_back_at: float) -> None:
-        """One pass. Nobody can speak while no gateway serves; `gateway_back_at` is when one last began to."""
+    def look(self, back_at: float) -> None:
+        """One pass. Nobody can speak or be called during an outage; `back_at` is when the last one ended."""
         rows = self._dispatcher.database.read(pushed_attempts.live)
         if not rows:
             self._seen.clear()
             return
         if self._effects is None:
             self._effects = PushOutcomes(self._dispatcher, open_files(self._dispatcher.settings))
-        now = self._dispatcher.clock()
+        now, self._back_at = self._dispatcher.clock(), back_at
         ages = self._effects.words.ages([row.id for row in rows])
         seen = {row.id: self._seen.get(row.id) or _Seen(now, row.created_at) for row in rows}
         self._seen = seen
         for row in rows:
             mine = seen[row.id]
-            mine.heard_at = max(mine.heard_at, now - ages[row.id], gateway_back_at)
+            mine.heard_at = max(mine.heard_at, now - ages[row.id], back_at)
             try:
                 self._look_at(row, mine, self._effects, now)
             except NodePoolError as error:
@@ -100,10 +101,10 @@ class PushedAttempts:
         settings = self._dispatcher.settings
         if row.pushed_at:
             silent = silence_seconds(settings, row.package_bytes)
-            if now - row.pushed_at > silent + _CALLER_GONE_SECONDS:
+            if now - max(row.pushed_at, self._back_at) > silent + _CALLER_GONE_SECONDS:
                 effects.end(row.id, Outcome.LOST, because(ReasonCode.CALL_UNANSWERED, node=row.node_id))
                 self._dispatcher.publisher.push_stop(row.node_id, row.id)
-        elif now - row.created_at > _NEVER_CALLED_PERIODS * settings.push_timeout_seconds:
+        elif now - max(row.created_at, self._back_at) > _NEVER_CALLED_PERIODS * settings.push_timeout_seconds:
             effects.end(
                 row.id, Outcome.LOST, because(ReasonCode.NEVER_CALLED, node=row.node_id), blameless=True
             )

@@ -18,11 +18,12 @@ from dispatcher.placing.reserve import lose
 from dispatcher.sweep.broker_change import BrokerChange
 from dispatcher.sweep.broker_connections import BrokerGuard
 from dispatcher.sweep.credit_drift import CreditDrift
-from dispatcher.sweep.failure_detector import BRAKE_PERIODS, ExpectedNode, FailureDetector
+from dispatcher.sweep.forgotten_attempts import ForgottenAttempts, ids_of
 from dispatcher.sweep.housekeeping import Housekeeping
 from dispatcher.sweep.left_outputs import LeftOutputs
 from dispatcher.sweep.lost_hints import tell_again
 from dispatcher.sweep.overdue_attempts import OverdueAttempts
+from dispatcher.sweep.own_outages import SweepOutages
 from dispatcher.sweep.pending_votes import PendingVotes
 from dispatcher.sweep.prober import Prober
 from dispatcher.sweep.pushed_attempts import PushedAttempts
@@ -31,8 +32,10 @@ from dispatcher.sweep.reconciler import Live, Reconciler, RotatingSlices
 from dispatcher.sweep.stored_files import StoredFiles
 from nodepool.domain.errors import NodePoolError, UnavailableError
 from nodepool.domain.nodes import report_interval
+from nodepool.domain.nodes.failure_detector import ExpectedNode, FailureDetector
 from nodepool.domain.nodes.node import NodeKind
-from nodepool.domain.tasks.reasons import ReasonCode, because
+from nodepool.domain.outages import OutageCause
+from nodepool.domain.tasks.reasons import Reason, ReasonCode, because
 from nodepool.metrics import catalogue
 from nodepool.stores.redis import keys
 from nodepool.stores.redis.liveness import Liveness
@@ -42,11 +45,9 @@ from nodepool.stores.redis.sweep_lock import LockHolder, SweepLock
 from nodepool.stores.redis.sweep_mark import SweepMarks
 from nodepool.stores.sql import nodes as node_store, tasks as task_store
 from nodepool.stores.sql.attempt_rows import LiveAttempt
-from nodepool.stores.sql.node_rows import NodePresence
 
 log = logging.getLogger(__name__)
 
-_FORGOTTEN_PERIODS = 2
 _QUESTIONED_WITHIN_PASSES = 5
 _SHORTEST_PAUSE_SECONDS = 0.1
 _JUST_LATE_SECONDS = 0.02
@@ -84,11 +85,17 @@ class Sweeper:
             dispatcher.redis, dispatcher.lifecycle.outputs, dispatcher.settings.max_live_output_mb << 20
         )
         self._outputs_left = LeftOutputs(dispatcher)
-        self._failure_detector = FailureDetector(now, dispatcher.settings.node_late_seconds)
+        self._failure_detector = FailureDetector(
+            dispatcher.steady(),
+            dispatcher.settings.node_late_seconds,
+            grace_seconds=dispatcher.settings.outage_grace_seconds,
+        )
+        self._outages = SweepOutages(dispatcher)
+        self._forgotten = ForgottenAttempts(dispatcher)
         # Who is asked in a pass whether it still has its work.
         self._questioned = RotatingSlices(_QUESTIONED_WITHIN_PASSES)
-        # Nobody can begin an attempt while no gateway serves.
-        self._gateway_back_at = now
+        # Nobody can begin or end an attempt, nor be heard, during an outage.
+        self._all_back_at = now
         self._next_late_at = float("inf")
         self._shouted_at = float("-inf")
         self._thread = threading.Thread(target=self._work, name="sweep", daemon=True)
@@ -117,10 +124,11 @@ class Sweeper:
                     catalogue.sweeps.labels("another").inc()
             except NodePoolError as error:
                 catalogue.sweeps.labels("failed").inc()
-                self._distrust()
+                self._failed()
                 log.warning("the sweep waits: %s", error)
             except Exception:
                 catalogue.sweeps.labels("failed").inc()
+                self._failed()
                 log.exception("the sweep failed; it goes on")
             self._is_waiting = True
 
@@ -138,23 +146,34 @@ class Sweeper:
         try:
             holder = self._lock.take(max(3 * period_seconds, 3.0))
         except UnavailableError as error:
-            self._distrust()
+            self._failed()
             log.warning("the sweep waits for Redis: %s", error.__cause__)
             return False
         if holder is LockHolder.OURS_NOW:
             # What was heard while another one swept, or before Redis lost its keys, is unknown.
-            self._distrust()
+            self._forgotten_by_redis()
         return holder is not LockHolder.ANOTHER
 
     def _pause(self, period_seconds: float) -> float:
         """The period, or less where a node with work would be late before that."""
-        until_late = self._next_late_at - self._dispatcher.clock() + _JUST_LATE_SECONDS
+        until_late = self._next_late_at - self._dispatcher.steady() + _JUST_LATE_SECONDS
         return min(period_seconds, max(_SHORTEST_PAUSE_SECONDS, until_late))
 
-    def _distrust(self) -> None:
-        """Nobody can be heard while Redis is away, so nobody is late for it; and it may have forgotten."""
-        self._failure_detector.forget_silence(self._dispatcher.clock())
+    def _failed(self) -> None:
+        """Something does not answer. Redis may have forgotten; if it was an outage, its end will tell."""
+        self._outages.failed()
         self._reconciler.distrust()
+
+    def _forgotten_by_redis(self) -> None:
+        self._outages.began_anew()
+        self._reconciler.distrust()
+        self._all_back()
+
+    def _all_back(self) -> None:
+        """Nobody could be heard until now, so nobody is late for it, and none could begin or end anything."""
+        self._all_back_at = self._dispatcher.clock()
+        self._failure_detector.forget_silence()
+        self._forgotten.begin_anew()
 
     def _set_pace(self, nodes: int) -> None:
         settings = self._dispatcher.settings
@@ -169,10 +188,8 @@ class Sweeper:
         dispatcher = self._dispatcher
         if self._broker_change.look():
             # The newest of what the one before knew may never have got there.
-            self._distrust()
-        if self._memory_guard.look().is_full:
-            # Nobody can report then, so nobody is late for it.
-            self._failure_detector.forget_silence(dispatcher.clock())
+            self._forgotten_by_redis()
+        is_full = self._memory_guard.look().is_full
         said = self._outputs_left.look()
         # Before SQL is read: a node that registers meanwhile is not taken for one that left.
         known = dispatcher.registry.node_ids()
@@ -183,17 +200,17 @@ class Sweeper:
             live[row.node_id].append(row)
         self._outputs_left.end(said, live)
         signs = list(self._liveness.signs(ids))
-        now = dispatcher.clock()
-        if not self._liveness.gateway_serves():
-            self._gateway_back_at = now
+        now = dispatcher.steady()
+        self._listen(is_full=is_full)
         self._reconciler.restore(known, ids, live, signs)
         self._set_pace(len(ids))
         kinds = {node.id: node.kind for node in nodes}
-        late = self._failure_detector.late_nodes([self._beat(node) for node in nodes], signs, now)
+        expected = [ExpectedNode(node.id, node.registered_at, node.heard_at) for node in nodes]
+        late = self._failure_detector.late_nodes(expected, [sign.age_seconds for sign in signs], now)
         reports = self._end_lost(live, late, kinds)
         if NodeKind.PUSHED in kinds.values():
-            self._pushed.look(self._gateway_back_at)
-        self._next_late_at = now + self._failure_detector.next_late(live.keys(), now)
+            self._pushed.look(self._all_back_at)
+        self._next_late_at = now + self._failure_detector.next_late(live.keys())
         self._stop_again(live)
         self._allocator.adjust(live, reports)
         self._broker_guard.look()
@@ -204,18 +221,28 @@ class Sweeper:
         tell_again(dispatcher, self._placement_loop)
         self._prober.look()
 
-    def _beat(self, node: NodePresence) -> ExpectedNode:
-        """Nodes without an agent are heard through a gateway only: while none serves they are not late."""
-        heard_since = self._gateway_back_at if node.kind == NodeKind.PUSHED else 0.0
-        return ExpectedNode(node.id, max(node.registered_at, heard_since))
+    def _listen(self, *, is_full: bool) -> None:
+        """SQL and Redis have answered. Without a gateway no node that Redis has forgotten can come back, none
+        that does not reach Redis is heard, and nobody could begin what would be given away. To a full Redis
+        agents of before ReportAgent cannot report."""
+        if not self._liveness.gateway_serves():
+            self._outages.in_trouble(OutageCause.NO_GATEWAY)
+            self._all_back()
+        elif is_full:
+            self._outages.in_trouble(OutageCause.FULL)
+            self._all_back()
+        elif self._outages.worked():
+            self._reconciler.distrust()
+            self._all_back()
 
     def _end_lost(
         self, live: Live, late: dict[str, float], kinds: dict[str, NodeKind]
     ) -> dict[str, NodeReport | None]:
         """Returns the reports of those that were asked."""
-        dispatcher, now = self._dispatcher, self._dispatcher.clock()
+        dispatcher = self._dispatcher
         late_seconds = dispatcher.settings.node_late_seconds
-        held = self._brake(late, live.keys(), now)
+        held = self._brake(late, live.keys())
+        self._forgotten.keep_only(ids_of(live))
         questioned = self._questioned.take([node_id for node_id in live if node_id not in late])
         reports = dispatcher.registry.reports(questioned)
         for node_id, rows in live.items():
@@ -225,12 +252,15 @@ class Sweeper:
                 elif node_id in reports:
                     self._end_forgotten(row, kinds[node_id], reports[node_id])
                 elif node_id in late and node_id not in held:
-                    lose(dispatcher, row, because(ReasonCode.NODE_LATE, node=node_id, seconds=late_seconds))
+                    self._lose(row, because(ReasonCode.NODE_LATE, node=node_id, seconds=late_seconds))
         return reports
 
-    def _brake(self, late: dict[str, float], busy: Collection[str], now: float) -> frozenset[str]:
+    def _lose(self, row: LiveAttempt, reason: Reason) -> None:
+        lose(self._dispatcher, row, reason, blameless=self._outages.explains(row))
+
+    def _brake(self, late: dict[str, float], busy: Collection[str]) -> frozenset[str]:
         """Late nodes whose work stays theirs for now."""
-        held = self._failure_detector.braked(late, busy, now)
+        held, now = self._failure_detector.braked(late, busy), self._dispatcher.steady()
         if held and self._liveness.operator_released():
             log.warning("the operator says that %d silent nodes are really gone", len(held))
             return frozenset()
@@ -241,7 +271,7 @@ class Sweeper:
                 "they; nothing of theirs is given away until some are back, for %g s at the most, or until "
                 "an operator sets %s in Redis",
                 len(held),
-                BRAKE_PERIODS * self._dispatcher.settings.node_late_seconds,
+                self._failure_detector.brake_seconds,
                 keys.RELEASE,
             )
         elif not held and self._shouted_at > float("-inf"):
@@ -253,16 +283,11 @@ class Sweeper:
         """One that its living node never began, does not speak of, or does not end when it must."""
         if kind == NodeKind.PUSHED:
             return  # what such a node runs is not in its report; PushedAttempts has its rules
-        settings = self._dispatcher.settings
-        now = self._dispatcher.clock()
-        patience = _FORGOTTEN_PERIODS * settings.node_late_seconds
-        since = row.started_at or row.created_at
-        if row.started_at is None and now - max(row.created_at, self._gateway_back_at) > patience:
-            lose(self._dispatcher, row, because(ReasonCode.NEVER_BEGUN, node=row.node_id))
-        elif report is not None and row.id not in report.running and now - since > patience:
-            lose(self._dispatcher, row, because(ReasonCode.NOT_LISTED, node=row.node_id))
+        reason = self._forgotten.why_lost(row, report)
+        if reason is not None:
+            self._lose(row, reason)
         elif row.started_at is not None:
-            self._overtime.look(row, now, self._gateway_back_at)
+            self._overtime.look(row, self._dispatcher.clock(), self._all_back_at)
 
     def _stop_again(self, live: dict[str, list[LiveAttempt]]) -> None:
         stops = [(row.node_id, row.id) for rows in live.values() for row in rows if row.stop_requested]

@@ -39,6 +39,7 @@ _BY_SERVICE: dict[str, dict[Access, tuple[str, ...]]] = {
             "RegisterWorkerNode",
             "ReportStatus",
             "EnrollAgent",
+            "ReportAgent",
             "SetNodeDraining",
             "DeregisterNode",
             "ClaimAttempt",

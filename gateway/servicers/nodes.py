@@ -10,7 +10,7 @@ from gateway.admission.arrival import Context
 from gateway.auth.callers import current_identity
 from gateway.context import Gateway
 from gateway.health import in_words
-from gateway.usecases import agent_attempts, nodes
+from gateway.usecases import agent_attempts, agent_reports, nodes
 from gateway.usecases.result_digests import Digests
 from nodepool.domain.errors import InvalidInputError
 from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
@@ -48,6 +48,9 @@ class NodeManagerServicer(rpc.NodeManagerServiceServicer):
         return await self._gateway.run(
             nodes.enroll, self._gateway, current_identity(), request.node_id, request.instance
         )
+
+    async def ReportAgent(self, request: pb.ReportAgentRequest, context: Context) -> pb.ReportAgentResponse:
+        return await self._gateway.run(agent_reports.report, self._gateway, current_identity(), request)
 
     async def SetNodeDraining(
         self, request: pb.SetNodeDrainingRequest, context: Context

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
 from nodepool import wire
+from nodepool.clock import steady_clock
 from nodepool.domain import ids
 from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import (
@@ -36,6 +37,8 @@ MAX_OUTPUT_OFFSET = 1 << 40
 _SECONDS_PER_MINUTE = 60
 _FIRST = 1
 _CHECKED_FOR_SECONDS = 1.0
+# In times NODE_LATE_SECONDS: so long an agent may need to come back after an outage and say what it lost.
+_BLAMELESS_PERIODS = 5
 _MAX_CHECKED = 10_000
 # While the broker is away: for so long agents are asked to keep what they have and send it again. After that
 # it is only in their results, and the broker is asked this often whether it is back.
@@ -79,6 +82,7 @@ def claim(gateway: Gateway, identity: CallerIdentity, request: pb.ClaimAttemptRe
         package_follows=row.package_sha256 not in request.cached_sha256,
         stop_requested=row.stop_requested,
         of_node_owner=row.owner_id == identity.user_id,
+        exclusive=row.exclusive,
     )
 
 
@@ -218,6 +222,7 @@ def take_end(gateway: Gateway, end: pb.AttemptEnd, writer: Writer | None) -> End
 
 def finish(gateway: Gateway, identity: CallerIdentity, end: pb.AttemptEnd, told: End) -> None:
     """End the attempt. A stale attempt's result is removed again."""
+    told = _without_blame(gateway, end, told)
     try:
         gateway.lifecycle.end_attempt(end.attempt_id, end.node_id, identity.user_id, told)
     except (StaleAttemptError, StateConflictError):
@@ -225,6 +230,21 @@ def finish(gateway: Gateway, identity: CallerIdentity, end: pb.AttemptEnd, told:
             _forget_result(gateway, end.attempt_id)
         raise
     forget_losers(gateway.database, gateway.files, end.attempt_id)
+
+
+def _without_blame(gateway: Gateway, end: pb.AttemptEnd, told: End) -> End:
+    """What a node lost because it could not reach the pool is not its fault: older agents end their runs
+    soon, and so do all with exclusive ones. Not its word counts, but what this gateway knows of itself."""
+    if told.outcome is not Outcome.LOST:
+        return told
+    task = gateway.database.read(lambda c: attempt_records.task_of(c, end.attempt_id))
+    if task is None or not gateway.outages.explains(
+        steady_clock(),
+        age_seconds=gateway.clock() - task.attempt_created_at,
+        within_seconds=_BLAMELESS_PERIODS * gateway.settings.node_late_seconds,
+    ):
+        return told
+    return replace(told, blameless=True, reason=because(ReasonCode.POOL_AWAY, node=end.node_id))
 
 
 def _forget_result(gateway: Gateway, attempt_id: str) -> None:

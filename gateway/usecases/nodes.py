@@ -165,6 +165,7 @@ def enroll(
         ),
         pace_key=keys.PACE,
         lease_seconds=settings.lease_seconds,
+        outage_grace_seconds=settings.outage_grace_seconds,
         trust_tier=verification_records.tier_of(row),
         default_image=settings.default_image,
         allowed_images=settings.image_allow_list,

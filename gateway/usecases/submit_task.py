@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 SAME_ON_REPEAT = (
     "package_sha256", "cpu_score", "memory_gb", "gpu_score", "gpu_memory_gb", "gpu_name", "region",
     "image", "network", "max_minutes", "pinned_node", "priority", "min_trust", "location_mode",
-    "replicas", "compare_outputs", "take_pending",
+    "replicas", "compare_outputs", "take_pending", "exclusive",
 )  # fmt: skip
 
 
@@ -115,12 +115,14 @@ def requested_task(gateway: Gateway, request: pb.UploadTaskRequest) -> Requested
         "priority": wire.priority_from_wire(request),
         "min_trust": wire.min_trust_from_wire(request.min_trust),
         "location_mode": wire.location_mode_from_wire(request.location_mode),
+        "exclusive": request.exclusive,
         **_compared(request),
     }
 
 
 def _compared(request: pb.UploadTaskRequest) -> RequestedComparison:
     replicas = wire.replicas_from_wire(request.replicas)
+    wire.check_exclusive(exclusive=request.exclusive, replicas=replicas)
     if replicas > 1 and len(request.task_id) > ids.MAX_PARENT_ID:
         raise InvalidInputError(
             f"the task_id of a task with replicas must have at most {ids.MAX_PARENT_ID} characters"

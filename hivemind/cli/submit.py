@@ -67,6 +67,11 @@ from nodepool.domain.trust.voting import MAX_REPLICAS
     help="Take a result that the pool checks at once, unchecked [default: wait until it is checked].",
 )
 @click.option(
+    "--exclusive",
+    is_flag=True,
+    help="Never run twice at one moment: a node that is cut off ends it soon [default: it goes on].",
+)
+@click.option(
     "--dry-run", "is_dry", is_flag=True, help="Say where it would run now and its price; send nothing."
 )
 @click.option("--task-id", help="Your own id; a repeated upload with the same id changes nothing.")

@@ -448,6 +448,11 @@ class NodeManagerServiceStub(object):
                 request_serializer=proto_dot_nodepool__pb2.EnrollAgentRequest.SerializeToString,
                 response_deserializer=proto_dot_nodepool__pb2.EnrollAgentResponse.FromString,
                 _registered_method=True)
+        self.ReportAgent = channel.unary_unary(
+                '/nodepool.NodeManagerService/ReportAgent',
+                request_serializer=proto_dot_nodepool__pb2.ReportAgentRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.ReportAgentResponse.FromString,
+                _registered_method=True)
         self.SetNodeDraining = channel.unary_unary(
                 '/nodepool.NodeManagerService/SetNodeDraining',
                 request_serializer=proto_dot_nodepool__pb2.SetNodeDrainingRequest.SerializeToString,
@@ -507,6 +512,13 @@ class NodeManagerServiceServicer(object):
 
     def EnrollAgent(self, request, context):
         """An agent asks for its broker user, its queue and the pool's pace. The node must be registered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportAgent(self, request, context):
+        """An agent is heard through a gateway while it does not reach the broker, and is told what is its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -577,6 +589,11 @@ def add_NodeManagerServiceServicer_to_server(servicer, server):
                     servicer.EnrollAgent,
                     request_deserializer=proto_dot_nodepool__pb2.EnrollAgentRequest.FromString,
                     response_serializer=proto_dot_nodepool__pb2.EnrollAgentResponse.SerializeToString,
+            ),
+            'ReportAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportAgent,
+                    request_deserializer=proto_dot_nodepool__pb2.ReportAgentRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.ReportAgentResponse.SerializeToString,
             ),
             'SetNodeDraining': grpc.unary_unary_rpc_method_handler(
                     servicer.SetNodeDraining,
@@ -742,6 +759,33 @@ class NodeManagerService(object):
             '/nodepool.NodeManagerService/EnrollAgent',
             proto_dot_nodepool__pb2.EnrollAgentRequest.SerializeToString,
             proto_dot_nodepool__pb2.EnrollAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.NodeManagerService/ReportAgent',
+            proto_dot_nodepool__pb2.ReportAgentRequest.SerializeToString,
+            proto_dot_nodepool__pb2.ReportAgentResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -88,8 +88,10 @@ class Lifecycle:
         for node_id in follow.paused:
             self._put(self.database.read(lambda c: node_store.find(c, node_id)))  # noqa: B023
 
-    def lose_attempt(self, attempt_id: str, node_id: str, owner_id: int, reason: Reason) -> Ended:
-        end = End(outcome=Outcome.LOST, exit_code=None, reason=reason)
+    def lose_attempt(
+        self, attempt_id: str, node_id: str, owner_id: int, reason: Reason, *, blameless: bool = False
+    ) -> Ended:
+        end = End(outcome=Outcome.LOST, exit_code=None, reason=reason, blameless=blameless)
         return self.end_attempt(attempt_id, node_id, owner_id, end)
 
     def _charge(self, ended: Ended) -> None:

@@ -67,6 +67,7 @@ SAMPLES: dict[str, Any] = {
     "compare_outputs": ["out/*.csv"],
     "package_sha256": "ab" * 32,
     "take_pending": True,
+    "exclusive": True,
 }
 READMES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-TW.md")}
 SETTINGS = Settings(_env_file=None, allowed_images="other:1", allow_task_network=True)

@@ -94,7 +94,7 @@ def fleet(valkey: TestValkey, tmp_path: Path) -> Iterator[Measured]:
         }
     )
     now = [START]
-    dispatcher = context.build(settings, clock=lambda: now[0])
+    dispatcher = context.build(settings, clock=lambda: now[0], steady=lambda: now[0])
     fleet = Measured(dispatcher, now, dispatcher.database.write(add_user))
     fleet.node(NODE, total=Resources(cpu_score=4000, memory_gb=8), cpu_cores=4)
     yield fleet

@@ -78,7 +78,7 @@ def pool(valkey: TestValkey, tmp_path: Path) -> Iterator[Pool]:
         }
     )
     now = [START]
-    dispatcher = context.build(settings, clock=lambda: now[0])
+    dispatcher = context.build(settings, clock=lambda: now[0], steady=lambda: now[0])
     owner_id = dispatcher.database.write(lambda c: add_user(c, credit_score=50))
     yield Pool(dispatcher, now, owner_id)
     dispatcher.close()

@@ -240,7 +240,7 @@ def fleet(valkey: TestValkey, tmp_path: Path) -> Iterator[Fleet]:
         {"redis_url": valkey.url, "db_path": tmp_path / "users.db", "task_storage_path": tmp_path}
     )
     now = [START]
-    dispatcher = context.build(settings, clock=lambda: now[0])
+    dispatcher = context.build(settings, clock=lambda: now[0], steady=lambda: now[0])
     yield Fleet(dispatcher, now, dispatcher.database.write(add_user))
     dispatcher.close()
 

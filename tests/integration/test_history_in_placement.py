@@ -69,7 +69,7 @@ def stage(valkey: TestValkey, tmp_path: Path) -> Iterator[Stage]:
         }
     )
     now = [START]
-    dispatcher = context.build(settings, clock=lambda: now[0])
+    dispatcher = context.build(settings, clock=lambda: now[0], steady=lambda: now[0])
     yield Stage(dispatcher, now, dispatcher.database.write(add_user))
     dispatcher.close()
 

@@ -59,7 +59,7 @@ def stage(valkey: TestValkey, tmp_path: Path) -> Iterator[Stage]:
         }
     )
     now = [START]
-    dispatcher = context.build(settings, clock=lambda: now[0])
+    dispatcher = context.build(settings, clock=lambda: now[0], steady=lambda: now[0])
     stage = Stage(dispatcher, now, dispatcher.database.write(add_user))
     stage.friend = dispatcher.database.write(lambda c: add_user(c, "friend"))
     stage.node("new", docker_status="none")

@@ -74,7 +74,7 @@ def pool(valkey: TestValkey, tmp_path: Path) -> Iterator[Pool]:
         }
     )
     now = [START]
-    dispatcher = context.build(settings, clock=lambda: now[0])
+    dispatcher = context.build(settings, clock=lambda: now[0], steady=lambda: now[0])
     yield Pool(dispatcher, now, dispatcher.database.write(add_user))
     dispatcher.close()
 

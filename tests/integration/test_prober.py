@@ -171,7 +171,7 @@ def pool(valkey: TestValkey, tmp_path: Path, database_url: str) -> Iterator[Pool
         }
     )
     now = [START]
-    dispatcher = context.build(settings, clock=lambda: now[0])
+    dispatcher = context.build(settings, clock=lambda: now[0], steady=lambda: now[0])
     owner_id = dispatcher.database.write(lambda c: add_user(c, "provider", credit_score=40))
     dispatcher.database.write(lambda c: ledger_store.open_account(c, owner_id, now=START))
     pool = Pool(dispatcher, now, owner_id)

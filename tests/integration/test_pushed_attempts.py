@@ -20,9 +20,9 @@ class Swept(PushedFleet):
 
     watch: PushedAttempts
 
-    def look(self, after: float = 0.0, *, gateway_back_at: float = 0.0) -> None:
+    def look(self, after: float = 0.0, *, back_at: float = 0.0) -> None:
         self.now += after
-        self.watch.look(gateway_back_at)
+        self.watch.look(back_at)
 
     def state(self, attempt_id: str) -> tuple[str, str]:
         return self.attempt(attempt_id).state, self.task(attempt_id).state
@@ -112,7 +112,7 @@ def test_nobody_is_silent_while_no_gateway_serves(fleet: Swept) -> None:
     fleet.look(after=1)
     for _ in range(5):
         fleet.now += 100
-        fleet.look(gateway_back_at=fleet.now)
+        fleet.look(back_at=fleet.now)
     assert fleet.state(attempt) == ("running", "RUNNING")
     assert fleet.hints() == 0
 

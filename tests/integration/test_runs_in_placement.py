@@ -95,7 +95,7 @@ def runs(valkey: TestValkey, tmp_path: Path) -> Iterator[Runs]:
         }
     )
     now = [START]
-    dispatcher = context.build(settings, clock=lambda: now[0])
+    dispatcher = context.build(settings, clock=lambda: now[0], steady=lambda: now[0])
     owner_id = dispatcher.database.write(add_user)
     dispatcher.database.write(lambda c: ledger_store.open_account(c, owner_id, grant=10_000, now=START))
     yield Runs(dispatcher, now, owner_id)

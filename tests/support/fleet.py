@@ -13,9 +13,12 @@ from nodepool.domain.resources import Claim
 from nodepool.stores.redis import keys
 from nodepool.stores.sql import tasks as task_store
 from nodepool.stores.sql.task_rows import OwnedTask
-from tests.support.stores import add_node, add_task, assigned_ids
+from tests.support.stores import add_node, add_task, assigned_ids, attempt_of
 
 START = 1_000_000.0
+# All of it counts as silence of whoever is not heard.
+_LONGEST_PAUSE_SECONDS = 5.0
+_MOST_PASSES = 130
 
 
 @dataclass
@@ -25,6 +28,7 @@ class Fleet:
     dispatcher: Dispatcher
     now: list[float]
     owner_id: int
+    gateway_serves: bool = True
     placement_loop: PlacementLoop = field(init=False)
     sweeper: Sweeper = field(init=False)
 
@@ -39,12 +43,24 @@ class Fleet:
         return self.placement_loop.work()
 
     def sweep(self, *, after: float = 0.0, heard: tuple[str, ...] | None = None) -> None:
-        """One pass, `after` seconds later; `heard` nodes have just reported what is assigned to them."""
-        self.now[0] += after
-        for node_id in heard or ():
-            self.report(node_id)
-        self.sweeper.sweep()
+        """A pass `after` seconds later, and as many before it as a sweep makes that does not stand still;
+        before each `heard` nodes report what they have. Of hours most pass before the first of them."""
+        stood_still = max(0.0, after - _MOST_PASSES * _LONGEST_PAUSE_SECONDS)
+        self.now[0] += stood_still
+        after -= stood_still
+        while after > _LONGEST_PAUSE_SECONDS:
+            after -= _LONGEST_PAUSE_SECONDS
+            self._pass(_LONGEST_PAUSE_SECONDS, heard or ())
+        self._pass(after, heard or ())
         self.place()
+
+    def _pass(self, after: float, heard: tuple[str, ...]) -> None:
+        self.now[0] += after
+        for node_id in heard:
+            self.report(node_id)
+        if self.gateway_serves:
+            self.dispatcher.liveness.say_gateway_serves()
+        self.sweeper.sweep()
 
     def node(self, node_id: str, **facts: Any) -> str:
         now = self.now[0]
@@ -70,6 +86,15 @@ class Fleet:
     def placed(self, **columns: Any) -> str:
         task_id = self.task(**columns)
         assert self.place(task_id) == 1
+        return task_id
+
+    def running(self, **columns: Any) -> str:
+        """One that its node has begun."""
+        task_id = self.placed(**columns)
+        attempt, node_id = attempt_of(self.dispatcher.database, task_id), self.row(task_id).node_id
+        self.dispatcher.database.write(
+            lambda c: task_store.claim_attempt(c, attempt, node_id, self.owner_id, self.now[0])
+        )
         return task_id
 
     def row(self, task_id: str) -> OwnedTask:

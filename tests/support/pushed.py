@@ -40,7 +40,7 @@ class PushedFleet:
             }
         )
         self.now = START
-        self.dispatcher = context.build(self.settings, clock=lambda: self.now)
+        self.dispatcher = context.build(self.settings, clock=lambda: self.now, steady=lambda: self.now)
         self.files = open_files(self.settings)
         self.effects = PushOutcomes(self.dispatcher, self.files)
         self.redis = valkey.admin

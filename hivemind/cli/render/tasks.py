@@ -112,6 +112,7 @@ def task_details(task: TaskInfo, now: float) -> Group:
         "min trust": task.min_trust,
         "location mode": "" if task.location_mode == LocationMode.STRICT else task.location_mode,
         "longest run": count_text(task.max_minutes, "minute") if task.max_minutes else "",
+        "exclusive": "yes: never runs twice at one moment" if task.exclusive else "",
         "exit code": "" if task.exit_code is None else str(task.exit_code),
         "stop": "asked for" if task.stop_requested and not task.final else "",
         "age": duration_text(now - task.created_at) if task.created_at else "",

@@ -36,6 +36,7 @@ class RequestedTask(RequestedComparison):
     priority: int
     min_trust: str
     location_mode: LocationMode
+    exclusive: bool
 
 
 class PricedTask(RequestedTask):

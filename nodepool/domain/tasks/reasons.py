@@ -43,6 +43,7 @@ class ReasonCode(StrEnum):
     NEVER_BEGUN = "never_begun"
     NOT_LISTED = "not_listed"
     EVICTED = "evicted"
+    POOL_AWAY = "pool_away"
     OWNER_ONLY = "owner_only"
     IDLE = "idle"
     RESTORED = "restored"
@@ -91,6 +92,7 @@ _WORDS: dict[ReasonCode, str] = {
     ReasonCode.NEVER_BEGUN: "node {node} took it and never began it",
     ReasonCode.NOT_LISTED: "node {node} does not have it",
     ReasonCode.EVICTED: "evicted: node {node} ran short of memory",
+    ReasonCode.POOL_AWAY: "node {node} ended it while the pool was away",
     ReasonCode.OWNER_ONLY: "node {node} takes its owner's tasks only",
     ReasonCode.IDLE: "node {node} took it and did nothing for {minutes} minutes",
     ReasonCode.RESTORED: "the pool was restored from a backup while it ran",

@@ -191,6 +191,11 @@ class NodeRegistry:
         with translated_errors():
             self._always("SET", keys.report(node_id), body, "EX", keys.REPORT_TTL_SECONDS)
 
+    def take_report(self, node_id: str, report: bytes) -> None:
+        """What an agent would write itself, if it reached the broker."""
+        with translated_errors():
+            self._redis.set(keys.report(node_id), report, ex=keys.REPORT_TTL_SECONDS)
+
     def reserve_all(self, wanted: Sequence[Reservation], *, at: float) -> list[RegistryAnswer]:
         """Check and subtract under the attempts' ids, many in one round trip, each whole or not at all."""
         calls = [

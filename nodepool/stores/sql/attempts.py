@@ -47,7 +47,7 @@ _ID_OF = select(attempts.c.id).where(
     attempts.c.task_id == bindparam("task_id"), attempts.c.number == bindparam("number")
 )
 _TASK_OF: Select[Any] = (
-    select(*columns(TaskOfAttempt, tasks, attempts))
+    select(*columns(TaskOfAttempt, tasks, attempts, attempt_created_at=attempts.c.created_at))
     .join(attempts, attempts.c.task_id == tasks.c.id)
     .where(attempts.c.id == bindparam("attempt_id"))
 )

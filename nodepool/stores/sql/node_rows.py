@@ -66,6 +66,7 @@ class NodePresence(FromRow):
     id: str
     kind: NodeKind
     registered_at: float
+    heard_at: float  # when a gateway that had no Redis last heard of it
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,11 @@ def roll_call(connection: Connection) -> Sequence[NodePresence]:
     return NodePresence.from_rows(connection.execute(query))
 
 
+def note_heard(connection: Connection, node_id: str, now: float) -> None:
+    """For the sweep, when Redis cannot be told."""
+    connection.execute(update(nodes).where(nodes.c.id == node_id).values(heard_at=now))
+
+
 def set_draining(connection: Connection, node_id: str, *, draining: bool) -> None:
     connection.execute(update(nodes).where(nodes.c.id == node_id).values(draining=draining))
 

@@ -76,6 +76,7 @@ nodes = Table(
     Column("draining", Boolean, nullable=False, server_default=text("false")),
     Column("active", Boolean, nullable=False, server_default=text("true")),
     Column("registered_at", Float, nullable=False),
+    Column("heard_at", Float, nullable=False, server_default="0"),  # by a gateway that cannot tell Redis
     # History: decayed sums of attempts that ended well and badly, and of speed beside cpu_score, as of
     # history_at; nodepool/domain/nodes/history.py has the rules.
     Column("history_good", Float, nullable=False, server_default="0"),
@@ -125,6 +126,7 @@ tasks = Table(
     Column("verification", String(16), nullable=False, server_default=""),
     # Its owner takes a result that is checked before the check has an answer.
     Column("take_pending", Boolean, nullable=False, server_default=text("false")),
+    Column("exclusive", Boolean, nullable=False, server_default=text("false")),  # never twice at one moment
     # When its result is given at the latest; 0: nothing is held back.
     Column("held_back_until", Float, nullable=False, server_default="0"),
     Column("result_digest", String(64), nullable=False, server_default=""),

@@ -42,6 +42,7 @@ class StoredTask(FromRow):
     replicas: int
     compare_outputs: str  # one pattern a line
     take_pending: bool
+    exclusive: bool
     verification: str  # one of Verification or, of a run, of RunVerdict
     result_digest: str
     package_sha256: str
@@ -135,6 +136,7 @@ class AssignedTask(FromRow):
     gpu_memory_gb: int
     image: str
     network: bool
+    exclusive: bool
     max_minutes: int
     package_sha256: str
     package_bytes: int
@@ -160,6 +162,7 @@ class TaskOfAttempt(FromRow):
     package_sha256: str
     result_attempt: str
     number: int  # of the attempt
+    attempt_created_at: float
 
 
 @dataclass(frozen=True, slots=True)

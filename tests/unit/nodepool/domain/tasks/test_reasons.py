@@ -55,6 +55,7 @@ WORDS: list[tuple[Reason, str]] = [
     (because(ReasonCode.NEVER_BEGUN, node=NODE), "node bob/pc took it and never began it"),
     (because(ReasonCode.NOT_LISTED, node=NODE), "node bob/pc does not have it"),
     (EVICTED, "evicted: node bob/pc ran short of memory"),
+    (because(ReasonCode.POOL_AWAY, node=NODE), "node bob/pc ended it while the pool was away"),
     (because(ReasonCode.OWNER_ONLY, node=NODE), "node bob/pc takes its owner's tasks only"),
     (
         because(ReasonCode.IDLE, node=NODE, minutes=4),
