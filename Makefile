@@ -32,9 +32,11 @@ test: install
 coverage: install
 	scripts/with_services.sh scripts/coverage.sh $(BIN)/python $(TEST_PROCESSES)
 
-# What takes minutes by itself: the money machine's random orders, five times as many as make test tries.
+# What takes minutes by itself: the money machine's random orders, five times as many as make test tries, and the
+# pool away for three minutes, in every way.
 long: install
 	MONEY_EXAMPLES=1000 $(BIN)/python -m pytest -p no:cacheprovider tests/integration/test_money_machine.py
+	OUTAGE_SECONDS=180 scripts/with_services.sh $(BIN)/python -m pytest -p no:cacheprovider tests/fault/test_outages.py
 
 # Does the pool stay as large as it was? build/soak/soak.csv and soak.svg show it; minutes to hours.
 SOAK_TASKS ?= 20000

@@ -46,7 +46,9 @@ def test_tasks_of_a_killed_agent_end_exactly_once_on_the_other_one(pool_factory:
     user.wait_for(task, "COMPLETED")
 
 
-def test_a_frozen_agent_that_thaws_after_its_lease_changes_nothing(pool_factory: PoolFactory) -> None:
+def test_a_frozen_agent_that_thaws_when_its_work_is_gone_changes_nothing(
+    pool_factory: PoolFactory,
+) -> None:
     pool = pool_factory(agents=1)
     user = pool.register_user()
     (frozen,) = pool.agents

@@ -8,13 +8,16 @@ import pytest
 
 from tests.support.faults import (
     REFUSED,
+    WAITS,
     attempts_of,
+    await_begun,
     await_second_runs,
     begin_on,
     check_ended_once,
     late_effects,
     let_go,
     refusals,
+    runs,
     runs_of,
 )
 from tests.support.namespace import Namespace, namespace
@@ -22,7 +25,7 @@ from tests.support.pool import PoolFactory, TestAgent, TestPool
 from tests.support.socket_proxy import PortProxy
 from tests.support.tasks import script
 
-# Far enough apart that even a busy machine ends its runs before the pool gives them away.
+# Far enough apart that even a busy machine ends an exclusive run before the pool gives it away.
 SETTINGS = {"REPORT_PERIOD_SECONDS": "1", "LEASE_SECONDS": "4", "NODE_LATE_SECONDS": "12"}
 
 WAYS: dict[str, tuple[Callable[[Namespace], None], Callable[[Namespace], None]]] = {
@@ -69,7 +72,7 @@ def remote(
 
 
 @pytest.mark.parametrize(("cut", "mend"), WAYS.values(), ids=WAYS.keys())
-def test_a_cut_network_ends_the_runs_there_and_each_task_once_elsewhere(
+def test_what_a_cut_network_held_ends_elsewhere_once_and_is_ended_there_when_somebody_answers(
     pool: TestPool,
     network: Namespace,
     remote: TestAgent,
@@ -82,13 +85,14 @@ def test_a_cut_network_ends_the_runs_there_and_each_task_once_elsewhere(
     assert {user.detail(task).assigned_node for task in first} == {remote.node_id}
     cut(network)
     try:
-        pool.wait(lambda: not runs_of(pool, remote), "the lease has ended the runs behind the cut")
-        assert {row.state for task in first for row in attempts_of(pool, task)} == {"running"}
+        # It cannot know that it is the one that is cut off.
         second = await_second_runs(pool, user, first)
         for task in first:
             assert late_effects(pool, remote, task, 1) == REFUSED
+            assert runs(pool, remote, task)
     finally:
         mend(network)
+    pool.wait(lambda: not runs_of(pool, remote), "what was given away is ended when somebody answers")
     pool.wait(lambda: refusals(remote) >= len(first), "its late ends are refused")
 
     for task, name in second.items():
@@ -102,3 +106,20 @@ def test_a_cut_network_ends_the_runs_there_and_each_task_once_elsewhere(
     user.wait_for(task, "COMPLETED")
     assert user.detail(task).assigned_node == remote.node_id
     other.stop()
+
+
+def test_an_exclusive_run_behind_a_cut_ends_before_its_task_is_given_away(
+    pool: TestPool, network: Namespace, remote: TestAgent
+) -> None:
+    user = pool.register_user()
+    task = user.submit(script(WAITS), exclusive=True)
+    await_begun(pool, user, task)
+    assert (user.detail(task).assigned_node, user.detail(task).exclusive) == (remote.node_id, True)
+    network.unplug()
+    try:
+        pool.wait(lambda: not runs_of(pool, remote), "the lease has ended the run behind the cut")
+        assert [row.state for row in attempts_of(pool, task)] == ["running"]
+    finally:
+        network.plug_in()
+    pool.wait(lambda: attempts_of(pool, task)[0].state == "lost", "it says so when it is back")
+    user.stop(task)

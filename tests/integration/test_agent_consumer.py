@@ -211,6 +211,52 @@ def test_a_gateway_that_comes_back_gets_output_and_end(make_stage: StageMaker) -
     assert bytes(attempt.output) == b"begun\ndone\n"
 
 
+def test_a_gateway_hears_an_agent_that_does_not_reach_the_broker_and_says_what_is_its_own(
+    make_stage: StageMaker,
+) -> None:
+    stage = make_stage(lease_seconds=1.0, report_period_seconds=0.3, outage_grace_seconds=600.0).start()
+    kept, given_away = stage.running("t:1", WAITING), stage.running("u:1", WAITING)
+    stage.valkey.freeze()
+    try:
+        stage.wait(lambda: len(stage.gateway.reports) >= 2, "it reports to the gateway")
+        heard = json.loads(stage.gateway.reports[-1].report)
+        assert {run["attempt_id"] for run in heard["running"]} == {"t:1", "u:1"}
+        given_away.stale = True
+        stage.wait(lambda: "cause='away'" in stage.agent.log(), "what was given away is ended")
+        kept.stop_requested = True
+        assert stage.outcome(kept) == "STOPPED"
+    finally:
+        stage.valkey.thaw()
+    assert not given_away.ends
+
+
+def test_within_the_grace_a_run_goes_on_without_anybody_and_its_result_waits(make_stage: StageMaker) -> None:
+    stage = make_stage(lease_seconds=0.5, report_period_seconds=0.2, outage_grace_seconds=600.0).start()
+    attempt = stage.running("t:1", SHORT)
+    stage.gateway.stop()
+    stage.valkey.freeze()
+    try:
+        stage.wait(lambda: '"ended"' in _journalled(stage), "the run is over")
+        # Also when the agent dies meanwhile.
+        stage.agent.kill()
+    finally:
+        stage.valkey.thaw()
+    stage.gateway.start()
+    stage.start()
+    assert stage.outcome(attempt) == "SUCCEEDED"
+    assert attempt.claims == 1
+
+
+def test_an_empty_list_ends_nothing_that_the_gateway_says_is_still_here(make_stage: StageMaker) -> None:
+    stage = make_stage(lease_seconds=5.0, report_period_seconds=0.3, outage_grace_seconds=600.0).start()
+    attempt = stage.running("t:1", WAITING)
+    stage.gateway.unassign(stage.node_id, "t:1")
+    stage.wait(lambda: len(stage.gateway.reports) >= 2, "it asks the gateway, twice")
+    assert "cause='away'" not in stage.agent.log()
+    attempt.stale = True
+    stage.wait(lambda: "cause='away'" in stage.agent.log(), "it is told that it was given away")
+
+
 def test_without_any_contact_runs_are_ended_and_told_as_lost(stage: Stage) -> None:
     attempt = stage.running("t:1", WAITING)
     stage.gateway.refuse_with = grpc.StatusCode.UNAVAILABLE

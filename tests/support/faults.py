@@ -89,6 +89,16 @@ def runs_of(pool: TestPool, agent: TestAgent) -> list[psutil.Process]:
     return found
 
 
+def runs(pool: TestPool, agent: TestAgent, task_id: str, number: int = 1) -> bool:
+    """Whether a process of this attempt lives on the agent's machine."""
+    folder = str(folder_of(pool, agent, task_id, number).parent)
+    for process in runs_of(pool, agent):
+        with contextlib.suppress(psutil.Error):
+            if any(folder in place for place in (*process.cmdline(), process.cwd())):
+                return True
+    return False
+
+
 def late_effects(pool: TestPool, agent: TestAgent, task_id: str, number: int) -> dict[str, grpc.StatusCode]:
     """What the gateway says to an agent's claim, output and end of an attempt, told with its own token."""
     nodes, attempt = agent.owner.stubs.nodes, pool.attempt(task_id, number)
@@ -161,4 +171,5 @@ def check_ended_once(
 
 def refusals(agent: TestAgent) -> int:
     """How many attempts the agent was told are not its own any more, or gave up by itself."""
-    return agent.log().count("attempt.stale") + agent.log().count("cause=away")
+    log = agent.log()
+    return log.count("attempt.stale") + log.count("cause='away'")

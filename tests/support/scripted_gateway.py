@@ -79,6 +79,7 @@ class ScriptedGateway(rpc.UserServiceServicer, rpc.NodeManagerServiceServicer):
         self.calls: list[str] = []
         self.tokens: set[str] = set()
         self.registrations: list[pb.RegisterWorkerNodeRequest] = []
+        self.reports: list[pb.ReportAgentRequest] = []
         self.refuse_with: grpc.StatusCode | None = None
         self.password = secrets.token_hex(8)
         self.credentials: grpc.ServerCredentials | None = None
@@ -197,6 +198,18 @@ class ScriptedGateway(rpc.UserServiceServicer, rpc.NodeManagerServiceServicer):
             control_exchange=f"ctl.{node_id}",
             event_exchange=f"celeryev/{node_id}",
             **{**_TERMS, **self.enrolment},
+        )
+
+    def ReportAgent(self, request, context):
+        """What is neither stale nor ended is the node's."""
+        self._check(context, "ReportAgent")
+        self.reports.append(request)
+        live = [it for it in self.attempts.values() if not it.stale and not it.ends]
+        return pb.ReportAgentResponse(
+            heard=True,
+            attempts=[
+                pb.AssignedAttempt(attempt_id=it.attempt_id, stop_requested=it.stop_requested) for it in live
+            ],
         )
 
     def SetNodeDraining(self, request, context):
