@@ -159,7 +159,7 @@ def test_a_client_and_an_agent_of_the_version_before_are_understood(
         known = words("RegisterWorkerNodeRequest").DESCRIPTOR.fields_by_name
         joined = ask(
             "NodeManagerService", "RegisterWorkerNode", "RegisterWorkerNodeRequest",
-            "RegisterWorkerNodeResponse", **{name: value for name, value in node.items() if name in known},
+            "StatusResponse", **{name: value for name, value in node.items() if name in known},
         )  # fmt: skip
         assert joined.success, joined.message
     finally:
