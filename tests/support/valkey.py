@@ -33,6 +33,7 @@ class TestValkey:
     """Valkey on a loopback port with AOF, an ACL file, an admin user, and the default user off."""
 
     __test__ = False
+    host = "127.0.0.1"
 
     def __init__(
         self, folder: Path, *, max_memory_bytes: int = MOST_MEMORY_BYTES, binary: str = "", more: str = ""
@@ -61,7 +62,7 @@ class TestValkey:
         return self.url_for(self.user, self.password)
 
     def url_for(self, user: str, password: str) -> str:
-        return f"redis://{user}:{password}@127.0.0.1:{self.port}/0"
+        return f"redis://{user}:{password}@{self.host}:{self.port}/0"
 
     @property
     def address(self) -> str:
