@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dispatcher.deferred_ends import DeferredEnds
-from nodepool.clock import Clock, steady_clock, system_clock
+from nodepool.clock import Clock, PoolClock, steady_clock
 from nodepool.domain.scheduling.fair_share import Decay
 from nodepool.messaging.publisher import Publisher, make_app
 from nodepool.settings import Settings
@@ -13,6 +13,7 @@ from nodepool.stores.redis.client import Client, connect
 from nodepool.stores.redis.liveness import Liveness
 from nodepool.stores.redis.node_registry import NodeRegistry
 from nodepool.stores.redis.output import OutputStore
+from nodepool.stores.redis.pool_time import BrokerTime
 from nodepool.stores.redis.usage import UsageStore
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.migrate import migrate
@@ -37,13 +38,17 @@ class Dispatcher:
         self.deferred_ends.close()
         self.publisher.close()
         self.database.close()
+        if isinstance(self.clock, PoolClock):
+            self.clock.close()
         self.redis.close()
 
 
-def build(settings: Settings, clock: Clock = system_clock, steady: Clock = steady_clock) -> Dispatcher:
+def build(settings: Settings, clock: Clock | None = None, steady: Clock = steady_clock) -> Dispatcher:
+    """`clock`: the pool's own, unless a test or a simulation has another."""
     database = Database(settings.effective_database_url)
     migrate(database)
     client = connect(settings)
+    clock = clock or PoolClock(BrokerTime(client)).start()
     registry = NodeRegistry(client)
     usage = UsageStore(client, Decay(settings.fair_share_half_life_seconds))
     publisher = Publisher(make_app(settings, "dispatcher-publisher"))

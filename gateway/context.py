@@ -20,11 +20,12 @@ from gateway.admission.request_limits import RequestLimits
 from gateway.auth.account_status import AccountStatuses
 from gateway.auth.callers import whose_work
 from gateway.auth.tokens import Tokens
+from gateway.caches.claims import Claims
 from gateway.caches.refused_packages import RefusedPackages
 from gateway.caches.task_events import EventHub
 from gateway.caches.unfinished_counts import UnfinishedCounts
 from gateway.health import PoolHealth
-from nodepool.clock import Clock, steady_clock, system_clock
+from nodepool.clock import Clock, PoolClock, steady_clock
 from nodepool.domain.outages import OwnOutages
 from nodepool.domain.scheduling.fair_share import Decay
 from nodepool.domain.scheduling.fair_turns import QueueBounds
@@ -36,6 +37,7 @@ from nodepool.stores.files.file_store import FileStore, load_or_make_key
 from nodepool.stores.redis.client import Client, connect
 from nodepool.stores.redis.node_registry import NodeRegistry
 from nodepool.stores.redis.output import OutputStore
+from nodepool.stores.redis.pool_time import BrokerTime
 from nodepool.stores.redis.usage import UsageStore
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.migrate import migrate
@@ -65,6 +67,7 @@ class Gateway:
     clock: Clock
     outages: OwnOutages
     unfinished: UnfinishedCounts
+    claims: Claims
     memory: MemoryBudget
     reader: MessageReader
     limits: RequestLimits
@@ -101,6 +104,8 @@ class Gateway:
 
     def close(self) -> None:
         self.health.close()
+        if isinstance(self.clock, PoolClock):
+            self.clock.close()
         self.events.close()
         self.heavy.close()
         self.passwords.close()
@@ -111,11 +116,13 @@ class Gateway:
         self.redis.close()
 
 
-def build(settings: Settings, clock: Clock = system_clock) -> Gateway:
+def build(settings: Settings, clock: Clock | None = None) -> Gateway:
     """Open everything, migrate the database, and make the secrets that are not set."""
     database = Database(settings.effective_database_url)
     migrate(database)
     client = connect(settings)
+    # One for all that is decided here; its monotonic part measures runs (see Claims).
+    clock = clock or PoolClock(BrokerTime(client)).start()
     registry = NodeRegistry(client)
     outputs = OutputStore(client, settings.max_live_output_bytes, settings.max_live_output_mb << 20)
     publisher = Publisher(make_app(settings, "gateway"))
@@ -140,17 +147,13 @@ def build(settings: Settings, clock: Clock = system_clock) -> Gateway:
             publisher,
             clock,
         ),
-        tokens=Tokens.from_settings(settings),
+        tokens=Tokens.from_settings(settings, clock),
         standings=AccountStatuses(partial(_standing, database, cheap)),
         events=EventHub(connect(settings)),
         clock=clock,
-        # What an old agent, or an exclusive run, does not outlast is an outage.
-        outages=OwnOutages(
-            steady_clock(),
-            tolerated_seconds=settings.lease_seconds / 2,
-            still_seconds=settings.lease_seconds / 2,
-        ),
+        outages=_own_outages(settings),
         unfinished=UnfinishedCounts(time.monotonic),
+        claims=Claims(time.monotonic if isinstance(clock, PoolClock) else clock),
         memory=memory,
         reader=MessageReader(memory, settings.grpc_stall_seconds),
         limits=RequestLimits(settings),
@@ -161,6 +164,12 @@ def build(settings: Settings, clock: Clock = system_clock) -> Gateway:
         passwords=ThreadLane("password", _bounds(settings.password_threads, 16, 200)),
         heavy=HeavyWork(settings.heavy_limits),
     )
+
+
+def _own_outages(settings: Settings) -> OwnOutages:
+    """What an old agent, or an exclusive run, does not outlast is an outage."""
+    half = settings.lease_seconds / 2
+    return OwnOutages(steady_clock(), tolerated_seconds=half, still_seconds=half)
 
 
 def _bounds(width: int, waiting_of_one: int, waiting: int) -> QueueBounds:

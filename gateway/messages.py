@@ -116,6 +116,8 @@ def _attempt_record(row: PastAttempt, *, held: bool) -> pb.AttemptRecord:
         peak_memory_bytes=row.peak_memory_bytes or 0,
         bytes_in=row.bytes_in,
         bytes_out=row.bytes_out,
+        reason_class=row.reason_class,
+        run_seconds=row.run_seconds or 0.0,
     )
 
 
@@ -210,6 +212,7 @@ def node_info(
         on_probation=history.on_probation(rules),
         isolation=level,
         owner_only=is_owner_only(row.kind, level, accepts_strangers=row.accepts_strangers),
+        unfit=_why_unfit(row, now),
     )
     if view is not None:
         info.MergeFrom(_amounts(view))
@@ -219,6 +222,13 @@ def node_info(
         info.used_cpu_score = min(row.cpu_score, sum(use.cpu_score for use in uses))
         info.used_memory_mb = min(row.memory_gb * _MIB_PER_GIB, sum(use.memory_mb for use in uses))
     return info
+
+
+def _why_unfit(row: StoredNode, now: float) -> str:
+    """In words, why it gets no work now, whether it says so itself or not."""
+    if row.unfit or not row.refusals.backs_off(now):
+        return row.unfit
+    return f"it refused what it was given, and is asked again in {row.refusals.backoff_until - now:.0f} s"
 
 
 def _amounts(view: NodeView) -> pb.WorkerNodeInfo:

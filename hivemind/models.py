@@ -110,6 +110,8 @@ class AttemptInfo:
     peak_memory_bytes: int = 0
     bytes_in: int = 0  # the package
     bytes_out: int = 0  # output and result
+    paid_seconds: float = 0.0  # how long it ran, as it is paid for
+    reason_class: str = ""  # whose fault: task, node_for_task, node or pool; empty: nobody's
 
     @property
     def start_seconds(self) -> float | None:
@@ -327,6 +329,8 @@ def attempt_from_wire(record: pb.AttemptRecord) -> AttemptInfo:
         peak_memory_bytes=record.peak_memory_bytes,
         bytes_in=record.bytes_in,
         bytes_out=record.bytes_out,
+        reason_class=record.reason_class,
+        paid_seconds=finite(record.run_seconds),
     )
 
 

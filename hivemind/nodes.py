@@ -76,6 +76,7 @@ class NodeInfo:
     isolation: str = ""  # empty: the pool does not say
     owner_only: bool = False  # it runs its owner's tasks only
     on_trial: bool = False  # one task at a time until its results are verified
+    unfit: str = ""  # why it gets no work now
 
     @property
     def offline(self) -> bool:

@@ -126,6 +126,7 @@ def node_facts_from_wire(request: pb.RegisterWorkerNodeRequest) -> NodeFacts:
         if request.gpu_name.strip().casefold() in {"none", "n/a", "unknown"}
         else request.gpu_name.strip(),
         docker_status=request.docker_status,
+        unfit=request.unfit,
         kind=kind,
         max_tasks=(request.max_tasks or default_max_tasks(request.cpu_cores))
         if kind is NodeKind.AGENT

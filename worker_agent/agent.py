@@ -17,6 +17,8 @@ from typing import Any
 import structlog
 
 from nodepool.domain.errors import NodePoolError
+from nodepool.domain.tasks.reason_classes import code_of_words
+from nodepool.domain.tasks.reasons import ReasonCode
 from nodepool.domain.tasks.states import Outcome
 from nodepool.protocol import nodepool_pb2 as pb
 from worker_agent.attempt import Attempt, AttemptContext, EnrolmentTerms
@@ -25,6 +27,7 @@ from worker_agent.docker_watch import EngineWatch
 from worker_agent.enrolment import board_of, consumer_options_of, limits_of, terms_of
 from worker_agent.gateway_client import GatewayClient, GatewayGivenUpError, LoginRefusedError
 from worker_agent.gateway_reports import GatewayReports
+from worker_agent.health import NodeHealth
 from worker_agent.heartbeat import Heartbeat, HeartbeatOptions, check_broker
 from worker_agent.journal import EndReport, Journal, end_of_earlier_life
 from worker_agent.lease import NO_LIMITS, PoolContact
@@ -84,7 +87,7 @@ class Agent:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._attempts: dict[str, Attempt] = {}
-        # Not an Event: a signal handler may interrupt whoever holds an Event's lock.
+        # Not an Event, whose lock the one may hold that a signal handler interrupts.
         self._requests: SimpleQueue[str] = SimpleQueue()
         self._stop_asked = threading.Event()
         self._hurry = threading.Event()
@@ -111,11 +114,12 @@ class Agent:
             owner_only=setup.owner_only,
             emit=self.handle,
             closing=self._closing.is_set,
+            look_at_health=lambda: self._engine_watch.look_soon(),  # noqa: PLW0108 - made below
         )
         self._terms: EnrolmentTerms | None = None
-        self._engine_watch = EngineWatch(
-            lambda: runner.problem() or self.trash.problem(), self._engine_changed, self._report_period
-        )
+        tell = (self._membership, self._leave_to, self._closing.is_set)
+        self._health = NodeHealth(runner, self.trash, setup.data_dir, *tell)
+        self._engine_watch = EngineWatch(self._problem, self._engine_changed, self._report_period)
         self._consumer: Consumer
         self._heartbeat: Heartbeat
 
@@ -130,6 +134,8 @@ class Agent:
         """
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
         leftovers = self._end_earlier_life()
+        self._engine_watch.told = self._health.begin()
+        self.handle(EngineTold(self._engine_watch.told))
         try:
             enrolment = self._enroll(self._stop_asked.is_set)
         except LoginRefusedError:
@@ -218,6 +224,9 @@ class Agent:
         with self._lock:
             self._state.limits = replace(self._state.limits, report_period_seconds=period_seconds)
 
+    def _problem(self) -> str:
+        return self._health.look(self._terms.limits.max_workdir_bytes if self._terms is not None else 0)
+
     def _report_period(self) -> float:
         return self._state.limits.report_period_seconds
 
@@ -232,7 +241,8 @@ class Agent:
             case StartAttempt(attempt_id):
                 self._begin(Attempt.of_pool(attempt_id, self._workshop))
             case RefuseAttempt(attempt_id, reason):
-                end = EndReport(outcome=Outcome.REFUSED, reason=reason)
+                code = code_of_words(reason) or ReasonCode.NODE_FAILED
+                end = EndReport(outcome=Outcome.REFUSED, reason=reason, reason_code=code)
                 self._begin(Attempt.ended(attempt_id, self._workshop, end))
             case StopAttempt(attempt_id, cause):
                 log.info(
@@ -290,20 +300,12 @@ class Agent:
         return board_of(enrolment)
 
     def _engine_changed(self, problem: str) -> bool:
-        """Tells the pool, which gives the node no work meanwhile; what comes all the same is refused."""
+        """Work that comes all the same is refused."""
         if problem:
             self.handle(EngineTold(problem))
-        try:
-            self._membership.tell_engine(works=not problem, give_up=self._closing.is_set)
-        except ReplacedError as error:
-            self._leave_to(error)
-            return True
-        except NodePoolError as error:
-            log.warning("the pool was not told of the engine", action="engine.untold", reason=str(error))
-            return False
-        if not problem:
-            self.handle(EngineTold(""))
-        return True
+        if told := self._health.tell(problem):
+            self.handle(EngineTold(problem))
+        return told
 
     def _broker_silent(self) -> None:
         log.warning("the broker is silent, the consumer connects again", action="consumer.silent")

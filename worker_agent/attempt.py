@@ -12,6 +12,7 @@ from pathlib import Path
 import structlog
 
 from nodepool.domain.errors import InvalidPackageError
+from nodepool.domain.tasks.reasons import ReasonCode
 from nodepool.domain.tasks.states import Outcome
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.wire import outcome_to_wire
@@ -25,7 +26,7 @@ from worker_agent.gateway_client import (
 from worker_agent.journal import MAX_TAIL_BYTES, EndReport, Entry, EntryPhase, Journal
 from worker_agent.output_stream import OutputStream
 from worker_agent.package import PackageCache
-from worker_agent.runners.base import Runner, RunRefusedError, Usage
+from worker_agent.runners.base import Runner, RunRefusedError, Usage, code_of_os_error
 from worker_agent.runners.sandbox import attempt_slug
 from worker_agent.state import (
     Allocation,
@@ -46,6 +47,7 @@ _OFFERED_HASHES = 32
 # Causes for which the gateway is not asked any further; a stop by the owner still wants its result.
 _CUTTING = frozenset({StopCause.AWAY, StopCause.LEASE, StopCause.SHUTDOWN, StopCause.REPLACED})
 _SHUTTING_DOWN = "the node is shutting down"
+_OF_THE_MACHINE = frozenset({ReasonCode.DISK_FULL, ReasonCode.TOO_LITTLE_DISK, ReasonCode.ENGINE_AWAY})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,7 @@ class AttemptContext:
     owner_only: bool  # tasks of others are refused
     emit: Callable[[Event], None]
     closing: Callable[[], bool]  # nobody waits for acknowledgements any more
+    look_at_health: Callable[[], None]  # something of the machine itself was in the way
 
 
 class _CacheMissError(Exception):
@@ -178,13 +181,15 @@ class Attempt:
             log.error("the gateway refuses the claim", action="attempt.claim_refused", reason=str(error))
             return None
         except RunRefusedError as error:
-            return EndReport(outcome=Outcome.REFUSED, reason=str(error))
+            return EndReport(outcome=Outcome.REFUSED, reason=str(error), reason_code=error.code)
         except InvalidPackageError as error:
             return EndReport(outcome=Outcome.FAILED, exit_code=1, reason=str(error))
         except OSError as error:
             log.exception("the node cannot run the attempt", action="attempt.node_failed")
             return EndReport(
-                outcome=Outcome.REFUSED, reason=f"the node's disk or system failed: {error.strerror}"
+                outcome=Outcome.REFUSED,
+                reason=f"the node's disk or system failed: {error.strerror}",
+                reason_code=code_of_os_error(error),
             )
 
     def _claim(self) -> tuple[pb.AttemptSpec, int]:
@@ -206,7 +211,9 @@ class Attempt:
                 return self._shop.cache.store(spec.package_sha256, chunks, spec.package_bytes)
             package = self._shop.cache.open(spec.package_sha256)
         except InvalidPackageError as error:
-            raise RunRefusedError(f"the package did not arrive whole: {error}") from error
+            raise RunRefusedError(
+                f"the package did not arrive whole: {error}", ReasonCode.PACKAGE_NOT_WHOLE
+            ) from error
         if package is None:
             raise _CacheMissError
         return package
@@ -243,12 +250,16 @@ class Attempt:
     def _job(self, spec: pb.AttemptSpec, terms: EnrolmentTerms) -> Job:
         if self._shop.owner_only and not spec.of_node_owner:
             # The pool knows, and should not have sent it; whoever sent it does not decide.
-            raise RunRefusedError("this node runs its owner's tasks only: others' could read its files")
+            raise RunRefusedError(
+                "this node runs its owner's tasks only: others' could read its files", ReasonCode.CANNOT_GIVE
+            )
         image = spec.image or terms.default_image
         if image not in terms.allowed_images:
-            raise RunRefusedError(f"the image {image!r} is not one that this pool allows")
+            raise RunRefusedError(
+                f"the image {image!r} is not one that this pool allows", ReasonCode.CANNOT_GIVE
+            )
         if spec.network and not terms.network_allowed:
-            raise RunRefusedError("this pool does not give tasks the network")
+            raise RunRefusedError("this pool does not give tasks the network", ReasonCode.CANNOT_GIVE)
         return Job(
             attempt_id=self.attempt_id,
             task_id=spec.task_id,
@@ -296,6 +307,7 @@ class Attempt:
             finished_at=done.finished_at,
             cpu_seconds=done.end.cpu_seconds,
             peak_memory_bytes=done.end.peak_memory_bytes,
+            run_seconds=done.run_seconds,
         )
 
         def until(offset: int) -> EndReport:
@@ -315,7 +327,9 @@ class Attempt:
 
     def _cut_off(self) -> EndReport | None:
         if self._cause is StopCause.SHUTDOWN or self._shop.closing():
-            return EndReport(outcome=Outcome.REFUSED, reason=_SHUTTING_DOWN)
+            return EndReport(
+                outcome=Outcome.REFUSED, reason=_SHUTTING_DOWN, reason_code=ReasonCode.NODE_LEAVING
+            )
         if self._cause is StopCause.LEASE:
             return EndReport(outcome=Outcome.LOST, reason="the node had no contact with the pool")
         if self._cause is StopCause.REPLACED:
@@ -329,6 +343,8 @@ class Attempt:
         with contextlib.suppress(OSError):  # a full disk must not keep the end from being told
             journal.write(entry, durable=False)
         self._shop.emit(AttemptEnded(self.attempt_id))
+        if end.reason_code in _OF_THE_MACHINE:
+            self._shop.look_at_health()
         tries = 0
 
         def give_up() -> bool:
@@ -376,4 +392,7 @@ def end_to_wire(node_id: str, attempt_id: str, end: EndReport) -> pb.AttemptEnd:
         finished_at=end.finished_at,
         cpu_seconds=end.cpu_seconds,
         peak_memory_bytes=end.peak_memory_bytes,
+        reason_code=end.reason_code,
+        # Of what did not run there is nothing to be paid for.
+        run_seconds=end.run_seconds if end.run_seconds > 0 else None,
     )

@@ -61,6 +61,7 @@ class Done:
     end: RunEnd
     started_at: float
     finished_at: float
+    run_seconds: float  # of the program alone, by the monotonic clock
 
 
 class Execution:
@@ -98,12 +99,13 @@ class Execution:
         try:
             entry = self._unpack(package)
             if self._stopped:
-                return Done(_not_begun(), started_at, wall_clock.now())
+                return Done(_not_begun(), started_at, wall_clock.now(), 0.0)
             prepared = self._runner.prepare(self._spec(entry))
             if self._stopped:
                 prepared.discard()
-                return Done(_not_begun(), started_at, wall_clock.now())
+                return Done(_not_begun(), started_at, wall_clock.now(), 0.0)
             on_started()
+            began = wall_clock.monotonic()
             run = prepared.start(self.output.append)
             with self._lock:
                 self._run = run
@@ -111,11 +113,12 @@ class Execution:
             if stopped:
                 run.stop()
             end = run.wait()
+            run_seconds = wall_clock.monotonic() - began
         finally:
             with self._lock:
                 self._run = None
             self.output.close()
-        return Done(end, started_at, wall_clock.now())
+        return Done(end, started_at, wall_clock.now(), run_seconds)
 
     def stop(self) -> None:
         with self._lock:

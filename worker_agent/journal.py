@@ -47,6 +47,8 @@ class EndReport:
     finished_at: float = 0.0
     cpu_seconds: float = 0.0
     peak_memory_bytes: int = 0
+    reason_code: str = ""  # of a refusal or a loss: one of reason_classes.TOLD_BY_NODES
+    run_seconds: float = 0.0  # by the monotonic clock
 
 
 @dataclass(frozen=True, slots=True)

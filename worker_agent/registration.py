@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nodepool.domain.errors import NodePoolError
+from nodepool.domain.nodes.fitness import MAX_UNFIT
 from nodepool.domain.nodes.node import ENGINE_AWAY
 from nodepool.protocol import nodepool_pb2 as pb
 from worker_agent.gateway_client import GatewayClient, GatewayStaleError
@@ -70,10 +71,16 @@ class Registration:
         """Of this start of the agent."""
         return self._registration.instance
 
-    def tell_engine(self, *, works: bool, give_up: Callable[[], bool]) -> None:
-        """The containers' engine came or went: the node's trust, and whether it gets work, depend on it."""
+    def begin_unfit(self, problem: str) -> None:
+        """Before it is told of for the first time: it gets no work before it is fit."""
         with self._lock:
-            self._registration.docker_status = self._docker_status if works else ENGINE_AWAY
+            self._registration.unfit = problem[:MAX_UNFIT]
+
+    def tell_health(self, problem: str, *, engine_works: bool, give_up: Callable[[], bool]) -> None:
+        """What runs tasks here came or went: the node's trust, and whether it gets work, depend on it."""
+        with self._lock:
+            self._registration.docker_status = self._docker_status if engine_works else ENGINE_AWAY
+            self._registration.unfit = problem[:MAX_UNFIT]
             try:
                 self._register(give_up)
             except GatewayStaleError as error:

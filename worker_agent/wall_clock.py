@@ -1,4 +1,4 @@
-"""The machine's wall clock, in one place. It may be hours off: nothing is decided by it.
+"""The machine's clocks, in one place. The wall clock may be hours off: nothing is decided by it.
 
 Leases, periods and limits go by the monotonic clock, and the pool dates everything by its own.
 """
@@ -10,3 +10,8 @@ import time
 
 def now() -> float:
     return time.time()
+
+
+def monotonic() -> float:
+    """What runs are measured by: nobody sets it, and it stands while the machine is suspended."""
+    return time.monotonic()

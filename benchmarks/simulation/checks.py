@@ -134,7 +134,7 @@ def waiting_by_requirements(stage: Stage) -> dict[Requirements, list[str]]:
     rows, failed = dispatcher.database.read(
         lambda c: (
             found := placing.waiting(c, c.execute(query).scalars().all()),
-            placing.failed_nodes(c, [row.id for row in found if row.attempts_ended]),
+            placing.failed_nodes(c, [row.id for row in found if row.attempt_number]),
         )
     )
     requirements: dict[Requirements, list[str]] = defaultdict(list)

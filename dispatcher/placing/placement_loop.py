@@ -278,10 +278,11 @@ class PlacementLoop:
         if not task_ids:
             return
         dispatcher, settings = self._dispatcher, self._dispatcher.settings
-        rows, failed, not_owners = dispatcher.database.read(
+        rows, failed, refused, not_owners = dispatcher.database.read(
             lambda c: (
                 found := placing.waiting(c, task_ids),
-                placing.failed_nodes(c, [row.id for row in found if row.attempts_ended]),
+                placing.failed_nodes(c, tried := [row.id for row in found if row.attempt_number]),
+                placing.refusing_nodes(c, tried, now),
                 replica_store.not_owners(c, [row.id for row in found]),
             )
         )
@@ -299,6 +300,7 @@ class PlacementLoop:
                     not_owners.get(row.id, nobody),
                     settings.default_image,
                     owner_id=self.planner.fleet.owner_that_counts(row.owner_id),
+                    refused_by=refused.get(row.id, frozenset()),
                 ),
                 settings.default_task_memory_mb,
             )
@@ -315,11 +317,12 @@ class PlacementLoop:
         still = {row.id: Tier(row.tier) for row in rows}
         for task_id in set(waiting) - still.keys():
             queue.discard(task_id)
-        # Whose nodes a run may be on changes with its task's other runs; which tier is open, with credit.
+        # Whose nodes a run may be on changes with its task's other runs; which tier is open, with credit;
+        # which nodes cannot have it, with the nodes.
         stale = [
             task_id
             for task_id, tier in still.items()
-            if ids.parent_of(task_id) or _differs(queue, task_id, tier)
+            if ids.parent_of(task_id) or _may_differ(queue, task_id, tier)
         ]
         self._add(stale, self._dispatcher.clock())
 
@@ -371,9 +374,11 @@ def _count(this_round: PlacementRound, now: float) -> None:
             catalogue.placement_misses.labels(cause).inc(len(missed))
 
 
-def _differs(queue: WaitQueue, task_id: str, tier: Tier) -> bool:
+def _may_differ(queue: WaitQueue, task_id: str, tier: Tier) -> bool:
     task = queue.find(task_id)
-    return task is not None and task.requirements.tier is not tier
+    if task is None:
+        return False
+    return task.requirements.tier is not tier or bool(task.requirements.refused_by)
 
 
 def units_of(task: WaitingTask) -> float:

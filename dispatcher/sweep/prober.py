@@ -140,7 +140,7 @@ class Prober:
             self._close(probe, now)
             return True
         waits_too_long = probe.state == TaskState.QUEUED and (
-            probe.attempts_ended or now - probe.created_at > _PATIENCE_SECONDS
+            _is_handed_back(probe) or now - probe.created_at > _PATIENCE_SECONDS
         )
         # A probe does not keep a node that wants to go, nor one that will never answer.
         runs = probe.attempt_state is AttemptState.RUNNING
@@ -217,7 +217,7 @@ class Prober:
             )
         if seconds >= _MOST_SECONDS and benchmark_probe.is_slow(probe.work, seconds, score):
             return ProbeVerdict.SLOW
-        withdrawn = probe.state == TaskState.STOPPED and not probe.attempts_ended
+        withdrawn = probe.state == TaskState.STOPPED and not _is_handed_back(probe)
         return ProbeVerdict.WITHDRAWN if withdrawn else ProbeVerdict.SILENT
 
     def _answer(self, probe: OpenProbe) -> bytes | None:
@@ -254,6 +254,11 @@ class Prober:
         if self._files is None:
             self._files = open_files(self._dispatcher.settings)
         return self._files
+
+
+def _is_handed_back(probe: OpenProbe) -> bool:
+    """Its node has lost or refused it."""
+    return bool(probe.attempts_ended) or probe.attempt_state is AttemptState.REFUSED
 
 
 def _expected(probe: OpenProbe) -> Probe:

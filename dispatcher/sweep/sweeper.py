@@ -30,6 +30,7 @@ from dispatcher.sweep.pushed_attempts import PushedAttempts
 from dispatcher.sweep.reclaimer import Reclaimer
 from dispatcher.sweep.reconciler import Live, Reconciler, RotatingSlices
 from dispatcher.sweep.stored_files import StoredFiles
+from nodepool.clock import PoolClock
 from nodepool.domain.errors import NodePoolError, UnavailableError
 from nodepool.domain.nodes import report_interval
 from nodepool.domain.nodes.failure_detector import ExpectedNode, FailureDetector
@@ -203,6 +204,8 @@ class Sweeper:
         now = dispatcher.steady()
         self._listen(is_full=is_full)
         self._reconciler.restore(known, ids, live, signs)
+        if not live and isinstance(dispatcher.clock, PoolClock):
+            dispatcher.clock.settle()
         self._set_pace(len(ids))
         kinds = {node.id: node.kind for node in nodes}
         expected = [ExpectedNode(node.id, node.registered_at, node.heard_at) for node in nodes]

@@ -62,8 +62,8 @@ class Tokens:
         self._read: OrderedDict[str, tuple[CallerIdentity, float]] = OrderedDict()
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Tokens:
-        return cls(load_secret(settings), settings.token_expiration_hours * SECONDS_PER_HOUR)
+    def from_settings(cls, settings: Settings, clock: Callable[[], float] = time.time) -> Tokens:
+        return cls(load_secret(settings), settings.token_expiration_hours * SECONDS_PER_HOUR, clock)
 
     def issue(self, identity: CallerIdentity) -> IssuedToken:
         now = self._clock()

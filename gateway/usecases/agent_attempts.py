@@ -23,8 +23,9 @@ from nodepool.domain.errors import (
     TooLargeError,
     UnavailableError,
 )
-from nodepool.domain.tasks.reasons import ReasonCode, because, told as told_by_node
-from nodepool.domain.tasks.states import Outcome
+from nodepool.domain.tasks.reason_classes import told_by_node
+from nodepool.domain.tasks.reasons import ReasonCode, because
+from nodepool.domain.tasks.states import AttemptState, Outcome
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.files.writer import Writer
 from nodepool.stores.sql import attempts as attempt_records, tasks as task_store
@@ -64,6 +65,8 @@ def claim(gateway: Gateway, identity: CallerIdentity, request: pb.ClaimAttemptRe
         )
         gateway.lifecycle.end_attempt(request.attempt_id, request.node_id, identity.user_id, end)
         raise StaleAttemptError(f"{error}; the task goes elsewhere") from error
+    if row.attempt_state == AttemptState.ASSIGNED:  # before: this is its first claim
+        gateway.claims.note(request.attempt_id)
     with suppress(NodePoolError):  # watchers look by themselves
         gateway.outputs.announce(row.id)
     return pb.AttemptSpec(
@@ -208,13 +211,14 @@ def take_end(gateway: Gateway, end: pb.AttemptEnd, writer: Writer | None) -> End
     return End(
         outcome=outcome,
         exit_code=end.exit_code if has_exit_code else None,
-        reason=told_by_node(_printable(end.reason)),
+        reason=told_by_node(outcome, end.reason_code, _printable(end.reason)),
         result_bytes=size,
         has_result=writer is not None,
         output_bytes=output_bytes,
         # Kept within what can be when the attempt is ended: there its node and times are known.
         cpu_seconds=end.cpu_seconds,
         peak_memory_bytes=end.peak_memory_bytes,
+        run_seconds=end.run_seconds if end.HasField("run_seconds") else None,
         # An agent sends a result with every run; one that sends nothing at all has nothing to be paid for.
         idle=has_exit_code and not size and not output_bytes and not end.cpu_seconds > 0,
     )
@@ -223,6 +227,7 @@ def take_end(gateway: Gateway, end: pb.AttemptEnd, writer: Writer | None) -> End
 def finish(gateway: Gateway, identity: CallerIdentity, end: pb.AttemptEnd, told: End) -> None:
     """End the attempt. A stale attempt's result is removed again."""
     told = _without_blame(gateway, end, told)
+    told = replace(told, measured_seconds=gateway.claims.seconds_since(end.attempt_id))
     try:
         gateway.lifecycle.end_attempt(end.attempt_id, end.node_id, identity.user_id, told)
     except (StaleAttemptError, StateConflictError):

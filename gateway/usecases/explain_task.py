@@ -117,18 +117,26 @@ class Explainer:
                 estimate_basis="its result is being checked" if views.is_held_back(row) else basis,
             )
             return _priced(answer, _needs(row), row.max_minutes, task.replicas)
-        excluded: frozenset[str] = frozenset()
-        if row.attempts_ended:
-            failed = self._gateway.database.read(lambda c: placing.failed_nodes(c, [row.id]))
-            excluded = failed.get(row.id, excluded)
+        excluded, refused_by = self._had_it(row)
         waited = self._gateway.clock() - (row.queued_at or row.created_at)
         left = self._gateway.settings.region_patience_seconds - waited
         relaxed = row.location_mode == LocationMode.PREFER and left <= 0
-        wanted = self._request_of(row, excluded, not_owners, relaxed=relaxed)
+        wanted = self._request_of(row, excluded, not_owners, relaxed=relaxed, refused_by=refused_by)
         answer = self._of_waiting(wanted, self._queued(row, wanted), left)
         answer.state = task.state
         self._add_held(answer, row)
         return _priced(answer, wanted.needs, row.max_minutes, task.replicas)
+
+    def _had_it(self, row: OwnedTask) -> tuple[frozenset[str], frozenset[str]]:
+        """Nodes that come after all others for it, and nodes that cannot have it."""
+        nobody: frozenset[str] = frozenset()
+        if not row.attempt_number:
+            return nobody, nobody
+        now = self._gateway.clock()
+        failed, refused = self._gateway.database.read(
+            lambda c: (placing.failed_nodes(c, [row.id]), placing.refusing_nodes(c, [row.id], now))
+        )
+        return failed.get(row.id, nobody), refused.get(row.id, nobody)
 
     def _waiting_run(self, task: OwnedTask) -> tuple[OwnedTask, frozenset[int]]:
         """Of a task with several runs one that waits, and the owners whose nodes may not have it."""
@@ -258,9 +266,17 @@ class Explainer:
         not_owners: frozenset[int],
         *,
         relaxed: bool = False,
+        refused_by: frozenset[str] = frozenset(),
     ) -> PlacementRequest:
-        image = self._gateway.settings.default_image
-        return request_of(row, excluded, not_owners, image, relaxed=relaxed, owner_id=row.owner_id)
+        return request_of(
+            row,
+            excluded,
+            not_owners,
+            self._gateway.settings.default_image,
+            relaxed=relaxed,
+            owner_id=row.owner_id,
+            refused_by=refused_by,
+        )
 
     def _queued(self, row: OwnedTask | QueuedTask, wanted: PlacementRequest) -> WaitingTask:
         # Whose it is makes no difference to its place in the wait queue.

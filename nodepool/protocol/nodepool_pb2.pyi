@@ -668,6 +668,7 @@ class RegisterWorkerNodeRequest(_message.Message):
     AGAIN_FIELD_NUMBER: _builtins.int
     ISOLATION_FIELD_NUMBER: _builtins.int
     ACCEPTS_STRANGERS_WITHOUT_ISOLATION_FIELD_NUMBER: _builtins.int
+    UNFIT_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     hostname: _builtins.str
     cpu_cores: _builtins.int
@@ -695,6 +696,8 @@ class RegisterWorkerNodeRequest(_message.Message):
     docker_status. A node that keeps nobody out takes its owner's tasks only, unless 106 is set.
     """
     accepts_strangers_without_isolation: _builtins.bool
+    unfit: _builtins.str
+    """Why it can run nothing now, such as a full disk; empty when it can. Told again when that changes."""
     def __init__(
         self,
         *,
@@ -716,10 +719,11 @@ class RegisterWorkerNodeRequest(_message.Message):
         again: _builtins.bool = ...,
         isolation: _builtins.str = ...,
         accepts_strangers_without_isolation: _builtins.bool = ...,
+        unfit: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_strangers_without_isolation", b"accepts_strangers_without_isolation", "again", b"again", "agent_version", b"agent_version", "cpu_cores", b"cpu_cores", "cpu_score", b"cpu_score", "docker_status", b"docker_status", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "hostname", b"hostname", "instance", b"instance", "isolation", b"isolation", "kind", b"kind", "location", b"location", "max_tasks", b"max_tasks", "memory_gb", b"memory_gb", "node_id", b"node_id", "port", b"port"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_strangers_without_isolation", b"accepts_strangers_without_isolation", "again", b"again", "agent_version", b"agent_version", "cpu_cores", b"cpu_cores", "cpu_score", b"cpu_score", "docker_status", b"docker_status", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "hostname", b"hostname", "instance", b"instance", "isolation", b"isolation", "kind", b"kind", "location", b"location", "max_tasks", b"max_tasks", "memory_gb", b"memory_gb", "node_id", b"node_id", "port", b"port", "unfit", b"unfit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -869,6 +873,7 @@ class WorkerNodeInfo(_message.Message):
     ISOLATION_FIELD_NUMBER: _builtins.int
     OWNER_ONLY_FIELD_NUMBER: _builtins.int
     ON_TRIAL_FIELD_NUMBER: _builtins.int
+    UNFIT_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     hostname: _builtins.str
     cpu_cores: _builtins.int
@@ -923,6 +928,8 @@ class WorkerNodeInfo(_message.Message):
     """takes its owner's tasks only"""
     on_trial: _builtins.bool
     """not trusted yet: one task at a time beside trusted nodes of others"""
+    unfit: _builtins.str
+    """why it gets no work now: what it says of itself, or what it refused"""
     def __init__(
         self,
         *,
@@ -966,10 +973,11 @@ class WorkerNodeInfo(_message.Message):
         isolation: _builtins.str = ...,
         owner_only: _builtins.bool = ...,
         on_trial: _builtins.bool = ...,
+        unfit: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_cpu_score", b"capacity_cpu_score", "capacity_gpu_memory_gb", b"capacity_gpu_memory_gb", "capacity_gpu_score", b"capacity_gpu_score", "capacity_memory_mb", b"capacity_memory_mb", "cpu_cores", b"cpu_cores", "cpu_percent", b"cpu_percent", "cpu_score", b"cpu_score", "docker_status", b"docker_status", "draining", b"draining", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "history_weight", b"history_weight", "hostname", b"hostname", "isolation", b"isolation", "kind", b"kind", "last_heartbeat", b"last_heartbeat", "location", b"location", "max_tasks", b"max_tasks", "memory_gb", b"memory_gb", "memory_percent", b"memory_percent", "node_id", b"node_id", "on_probation", b"on_probation", "on_trial", b"on_trial", "owner", b"owner", "owner_only", b"owner_only", "port", b"port", "region", b"region", "relative_speed", b"relative_speed", "reserved_cpu_score", b"reserved_cpu_score", "reserved_gpu_memory_gb", b"reserved_gpu_memory_gb", "reserved_gpu_score", b"reserved_gpu_score", "reserved_memory_gb", b"reserved_memory_gb", "reserved_memory_mb", b"reserved_memory_mb", "running_tasks", b"running_tasks", "status", b"status", "success_rate", b"success_rate", "trust_tier", b"trust_tier", "used_cpu_score", b"used_cpu_score", "used_memory_mb", b"used_memory_mb"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_cpu_score", b"capacity_cpu_score", "capacity_gpu_memory_gb", b"capacity_gpu_memory_gb", "capacity_gpu_score", b"capacity_gpu_score", "capacity_memory_mb", b"capacity_memory_mb", "cpu_cores", b"cpu_cores", "cpu_percent", b"cpu_percent", "cpu_score", b"cpu_score", "docker_status", b"docker_status", "draining", b"draining", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "history_weight", b"history_weight", "hostname", b"hostname", "isolation", b"isolation", "kind", b"kind", "last_heartbeat", b"last_heartbeat", "location", b"location", "max_tasks", b"max_tasks", "memory_gb", b"memory_gb", "memory_percent", b"memory_percent", "node_id", b"node_id", "on_probation", b"on_probation", "on_trial", b"on_trial", "owner", b"owner", "owner_only", b"owner_only", "port", b"port", "region", b"region", "relative_speed", b"relative_speed", "reserved_cpu_score", b"reserved_cpu_score", "reserved_gpu_memory_gb", b"reserved_gpu_memory_gb", "reserved_gpu_score", b"reserved_gpu_score", "reserved_memory_gb", b"reserved_memory_gb", "reserved_memory_mb", b"reserved_memory_mb", "running_tasks", b"running_tasks", "status", b"status", "success_rate", b"success_rate", "trust_tier", b"trust_tier", "unfit", b"unfit", "used_cpu_score", b"used_cpu_score", "used_memory_mb", b"used_memory_mb"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1428,6 +1436,8 @@ class AttemptEnd(_message.Message):
     FINISHED_AT_FIELD_NUMBER: _builtins.int
     CPU_SECONDS_FIELD_NUMBER: _builtins.int
     PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    REASON_CODE_FIELD_NUMBER: _builtins.int
+    RUN_SECONDS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     attempt_id: _builtins.str
     outcome: Global___AttemptOutcome.ValueType
@@ -1446,6 +1456,14 @@ class AttemptEnd(_message.Message):
     finished_at: _builtins.float
     cpu_seconds: _builtins.float
     peak_memory_bytes: _builtins.int
+    reason_code: _builtins.str
+    """What a refusal or a loss is, one of the codes of nodepool/domain/tasks/reason_classes.py. Empty, or one that
+    the pool does not know: told by `reason`.
+    """
+    run_seconds: _builtins.float
+    """How long the task's program ran by the node's monotonic clock: without fetching, unpacking, packing and
+    sending. Absent (older agents): as the pool measured.
+    """
     def __init__(
         self,
         *,
@@ -1462,12 +1480,16 @@ class AttemptEnd(_message.Message):
         finished_at: _builtins.float = ...,
         cpu_seconds: _builtins.float = ...,
         peak_memory_bytes: _builtins.int = ...,
+        reason_code: _builtins.str = ...,
+        run_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_run_seconds", b"_run_seconds", "run_seconds", b"run_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "cpu_seconds", b"cpu_seconds", "exit_code", b"exit_code", "finished_at", b"finished_at", "node_id", b"node_id", "outcome", b"outcome", "output_offset", b"output_offset", "output_tail", b"output_tail", "peak_memory_bytes", b"peak_memory_bytes", "reason", b"reason", "result_bytes", b"result_bytes", "result_sha256", b"result_sha256", "started_at", b"started_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_run_seconds", b"_run_seconds", "attempt_id", b"attempt_id", "cpu_seconds", b"cpu_seconds", "exit_code", b"exit_code", "finished_at", b"finished_at", "node_id", b"node_id", "outcome", b"outcome", "output_offset", b"output_offset", "output_tail", b"output_tail", "peak_memory_bytes", b"peak_memory_bytes", "reason", b"reason", "reason_code", b"reason_code", "result_bytes", b"result_bytes", "result_sha256", b"result_sha256", "run_seconds", b"run_seconds", "started_at", b"started_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__run_seconds: _TypeAlias = _typing.Literal["run_seconds"]  # noqa: Y015
+    _WhichOneofArgType__run_seconds: _TypeAlias = _typing.Literal["_run_seconds", b"_run_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__run_seconds) -> _WhichOneofReturnType__run_seconds | None: ...
 
 Global___AttemptEnd: _TypeAlias = AttemptEnd  # noqa: Y015
 
@@ -1892,6 +1914,8 @@ class AttemptRecord(_message.Message):
     PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     BYTES_IN_FIELD_NUMBER: _builtins.int
     BYTES_OUT_FIELD_NUMBER: _builtins.int
+    REASON_CLASS_FIELD_NUMBER: _builtins.int
+    RUN_SECONDS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     node_id: _builtins.str
     state: _builtins.str
@@ -1910,6 +1934,10 @@ class AttemptRecord(_message.Message):
     """the package"""
     bytes_out: _builtins.int
     """output and result"""
+    reason_class: _builtins.str
+    """whose fault it was: task, node_for_task, node, pool; empty: nobody's"""
+    run_seconds: _builtins.float
+    """that are paid for; 0: none, or as started_at and finished_at say"""
     def __init__(
         self,
         *,
@@ -1927,10 +1955,12 @@ class AttemptRecord(_message.Message):
         peak_memory_bytes: _builtins.int = ...,
         bytes_in: _builtins.int = ...,
         bytes_out: _builtins.int = ...,
+        reason_class: _builtins.str = ...,
+        run_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_in", b"bytes_in", "bytes_out", b"bytes_out", "cpu_seconds", b"cpu_seconds", "exit_code", b"exit_code", "finished_at", b"finished_at", "has_exit_code", b"has_exit_code", "node_id", b"node_id", "number", b"number", "peak_memory_bytes", b"peak_memory_bytes", "placed_at", b"placed_at", "queue_seconds", b"queue_seconds", "reason", b"reason", "started_at", b"started_at", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_in", b"bytes_in", "bytes_out", b"bytes_out", "cpu_seconds", b"cpu_seconds", "exit_code", b"exit_code", "finished_at", b"finished_at", "has_exit_code", b"has_exit_code", "node_id", b"node_id", "number", b"number", "peak_memory_bytes", b"peak_memory_bytes", "placed_at", b"placed_at", "queue_seconds", b"queue_seconds", "reason", b"reason", "reason_class", b"reason_class", "run_seconds", b"run_seconds", "started_at", b"started_at", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -90,7 +90,8 @@ def _ended(attempt: EndingAttempt, effects: Effects) -> Ended:
         claim=attempt.claim,
         node_id=attempt.node.id,
         changed=not effects.told_before,
-        node_changed=effects.history is not None and effects.history.seen_differently,
+        node_changed=effects.refusals is not None
+        or (effects.history is not None and effects.history.seen_differently),
         follow_up=effects.follow_up,
         tiers_changed=effects.tiers_changed,
     )
@@ -176,6 +177,8 @@ def apply(connection: Connection, effects: Effects) -> None:
         ending_attempts.move_task(connection, effects.moved, now)
     if effects.history is not None:
         ending_attempts.put_history(connection, effects.history)
+    if effects.refusals is not None:
+        ending_attempts.put_refusals(connection, effects.refusals)
     if effects.family is not None:
         _apply_family(connection, effects.family, now)
     if effects.settlement is not None and not ledger_store.end(connection, effects.settlement, now):

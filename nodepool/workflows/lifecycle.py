@@ -150,14 +150,6 @@ class Lifecycle:
 
 
 def _count(end: End, state: TaskState) -> None:
-    catalogue.attempts_ended.labels(end.outcome, _whose_doing(end)).inc()
+    catalogue.attempts_ended.labels(end.outcome, end.reason_class or "none").inc()
     if state in FINAL_TASK_STATES:
         catalogue.tasks_ended.labels(state).inc()
-
-
-def _whose_doing(end: End) -> str:
-    if end.blameless:
-        return "pool"
-    if end.outcome in (Outcome.LOST, Outcome.REFUSED):
-        return "node"
-    return "task" if end.outcome is Outcome.FAILED else "none"

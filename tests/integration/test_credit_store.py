@@ -119,7 +119,6 @@ def pool(database_url: str) -> Iterator[Pool]:
     ("outcome", "facts", "cause", "delta"),
     [
         (Outcome.LOST, {}, Cause.LOST, -2),
-        (Outcome.REFUSED, {}, Cause.REFUSED, -1),
         (Outcome.FAILED, {"late": True}, Cause.LATE, -3),
         (Outcome.STOPPED, {"late": True}, Cause.LATE, -3),
     ],
@@ -148,6 +147,7 @@ def test_an_end_moves_the_score_of_the_nodes_owner(
         (Outcome.SUCCEEDED, {}),
         (Outcome.FAILED, {}),
         (Outcome.STOPPED, {}),
+        (Outcome.REFUSED, {}),
         (Outcome.LOST, {"blameless": True}),
         (Outcome.REFUSED, {"blameless": True}),
     ],
@@ -170,11 +170,11 @@ def test_nobodys_own_tasks_move_his_score(pool: Pool, outcome: Outcome) -> None:
 
 def test_an_end_that_is_told_twice_moves_the_score_once(pool: Pool) -> None:
     attempt_id = pool.started()
-    pool.end(attempt_id, Outcome.REFUSED)
+    pool.end(attempt_id, Outcome.LOST)
     with_repeat = pool.score()
     with contextlib.suppress(StaleAttemptError):
-        assert not pool.end(attempt_id, Outcome.REFUSED).changed
-    assert pool.score() == with_repeat == START - 1
+        assert not pool.end(attempt_id, Outcome.LOST).changed
+    assert pool.score() == with_repeat == START - 2
 
 
 def test_an_event_has_effect_once_however_often_it_is_told(pool: Pool) -> None:

@@ -98,6 +98,7 @@ def test_a_node_on_probation_gets_one_task_at_a_time_until_one_succeeds(stage: S
     stage.lose(times=2)
     stage.end(last := stage.placed(), Outcome.REFUSED)
     stage.forget(last)
+    stage.sweep(after=60, heard=("n1",))  # it was left alone for a while
     # The reservation is the judge, and knows it before any sweep.
     registry = stage.dispatcher.registry
     assert reserve(registry, "n1", "one:1", CLAIM, at=stage.now[0]) == "ok"

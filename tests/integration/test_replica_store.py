@@ -271,7 +271,7 @@ def test_a_task_that_kills_every_node_fails_with_that_as_its_reason(family: Fami
     for run in ("t~1", "t~2"):
         for index in range(5):
             family.place((run, index))
-            family.end(run, index, "", Outcome.REFUSED, reason=told("no such image"))
+            family.end(run, index, "", Outcome.LOST, reason=told("it crashed"))
     row = family.row("t")
     assert (row.state, row.verification) == ("FAILED", "disputed")
     assert row.reason.startswith("it could not be verified: given up after 5 attempts")

@@ -247,7 +247,7 @@ def test_an_end_frees_the_node_and_asks_for_the_waiting(fleet: Fleet) -> None:
     fleet.node("n1", max_tasks=1)
     first, second = fleet.placed(), fleet.task()
     assert not fleet.place(second)
-    end = End(outcome=Outcome.REFUSED, exit_code=None, reason=told("no"))
+    end = End(outcome=Outcome.LOST, exit_code=None, reason=told("no"))
     fleet.dispatcher.lifecycle.end_attempt(
         attempt_of(fleet.dispatcher.database, first), "n1", fleet.owner_id, end
     )

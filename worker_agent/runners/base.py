@@ -6,6 +6,7 @@ the task begins. This file knows neither containers nor processes.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Protocol
 
 from nodepool.domain.errors import NodePoolError
 from nodepool.domain.nodes.isolation import Isolation
+from nodepool.domain.tasks.reasons import ReasonCode
 
 STOP_GRACE_SECONDS = 1.0
 # Shells, container engines and bubblewrap tell "ended by signal S" as exit code 128 + S.
@@ -21,7 +23,18 @@ _LAST_SIGNAL = 64
 
 
 class RunRefusedError(NodePoolError):
-    """This node cannot run the attempt; another one may."""
+    """This node cannot run the attempt; another one may. `code`: what it is, for the pool's rules."""
+
+    def __init__(self, words: str, code: ReasonCode = ReasonCode.NODE_FAILED) -> None:
+        super().__init__(words)
+        self.code = code
+
+
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def code_of_os_error(error: OSError) -> ReasonCode:
+    return ReasonCode.DISK_FULL if error.errno in _NO_SPACE else ReasonCode.NODE_FAILED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +82,8 @@ class StartedRun(Protocol):
     def wait(self) -> RunEnd:
         """Block until the run, with everything it started, is over and cleaned up. Called once.
 
-        Raises RunRefusedError when it turns out that the sandbox or the engine could not begin the task.
+        Raises RunRefusedError when it turns out that the sandbox or the engine could not begin the task, or
+        that the node's disk was full while it ran: its files may be cut, whatever its exit code says.
         """
         ...
 
@@ -121,6 +135,15 @@ class Runner(Protocol):
 
     def reap(self, keep: Collection[str]) -> int:
         """End what earlier lives of this node left behind, but for these attempt ids. Returns how many."""
+        ...
+
+    @property
+    def disks(self) -> tuple[Path, ...]:
+        """Folders on this machine, beside the agent's own, without room in which no run can begin."""
+        ...
+
+    def has_more_images(self) -> bool:
+        """Whether an image has come for whose absence a task was refused; told once."""
         ...
 
     def problem(self) -> str:

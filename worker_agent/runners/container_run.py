@@ -16,6 +16,7 @@ import docker
 from docker.errors import DockerException
 from requests import RequestException
 
+from nodepool.domain.tasks.reasons import ReasonCode
 from worker_agent.runners import proc
 from worker_agent.runners.base import (
     STOP_GRACE_SECONDS,
@@ -25,6 +26,7 @@ from worker_agent.runners.base import (
     Usage,
     exit_code_of_shell,
 )
+from worker_agent.runners.disk_room import LOW_DISK
 from worker_agent.runners.frames import Demultiplexer
 from worker_agent.runners.requirements import install_problem
 from worker_agent.runners.sandbox import WORK, Bootstrap, resize_options
@@ -96,11 +98,16 @@ class ContainerRun:
                     self._killer.cancel()
             out_of_memory = code != 0 and not self._problem and self._out_of_memory()
         except ENGINE_ERRORS as error:
-            raise RunRefusedError(f"the container engine lost the task: {error}") from error
+            raise RunRefusedError(
+                f"the container engine lost the task: {error}", ReasonCode.ENGINE_AWAY
+            ) from error
         finally:
             self._over = True
+            lacking = self._limits.lacking_disk()
             installed = install_problem(self._bootstrap, network=self._spec.network, exit_code=1)
             self._clean()
+        if lacking is not None and not self._stopped and self._problem in {"", LOW_DISK}:
+            raise lacking
         problem = self._problem
         if not problem and not self._stopped and code != 0:
             problem = self._memory_words() if out_of_memory else installed

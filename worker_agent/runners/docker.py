@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -22,7 +23,9 @@ from docker.errors import APIError, ImageNotFound, NotFound
 from docker.utils import kwargs_from_env
 
 from nodepool.domain.nodes.isolation import Isolation
-from worker_agent.runners.base import RunRefusedError, RunSpec
+from nodepool.domain.tasks.reason_classes import code_of_words
+from nodepool.domain.tasks.reasons import ReasonCode
+from worker_agent.runners.base import RunRefusedError, RunSpec, code_of_os_error
 from worker_agent.runners.container_run import ENGINE_ERRORS, Attached, ContainerRun, close_stream, unlimited
 from worker_agent.runners.cpu_shares import ContainerUsers
 from worker_agent.runners.process import give_tree
@@ -73,6 +76,8 @@ class DockerRunner:
         )
         self._watcher = Watcher("docker-watcher")
         self._unremoved: set[str] = set()
+        self._absent_images: set[str] = set()
+        self._disks = _engines_disks(info)
         # For what no run waits for: measuring, and removing containers that have ended.
         self._helpers = ThreadPoolExecutor(_HELPERS, "docker-helper")
 
@@ -117,6 +122,8 @@ class DockerRunner:
         except ENGINE_ERRORS as error:
             if bootstrap is not None:
                 remove_tree(bootstrap.host_dir)
+            if isinstance(error, ImageNotFound):
+                self._absent_images.add(spec.image)
             raise _refusal(error, spec.image) from error
         return PreparedContainer(self, spec, container, bootstrap)
 
@@ -133,6 +140,19 @@ class DockerRunner:
         except ENGINE_ERRORS as error:
             raise _refusal(error, "") from error
         return ended
+
+    @property
+    def disks(self) -> tuple[Path, ...]:
+        return self._disks
+
+    def has_more_images(self) -> bool:
+        found = set()
+        for image in list(self._absent_images):
+            with contextlib.suppress(*ENGINE_ERRORS):
+                self._pulse.inspect_image(image)  # type: ignore[no-untyped-call]
+                found.add(image)
+        self._absent_images -= found
+        return bool(found)
 
     def problem(self) -> str:
         """Also removes what could not be removed while the engine was away: such a task may go on there."""
@@ -249,6 +269,13 @@ def _connect() -> tuple[docker.APIClient, dict[str, Any]]:
         raise RunRefusedError(f"no container engine answers: {_words(error)}") from error
 
 
+def _engines_disks(info: dict[str, Any]) -> tuple[Path, ...]:
+    """Where an engine of this machine keeps containers; another machine's folders are not ours to measure."""
+    host = (os.environ.get("DOCKER_HOST") or DEFAULT_UNIX_SOCKET).removeprefix("http+")
+    root = Path(str(info.get("DockerRootDir") or "/nonexistent"))
+    return (root,) if host.startswith("unix:") and root.is_dir() else ()
+
+
 def _knock(host: str) -> None:
     """Raises OSError when nobody listens; the client would too, and leave its socket open."""
     if host.startswith("unix:"):
@@ -259,10 +286,15 @@ def _knock(host: str) -> None:
 
 def _refusal(error: Exception, image: str) -> RunRefusedError:
     if isinstance(error, ImageNotFound):
-        return RunRefusedError(f"the image {image} is not on this node, which never pulls images itself")
+        words = f"the image {image} is not on this node, which never pulls images itself"
+        return RunRefusedError(words, ReasonCode.IMAGE_ABSENT)
     if isinstance(error, APIError):
-        return RunRefusedError(f"the container engine refused the task: {_words(error)}")
-    return RunRefusedError(f"the container engine does not answer: {_words(error)}")
+        words = f"the container engine refused the task: {_words(error)}"
+        return RunRefusedError(words, code_of_words(words) or ReasonCode.ENGINE_REFUSED)
+    if isinstance(error, OSError) and code_of_os_error(error) is ReasonCode.DISK_FULL:
+        # Not from the engine: a folder of the run's.
+        return RunRefusedError(f"the node's disk is full: {_words(error)}", ReasonCode.DISK_FULL)
+    return RunRefusedError(f"the container engine does not answer: {_words(error)}", ReasonCode.ENGINE_AWAY)
 
 
 def _words(error: Exception) -> str:

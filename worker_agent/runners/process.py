@@ -17,9 +17,10 @@ from pathlib import Path
 import structlog
 
 from nodepool.domain.nodes.isolation import Isolation
+from nodepool.domain.tasks.reasons import ReasonCode
 from worker_agent import tree_removal
 from worker_agent.runners import cgroups, orphans, proc
-from worker_agent.runners.base import RunRefusedError, RunSpec
+from worker_agent.runners.base import RunRefusedError, RunSpec, code_of_os_error
 from worker_agent.runners.cgroups import ControlGroups, GroupLimits, RunGroup
 from worker_agent.runners.cpu_shares import CoreShares, UserPool
 from worker_agent.runners.plan import Place, Sandbox, SandboxTools, TaskUser, run_plan
@@ -98,7 +99,9 @@ class ProcessRunner:
 
     def prepare(self, spec: RunSpec) -> PreparedProcess:
         if spec.gpu:
-            raise RunRefusedError("this node runs tasks without containers, and so without its GPU")
+            raise RunRefusedError(
+                "this node runs tasks without containers, and so without its GPU", ReasonCode.CANNOT_GIVE
+            )
         if self._as_root and not self.tools.separate:
             _check_reachable(spec.work_dir)
         user = self._user()
@@ -130,6 +133,13 @@ class ProcessRunner:
                 remove_tree(home)
         return ended
 
+    @property
+    def disks(self) -> tuple[Path, ...]:
+        return (self._state_dir,)
+
+    def has_more_images(self) -> bool:
+        return False
+
     def problem(self) -> str:
         return ""
 
@@ -160,7 +170,9 @@ class ProcessRunner:
                 group.end()
             self._clean(prepared)
             if isinstance(error, OSError):
-                raise RunRefusedError(f"the task's process cannot be started: {error}") from error
+                raise RunRefusedError(
+                    f"the task's process cannot be started: {error}", code_of_os_error(error)
+                ) from error
             raise
         record = orphans.record(
             self._state_dir / _RECORDS, spec.attempt_id, started.launched.pid, started.uid

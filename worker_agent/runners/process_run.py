@@ -24,6 +24,7 @@ from worker_agent.runners.base import (
     exit_code_of_shell,
 )
 from worker_agent.runners.cgroups import RunGroup
+from worker_agent.runners.disk_room import LOW_DISK
 from worker_agent.runners.requirements import install_problem
 from worker_agent.runners.sandbox import Bootstrap
 from worker_agent.runners.spawner import Launched
@@ -110,7 +111,10 @@ class ProcessRun:
         problem = problem or ("" if self._stopped else self._install_problem(exit_code))
         if self._group is not None and not self._group.end():
             log.warning("a run's control group cannot be removed", action="runner.group_left")
+        lacking = self._limits.lacking_disk()
         self._clean()
+        if lacking is not None and not self._stopped and self._problem in {"", LOW_DISK}:
+            raise lacking
         if not sandbox.began and code > 0 and not self._stopped and not self._problem:
             words = self._last_output.decode(errors="replace").strip()
             raise RunRefusedError(f"the sandbox could not be set up: {words}")

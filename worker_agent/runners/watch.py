@@ -17,8 +17,10 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nodepool.domain.tasks.reasons import ReasonCode
 from worker_agent.runners import counting, kernel_memory
-from worker_agent.runners.base import Usage
+from worker_agent.runners.base import RunRefusedError, Usage
+from worker_agent.runners.disk_room import LOW_DISK, DiskRoom
 
 MAX_WORKDIR_ENTRIES = 200_000
 MAX_WORKDIR_DEPTH = 100
@@ -101,14 +103,21 @@ class WatchLimits:
     _highest: int = 0
     _known_bytes: int = 0
     _looks_at_hidden: int = 0
+    _ended_for_disk: bool = False
+    _disk: DiskRoom = field(init=False)
 
     def __post_init__(self) -> None:
+        self._disk = DiskRoom(self.folders[0], self.max_workdir_bytes)
         self._lowest = self._highest = self._used_at_look = counting.used_on_disk(self.folders[0])
 
     def check(self) -> str:
         now = time.monotonic()
         if now - self.started > self.max_run_seconds:
             return f"the task ran longer than {self.max_run_seconds} seconds"
+        if self._disk.is_low() and self._disk.filled_by(self._own_bytes()):
+            # Before nothing is left for the node's other runs. Whose fault it is, `lacking_disk` says.
+            self.at_once = self._ended_for_disk = True
+            return LOW_DISK
         used = counting.used_on_disk(self.folders[0])
         self._lowest, self._highest = min(self._lowest, used), max(self._highest, used)
         # Looking costs much, and asking how full the disk is next to nothing.
@@ -120,6 +129,20 @@ class WatchLimits:
         seconds = time.monotonic() - now
         self._next_walk = now + seconds + max(_WALK_SECONDS, seconds / _WALK_SHARE)
         return problem
+
+    def _own_bytes(self) -> int:
+        seen = look_into(self.folders, self.max_workdir_bytes)
+        return self.max_workdir_bytes if seen.problem else seen.total_bytes
+
+    def lacking_disk(self) -> RunRefusedError | None:
+        """Where the node's disk was full at some moment of the run, or is now; before its folders go."""
+        if not (self._disk.was_full() or self._ended_for_disk):
+            return None
+        if self._ended_for_disk or self._disk.filled_by(self._own_bytes()):
+            words = f"the node has too little disk: {self._disk.words()} while the task ran"
+            return RunRefusedError(words, ReasonCode.TOO_LITTLE_DISK)
+        words = f"the node's disk was full while the task ran: {self._disk.words()}"
+        return RunRefusedError(words, ReasonCode.DISK_FULL)
 
     def seconds_left(self) -> float:
         return self.started + self.max_run_seconds - time.monotonic()

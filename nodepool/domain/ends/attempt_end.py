@@ -100,7 +100,7 @@ def to_be_known(
     state = _state_after(attempt, end, rules)
     speed = node_end.counts_for_node(attempt, end) and end.outcome is Outcome.SUCCEEDED
     return ToBeKnown(
-        elsewhere=speed and attempt.seconds(now) >= history.LEAST_COMPARED_SECONDS,
+        elsewhere=speed and attempt.seconds(end, now) >= history.LEAST_COMPARED_SECONDS,
         family=is_run,
         hold=not is_run and state in FINAL_TASK_STATES,
         others=not is_run and _is_looked_at(attempt, end, rules, now, tickets),
@@ -138,7 +138,8 @@ def decide(snapshot: AttemptEndSnapshot, end: End, rules: EndRules, now: float, 
     if change is not None:
         decision.credit([change])
     node_history = node_end.history_after(attempt, end, snapshot.elsewhere, rules, now)
-    return replace(decision.effects(), closed=closed, moved=moved, history=node_history)
+    refusals = node_end.refusals_after(attempt, end, now)
+    return replace(decision.effects(), closed=closed, moved=moved, history=node_history, refusals=refusals)
 
 
 def _is_told_before(attempt: EndingAttempt, end: End) -> bool:
@@ -161,7 +162,7 @@ def _is_told_before(attempt: EndingAttempt, end: End) -> bool:
 
 
 def _attempts_ended(attempt: EndingAttempt, end: End) -> int:
-    return attempt.task.attempts_ended + int(end.outcome in BAD_OUTCOMES and not end.blameless)
+    return attempt.task.attempts_ended + int(end.counts_against_task)
 
 
 def _state_after(attempt: EndingAttempt, end: End, rules: EndRules) -> TaskState:
@@ -179,7 +180,7 @@ def _closed(attempt: EndingAttempt, end: End, now: float) -> ClosedAttempt:
     check_attempt_transition(attempt.state, after)
     node = attempt.node
     most_memory = max(node.memory_gb * _BYTES_PER_GIB, attempt.claim.memory_mb * _BYTES_PER_MIB)
-    most_cpu = attempt.seconds(now) * max(1, node.cpu_cores)
+    most_cpu = attempt.seconds(end, now) * max(1, node.cpu_cores)
     return ClosedAttempt(
         id=attempt.id,
         before=attempt.state,
@@ -190,6 +191,7 @@ def _closed(attempt: EndingAttempt, end: End, now: float) -> ClosedAttempt:
         cpu_seconds=history.believable(end.cpu_seconds, most_cpu),
         peak_memory_bytes=int(history.believable(end.peak_memory_bytes, most_memory)),
         bytes_out=max(0, end.output_bytes + end.result_bytes),
+        run_seconds=attempt.paid_seconds(end, now) if attempt.started_at is not None else None,
     )
 
 
@@ -230,6 +232,7 @@ def with_end(family: TaskFamily, attempt: EndingAttempt, end: End, rules: EndRul
             result_bytes=run.result_bytes if moved.result_bytes is None else moved.result_bytes,
             attempt_state=closed.state,
             attempt_finished_at=now,
+            attempt_run_seconds=closed.run_seconds,
             attempt_idle=end.idle,
         )
         if run.id == attempt.task.id
@@ -283,7 +286,13 @@ def _settlement(snapshot: AttemptEndSnapshot, end: End, now: float, *, account: 
     attempt, hold = snapshot.attempt, snapshot.hold
     if hold is None:
         return None
-    minutes = ledger.minutes_to_pay(end.outcome, attempt.started_at, now, attempt.task.max_minutes)
+    minutes = ledger.minutes_to_pay(
+        end.outcome,
+        attempt.started_at,
+        now,
+        attempt.task.max_minutes,
+        ran=attempt.paid_seconds(end, now),
+    )
     minutes = 0 if end.idle else minutes
     providers = [Provider(attempt.node.owner_id, account=account)] if minutes else []
     return settle(hold, providers, minutes, attempt.id)
@@ -316,6 +325,6 @@ def _is_looked_at(attempt: EndingAttempt, end: End, rules: EndRules, now: float,
 def _is_doubtful(attempt: EndingAttempt, end: End, now: float) -> bool:
     """A run that took all the time that it might and shows little for it, or that the pool had to end."""
     bound = attempt.task.max_minutes * _SECONDS_PER_MINUTE
-    at_bound = now - (attempt.started_at or now) >= bound
+    at_bound = attempt.seconds(end, now) >= bound
     nothing = end.output_bytes == 0 and end.cpu_seconds < _LITTLE_CPU_SECONDS
     return end.outcome is Outcome.FAILED and (end.late or (at_bound and nothing))

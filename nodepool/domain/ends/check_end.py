@@ -174,7 +174,7 @@ class _Check:
         runs = []
         for run in checkers:
             ended = run.attempt_finished_at or decision.now
-            minutes = _minutes(run.attempt_started_at, ended, task)
+            minutes = _minutes(run.attempt_started_at, ended, task, run.attempt_run_seconds)
             if amount := minutes * task.price_per_minute:
                 runs.append((run.attempt_id, run.provider, amount))
         decision.book.pay_runs(result, runs, forfeit=false or bool(result.recalled and not paid_after_all))
@@ -208,9 +208,12 @@ class _Check:
         task, result = self.family.parent, self.result
         if self.told[result.owner_id] is not Finding.VERIFIED:
             return (1, 1)
-        own = _minutes(result.started_at, result.ended_at, task)
+        own = _minutes(result.started_at, result.ended_at, task, result.run_seconds)
         agreed = [run for run in self.checkers if self.told[run.provider] is Finding.VERIFIED]
-        others = [_minutes(run.attempt_started_at, run.attempt_finished_at, task) for run in agreed]
+        others = [
+            _minutes(run.attempt_started_at, run.attempt_finished_at, task, run.attempt_run_seconds)
+            for run in agreed
+        ]
         return (audits.fair_minutes(own, others), own) if own and all(others) else (1, 1)
 
     def _replacement(self) -> ReplacedResult | None:
@@ -239,6 +242,6 @@ class _Check:
         ]
 
 
-def _minutes(started_at: float | None, finished_at: float | None, task: ParentTask) -> int:
+def _minutes(started_at: float | None, finished_at: float | None, task: ParentTask, ran: float | None) -> int:
     ended = finished_at or started_at or 0.0
-    return ledger.minutes_to_pay(Outcome.SUCCEEDED, started_at, ended, task.max_minutes)
+    return ledger.minutes_to_pay(Outcome.SUCCEEDED, started_at, ended, task.max_minutes, ran=ran)

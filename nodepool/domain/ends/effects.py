@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from nodepool.domain.money.settlement import HoldEnd
+from nodepool.domain.nodes.fitness import Refusals
 from nodepool.domain.nodes.history import HistoryRules, NodeHistory
 from nodepool.domain.tasks.reasons import NO_REASON, Reason
 from nodepool.domain.tasks.states import AttemptState, RunVerdict, TaskState, Verification
@@ -46,6 +47,7 @@ class ClosedAttempt:
     cpu_seconds: float
     peak_memory_bytes: int
     bytes_out: int
+    run_seconds: float | None = None  # that are paid for; None: it never began
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +82,12 @@ class HistoryChange:
     node_id: str
     history: NodeHistory
     seen_differently: bool  # by ranking and reservations
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusalsChange:
+    node_id: str
+    refusals: Refusals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +143,7 @@ class Effects:
     closed: ClosedAttempt | None = None
     moved: MovedTask | None = None
     history: HistoryChange | None = None
+    refusals: RefusalsChange | None = None
     settlement: HoldEnd | None = None
     family: FamilyEffects | None = None
     trust: TrustEffects = TrustEffects()  # noqa: RUF009 - a frozen value

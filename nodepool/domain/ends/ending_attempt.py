@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nodepool.domain.money import run_time
+from nodepool.domain.nodes.fitness import Refusals
 from nodepool.domain.nodes.history import NodeHistory
 from nodepool.domain.resources import Claim
+from nodepool.domain.tasks.reason_classes import ReasonClass, class_of
 from nodepool.domain.tasks.reasons import Reason
 from nodepool.domain.tasks.states import AttemptState, Outcome, TaskKind, TaskState
 
@@ -26,6 +29,8 @@ class End:
     peak_memory_bytes: int = 0
     output_bytes: int = 0
     digest: str = ""  # of what is compared; made by the pool, empty where nobody compares
+    run_seconds: float | None = None  # as its node measured it; None: it does not tell
+    measured_seconds: float | None = None  # since its claim, where the process that ends it saw that
     # The pool ended it for its own reasons: it counts neither against the node nor against the task.
     blameless: bool = False
     # The pool ended it because its node had not: past its bound, or after a stop.
@@ -33,6 +38,20 @@ class End:
     # Nothing shows that its node worked at it: no output, no CPU, no result. Not paid; when the pool had to
     # end it, it costs what a false result costs.
     idle: bool = False
+
+    @property
+    def reason_class(self) -> ReasonClass:
+        """Whose fault it is."""
+        return ReasonClass.POOL if self.blameless else class_of(self.outcome, self.reason.code)
+
+    @property
+    def is_nodes_fault(self) -> bool:
+        return self.reason_class is ReasonClass.NODE
+
+    @property
+    def counts_against_task(self) -> bool:
+        """A task that kills its nodes must end some day; what nodes refuse says nothing of it."""
+        return self.outcome is Outcome.LOST and self.is_nodes_fault
 
     @property
     def is_idleness(self) -> bool:
@@ -47,7 +66,7 @@ class EndingTask:
     kind: TaskKind = TaskKind.USER
     state: TaskState = TaskState.RUNNING
     attempt_number: int = 1
-    attempts_ended: int = 0  # those that were lost or refused
+    attempts_ended: int = 0  # those that were lost
     stop_requested: bool = False
     pinned_node: str = ""
     max_minutes: int = 60
@@ -55,6 +74,7 @@ class EndingTask:
     region: str = ""
     package_sha256: str = ""
     started_at: float | None = None
+    image: str = ""
     take_pending: bool = False  # its owner takes a result before it is checked
 
 
@@ -68,6 +88,7 @@ class EndingNode:
     cpu_score: int = 0
     memory_gb: int = 0
     history: NodeHistory = NodeHistory()  # noqa: RUF009 - a frozen value
+    refusals: Refusals = Refusals()  # noqa: RUF009 - a frozen value
     is_low: bool = False  # in the lowest tier, whose results are checked
     is_watched: bool = False  # its next results are checked, whatever its tier
 
@@ -89,5 +110,10 @@ class EndingAttempt:
         """Its task is not that of its node's owner, who could order as many of these as they like."""
         return self.node.owner_id != self.task.owner_id
 
-    def seconds(self, now: float) -> float:
-        return max(0.0, now - self.started_at) if self.started_at is not None else 0.0
+    def seconds(self, end: End, now: float) -> float:
+        """Since its claim, as the pool saw it."""
+        measured = end.measured_seconds if self.started_at is not None else None
+        return run_time.seen_seconds(self.started_at, now, measured)
+
+    def paid_seconds(self, end: End, now: float) -> float:
+        return run_time.paid_seconds(end.run_seconds, self.seconds(end, now))

@@ -5,20 +5,23 @@ What a result is worth is not said here: a comparison says it (see `check_end`).
 
 from __future__ import annotations
 
-from nodepool.domain.ends.effects import EndRules, HistoryChange
+from nodepool.domain.ends.effects import EndRules, HistoryChange, RefusalsChange
 from nodepool.domain.ends.ending_attempt import End, EndingAttempt
-from nodepool.domain.nodes import history
+from nodepool.domain.nodes import fitness, history
 from nodepool.domain.nodes.claimed_resources import PROVEN_AFTER
+from nodepool.domain.nodes.fitness import Refusal
 from nodepool.domain.nodes.history import AttemptRecord, MeasuredRun
 from nodepool.domain.tasks.states import Outcome, TaskKind
 from nodepool.domain.trust.credit import MOVES, Cause
 from nodepool.domain.trust.credit_moves import NewChange, change_id
 
 BAD_OUTCOMES = frozenset({Outcome.LOST, Outcome.REFUSED})
+_RAN = frozenset({Outcome.SUCCEEDED, Outcome.FAILED})
 
 
 def counts_for_node(attempt: EndingAttempt, end: End) -> bool:
-    return not end.blameless and not attempt.task.pinned_node
+    bad_for_others = end.outcome in BAD_OUTCOMES and not end.is_nodes_fault
+    return not end.blameless and not bad_for_others and not attempt.task.pinned_node
 
 
 def history_after(
@@ -26,7 +29,7 @@ def history_after(
 ) -> HistoryChange | None:
     before, node = attempt.node.history, attempt.node
     here = MeasuredRun(
-        seconds=attempt.seconds(now),
+        seconds=attempt.seconds(end, now),
         claimed_score=attempt.claim.cpu_score,
         node_score=node.cpu_score,
         node_cores=node.cpu_cores,
@@ -50,6 +53,23 @@ def history_after(
     return HistoryChange(node_id=node.id, history=after, seen_differently=seen)
 
 
+def refusals_after(attempt: EndingAttempt, end: End, now: float) -> RefusalsChange | None:
+    """Whether its node is left alone for a while. Not one that hands back its work in good order."""
+    node, task = attempt.node, attempt.task
+    before = after = node.refusals
+    if end.outcome in _RAN:
+        if attempt.is_a_strangers:
+            after = fitness.after_run(before)
+    elif end.outcome is Outcome.REFUSED and not history.is_handed_back(
+        end.outcome, draining=node.draining, active=node.active
+    ):
+        refusal = Refusal(
+            reason_class=end.reason_class, code=end.reason.code, user_id=task.owner_id, image=task.image
+        )
+        after = fitness.after_refusal(before, refusal, now)
+    return None if after == before else RefusalsChange(node_id=node.id, refusals=after)
+
+
 def is_found_idle(attempt: EndingAttempt, end: End) -> bool:
     """The node took the run and did nothing: as if its result had been false."""
     return end.is_idleness and attempt.task.kind is not TaskKind.PROBE and attempt.is_a_strangers
@@ -65,14 +85,13 @@ def credit_of_end(attempt: EndingAttempt, end: End) -> NewChange | None:
         return _change(attempt, Cause.IDLE, MOVES[Cause.IDLE].meaning)
     if end.late:
         return _change(attempt, Cause.LATE, f"it did not end its run: {end.reason}")
-    if end.outcome not in BAD_OUTCOMES:
-        return None
+    if end.outcome is not Outcome.LOST or not end.is_nodes_fault:
+        return None  # a refusal costs nothing: a node that says in time what it cannot do has done right
     handed_back = history.is_handed_back(end.outcome, draining=node.draining, active=node.active)
-    # A task that was lost or refused before is itself under suspicion.
+    # A task that was lost before is itself under suspicion.
     if handed_back or task.stop_requested or task.attempts_ended:
         return None
-    cause = Cause.LOST if end.outcome is Outcome.LOST else Cause.REFUSED
-    return _change(attempt, cause, f"{cause}: {end.reason}")
+    return _change(attempt, Cause.LOST, f"{Cause.LOST}: {end.reason}")
 
 
 def _change(attempt: EndingAttempt, cause: Cause, reason: str) -> NewChange:

@@ -164,7 +164,9 @@ def _pay(family: TaskFamily, runs: Sequence[TaskRun], decision: EndDecision) -> 
         stopped = run.attempt_state is AttemptState.STOPPED
         outcome = Outcome.STOPPED if stopped else Outcome.SUCCEEDED
         ended = run.attempt_finished_at or decision.now
-        due = ledger.minutes_to_pay(outcome, run.attempt_started_at, ended, parent.max_minutes)
+        due = ledger.minutes_to_pay(
+            outcome, run.attempt_started_at, ended, parent.max_minutes, ran=run.attempt_run_seconds
+        )
         if due and not run.attempt_idle:
             minutes += due
             providers.append(Provider(run.provider, share=due, attempt_id=run.attempt_id))

@@ -60,6 +60,7 @@ class TaskRun:
     attempt_state: AttemptState | None = None
     attempt_started_at: float | None = None
     attempt_finished_at: float | None = None
+    attempt_run_seconds: float | None = None  # None: as those two say
     attempt_idle: bool = False
     provider_id: int | None = None
     trusted: bool = False  # its node: verification.is_trusted, or above the lowest tier
@@ -92,7 +93,7 @@ def as_replica(run: TaskRun) -> ReplicaRun:
         state=run.state,
         vote=_vote_of(run) if voted else None,
         ended_at=ended,
-        seconds=max(0.0, ended - started),
+        seconds=max(0.0, ended - started) if run.attempt_run_seconds is None else run.attempt_run_seconds,
         given_up=run.state is TaskState.FAILED and run.attempt_state is not AttemptState.FINISHED,
     )
 

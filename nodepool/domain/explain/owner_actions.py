@@ -38,12 +38,17 @@ def suggested_actions(request: PlacementRequest, pool: PoolView, fleet: Fleet) -
     # An agent without its engine is kept like a draining one, and resuming it would not help.
     resumed = fleet.draining & (pool.engine_away | pool.engine_away_too)
     mended = fleet.draining & ~pool.engine_away
+    fit = fleet.draining & ~fleet.unfit
     returned = fleet.present.copy()
     slots = fleet.capacity.copy()
     slots[_TASKS, ~(fleet.pushed | pool.on_probation)] = MAX_TASKS_LIMIT
     tries: tuple[tuple[Fleet, str], ...] = (
         (as_if(fleet, draining=resumed), "the owner of {} resumes it: it is draining"),
         (as_if(fleet, draining=mended), "the owner of {} starts Docker there again: its agent has none"),
+        (
+            as_if(fleet, unfit=np.zeros_like(fleet.unfit), draining=fit),
+            "the owner of {} frees its disk, or what else it says of itself (hivemind nodes): it is unfit",
+        ),
         (as_if(fleet, online=returned), "the owner of {} starts it again: it is offline"),
         (
             as_if(fleet, draining=resumed, online=returned),

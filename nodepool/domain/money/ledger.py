@@ -261,15 +261,24 @@ def split(amount: int, shares: Sequence[int]) -> tuple[int, ...]:
     return tuple(parts)
 
 
-def minutes_to_pay(outcome: Outcome, started_at: float | None, ended_at: float, max_minutes: int) -> int:
-    """Minutes that an attempt with this outcome began, by the pool's clock; 0 where nothing is paid.
+def minutes_to_pay(
+    outcome: Outcome,
+    started_at: float | None,
+    ended_at: float,
+    max_minutes: int,
+    *,
+    ran: float | None = None,
+) -> int:
+    """Minutes that an attempt with this outcome began; 0 where nothing is paid. `ran`: its seconds (see
+    run_time), where they were measured.
 
     A run that ended by itself was work, and so was one until its owner stopped it. One that was lost or
     refused brought nothing, and one that was stopped before it began did nothing.
     """
     if started_at is None or outcome in {Outcome.LOST, Outcome.REFUSED}:
         return 0
-    return min(max_minutes, started_minutes(round((ended_at - started_at) * _MILLISECONDS)))
+    seconds = ended_at - started_at if ran is None else ran
+    return min(max_minutes, started_minutes(round(seconds * _MILLISECONDS)))
 
 
 def earned(

@@ -5,9 +5,10 @@ ends an attempt.
 
 What counts. SUCCEEDED and FAILED are good, because the node ran the task to its end. LOST and REFUSED are
 bad. STOPPED is neither. An end that the pool caused itself (an eviction) is blameless and counts nowhere.
-Nor does an attempt that was pinned to the node: its owner could order as many good ends as they like.
+Nor does an attempt that was pinned to the node: its owner could order as many good ends as they like. What a
+node cannot give to one task, such as an image, says nothing of it either.
 
-A task that was lost or refused before is itself under suspicion, so the blame is shared: a bad end counts
+A task that was lost before is itself under suspicion, so the blame is shared: a bad end counts
 1 / (1 + bad ends that the task had before).
 
 Work that a draining node hands back, or that a node had which its owner signed off, is no crash, and
@@ -107,7 +108,7 @@ class AttemptRecord:
     outcome: Outcome
     counts: bool = True  # False: it was pinned to the node, or the pool ended it
     handed_back: bool = False
-    bad_before: int = 0  # attempts of the same task that were lost or refused before
+    bad_before: int = 0  # attempts of the same task that were lost before
     speed: float | None = None
 
 

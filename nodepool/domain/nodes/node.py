@@ -47,6 +47,7 @@ class NodeFacts:
     kind: NodeKind
     max_tasks: int
     isolation: str = ""  # one of Isolation; empty: it does not tell
+    unfit: str = ""  # why it can run nothing now; empty: it can
     accepts_strangers: bool = False  # its owner wants others' tasks though it keeps them off nothing
 
     def __post_init__(self) -> None:
@@ -60,7 +61,7 @@ class NodeFacts:
             raise InvalidInputError(f"port must be 0 to 65535, not {self.port}")
         if not 0 <= self.max_tasks <= MAX_TASKS_LIMIT:
             raise InvalidInputError(f"max_tasks must be 0 to {MAX_TASKS_LIMIT}, not {self.max_tasks}")
-        for name in ("hostname", "location", "gpu_name", "docker_status"):
+        for name in ("hostname", "location", "gpu_name", "docker_status", "unfit"):
             text = getattr(self, name)
             if len(text) > _MAX_TEXT or not is_plain(text):
                 raise InvalidInputError(f"{name} must be at most {_MAX_TEXT} printable characters")
@@ -102,6 +103,9 @@ class NodeView:
     owner_only: bool = False  # it takes its owner's tasks only
     # Its results are checked, and it is not trusted yet: one task at a time where others are to be preferred.
     on_trial: bool = False
+    unfit: str = ""  # why it can run nothing now, by its own word
+    backs_off: bool = False  # it refused what it was given, and is left alone for a while
+    absent_images: tuple[str, ...] = ()
 
 
 def default_max_tasks(cpu_cores: int) -> int:

@@ -20,4 +20,7 @@ class RegisteredNode:
     quality: float = 1.0  # 0-1, of its history
     owner_id: int = 0
     owner_only: bool = False
-    on_trial: bool = False  # see NodeView
+    on_trial: bool = False  # these as in NodeView
+    unfit: str = ""
+    backs_off: bool = False
+    absent_images: tuple[str, ...] = ()

@@ -37,6 +37,7 @@ _TIER_WEIGHT = DISTANCE_WEIGHT * (regions.MAX_DISTANCE + 1)
 # More than any rank: a node that had the task before comes after all others.
 AGAIN_WEIGHT = _TIER_WEIGHT * len(TIERS)
 _FIT_HALF = 100_000.0
+_BITS = 62
 _TASKS = RESOURCE_NAMES.index("tasks")
 # The rule for a whole fleet at once: [is it trusted?][is there a trusted node of another owner?]
 _ONE_AT_A_TIME = np.array(
@@ -71,6 +72,8 @@ class Fleet:
         self.row_of: dict[str, int] = {}
         self._free_rows: list[int] = []
         self._gpu_names: dict[str, int] = {"": NO_GPU}
+        # A bit for each image that some node lacks; operators allow a handful.
+        self._image_bits: dict[str, int] = {}
         # Owners with nodes for their own tasks only. To all others such nodes are alike.
         self.own_only: Counter[int] = Counter()
         self._allocate(max(rows, _MIN_ROWS))
@@ -96,6 +99,10 @@ class Fleet:
         self.pushed: BoolArray = np.zeros(rows, dtype=np.bool_)
         self.owner_only: BoolArray = np.zeros(rows, dtype=np.bool_)
         self.on_trial: BoolArray = np.zeros(rows, dtype=np.bool_)
+        # Of those that take no work, why.
+        self.unfit: BoolArray = np.zeros(rows, dtype=np.bool_)
+        self.backs_off: BoolArray = np.zeros(rows, dtype=np.bool_)
+        self.lacks: IntArray = np.zeros(rows, dtype=np.int64)
         self._one_task: BoolArray | None = None
         self.tier = np.zeros(rows, dtype=np.int8)
         self.region = np.zeros(rows, dtype=np.int8)
@@ -132,6 +139,8 @@ class Fleet:
         before = self._standing(row)
         self.online[row], self.draining[row] = view.online, view.draining
         self.on_trial[row] = view.on_trial
+        self.unfit[row], self.backs_off[row] = bool(view.unfit), view.backs_off
+        self.lacks[row] = sum(self._image_bit(image) for image in set(view.absent_images))
         self.pushed[row] = view.kind is NodeKind.PUSHED
         self.tier[row] = RANK[view.tier]
         self.region[row] = REGION_INDEX[view.region]
@@ -148,6 +157,17 @@ class Fleet:
         self._fixed[row] = self._rank_without_load(row)
         self._rank(row)
         return row
+
+    def _image_bit(self, image: str) -> int:
+        """0 where there are more images than bits: then every node is asked."""
+        if image not in self._image_bits:
+            self._image_bits[image] = 1 << len(self._image_bits) if len(self._image_bits) < _BITS else 0
+        return self._image_bits[image]
+
+    def has_image(self, image: str) -> BoolArray:
+        """As far as is known: nodes that have refused it for that."""
+        has: BoolArray = (self.lacks & self._image_bits.get(image, 0)) == 0
+        return has
 
     def _new_row(self, node_id: str) -> int:
         if self._free_rows:
@@ -169,6 +189,8 @@ class Fleet:
             self._count_own(row, -1)
             self._one_task = None
             self.present[row] = self.online[row] = self.owner_only[row] = self.on_trial[row] = False
+            self.unfit[row] = self.backs_off[row] = False
+            self.lacks[row] = 0
             self._free_rows.append(row)
 
     def _count_own(self, row: int, change: int) -> None:

@@ -40,7 +40,10 @@ MIN_TRUST = Clause(ClauseKind.MIN_TRUST)
 REGION = Clause(ClauseKind.REGION)
 GPU_NAME = Clause(ClauseKind.GPU_NAME)
 ON_TRIAL = Clause(ClauseKind.ON_TRIAL)
+REFUSED_IT = Clause(ClauseKind.REFUSED_IT)
 OFFLINE = Clause(ClauseKind.OFFLINE)
+UNFIT = Clause(ClauseKind.UNFIT)
+BACKS_OFF = Clause(ClauseKind.BACKS_OFF)
 DRAINING = Clause(ClauseKind.DRAINING)
 
 # How many of the best are kept at hand for tasks of equal needs.
@@ -62,7 +65,9 @@ class Requirements:
     relaxed: bool = False  # the region is only preferred: the nearest first
     gpu_name: str = ""
     node_id: str = ""  # only this node, when not empty
-    excluded: frozenset[str] = frozenset()
+    image: str = ""  # which a node may be known not to have
+    excluded: frozenset[str] = frozenset()  # they come after all others
+    refused_by: frozenset[str] = frozenset()  # they cannot have it
     not_owners: frozenset[int] = frozenset()  # whose nodes may not have it
     needs_agent: bool = False  # an image or the network, which only agents can give
     owner_id: int = 0  # whose task it is, where that counts (Fleet.owner_of_wish)
@@ -110,6 +115,8 @@ def _clauses(requirements: Requirements, fleet: Fleet) -> Iterable[tuple[Clause,
     yield from _matching(requirements, fleet)
     yield from _large_enough(amounts, fleet)
     yield OFFLINE, fleet.online
+    yield UNFIT, ~fleet.unfit
+    yield BACKS_OFF, ~fleet.backs_off
     yield DRAINING, ~fleet.draining
     yield from _with_room(amounts, requirements.tier, fleet)
 
@@ -146,9 +153,24 @@ def _matching(requirements: Requirements, fleet: Fleet) -> Iterable[tuple[Clause
         yield MIN_TRUST, fleet.tier <= RANK[requirements.min_trust]
     if requirements.region != regions.ANY and not requirements.relaxed:
         yield REGION, fleet.region == REGION_INDEX[requirements.region]
+    yield from _known_not_to(requirements, fleet)
     if requirements.gpu_name:
         code = fleet.gpu_code(requirements.gpu_name)
         yield GPU_NAME, fleet.gpu == (-1 if code is None else code)
+
+
+def _known_not_to(requirements: Requirements, fleet: Fleet) -> Iterable[tuple[Clause, BoolArray]]:
+    """What nodes have refused before, and would refuse again."""
+    if requirements.refused_by:
+        yield REFUSED_IT, ~_rows(requirements.refused_by, fleet)
+    if requirements.image:
+        yield Clause(ClauseKind.IMAGE, requirements.image), fleet.has_image(requirements.image)
+
+
+def _rows(node_ids: frozenset[str], fleet: Fleet) -> BoolArray:
+    mask = np.zeros(len(fleet.present), dtype=np.bool_)
+    mask[[row for node_id in node_ids if (row := fleet.row_of.get(node_id)) is not None]] = True
+    return mask
 
 
 def _extra_keys(requirements: Requirements, fleet: Fleet) -> FloatArray | None:

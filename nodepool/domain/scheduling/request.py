@@ -29,7 +29,9 @@ class PlacementRequest:
     relaxed: bool = False  # it has waited long enough for the region that it prefers
     gpu_name: str = ""
     node_id: str = ""
+    image: str = ""
     excluded: frozenset[str] = frozenset()
+    refused_by: frozenset[str] = frozenset()
     not_owners: frozenset[int] = frozenset()
     needs_agent: bool = False
     owner_id: int = 0  # see Requirements
@@ -43,7 +45,9 @@ class PlacementRequest:
             relaxed=self.relaxed,
             gpu_name=self.gpu_name.casefold(),
             node_id=self.node_id,
+            image=self.image,
             excluded=self.excluded,
+            refused_by=self.refused_by,
             not_owners=self.not_owners,
             needs_agent=self.needs_agent,
             owner_id=self.owner_id,
@@ -89,8 +93,10 @@ def request_of(
     *,
     relaxed: bool = False,
     owner_id: int = 0,
+    refused_by: frozenset[str] = frozenset(),
 ) -> PlacementRequest:
-    """What the task asks for; `excluded` nodes had it before, `not_owners` may not have it.
+    """What the task asks for; `excluded` nodes had it before, `not_owners` and
+    `refused_by` may not have it.
 
     `owner_id` is its owner where that counts (Fleet.owner_of_wish).
     """
@@ -105,7 +111,9 @@ def request_of(
         relaxed=relaxed,
         gpu_name=task.gpu_name,
         node_id=task.pinned_node,
+        image=task.image,
         excluded=excluded,
+        refused_by=refused_by,
         not_owners=not_owners,
         # A node that is pushed to is told neither.
         needs_agent=bool(task.network or task.image != default_image),

@@ -22,7 +22,11 @@ class ClauseKind(StrEnum):
     REGION = "region"
     GPU_NAME = "gpu_name"
     TOO_SMALL = "too_small"
+    REFUSED_IT = "refused_it"
+    IMAGE = "image"
     OFFLINE = "offline"
+    UNFIT = "unfit"
+    BACKS_OFF = "backs_off"
     DRAINING = "draining"
     ON_TRIAL = "on_trial"
     BUSY = "busy"
@@ -41,7 +45,11 @@ _WORDS = {
     ClauseKind.REGION: "in another region",
     ClauseKind.GPU_NAME: "has another GPU",
     ClauseKind.TOO_SMALL: "too small: {resource}",
+    ClauseKind.REFUSED_IT: "refused it, and not changed since",
+    ClauseKind.IMAGE: "without the image {resource}",
     ClauseKind.OFFLINE: "offline",
+    ClauseKind.UNFIT: "unfit for now: a full disk, or something else that it says of itself",
+    ClauseKind.BACKS_OFF: "left alone for a while: refused what it was given",
     ClauseKind.DRAINING: "draining",
     ClauseKind.ON_TRIAL: "busy: one task at a time until its results are verified",
     ClauseKind.BUSY: "busy: {resource}",
@@ -55,12 +63,23 @@ _RESOURCE_WORDS = {
     "tasks": "task slots",
 }
 # These pass while one waits.
-_PASSING = frozenset({ClauseKind.OFFLINE, ClauseKind.DRAINING, ClauseKind.ON_TRIAL, ClauseKind.BUSY})
+_PASSING = frozenset(
+    {
+        ClauseKind.REFUSED_IT,
+        ClauseKind.IMAGE,
+        ClauseKind.OFFLINE,
+        ClauseKind.UNFIT,
+        ClauseKind.BACKS_OFF,
+        ClauseKind.DRAINING,
+        ClauseKind.ON_TRIAL,
+        ClauseKind.BUSY,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """`resource`: of TOO_SMALL and BUSY, the field of the claim that there is too little of."""
+    """`resource`: of TOO_SMALL and BUSY, what of the claim there is too little of; of IMAGE its name."""
 
     kind: ClauseKind
     resource: str = ""

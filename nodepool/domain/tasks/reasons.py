@@ -47,6 +47,18 @@ class ReasonCode(StrEnum):
     OWNER_ONLY = "owner_only"
     IDLE = "idle"
     RESTORED = "restored"
+    # What a node says when it refuses one. Its words are `detail`; whose fault it is: reason_classes.
+    IMAGE_ABSENT = "image_absent"
+    OTHER_PLATFORM = "other_platform"
+    TOO_LITTLE_DISK = "too_little_disk"
+    CANNOT_GIVE = "cannot_give"  # a GPU, the network, an image, a place for strangers
+    ENGINE_REFUSED = "engine_refused"
+    PACKAGE_NOT_WHOLE = "package_not_whole"
+    DISK_FULL = "disk_full"
+    ENGINE_AWAY = "engine_away"
+    NODE_FAILED = "node_failed"
+    NODE_BUSY = "node_busy"
+    NODE_LEAVING = "node_leaving"
     # Nodes without an agent, which are called.
     NEVER_CALLED = "never_called"
     NOT_CALLED = "not_called"
@@ -96,6 +108,22 @@ _WORDS: dict[ReasonCode, str] = {
     ReasonCode.OWNER_ONLY: "node {node} takes its owner's tasks only",
     ReasonCode.IDLE: "node {node} took it and did nothing for {minutes} minutes",
     ReasonCode.RESTORED: "the pool was restored from a backup while it ran",
+    **dict.fromkeys(
+        (
+            ReasonCode.IMAGE_ABSENT,
+            ReasonCode.OTHER_PLATFORM,
+            ReasonCode.TOO_LITTLE_DISK,
+            ReasonCode.CANNOT_GIVE,
+            ReasonCode.ENGINE_REFUSED,
+            ReasonCode.PACKAGE_NOT_WHOLE,
+            ReasonCode.DISK_FULL,
+            ReasonCode.ENGINE_AWAY,
+            ReasonCode.NODE_FAILED,
+            ReasonCode.NODE_BUSY,
+            ReasonCode.NODE_LEAVING,
+        ),
+        "{detail}",
+    ),
     ReasonCode.NEVER_CALLED: "the pool did not get to call node {node}",
     ReasonCode.NOT_CALLED: "node {node} is not called: {detail}",
     ReasonCode.PACKAGE_UNREADABLE: "its package could not be read: {detail}",
@@ -107,7 +135,7 @@ _WORDS: dict[ReasonCode, str] = {
     ReasonCode.NO_RESULT: "node {node} answered with what is no result: {detail}",
     ReasonCode.FAILED_ON_NODE: "its node reported that it failed",
     ReasonCode.FAILED_ON_NODE_WITH: "its node reported that it failed: {detail}",
-    ReasonCode.GIVEN_UP: "given up after {attempts} attempts were lost or refused; the last: {last}",
+    ReasonCode.GIVEN_UP: "given up after {attempts} attempts were lost; the last: {last}",
     ReasonCode.NOT_NEEDED: "the other runs of the task have decided",
     ReasonCode.RUNS_DIFFER: "its {runs} runs returned {results} different results, and no more owners could "
     "be asked: compare only files that are the same in every run, with compare_outputs",

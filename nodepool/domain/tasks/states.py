@@ -77,9 +77,9 @@ FINAL_TASK_STATES = frozenset({TaskState.SUCCEEDED, TaskState.FAILED, TaskState.
 LIVE_ATTEMPT_STATES = frozenset({AttemptState.ASSIGNED, AttemptState.RUNNING})
 
 TASK_TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
-    # QUEUED -> FAILED: every allowed attempt was lost or refused.
+    # QUEUED -> FAILED: every allowed attempt was lost.
     TaskState.QUEUED: frozenset({TaskState.PLACED, TaskState.STOPPED, TaskState.FAILED}),
-    # Back to QUEUED: the attempt was lost or refused. PLACED -> FAILED: the last allowed one was.
+    # Back to QUEUED: the attempt was lost or refused. PLACED -> FAILED: the last allowed one was lost.
     TaskState.PLACED: frozenset({TaskState.RUNNING, TaskState.QUEUED, TaskState.STOPPED, TaskState.FAILED}),
     TaskState.RUNNING: frozenset(
         {TaskState.SUCCEEDED, TaskState.FAILED, TaskState.STOPPED, TaskState.QUEUED}
@@ -126,7 +126,7 @@ def task_state_after(
 ) -> TaskState:
     """The task's next state when its attempt ended so.
 
-    `attempts_ended` counts the lost and refused attempts, this one included when it is one.
+    `attempts_ended` counts the lost attempts, this one included when it is one.
     """
     if outcome is Outcome.SUCCEEDED:
         return TaskState.SUCCEEDED

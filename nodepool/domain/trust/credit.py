@@ -22,7 +22,6 @@ class Cause(StrEnum):
     VERIFIED = "verified"
     PROBED = "probed"
     LOST = "lost"
-    REFUSED = "refused"
     LATE = "late"
     DIFFERED = "differed"
     IDLE = "idle"
@@ -56,7 +55,6 @@ MOVES: Mapping[Cause, Move] = MappingProxyType(
         Cause.LOST: Move(
             delta=-2, most_per_day=10, meaning="a run that the node lost: it crashed, or was not heard of"
         ),
-        Cause.REFUSED: Move(delta=-1, most_per_day=10, meaning="a run that the node was given and refused"),
         Cause.LATE: Move(
             delta=-3, most_per_day=15, meaning="a run that the pool had to end: past its bound, or stopped"
         ),

@@ -40,6 +40,7 @@ class ProvisionalResult:
     payer: str = ""  # the account that it came from
     started_at: float | None = None
     ended_at: float | None = None
+    run_seconds: float | None = None  # None: as those two say
     trusted: bool = False  # its node has proven itself
 
 

@@ -40,7 +40,7 @@ class ReplicaRun:
     vote: Vote | None = None
     ended_at: float = 0.0
     seconds: float = 0.0
-    given_up: bool = False  # every allowed attempt was lost or refused
+    given_up: bool = False  # every allowed attempt was lost
 
     @property
     def is_open(self) -> bool:

@@ -7,6 +7,7 @@ SWEEPER = "pool:sweeper"  # which dispatcher sweeps now
 SWEPT = "pool:swept"  # the mark of the last pass of the sweep
 WRITTEN = "pool:written"  # an ordinary write, which shows that others would be taken
 GATEWAY = "pool:gateway"  # there while a gateway serves
+POOL_TIME = "pool:time"  # by how much the pool's time differs from the broker's clock, seconds
 RELEASE = "pool:release"  # set by an operator: nodes that vanished at once are really gone
 PACE = "pool:pace"  # how often agents report now, seconds; every agent may read it
 AGENT_USERS = "pool:agent-users"  # what agents' broker users were made with
@@ -32,6 +33,7 @@ SWEPT_TTL_SECONDS = 24 * 3600
 
 # Keys that live without a TTL. Everything else must have one; a test checks it.
 PERSISTENT_PATTERNS = (
+    "pool:time",
     "nodes",
     "pool:agent-users",
     "node:*:facts",

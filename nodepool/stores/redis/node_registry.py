@@ -270,14 +270,7 @@ class NodeRegistry:
             for start in range(0, len(calls), _AT_ONCE):
                 run_all(self._redis, self._mark_stop, calls[start : start + _AT_ONCE])
 
-    def rebuild(
-        self,
-        node_id: str,
-        live: Assignments,
-        *,
-        now: float,
-        ended: Collection[str] = (),
-    ) -> None:
+    def rebuild(self, node_id: str, live: Assignments, *, now: float, ended: Collection[str] = ()) -> None:
         """List what SQL says. What is listed already keeps its allocation, and what has ended goes.
 
         Others, of which SQL knows nothing, stay for PENDING_SECONDS after they were made.
@@ -321,6 +314,9 @@ def _facts(node: RegisteredNode) -> dict[str, str | int | float]:
         "owner": node.owner_id,
         "owner_only": int(node.owner_only),
         "on_trial": int(node.on_trial),
+        "unfit": node.unfit,
+        "backs_off": int(node.backs_off),
+        "absent_images": "\n".join(node.absent_images),
         **{f"capacity_{name}": getattr(node.capacity, name) for name in _CLAIM_FIELDS},
     }
 
@@ -358,6 +354,9 @@ def _view(node_id: str, facts: dict[bytes, bytes], reserved: dict[bytes, bytes],
         owner_id=int(facts.get(b"owner", 0)),
         owner_only=facts.get(b"owner_only") != b"0",
         on_trial=facts.get(b"on_trial") == b"1",
+        unfit=facts.get(b"unfit", b"").decode(),
+        backs_off=facts.get(b"backs_off") == b"1",
+        absent_images=tuple(facts.get(b"absent_images", b"").decode().splitlines()),
     )
 
 

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.domain.resources import Claim
-from nodepool.domain.tasks.states import LIVE_ATTEMPT_STATES, AttemptState
+from nodepool.domain.tasks.reason_classes import ReasonClass, class_of_stored
+from nodepool.domain.tasks.states import LIVE_ATTEMPT_STATES, AttemptState, Outcome
 from nodepool.stores.sql.typed_rows import FromRow
+
+_HANDED_BACK = {AttemptState.LOST: Outcome.LOST, AttemptState.REFUSED: Outcome.REFUSED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class PastAttempt(FromRow):
     node_id: str
     state: AttemptState
     reason: str
+    reason_code: str
     created_at: float
     started_at: float | None
     finished_at: float | None
@@ -57,6 +61,18 @@ class PastAttempt(FromRow):
     queue_seconds: float
     bytes_in: int
     bytes_out: int
+    run_seconds: float | None
+
+    @property
+    def reason_class(self) -> ReasonClass:
+        """Whose fault its end was; nobody's of one that has not ended, or ended well."""
+        if self.state is AttemptState.FINISHED:
+            outcome = Outcome.FAILED if self.exit_code or self.reason else Outcome.SUCCEEDED
+        elif (handed_back := _HANDED_BACK.get(self.state)) is not None:
+            outcome = handed_back
+        else:
+            return ReasonClass.NONE
+        return class_of_stored(outcome, self.reason_code)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, bindparam, select, update
 
-from nodepool.domain.ends.effects import ClosedAttempt, HistoryChange, MovedTask
+from nodepool.domain.ends.effects import ClosedAttempt, HistoryChange, MovedTask, RefusalsChange
 from nodepool.domain.ends.ending_attempt import EndingAttempt, EndingNode, EndingTask
 from nodepool.domain.errors import StaleAttemptError
+from nodepool.domain.nodes.fitness import Refusals, images_as_json, images_from_json
 from nodepool.domain.nodes.history import MeasuredRun, NodeHistory
 from nodepool.domain.not_visible import no_attempt
 from nodepool.domain.resources import Claim
@@ -33,6 +34,7 @@ _COLUMNS = (
     tasks.c.attempts_ended,
     tasks.c.stop_requested,
     tasks.c.pinned_node,
+    tasks.c.image,
     tasks.c.take_pending,
     tasks.c.max_minutes,
     tasks.c.tier,
@@ -62,6 +64,10 @@ _COLUMNS = (
     nodes.c.history_speed_weight,
     nodes.c.history_at,
     nodes.c.bad_streak,
+    nodes.c.refused_in_row,
+    nodes.c.refused_user,
+    nodes.c.backoff_until,
+    nodes.c.absent_images,
     users.c.credit_score,
     node_records.c.watched,
 )
@@ -148,6 +154,7 @@ def _from_row(row: Row[Any]) -> EndingAttempt:
             region=row.region,
             package_sha256=row.package_sha256,
             started_at=row.task_started_at,
+            image=row.image,
             take_pending=row.take_pending,
         ),
         node=EndingNode(
@@ -159,6 +166,7 @@ def _from_row(row: Row[Any]) -> EndingAttempt:
             cpu_score=row.cpu_score,
             memory_gb=row.memory_gb,
             history=_history_of(row),
+            refusals=_refusals_of(row),
             is_low=tier_of(row) is Tier.LOW,
             is_watched=bool(row.watched),
         ),
@@ -198,6 +206,7 @@ def close(connection: Connection, attempt: ClosedAttempt, now: float) -> None:
             "cpu_seconds": attempt.cpu_seconds,
             "peak_memory_bytes": attempt.peak_memory_bytes,
             "bytes_out": attempt.bytes_out,
+            "run_seconds": attempt.run_seconds,
         },
     )
     if closed.rowcount == 0:
@@ -249,6 +258,30 @@ def put_history(connection: Connection, node: HistoryChange) -> None:
             history_at=history.at,
             bad_streak=history.bad_streak,
         )
+    )
+
+
+def put_refusals(connection: Connection, node: RefusalsChange) -> None:
+    """The node is locked (see lock)."""
+    refusals = node.refusals
+    connection.execute(
+        update(nodes)
+        .where(nodes.c.id == node.node_id)
+        .values(
+            refused_in_row=refusals.in_row,
+            refused_user=refusals.last_user,
+            backoff_until=refusals.backoff_until,
+            absent_images=images_as_json(refusals.absent_images),
+        )
+    )
+
+
+def _refusals_of(row: Row[Any]) -> Refusals:
+    return Refusals(
+        in_row=row.refused_in_row,
+        last_user=row.refused_user,
+        backoff_until=row.backoff_until,
+        absent_images=images_from_json(row.absent_images),
     )
 
 

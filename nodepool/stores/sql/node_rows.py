@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nodepool.domain.nodes.fitness import Refusals, images_from_json
 from nodepool.domain.nodes.history import NodeHistory
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.domain.trust.benchmark_probe import Belief
@@ -43,9 +44,23 @@ class StoredNode(FromRow):
     bad_streak: int
     measured_cpu_score: int
     engine_shown: bool
+    unfit: str
+    refused_in_row: int
+    refused_user: int
+    backoff_until: float
+    absent_images: str
     paused_until: float | None
     verified: int | None
     strikes: int | None  # of the owner
+
+    @property
+    def refusals(self) -> Refusals:
+        return Refusals(
+            in_row=self.refused_in_row,
+            last_user=self.refused_user,
+            backoff_until=self.backoff_until,
+            absent_images=images_from_json(self.absent_images),
+        )
 
     @property
     def history(self) -> NodeHistory:

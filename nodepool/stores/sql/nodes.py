@@ -15,7 +15,7 @@ from nodepool.domain.nodes.history import HistoryRules
 from nodepool.domain.nodes.node import ENGINE_AWAY, NodeFacts, NodeKind, is_owner_only, isolation_of
 from nodepool.domain.nodes.registered_node import RegisteredNode
 from nodepool.domain.not_visible import no_node
-from nodepool.domain.resources import Overcommit, Resources, capacity_of
+from nodepool.domain.resources import Claim, Overcommit, Resources, capacity_of
 from nodepool.domain.trust.tiers import Tier
 from nodepool.stores.sql import verification_records
 from nodepool.stores.sql.node_rows import NodePresence, StoredNode
@@ -51,6 +51,8 @@ def register(
     values = asdict(facts)
     values |= values.pop("total")
     node_id = values.pop("node_id")
+    # Something has changed there. How often it refused before is not forgotten: the next time counts more.
+    values |= {"backoff_until": 0.0, "absent_images": ""}
     values |= {"active": True, "registered_at": now, "peer_address": peer_address}
     values |= {"engine_shown": True} if believed else {}
     renewal = values if again else {**values, "draining": False, "probe_due_at": now}
@@ -139,6 +141,19 @@ def deactivate(connection: Connection, node_id: str) -> None:
     connection.execute(update(nodes).where(nodes.c.id == node_id).values(active=False))
 
 
+def _capacity(node: StoredNode, overcommit: Overcommit, claims: ClaimRules | None) -> Claim:
+    # What probes found is believed before what the node claims.
+    cpu_score = min(node.cpu_score, node.measured_cpu_score) if node.measured_cpu_score else node.cpu_score
+    total = Resources(cpu_score, node.memory_gb, node.gpu_score, node.gpu_memory_gb)
+    doubted = claims is not None and not is_proven(node.history.good, node.credit_score)
+    if claims is not None and doubted:
+        total = believed(total, claims)
+    capacity = capacity_of(total, max_tasks=node.max_tasks, overcommit=overcommit)
+    if claims is not None and doubted:
+        capacity = bounded(capacity, claims)
+    return capacity
+
+
 def registered_node(
     node: StoredNode,
     overcommit: Overcommit,
@@ -153,16 +168,8 @@ def registered_node(
     On probation there is room for one task. `claims`: what is believed of a node that is not proven.
     `audited`: results of low-trust nodes are checked here.
     """
-    # What probes found is believed before what the node claims.
-    cpu_score = min(node.cpu_score, node.measured_cpu_score) if node.measured_cpu_score else node.cpu_score
-    total = Resources(cpu_score, node.memory_gb, node.gpu_score, node.gpu_memory_gb)
     history = node.history
-    doubted = claims is not None and not is_proven(history.good, node.credit_score)
-    if claims is not None and doubted:
-        total = believed(total, claims)
-    capacity = capacity_of(total, max_tasks=node.max_tasks, overcommit=overcommit)
-    if claims is not None and doubted:
-        capacity = bounded(capacity, claims)
+    capacity = _capacity(node, overcommit, claims)
     if history.on_probation(rules):
         capacity = replace(capacity, tasks=min(1, capacity.tasks))
     tier = verification_records.tier_of(node)
@@ -173,6 +180,8 @@ def registered_node(
         isolation_of(node.isolation, node.docker_status),
         accepts_strangers=node.accepts_strangers,
     )
+    refusals = node.refusals
+    backs_off = refusals.backs_off(now)
     return RegisteredNode(
         node_id=node.id,
         tier=tier,
@@ -181,6 +190,8 @@ def registered_node(
         kind=node.kind,
         draining=node.draining
         or paused
+        or backs_off
+        or bool(node.unfit)
         or (node.kind == NodeKind.AGENT and node.docker_status == ENGINE_AWAY),
         capacity=capacity,
         quality=history.as_of(now, rules).quality,
@@ -188,4 +199,7 @@ def registered_node(
         owner_only=owner_only,
         # Its owner's own tasks are never checked: a node that has only those can earn no trust.
         on_trial=audited and not owner_only and not verification_records.is_trusted(node),
+        unfit=node.unfit,
+        backs_off=backs_off,
+        absent_images=refusals.images_absent(now),
     )

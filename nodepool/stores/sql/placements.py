@@ -11,16 +11,20 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
 
+from nodepool.domain.nodes.fitness import ASKED_AGAIN_SECONDS
 from nodepool.domain.resources import Claim
-from nodepool.domain.tasks.reasons import NO_REASON, Reason
+from nodepool.domain.tasks.reason_classes import NODE_FOR_TASK_CODES
+from nodepool.domain.tasks.reasons import NO_REASON, Reason, ReasonCode
 from nodepool.domain.tasks.states import ORDERED_BY_POOL, AttemptState, TaskState, check_task_transition
 from nodepool.stores.sql.reason_columns import reason_columns
 from nodepool.stores.sql.replicas import Apart
-from nodepool.stores.sql.tables import attempts, tasks
+from nodepool.stores.sql.tables import attempts, nodes, tasks
 from nodepool.stores.sql.task_rows import QueuedTask
 from nodepool.stores.sql.tasks import WAITS
 from nodepool.stores.sql.typed_rows import columns
 
+# What belongs to an image is known of the node (see nodepool.domain.nodes.fitness).
+_CANNOT = sorted(NODE_FOR_TASK_CODES - {ReasonCode.IMAGE_ABSENT})
 _Id = TypeVar("_Id", int, str)
 # Databases have a limit on the values of one statement.
 _AT_ONCE = 1000
@@ -80,6 +84,27 @@ def failed_nodes(connection: Connection, task_ids: Sequence[str]) -> dict[str, f
         for task_id, node_id in connection.execute(query):
             found.setdefault(task_id, set()).add(node_id)
     return {task_id: frozenset(nodes) for task_id, nodes in found.items()}
+
+
+def refusing_nodes(connection: Connection, task_ids: Sequence[str], now: float) -> dict[str, frozenset[str]]:
+    """Nodes that cannot have each of the tasks: they refused it for what they cannot do for it, and have not
+    registered since, as they do when something has changed there."""
+    found: dict[str, set[str]] = {}
+    for ids in _slices(task_ids):
+        query = (
+            select(attempts.c.task_id, attempts.c.node_id)
+            .join(nodes, nodes.c.id == attempts.c.node_id)
+            .where(
+                attempts.c.task_id.in_(ids),
+                attempts.c.state == AttemptState.REFUSED,
+                attempts.c.reason_code.in_(_CANNOT),
+                attempts.c.finished_at >= nodes.c.registered_at,
+                attempts.c.finished_at > now - ASKED_AGAIN_SECONDS,
+            )
+        )
+        for task_id, node_id in connection.execute(query):
+            found.setdefault(task_id, set()).add(node_id)
+    return {task_id: frozenset(those) for task_id, those in found.items()}
 
 
 def place_all(connection: Connection, placements: Sequence[Placement], now: float) -> set[str]:

@@ -37,6 +37,7 @@ _SELECT = (
         tasks.c.region,
         attempts.c.started_at.label("started_at"),
         attempts.c.finished_at.label("ended_at"),
+        attempts.c.run_seconds,
         holds.c.account_id.label("payer"),
         ledger_entries.c.amount.label("waiting_pay"),
         node_records.c.verified,
@@ -99,6 +100,7 @@ def _from_row(row: Row[Any], runs: int) -> ProvisionalResult:
         payer=row.payer or "",
         started_at=row.started_at,
         ended_at=row.ended_at,
+        run_seconds=row.run_seconds,
         trusted=audits.is_trusted(node, owner),
     )
 

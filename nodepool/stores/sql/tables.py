@@ -92,6 +92,12 @@ nodes = Table(
     Column("probe_due_at", Float, nullable=False, server_default="0"),
     # Docker counts: a probe ran in a container, or nobody probes here.
     Column("engine_shown", Boolean, nullable=False, server_default=text("false")),
+    # Why it can run nothing now, and what it refused; nodepool/domain/nodes/fitness.py has the rules.
+    Column("unfit", String(200), nullable=False, server_default=""),
+    Column("refused_in_row", Integer, nullable=False, server_default="0"),
+    Column("refused_user", Integer, nullable=False, server_default="0"),
+    Column("backoff_until", Float, nullable=False, server_default="0"),
+    Column("absent_images", Text, nullable=False, server_default=""),  # JSON: image, and when it was missed
     # When it was last heard of, noted about once an hour; 0: not known.
     Column("seen_at", Float, nullable=False, server_default="0"),
 )
@@ -294,6 +300,7 @@ attempts = Table(
     Column("queue_seconds", Float, nullable=False, server_default="0"),
     Column("bytes_in", BigInteger, nullable=False, server_default="0"),
     Column("bytes_out", BigInteger, nullable=False, server_default="0"),
+    Column("run_seconds", Float),  # as it is paid for (domain/money/run_time.py); none: as its times say
     # Nothing showed that its node worked at it: not paid.
     Column("idle", Boolean, nullable=False, server_default=text("false")),
 )

@@ -177,7 +177,7 @@ def _the_state_of_attempt_and_task(
     effects = end(case, ended(outcome, **facts), stop=stop, last=last)
     assert effects.closed is not None
     assert effects.moved is not None
-    counts = outcome in _BAD and "blameless" not in facts
+    counts = outcome is L and "blameless" not in facts
     before = MAX_ATTEMPTS - 1 if last else 0
     # What the pool ended for its own reasons uses up none of the attempts.
     assert effects.moved.attempts_ended == before + counts
@@ -185,7 +185,7 @@ def _the_state_of_attempt_and_task(
     assert (effects.closed.before, effects.closed.idle) == (AttemptState.RUNNING, "idle" in facts)
     is_final = effects.moved.state is not TaskState.QUEUED
     assert effects.moved.result_attempt == ("a" if is_final else "")
-    given_up = effects.moved.state is TaskState.FAILED and outcome in _BAD
+    given_up = effects.moved.state is TaskState.FAILED and outcome is L
     assert (effects.moved.reason.code is ReasonCode.GIVEN_UP) == given_up
 
 
@@ -233,8 +233,8 @@ def _what_it_says_of_the_nodes_owner(
         causes = [Cause.IDLE]
     elif strangers and "late" in facts:
         causes = [Cause.LATE]
-    elif strangers and outcome in _BAD and not stop and not last:
-        causes = [Cause.LOST if outcome is L else Cause.REFUSED]
+    elif strangers and outcome is L and not stop and not last:
+        causes = [Cause.LOST]
     assert [row.change.cause for move in effects.scores for row in move.rows] == causes
     # Who takes runs and does nothing is struck as for a false result.
     idle = strangers and "idle" in facts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nodepool.domain.tasks.clauses import Clause, ClauseKind
+from nodepool.domain.tasks.reason_classes import TOLD_BY_NODES
 from nodepool.domain.tasks.reasons import (
     NO_REASON,
     Reason,
@@ -62,6 +63,7 @@ WORDS: list[tuple[Reason, str]] = [
         "node bob/pc took it and did nothing for 4 minutes",
     ),
     (because(ReasonCode.RESTORED), "the pool was restored from a backup while it ran"),
+    *((because(code, detail="no gzip"), "no gzip") for code in sorted(TOLD_BY_NODES)),
     (because(ReasonCode.NEVER_CALLED, node=NODE), "the pool did not get to call node bob/pc"),
     (because(ReasonCode.NOT_CALLED, node=NODE, detail="no port"), "node bob/pc is not called: no port"),
     (because(ReasonCode.PACKAGE_UNREADABLE, detail="damaged"), "its package could not be read: damaged"),
@@ -84,7 +86,7 @@ WORDS: list[tuple[Reason, str]] = [
     (because(ReasonCode.FAILED_ON_NODE_WITH, detail="{oops}"), "its node reported that it failed: {oops}"),
     (
         because(ReasonCode.GIVEN_UP, attempts=3, last=EVICTED),
-        "given up after 3 attempts were lost or refused; the last: evicted: node bob/pc ran short of memory",
+        "given up after 3 attempts were lost; the last: evicted: node bob/pc ran short of memory",
     ),
     (because(ReasonCode.NOT_NEEDED), "the other runs of the task have decided"),
     (
@@ -98,7 +100,7 @@ WORDS: list[tuple[Reason, str]] = [
     (
         because(ReasonCode.UNVERIFIED_AFTER, last=because(ReasonCode.GIVEN_UP, attempts=2, last=EVICTED)),
         (
-            "it could not be verified: given up after 2 attempts were lost or refused; the last: evicted: "
+            "it could not be verified: given up after 2 attempts were lost; the last: evicted: "
             "node bob/pc ran short of memory"
         ),
     ),
@@ -142,7 +144,11 @@ def test_a_reason_has_the_parameters_that_its_words_need() -> None:
 
 def test_a_clause_passes_where_waiting_may_help() -> None:
     assert {kind for kind in ClauseKind if Clause(kind).passes} == {
+        ClauseKind.REFUSED_IT,
+        ClauseKind.IMAGE,
         ClauseKind.OFFLINE,
+        ClauseKind.UNFIT,
+        ClauseKind.BACKS_OFF,
         ClauseKind.DRAINING,
         ClauseKind.ON_TRIAL,
         ClauseKind.BUSY,
