@@ -44,10 +44,10 @@ class Fleet:
 
     def sweep(self, *, after: float = 0.0, heard: tuple[str, ...] | None = None) -> None:
         """A pass `after` seconds later, and as many before it as a sweep makes that does not stand still;
-        before each `heard` nodes report what they have. Of hours most pass before the first of them."""
-        stood_still = max(0.0, after - _MOST_PASSES * _LONGEST_PAUSE_SECONDS)
-        self.now[0] += stood_still
-        after -= stood_still
+        before each `heard` nodes report what they have. Through hours it stands still."""
+        if after > _MOST_PASSES * _LONGEST_PAUSE_SECONDS:
+            self._pass(after - 1, heard or ())
+            after = 1.0
         while after > _LONGEST_PAUSE_SECONDS:
             after -= _LONGEST_PAUSE_SECONDS
             self._pass(_LONGEST_PAUSE_SECONDS, heard or ())

@@ -79,7 +79,7 @@ for i = 3, #KEYS do redis.call('DEL', KEYS[i]) end
 if redis.call('ZSCORE', KEYS[2], ARGV[1]) then return 0 end
 if redis.call('EXPIRE', KEYS[1], 2 * ARGV[2]) == 0 then return 0 end
 redis.call('ZADD', KEYS[2], tonumber(redis.call('TIME')[1]) + ARGV[2], ARGV[1])
-redis.call('EXPIRE', KEYS[2], 2 * ARGV[2])
+redis.call('EXPIRE', KEYS[2], 60 + 2 * ARGV[2])
 return 1
 """
 
