@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import select, update
 
 from local_pool import backup as backup_of_pool, restored_files
-from nodepool.domain.backups.manifest import Manifest, manifest_text
-from nodepool.stores.files.backup_folder import BackupFolder
+from nodepool.domain.backups.manifest import Manifest, is_backup_id, manifest_text
+from nodepool.stores.files.backup_folder import BackupFolder, new_id
 from nodepool.stores.files.encryption import key_from_secret
 from nodepool.stores.files.file_store import FileStore
 from nodepool.stores.files.locks import removals_held
@@ -138,6 +138,14 @@ def test_a_restore_brings_back_what_was_and_puts_aside_what_is(place: Place) -> 
     assert done["backup_made_at"] == found.backup_made_at
     assert made["id"] == done["id"]
     assert done["emptied_broker"] is False
+
+
+def test_the_newest_is_the_last_also_when_the_clock_goes_back() -> None:
+    ids: list[str] = []
+    for now in (1000.25, 1000.25, 1000.0, 10.0, 1000.5, 5000.0):
+        ids.append(new_id(now, ids))
+    assert ids == sorted(ids)
+    assert all(map(is_backup_id, ids))
 
 
 def test_keys_inside_the_backup_are_refused(place: Place) -> None:

@@ -7,6 +7,7 @@ never read, and goes with the next backup. Knows no database and no key.
 
 from __future__ import annotations
 
+import calendar
 import errno
 import fcntl
 import hashlib
@@ -24,6 +25,7 @@ from nodepool.stores.files.disk import sync_folder
 
 MANIFEST, INDEX = "manifest.json", "files.jsonl"
 _CHUNK_BYTES = 1 << 20
+_STAMP = "%Y%m%dT%H%M%SZ"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _ABOUT = """Backups of a HiveMind node pool, made by `hivemind admin backup`.
 
@@ -108,7 +110,7 @@ class BackupFolder:
                 else:
                     left.unlink()
             (self.root / "README").write_text(_ABOUT, encoding="utf-8")
-            backup_id = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now)) + f"-{secrets.token_hex(4)}"
+            backup_id = new_id(now, self.ids())
             part = self._backups / f".{backup_id}.part"
             part.mkdir(mode=0o700)
         return backup_id, part
@@ -163,6 +165,19 @@ class BackupFolder:
                 if path.name not in needed:
                     path.unlink()
         return gone
+
+
+def new_id(now: float, others: Iterable[str]) -> str:
+    """Sorts behind all others, also where they are of the same moment or the clock went back."""
+    newest = max(others, default="")
+    made = _id_of(now)
+    if made > newest:
+        return made
+    return _id_of(calendar.timegm(time.strptime(newest.partition("-")[0], _STAMP)) + 1)
+
+
+def _id_of(at: float) -> str:
+    return f"{time.strftime(_STAMP, time.gmtime(at))}-{int(at % 1 * 1_000_000):06d}{secrets.token_hex(1)}"
 
 
 @contextmanager
