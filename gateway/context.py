@@ -19,13 +19,15 @@ from gateway.admission.message_reader import MessageReader
 from gateway.admission.request_limits import RequestLimits
 from gateway.auth.account_status import AccountStatuses
 from gateway.auth.callers import whose_work
-from gateway.auth.tokens import Tokens
+from gateway.auth.registered_tokens import RegisteredTokens, TokenNode
+from gateway.auth.tokens import CallerIdentity, Tokens
 from gateway.caches.claims import Claims
 from gateway.caches.refused_packages import RefusedPackages
 from gateway.caches.task_events import EventHub
 from gateway.caches.unfinished_counts import UnfinishedCounts
 from gateway.health import PoolHealth
 from nodepool.clock import Clock, PoolClock, steady_clock
+from nodepool.domain.errors import UnavailableError
 from nodepool.domain.outages import OwnOutages
 from nodepool.domain.scheduling.fair_share import Decay
 from nodepool.domain.scheduling.fair_turns import QueueBounds
@@ -39,6 +41,7 @@ from nodepool.stores.redis.node_registry import NodeRegistry
 from nodepool.stores.redis.output import OutputStore
 from nodepool.stores.redis.pool_time import BrokerTime
 from nodepool.stores.redis.usage import UsageStore
+from nodepool.stores.sql import nodes as node_store
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.migrate import migrate
 from nodepool.stores.sql.users import AccountStatus, account_status
@@ -63,6 +66,7 @@ class Gateway:
     lifecycle: Lifecycle
     tokens: Tokens
     standings: AccountStatuses
+    registered: RegisteredTokens
     events: EventHub
     clock: Clock
     outages: OwnOutages
@@ -125,7 +129,6 @@ def build(settings: Settings, clock: Clock | None = None) -> Gateway:
     clock = clock or PoolClock(BrokerTime(client)).start()
     registry = NodeRegistry(client)
     outputs = OutputStore(client, settings.max_live_output_bytes, settings.max_live_output_mb << 20)
-    publisher = Publisher(make_app(settings, "gateway"))
     root = settings.task_storage_path
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     memory = MemoryBudget(settings.grpc_memory_mb << 20)
@@ -137,7 +140,7 @@ def build(settings: Settings, clock: Clock | None = None) -> Gateway:
         registry=registry,
         files=FileStore(root, load_or_make_key(settings.storage_key, root / "storage.key")),
         outputs=outputs,
-        publisher=publisher,
+        publisher=(publisher := Publisher(make_app(settings, "gateway"))),
         lifecycle=Lifecycle(
             settings,
             database,
@@ -149,6 +152,7 @@ def build(settings: Settings, clock: Clock | None = None) -> Gateway:
         ),
         tokens=Tokens.from_settings(settings, clock),
         standings=AccountStatuses(partial(_standing, database, cheap)),
+        registered=RegisteredTokens(partial(_registered, database, registry, cheap)),
         events=EventHub(connect(settings)),
         clock=clock,
         outages=_own_outages(settings),
@@ -182,3 +186,21 @@ def _bounds(width: int, waiting_of_one: int, waiting: int) -> QueueBounds:
 async def _standing(database: Database, cheap: ThreadLane, user_id: int) -> AccountStatus | None:
     ask = partial(database.read, partial(account_status, user_id=user_id))
     return await asyncio.wrap_future(cheap.submit(("account status", user_id), ask))
+
+
+async def _registered(
+    database: Database, registry: NodeRegistry, cheap: ThreadLane, identity: CallerIdentity
+) -> TokenNode | None:
+    def look() -> TokenNode | None:
+        find = partial(
+            node_store.pushed_with_token, owner_id=identity.user_id, token_sha256=identity.token_sha256
+        )
+        node_id = database.read(find)
+        if node_id is None:
+            return None
+        try:
+            return TokenNode(node_id, heard=registry.reports([node_id])[node_id] is not None)
+        except UnavailableError:
+            return TokenNode(node_id, heard=None)
+
+    return await asyncio.wrap_future(cheap.submit(("registered token", identity.user_id), look))

@@ -126,7 +126,7 @@ def make_server(gateway: Gateway, calls: OpenCalls) -> tuple[grpc.aio.Server, he
     settings = gateway.settings
     gatekeeper = Gatekeeper(
         settings,
-        Callers(gateway.tokens, gateway.standings, settings.allow_anonymous_reads),
+        Callers(gateway.tokens, gateway.standings, gateway.registered, settings.allow_anonymous_reads),
         calls,
         gateway.reader,
         gates=(gateway.limits.gate,),

@@ -14,7 +14,7 @@ from hivemind.errors import RefusedError, UnsupportedError
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.regions import task_region
 from nodepool.domain.resources import MAX_AMOUNT, Resources
-from nodepool.domain.tasks.states import FINAL_TASK_STATES, MAX_PRIORITY, TaskState
+from nodepool.domain.tasks.states import FINAL_TASK_STATES, MAX_PRIORITY, LocationMode, TaskState
 from nodepool.domain.trust.result_digest import check_patterns
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.wire import (
@@ -347,7 +347,8 @@ def needs_to_wire(needs: TaskNeeds) -> pb.UploadTaskRequest:
         network=needs.network,
         max_minutes=needs.max_minutes,
         min_trust=needs.min_trust,
-        location_mode=needs.location_mode,
+        # Said in full: empty means prefer, as clients mean it that do not know the field.
+        location_mode=needs.location_mode or LocationMode.STRICT,
         replicas=needs.replicas,
         compare_outputs=needs.compare_outputs,
         take_pending=needs.take_pending,

@@ -24,6 +24,7 @@ from hivemind.channel import Endpoint, GatewayChannel, RetryPolicy
 from hivemind.errors import (
     ClientError,
     ConflictError,
+    MissingError,
     NotLoggedInError,
     NotYetError,
     RefusedError,
@@ -231,7 +232,7 @@ class NodePoolClient:
         """All output that the pool keeps of the task's last attempt."""
         request = pb.GetTaskLogsRequest(task_id=task_id, token=self._need_token())
         answer = self._gateway.call(self._gateway.tasks.GetTaskLogs, request)
-        _expect(answer, NotYetError)
+        _expect(answer, MissingError)
         return answer.logs
 
     def result(
@@ -292,7 +293,9 @@ class NodePoolClient:
 
     def nodes(self) -> tuple[NodeInfo, ...]:
         """The pool's nodes, by their ids."""
-        answer = self._gateway.call(self._gateway.nodes.GetNodeList, pb.GetNodeListRequest())
+        answer = self._gateway.call(
+            self._gateway.nodes.GetNodeList, pb.GetNodeListRequest(include_offline=True)
+        )
         _expect(answer, ClientError)
         return tuple(sorted(map(node_from_wire, answer.nodes), key=lambda node: node.node_id))
 

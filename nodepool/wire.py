@@ -21,10 +21,11 @@ TASK_STATUS_WORDS = {
     TaskState.FAILED: "FAILED",
     TaskState.STOPPED: "STOPPED",
 }
+NODE_OFFLINE = "OFFLINE"
 NODE_STATUS_WORDS = {
     NodeStatus.ONLINE: "ONLINE",
     NodeStatus.DRAINING: "DRAINING",
-    NodeStatus.OFFLINE: "OFFLINE",
+    NodeStatus.OFFLINE: NODE_OFFLINE,
 }
 _OUTCOMES: dict[Outcome, pb.AttemptOutcome.ValueType] = {
     Outcome.SUCCEEDED: pb.ATTEMPT_OUTCOME_SUCCEEDED,
@@ -99,8 +100,9 @@ def replicas_from_wire(count: int) -> int:
 
 
 def location_mode_from_wire(word: str) -> LocationMode:
+    """PREFER where the client, such as every older one, says nothing: its people cannot ask for more."""
     try:
-        return LocationMode(word.strip().casefold() or LocationMode.STRICT)
+        return LocationMode(word.strip().casefold() or LocationMode.PREFER)
     except ValueError:
         raise InvalidInputError(
             f"location_mode must be one of {', '.join(LocationMode)} or empty, not {word[:40]!r}"

@@ -792,12 +792,17 @@ Global___ReportStatusRequest: _TypeAlias = ReportStatusRequest  # noqa: Y015
 class GetNodeListRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    INCLUDE_OFFLINE_FIELD_NUMBER: _builtins.int
+    include_offline: _builtins.bool
+    """Also nodes that are OFFLINE. Older clients show every node of the list as one that works."""
     def __init__(
         self,
+        *,
+        include_offline: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_offline", b"include_offline"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1549,7 +1554,7 @@ class UploadTaskRequest(_message.Message):
     location: _builtins.str
     gpu_name: _builtins.str
     user_id: _builtins.str
-    """Ignored: the owner is who the token says."""
+    """The owner is who the token says. A token that comes here and nowhere else is taken."""
     image: _builtins.str
     """a container image of the operator's allow-list; empty: the default"""
     network: _builtins.bool
@@ -1561,7 +1566,9 @@ class UploadTaskRequest(_message.Message):
     min_trust: _builtins.str
     """high, normal or low: no node below that; empty: any that the owner's credit opens"""
     location_mode: _builtins.str
-    """strict (or empty): only there; prefer: after a while the nearest region instead"""
+    """strict: only there; prefer: after a while the nearest region instead. Empty, as of clients that do not know
+    it: prefer.
+    """
     replicas: _builtins.int
     """Run on nodes of so many different owners, and take what most agree on: 1-5; 0 is 1."""
     package_bytes: _builtins.int
@@ -2647,19 +2654,35 @@ class ExecuteTaskRequest(_message.Message):
     NODE_ID_FIELD_NUMBER: _builtins.int
     TASK_ID_FIELD_NUMBER: _builtins.int
     TASK_ZIP_FIELD_NUMBER: _builtins.int
+    CPU_FIELD_NUMBER: _builtins.int
+    GPU_FIELD_NUMBER: _builtins.int
+    MEMORY_GB_FIELD_NUMBER: _builtins.int
+    GPU_MEMORY_GB_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     task_id: _builtins.str
     task_zip: _builtins.bytes
+    cpu: _builtins.int
+    """What the run may use. Of a node that is called: what is reserved for it there. 0: as small as can be.
+    cpu_score
+    """
+    gpu: _builtins.int
+    """gpu_score"""
+    memory_gb: _builtins.int
+    gpu_memory_gb: _builtins.int
     def __init__(
         self,
         *,
         node_id: _builtins.str = ...,
         task_id: _builtins.str = ...,
         task_zip: _builtins.bytes = ...,
+        cpu: _builtins.int = ...,
+        gpu: _builtins.int = ...,
+        memory_gb: _builtins.int = ...,
+        gpu_memory_gb: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "task_id", b"task_id", "task_zip", b"task_zip"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu", b"cpu", "gpu", b"gpu", "gpu_memory_gb", b"gpu_memory_gb", "memory_gb", b"memory_gb", "node_id", b"node_id", "task_id", b"task_id", "task_zip", b"task_zip"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2721,17 +2744,30 @@ class RunningStatusRequest(_message.Message):
 
     NODE_ID_FIELD_NUMBER: _builtins.int
     TASK_ID_FIELD_NUMBER: _builtins.int
+    CPU_USAGE_FIELD_NUMBER: _builtins.int
+    MEMORY_USAGE_FIELD_NUMBER: _builtins.int
+    GPU_USAGE_FIELD_NUMBER: _builtins.int
+    GPU_MEMORY_USAGE_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     task_id: _builtins.str
+    cpu_usage: _builtins.int
+    """percent, all four; workers tell the machine's, which is no measure of the run"""
+    memory_usage: _builtins.int
+    gpu_usage: _builtins.int
+    gpu_memory_usage: _builtins.int
     def __init__(
         self,
         *,
         node_id: _builtins.str = ...,
         task_id: _builtins.str = ...,
+        cpu_usage: _builtins.int = ...,
+        memory_usage: _builtins.int = ...,
+        gpu_usage: _builtins.int = ...,
+        gpu_memory_usage: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_usage", b"cpu_usage", "gpu_memory_usage", b"gpu_memory_usage", "gpu_usage", b"gpu_usage", "memory_usage", b"memory_usage", "node_id", b"node_id", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

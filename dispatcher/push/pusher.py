@@ -144,9 +144,7 @@ class Pusher:
             reason = because(ReasonCode.PACKAGE_UNREADABLE, detail=str(error))
             await self._in_thread(effects.end, row.id, Outcome.LOST, reason, blameless=True)
             return
-        request = pb.ExecuteTaskRequest(
-            node_id=row.node_id, task_id=shown_task(row.task_id), task_zip=package
-        )
+        request = worker_client.execute_request(row.node_id, shown_task(row.task_id), package, row.claim)
         del package
         message_mb = effects.settings.grpc_max_message_mb
         async with worker_client.connected(address, row.port, max_message_mb=message_mb) as channel:

@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError, Message
 
 from nodepool.domain.errors import NodePoolError, StateConflictError
 from nodepool.domain.nodes.push_addresses import Address, Network, choose, literal
+from nodepool.domain.resources import Claim
 from nodepool.domain.tasks.pool_result import printable
 from nodepool.keepalive import grpc_ping_options
 from nodepool.protocol import nodepool_pb2 as pb
@@ -27,6 +28,9 @@ Resolve = Callable[[str], Sequence[str]]
 
 _SERVICE = "/nodepool.WorkerNodeService"
 _MIB = 1 << 20
+_MB_PER_GB = 1024
+# One core of the reference: a task that asks for nothing is to end all the same.
+_LEAST_CPU_SCORE = 1000
 _MAX_ADDRESSES = 64
 # Servers that nobody has told otherwise take more than one ping in five minutes for abuse. Sooner than that
 # the kernel notices what nobody confirms, and whoever asks the node for its runs notices the rest.
@@ -88,6 +92,20 @@ async def connected(address: Address, port: int, *, max_message_mb: int) -> Asyn
         yield channel
     finally:
         await channel.close()
+
+
+def execute_request(node_id: str, task_id: str, package: bytes, claim: Claim) -> pb.ExecuteTaskRequest:
+    """What is reserved for the run is what it may use, and not less than a core and a GiB: workers take 0 for
+    next to nothing."""
+    return pb.ExecuteTaskRequest(
+        node_id=node_id,
+        task_id=task_id,
+        task_zip=package,
+        cpu=max(_LEAST_CPU_SCORE, claim.cpu_score),
+        gpu=claim.gpu_score,
+        memory_gb=max(1, -(-claim.memory_mb // _MB_PER_GB)),
+        gpu_memory_gb=claim.gpu_memory_gb,
+    )
 
 
 async def execute(channel: Any, request: pb.ExecuteTaskRequest) -> pb.ExecuteTaskResponse:

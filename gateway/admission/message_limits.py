@@ -11,13 +11,17 @@ from typing import Any
 from google.protobuf.message import DecodeError, Message
 
 from gateway.admission.message_shapes import check_shape
+from gateway.auth.access import UPLOAD
 from nodepool.domain.errors import InvalidInputError, TooLargeError
 from nodepool.settings import Settings
 
 KIB, MIB = 1 << 10, 1 << 20
 SMALL_BYTES = 64 * KIB
-# Of who has not shown a token yet. A token has 4 KiB at most.
+# Of who has not shown a token yet. A token has 4 KiB at most. Beside a package it comes from clients whose
+# messages have no more than gRPC's own bound.
 STRANGERS_BYTES = 16 * KIB
+_STRANGERS_PACKAGE_BYTES = 4 * MIB
+_STRANGERS_SECONDS, _STRANGERS_PACKAGE_SECONDS = 5.0, 15.0
 # A piece of a stream, or output: at most 1 MiB of it, and what stands around it.
 _PIECE_BYTES = 4 * MIB
 _AROUND_BYTES = 64 * KIB
@@ -72,6 +76,16 @@ def limit_of(method: str, settings: Settings) -> int:
     if method in _WITH_RESULT:
         return min(largest, settings.max_result_bytes + _AROUND_BYTES)
     return _PIECE_BYTES if method in _WITH_PIECES else SMALL_BYTES
+
+
+def strangers_bytes(method: str) -> int:
+    """The largest message that the call reads of who has not shown a token."""
+    return _STRANGERS_PACKAGE_BYTES if method == UPLOAD else STRANGERS_BYTES
+
+
+def strangers_seconds(method: str) -> float:
+    """How long that message may take."""
+    return _STRANGERS_PACKAGE_SECONDS if method == UPLOAD else _STRANGERS_SECONDS
 
 
 def longest_stream_seconds(settings: Settings) -> float:

@@ -6,6 +6,7 @@ Names only: `gateway/servicers/interceptors.py` asks this file, and a test compa
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 from nodepool.protocol import nodepool_pb2 as pb
 
@@ -94,10 +95,37 @@ REQUIRED: dict[str, Access] = {
 
 SERVICES: tuple[str, ...] = tuple(name for name in _BY_SERVICE if name.startswith(f"{PACKAGE}."))
 
+UPLOAD = "/nodepool.MasterNodeService/UploadTask"
+# Clients of later generations put the token where others have the user's name.
+_TOKEN_FIELDS = {UPLOAD: "user_id"}
+_DOTS_OF_A_TOKEN = 2
+
+# What a node without an agent says of itself and of its run.
+NODE_WORDS: frozenset[str] = frozenset(
+    f"/nodepool.{service}/{name}"
+    for service, names in (
+        ("NodeManagerService", ("ReportStatus",)),
+        (
+            "MasterNodeService",
+            ("StoreOutput", "StoreLogs", "StoreResult", "ReturnTaskResult", "TaskCompleted"),
+        ),
+        ("WorkerNodeService", ("ReportOutput", "ReportRunningStatus")),
+    )
+    for name in names
+)
+
 # Unary calls whose request has a field for the token.
 TOKEN_IN_MESSAGE: frozenset[str] = frozenset(
     f"/{service.full_name}/{method.name}"
     for service in pb.DESCRIPTOR.services_by_name.values()
     for method in service.methods
     if not method.client_streaming and "token" in method.input_type.fields_by_name
-)
+) | frozenset(_TOKEN_FIELDS)
+
+
+def token_in_message(method: str, request: Any) -> str:
+    """The token that the message carries; "" where there is none."""
+    text: str = getattr(request, _TOKEN_FIELDS.get(method, "token"))
+    if method in _TOKEN_FIELDS and text.count(".") != _DOTS_OF_A_TOKEN:
+        return ""  # a name
+    return text

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from gateway.auth.access import ADMIN_ROLE, Access
+from gateway.auth.access import ADMIN_ROLE, NODE_WORDS, Access
 from gateway.auth.account_status import AccountStatuses
-from gateway.auth.tokens import CallerIdentity, Tokens
+from gateway.auth.registered_tokens import RegisteredTokens
+from gateway.auth.tokens import CallerIdentity, ExpiredTokenError, Tokens
 from nodepool.domain import errors
 
 _BEARER = "bearer "
@@ -69,15 +70,29 @@ def whose_work() -> Hashable:
 class Callers:
     tokens: Tokens
     standings: AccountStatuses
+    registered: RegisteredTokens
     allow_anonymous_reads: bool
 
-    async def identify(self, token: str, required: Access) -> CallerIdentity:
+    async def identify(self, token: str, required: Access, method: str) -> CallerIdentity:
         """Who the token names, with their status now, where they may make this call."""
-        named = self.tokens.read(token)
+        try:
+            named = self.tokens.read(token)
+        except ExpiredTokenError as error:
+            if method not in NODE_WORDS:
+                raise
+            return await self._of_node(error)
         identity = self.standings.admitted(named) or await self.standings.admit(named)
         if required is Access.ADMIN and identity.role != ADMIN_ROLE:
             raise errors.PermissionDeniedError("only the pool's operator may do this")
         return identity
+
+    async def _of_node(self, expired: ExpiredTokenError) -> CallerIdentity:
+        """Workers log in once: their token counts for the words of the node that is registered with it."""
+        identity = await self.standings.admit(expired.identity)
+        node_id = await self.registered.node_of(identity)
+        if not node_id:
+            raise expired
+        return replace(identity, only_node=node_id)
 
     def admit_anonymous(self, required: Access) -> None:
         """Raises UnauthenticatedError where the call may not be made without a token."""

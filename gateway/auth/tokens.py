@@ -14,7 +14,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jwt
@@ -41,6 +41,17 @@ class CallerIdentity:
     username: str
     role: str
     generation: int = 0
+    token_sha256: str = field(default="", compare=False)  # hex, of the token that says so
+    # The one node that may be spoken for: the token has expired, and that node is registered with it.
+    only_node: str = ""
+
+
+class ExpiredTokenError(UnauthenticatedError):
+    """A token of ours whose time is over."""
+
+    def __init__(self, identity: CallerIdentity) -> None:
+        super().__init__("the token has expired: log in again")
+        self.identity = identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +90,7 @@ class Tokens:
         return IssuedToken(jwt.encode(claims, self._secret, algorithm=ALGORITHM), expires_at)
 
     def read(self, token: str) -> CallerIdentity:
-        """Who the token names; UnauthenticatedError where it is expired or not one of ours."""
+        """Who it names. ExpiredTokenError where its time is over, UnauthenticatedError for none of ours."""
         known = self._read.get(token)
         if known is None:
             known = self._decode(token)
@@ -91,7 +102,7 @@ class Tokens:
         identity, expires_at = known
         if self._clock() >= expires_at:
             del self._read[token]
-            raise UnauthenticatedError("the token has expired: log in again")
+            raise ExpiredTokenError(identity)
         return identity
 
     def _decode(self, token: str) -> tuple[CallerIdentity, float]:
@@ -117,7 +128,8 @@ class Tokens:
             raise refused
         if not isinstance(role, str) or not isinstance(username, str):
             raise refused
-        return CallerIdentity(user_id, username, role, generation), expires_at
+        sha256 = hashlib.sha256(token.encode()).hexdigest()
+        return CallerIdentity(user_id, username, role, generation, sha256), expires_at
 
     def fingerprint(self, text: str) -> str:
         """A keyed hash: the same for the same text, and worth nothing without the secret."""

@@ -22,7 +22,7 @@ from gateway.admission import connections, message_limits
 from gateway.admission.arrival import Arrival, Context, Gate, Pause
 from gateway.admission.message_reader import MessageReader
 from gateway.admission.open_calls import OpenCalls, Ticket
-from gateway.auth.access import REQUIRED, TOKEN_IN_MESSAGE, Access
+from gateway.auth.access import REQUIRED, TOKEN_IN_MESSAGE, UPLOAD, Access, token_in_message
 from gateway.auth.account_status import FRESH_SECONDS
 from gateway.auth.callers import (
     Callers,
@@ -41,8 +41,8 @@ from nodepool.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-# How long a stranger's message may take, and one message of who is known.
-_STRANGERS_SECONDS, _MESSAGE_SECONDS, _LARGE_MESSAGE_SECONDS = 5.0, 30.0, 600.0
+# How long one message of who is known may take.
+_MESSAGE_SECONDS, _LARGE_MESSAGE_SECONDS = 30.0, 600.0
 # A stranger who asks for the protocol's description asks again and again on one stream.
 _STRANGERS_STREAM_SECONDS, _STRANGERS_LONGEST_SECONDS = 30.0, 300.0
 _ADDRESSES = 4096
@@ -213,7 +213,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         required = method.required
         token = "" if required is Access.PUBLIC else token_in(context.invocation_metadata())
         if token:
-            identity = await self._callers.identify(token, required)
+            identity = await self._callers.identify(token, required, method.name)
             ticket.is_of(identity.user_id)
             await self._pass_gates(method, peer, identity)
         else:
@@ -229,9 +229,12 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
             return self._requests(method, context, peer, identity), identity
         request = await self._one(method, context, peer, identity, ticket)
         if method.token_in_message:
-            check_same(token, request.token)
+            told = token_in_message(method.name, request)
+            # A user's name may look like a token: one in the metadata is the caller's word.
+            if not (token and method.name == UPLOAD):
+                check_same(token, told)
             if identity is None:
-                identity = await self._of_message(method, request.token, peer, ticket)
+                identity = await self._of_message(method, told, peer, ticket)
         identity_of_call.set(identity)
         return request, identity
 
@@ -240,7 +243,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
     ) -> CallerIdentity | None:
         identity = None
         if token:
-            identity = await self._callers.identify(token, method.required)
+            identity = await self._callers.identify(token, method.required, method.name)
             ticket.is_of(identity.user_id)
         else:
             self._callers.admit_anonymous(method.required)
@@ -256,12 +259,19 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         self, method: _Method, context: Context, peer: str, identity: CallerIdentity | None, ticket: Ticket
     ) -> Any:
         if identity is None:
-            seconds = min(_STRANGERS_SECONDS, self._reader.stall_seconds)
+            seconds = min(message_limits.strangers_seconds(method.name), self._reader.stall_seconds)
         else:
             seconds = (
                 _MESSAGE_SECONDS if method.limit <= message_limits.SMALL_BYTES else _LARGE_MESSAGE_SECONDS
             )
-        raw = await self._read(method, context, peer, identity, seconds)
+        try:
+            raw = await self._read(method, context, peer, identity, seconds)
+        except errors.TooLargeError:
+            if identity is not None or method.name != UPLOAD:
+                raise
+            raise errors.UnauthenticatedError(
+                "a package as large as this needs the token in the metadata: log in first"
+            ) from None
         if raw is None:
             await check_alive(context)
             raise errors.InvalidInputError("the call has no message")
@@ -300,7 +310,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
     async def _read(
         self, method: _Method, context: Context, peer: str, identity: CallerIdentity | None, seconds: float
     ) -> bytes | None:
-        limit = min(method.limit, message_limits.STRANGERS_BYTES) if identity is None else method.limit
+        limit = method.limit if identity else min(method.limit, message_limits.strangers_bytes(method.name))
         account = 0 if identity is None else identity.user_id
         raw = await self._reader.read(context, peer, account, limit, seconds)
         if raw is not None and len(raw) > limit:

@@ -13,6 +13,7 @@ from gateway.health import in_words
 from gateway.usecases import agent_attempts, agent_reports, nodes
 from gateway.usecases.result_digests import Digests
 from nodepool.domain.errors import InvalidInputError
+from nodepool.domain.nodes.node import NodeKind
 from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 from nodepool.stores.files.writer import Writer
 
@@ -29,7 +30,15 @@ class NodeManagerServicer(rpc.NodeManagerServiceServicer):
     async def RegisterWorkerNode(
         self, request: pb.RegisterWorkerNodeRequest, context: Context
     ) -> pb.StatusResponse:
-        await self._gateway.run(nodes.register, self._gateway, current_identity(), request, context.peer())
+        try:
+            await self._gateway.run(
+                nodes.register, self._gateway, current_identity(), request, context.peer()
+            )
+        except nodes.REFUSALS as error:
+            if request.kind == NodeKind.AGENT:
+                raise
+            # Existing workers show the message of an answer, and of a status only that the call failed.
+            return pb.StatusResponse(success=False, message=str(error))
         return pb.StatusResponse(success=True, message=f"node {request.node_id} is registered")
 
     async def HealthCheck(self, request: pb.HealthCheckRequest, context: Context) -> pb.HealthCheckResponse:
@@ -41,7 +50,9 @@ class NodeManagerServicer(rpc.NodeManagerServiceServicer):
         return pb.StatusResponse(success=True, message="heard")
 
     async def GetNodeList(self, request: pb.GetNodeListRequest, context: Context) -> pb.GetNodeListResponse:
-        found = await self._gateway.run_list(nodes.listed, self._gateway)
+        found = await self._gateway.run_list(
+            nodes.listed, self._gateway, include_offline=request.include_offline
+        )
         return pb.GetNodeListResponse(success=True, message=f"{len(found)} nodes", nodes=found)
 
     async def EnrollAgent(self, request: pb.EnrollAgentRequest, context: Context) -> pb.EnrollAgentResponse:

@@ -28,6 +28,7 @@ STATUS_OF_ERROR: dict[type[Exception], grpc.StatusCode] = {
     errors.StorageBoundError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.StorageFullError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
+    errors.BrokerNotTrustedError: grpc.StatusCode.UNAVAILABLE,
     errors.CorruptFileError: grpc.StatusCode.DATA_LOSS,
     errors.StalledError: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.BrokenOffError: grpc.StatusCode.CANCELLED,

@@ -87,7 +87,11 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
 
     async def GetTaskLogs(self, request: pb.GetTaskLogsRequest, context: Context) -> pb.GetTaskLogsResponse:
         gateway = self._gateway
-        row = await gateway.run(tasks.find_own, gateway, current_identity(), request.task_id)
+        try:
+            row = await gateway.run(tasks.find_own, gateway, current_identity(), request.task_id)
+        except NotFoundError as error:
+            # Existing clients show the message of an answer, and of a status only that the call failed.
+            return pb.GetTaskLogsResponse(success=False, message=str(error))
         if row.files_removed_at and not row.log_bytes:
             return pb.GetTaskLogsResponse(
                 success=False, message=f"its output is not kept any more: {views.removed_text(row)}"
@@ -170,12 +174,7 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
 
     async def StoreOutput(self, request: pb.StoreOutputRequest, context: Context) -> pb.StatusResponse:
         await self._gateway.run(
-            pushed_attempts.store_output,
-            self._gateway,
-            current_identity(),
-            request.task_id,
-            "",
-            request.output,
+            pushed_attempts.store_line, self._gateway, current_identity(), request.task_id, request.output
         )
         return pb.StatusResponse(success=True, message="kept")
 
@@ -187,6 +186,7 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
             request.task_id,
             request.node_id,
             request.logs,
+            request.timestamp,
         )
         return pb.StatusResponse(success=True, message="kept")
 

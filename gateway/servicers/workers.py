@@ -22,7 +22,14 @@ class WorkerNodeServicer(rpc.WorkerNodeServiceServicer):
     async def ExecuteTask(self, request: pb.ExecuteTaskRequest, context: Context) -> pb.ExecuteTaskResponse:
         """Accept the task for this one node of the caller's; its end is polled or watched as any other's."""
         gateway = self._gateway
-        columns = submit_task.requested_task(gateway, pb.UploadTaskRequest(task_id=request.task_id))
+        needs = pb.UploadTaskRequest(
+            task_id=request.task_id,
+            cpu_score=request.cpu,
+            gpu_score=request.gpu,
+            memory_gb=request.memory_gb,
+            gpu_memory_gb=request.gpu_memory_gb,
+        )
+        columns = submit_task.requested_task(gateway, needs)
         columns["pinned_node"] = check_node_id(request.node_id)
         package = IncomingPackage.of_bytes(request.task_zip)
         await submit_task.submit(gateway, current_identity(), columns, package)

@@ -11,10 +11,12 @@ from gateway.context import Gateway
 from nodepool import wire
 from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import (
+    InvalidInputError,
     NodePoolError,
     PermissionDeniedError,
     StaleAttemptError,
     StateConflictError,
+    UnauthenticatedError,
     UnavailableError,
 )
 from nodepool.domain.nodes import claimed_resources, push_addresses, report_interval
@@ -31,6 +33,8 @@ from nodepool.stores.sql.database import Connection
 from nodepool.stores.sql.users import credit_score
 
 log = logging.getLogger(__name__)
+# What a registration can be refused for, however often it is sent again as it is.
+REFUSALS = (InvalidInputError, PermissionDeniedError, StateConflictError)
 # Ids are kept for ever; a machine that is set up anew may have another one.
 _IDS_PER_NODE = 10
 
@@ -62,6 +66,7 @@ def register(
             peer_address=peer_address,
             again=again,
             believed=settings.probe_hours <= 0,
+            token_sha256=identity.token_sha256 if facts.kind is NodeKind.PUSHED else "",
         )
     )
     if not again:
@@ -110,14 +115,16 @@ def _sync(gateway: Gateway, node_id: str) -> None:
 
 
 def report_status(gateway: Gateway, identity: CallerIdentity, node_id: str) -> None:
+    if identity.only_node not in {"", node_id}:
+        raise UnauthenticatedError
     row = gateway.database.read(lambda c: node_store.find_own(c, node_id, identity.user_id))
     if row.kind == NodeKind.AGENT:
         return  # agents report through Redis; over gRPC they only show that they have contact
     gateway.registry.write_report(node_id, at=gateway.clock())
 
 
-def listed(gateway: Gateway) -> list[pb.WorkerNodeInfo]:
-    """Every active node, with what Redis knows of it; without Redis all are shown offline."""
+def listed(gateway: Gateway, *, include_offline: bool) -> list[pb.WorkerNodeInfo]:
+    """Every active node, with what Redis knows of it; without Redis all are offline."""
     rows = gateway.database.read(node_store.active)
     late = gateway.settings.node_late_seconds
     try:
@@ -127,12 +134,13 @@ def listed(gateway: Gateway) -> list[pb.WorkerNodeInfo]:
         log.warning("nodes are listed without their present: %s", error)
         views_by_id, reports = {}, {}
     now, rules = gateway.clock(), gateway.settings.history_rules
-    return [
+    found = [
         views.node_info(
             row, views_by_id.get(row.id), reports.get(row.id), now=now, late_seconds=late, rules=rules
         )
         for row in rows
     ]
+    return [node for node in found if include_offline or node.status != wire.NODE_OFFLINE]
 
 
 def enroll(

@@ -8,18 +8,26 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from io import BytesIO
 
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
 from nodepool.domain.ends.attempt_end import End
-from nodepool.domain.errors import InvalidInputError, NodePoolError, StaleAttemptError, StateConflictError
+from nodepool.domain.errors import (
+    InvalidInputError,
+    NodePoolError,
+    StaleAttemptError,
+    StateConflictError,
+    UnauthenticatedError,
+)
 from nodepool.domain.money import ledger
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.domain.not_visible import no_task_on_your_nodes
 from nodepool.domain.tasks.pool_result import check_result
 from nodepool.domain.tasks.reasons import ReasonCode, because
 from nodepool.domain.tasks.states import AttemptState, Outcome
+from nodepool.domain.tasks.worker_lines import after_time, whole_lines, without_telemetry
 from nodepool.stores.redis.last_heard import LastHeard
 from nodepool.stores.sql import pushed_attempts, tasks as task_store
 from nodepool.stores.sql.attempt_rows import PushedAttempt
@@ -29,11 +37,15 @@ from nodepool.workflows.end_without_agent import end_with_what_there_is, keep_re
 from nodepool.workflows.result_files import forget_losers
 
 _MAX_OUTPUT_BYTES = 1 << 20
+# Unix seconds: before workers were, and after years of four digits.
+_EARLIEST, _LATEST = 1_000_000_000, 250_000_000_000
 
 
 def _current(gateway: Gateway, identity: CallerIdentity, task_id: str, node_id: str = "") -> PushedAttempt:
     """The current attempt of a task that a node of the caller's has, live or ended."""
     task = gateway.database.read(lambda connection: _of_caller(connection, identity, task_id))
+    if identity.only_node not in {"", task.node_id}:
+        raise UnauthenticatedError
     if not task.node_id or (node_id and node_id != task.node_id):
         if not gateway.database.read(lambda c: pushed_attempts.had(c, task.id, identity.user_id)):
             raise no_task_on_your_nodes(task_id)
@@ -76,7 +88,7 @@ def _live(gateway: Gateway, identity: CallerIdentity, task_id: str, node_id: str
 
 def store_output(gateway: Gateway, identity: CallerIdentity, task_id: str, node_id: str, output: str) -> None:
     """Add to the output. Workers send each piece once, and what they send twice is there twice."""
-    data = output.encode()
+    data = without_telemetry(output).encode()
     if len(data) > _MAX_OUTPUT_BYTES:
         raise InvalidInputError(f"send at most {_MAX_OUTPUT_BYTES} bytes of output at once")
     row = _live(gateway, identity, task_id, node_id)
@@ -84,11 +96,24 @@ def store_output(gateway: Gateway, identity: CallerIdentity, task_id: str, node_
         gateway.outputs.append_at_end(row.id, data, task_id=task_id)
 
 
-def store_logs(gateway: Gateway, identity: CallerIdentity, task_id: str, node_id: str, logs: str) -> None:
-    """The same of whole lines, which come without the end of the last one."""
-    store_output(
-        gateway, identity, task_id, node_id, logs if logs.endswith("\n") or not logs else f"{logs}\n"
-    )
+def store_line(gateway: Gateway, identity: CallerIdentity, task_id: str, line: str) -> None:
+    """The same of a line, which comes without its end."""
+    store_output(gateway, identity, task_id, "", whole_lines(line))
+
+
+def store_logs(
+    gateway: Gateway, identity: CallerIdentity, task_id: str, node_id: str, logs: str, timestamp: int
+) -> None:
+    """The same of whole lines, with the time (Unix seconds) that their worker tells."""
+    lines = after_time(whole_lines(without_telemetry(logs)), _time_text(timestamp))
+    store_output(gateway, identity, task_id, node_id, lines)
+
+
+def _time_text(timestamp: int) -> str:
+    """2026-01-31T12:00:00Z; "" for what can be no time of a log."""
+    if not _EARLIEST <= timestamp <= _LATEST:
+        return ""
+    return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def live_attempt(gateway: Gateway, identity: CallerIdentity, task_id: str) -> str:

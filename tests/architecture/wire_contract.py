@@ -86,10 +86,12 @@ MESSAGES = {
     "StopTaskResponse": "success 1 b, message 2 s",
     "TaskStatus": "task_id 1 s, status 2 s, created_at 3 s, updated_at 4 s, assigned_node 5 s",
     # WorkerNodeService
-    "ExecuteTaskRequest": "node_id 1 s, task_id 2 s, task_zip 3 y",
+    "ExecuteTaskRequest": "node_id 1 s, task_id 2 s, task_zip 3 y, cpu 4 i, gpu 5 i, memory_gb 6 i, "
+    "gpu_memory_gb 7 i",
     "ExecuteTaskResponse": "success 1 b, message 2 s, result 3 y",
     "ReportOutputRequest": "node_id 1 s, task_id 2 s, output 3 s",
-    "RunningStatusRequest": "node_id 1 s, task_id 2 s",
+    "RunningStatusRequest": "node_id 1 s, task_id 2 s, cpu_usage 3 i, memory_usage 4 i, gpu_usage 5 i, "
+    "gpu_memory_usage 6 i",
     "RunningStatusResponse": "success 1 b, message 2 s, cpt_reward 3 l",
     "StopTaskExecutionRequest": "task_id 1 s",
     "StopTaskExecutionResponse": "success 1 b, message 2 s",

@@ -41,7 +41,6 @@ def _attempt(user: Account, word: str) -> list[object]:
 
 CALLS: dict[str, Call] = {
     "PollTaskStatus": lambda user, word: user.poll(word),
-    "GetTaskLogs": lambda user, word: user.logs(word),
     "GetTaskResult": lambda user, word: user.result(word),
     "StopTask": lambda user, word: user.stop(word),
     "UploadTask": lambda user, word: user.stubs.tasks.UploadTask(

@@ -23,7 +23,6 @@ Call = Callable[[Account, str, str], object]
 # What an owner asks of a task of theirs, by (caller, task id, node id).
 OF_OWNERS: dict[str, Call] = {
     "PollTaskStatus": lambda user, task, _: user.poll(task),
-    "GetTaskLogs": lambda user, task, _: user.logs(task),
     "GetTaskResult": lambda user, task, _: user.result(task),
     "StopTask": lambda user, task, _: user.stop(task),
     "DownloadResult": lambda user, task, _: user.stubs.tasks.DownloadResult(

@@ -103,7 +103,7 @@ KINDS = {
     ),
     "a region without nodes": Kind(
         lambda stage: (stage.node("a", location="Europe"), stage.node("b", location="Asia")),
-        {"location": "Africa"},
+        {"location": "Africa", "location_mode": "strict"},
         "in another region",
         [("location_mode", "prefer"), ("location", "europe"), ("location", "Any")],
     ),

@@ -421,9 +421,8 @@ def test_a_dispatcher_that_dies_while_it_holds_a_call_loses_no_run(
 def test_a_registration_elsewhere_is_refused_and_names_the_setting(pool: TestPool, hostname: str) -> None:
     owner = pool.register_user()
     worker = WireWorker(pool.address, owner.username, owner.password).serve()
-    code, message = refused(lambda: worker.register(hostname))
+    message = worker.register_refused(hostname)
     worker.close()
-    assert code is grpc.StatusCode.FAILED_PRECONDITION
     assert "PUSH_ALLOWED_NETWORKS" in message or "never called" in message
     assert owner.username not in {node.node_id for node in owner.node_list()}
 
@@ -432,9 +431,9 @@ def test_a_registration_elsewhere_is_refused_and_names_the_setting(pool: TestPoo
 def test_a_registration_that_names_no_address_is_refused(pool: TestPool, hostname: str, port: int) -> None:
     owner = pool.register_user()
     worker = WireWorker(pool.address, owner.username, owner.password)
-    code, message = refused(lambda: worker.register(hostname, port))
+    message = worker.register_refused(hostname, port)
     worker.close()
-    assert (code, "hostname" in message) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+    assert "hostname" in message
 
 
 def test_where_pushing_is_off_such_nodes_register_and_get_no_work(pool_factory: PoolFactory) -> None:

@@ -103,7 +103,7 @@ class Account:
 
     def node_list(self) -> list[pb.WorkerNodeInfo]:
         answer = self.stubs.nodes.GetNodeList(
-            pb.GetNodeListRequest(), metadata=self.metadata, timeout=CALL_SECONDS
+            pb.GetNodeListRequest(include_offline=True), metadata=self.metadata, timeout=CALL_SECONDS
         )
         return list(answer.nodes)
 

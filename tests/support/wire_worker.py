@@ -43,7 +43,10 @@ _MESSAGES: dict[str, dict[str, str]] = {
     "ReportOutputRequest": {"node_id": "1 s", "task_id": "2 s", "output": "3 s"},
     "RunningStatusRequest": {"node_id": "1 s", "task_id": "2 s"},
     "RunningStatusResponse": {**_STATUS, "cpt_reward": "3 l"},
-    "ExecuteTaskRequest": {"node_id": "1 s", "task_id": "2 s", "task_zip": "3 y"},
+    "ExecuteTaskRequest": {
+        "node_id": "1 s", "task_id": "2 s", "task_zip": "3 y", "cpu": "4 i", "gpu": "5 i", "memory_gb": "6 i",
+        "gpu_memory_gb": "7 i",
+    },
     "ExecuteTaskResponse": {**_STATUS, "result": "3 y"},
     "StopTaskExecutionRequest": {"task_id": "1 s"},
     "StopTaskExecutionResponse": _STATUS,
@@ -84,11 +87,11 @@ class WireWorker:
         self.runs: set[str] = set()
         self.port = 0
         self._channel = grpc.insecure_channel(address)
-        self._token = ""
+        self.token = ""
         self._server: grpc.Server | None = None
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._token = self.call("Login", username=username, password=password).token
+        self.token = self.call("Login", username=username, password=password).token
 
     # -- it is called --------------------------------------------------------------------------------
     def serve(self) -> WireWorker:
@@ -115,7 +118,7 @@ class WireWorker:
     # -- it calls ------------------------------------------------------------------------------------
     def call(self, method: str, **fields: Any) -> Any:
         service, request, response = _METHODS[method]
-        metadata = [("authorization", f"Bearer {self._token}")] if self._token else []
+        metadata = [("authorization", f"Bearer {self.token}")] if self.token else []
         stub = self._channel.unary_unary(
             f"/nodepool.{service}/{method}",
             request_serializer=_TYPES[request].SerializeToString,
@@ -125,13 +128,22 @@ class WireWorker:
 
     def register(self, hostname: str = "127.0.0.1", port: int = 0, **facts: Any) -> WireWorker:
         """And reports its status from then on, as existing workers do."""
-        facts = {"cpu_cores": 4, "memory_gb": 8, "cpu_score": 4000, "location": "亞洲", **facts}
-        answer = self.call(
-            "RegisterWorkerNode", node_id=self.node_id, hostname=hostname, port=port or self.port, **facts
-        )
+        answer = self._register(hostname, port, facts)
         assert answer.success, answer.message
         self.in_background(self._report)
         return self
+
+    def register_refused(self, hostname: str, port: int = 0) -> str:
+        """What people are shown of it."""
+        answer = self._register(hostname, port, {})
+        assert not answer.success
+        return str(answer.message)
+
+    def _register(self, hostname: str, port: int, facts: dict[str, Any]) -> Any:
+        facts = {"cpu_cores": 4, "memory_gb": 8, "cpu_score": 4000, "location": "亞洲", **facts}
+        return self.call(
+            "RegisterWorkerNode", node_id=self.node_id, hostname=hostname, port=port or self.port, **facts
+        )
 
     def _report(self) -> None:
         while not self._ended.wait(0.3):
@@ -186,6 +198,10 @@ class WireWorker:
         self.runs.add(task_id)
         self.in_background(guarded)
         return {"success": True, "message": "accepted"}
+
+    def fall_silent(self) -> None:
+        """It goes on serving, and reports its status no more."""
+        self._ended.set()
 
     def close(self) -> None:
         self._ended.set()

@@ -92,6 +92,10 @@ class PushedAttempt(FromRow):
     stop_requested: bool
     package_sha256: str
     package_bytes: int
+    claim_cpu_score: int
+    claim_memory_mb: int
+    claim_gpu_score: int
+    claim_gpu_memory_gb: int
     max_minutes: int
     result_attempt: str
     price_per_minute: int
@@ -102,6 +106,12 @@ class PushedAttempt(FromRow):
     hostname: str
     port: int
     peer_address: str
+
+    @property
+    def claim(self) -> Claim:
+        return Claim(
+            self.claim_cpu_score, self.claim_memory_mb, self.claim_gpu_score, self.claim_gpu_memory_gb
+        )
 
     @property
     def is_live(self) -> bool:

@@ -41,10 +41,13 @@ def register(
     peer_address: str = "",
     again: bool = False,
     believed: bool = True,
+    token_sha256: str = "",
 ) -> None:
     """Insert or renew. A node id belongs to whom it was first registered by.
 
     `believed`: its word on Docker is taken, because nobody probes here; else its probes show it.
+
+    `token_sha256`: of the token that it is registered with, where that is to go on counting.
 
     A new start is not draining; one that only tells of itself again stays as its owner has set it.
     """
@@ -53,7 +56,12 @@ def register(
     node_id = values.pop("node_id")
     # Something has changed there. How often it refused before is not forgotten: the next time counts more.
     values |= {"backoff_until": 0.0, "absent_images": ""}
-    values |= {"active": True, "registered_at": now, "peer_address": peer_address}
+    values |= {
+        "active": True,
+        "registered_at": now,
+        "peer_address": peer_address,
+        "token_sha256": token_sha256,
+    }
     values |= {"engine_shown": True} if believed else {}
     renewal = values if again else {**values, "draining": False, "probe_due_at": now}
     renewed = connection.execute(
@@ -203,3 +211,15 @@ def registered_node(
         backs_off=backs_off,
         absent_images=refusals.images_absent(now),
     )
+
+
+def pushed_with_token(connection: Connection, owner_id: int, token_sha256: str) -> str | None:
+    """The id of the owner's active node without an agent that was registered with this token."""
+    query = select(nodes.c.id).where(
+        nodes.c.owner_id == owner_id,
+        nodes.c.token_sha256 == token_sha256,
+        nodes.c.active.is_(True),
+        nodes.c.kind == NodeKind.PUSHED,
+    )
+    found: str | None = connection.execute(query.limit(1)).scalar()
+    return found
