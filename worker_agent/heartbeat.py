@@ -6,6 +6,7 @@ last run has ended. One of the two files of the agent that know the broker.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import threading
@@ -173,9 +174,15 @@ class Heartbeat:
             self._refused = False
         elif not isinstance(written, redis.ResponseError) or isinstance(written, _OF_THIS_AGENT):
             raise written
-        elif not self._refused:
-            self._refused = True
-            log.warning("the broker takes no reports just now", action="report.refused", why=str(written))
+        else:
+            if not self._refused:
+                self._refused = True
+                log.warning("the broker takes no reports just now", action="report.refused", why=str(written))
+            # The last report stays, as if it had come just now: that needs no memory. Where this agent's user
+            # was made by a pool that did not allow it, the pool frees its broker in time, or knows why nobody
+            # is heard.
+            with contextlib.suppress(redis.ResponseError):
+                self._client.expire(self._board.report_key, REPORT_LIFE_SECONDS)
 
     def _follow(self, pace: str | None) -> None:
         seconds = read_pace(pace, lease_seconds=self._board.lease_seconds)

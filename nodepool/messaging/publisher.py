@@ -35,6 +35,9 @@ from nodepool.settings import Settings
 _BATCH = 500
 _MAX_BACKGROUND = 50_000
 _CLOSE_SECONDS = 5.0
+# To nodes there are no more hints than reservations, and who waits for one waits for seconds: a server that
+# is full takes them too. Of tasks to place there may be any number, and the sweep tells of them as well.
+_PUSH_EVEN_WHEN_FULL = "#!lua flags=allow-oom\nreturn redis.call('LPUSH', KEYS[1], ARGV[1])"
 _DIRECT = Exchange("", type="direct")
 log = logging.getLogger(__name__)
 
@@ -86,7 +89,7 @@ class Publisher:
         self._background.add((PLACE, task_id, partition_queue(tier, region)))
 
     def execute(self, node_id: str, attempt_id: str) -> bool:
-        return self._send(EXECUTE, attempt_id, node_queue(node_id))
+        return self._send_to_node(EXECUTE, attempt_id, node_queue(node_id))
 
     def execute_all(self, attempts: Sequence[tuple[str, str]]) -> None:
         """`execute` for many (node, attempt), in few round trips."""
@@ -94,16 +97,11 @@ class Publisher:
 
     def send_all(self, hints: Sequence[tuple[str, str, str]]) -> None:
         """Many hints (task name, argument, queue) in few round trips."""
-        if len(hints) == 1:
+        if len(hints) == 1 and hints[0][0] == PLACE:
             self._send(*hints[0])
             return
         try:
-            channel: Any = self._producer().channel
-            with channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
-                for start in range(0, len(hints), _BATCH):
-                    for name, argument, queue_name in hints[start : start + _BATCH]:
-                        pipe.lpush(queue_name, self._envelopes.text(name, argument, queue_name))
-                    pipe.execute()
+            self._push(hints)
         except self._publish_errors():
             # One by one, each with its second try; a hint that comes twice does no harm.
             self._forget()
@@ -111,18 +109,18 @@ class Publisher:
                 self._send(*hint)
 
     def stop(self, node_id: str, attempt_id: str) -> bool:
-        return self._send(STOP, attempt_id, node_queue(node_id))
+        return self._send_to_node(STOP, attempt_id, node_queue(node_id))
 
     def push(self, node_id: str, attempt_id: str) -> bool:  # noqa: ARG002 - as execute() has it
         """Call the node, which has no agent, with the attempt."""
-        return self._send(PUSH, attempt_id, PUSH_QUEUE)
+        return self._send_to_node(PUSH, attempt_id, PUSH_QUEUE)
 
     def push_stop(self, node_id: str, attempt_id: str) -> bool:  # noqa: ARG002
-        return self._send(PUSH_STOP, attempt_id, PUSH_QUEUE)
+        return self._send_to_node(PUSH_STOP, attempt_id, PUSH_QUEUE)
 
     def push_ask(self, node_id: str, attempt_id: str) -> bool:  # noqa: ARG002
         """Ask the node whether it still has the attempt."""
-        return self._send(PUSH_ASK, attempt_id, PUSH_QUEUE)
+        return self._send_to_node(PUSH_ASK, attempt_id, PUSH_QUEUE)
 
     def close(self) -> None:
         """Close every thread's connection; called when none of them publishes any more."""
@@ -135,6 +133,27 @@ class Publisher:
         self._local = threading.local()
         for connection in connections:
             _close(connection)
+
+    def _send_to_node(self, name: str, argument: str, queue_name: str) -> bool:
+        hint = (name, argument, queue_name)
+        try:
+            self._push([hint])
+        except self._publish_errors():
+            self._forget()
+            return self._send(*hint)
+        return True
+
+    def _push(self, hints: Sequence[tuple[str, str, str]]) -> None:
+        channel: Any = self._producer().channel
+        with channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
+            for start in range(0, len(hints), _BATCH):
+                for name, argument, queue_name in hints[start : start + _BATCH]:
+                    text = self._envelopes.text(name, argument, queue_name)
+                    if name == PLACE:
+                        pipe.lpush(queue_name, text)
+                    else:
+                        pipe.eval(_PUSH_EVEN_WHEN_FULL, 1, queue_name, text)
+                pipe.execute()
 
     def _send(self, name: str, argument: str, queue_name: str) -> bool:
         # A held connection may have died since its last use; the second try opens a new one.

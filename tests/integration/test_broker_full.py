@@ -15,6 +15,8 @@ from nodepool.domain.resources import Claim
 from nodepool.domain.scheduling.fair_share import Decay
 from nodepool.domain.trust.tiers import Tier
 from nodepool.messaging.names import partition_queue
+from nodepool.messaging.publisher import Publisher, make_app
+from nodepool.settings import Settings
 from nodepool.stores.redis import agent_instances, keys, output_scripts
 from nodepool.stores.redis.last_heard import LastHeard
 from nodepool.stores.redis.liveness import Liveness
@@ -84,6 +86,20 @@ def test_what_the_pool_lives_from_is_taken_when_the_server_is_full(client: redis
         "n1": {"a:2"},
         "n2": {"a:3"},
     }
+
+
+def test_hints_to_nodes_are_taken_when_the_server_is_full(server: TestValkey, client: redis.Redis) -> None:
+    publisher = Publisher(make_app(Settings(redis_url=server.url)))
+    try:
+        fill(client)
+        assert publisher.execute("n1", "a:1")
+        publisher.execute_all([("n1", "a:2")])
+        assert publisher.stop("n1", "a:1")
+        assert publisher.push("n2", "a:3")
+        assert client.llen("node.n1") == 3
+        assert not publisher.place("t", "low", "any")  # the sweep tells of it again
+    finally:
+        publisher.close()
 
 
 def test_the_error_says_that_it_is_full(client: redis.Redis) -> None:

@@ -42,7 +42,7 @@ def rules(node_id: str, database: int, known: Collection[str]) -> list[str]:
         "+select",
         *(f"+{command}" for command in _GREETINGS if command in known),
         f"(~{names.node_queue(node_id)} +brpop)",
-        f"(~{keys.report(node_id)} +set)",
+        f"(~{keys.report(node_id)} +set +expire)",
         f"(%R~{keys.assigned(node_id)} +hgetall)",
         f"(%R~{keys.PACE} +get)",
         # Each by its whole name: with a pattern, node `a` could speak as node `a/b`.
