@@ -131,8 +131,10 @@ async def whole_output(gateway: Gateway, row: OwnedTask, window: OutputWindow, a
     """What window_of found, or the output in the attempt's result or log where there is more."""
     if not attempt:
         return window
-    data = await _output_in_result(gateway, row, attempt) if row.result_attempt else b""
-    data = data or await gateway.run(_log_of, gateway, attempt)
+    # A worker without an agent may have told the pool more than its result says, or less.
+    told = await gateway.run(_log_of, gateway, attempt)
+    packed = await _output_in_result(gateway, row, attempt) if row.result_attempt else b""
+    data = max(packed, told, key=len)
     return OutputWindow(0, data) if data else window
 
 

@@ -12,6 +12,7 @@ import pytest
 from nodepool.messaging.publisher import Publisher, make_app
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.settings import Settings
+from nodepool.stores.redis import keys
 from tests.support.accounts import CALL_SECONDS, Account
 from tests.support.hostile import refused
 from tests.support.pool import PoolFactory, TestPool
@@ -290,6 +291,19 @@ def test_a_completion_told_twice_is_one(user: Account, worker: WireWorker, runni
     )
     assert code is grpc.StatusCode.FAILED_PRECONDITION
     assert user.poll(running).status == "COMPLETED"
+
+
+def test_what_a_worker_said_is_there_when_the_broker_has_forgotten_it(
+    pool: TestPool, user: Account, worker: WireWorker, running: str
+) -> None:
+    """Its result has no log, and live output ends soon."""
+    worker.call("StoreLogs", node_id=worker.node_id, task_id=running, logs="said")
+    worker.call("ReturnTaskResult", task_id=running, result_zip=RESULT)
+    worker.call("TaskCompleted", task_id=running, node_id=worker.node_id, success=True)
+    said = user.logs(running)
+    assert "said" in said
+    assert pool.valkey.admin.delete(keys.output(pool.attempt(running))) == 1
+    assert user.logs(running) == said
 
 
 def test_nothing_is_taken_after_the_end(user: Account, worker: WireWorker, running: str) -> None:

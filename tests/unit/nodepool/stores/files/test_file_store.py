@@ -253,6 +253,17 @@ def test_a_result_belongs_to_its_attempt(store: FileStore, root: Path) -> None:
     assert files_below(root) == []
 
 
+def test_a_log_is_kept_beside_its_result_and_goes_with_it(store: FileStore, root: Path) -> None:
+    for said in (b"said at first", b"all that was said"):
+        store.put_log("task:1", said)
+        assert store.log_bytes("task:1") == said
+    assert all(b"said" not in path.read_bytes() for path in files_below(root))
+    with pytest.raises(NotFoundError):
+        store.log_bytes("task:2")
+    store.delete_result("task:1")
+    assert files_below(root) == []
+
+
 def test_a_second_result_of_an_attempt_appears_whole_at_its_commit(store: FileStore) -> None:
     for data in (content(2 * FRAME_BYTES), b"short"):
         with store.result_writer("task:1") as writer:
