@@ -34,4 +34,5 @@ class LeftOutputs:
     def end(self, said: Collection[str], live: Live) -> None:
         """`live` as SQL has had it since."""
         for attempt_id in set(said).difference(row.id for rows in live.values() for row in rows):
-            self._outputs.end(attempt_id)
+            if not self._outputs.end(attempt_id):
+                self._outputs.forget(attempt_id)  # counted, and gone by itself

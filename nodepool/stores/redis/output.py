@@ -99,11 +99,11 @@ class OutputStore:
             )
         return OutputWindow(int(base or 0), data or b"")
 
-    def end(self, attempt_id: str) -> None:
-        """The attempt has ended: its window stays for half a minute, for those who watch it."""
+    def end(self, attempt_id: str) -> bool:
+        """The attempt has ended: its window stays half a minute, for those who watch. False: it has none."""
         names = [keys.output(attempt_id), keys.OUTPUT_ENDED, keys.word(attempt_id), keys.work(attempt_id)]
         with translated_errors():
-            self._end(keys=names, args=[attempt_id, keys.ENDED_OUTPUT_SECONDS])
+            return bool(self._end(keys=names, args=[attempt_id, keys.ENDED_OUTPUT_SECONDS]))
 
     def forget(self, *attempt_ids: str) -> None:
         with translated_errors(), self._redis.pipeline(transaction=False) as pipe:
