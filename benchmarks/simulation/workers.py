@@ -80,7 +80,8 @@ class Hints:
         self._store = redis.Redis.from_url(url_of(stage, STORE_DB))
         self._urls = {database: url_of(stage, database) for database in (POOL_DB, BARE_DB)}
         app = make_app(stage.settings, "simulation")
-        app.conf.update(broker_url=url_of(stage, STORE_DB))
+        store = url_of(stage, STORE_DB)
+        app.conf.update(broker_url=store, broker_read_url=store, broker_write_url=store)
         publisher = Publisher(app)
         publisher.send_all([(PLACE, row["id"], partition_queue(row["tier"], row["region"])) for row in rows])
         publisher.close()

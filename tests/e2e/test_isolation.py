@@ -108,7 +108,7 @@ def test_the_pool_tells_how_far_each_node_keeps_tasks_apart(stage: Stage) -> Non
 
 def test_a_strangers_task_never_runs_where_it_could_read_the_agent_and_explain_says_so(stage: Stage) -> None:
     eve, pool = stage.stranger, stage.pool
-    task_id = eve.submit(script("print('it ran')"), location=PLAIN)
+    task_id = eve.submit(script("print('it ran')"), location=PLAIN, location_mode="strict")
     pool.wait(lambda: "tasks of its owner only" in eve.detail(task_id).reason, "the task is told why")
     answer = explained(eve, task_id)
     assert [clause.nodes for clause in answer.failed if "tasks of its owner only" in clause.clause] == [1]

@@ -40,4 +40,4 @@ def test_flower_shows_the_agent_and_the_queues(pool: TestPool) -> None:
 
     name = f"agent@{pool.agents[0].node_id}"
     pool.wait(lambda: name in json.loads(page("/api/workers")), "Flower shows the agent")
-    assert "push" in page("/broker")
+    pool.wait(lambda: "push" in page("/broker"), "Flower has asked for the queues")

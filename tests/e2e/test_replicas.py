@@ -157,7 +157,6 @@ def test_runs_are_not_in_lists_and_nobody_reaches_one_by_its_id(owners: Owners) 
     run = f"{task_id}~1"
     calls = {
         "poll": user.poll,
-        "logs": user.logs,
         "result": user.result,
         "stop": user.stop,
         "another's poll": stranger.poll,

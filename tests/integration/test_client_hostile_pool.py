@@ -62,6 +62,7 @@ COMMANDS: dict[str, list[list[str]]] = {
         ["admin", "list"],
         ["admin", "audit"],
     ],
+    "rm": [["rm", "t1"]],
 }
 ALL = [words for lines in COMMANDS.values() for words in lines]
 TABLES = [["ls"], ["status", "t1"], ["explain", "t1"], ["nodes"], ["top", "--once"], ["ledger"], ["credit"]]

@@ -148,7 +148,7 @@ def test_scores_drift_with_the_sweep_and_the_tiers_with_them(pool: Pool) -> None
     pool.set_score(pool.owner_id, 49)
     pool.node("n1")
     assert pool.tier_of("n1") is Tier.LOW
-    pool.sweep(after=DRIFT_SECONDS, heard=("n1",))
+    pool.sweep(after=DRIFT_SECONDS + 1, heard=("n1",))
     assert pool.tier_of("n1") is Tier.NORMAL
 
 

@@ -308,7 +308,9 @@ def test_the_same_task_is_not_sent_to_the_same_node_again_at_once(line: Line, wo
     line.wait_for(attempt, "refused")
     assert line.effects.pause_seconds(attempt) == 0
     row, registry = line.attempt(attempt), line.dispatcher.registry
-    assert reserve(registry, row.node_id, "other:1", CLAIM, at=line.now) == "draining"
+    wait_until(
+        lambda: reserve(registry, row.node_id, "other:1", CLAIM, at=line.now) == "draining", "it backs off"
+    )
     line.now += FIRST_BACKOFF_SECONDS
     line.dispatcher.lifecycle.sync_node(row.node_id)
     line.place(row.task_id, row.node_id, 2)

@@ -165,7 +165,7 @@ def test_an_owner_deletes_what_has_ended_and_has_room_again_at_once(pool: Pool) 
     assert _kept(owner) == 0
     assert len(pool.results()) == 1
     assert len(pool.inner.packages()) == 1, "the other one's task needs it"
-    for ask in (_poll, _logs, _download, _delete):
+    for ask in (_poll, _download, _delete):
         assert refused(lambda ask=ask: ask(owner, task_id))[0] is grpc.StatusCode.NOT_FOUND  # type: ignore[misc]
     listed = owner.stubs.tasks.GetAllTasks(pb.GetAllTasksRequest(token=owner.token), timeout=CALL_SECONDS)
     assert [it.task_id for it in listed.tasks] == []

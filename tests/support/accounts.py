@@ -56,7 +56,11 @@ class Account:
         return (("authorization", f"Bearer {self.token}"),)
 
     def submit(self, zip_bytes: bytes, task_id: str = "", **needs: Any) -> str:
-        """Uploads a package and gives its task id; `needs` are further fields of UploadTaskRequest."""
+        """Uploads a package and gives its task id; `needs` are further fields of UploadTaskRequest.
+
+        A `location` is meant strictly, as our own client says it.
+        """
+        needs = {**({"location_mode": "strict"} if "location" in needs else {}), **needs}
         request = pb.UploadTaskRequest(task_id=task_id or new_task_id(), task_zip=zip_bytes, **needs)
         answer = self.stubs.tasks.UploadTask(request, metadata=self.metadata, timeout=CALL_SECONDS)
         assert answer.success, answer.message

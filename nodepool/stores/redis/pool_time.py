@@ -10,6 +10,7 @@ from typing import Any, cast
 import redis
 
 from nodepool.clock import SharedTime
+from nodepool.domain.errors import UnavailableError
 from nodepool.stores.redis import keys
 from nodepool.stores.redis.client import translated_errors
 
@@ -34,7 +35,11 @@ class BrokerTime:
         with translated_errors(), self._redis.pipeline(transaction=True) as pipe:
             cast(Any, pipe).time()
             pipe.get(keys.POOL_TIME)
-            (seconds, micros), text = pipe.execute()
+            try:
+                (seconds, micros), text = pipe.execute()
+            except redis.ResponseError as error:
+                # One that is not fit for a pool: whoever starts says so in words.
+                raise UnavailableError from error
         self._text = text.decode() if text else ""
         return SharedTime(seconds + micros / _MICROSECONDS, float(self._text) if self._text else None)
 
