@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from nodepool.stores.redis import keys
 from tests.support.faults import attempts_of
 from tests.support.pool import PoolFactory, TestPool
 from tests.support.rogue import REPORT_TTL_SECONDS, RogueNode, task_of
@@ -50,6 +51,8 @@ def idler(pool_factory: PoolFactory) -> Iterator[Idler]:
 
 def test_what_a_node_never_begins_runs_elsewhere_and_is_remembered(idler: Idler) -> None:
     pool, user = idler.pool, idler.account
+    # What was there before the dispatcher's first pass is held against nobody.
+    pool.wait(lambda: pool.valkey.admin.exists(keys.SWEPT), "the dispatcher has swept")
     task = task_of(idler.chosen())
     honest = pool.add_agent()
     user.wait_for(task, "COMPLETED")
