@@ -58,6 +58,20 @@ def test_a_flush_loses_nothing(fleet: Fleet) -> None:
     assert listed == {attempt_of(fleet.dispatcher.database, task_id) for task_id in ids}
 
 
+def test_output_of_attempts_that_ended_unheard_goes(fleet: Fleet) -> None:
+    """Redis was away when they ended, or its keys have gone by themselves."""
+    fleet.node("n1")
+    live = attempt_of(fleet.dispatcher.database, fleet.placed())
+    outputs = fleet.dispatcher.lifecycle.outputs
+    for attempt in (live, "ended:1", "gone:1"):
+        outputs.append(attempt, 0, b"said")
+    fleet.dispatcher.redis.delete(keys.output("gone:1"))
+    fleet.sweep(heard=("n1",))
+    assert outputs.running() == {live}
+    assert 0 < fleet.dispatcher.redis.ttl(keys.output("ended:1")) < 60
+    assert fleet.dispatcher.redis.zscore(keys.OUTPUT_SIZES, "gone:1") is None
+
+
 def test_what_a_late_node_had_goes_elsewhere(fleet: Fleet) -> None:
     fleet.node("n1")
     task_id = fleet.running()
