@@ -136,7 +136,18 @@ def _with_driver(url: str) -> URL:
 def _postgres_engine(url: URL) -> Engine:
     # What is in the URL goes first.
     options = {**_LINE_OPTIONS, **{name: value for name, value in url.query.items() if name in _LINE_OPTIONS}}
-    return create_engine(url, pool_size=20, max_overflow=10, pool_pre_ping=True, connect_args=options)
+    engine = create_engine(url, pool_size=20, max_overflow=10, pool_pre_ping=True, connect_args=options)
+    # Here, because a pool on SQLite has no need of the driver.
+    from nodepool.stores.sql.silent_lines import SilentLines  # noqa: PLC0415
+
+    lines = SilentLines()
+    event.listen(engine, "engine_disposed", lambda _engine: lines.close())
+
+    @event.listens_for(engine, "do_connect")
+    def _watched(_dialect: Any, _record: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
+        return lines.connect(*arguments, **options)
+
+    return engine
 
 
 def _sqlite_engine(url: URL) -> Engine:
