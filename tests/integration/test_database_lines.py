@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from nodepool import keepalive
 from nodepool.domain.errors import UnavailableError
 from nodepool.stores.sql import silent_lines
 from nodepool.stores.sql.database import Connection, Database
+from nodepool.stores.sql.silent_lines import SilentLines
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import wait_until
 
@@ -22,22 +23,27 @@ class _AskedError(Exception):
     """Instead of a connection."""
 
 
-def asked_for(url: str) -> dict[str, Any]:
-    """What the driver is given."""
-    database, found = Database(url), dict[str, Any]()
+@pytest.fixture
+def asked_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, Any]]:
+    """What the driver is given for a URL."""
+    found: dict[str, Any] = {}
 
-    @event.listens_for(database.engine, "do_connect", insert=True)
-    def _keep(_dialect: Any, _record: Any, _arguments: Any, options: dict[str, Any]) -> None:
+    def connect(_self: SilentLines, *_: Any, **options: Any) -> None:
         found.update(options)
         raise _AskedError
 
-    with pytest.raises(_AskedError):
-        database.engine.connect()
-    database.close()
-    return found
+    def ask(url: str) -> dict[str, Any]:
+        monkeypatch.setattr(SilentLines, "connect", connect)
+        database = Database(url)
+        with pytest.raises(_AskedError):
+            database.engine.connect()
+        database.close()
+        return found
+
+    return ask
 
 
-def test_the_kernel_ends_what_nobody_confirms() -> None:
+def test_the_kernel_ends_what_nobody_confirms(asked_for: Callable[[str], dict[str, Any]]) -> None:
     options = asked_for("postgresql://ada@db.example.org/pool")
     assert options["tcp_user_timeout"] == keepalive.UNCONFIRMED_SECONDS * 1000
     probed = options["keepalives_idle"] + options["keepalives_interval"] * options["keepalives_count"]
@@ -45,7 +51,7 @@ def test_the_kernel_ends_what_nobody_confirms() -> None:
     assert options["connect_timeout"] <= 5
 
 
-def test_what_the_url_says_goes_first() -> None:
+def test_what_the_url_says_goes_first(asked_for: Callable[[str], dict[str, Any]]) -> None:
     options = asked_for("postgresql://ada@db.example.org/pool?connect_timeout=20&tcp_user_timeout=60000")
     assert (options["connect_timeout"], options["tcp_user_timeout"]) == ("20", "60000")
     assert options["keepalives"] == 1
