@@ -129,6 +129,7 @@ def build(settings: Settings, clock: Clock | None = None) -> Gateway:
     clock = clock or PoolClock(BrokerTime(client)).start()
     registry = NodeRegistry(client)
     outputs = OutputStore(client, settings.max_live_output_bytes, settings.max_live_output_mb << 20)
+    publisher = Publisher(make_app(settings, "gateway"))
     root = settings.task_storage_path
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     memory = MemoryBudget(settings.grpc_memory_mb << 20)
@@ -140,7 +141,7 @@ def build(settings: Settings, clock: Clock | None = None) -> Gateway:
         registry=registry,
         files=FileStore(root, load_or_make_key(settings.storage_key, root / "storage.key")),
         outputs=outputs,
-        publisher=(publisher := Publisher(make_app(settings, "gateway"))),
+        publisher=publisher,
         lifecycle=Lifecycle(
             settings,
             database,

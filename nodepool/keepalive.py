@@ -8,6 +8,8 @@ docs/adr/0033-a-dead-line-is-noticed.md.
 from __future__ import annotations
 
 import socket
+from functools import partial
+from typing import Any
 
 # Packets that nobody confirms: the kernel ends the connection after this.
 UNCONFIRMED_SECONDS = 8
@@ -25,6 +27,10 @@ _GRPC_PING_SECONDS = 6.0
 _GRPC_PONG_SECONDS = 3.0
 # The TCP and TLS handshakes of a line that is far away, and the first frame of HTTP/2.
 _GRPC_CONNECT_SECONDS = 3.0
+
+# A broker that is away is asked for after so long, so much later each time, and so often at the least.
+_ASK_SECONDS = 0.5
+_ASK_MOST_SECONDS = 2.0
 
 GrpcOptions = list[tuple[str, int]]
 
@@ -50,6 +56,17 @@ def broker_options(timeout_seconds: float) -> dict[str, object]:
         "socket_keepalive_options": tcp_options(),
         "health_check_interval": PING_SECONDS,
     }
+
+
+def ask_again_soon(connection: Any) -> None:
+    """For a consumer's kombu connection. By itself it asks for a broker that is away two seconds later each
+    time, up to half a minute, while the broker may be back."""
+    connection.ensure_connection = partial(
+        connection.ensure_connection,
+        interval_start=_ASK_SECONDS,
+        interval_step=_ASK_SECONDS,
+        interval_max=_ASK_MOST_SECONDS,
+    )
 
 
 def grpc_ping_options(ping_seconds: float, pong_seconds: float) -> GrpcOptions:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import structlog
@@ -34,8 +33,6 @@ _SPARE_SLOTS = 4
 _MAX_PAUSE_SECONDS = 5.0
 _EVENT_HEARTBEAT_SECONDS = 5
 _CALL_SECONDS = 3.0
-_ASK_SECONDS = 0.5
-_ASK_MOST_SECONDS = 2.0
 
 # A consumer that still gets nothing after it was reconnected is built anew.
 _REBUILD_WITHIN_SECONDS = 60.0
@@ -242,15 +239,10 @@ def _worker(app: Celery, options: ConsumerOptions, on_ready: Callable[[], None])
 
 
 class _PromptConsumer(CeleryConsumer):
-    """By itself it asks for a broker that is away two seconds later each time, up to half a minute."""
+    """As the dispatcher's, which is not installed with agents."""
 
     def ensure_connected(self, conn: Any) -> Any:
-        conn.ensure_connection = partial(
-            conn.ensure_connection,
-            interval_start=_ASK_SECONDS,
-            interval_step=_ASK_SECONDS,
-            interval_max=_ASK_MOST_SECONDS,
-        )
+        keepalive.ask_again_soon(conn)
         return super().ensure_connected(conn)
 
 

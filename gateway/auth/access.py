@@ -123,9 +123,12 @@ TOKEN_IN_MESSAGE: frozenset[str] = frozenset(
 ) | frozenset(_TOKEN_FIELDS)
 
 
-def token_in_message(method: str, request: Any) -> str:
-    """The token that the message carries; "" where there is none."""
-    text: str = getattr(request, _TOKEN_FIELDS.get(method, "token"))
-    if method in _TOKEN_FIELDS and text.count(".") != _DOTS_OF_A_TOKEN:
-        return ""  # a name
-    return text
+def token_in_message(method: str, request: Any, in_metadata: str) -> str:
+    """The token that the message carries; "" where there is none. `in_metadata`: the one that came there."""
+    field = _TOKEN_FIELDS.get(method)
+    if field is None:
+        token: str = request.token
+        return token
+    text: str = getattr(request, field)
+    # Else it is a name, which may look like a token: the one in the metadata is the caller's word.
+    return text if not in_metadata and text.count(".") == _DOTS_OF_A_TOKEN else ""

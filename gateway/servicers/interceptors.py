@@ -229,10 +229,8 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
             return self._requests(method, context, peer, identity), identity
         request = await self._one(method, context, peer, identity, ticket)
         if method.token_in_message:
-            told = token_in_message(method.name, request)
-            # A user's name may look like a token: one in the metadata is the caller's word.
-            if not (token and method.name == UPLOAD):
-                check_same(token, told)
+            told = token_in_message(method.name, request, token)
+            check_same(token, told)
             if identity is None:
                 identity = await self._of_message(method, told, peer, ticket)
         identity_of_call.set(identity)

@@ -29,6 +29,7 @@ _WITHOUT_FILES = text(f"{_ENDED} AND tasks.files_removed_at > 0")
 _WITH_LOG = text("tasks.log_bytes > 0")
 _DELETED = text("tasks.deleted_at > 0")
 _runs = tasks.alias("runs")
+_parents = tasks.alias("parents")
 
 
 def _has(column: ColumnElement[Any], *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
@@ -229,37 +230,30 @@ def remove_credit_changes(connection: Connection, before: float, limit: int) -> 
 # -- files that no row speaks of -------------------------------------------------------------------------
 def needed_results(connection: Connection, attempt_ids: Sequence[str]) -> set[str]:
     """Those of these attempts whose result somebody needs, or is about to tell of."""
-    parents = tasks.alias("parents")
-    query = (
-        select(attempts.c.id)
-        .join(tasks, tasks.c.id == attempts.c.task_id)
-        .outerjoin(parents, parents.c.id == tasks.c.parent_id)
-        .where(
-            attempts.c.id.in_(attempt_ids),
-            or_(
-                attempts.c.state.in_(["assigned", "running"]),
-                (tasks.c.result_attempt == attempts.c.id) & (tasks.c.files_removed_at == 0)
-                & ((tasks.c.parent_id == "") | (parents.c.files_removed_at == 0)),
-                (parents.c.result_attempt == attempts.c.id) & (parents.c.files_removed_at == 0),
-            ),
-        )
+    needed = or_(
+        attempts.c.state.in_(["assigned", "running"]),
+        (tasks.c.result_attempt == attempts.c.id) & (tasks.c.files_removed_at == 0)
+        & ((tasks.c.parent_id == "") | (_parents.c.files_removed_at == 0)),
+        (_parents.c.result_attempt == attempts.c.id) & (_parents.c.files_removed_at == 0),
     )  # fmt: skip
-    return set(connection.execute(query).scalars())
+    return _those_of(connection, attempt_ids, needed)
 
 
 def needed_logs(connection: Connection, attempt_ids: Sequence[str]) -> set[str]:
-    parents = tasks.alias("parents")
+    # Of a run its task's columns say it.
+    needed = or_(
+        func.coalesce(_parents.c.files_removed_at, tasks.c.files_removed_at) == 0,
+        func.coalesce(_parents.c.log_bytes, tasks.c.log_bytes) > 0,
+    )
+    return _those_of(connection, attempt_ids, needed)
+
+
+def _those_of(connection: Connection, attempt_ids: Sequence[str], condition: ColumnElement[bool]) -> set[str]:
+    """The condition is one on attempts, their tasks and, of runs, the tasks that these are runs of."""
     query = (
         select(attempts.c.id)
         .join(tasks, tasks.c.id == attempts.c.task_id)
-        .outerjoin(parents, parents.c.id == tasks.c.parent_id)
-        .where(
-            attempts.c.id.in_(attempt_ids),
-            # Of a run its task's columns say it.
-            or_(
-                func.coalesce(parents.c.files_removed_at, tasks.c.files_removed_at) == 0,
-                func.coalesce(parents.c.log_bytes, tasks.c.log_bytes) > 0,
-            ),
-        )
+        .outerjoin(_parents, _parents.c.id == tasks.c.parent_id)
+        .where(attempts.c.id.in_(attempt_ids), condition)
     )
     return set(connection.execute(query).scalars())

@@ -61,8 +61,6 @@ nodes = Table(
     Column("peer_address", String(64), nullable=False, server_default=""),
     # Of the token that a node without an agent is registered with: it counts for that node's words (hex).
     Column("token_sha256", String(64), nullable=False, server_default=""),
-    # The largest package that a node without an agent takes, as far as it has refused one; 0: any.
-    Column("max_package_bytes", BigInteger, nullable=False, server_default="0"),
     Column("kind", String(16), nullable=False),
     Column("cpu_cores", Integer, nullable=False),
     Column("cpu_score", Integer, nullable=False),

@@ -1,4 +1,4 @@
-"""nodes without an agent: the token that goes on counting, and the largest package that they take"""
+"""nodes without an agent: the token that they are registered with, which goes on counting for their words"""
 
 from __future__ import annotations
 
@@ -13,11 +13,7 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("nodes", sa.Column("token_sha256", sa.String(length=64), server_default="", nullable=False))
-    op.add_column(
-        "nodes", sa.Column("max_package_bytes", sa.BigInteger(), server_default="0", nullable=False)
-    )
 
 
 def downgrade() -> None:
-    op.drop_column("nodes", "max_package_bytes")
     op.drop_column("nodes", "token_sha256")
