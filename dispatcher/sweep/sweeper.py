@@ -137,6 +137,8 @@ class Sweeper:
         """What a pass leaves behind: gateways tell from it that a dispatcher works."""
         began = time.monotonic()
         self.sweep()
+        # On a thread of its own, which `stop` waits for: a pass is done when it returns.
+        self._housekeeping.look()
         seconds = time.monotonic() - began
         catalogue.sweeps.labels("done").inc()
         catalogue.sweep_seconds.observe(seconds)
@@ -219,7 +221,6 @@ class Sweeper:
         self._broker_guard.look()
         self._comparisons.settle()
         self._storage.settle()
-        self._housekeeping.look()
         self._credit_drift.look()
         tell_again(dispatcher, self._placement_loop)
         self._prober.look()
