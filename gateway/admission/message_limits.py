@@ -18,9 +18,9 @@ from nodepool.settings import Settings
 KIB, MIB = 1 << 10, 1 << 20
 SMALL_BYTES = 64 * KIB
 # Of who has not shown a token yet. A token has 4 KiB at most. Beside a package it comes from clients whose
-# messages have no more than gRPC's own bound.
+# packages are small: a larger one needs it in the metadata.
 STRANGERS_BYTES = 16 * KIB
-_STRANGERS_PACKAGE_BYTES = 4 * MIB
+_STRANGERS_PACKAGE_BYTES = 1 * MIB
 _STRANGERS_SECONDS, _STRANGERS_PACKAGE_SECONDS = 5.0, 15.0
 # A piece of a stream, or output: at most 1 MiB of it, and what stands around it.
 _PIECE_BYTES = 4 * MIB
