@@ -26,6 +26,7 @@ from dispatcher.placing.placement_loop import PlacementLoop
 from dispatcher.sweep.sweeper import Sweeper
 from nodepool.domain.nodes.report_interval import report_period
 from nodepool.domain.tasks.states import AttemptState, TaskState
+from nodepool.stores.redis import keys
 from nodepool.stores.sql.attempt_rows import PastAttempt
 from nodepool.stores.sql.tables import attempts, tasks
 from nodepool.stores.sql.typed_rows import columns
@@ -57,6 +58,8 @@ def measure(stage: Stage, watch_seconds: float, rng: random.Random) -> Reports:
     settings, dispatcher = stage.settings, stage.dispatcher
     least, lease = settings.report_period_seconds, settings.lease_seconds
     pace = report_period(len(stage.node_ids), least_seconds=least, lease_seconds=lease)
+    # While no gateway serves nobody is taken for lost.
+    dispatcher.redis.set(keys.GATEWAY, "1")
     placement_loop = PlacementLoop(dispatcher)
     sweeper = Sweeper(dispatcher, placement_loop)
     listener = NodeEventListener(dispatcher.redis, placement_loop)

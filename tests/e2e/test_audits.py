@@ -78,7 +78,7 @@ def test_an_honest_newcomer_is_confirmed_and_paid(pool: TestPool) -> None:
     for owner in (newcomer, *others):
         pool.add_agent(f"node-of-{owner.username}", owner)
     start = balance(user)
-    task_id = user.submit(script(HONEST), max_minutes=5)
+    task_id = user.submit(script(HONEST), max_minutes=5, location="Asia")
     user.wait_for(task_id, "COMPLETED")
     pool.wait(lambda: user.detail(task_id).verification == "audited", "it is confirmed")
     assert balance(user) == start - 1

@@ -78,6 +78,7 @@ def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def small_pool(small_disk: Path, pool_factory: PoolFactory) -> Iterator[TestPool]:
     """A pool whose packages and results are on the small disk; it ends before the disk goes."""
     pool = pool_factory(agents=1, settings={"TASK_STORAGE_PATH": str(small_disk / "storage")})
+    pool.wait_for_storage()
     yield pool
     pool.close()
 

@@ -37,7 +37,9 @@ def pool(pool_factory: PoolFactory) -> TestPool:
         "MAX_UNPACKED_BYTES": MAX_UNPACKED_BYTES,
         "MAX_PACKAGE_ENTRIES": MAX_ENTRIES,
     }
-    return pool_factory(agents=1, settings={name: str(value) for name, value in settings.items()})
+    pool = pool_factory(agents=1, settings={name: str(value) for name, value in settings.items()})
+    pool.wait_for_storage()
+    return pool
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -33,8 +34,8 @@ def user(small: TestPool) -> Account:
     return small.register_user()
 
 
-@pytest.fixture
-def full(small: TestPool) -> Iterator[None]:
+@contextmanager
+def filled(small: TestPool) -> Iterator[None]:
     """Something else has filled the broker: nothing that needs memory is taken."""
     admin = small.valkey.admin
 
@@ -46,6 +47,12 @@ def full(small: TestPool) -> Iterator[None]:
         yield
     finally:
         admin.config_set("maxmemory", BROKER_BYTES)
+
+
+@pytest.fixture
+def full(small: TestPool) -> Iterator[None]:
+    with filled(small):
+        yield
 
 
 WAITING = script(
@@ -106,6 +113,8 @@ def test_a_full_broker_stops_nothing(small: TestPool, user: Account, full: None)
 
 def test_it_goes_on_by_itself_when_there_is_room_again(small: TestPool, user: Account) -> None:
     agent = small.agents[0]
+    with filled(small):
+        agent.wait_for_line("the broker takes no reports just now")
     agent.wait_for_line("the broker takes reports again")
     task = user.submit(script("print('as ever')"))
     assert user.wait_for_end(task).status == "COMPLETED"

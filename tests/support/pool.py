@@ -304,6 +304,11 @@ class TestPool:
         parts = (self.gateway, self.dispatcher, *self.agents)
         return "\n".join(f"----- {part.name}\n{part.log_tail()}" for part in parts)
 
+    def wait_for_storage(self) -> None:
+        """Until the dispatcher has marked the storage as this pool's: after that only tasks make files."""
+        mark = Path(self.environment()["TASK_STORAGE_PATH"]) / "pool.id"
+        self.wait(mark.exists, "the storage is marked")
+
     def wait(self, predicate: Callable[[], object], description: str, timeout: float = 60.0) -> None:
         """wait_until, with the logs of all parts where it fails."""
         try:
