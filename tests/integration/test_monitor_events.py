@@ -30,6 +30,7 @@ from tests.support import bad_events
 from tests.support.bad_events import envelope, heartbeat, received
 from tests.support.environment import ROOT, free_port
 from tests.support.processes import TestProcess, open_folder
+from tests.support.stores import add_node, add_user, migrated
 from tests.support.valkey import TestValkey
 from tests.support.waiting import wait_until
 
@@ -249,6 +250,11 @@ def test_a_dispatcher_is_deaf_to_what_nodes_send_whatever_its_command_line_says(
     }
     argv = [sys.executable, "-m", "celery", "-A", "dispatcher", "worker", "--pool", "threads", "-c", "1"]
     log = tmp_path / "dispatcher.log"
+    # Users of nodes that it does not know it would take away.
+    with migrated(f"sqlite:///{tmp_path / 'users.db'}") as database:
+        owner_id = database.write(add_user)
+        for name in (EVIL, GOOD, GONE):
+            database.write(lambda c, name=name: add_node(c, owner_id, name))
     dispatcher = TestProcess("dispatcher", argv, environment, tmp_path, log)
     dispatcher.start()
     try:

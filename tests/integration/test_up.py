@@ -59,7 +59,9 @@ def finish(user: Account, up: Up) -> None:
 
 
 def test_when_it_says_ready_the_gateway_serves_and_both_agents_are_online(up: Up, user: Account) -> None:
-    assert up.stubs().nodes.HealthCheck(pb.HealthCheckRequest(), timeout=5).healthy
+    health = up.stubs().nodes.HealthCheck
+    # Another test may just have ended a part, which is back.
+    up.wait(lambda: health(pb.HealthCheckRequest(), timeout=5).healthy, "the gateway is healthy")
     online = {node.node_id for node in user.node_list() if node.status == "ONLINE"}
     assert online == {"local/agent-1", "local/agent-2"}
     log = up.process.log()
