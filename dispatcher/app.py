@@ -99,7 +99,9 @@ def _look_at_broker() -> None:
     built = dispatcher()
     try:
         certificates.check(built.redis, settings())
-        _Worker.broker_is_fit = fitness.check(built.redis, settings())
+        if fitness.check(built.redis, settings()):
+            built.own_broker.check()
+            _Worker.broker_is_fit = True
     except NodePoolError as error:
         print(f"dispatcher: cannot start: {error}", file=sys.stderr)
         built.close()

@@ -17,6 +17,7 @@ from nodepool.stores.redis.pool_time import BrokerTime
 from nodepool.stores.redis.usage import UsageStore
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.migrate import migrate
+from nodepool.workflows.broker_owner import OwnBroker
 from nodepool.workflows.lifecycle import Lifecycle
 
 
@@ -25,6 +26,7 @@ class Dispatcher:
     settings: Settings
     database: Database
     redis: Client
+    own_broker: OwnBroker
     registry: NodeRegistry
     liveness: Liveness
     usage: UsageStore
@@ -57,6 +59,7 @@ def build(settings: Settings, clock: Clock | None = None, steady: Clock = steady
         settings=settings,
         database=database,
         redis=client,
+        own_broker=OwnBroker(database, client),
         registry=registry,
         liveness=Liveness(client),
         usage=usage,

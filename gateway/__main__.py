@@ -52,7 +52,8 @@ def _run(settings: Settings, watchdog: Watchdog) -> int:
     gateway = context.build(settings)
     try:
         certificates.check(gateway.redis, settings)
-        broker_is_fit = fitness.check(gateway.redis, settings)
+        if broker_is_fit := fitness.check(gateway.redis, settings):
+            gateway.own_broker.check()
         bootstrap_admin.ensure(gateway)
         nodes.retire_of_admins(gateway)
         asyncio.run(serve(gateway, watchdog, broker_is_fit=broker_is_fit))

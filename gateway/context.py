@@ -45,6 +45,7 @@ from nodepool.stores.sql import nodes as node_store
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.migrate import migrate
 from nodepool.stores.sql.users import AccountStatus, account_status
+from nodepool.workflows.broker_owner import OwnBroker
 from nodepool.workflows.lifecycle import Lifecycle
 
 # Long answers that are made at once.
@@ -59,6 +60,7 @@ class Gateway:
     settings: Settings
     database: Database
     redis: Client
+    own_broker: OwnBroker
     registry: NodeRegistry
     files: FileStore
     outputs: OutputStore
@@ -130,16 +132,16 @@ def build(settings: Settings, clock: Clock | None = None) -> Gateway:
     registry = NodeRegistry(client)
     outputs = OutputStore(client, settings.max_live_output_bytes, settings.max_live_output_mb << 20)
     publisher = Publisher(make_app(settings, "gateway"))
-    root = settings.task_storage_path
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    own_broker = OwnBroker(database, client)
     memory = MemoryBudget(settings.grpc_memory_mb << 20)
     cheap = ThreadLane("use-case", _bounds(settings.grpc_threads, 200, 5000))
     return Gateway(
         settings=settings,
         database=database,
         redis=client,
+        own_broker=own_broker,
         registry=registry,
-        files=FileStore(root, load_or_make_key(settings.storage_key, root / "storage.key")),
+        files=_files(settings),
         outputs=outputs,
         publisher=publisher,
         lifecycle=Lifecycle(
@@ -163,12 +165,18 @@ def build(settings: Settings, clock: Clock | None = None) -> Gateway:
         reader=MessageReader(memory, settings.grpc_stall_seconds),
         limits=RequestLimits(settings),
         refused=RefusedPackages(),
-        health=PoolHealth(database, client, clock),
+        health=PoolHealth(database, client, clock, own_broker.check),
         cheap=cheap,
         lists=ThreadLane("list", QueueBounds(width=_LISTS, of_one=1, waiting_of_one=200, waiting=5000)),
         passwords=ThreadLane("password", _bounds(settings.password_threads, 16, 200)),
         heavy=HeavyWork(settings.heavy_limits),
     )
+
+
+def _files(settings: Settings) -> FileStore:
+    root = settings.task_storage_path
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return FileStore(root, load_or_make_key(settings.storage_key, root / "storage.key"))
 
 
 def _own_outages(settings: Settings) -> OwnOutages:

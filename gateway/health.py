@@ -1,8 +1,9 @@
 """Whether the pool can do its work, as this gateway finds out every second: `PoolHealth`.
 
-Three questions: can SQL be written, can the broker be written, does a dispatcher sweep. Each is asked beside
-everything else, with patience of its own, so that a part that hangs is a bad answer and not a gateway that
-hangs as well. SQL is written for it only where nobody else wrote lately. Knows no gRPC.
+Three questions: can SQL be written, can the broker be written (and is it this pool's), does a dispatcher
+sweep. Each is asked beside everything else, with patience of its own, so that a part that hangs is a bad
+answer and not a gateway that hangs as well. SQL is written for it only where nobody else wrote lately. Knows
+no gRPC.
 """
 
 from __future__ import annotations
@@ -57,9 +58,12 @@ class PoolHealth:
         database: Database,
         client: Client,
         clock: Clock,
+        check_broker: Callable[[], None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`check_broker` raises where the broker is another pool's."""
         self._database, self._clock, self._monotonic = database, clock, monotonic
+        self._check_broker = check_broker
         self._liveness, self._marks = Liveness(client), SweepMarks(client)
         self._watch = SweepWatch(monotonic())
         self._sql, self._broker = _HealthAnswer(), _HealthAnswer()
@@ -120,6 +124,7 @@ class PoolHealth:
         self._database.write(lambda connection: pool_records.probe_write(connection, now))
 
     def _write_broker(self) -> None:
+        self._check_broker()
         seen = self._marks.seen()
         self._watch.saw(None if seen is None else seen.mark, self._monotonic())
         self._liveness.probe_write()

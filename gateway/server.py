@@ -32,6 +32,7 @@ from gateway.servicers.users import UserServicer
 from gateway.servicers.workers import WorkerNodeServicer
 from nodepool import watchdog as watchdogs
 from nodepool.clock import steady_clock
+from nodepool.domain.broker_owner import ForeignBrokerError
 from nodepool.domain.errors import NodePoolError
 from nodepool.keepalive import grpc_ping_options
 from nodepool.metrics.catalogue import Part
@@ -265,8 +266,9 @@ async def _guard_broker(gateway: Gateway, *, is_fit: bool) -> None:
         try:
             # One that was away at the start is looked at now.
             is_fit = is_fit or await gateway.run(fitness.check, gateway.redis, gateway.settings)
+            await gateway.run(gateway.own_broker.check)
             await gateway.run(guard.look)
-        except fitness.UnfitBrokerError as error:
+        except (fitness.UnfitBrokerError, ForeignBrokerError) as error:
             if str(error) != said:
                 log.error("the broker cannot be used", action="broker.unfit", why=str(error))
             said = str(error)

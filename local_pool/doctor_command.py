@@ -65,6 +65,7 @@ def _found(data_dir: Path | None, gateway: str | None) -> Sequence[DoctorFinding
                 ("settings", partial(on_this_host.check_settings, place)),
                 ("database", partial(servers.check_database, place)),
                 ("broker", partial(servers.check_broker, settings)),
+                ("owner", partial(servers.check_broker_owner, place, settings)),
                 ("gateway", partial(servers.check_gateway, settings, address)),
                 ("disk", partial(on_this_host.check_disks, place)),
                 ("keys", partial(on_this_host.check_keys, place)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from local_pool import backup_keys
@@ -43,11 +44,19 @@ class BackupSource:
     keys: PoolKeys
 
 
+class BrokerLeft(StrEnum):
+    """How the restore left the broker."""
+
+    EMPTY = "empty"
+    AWAY = "away"  # it could not be reached
+    ANOTHERS = "another's"  # it is another pool's, and was not touched
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreDone:
     runs_ended: int
     kept: list[str]  # what was there before, where it is now
-    emptied_broker: bool
+    broker: BrokerLeft
 
 
 def look(folder: BackupFolder, backup_id: str, place: PoolPlace, keys_dir: Path) -> BackupSource:
@@ -83,7 +92,7 @@ def has_data(place: PoolPlace) -> bool:
 
 
 def restore(
-    source: BackupSource, place: PoolPlace, empty_broker: Callable[[], bool], *, end_sessions: bool
+    source: BackupSource, place: PoolPlace, empty_broker: Callable[[], BrokerLeft], *, end_sessions: bool
 ) -> RestoreDone:
     """Raises BackupError, UnavailableError: then nothing is changed."""
     manifest, kind = source.manifest, kind_of(place.database_url)
@@ -110,7 +119,8 @@ def restore(
             schema_swap.take_back(place.database_url, name)
         raise
     _hand_over(place)
-    return RestoreDone(runs_ended=ended, kept=kept, emptied_broker=place.has_own_broker or empty_broker())
+    left = BrokerLeft.EMPTY if place.has_own_broker else empty_broker()
+    return RestoreDone(runs_ended=ended, kept=kept, broker=left)
 
 
 def _check_room(source: BackupSource, place: PoolPlace) -> None:

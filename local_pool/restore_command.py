@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import click
 
 from local_pool import backup_keys
-from local_pool.in_use import check_unused
+from local_pool.in_use import check_unused, gateway_serves
 from local_pool.pool_place import PoolPlace, data_dir_option, find_place
-from local_pool.restore import BackupSource, RestoreDone, has_data, look, restore
+from local_pool.restore import BackupSource, BrokerLeft, RestoreDone, has_data, look, restore
 from local_pool.restored_files import check_objects
 from nodepool.domain.errors import NodePoolError, UnavailableError
 from nodepool.stores.files.backup_folder import BackupFolder
-from nodepool.stores.redis.client import connect
+from nodepool.stores.redis.client import Client, connect
 from nodepool.stores.redis.emptying import empty
+from nodepool.stores.redis.pool_mark import PoolMark
+from nodepool.stores.sql.usage_check import pool_id_of
 
 _MOST_NAMED = 10
+_BROKER_WORDS = {
+    BrokerLeft.AWAY: "the broker could not be reached: empty its database (FLUSHDB) before the pool starts",
+    BrokerLeft.ANOTHERS: "the broker that REDIS_URL names is another pool's, and was left alone: name "
+    "another one, or take it with `hivemind admin broker take`; until then this pool does not start",
+}
 
 
 @click.command("restore")
@@ -60,13 +69,13 @@ def restore_command(
             if check:
                 _check(source, as_json=as_json)
                 return
-            with check_unused(place):
+            with check_unused(place), _broker_of(place) as broker:
                 if not force and has_data(place):
                     raise click.ClickException(
                         f"there is a pool's data already ({place.database_text}, {place.storage}): name an "
                         "empty place, or give --force to put it aside"
                     )
-                done = restore(source, place, lambda: _empty_broker(place), end_sessions=end_sessions)
+                done = restore(source, place, broker.empty, end_sessions=end_sessions)
     except NodePoolError as error:
         raise click.ClickException(str(error)) from error
     _tell(source, done, as_json=as_json)
@@ -87,16 +96,38 @@ def _check(source: BackupSource, *, as_json: bool) -> None:
         )
 
 
-def _empty_broker(place: PoolPlace) -> bool:
-    """Whether it could be reached."""
-    client = connect(place.settings)
-    try:
-        empty(client)
-    except UnavailableError:
-        return False
-    finally:
-        client.close()
-    return True
+class _Broker:
+    """Of a pool that is stopped."""
+
+    def __init__(self, place: PoolPlace, client: Client) -> None:
+        self._place, self._client = place, client
+        self._before = pool_id_of(place.database_url)
+
+    def empty(self) -> BrokerLeft:
+        """After the restore: what was there is of a time that is lost."""
+        mark = PoolMark(self._client)
+        try:
+            there = mark.read()
+            if there and there not in (self._before, pool_id_of(self._place.database_url)):
+                return BrokerLeft.ANOTHERS
+            empty(self._client)
+        except UnavailableError:
+            return BrokerLeft.AWAY
+        return BrokerLeft.EMPTY
+
+
+@contextmanager
+def _broker_of(place: PoolPlace) -> Iterator[_Broker]:
+    """Raises ClickException where a gateway works on it: its pool would lose what it knows."""
+    with closing(connect(place.settings)) as client:
+        if not place.has_own_broker:
+            with suppress(UnavailableError):
+                if gateway_serves(PoolMark(client)):
+                    raise click.ClickException(
+                        "a gateway serves on the broker that REDIS_URL names: stop its pool, or name another "
+                        "broker for this one"
+                    )
+        yield _Broker(place, client)
 
 
 def _tell(source: BackupSource, done: RestoreDone, *, as_json: bool) -> None:
@@ -110,7 +141,7 @@ def _tell(source: BackupSource, done: RestoreDone, *, as_json: bool) -> None:
             "files": manifest.files,
             "runs_ended": done.runs_ended,
             "put_aside": done.kept,
-            "emptied_broker": done.emptied_broker,
+            "emptied_broker": done.broker is BrokerLeft.EMPTY,
         }
         click.echo(json.dumps(told))
         return
@@ -120,9 +151,7 @@ def _tell(source: BackupSource, done: RestoreDone, *, as_json: bool) -> None:
     click.echo(f"{done.runs_ended} runs that went on then begin again, at nobody's cost")
     for path in done.kept:
         click.echo(f"put aside, delete it when all is well: {path}")
-    if not done.emptied_broker:
-        click.echo(
-            "the broker could not be reached: empty its database (FLUSHDB) before the pool starts", err=True
-        )
+    if words := _BROKER_WORDS.get(done.broker):
+        click.echo(words, err=True)
     for name in manifest.missing:
         click.echo(f"warning: the pool had lost {name} before the backup", err=True)

@@ -16,12 +16,15 @@ log = logging.getLogger(__name__)
 
 
 class BrokerChange:
-    """For one thread. `active` reads the nodes that are in the pool. Raises UnavailableError."""
+    """For one thread. `active` reads the nodes that are in the pool, `check` raises where the server is
+    another pool's. Raises UnavailableError."""
 
-    def __init__(self, client: Client, active: Callable[[], Collection[str]]) -> None:
+    def __init__(
+        self, client: Client, active: Callable[[], Collection[str]], check: Callable[[], None]
+    ) -> None:
         self._client = client
         self._connections = Connections(client)
-        self._active = active
+        self._active, self._check = active, check
         self._server = ""
 
     def look(self) -> bool:
@@ -29,6 +32,7 @@ class BrokerChange:
         server = self._connections.server()
         if server == self._server:
             return False
+        self._check()
         count = broker_users.put_back(self._client, self._active)
         if self._server:
             log.warning("the broker is another server now: the users of %d agents were put back", count)

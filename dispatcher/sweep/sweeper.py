@@ -7,10 +7,12 @@ and tells of tasks that wait. One dispatcher sweeps at a time; a lock with a TTL
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from dispatcher.context import Dispatcher
 from dispatcher.placing.placement_loop import PlacementLoop
@@ -31,6 +33,7 @@ from dispatcher.sweep.reclaimer import Reclaimer
 from dispatcher.sweep.reconciler import Live, Reconciler, RotatingSlices
 from dispatcher.sweep.stored_files import StoredFiles
 from nodepool.clock import PoolClock
+from nodepool.domain.broker_owner import ForeignBrokerError
 from nodepool.domain.errors import NodePoolError, UnavailableError
 from nodepool.domain.nodes import report_interval
 from nodepool.domain.nodes.failure_detector import ExpectedNode, FailureDetector
@@ -57,11 +60,22 @@ _SHOUT_SECONDS = 30.0
 _PLACING_STUCK_SECONDS = 60.0
 
 
+def _end_this_process() -> None:
+    """In order; whoever starts it again is told why it does not start."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 class Sweeper:
     """A thread beside the worker, so that a backlog of hints cannot hold the sweep up."""
 
-    def __init__(self, dispatcher: Dispatcher, placement_loop: PlacementLoop) -> None:
-        self._dispatcher = dispatcher
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        placement_loop: PlacementLoop,
+        give_up: Callable[[], None] = _end_this_process,
+    ) -> None:
+        """`give_up`: what to do where the broker is another pool's now."""
+        self._dispatcher, self._give_up = dispatcher, give_up
         self._placement_loop = placement_loop
         self._stopped = threading.Event()
         self._lock = SweepLock(dispatcher.redis)
@@ -79,7 +93,9 @@ class Sweeper:
         self._storage = StoredFiles(dispatcher)
         self._housekeeping = Housekeeping(dispatcher)
         self._broker_change = BrokerChange(
-            dispatcher.redis, lambda: [node.id for node in dispatcher.database.read(node_store.roll_call)]
+            dispatcher.redis,
+            lambda: [node.id for node in dispatcher.database.read(node_store.roll_call)],
+            dispatcher.own_broker.check,
         )
         self._broker_guard = BrokerGuard(dispatcher.redis, dispatcher.settings.broker_connections_per_node)
         self._memory_guard = MemoryGuard(
@@ -123,6 +139,10 @@ class Sweeper:
                     self._sweep_and_say(period)
                 else:
                     catalogue.sweeps.labels("another").inc()
+            except ForeignBrokerError as error:
+                log.critical("this dispatcher ends: %s", error)
+                self._give_up()
+                return
             except NodePoolError as error:
                 catalogue.sweeps.labels("failed").inc()
                 self._failed()
@@ -146,6 +166,8 @@ class Sweeper:
         self._marks.leave(period_seconds=period_seconds, pass_seconds=seconds, places=places)
 
     def _mine(self, period_seconds: float) -> bool:
+        # Before anything there is touched: to another pool's database all of it would be left over.
+        self._dispatcher.own_broker.check()
         try:
             holder = self._lock.take(max(3 * period_seconds, 3.0))
         except UnavailableError as error:

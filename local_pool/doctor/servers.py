@@ -11,7 +11,8 @@ from local_pool.gateway_probe import GatewayProbe
 from local_pool.pool_place import PoolPlace
 from nodepool.domain import broker_fitness
 from nodepool.domain.broker_fitness import BrokerUse
-from nodepool.domain.errors import StorageFullError, UnavailableError
+from nodepool.domain.broker_owner import BrokerOwner, refusal
+from nodepool.domain.errors import NodePoolError, StorageFullError, UnavailableError
 from nodepool.domain.sweep_watch import allowed_seconds
 from nodepool.settings import Settings
 from nodepool.stores.redis import certificates, fitness
@@ -21,6 +22,7 @@ from nodepool.stores.redis.sweep_mark import SweepMarks
 from nodepool.stores.sql import pool_records
 from nodepool.stores.sql.database import Database, translated_errors
 from nodepool.stores.sql.migrate import check_known, newest_revision, revision_of
+from nodepool.workflows.broker_owner import OwnBroker
 
 _CLOCK_SECONDS, _WRONG_CLOCK_SECONDS = 2.0, 30.0
 _LOW, _FULL = 0.8, 0.95
@@ -120,6 +122,28 @@ def check_broker(settings: Settings) -> Iterator[DoctorFinding]:
             yield from _sweep(SweepMarks(client))
     finally:
         client.close()
+
+
+def check_broker_owner(place: PoolPlace, settings: Settings) -> Iterator[DoctorFinding]:
+    """Whether database and broker are of one pool. What is away the other checks have said."""
+    path = place.database_path
+    if path is not None and not path.is_file():
+        return
+    database, client = Database(place.database_url), connect(settings)
+    try:
+        own = OwnBroker(database, client)
+        with translated_errors():
+            owner, mark = own.owner()
+        if owner is BrokerOwner.ANOTHER:
+            action = "nothing starts until the settings are right or the broker was taken"
+            yield fault("owner", refusal(mark, own.pool_id), action)
+        elif owner is BrokerOwner.OURS:
+            yield ok("owner", "the broker is this database's")
+    except NodePoolError:
+        return
+    finally:
+        client.close()
+        database.close()
 
 
 def _share(what: str, used: int, limit: int, setting: str) -> Iterator[DoctorFinding]:

@@ -30,7 +30,7 @@ def test_a_server_that_takes_over_gets_the_users_of_active_nodes_back_and_no_oth
         replica.admin.replicaof("127.0.0.1", valkey.port)
         wait_until(lambda: replica.admin.hexists(keys.AGENT_USERS, "o/b"), "the data are there")
         replica.admin.replicaof("NO", "ONE")
-        change = BrokerChange(replica.admin, lambda: ["o/a", "o/b", "o/new"])
+        change = BrokerChange(replica.admin, lambda: ["o/a", "o/b", "o/new"], lambda: None)
         assert change.look()
         assert not change.look()
         for node, url in words.items():

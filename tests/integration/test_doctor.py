@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from local_pool.doctor.findings import DoctorFinding, FindingLevel
 from local_pool.doctor_command import doctor
 from local_pool.pool_place import PoolPlace
 from nodepool.settings import Settings
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.pool_tables import pool_records
 from tests.support.certificates import Authority
+from tests.support.databases import sqlite_file
 from tests.support.environment import free_port
 from tests.support.pool import PoolFactory, TestPool
 
@@ -61,6 +65,16 @@ def test_a_pool_that_is_well_has_no_fault(pool: TestPool) -> None:
     result = CliRunner().invoke(doctor, [], env=pool.environment())
     assert result.exit_code == 0
     assert "ok       sweep         a dispatcher swept" in result.output
+
+
+def test_a_broker_of_another_pool_is_named(pool: TestPool) -> None:
+    other = sqlite_file(pool.folder / "others.db")
+    with closing(Database(f"sqlite:///{other}")) as database:
+        database.write(lambda c: c.execute(pool_records.update().values(value="f" * 32)))
+    told = ask(pool, DATABASE_URL=f"sqlite:///{other}")
+    assert "the database is pool ffffffff" in told.of("owner")
+    assert told.code == 1
+    assert ask(pool).of("owner", "ok")
 
 
 def test_parts_that_are_away_are_named(pool: TestPool) -> None:

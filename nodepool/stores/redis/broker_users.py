@@ -19,7 +19,7 @@ import redis
 from nodepool.domain import ids
 from nodepool.messaging import names
 from nodepool.stores.redis import keys
-from nodepool.stores.redis.client import translated_errors
+from nodepool.stores.redis.client import database_of, translated_errors
 
 _PASSWORD_BYTES = 24
 log = logging.getLogger(__name__)
@@ -104,15 +104,27 @@ def put_back(client: redis.Redis, active: Callable[[], Collection[str]]) -> int:
                     "ACL", "SETUSER", ids.broker_user(node_id), "reset", "on", f"#{digest}", *user_rules
                 )
             wanted = {ids.broker_user(node_id) for node_id in nodes}
-            for user in sorted(listed - wanted):
-                if user.startswith(ids.BROKER_USER_PREFIX):
-                    pipe.execute_command("ACL", "DELUSER", user)  # type: ignore[no-untyped-call]
+            for user in sorted(of_this_database(client, listed - wanted)):
+                pipe.execute_command("ACL", "DELUSER", user)  # type: ignore[no-untyped-call]
             answers = pipe.execute(raise_on_error=False)
         _save(client)
     failed = [answer for answer in answers if isinstance(answer, Exception)]
     if failed:
         log.warning("%d users of agents were not put back; the first: %s", len(failed), failed[0])
     return len(ours)
+
+
+def of_this_database(client: redis.Redis, users: Collection[str]) -> set[str]:
+    """Those of agents that belong to this database of the server: users are the whole server's, and another
+    pool may have another of its databases."""
+    agents = {user for user in users if user.startswith(ids.BROKER_USER_PREFIX)}
+    if not agents:
+        return agents
+    with translated_errors():
+        lines = [_text(line) for line in client.acl_list()]
+    own = f"&/{database_of(client)}."
+    elsewhere = {line.split()[1] for line in lines if "&/" in line and own not in line}
+    return agents - elsewhere
 
 
 def _text(value: bytes | str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 NODES = "nodes"  # set of the ids of active nodes
+POOL_ID = "pool:id"  # whose broker this is
 SWEEPER = "pool:sweeper"  # which dispatcher sweeps now
 SWEPT = "pool:swept"  # the mark of the last pass of the sweep
 WRITTEN = "pool:written"  # an ordinary write, which shows that others would be taken
@@ -33,6 +34,7 @@ SWEPT_TTL_SECONDS = 24 * 3600
 
 # Keys that live without a TTL. Everything else must have one; a test checks it.
 PERSISTENT_PATTERNS = (
+    "pool:id",
     "pool:time",
     "nodes",
     "pool:agent-users",

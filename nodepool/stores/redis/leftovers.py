@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import cast
 
-from nodepool.domain import ids
 from nodepool.messaging import names
-from nodepool.stores.redis import keys
+from nodepool.stores.redis import broker_users, keys
 from nodepool.stores.redis.client import Client, translated_errors
 
 _SCANNED_AT_ONCE = 500
@@ -46,11 +45,11 @@ class Leftovers:
                 self._redis.delete(*names_of_keys)
 
     def users(self) -> list[str]:
-        """Of agents."""
+        """Of agents of this database."""
         with translated_errors():
             answer = self._redis.acl_users()
-        found = (name.decode() if isinstance(name, bytes) else str(name) for name in answer)
-        return [name for name in found if name.startswith(ids.BROKER_USER_PREFIX)]
+        found = [name.decode() if isinstance(name, bytes) else str(name) for name in answer]
+        return sorted(broker_users.of_this_database(self._redis, found))
 
     def delete_users(self, users: Collection[str]) -> None:
         """Their connections are cut."""

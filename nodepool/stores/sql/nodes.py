@@ -116,6 +116,11 @@ def active_among(connection: Connection, node_ids: Sequence[str]) -> Sequence[St
     return StoredNode.from_rows(connection.execute(query))
 
 
+def knows_any(connection: Connection, node_ids: Sequence[str]) -> bool:
+    """Whether one of them was ever in this pool, and is not forgotten."""
+    return connection.execute(select(nodes.c.id).where(nodes.c.id.in_(node_ids)).limit(1)).first() is not None
+
+
 def count_of(connection: Connection, owner_id: int) -> tuple[int, int]:
     """How many active nodes the owner has, and how many node ids in all."""
     query = select(func.count().filter(nodes.c.active), func.count()).where(nodes.c.owner_id == owner_id)

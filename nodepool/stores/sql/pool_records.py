@@ -1,4 +1,5 @@
-"""A few facts about the pool as a whole, one row each: when the ledger was verified, that SQL can be written.
+"""A few facts about the pool as a whole, one row each: its id, when the ledger was verified, that SQL can be
+written.
 
 Functions of a connection.
 """
@@ -6,6 +7,7 @@ Functions of a connection.
 from __future__ import annotations
 
 import json
+import secrets
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, insert, select, text, update
@@ -14,6 +16,7 @@ from nodepool.stores.sql.pool_tables import pool_records
 
 _LEDGER = "ledger verify"
 _WRITTEN = "write probe"
+_POOL_ID = "pool id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,18 @@ def last_verification(connection: Connection) -> LedgerVerification | None:
         return None
     value = json.loads(row.value)
     return LedgerVerification(row.at, bool(value["right"]), int(value["entries"]))
+
+
+def pool_id(connection: Connection) -> str:
+    """Which pool this database is, also after a restore; empty where the row was lost."""
+    query = select(pool_records.c.value).where(pool_records.c.name == _POOL_ID)
+    return connection.execute(query).scalar_one_or_none() or ""
+
+
+def make_pool_id(connection: Connection) -> str:
+    """The migration has made one: this is for a database that lost it."""
+    _keep(connection, _POOL_ID, 0.0, secrets.token_hex(16))
+    return pool_id(connection)
 
 
 def probe_write(connection: Connection, now: float) -> None:

@@ -1,4 +1,4 @@
-"""Whether somebody else has a database open just now. Changes nothing in it that is kept.
+"""Whether somebody else has a database open just now, and whose it is. Changes nothing in it that is kept.
 
 For commands that replace a database or its tables. Knows no pool and no data directory.
 """
@@ -9,8 +9,10 @@ import sqlite3
 from pathlib import Path
 
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 
-from nodepool.domain.errors import UnavailableError
+from nodepool.domain.errors import NodePoolError, UnavailableError
+from nodepool.stores.sql import pool_records
 from nodepool.stores.sql.database import Database, database_file, translated_errors
 
 _OTHERS = (
@@ -31,6 +33,20 @@ def others_connected(url: str) -> str:
     finally:
         database.close()
     return f"{others} other connections to it" if others else ""
+
+
+def pool_id_of(url: str) -> str:
+    """Which pool a database is; empty where there is none, or it is damaged, or older than such ids."""
+    path = database_file(url)
+    if path is not None and not Path(path).is_file():
+        return ""
+    database = Database(url)
+    try:
+        return database.read(pool_records.pool_id)
+    except (NodePoolError, SQLAlchemyError):
+        return ""
+    finally:
+        database.close()
 
 
 def _open_file(path: Path) -> str:
