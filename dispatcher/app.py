@@ -13,10 +13,10 @@ from celery.app.task import Task
 
 from dispatcher import metrics_sources
 from dispatcher.celery_metrics import CeleryMetrics
-from dispatcher.context import Dispatcher, build
+from dispatcher.context import Dispatcher, build, open_files
 from dispatcher.placing.node_events import NodeEventListener
 from dispatcher.placing.placement_loop import PlacementLoop
-from dispatcher.push.outcomes import PushOutcomes, open_files
+from dispatcher.push.outcomes import PushOutcomes
 from dispatcher.push.pusher import Pusher
 from dispatcher.signs import DispatcherSigns
 from dispatcher.sweep.sweeper import Sweeper

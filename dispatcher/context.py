@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache, partial
 
 from dispatcher.deferred_ends import DeferredEnds
 from nodepool.clock import Clock, PoolClock, steady_clock
 from nodepool.domain.scheduling.fair_share import Decay
 from nodepool.messaging.publisher import Publisher, make_app
 from nodepool.settings import Settings
+from nodepool.stores.files.file_store import FileStore, load_or_make_key
 from nodepool.stores.redis.client import Client, connect
 from nodepool.stores.redis.liveness import Liveness
 from nodepool.stores.redis.node_registry import NodeRegistry
@@ -45,6 +47,12 @@ class Dispatcher:
         self.redis.close()
 
 
+def open_files(settings: Settings) -> FileStore:
+    """The gateway's file store; the folder is shared, and so is the key."""
+    root = settings.task_storage_path
+    return FileStore(root, load_or_make_key(settings.storage_key, root / "storage.key"))
+
+
 def build(settings: Settings, clock: Clock | None = None, steady: Clock = steady_clock) -> Dispatcher:
     """`clock`: the pool's own, unless a test or a simulation has another."""
     database = Database(settings.effective_database_url)
@@ -64,7 +72,16 @@ def build(settings: Settings, clock: Clock | None = None, steady: Clock = steady
         liveness=Liveness(client),
         usage=usage,
         publisher=publisher,
-        lifecycle=Lifecycle(settings, database, registry, outputs, usage, publisher, clock),
+        lifecycle=Lifecycle(
+            settings,
+            database,
+            registry,
+            outputs,
+            usage,
+            publisher,
+            clock,
+            cache(partial(open_files, settings)),
+        ),
         clock=clock,
         steady=steady,
         deferred_ends=DeferredEnds(settings.heavy_limits),

@@ -132,7 +132,7 @@ def build(settings: Settings, clock: Clock | None = None) -> Gateway:
     registry = NodeRegistry(client)
     outputs = OutputStore(client, settings.max_live_output_bytes, settings.max_live_output_mb << 20)
     publisher = Publisher(make_app(settings, "gateway"))
-    own_broker = OwnBroker(database, client)
+    own_broker, files = OwnBroker(database, client), _files(settings)
     memory = MemoryBudget(settings.grpc_memory_mb << 20)
     cheap = ThreadLane("use-case", _bounds(settings.grpc_threads, 200, 5000))
     return Gateway(
@@ -141,7 +141,7 @@ def build(settings: Settings, clock: Clock | None = None) -> Gateway:
         redis=client,
         own_broker=own_broker,
         registry=registry,
-        files=_files(settings),
+        files=files,
         outputs=outputs,
         publisher=publisher,
         lifecycle=Lifecycle(
@@ -152,6 +152,7 @@ def build(settings: Settings, clock: Clock | None = None) -> Gateway:
             UsageStore(client, Decay(settings.fair_share_half_life_seconds)),
             publisher,
             clock,
+            lambda: files,
         ),
         tokens=Tokens.from_settings(settings, clock),
         standings=AccountStatuses(partial(_standing, database, cheap)),

@@ -20,7 +20,7 @@ from nodepool.domain.tasks.pool_result import check_result, printable
 from nodepool.domain.tasks.reasons import NO_REASON, Reason, ReasonCode, because
 from nodepool.domain.tasks.states import AttemptState, Outcome
 from nodepool.settings import Settings
-from nodepool.stores.files.file_store import FileStore, load_or_make_key
+from nodepool.stores.files.file_store import FileStore
 from nodepool.stores.redis.last_heard import LastHeard
 from nodepool.stores.sql import pushed_attempts, tasks as task_store
 from nodepool.stores.sql.attempt_rows import PushedAttempt
@@ -36,12 +36,6 @@ _SLOWEST_BYTES_PER_SECOND = 256 << 10
 def silence_seconds(settings: Settings, package_bytes: int) -> float:
     """How long a worker may say nothing at all after it was called."""
     return settings.push_timeout_seconds + package_bytes / _SLOWEST_BYTES_PER_SECOND
-
-
-def open_files(settings: Settings) -> FileStore:
-    """The gateway's file store; the folder is shared, and so is the key."""
-    root = settings.task_storage_path
-    return FileStore(root, load_or_make_key(settings.storage_key, root / "storage.key"))
 
 
 @dataclass(frozen=True, slots=True)

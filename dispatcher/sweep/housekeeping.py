@@ -9,8 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from dispatcher.context import Dispatcher
-from dispatcher.push.outcomes import open_files
+from dispatcher.context import Dispatcher, open_files
 from dispatcher.sweep import left_nodes
 from dispatcher.sweep.expired_tasks import ExpiredTasks
 from dispatcher.sweep.left_nodes import LeftNodes

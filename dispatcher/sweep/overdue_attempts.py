@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 
-from dispatcher.context import Dispatcher
-from dispatcher.push.outcomes import PushOutcomes, open_files
+from dispatcher.context import Dispatcher, open_files
+from dispatcher.push.outcomes import PushOutcomes
 from nodepool.domain.tasks.reasons import Reason, ReasonCode, because
 from nodepool.domain.tasks.states import Outcome
 from nodepool.stores.sql.attempt_rows import LiveAttempt

@@ -12,9 +12,8 @@ import logging
 import secrets
 from io import BytesIO
 
-from dispatcher.context import Dispatcher
+from dispatcher.context import Dispatcher, open_files
 from dispatcher.placing.placement_loop import PlacementLoop
-from dispatcher.push.outcomes import open_files
 from dispatcher.sweep import probe_disguise
 from nodepool.domain.errors import CorruptFileError, NodePoolError, NotFoundError
 from nodepool.domain.nodes.node import NodeView

@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from dispatcher.context import Dispatcher
-from dispatcher.push.outcomes import PushOutcomes, open_files, silence_seconds
+from dispatcher.context import Dispatcher, open_files
+from dispatcher.push.outcomes import PushOutcomes, silence_seconds
 from nodepool.domain.errors import NodePoolError
 from nodepool.domain.tasks.reasons import ReasonCode, because
 from nodepool.domain.tasks.states import AttemptState, Outcome

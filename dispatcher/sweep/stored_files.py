@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from dispatcher.context import Dispatcher
-from dispatcher.push.outcomes import open_files
+from dispatcher.context import Dispatcher, open_files
 from nodepool.stores.files.file_store import FileStore
 from nodepool.stores.sql import storage_accounting
 from nodepool.workflows import stored_files

@@ -18,6 +18,7 @@ from nodepool.stores.files.file_store import FileStore
 from nodepool.stores.redis.output import OutputStore, OutputWindow
 from nodepool.stores.sql.attempt_rows import PushedAttempt
 from nodepool.wire import TASK_STATUS_WORDS
+from nodepool.workflows.kept_output import keep_log
 
 log = logging.getLogger(__name__)
 
@@ -26,17 +27,6 @@ def keep_result(files: FileStore, attempt_id: str, result: bytes) -> None:
     with files.result_writer(attempt_id) as writer:
         writer.write(result)
         writer.commit()
-
-
-def keep_log(files: FileStore, attempt_id: str, said: OutputWindow) -> None:
-    """Of an attempt whose result may not have it, for its live window ends soon."""
-    if not said.end:
-        return
-    earlier = f"[{said.base} earlier bytes of output were not kept]\n" if said.base else ""
-    try:
-        files.put_log(attempt_id, earlier.encode() + said.data)
-    except NodePoolError as error:
-        log.warning("the output of %s is not kept: %s", attempt_id, error)
 
 
 def end_with_what_there_is(
@@ -56,8 +46,7 @@ def end_with_what_there_is(
     """
     size = files.result_size(attempt.id)
     said = _output(outputs, attempt.id)
-    if said is not None:
-        keep_log(files, attempt.id, said)
+    kept = keep_log(files, attempt.id, said) if said is not None else 0
     # What cannot be known now is not held against its node.
     idle = attempt.started_at is not None and not (size or worked or said is None or said.end)
     if not size and (at_bound or outcome is Outcome.STOPPED) and attempt.started_at is not None:
@@ -86,6 +75,7 @@ def end_with_what_there_is(
         reason=reason,
         result_bytes=size,
         has_result=size > 0,
+        log_bytes=kept,
         idle=idle and (at_bound or outcome is Outcome.STOPPED),
     )
 

@@ -7,6 +7,7 @@ Whatever comes after the commit may fail: the sweep does it again from SQL. Deci
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from nodepool.clock import Clock
@@ -16,10 +17,11 @@ from nodepool.domain.errors import UnavailableError
 from nodepool.domain.nodes.registered_node import RegisteredNode
 from nodepool.domain.scheduling.fair_share import EXPECTED_MINUTES, cost_per_minute
 from nodepool.domain.tasks.reasons import Reason
-from nodepool.domain.tasks.states import FINAL_TASK_STATES, Outcome, TaskState
+from nodepool.domain.tasks.states import FINAL_TASK_STATES, Outcome, TaskKind, TaskState
 from nodepool.messaging.publisher import Publisher
 from nodepool.metrics import catalogue
 from nodepool.settings import Settings
+from nodepool.stores.files.file_store import FileStore
 from nodepool.stores.redis.node_registry import NodeRegistry
 from nodepool.stores.redis.output import OutputStore
 from nodepool.stores.redis.usage import UsageStore
@@ -27,6 +29,7 @@ from nodepool.stores.sql import credit as credit_store, nodes as node_store, tas
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.node_rows import StoredNode
 from nodepool.workflows.attempt_end import Ended, end_in_sql
+from nodepool.workflows.kept_output import keep_lost_output
 
 log = logging.getLogger(__name__)
 _SECONDS_PER_MINUTE = 60
@@ -41,6 +44,7 @@ class Lifecycle:
     usage: UsageStore
     publisher: Publisher
     clock: Clock
+    files: Callable[[], FileStore] | None = None  # where output is kept that no result has
 
     def end_attempt(self, attempt_id: str, node_id: str, owner_id: int, end: End) -> Ended:
         """Close the attempt and move its task on. Raises StaleAttemptError when it is not current."""
@@ -53,11 +57,12 @@ class Lifecycle:
         if ended.changed:
             log.info("attempt %s ended: %s; its task is %s", attempt_id, end.outcome, ended.state)
             _count(end, ended.state)
-        self._after_end(attempt_id, ended)
+        self._after_end(attempt_id, ended, end)
         return ended
 
-    def _after_end(self, attempt_id: str, ended: Ended) -> None:
+    def _after_end(self, attempt_id: str, ended: Ended, end: End) -> None:
         try:
+            self._keep_lost_output(attempt_id, ended, end)
             if ended.node_changed:
                 # Before there is room: a node that is on probation from now on must not get two tasks.
                 self._put(self.database.read(lambda c: node_store.find(c, ended.node_id)))
@@ -75,6 +80,21 @@ class Lifecycle:
                 self.sync_nodes_of(owner_id)
         except UnavailableError as error:
             log.warning("the end of %s is kept; the sweep tells the rest: %s", attempt_id, error)
+
+    def _keep_lost_output(self, attempt_id: str, ended: Ended, end: End) -> None:
+        """Of the last attempt of a task; where another follows, that one's is the task's."""
+        task, is_last = ended.task, ended.changed and ended.state in FINAL_TASK_STATES
+        if not (self.files and is_last and end.outcome is Outcome.LOST and task.kind is TaskKind.USER):
+            return
+        keep_lost_output(
+            self.database,
+            self.files(),
+            self.outputs,
+            task_id=task.id,
+            attempt_number=task.attempt_number,
+            attempt_id=attempt_id,
+            reason=end.reason,
+        )
 
     def publish_follow_up(self, follow: FollowUp) -> None:
         """What follows for a task with several runs, to those whom it concerns. Raises UnavailableError."""

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select, update
 
 from dispatcher import context
-from dispatcher.push.outcomes import open_files
+from dispatcher.context import open_files
 from dispatcher.sweep.left_nodes import LeftNodes
 from dispatcher.sweep.orphans import WRITTEN_LATELY_SECONDS, OrphanScan
 from nodepool.domain.tasks.retention import DAY_SECONDS

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Row, select, update
 
 from dispatcher import context
-from dispatcher.push.outcomes import open_files
+from dispatcher.context import open_files
 from nodepool.domain.accounts.credentials import check_username
 from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import InvalidInputError

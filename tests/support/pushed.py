@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from dispatcher import context
-from dispatcher.push.outcomes import PushOutcomes, open_files
+from dispatcher.context import open_files
+from dispatcher.push.outcomes import PushOutcomes
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.messaging.names import PUSH_QUEUE
 from nodepool.settings import Settings

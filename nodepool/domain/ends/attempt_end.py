@@ -213,6 +213,7 @@ def _moved(attempt: EndingAttempt, end: End, rules: EndRules) -> MovedTask:
         digest=end.digest if is_final else "",
         result_bytes=end.result_bytes if is_final and end.has_result else None,
         result_attempt=attempt.id if is_final and end.has_result else "",
+        log_bytes=end.log_bytes if is_final else 0,
     )
 
 

@@ -75,6 +75,7 @@ class MovedTask:
     digest: str = ""
     result_bytes: int | None = None  # None: it returned nothing
     result_attempt: str = ""
+    log_bytes: int = 0  # of its output, kept apart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,7 @@ class End:
     cpu_seconds: float = 0.0
     peak_memory_bytes: int = 0
     output_bytes: int = 0
+    log_bytes: int = 0  # of its output, kept apart since its result may not have it
     digest: str = ""  # of what is compared; made by the pool, empty where nobody compares
     run_seconds: float | None = None  # as its node measured it; None: it does not tell
     measured_seconds: float | None = None  # since its claim, where the process that ends it saw that

@@ -239,6 +239,7 @@ def _values(task: MovedTask, now: float) -> dict[str, Any]:
     if task.state is TaskState.QUEUED:
         return values | {"queued_at": now, "node_id": "", "started_at": None}
     values |= {"finished_at": now, "exit_code": task.exit_code, "result_digest": task.digest}
+    values |= {"log_bytes": task.log_bytes}
     if task.result_bytes is not None:
         values |= {"result_bytes": task.result_bytes, "result_attempt": task.result_attempt}
     return values

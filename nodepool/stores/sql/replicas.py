@@ -271,6 +271,7 @@ def replace_result(connection: Connection, task_id: str, replaced: ReplacedResul
             result_digest=result.digest,
             exit_code=result.exit_code,
             node_id=result.node_id,
+            log_bytes=0,  # that of the false one went with it
             storage_due=True,
             updated_at=now,
             **reason_columns(replaced.reason),
@@ -290,7 +291,8 @@ def keep_digest(connection: Connection, task_id: str, digest: str) -> None:
 
 def forget_results(connection: Connection, run_ids: Sequence[str]) -> None:
     """What these runs returned is not there any more."""
-    connection.execute(update(tasks).where(tasks.c.id.in_(run_ids)).values(result_attempt="", result_bytes=0))
+    nothing = {"result_attempt": "", "result_bytes": 0, "log_bytes": 0}
+    connection.execute(update(tasks).where(tasks.c.id.in_(run_ids)).values(nothing))
 
 
 def not_owners(connection: Connection, task_ids: Collection[str]) -> dict[str, frozenset[int]]:

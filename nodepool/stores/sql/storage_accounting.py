@@ -137,7 +137,7 @@ def _settle(connection: Connection, task_ids: Sequence[str]) -> Sequence[Row[Any
     added: dict[int, int] = defaultdict(int)
     for row in rows:
         counts = row.kind == TaskKind.USER
-        stored = _stored(row) if counts else 0
+        stored = _stored(connection, row) if counts else 0
         values: dict[str, Any] = {}
         if stored != row.stored_bytes:
             values["stored_bytes"] = stored
@@ -165,10 +165,15 @@ def _count_given_up(connection: Connection, rows: Sequence[Row[Any]], added: dic
         _add(connection, owner_id, amount)
 
 
-def _stored(row: Row[Any]) -> int:
+def _stored(connection: Connection, row: Row[Any]) -> int:
+    """Its result, and output that is kept apart, its own and that of its runs."""
     if row.files_removed_at > 0:
         return int(row.log_bytes)
-    return int(row.result_bytes) if row.result_attempt else 0
+    of_runs = 0
+    if row.replicas > 1:
+        query = select(func.sum(tasks.c.log_bytes)).where(tasks.c.parent_id == row.id)
+        of_runs = int(connection.execute(query).scalar_one() or 0)
+    return (int(row.result_bytes) if row.result_attempt else 0) + int(row.log_bytes) + of_runs
 
 
 def _gives_up(row: Row[Any]) -> bool:

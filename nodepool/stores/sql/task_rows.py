@@ -61,7 +61,7 @@ class StoredTask(FromRow):
     finished_at: float | None
     held_back_until: float  # 0: its result is not kept from its owner
     files_removed_at: float  # 0: its package and result are there
-    log_bytes: int  # of its output, kept apart since its result is removed
+    log_bytes: int  # of its output, kept apart: no result has it, or that is removed
     deleted_at: float  # by its owner; 0: not
 
 

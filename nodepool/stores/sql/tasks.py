@@ -227,3 +227,18 @@ def live_attempts(connection: Connection, node_id: str | None = None) -> Sequenc
         else connection.execute(_LIVE_ATTEMPTS_OF_NODE, {"node_id": node_id})
     )
     return LiveAttempt.from_rows(rows)
+
+
+def note_log(connection: Connection, task_id: str, attempt_number: int, size_bytes: int) -> bool:
+    """So much output of its last attempt is kept apart; False where it has not ended by that, or is gone."""
+    noted = connection.execute(
+        update(tasks)
+        .where(
+            tasks.c.id == task_id,
+            tasks.c.attempt_number == attempt_number,
+            tasks.c.finished_at.is_not(None),
+            tasks.c.files_removed_at == 0,
+        )
+        .values(log_bytes=size_bytes, storage_due=True)
+    )
+    return bool(noted.rowcount)
