@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from hivemind.channel import GatewayChannel
 from hivemind.disk_use import DiskUse, disk_use
+from hivemind.errors import ConflictError
 from hivemind.models import finite
 from nodepool.protocol import nodepool_pb2 as pb
 
@@ -52,12 +53,18 @@ class Operator:
         return self._gateway.call(self._gateway.admin.Mint, request).message
 
     def set_credit_score(self, username: str, score: int, reason: str) -> str:
+        # Sent a second time it sets the same again, and is kept as two acts.
         request = pb.SetCreditScoreRequest(username=username, score=score, reason=reason)
-        return self._gateway.call(self._gateway.admin.SetCreditScore, request, idempotent=False).message
+        return self._gateway.call(self._gateway.admin.SetCreditScore, request).message
 
     def set_blocked(self, username: str, reason: str, *, blocked: bool) -> str:
         request = pb.SetUserBlockedRequest(username=username, blocked=blocked, reason=reason)
-        return self._gateway.call(self._gateway.admin.SetUserBlocked, request, idempotent=False).message
+        try:
+            return self._gateway.call(self._gateway.admin.SetUserBlocked, request).message
+        except ConflictError as error:
+            if not error.after_unanswered:
+                raise
+            return f"{username} is {'blocked' if blocked else 'not blocked any more'}"
 
     def reverse(self, entry_id: str, reason: str) -> str:
         """Counter-entries for a payment, transfer or grant; the same again changes nothing."""

@@ -1,16 +1,13 @@
-"""The connection to a pool's gateway: the only place of the client that touches gRPC stubs.
+"""The connection to a pool's gateways: the only place of the client that touches gRPC stubs.
 
-Adds to every call the token, a deadline and, where repeating changes nothing, retries; turns
-every gRPC status into one of `hivemind.errors`. Knows nothing of what the calls mean.
+Adds to every call the token, a deadline and repeats, at whichever gateway can be reached; turns every gRPC
+status into one of `hivemind.errors`. Knows nothing of what the calls mean.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import random
-import re
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +32,9 @@ from hivemind.errors import (
     UnreachableError,
     UnsupportedError,
 )
+from nodepool.domain.errors import InvalidInputError
+from nodepool.domain.gateway_choice import gateway_addresses, is_loopback, split_address
+from nodepool.gateway_lines import GatewayLines
 from nodepool.keepalive import grpc_client_options
 from nodepool.protocol.nodepool_pb2_grpc import (
     AdminServiceStub,
@@ -56,17 +56,19 @@ STATUS_TO_ERROR: dict[grpc.StatusCode, type[ClientError]] = {
     grpc.StatusCode.UNAVAILABLE: UnreachableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: TimedOutError,
     grpc.StatusCode.UNIMPLEMENTED: UnsupportedError,
-    grpc.StatusCode.CANCELLED: ClientError,
+    # Nobody here cancels a call and waits for it: its gateway did, or what stands between.
+    grpc.StatusCode.CANCELLED: UnreachableError,
     grpc.StatusCode.UNKNOWN: ClientError,
     grpc.StatusCode.INTERNAL: ClientError,
     grpc.StatusCode.DATA_LOSS: ClientError,
 }
 MAX_MESSAGE_BYTES = 128 << 20
-# One that calls go to, and those before it with calls that were left open.
-_MOST_LINES = 3
+# What gRPC says of a line that broke in the middle of a call, beside UNAVAILABLE.
+_BROKEN_OFF = ("rst_stream", "stream removed", "socket closed")
+# What it says where the next try would end as this one.
+_NOT_PASSING = ("certificate", "wrong_version_number")
 _RETRY_AFTER_MS = "retry-after-ms"
 _MAX_DIGITS = 10
-_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]@]+):(?P<port>\d{1,5})")
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -74,7 +76,7 @@ _Response = TypeVar("_Response")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Where a gateway is and how to speak to it. `address` is HOST:PORT."""
+    """Where a pool's gateways are, and how to speak to them. `address`: HOST:PORT, or several with commas."""
 
     address: str
     tls: bool = False
@@ -84,9 +86,12 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How calls that may be repeated are repeated while the gateway is away."""
+    """How calls that may be repeated are repeated while no gateway can be reached."""
 
-    attempts: int = 5
+    # For so long it is tried again.
+    patience_seconds: float = 60.0
+    # So often each gateway is tried at the most; 0: as often as there is time.
+    attempts: int = 0
     first_delay_seconds: float = 0.2
     max_delay_seconds: float = 5.0
     # How long it is waited in all for a pool that says when to try again.
@@ -98,28 +103,19 @@ class RetryPolicy:
         return full * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
 
 
-def is_loopback(address: str) -> bool:
-    """Only what is loopback by its spelling: a name could resolve to anywhere."""
-    host = _split(address)[0]
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def check_address(address: str) -> str:
     """HOST:PORT as given, or ConfigError."""
-    _split(address)
+    with _config_errors():
+        split_address(address)
     return address
 
 
-def _split(address: str) -> tuple[str, int]:
-    match = _ADDRESS.fullmatch(address)
-    if match is None or not 1 <= int(match["port"]) <= 65535:
-        raise ConfigError(f"the gateway's address must be HOST:PORT, not {address[:100]!r}")
-    return match["host"].strip("[]"), int(match["port"])
+@contextmanager
+def _config_errors() -> Iterator[None]:
+    try:
+        yield
+    except InvalidInputError as error:
+        raise ConfigError(str(error)) from error
 
 
 class GatewayChannel:
@@ -134,32 +130,26 @@ class GatewayChannel:
         deadline_seconds: float = 30.0,
     ) -> None:
         """Nothing is sent yet. Raises PlainTextError, ConfigError (address or CA file)."""
-        loopback = is_loopback(endpoint.address)
-        if not (endpoint.tls or loopback or endpoint.allow_insecure_plaintext):
-            raise PlainTextError(f"{endpoint.address} is another machine and the connection has no TLS")
+        with _config_errors():
+            addresses = gateway_addresses((endpoint.address,))
+        for address in addresses:
+            if not (endpoint.tls or is_loopback(address) or endpoint.allow_insecure_plaintext):
+                raise PlainTextError(f"{address} is another machine and the connection has no TLS")
         self.endpoint = endpoint
         self.token = token
         self.retry = retry or RetryPolicy()
+        # Told once, when a call begins to wait for a pool that cannot be reached.
+        self.on_wait: Callable[[UnreachableError, float], None] = lambda _error, _seconds: None
+        self._waits = False
         self._deadline_seconds = deadline_seconds
-        self._loopback = loopback
-        self._lines: deque[grpc.Channel] = deque()
-        self._answered_at = float("-inf")
-        self._connect()
-
-    def _connect(self) -> None:
-        """What is still open on older lines goes on there; more than a few of them nobody waits for."""
-        line = _open(self.endpoint, loopback=self._loopback)
-        self._lines.append(line)
-        self.users = UserServiceStub(line)
-        self.nodes = NodeManagerServiceStub(line)
-        self.tasks = MasterNodeServiceStub(line)
-        self.admin = AdminServiceStub(line)
-        while len(self._lines) > _MOST_LINES:
-            self._lines.popleft().close()
+        self.lines = GatewayLines(addresses, lambda address: _open(endpoint, address))
+        self.users = UserServiceStub(self.lines)
+        self.nodes = NodeManagerServiceStub(self.lines)
+        self.tasks = MasterNodeServiceStub(self.lines)
+        self.admin = AdminServiceStub(self.lines)
 
     def close(self) -> None:
-        while self._lines:
-            self._lines.popleft().close()
+        self.lines.close()
 
     def __enter__(self) -> GatewayChannel:
         return self
@@ -174,15 +164,14 @@ class GatewayChannel:
         method: grpc.UnaryUnaryMultiCallable[_Request, _Response],
         request: _Request,
         *,
-        idempotent: bool = True,
         with_token: bool = True,
         deadline_seconds: float | None = None,
     ) -> _Response:
-        """One answer. Idempotent calls are repeated while the gateway is unavailable."""
+        """One answer. Repeated while no gateway can be reached, so the caller knows what a second time does:
+        an error says by `after_unanswered` whether an earlier try may have arrived."""
         metadata = self._metadata() if with_token else ()
         return self._attempts(
-            lambda: method(request, timeout=deadline_seconds or self._deadline_seconds, metadata=metadata),
-            idempotent=idempotent,
+            lambda: method(request, timeout=deadline_seconds or self._deadline_seconds, metadata=metadata)
         )
 
     def upload(
@@ -193,9 +182,7 @@ class GatewayChannel:
         deadline_seconds: float,
     ) -> _Response:
         """Send a stream, get one answer. `requests` is asked again for each repeat."""
-        return self._attempts(
-            lambda: method(requests(), timeout=deadline_seconds, metadata=self._metadata()), idempotent=True
-        )
+        return self._attempts(lambda: method(requests(), timeout=deadline_seconds, metadata=self._metadata()))
 
     def stream(
         self,
@@ -208,44 +195,63 @@ class GatewayChannel:
 
         Without a deadline it may last for ever; a dead peer is noticed by keepalive.
         """
-        with self._errors():
-            call = method(request, timeout=deadline_seconds, metadata=self._metadata())
-            try:
-                yield from call
-            finally:
-                call.cancel()
+        line = self.lines.current
+        try:
+            with self._errors():
+                call = method(request, timeout=deadline_seconds, metadata=self._metadata())
+                try:
+                    for answer in call:
+                        self._answered()
+                        yield answer
+                finally:
+                    call.cancel()
+        except TimedOutError:
+            raise
+        except UnreachableError as error:
+            error.try_at_once = self.lines.unreachable(line)
+            raise
 
-    def pause(self, attempt: int) -> None:
-        """Wait as the retry policy says before repeat number `attempt`."""
-        time.sleep(self.retry.delay_seconds(attempt))
-
-    def _attempts(self, send: Callable[[], _Response], *, idempotent: bool) -> _Response:
-        attempt, waited = 1, 0.0
+    def _attempts(self, send: Callable[[], _Response]) -> _Response:
+        retries, waited = Retries(self), 0.0
         while True:
-            began, line = time.monotonic(), self._lines[-1]
+            tried_at, line = time.monotonic(), self.lines.current
             try:
                 with self._errors():
                     answer = send()
-            except TimedOutError:
-                # The line may be dead in a way that pings do not show: the next call has another.
-                if self._answered_at < began and self._lines[-1] is line:
-                    self._connect()
-                raise
-            except UnreachableError:
-                if not idempotent or attempt >= self.retry.attempts:
-                    raise
-                self.pause(attempt)
-                attempt += 1
+            except TimedOutError as error:
+                # Where nobody else can be asked, the same would only cost a busy pool the work once more.
+                error.after_unanswered = True
+                error.try_at_once = self.lines.silent(line, tried_at)
+                error.passing = False
+                retries.failed(error)
+            except UnreachableError as error:
+                error.try_at_once = self.lines.unreachable(line)
+                retries.failed(error)
             except LimitError as error:
                 # Nothing was done, so it may be sent again whatever it is.
+                self._answered()
                 seconds = error.retry_after_seconds
                 waited += seconds
                 if not seconds or waited > self.retry.max_wait_seconds:
                     raise
                 time.sleep(seconds + self.retry.delay_seconds(1))
+            except ClientError as error:
+                self._answered()
+                error.after_unanswered = retries.unanswered
+                raise
             else:
-                self._answered_at = time.monotonic()
+                self._answered()
                 return answer
+
+    def _answered(self) -> None:
+        self._waits = False
+        self.lines.answered()
+
+    def tell_wait(self, error: UnreachableError, seconds_left: float) -> None:
+        """Once, until somebody is answered again."""
+        if not self._waits:
+            self._waits = True
+            self.on_wait(error, seconds_left)
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         return (("authorization", f"Bearer {self.token}"),) if self.token else ()
@@ -256,6 +262,37 @@ class GatewayChannel:
             yield
         except grpc.RpcError as error:
             raise _client_error(error, self.endpoint) from None
+        except ValueError as error:
+            # The line was closed under this call, because others have found it dead.
+            raise UnreachableError(f"the connection to the pool was closed: {error}") from None
+
+
+class Retries:
+    """How one call, or one watch, is tried again. For one thread."""
+
+    def __init__(self, gateway: GatewayChannel) -> None:
+        self._gateway = gateway
+        self._rounds, self._since = 0, 0.0
+        self.unanswered = False  # an earlier try may have arrived
+
+    def worked(self) -> None:
+        self._rounds = 0
+
+    def failed(self, error: UnreachableError, patience_seconds: float | None = None) -> None:
+        """Waits until the next try, or raises `error` when there is none."""
+        retry, now = self._gateway.retry, time.monotonic()
+        self.unanswered = error.after_unanswered = self.unanswered or not error.never_sent
+        if error.try_at_once:
+            return
+        self._rounds += 1
+        if self._rounds == 1:
+            self._since = now
+        patience = retry.patience_seconds if patience_seconds is None else patience_seconds
+        left = patience - (now - self._since)
+        if left <= 0 or not error.passing or self._rounds == retry.attempts:
+            raise error
+        self._gateway.tell_wait(error, left)
+        time.sleep(min(left, retry.delay_seconds(self._rounds)))
 
 
 def _client_error(error: grpc.RpcError, endpoint: Endpoint) -> ClientError:
@@ -263,7 +300,9 @@ def _client_error(error: grpc.RpcError, endpoint: Endpoint) -> ClientError:
     code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
     details = " ".join((error.details() or "").split()) if isinstance(error, grpc.Call) else str(error)
     kind = STATUS_TO_ERROR.get(code, ClientError)
-    if kind is UnreachableError:
+    if kind is UnreachableError or (
+        kind is ClientError and any(words in details.casefold() for words in _BROKEN_OFF)
+    ):
         return _unreachable(details, endpoint)
     if kind is TimedOutError:
         return TimedOutError(f"the pool at {endpoint.address} did not answer in time")
@@ -286,22 +325,26 @@ def _retry_after(error: grpc.RpcError) -> float:
 def _unreachable(details: str, endpoint: Endpoint) -> UnreachableError:
     message = f"the pool at {endpoint.address} cannot be reached: {details or 'no details'}"
     lowered = details.casefold()
+    hint: str | None = None
     if "certificate" in lowered or "ssl" in lowered or "handshake" in lowered:
-        return UnreachableError(message, hint="does the gateway use TLS, and is --ca-file its authority's?")
-    return UnreachableError(message)
+        hint = "does the gateway use TLS, and is --ca-file its authority's?"
+    error = UnreachableError(message, hint=hint)
+    error.passing = not any(words in lowered for words in _NOT_PASSING)
+    error.never_sent = "failed to connect to" in lowered or "dns resolution failed" in lowered
+    return error
 
 
-def _open(endpoint: Endpoint, *, loopback: bool) -> grpc.Channel:
+def _open(endpoint: Endpoint, address: str) -> grpc.Channel:
     options: list[tuple[str, int]] = [
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         *grpc_client_options(first_delay_seconds=0.2, max_delay_seconds=2.0),
     ]
-    if loopback:
+    if is_loopback(address):
         # A proxy set for the web is no way to this machine.
         options.append(("grpc.enable_http_proxy", 0))
     if not endpoint.tls:
-        return grpc.insecure_channel(endpoint.address, options=options)
+        return grpc.insecure_channel(address, options=options)
     authority: bytes | None = None
     if endpoint.ca_file:
         try:
@@ -309,5 +352,5 @@ def _open(endpoint: Endpoint, *, loopback: bool) -> grpc.Channel:
         except OSError as error:
             raise ConfigError(f"the CA file cannot be read: {error}") from error
     return grpc.secure_channel(
-        endpoint.address, grpc.ssl_channel_credentials(root_certificates=authority), options=options
+        address, grpc.ssl_channel_credentials(root_certificates=authority), options=options
     )

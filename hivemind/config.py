@@ -1,7 +1,7 @@
 """Which pool, as whom: the profile on disk, the environment, and the command line's options.
 
 The environment wins over the profile and the command line over both. A token is kept with the
-address of the gateway that issued it and is never sent to another one.
+addresses of the pool's gateways and is never sent to another one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from hivemind.errors import ConfigError
+from nodepool.domain.errors import InvalidInputError
+from nodepool.domain.gateway_choice import gateway_addresses
 
 ENV_GATEWAY = "HIVEMIND_GATEWAY"
 ENV_TOKEN = "HIVEMIND_TOKEN"  # noqa: S105 - the name of a variable
@@ -22,8 +24,11 @@ ENV_PASSWORD = "HIVEMIND_PASSWORD"  # noqa: S105
 ENV_TLS = "HIVEMIND_TLS"
 ENV_CA_FILE = "HIVEMIND_CA_FILE"
 ENV_PLAINTEXT = "HIVEMIND_ALLOW_INSECURE_PLAINTEXT"
+ENV_RETRY = "HIVEMIND_RETRY_SECONDS"
 
 DEFAULT_GATEWAY = "localhost:50051"
+DEFAULT_RETRY_SECONDS = 60.0
+_MOST_RETRY_SECONDS = 86400.0
 _MAX_PROFILE_BYTES = 1 << 20
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"", "0", "false", "no", "off"})
@@ -46,13 +51,30 @@ class Profile:
     accounts: Mapping[str, Account] = field(default_factory=dict)
 
     def with_account(self, gateway: str, account: Account) -> Profile:
-        return Profile(gateway=gateway, accounts={**self.accounts, gateway: account})
+        others = {
+            name: kept
+            for name, kept in self.accounts.items()
+            if set(name.split(",")) != set(gateway.split(","))
+        }
+        return Profile(gateway=gateway, accounts={**others, gateway: account})
 
     def without_token(self, gateway: str) -> Profile:
-        account = self.accounts.get(gateway)
-        if account is None:
+        name = self.name_for(gateway)
+        if name is None:
             return self
-        return replace(self, accounts={**self.accounts, gateway: replace(account, token="")})
+        account = replace(self.accounts[name], token="")
+        return replace(self, accounts={**self.accounts, name: account})
+
+    def name_for(self, gateway: str) -> str | None:
+        """Under which the account is kept for these very gateways, in whatever order, or for a pool that they
+        are some of: its token was meant for them."""
+        asked = set(gateway.split(","))
+        fitting = [name for name in self.accounts if asked <= set(name.split(","))]
+        return min(fitting, key=lambda name: (name != gateway, len(name.split(","))), default=None)
+
+    def account_for(self, gateway: str) -> Account:
+        name = self.name_for(gateway)
+        return Account() if name is None else self.accounts[name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,12 +91,14 @@ class CommandLineOptions:
 class Connection:
     """What is used: the outcome of profile, environment and options."""
 
-    gateway: str
+    gateway: str  # or several, with commas between
     username: str
     token: str = field(repr=False)
     tls: bool
     ca_file: str
     allow_insecure_plaintext: bool
+    # For how long a pool that cannot be reached is tried again.
+    retry_seconds: float = DEFAULT_RETRY_SECONDS
 
 
 def profile_path(environment: Mapping[str, str]) -> Path:
@@ -132,8 +156,12 @@ def save(path: Path, profile: Profile) -> None:
 
 def resolve(profile: Profile, environment: Mapping[str, str], options: CommandLineOptions) -> Connection:
     """Command line over environment over profile over defaults."""
-    gateway = options.gateway or environment.get(ENV_GATEWAY) or profile.gateway or DEFAULT_GATEWAY
-    account = profile.accounts.get(gateway, Account())
+    said = options.gateway or environment.get(ENV_GATEWAY) or profile.gateway or DEFAULT_GATEWAY
+    try:
+        gateway = ",".join(gateway_addresses((said,)))
+    except InvalidInputError as error:
+        raise ConfigError(str(error)) from error
+    account = profile.account_for(gateway)
     return Connection(
         gateway=gateway,
         username=account.username,
@@ -146,6 +174,7 @@ def resolve(profile: Profile, environment: Mapping[str, str], options: CommandLi
             option=options.allow_insecure_plaintext,
             kept=account.allow_insecure_plaintext,
         ),
+        retry_seconds=_seconds(environment, ENV_RETRY, DEFAULT_RETRY_SECONDS),
     )
 
 
@@ -170,6 +199,19 @@ def _chosen(environment: Mapping[str, str], name: str, *, option: bool | None, k
     if word not in _FALSE:
         raise ConfigError(f"{name} must be 1 or 0, not {word[:40]!r}")
     return kept if name not in environment else False
+
+
+def _seconds(environment: Mapping[str, str], name: str, default: float) -> float:
+    text = environment.get(name, "").strip()
+    try:
+        seconds = float(text) if text else default
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= _MOST_RETRY_SECONDS:
+        raise ConfigError(
+            f"{name} must be a number of seconds, 0 to {_MOST_RETRY_SECONDS:g}, not {text[:40]!r}"
+        )
+    return seconds
 
 
 def _profile(data: Any) -> Profile:

@@ -6,13 +6,15 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from hivemind.channel import GatewayChannel
+from hivemind.channel import GatewayChannel, Retries
 from hivemind.errors import ClientError, MissingError, NotYetError, RefusedError, UnreachableError
 from hivemind.models import ResultInfo, TaskInfo
 from hivemind.zip_unpack import check_destination, unpack
 from nodepool.protocol import nodepool_pb2 as pb
 
 _DEADLINE_SECONDS = 3600.0
+# Of a result on a line that breaks again and again; each begins at its first byte.
+_MOST_BEGINNINGS = 10
 
 
 def fetch_result(
@@ -66,17 +68,21 @@ def _download(
     progress: Callable[[int, int], None],
     status: Callable[[str], TaskInfo],
 ) -> int:
-    attempt = 1
+    retries, begun = Retries(gateway), 0
+
+    def show(done: int, total: int) -> None:
+        if done and begun <= _MOST_BEGINNINGS:
+            retries.worked()
+        progress(done, total)
+
     while True:
+        begun += 1
         try:
-            return _download_once(gateway, task_id, part, progress)
+            return _download_once(gateway, task_id, part, show)
         except MissingError as error:
             raise _why_missing(status(task_id), error) from None
-        except UnreachableError:
-            if attempt >= gateway.retry.attempts:
-                raise
-        gateway.pause(attempt)
-        attempt += 1
+        except UnreachableError as error:
+            retries.failed(error)
 
 
 def _download_once(

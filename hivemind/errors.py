@@ -48,6 +48,8 @@ class ClientError(NodePoolError):
     def __init__(self, message: str | None = None, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.hint = self.default_hint if hint is None else hint
+        # An earlier try of the same call got no answer, and may have done its work all the same.
+        self.after_unanswered = False
 
 
 class ConfigError(ClientError):
@@ -85,6 +87,15 @@ class UnreachableError(ClientError):
     code = "unreachable"
     exit_code = ExitCode.UNREACHABLE
     default_hint = "is the gateway up, and is its address right? See --gateway and HIVEMIND_GATEWAY"
+
+    def __init__(self, message: str | None = None, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        # The same may be answered in a moment.
+        self.passing = True
+        # No gateway has had this try.
+        self.never_sent = False
+        # Another gateway has not been tried yet.
+        self.try_at_once = False
 
 
 class TimedOutError(UnreachableError):

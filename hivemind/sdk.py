@@ -13,7 +13,7 @@ network or the input can do wrong. Knows no profile, no terminal and no environm
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -24,10 +24,12 @@ from hivemind.channel import Endpoint, GatewayChannel, RetryPolicy
 from hivemind.errors import (
     ClientError,
     ConflictError,
+    ExistsError,
     MissingError,
     NotLoggedInError,
     NotYetError,
     RefusedError,
+    UnreachableError,
     UnsupportedError,
 )
 from hivemind.explanation import Explanation, explanation_from_wire, explanation_of_older_pool
@@ -61,13 +63,18 @@ class NodePoolClient:
         token: str = "",
         retry: RetryPolicy | None = None,
         deadline_seconds: float = 30.0,
+        on_wait: Callable[[UnreachableError, float], None] | None = None,
     ) -> None:
-        """`gateway` is HOST:PORT in plain text (loopback only), or an Endpoint that says more.
+        """`gateway` is HOST:PORT in plain text (loopback only), several with commas between, or an Endpoint
+        that says more. Where one cannot be reached, calls go on with the next.
 
+        `on_wait` is told once when no gateway can be reached, with the seconds that it is tried for.
         Nothing is sent yet. Raises PlainTextError or ConfigError.
         """
         endpoint = gateway if isinstance(gateway, Endpoint) else Endpoint(address=gateway)
         self._gateway = GatewayChannel(endpoint, token=token, retry=retry, deadline_seconds=deadline_seconds)
+        if on_wait is not None:
+            self._gateway.on_wait = on_wait
 
     def close(self) -> None:
         self._gateway.close()
@@ -88,10 +95,19 @@ class NodePoolClient:
     # -- accounts ---------------------------------------------------------------------------
 
     def register(self, username: str, password: str) -> None:
-        """Make an account. Not repeated by itself: a repeat would find the name taken."""
+        """Make an account. When a try got no answer and the next finds the name taken, the password tells
+        whose account it is."""
         request = pb.RegisterRequest(username=username, password=password)
-        answer = self._gateway.call(self._gateway.users.Register, request, idempotent=False, with_token=False)
-        _expect(answer, RefusedError)
+        try:
+            answer = self._gateway.call(self._gateway.users.Register, request, with_token=False)
+        except ExistsError as error:
+            if not (error.after_unanswered and self._fits(username, password)):
+                raise
+        except UnreachableError as error:
+            error.hint = f"the account may be there all the same: `hivemind login {username}` tells"
+            raise
+        else:
+            _expect(answer, RefusedError)
 
     def login(self, username: str, password: str) -> Identity:
         """Get a token and use it from here on. Raises NotLoggedInError for a wrong name or password."""
@@ -116,12 +132,31 @@ class NodePoolClient:
         return read_token(self._need_token())
 
     def change_password(self, old: str, new: str) -> Identity:
-        """Every older token of the account ends; a new one is in use from here on. Not repeated by itself."""
+        """Every older token of the account ends; a new one is in use from here on. When a try got no answer
+        and the next is refused, a login with the new password tells whether it is changed."""
         request = pb.ChangePasswordRequest(token=self._need_token(), old_password=old, new_password=new)
-        answer = self._gateway.call(self._gateway.users.ChangePassword, request, idempotent=False)
+        username = self.whoami().username
+        try:
+            answer = self._gateway.call(self._gateway.users.ChangePassword, request)
+        except UnreachableError as error:
+            error.hint = "it may be changed all the same: `hivemind login` tells which password counts"
+            raise
+        except ClientError as error:
+            if not error.after_unanswered or (token := self._token_for(username, new)) is None:
+                raise
+            self._gateway.token = token
+            return self.whoami()
         _expect(answer, NotLoggedInError)
         self._gateway.token = answer.token
         return self.whoami()
+
+    def _fits(self, username: str, password: str) -> bool:
+        return self._token_for(username, password) is not None
+
+    def _token_for(self, username: str, password: str) -> str | None:
+        request = pb.LoginRequest(username=username, password=password)
+        answer = self._gateway.call(self._gateway.users.Login, request, with_token=False)
+        return answer.token if answer.success else None
 
     def balance(self) -> Balance:
         """Your CPT, what of it tasks hold, and your credit score."""
@@ -277,7 +312,12 @@ class NodePoolClient:
         """
         self._need_token()
         request = pb.DeleteTaskRequest(task_id=task_id)
-        answer = self._gateway.call(self._gateway.tasks.DeleteTask, request, idempotent=False)
+        try:
+            answer = self._gateway.call(self._gateway.tasks.DeleteTask, request)
+        except MissingError as error:
+            if not error.after_unanswered:
+                raise
+            return f"task {task_id} is deleted"
         _expect(answer, ConflictError)
         return answer.message
 

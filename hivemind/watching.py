@@ -9,13 +9,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from hivemind.channel import GatewayChannel
-from hivemind.errors import ClientError, NotYetError, TimedOutError, UnreachableError
+from hivemind.channel import GatewayChannel, Retries
+from hivemind.errors import NotYetError, TimedOutError, UnreachableError
 from hivemind.models import OutputEvent, StateEvent, TaskEvent, TaskInfo, task_from_detail
 from nodepool.protocol import nodepool_pb2 as pb
 
-# How many times in a row the pool may be away before a watcher gives up: about two minutes.
-MAX_LOST_IN_A_ROW = 30
+# For so long the pool may be away before a watcher gives up: as long as its nodes keep what they run.
+PATIENCE_SECONDS = 600.0
 
 
 @dataclass(slots=True)
@@ -67,12 +67,11 @@ def watch(
     Raises NotYetError after `timeout_seconds`, UnreachableError when the pool stays away.
     """
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-    lost = 0
+    retries = Retries(gateway)
     while True:
-        problem: ClientError
         try:
             for event in _events(gateway, task_id, position, deadline):
-                lost = 0
+                retries.worked()
                 yield event
             if position.last is not None and position.last.final:
                 return
@@ -81,11 +80,9 @@ def watch(
             raise NotYetError(f"the task {task_id} has not ended in time") from None
         except UnreachableError as error:
             problem = error
-        lost += 1
         # Who has seen nothing yet may have the wrong address, and wants to know soon.
-        if lost >= (gateway.retry.attempts if position.last is None else MAX_LOST_IN_A_ROW):
-            raise problem
-        gateway.pause(lost)
+        seen = position.last is not None and gateway.retry.patience_seconds
+        retries.failed(problem, max(PATIENCE_SECONDS, gateway.retry.patience_seconds) if seen else None)
 
 
 def _events(

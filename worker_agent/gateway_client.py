@@ -1,15 +1,13 @@
-"""The agent's line to the gateway: tokens, deadlines, retries, and one channel for everything.
+"""The agent's line to the gateways of its pool: tokens, deadlines, retries, and one channel for everything.
 
 Knows the protocol's messages and no rules: what an answer means for an attempt is decided elsewhere.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,8 @@ import grpc
 import structlog
 
 from nodepool.domain.errors import NodePoolError
+from nodepool.domain.gateway_choice import is_loopback
+from nodepool.gateway_lines import GatewayLines, Line
 from nodepool.keepalive import grpc_client_options
 from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 from worker_agent import wall_clock
@@ -30,8 +30,6 @@ Answer = TypeVar("Answer")
 _MESSAGE_BYTES = 100 << 20
 _CHUNK_BYTES = 256 << 10
 _CALL_SECONDS = 10.0
-# One that calls go to, and those before it with calls that were left open.
-_MOST_LINES = 3
 _REPORT_SECONDS = 3.0
 _STREAM_SECONDS = 300.0
 _FIRST_PAUSE_SECONDS = 0.1
@@ -53,6 +51,15 @@ _PASSING = frozenset(
     }
 )
 _STALE = frozenset({grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND})
+# The gateway is gone, goes, or does not serve: another one may.
+_LINE_ENDED = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+    }
+)
 _WITHOUT_ANSWER = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 
 
@@ -74,7 +81,7 @@ class LoginRefusedError(GatewayGivenUpError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayOptions:
-    address: str  # host:port
+    addresses: tuple[str, ...]  # host:port of each gateway of the pool
     username: str
     password: str
     tls: bool = False
@@ -96,9 +103,9 @@ class GatewayClient:
         self._options = options
         self.on_contact = on_contact
         self.on_login_refused: Callable[[LoginRefusedError], None] = lambda _: None
-        self._lines: deque[grpc.Channel] = deque()
-        self._answered_at = float("-inf")
-        self._connect()
+        self._lines = GatewayLines(options.addresses, lambda address: open_channel(options, address))
+        self._users = rpc.UserServiceStub(self._lines)
+        self._nodes = rpc.NodeManagerServiceStub(self._lines)
         self._closed = threading.Event()
         self._token_lock = threading.Lock()
         self._token = ""
@@ -107,17 +114,7 @@ class GatewayClient:
 
     def close(self) -> None:
         self._closed.set()
-        while self._lines:
-            self._lines.popleft().close()
-
-    def _connect(self) -> None:
-        """What is still sent and fetched on older lines goes on there."""
-        line = open_channel(self._options)
-        self._lines.append(line)
-        self._users = rpc.UserServiceStub(line)
-        self._nodes = rpc.NodeManagerServiceStub(line)
-        while len(self._lines) > _MOST_LINES:
-            self._lines.popleft().close()
+        self._lines.close()
 
     # -- the node ------------------------------------------------------------------------------------
     def log_in(self, give_up: Callable[[], bool] = never) -> None:
@@ -125,7 +122,7 @@ class GatewayClient:
         self._retrying(self._fresh_token, give_up)
 
     def register(self, request: pb.RegisterWorkerNodeRequest, give_up: Callable[[], bool] = never) -> None:
-        answer = self._unary(lambda: self._nodes.RegisterWorkerNode, request, give_up)
+        answer = self._unary(self._nodes.RegisterWorkerNode, request, give_up)
         if not answer.success:
             raise GatewayRefusedError(answer.message)
 
@@ -133,7 +130,7 @@ class GatewayClient:
         self, node_id: str, give_up: Callable[[], bool] = never, *, instance: str = ""
     ) -> pb.EnrollAgentResponse:
         answer: pb.EnrollAgentResponse = self._unary(
-            lambda: self._nodes.EnrollAgent,
+            self._nodes.EnrollAgent,
             pb.EnrollAgentRequest(node_id=node_id, instance=instance),
             give_up,
         )
@@ -142,10 +139,11 @@ class GatewayClient:
         return answer
 
     def report(self, request: pb.ReportAgentRequest) -> pb.ReportAgentResponse:
-        """One try. GatewayGivenUpError when nobody answers, GatewayRefusedError for an older gateway."""
-        tries = iter((False,))
+        """One try at each gateway. GatewayGivenUpError when nobody answers, GatewayRefusedError for an older
+        gateway."""
+        tries = iter([False] * len(self._lines.addresses))
         answer: pb.ReportAgentResponse = self._unary(
-            lambda: self._nodes.ReportAgent,
+            self._nodes.ReportAgent,
             request,
             lambda: next(tries, True),
             timeout_seconds=_REPORT_SECONDS,
@@ -154,11 +152,11 @@ class GatewayClient:
 
     def set_draining(self, node_id: str, give_up: Callable[[], bool]) -> None:
         request = pb.SetNodeDrainingRequest(node_id=node_id, draining=True)
-        self._unary(lambda: self._nodes.SetNodeDraining, request, give_up)
+        self._unary(self._nodes.SetNodeDraining, request, give_up)
 
     def deregister(self, node_id: str, give_up: Callable[[], bool]) -> None:
         request = pb.DeregisterNodeRequest(node_id=node_id)
-        self._unary(lambda: self._nodes.DeregisterNode, request, give_up)
+        self._unary(self._nodes.DeregisterNode, request, give_up)
 
     # -- attempts ------------------------------------------------------------------------------------
     def claim(
@@ -190,7 +188,7 @@ class GatewayClient:
     def append_output(
         self, request: pb.AppendOutputRequest, give_up: Callable[[], bool]
     ) -> pb.AppendOutputResponse:
-        answer: pb.AppendOutputResponse = self._unary(lambda: self._nodes.AppendOutput, request, give_up)
+        answer: pb.AppendOutputResponse = self._unary(self._nodes.AppendOutput, request, give_up)
         return answer
 
     def finish(self, end: pb.AttemptEnd, result: Path | None, give_up: Callable[[], bool]) -> None:
@@ -206,26 +204,15 @@ class GatewayClient:
     # -- how calls are made --------------------------------------------------------------------------
     def _unary(
         self,
-        method: Callable[[], Any],
+        method: Any,
         request: Any,
         give_up: Callable[[], bool],
         *,
         timeout_seconds: float = _CALL_SECONDS,
     ) -> Any:
-        """`method` is asked for anew at each try: the line may be another one by then."""
-
-        def once() -> Any:
-            began, line = time.monotonic(), self._lines[-1]
-            try:
-                return method()(request, timeout=timeout_seconds, metadata=self._metadata())
-            except grpc.RpcError as error:
-                silent = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and self._answered_at < began
-                # The line may be dead in a way that pings do not show.
-                if silent and not self._closed.is_set() and self._lines[-1] is line:
-                    self._connect()
-                raise
-
-        return self._retrying(once, give_up)
+        return self._retrying(
+            lambda: method(request, timeout=timeout_seconds, metadata=self._metadata()), give_up
+        )
 
     def _retrying(self, once: Callable[[], Answer], give_up: Callable[[], bool]) -> Answer:
         pause = _FIRST_PAUSE_SECONDS
@@ -233,23 +220,24 @@ class GatewayClient:
         while True:
             if give_up() or self._closed.is_set():
                 raise GatewayGivenUpError
+            began, line = time.monotonic(), self._lines.current
             try:
                 answer = once()
             except grpc.RpcError as error:
-                code = error.code()
-                if code not in _WITHOUT_ANSWER:
-                    self.on_contact()
-                if code is grpc.StatusCode.UNAUTHENTICATED and not renewed:
+                self._note_contact(error)
+                if error.code() is grpc.StatusCode.UNAUTHENTICATED and not renewed:
                     renewed = True
                     self._forget_token()
                     continue
                 _raise_unless_passing(error)
-                self._note_silence(error)
+                if self._go_on(error, line, began):
+                    continue
             except LoginRefusedError as error:
                 self.on_login_refused(error)
                 raise
-            except ValueError as error:  # the channel was closed
-                raise GatewayGivenUpError from error
+            except ValueError:
+                # The line was closed: for good, or because it was found dead while this call began.
+                continue
             else:
                 self._note_answer()
                 return answer
@@ -257,20 +245,34 @@ class GatewayClient:
             self._closed.wait(random.uniform(pause / 2, pause))  # noqa: S311  no secret
             pause = min(pause * 2, _LAST_PAUSE_SECONDS)
 
-    def _note_silence(self, error: grpc.RpcError) -> None:
+    def _note_contact(self, error: grpc.RpcError) -> None:
+        if error.code() not in _WITHOUT_ANSWER:
+            self.on_contact()
+
+    def _go_on(self, error: grpc.RpcError, line: Line, began: float) -> bool:
+        """With the next gateway, where this one is not there. Whether it is to be tried at once."""
+        self._note_silence(error, line.address)
+        if error.code() in _LINE_ENDED:
+            return self._lines.unreachable(line)
+        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return self._lines.silent(line, began)
+        return False
+
+    def _note_silence(self, error: grpc.RpcError, address: str) -> None:
         if not self._silent:
             log.warning(
                 "the gateway does not answer, the agent tries on",
                 action="link.silent",
+                gateway=address,
                 code=error.code().name,
                 why=error.details(),
             )
         self._silent = True
 
     def _note_answer(self) -> None:
-        self._answered_at = time.monotonic()
+        self._lines.answered()
         if self._silent:
-            log.info("the gateway answers again", action="link.answers")
+            log.info("a gateway answers again", action="link.answers", gateway=self._lines.current.address)
         self._silent = False
         self.on_contact()
 
@@ -320,8 +322,8 @@ class GatewayClient:
         self._renew_at = time.monotonic() + max(_MIN_TOKEN_SECONDS, life * (1 - _RENEW_AT_PART))
 
 
-def open_channel(options: GatewayOptions) -> grpc.Channel:
-    """Raises LinkRefusedError when plain text would leave the machine without anybody having said so."""
+def open_channel(options: GatewayOptions, address: str) -> grpc.Channel:
+    """Raises GatewayRefusedError when plain text would leave the machine without anybody having said so."""
     settings = [
         ("grpc.max_send_message_length", _MESSAGE_BYTES),
         ("grpc.max_receive_message_length", _MESSAGE_BYTES),
@@ -331,21 +333,13 @@ def open_channel(options: GatewayOptions) -> grpc.Channel:
     ]
     if options.tls:
         roots = options.ca_file.read_bytes() if options.ca_file else None
-        return grpc.secure_channel(options.address, grpc.ssl_channel_credentials(roots), settings)
-    if not options.allow_insecure_plaintext and not is_loopback(options.address):
+        return grpc.secure_channel(address, grpc.ssl_channel_credentials(roots), settings)
+    if not options.allow_insecure_plaintext and not is_loopback(address):
         raise GatewayRefusedError(
-            f"{options.address} is another machine and the connection would be plain text: use --tls, or "
+            f"{address} is another machine and the connection would be plain text: use --tls, or "
             "--allow-insecure-plaintext where everyone on the way may read password and code"
         )
-    return grpc.insecure_channel(options.address, settings)
-
-
-def is_loopback(address: str) -> bool:
-    host = address.rsplit(":", 1)[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return grpc.insecure_channel(address, settings)
 
 
 def _raise_unless_passing(error: grpc.RpcError) -> None:

@@ -10,10 +10,12 @@ from enum import StrEnum
 from pathlib import Path
 
 from nodepool.domain.errors import InvalidInputError
+from nodepool.domain.gateway_choice import gateway_addresses
 from nodepool.domain.ids import check_node_id
 from nodepool.domain.nodes.node import MAX_TASKS_LIMIT
 from nodepool.domain.regions import node_region
 
+GATEWAY_VARIABLE = "HIVEMIND_GATEWAY"
 PASSWORD_VARIABLE = "HIVEMIND_PASSWORD"  # noqa: S105  a name
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
@@ -28,7 +30,7 @@ class RunnerChoice(StrEnum):
 class AgentOptions:
     """0 in a number means: as the machine is, or the default."""
 
-    gateway: str
+    gateways: tuple[str, ...]  # host:port of each
     username: str
     password: str
     node_id: str
@@ -55,12 +57,12 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> A
     try:
         node_id = check_node_id(f"{given.username}/{given.node}")
         node_region(given.location)
-        _check_address(given.gateway)
+        gateways = _gateways(given.gateway, environment)
         password = _password(given.password_file, environment)
     except (InvalidInputError, OSError) as error:
         parser.error(str(error))
     return AgentOptions(
-        gateway=given.gateway,
+        gateways=gateways,
         username=given.username,
         password=password,
         node_id=node_id,
@@ -85,10 +87,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hivemind-agent",
         description="Offers this machine to a HiveMind node pool and runs what the pool sends.",
-        epilog=f"The password comes from --password-file or from the environment's {PASSWORD_VARIABLE}.",
+        epilog=f"The password comes from --password-file or from the environment's {PASSWORD_VARIABLE}; the "
+        f"gateways may come from {GATEWAY_VARIABLE}, with commas between.",
     )
     add = parser.add_argument
-    add("--gateway", required=True, metavar="HOST:PORT", help="the pool's gateway")
+    add(
+        "--gateway",
+        action="append",
+        default=[],
+        metavar="HOST:PORT",
+        help="the pool's gateway; several, or with commas between: whichever can be reached",
+    )
     add("--username", required=True, help="the account that owns this node and is paid")
     add("--password-file", type=Path, metavar="FILE", help="file with the account's password")
     add("--node", default=_host_name(), metavar="NAME", help="name of this node (default: the host's)")
@@ -148,10 +157,14 @@ def _password(file: Path | None, environment: Mapping[str, str]) -> str:
     return password
 
 
-def _check_address(address: str) -> None:
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise InvalidInputError(f"--gateway must be HOST:PORT, not {address!r}")
+def _gateways(given: Sequence[str], environment: Mapping[str, str]) -> tuple[str, ...]:
+    words = given or [environment.get(GATEWAY_VARIABLE, "")]
+    if not any(words):
+        raise InvalidInputError(f"no gateway: give --gateway HOST:PORT or set {GATEWAY_VARIABLE}")
+    try:
+        return gateway_addresses(words)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"--gateway: {error}") from error
 
 
 def _host_name() -> str:

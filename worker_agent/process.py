@@ -60,7 +60,7 @@ def _run(options: AgentOptions) -> int:
     lock = _own_data_dir(options.data_dir)
     link = GatewayClient(
         GatewayOptions(
-            address=options.gateway,
+            addresses=options.gateways,
             username=options.username,
             password=options.password,
             tls=options.tls,

@@ -87,17 +87,25 @@ def set_blocked(gateway: Gateway, admin: CallerIdentity, request: pb.SetUserBloc
     if request.username == admin.username:
         raise InvalidInputError("you cannot block yourself")
     now = gateway.clock()
+    again: list[User] = []
 
     def work(connection: Connection) -> User:
         user = _user(connection, request.username)
         if not admin_store.set_blocked(connection, user.id, blocked=request.blocked):
             word = "blocked" if request.blocked else "not blocked"
+            again.append(user)
             raise StateConflictError(f"{user.username} is {word} already; nothing was changed")
         action = "block" if request.blocked else "unblock"
         admin_store.record(connection, admin.username, action, user.username, {"reason": reason}, now)
         return user
 
-    user = gateway.database.write(work)
+    try:
+        user = gateway.database.write(work)
+    except StateConflictError:
+        if request.blocked and again:
+            # The gateway that blocked may have died before the rest was ended.
+            _end_everything(gateway, again[0])
+        raise
     gateway.standings.forget(user.id)
     if request.blocked:
         _end_everything(gateway, user)

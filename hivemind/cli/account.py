@@ -82,8 +82,7 @@ def logout(app: App) -> None:
     """Forget the token kept for the gateway."""
     connection = app.connection()
     profile = config.load(app.profile_path)
-    account = profile.accounts.get(connection.gateway)
-    had_token = bool(account and account.token)
+    had_token = bool(profile.account_for(connection.gateway).token)
     if had_token:
         config.save(app.profile_path, profile.without_token(connection.gateway))
     if app.json:

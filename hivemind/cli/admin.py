@@ -10,7 +10,7 @@ import click
 from hivemind.admin import Operator
 from hivemind.cli import plugins
 from hivemind.cli.app import App, json_option, pass_app
-from hivemind.cli.connect import connect
+from hivemind.cli.connect import connect, names_it
 from hivemind.cli.disk import disk
 from hivemind.cli.render.money import acts_table, users_table
 from hivemind.cli.render.plain_text import one_line
@@ -45,7 +45,8 @@ def admin() -> None:
 def mint(app: App, username: str, amount: int, *, mint_id: str, memo: str) -> None:
     """Make AMOUNT new CPT for USER."""
     chosen = mint_id or uuid.uuid4().hex
-    _act(app, lambda operator: operator.mint(username, amount, chosen, memo))
+    with names_it(app, f"sent again with `--id {chosen}` it is made once"):
+        _act(app, lambda operator: operator.mint(username, amount, chosen, memo))
 
 
 @admin.command("set-score")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from hivemind.channel import Endpoint, RetryPolicy
 from hivemind.cli.app import App
 from hivemind.config import Connection
+from hivemind.errors import UnreachableError
 from hivemind.sdk import NodePoolClient
 
 
@@ -27,4 +30,23 @@ def connect(
         ca_file=chosen.ca_file,
         allow_insecure_plaintext=chosen.allow_insecure_plaintext,
     )
-    return NodePoolClient(endpoint, token=chosen.token, retry=retry, deadline_seconds=deadline_seconds)
+    return NodePoolClient(
+        endpoint,
+        token=chosen.token,
+        retry=retry or RetryPolicy(patience_seconds=chosen.retry_seconds),
+        deadline_seconds=deadline_seconds,
+        on_wait=lambda error, seconds: app.notice(f"{error}; trying again for {seconds:.0f} s"),
+    )
+
+
+@contextmanager
+def names_it(app: App, words: str) -> Iterator[None]:
+    """Whoever leaves before the answer, or gets none, is told by which id it can be found and sent again."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        app.notice(f"it may have arrived: {words}")
+        raise
+    except UnreachableError as error:
+        error.hint = f"it may have arrived: {words}"
+        raise

@@ -55,7 +55,8 @@ _EPILOG = (
     + "\n  `submit --dry-run` exits with 0 when the pool would accept the task, also when it would wait."
     + "\n\n\b\nEnvironment (wins over the profile, loses to options):\n"
     "  HIVEMIND_GATEWAY, HIVEMIND_TOKEN, HIVEMIND_PASSWORD, HIVEMIND_TLS, HIVEMIND_CA_FILE,\n"
-    "  HIVEMIND_ALLOW_INSECURE_PLAINTEXT"
+    "  HIVEMIND_ALLOW_INSECURE_PLAINTEXT\n"
+    "  HIVEMIND_RETRY_SECONDS: for how long a pool that cannot be reached is tried again [default: 60]"
 )
 
 
@@ -96,7 +97,14 @@ class _LazyGroup(click.Group):
 
 
 @click.group(cls=_LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--gateway", metavar="HOST:PORT", help="The pool's gateway [default: of the last login].")
+@click.option(
+    "--gateway",
+    "gateways",
+    metavar="HOST:PORT",
+    multiple=True,
+    help="The pool's gateway; several, or with commas between: whichever can be reached "
+    "[default: of the last login].",
+)
 @click.option("--tls/--no-tls", default=None, help="Encrypt the connection.")
 @click.option("--ca-file", metavar="PEM", help="Whom to trust with TLS [default: the system's authorities].")
 @click.option(
@@ -111,7 +119,7 @@ class _LazyGroup(click.Group):
 def cli(
     context: click.Context,
     *,
-    gateway: str | None,
+    gateways: tuple[str, ...],
     tls: bool | None,
     ca_file: str | None,
     allow_insecure_plaintext: bool | None,
@@ -121,7 +129,7 @@ def cli(
     app = context.ensure_object(App)
     app.json = app.json or as_json
     app.options = CommandLineOptions(
-        gateway=gateway,
+        gateway=",".join(gateways) or None,
         # Without TLS the file would be ignored without a word.
         tls=True if ca_file and tls is None else tls,
         ca_file=ca_file,

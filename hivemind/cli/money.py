@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import uuid
+
 import click
 
 from hivemind.cli import plugins
 from hivemind.cli.app import App, json_option, pass_app
-from hivemind.cli.connect import connect
+from hivemind.cli.connect import connect, names_it
 from hivemind.cli.render.money import credit_text, statement_table
 from hivemind.cli.render.plain_text import one_line
 from hivemind.cli.render.tasks import bytes_text, count_text, days_text, jsonable, show
-from hivemind.errors import UnreachableError
 
 
 @click.command()
@@ -40,12 +41,10 @@ def balance(app: App) -> None:
 @pass_app
 def transfer(app: App, receiver: str, amount: int, *, transfer_id: str) -> None:
     """Give AMOUNT of your CPT to USER."""
-    with connect(app) as pool:
-        try:
-            done = pool.transfer(receiver, amount, transfer_id=transfer_id)
-        except UnreachableError as error:
-            error.hint = "whether it was paid is not known: look at `hivemind ledger` before you repeat it"
-            raise
+    chosen = transfer_id or uuid.uuid4().hex
+    words = f"`hivemind ledger` tells; sent again with `--id {chosen}` it is paid once"
+    with connect(app) as pool, names_it(app, words):
+        done = pool.transfer(receiver, amount, transfer_id=chosen)
     if app.json:
         app.answer({"receiver": receiver, "amount_cpt": amount, **jsonable(done)})
     else:

@@ -8,13 +8,14 @@ from typing import Any
 import click
 
 from hivemind.cli.app import App, json_option, pass_app
-from hivemind.cli.connect import connect
+from hivemind.cli.connect import connect, names_it
 from hivemind.cli.explain import dry_run
 from hivemind.cli.follow import follow
 from hivemind.cli.render.tasks import bytes_text, count_text, jsonable, transfer_bar
 from hivemind.errors import ExitCode
 from hivemind.models import ResultInfo, TaskNeeds, exit_code_of
 from hivemind.sdk import NodePoolClient
+from hivemind.uploading import new_task_id
 from hivemind.zip_unpack import MAX_UNPACKED_BYTES, check_destination
 from nodepool.domain.tasks.states import DEFAULT_PRIORITY, MAX_PRIORITY, LocationMode
 from nodepool.domain.trust.tiers import TIERS
@@ -118,8 +119,10 @@ def submit(
         dry_run(app, path, options)
         return ExitCode.OK
     with connect(app) as pool:
-        with transfer_bar("upload", shown=not app.json) as progress:
-            sent = pool.submit(path, options, task_id=task_id, progress=progress)
+        chosen = task_id or new_task_id()
+        words = f"send {chosen} again with `--task-id {chosen}`, which never makes two of it"
+        with names_it(app, words), transfer_bar("upload", shown=not app.json) as progress:
+            sent = pool.submit(path, options, task_id=chosen, progress=progress)
         for warning in sent.warnings:
             app.notice(f"warning: {warning}")
         if not follows:

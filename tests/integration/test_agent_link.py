@@ -66,7 +66,7 @@ def gateway(valkey: TestValkey, tmp_path: Path) -> Iterator[ScriptedGateway]:
 def link_to(gateway: ScriptedGateway, ca_file: Path, password: str = "") -> GatewayClient:
     return GatewayClient(
         GatewayOptions(
-            address=gateway.address,
+            addresses=(gateway.address,),
             username="owner",
             password=password or gateway.password,
             tls=True,

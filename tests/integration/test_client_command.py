@@ -540,3 +540,37 @@ def test_a_task_is_stopped(server: Scripted, alice: Shell) -> None:
     assert alice("stop", "t", "--json").answer == {"task_id": "t", "message": "stopping"}
     late = alice("stop", "t", "--json")
     assert (late.code, late.error["code"]) == (6, "conflict")
+
+
+def test_a_submit_that_waits_says_so_once_and_names_its_id_in_the_end(
+    server: Scripted, alice: Shell, task: Path
+) -> None:
+    server.answers("UploadTask", grpc.StatusCode.UNAVAILABLE)
+    ended = alice("submit", str(task))
+    (task_id,) = {request.task_id for request in server.asked["UploadTask"]}
+    assert (ended.code, ended.out) == (5, "")
+    waits, error = ended.err.splitlines()
+    assert waits.startswith(f"the pool at {server.address} cannot be reached")
+    assert "trying again for" in waits
+    assert error.endswith(f"send {task_id} again with `--task-id {task_id}`, which never makes two of it")
+
+
+def test_who_leaves_a_submit_is_told_its_id(
+    server: Scripted, alice: Shell, task: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answers("UploadTask", grpc.StatusCode.UNAVAILABLE)
+    monkeypatch.setenv("HIVEMIND_RETRY_SECONDS", "60")
+
+    def interrupted(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hivemind.channel.time.sleep", interrupted)
+    ended = alice("submit", str(task), "--task-id", "mine")
+    assert ended.code == 130
+    assert "trying again for 60 s" in ended.err
+    assert "send mine again with `--task-id mine`" in ended.err
+
+
+def test_several_gateways_may_be_given_one_by_one(server: Scripted, alice: Shell) -> None:
+    server.answers("GetAllTasks", pb.GetAllTasksResponse(success=True))
+    assert alice("--gateway", "127.0.0.1:1", "--gateway", server.address, "ls").code == 0

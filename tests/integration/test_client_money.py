@@ -62,7 +62,9 @@ def test_a_transfer_that_may_have_been_made_says_where_to_look(server: Scripted,
     server.answers("Transfer", grpc.StatusCode.UNAVAILABLE)
     lost = alice("transfer", "bob", "5", "--json")
     assert lost.code == 5
-    assert "before you repeat it" in lost.error["hint"]
+    sent = {request.transfer_id for request in server.asked["Transfer"]}
+    assert len(server.asked["Transfer"]) > len(sent) == 1
+    assert f"sent again with `--id {sent.pop()}` it is paid once" in lost.error["hint"]
 
 
 def test_a_statement_is_a_table_with_signs_and_a_running_balance(server: Scripted, alice: Shell) -> None:

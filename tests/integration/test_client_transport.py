@@ -38,7 +38,6 @@ from hivemind import (
 )
 from hivemind.channel import STATUS_TO_ERROR
 from hivemind.uploading import STREAM_ABOVE_BYTES, new_task_id
-from hivemind.watching import MAX_LOST_IN_A_ROW
 from nodepool.protocol import nodepool_pb2 as pb
 from tests.support.scripted_server import Scripted, in_chunks, output, state, token_of
 from tests.support.tasks import package
@@ -94,11 +93,52 @@ def test_repeats_end(server: Scripted, alice: NodePoolClient) -> None:
     assert len(server.asked["PollTaskStatus"]) == QUICK.attempts
 
 
-def test_what_would_count_twice_is_never_repeated(server: Scripted, alice: NodePoolClient) -> None:
-    server.answers("Register", grpc.StatusCode.UNAVAILABLE)
-    with pytest.raises(UnreachableError):
+def test_a_name_that_is_taken_by_an_unanswered_try_is_ones_own(
+    server: Scripted, alice: NodePoolClient
+) -> None:
+    away, taken = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ALREADY_EXISTS
+    server.answers("Register", away, taken)
+    server.answers("Login", pb.LoginResponse(success=True, token=TOKEN))
+    alice.register("bob", "password")
+    assert [request.password for request in server.asked["Login"]] == ["password"]
+    server.answers("Login", pb.LoginResponse(success=False))
+    server.answers("Register", away, taken)
+    with pytest.raises(ExistsError):
+        alice.register("bob", "password of another bob")
+    asked = len(server.asked["Login"])
+    with pytest.raises(ExistsError):  # the first answer says so: nobody tries a password
         alice.register("bob", "password")
-    assert len(server.asked["Register"]) == 1
+    assert len(server.asked["Login"]) == asked
+
+
+def test_a_register_that_is_never_answered_says_that_the_account_may_be_there(
+    server: Scripted, alice: NodePoolClient
+) -> None:
+    server.answers("Register", grpc.StatusCode.UNAVAILABLE)
+    with pytest.raises(UnreachableError) as caught:
+        alice.register("bob", "password")
+    assert caught.value.hint == "the account may be there all the same: `hivemind login bob` tells"
+
+
+def test_a_password_that_an_unanswered_try_changed_is_changed(
+    server: Scripted, alice: NodePoolClient
+) -> None:
+    fresh = token_of("alice", exp=4102444800)
+    server.answers("ChangePassword", grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAUTHENTICATED)
+    server.answers("Login", pb.LoginResponse(success=True, token=fresh))
+    alice.change_password("old", "new")
+    assert (alice.token, server.asked["Login"][0].password) == (fresh, "new")
+    server.answers("Login", pb.LoginResponse(success=False))
+    server.answers("ChangePassword", grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAUTHENTICATED)
+    with pytest.raises(NotLoggedInError):
+        alice.change_password("a wrong one", "new")
+
+
+def test_a_task_that_an_unanswered_try_deleted_is_deleted(server: Scripted, alice: NodePoolClient) -> None:
+    server.answers("DeleteTask", grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND)
+    assert alice.delete("t") == "task t is deleted"
+    with pytest.raises(MissingError):
+        alice.delete("t")
 
 
 def test_a_transfer_is_repeated_under_its_own_id(server: Scripted, alice: NodePoolClient) -> None:
@@ -401,7 +441,7 @@ def test_a_watch_of_a_pool_that_stays_away_ends(server: Scripted, alice: NodePoo
     server.on("WatchTask", handler)
     with pytest.raises(UnreachableError, match="gone"):
         list(alice.watch("t"))
-    assert len(calls) == MAX_LOST_IN_A_ROW
+    assert len(calls) == QUICK.attempts
 
 
 def test_a_watch_that_saw_nothing_gives_up_soon(server: Scripted, alice: NodePoolClient) -> None:

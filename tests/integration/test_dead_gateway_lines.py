@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from hivemind import channel as sdk_channel
 from hivemind.channel import Endpoint, GatewayChannel
 from hivemind.errors import TimedOutError, UnreachableError
 from nodepool import keepalive
+from nodepool.gateway_lines import MOST_LINES
 from nodepool.protocol import nodepool_pb2 as pb
 from tests.support.scripted_server import Scripted, state
 from tests.support.tcp_proxy import TcpProxy
@@ -55,7 +55,7 @@ def client(line: TcpProxy) -> Iterator[GatewayChannel]:
 
 @pytest.fixture
 def agent(line: TcpProxy) -> Iterator[GatewayClient]:
-    options = GatewayOptions(address=line.address, username="ada", password="secret")
+    options = GatewayOptions(addresses=(line.address,), username="ada", password="secret")
     made = GatewayClient(options)
     yield made
     made.close()
@@ -170,9 +170,9 @@ def test_older_lines_are_closed_when_there_are_many(
     free = threading.Event()
     gateway.on("HealthCheck", lambda *_: free.wait(PATIENCE_SECONDS) and pb.HealthCheckResponse())
     try:
-        for _ in range(sdk_channel._MOST_LINES + 1):
+        for _ in range(MOST_LINES + 1):
             with pytest.raises(TimedOutError):
                 client.call(client.nodes.HealthCheck, pb.HealthCheckRequest(), deadline_seconds=0.3)
-        assert len(client._lines) == sdk_channel._MOST_LINES
+        assert len(client.lines._lines) == MOST_LINES
     finally:
         free.set()

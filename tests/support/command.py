@@ -103,6 +103,8 @@ def environment(server: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("HIVEMIND_GATEWAY", server.address)
+    # A pool that a test says is away stays away.
+    monkeypatch.setenv("HIVEMIND_RETRY_SECONDS", "0.5")
     monkeypatch.chdir(home)
     return dict(os.environ)
 

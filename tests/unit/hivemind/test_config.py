@@ -135,3 +135,35 @@ def test_what_a_login_used_is_kept_with_its_token() -> None:
     )
     account = account_of(used, username="bob", token="t")
     assert account == Account(username="bob", token="t", tls=True, ca_file=str(Path("ca.pem").resolve()))
+
+
+def test_a_token_goes_to_gateways_that_it_was_kept_for_and_to_no_other() -> None:
+    pool = "a:1,b:2,c:3"
+    profile = Profile(gateway=pool).with_account(pool, Account(username="alice", token="secret"))
+    for gateway, token in {pool: "secret", "c:3,a:1,b:2": "secret", "b:2": "secret", "b:2,d:4": ""}.items():
+        assert resolve(profile, {}, CommandLineOptions(gateway=gateway)).token == token
+    again = profile.with_account("c:3,b:2,a:1", Account(username="bob"))
+    assert list(again.accounts) == ["c:3,b:2,a:1"]
+    assert not profile.without_token("b:2").account_for(pool).token
+
+
+def test_of_two_accounts_the_closer_one_is_meant() -> None:
+    profile = Profile().with_account("a:1,b:2", Account(username="of the pool"))
+    profile = profile.with_account("a:1", Account(username="of one"))
+    assert profile.account_for("a:1").username == "of one"
+    assert profile.account_for("b:2").username == "of the pool"
+
+
+def test_several_gateways_are_read_from_anywhere() -> None:
+    environment = {"HIVEMIND_GATEWAY": "a:1, b:2"}
+    assert resolve(Profile(), environment, CommandLineOptions()).gateway == "a:1,b:2"
+    with pytest.raises(ConfigError, match="HOST:PORT"):
+        resolve(Profile(), {"HIVEMIND_GATEWAY": "a:1,b"}, CommandLineOptions())
+
+
+def test_how_long_a_pool_is_tried_can_be_said() -> None:
+    assert resolve(Profile(), {}, CommandLineOptions()).retry_seconds == 60
+    assert resolve(Profile(), {"HIVEMIND_RETRY_SECONDS": "0"}, CommandLineOptions()).retry_seconds == 0
+    for word in ("-1", "nan", "soon", "1e9"):
+        with pytest.raises(ConfigError, match="HIVEMIND_RETRY_SECONDS must be a number of seconds, 0 to 86400"):
+            resolve(Profile(), {"HIVEMIND_RETRY_SECONDS": word}, CommandLineOptions())

@@ -32,6 +32,26 @@ def test_the_password_comes_from_a_file_before_the_environment(tmp_path: Path) -
     assert parse_options([*NEEDED, "--password-file", str(file)], PASSWORD).password == "from the file"
 
 
+@pytest.mark.parametrize(
+    ("words", "environment"),
+    [
+        (["--gateway", "a:1", "--gateway", "b:2"], {}),
+        (["--gateway", "a:1, b:2,a:1"], {}),
+        ([], {"HIVEMIND_GATEWAY": "a:1,b:2"}),
+        (["--gateway", "a:1,b:2"], {"HIVEMIND_GATEWAY": "c:3"}),
+    ],
+)
+def test_several_gateways_are_named_as_people_like(words: list[str], environment: dict[str, str]) -> None:
+    options = parse_options([*words, "--username", "ada"], {**PASSWORD, **environment})
+    assert options.gateways == ("a:1", "b:2")
+
+
+def test_a_gateway_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_options(["--username", "ada"], PASSWORD)
+    assert "give --gateway HOST:PORT or set HIVEMIND_GATEWAY" in capsys.readouterr().err
+
+
 def test_certificates_to_check_with_turn_tls_on() -> None:
     assert parse_options([*NEEDED, "--ca-file", "ca.pem"], PASSWORD).tls
 
@@ -75,14 +95,14 @@ def test_what_is_wrong_is_named(
 )
 def test_plain_text_stays_on_the_machine_unless_allowed(address: str, *, loopback: bool) -> None:
     assert is_loopback(address) is loopback
-    options = {"address": address, "username": "ada", "password": "a good password"}
+    options = {"addresses": (address,), "username": "ada", "password": "a good password"}
     if loopback:
-        open_channel(GatewayOptions(**options)).close()
+        open_channel(GatewayOptions(**options), address).close()
     else:
         with pytest.raises(GatewayRefusedError, match="--allow-insecure-plaintext"):
-            open_channel(GatewayOptions(**options))
-    open_channel(GatewayOptions(**options, allow_insecure_plaintext=True)).close()
-    open_channel(GatewayOptions(**options, tls=True)).close()
+            open_channel(GatewayOptions(**options), address)
+    open_channel(GatewayOptions(**options, allow_insecure_plaintext=True), address).close()
+    open_channel(GatewayOptions(**options, tls=True), address).close()
 
 
 def test_a_task_that_names_no_memory_gets_the_default() -> None:
