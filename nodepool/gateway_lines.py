@@ -25,7 +25,7 @@ MOST_LINES = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Line:
+class GatewayLine:
     """A connection to one gateway."""
 
     address: str
@@ -48,13 +48,13 @@ class GatewayLines(grpc.Channel):
         self._choice = GatewayChoice(random.sample(self.addresses, len(self.addresses)))
         self._open, self._clock = open_line, clock
         self._lock = threading.Lock()
-        self._lines: deque[Line] = deque()
+        self._lines: deque[GatewayLine] = deque()
         self._answered_at = float("-inf")
         self._closed = False
         self._connect()
 
     @property
-    def current(self) -> Line:
+    def current(self) -> GatewayLine:
         """Where the next call goes."""
         with self._lock:
             if not self._closed and self._choice.look_again(self._clock(), random.random()):  # noqa: S311
@@ -67,7 +67,7 @@ class GatewayLines(grpc.Channel):
             self._answered_at = self._clock()
             self._choice.worked()
 
-    def unreachable(self, line: Line) -> bool:
+    def unreachable(self, line: GatewayLine) -> bool:
         """The call on `line` failed: go on with the next gateway. Whether one is left to be tried at once."""
         with self._lock:
             if self._closed or self._lines[-1] is not line:
@@ -77,7 +77,7 @@ class GatewayLines(grpc.Channel):
                 self._connect()
             return another
 
-    def silent(self, line: Line, since: float) -> bool:
+    def silent(self, line: GatewayLine, since: float) -> bool:
         """No answer came in the call's time. The line may be dead in a way that pings do not show. Whether
         another gateway is left to be tried at once."""
         with self._lock:
@@ -96,22 +96,22 @@ class GatewayLines(grpc.Channel):
     def _connect(self) -> None:
         """What is still open on older lines goes on there; more than a few of them nobody waits for."""
         address = self._choice.current
-        self._lines.append(Line(address, self._open(address)))
+        self._lines.append(GatewayLine(address, self._open(address)))
         while len(self._lines) > MOST_LINES:
             self._lines.popleft().channel.close()
 
     # -- what stubs are made of --------------------------------------------------------------------
     def unary_unary(self, method: str, *args: Any, **options: Any) -> Any:
-        return _Method(self, "unary_unary", method, args, options)
+        return _FollowingMethod(self, "unary_unary", method, args, options)
 
     def unary_stream(self, method: str, *args: Any, **options: Any) -> Any:
-        return _Method(self, "unary_stream", method, args, options)
+        return _FollowingMethod(self, "unary_stream", method, args, options)
 
     def stream_unary(self, method: str, *args: Any, **options: Any) -> Any:
-        return _Method(self, "stream_unary", method, args, options)
+        return _FollowingMethod(self, "stream_unary", method, args, options)
 
     def stream_stream(self, method: str, *args: Any, **options: Any) -> Any:
-        return _Method(self, "stream_stream", method, args, options)
+        return _FollowingMethod(self, "stream_stream", method, args, options)
 
     def subscribe(self, callback: Any, try_to_connect: bool | None = False) -> None:  # noqa: FBT001
         self.current.channel.subscribe(callback, bool(try_to_connect))
@@ -129,7 +129,7 @@ class GatewayLines(grpc.Channel):
         return None
 
 
-class _Method:
+class _FollowingMethod:
     """One method of the protocol, on whichever line is the current one when it is called."""
 
     def __init__(

@@ -18,7 +18,7 @@ import structlog
 
 from nodepool.domain.errors import NodePoolError
 from nodepool.domain.gateway_choice import is_loopback
-from nodepool.gateway_lines import GatewayLines, Line
+from nodepool.gateway_lines import GatewayLine, GatewayLines
 from nodepool.keepalive import grpc_client_options
 from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 from worker_agent import wall_clock
@@ -249,7 +249,7 @@ class GatewayClient:
         if error.code() not in _WITHOUT_ANSWER:
             self.on_contact()
 
-    def _go_on(self, error: grpc.RpcError, line: Line, began: float) -> bool:
+    def _go_on(self, error: grpc.RpcError, line: GatewayLine, began: float) -> bool:
         """With the next gateway, where this one is not there. Whether it is to be tried at once."""
         self._note_silence(error, line.address)
         if error.code() in _LINE_ENDED:

@@ -117,6 +117,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--grace-seconds", type=float, default=20.0, help="time that running tasks get at a stop")
     add("--port", type=_number(0, 65535), default=0, help="serve WorkerNodeService on this loopback port")
     add("--log-level", choices=_LEVELS, default="INFO")
+    _add_trust(parser)
+    return parser
+
+
+def _add_trust(parser: argparse.ArgumentParser) -> None:
+    """Whom the agent believes, and who may see what."""
+    add = parser.add_argument
     add("--tls", action="store_true", help="TLS to the gateway")
     add("--ca-file", type=Path, metavar="FILE", help="certificates (PEM) that the gateway's is checked with")
     add(
@@ -136,7 +143,6 @@ def _parser() -> argparse.ArgumentParser:
         help="take everybody's tasks though nothing here keeps them from the files and processes that this "
         "agent can read, its password too (default: such a node runs its owner's tasks only)",
     )
-    return parser
 
 
 def _number(least: int, most: int) -> type[int]:
