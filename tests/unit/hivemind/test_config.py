@@ -165,7 +165,5 @@ def test_how_long_a_pool_is_tried_can_be_said() -> None:
     assert resolve(Profile(), {}, CommandLineOptions()).retry_seconds == 60
     assert resolve(Profile(), {"HIVEMIND_RETRY_SECONDS": "0"}, CommandLineOptions()).retry_seconds == 0
     for word in ("-1", "nan", "soon", "1e9"):
-        with pytest.raises(
-            ConfigError, match="HIVEMIND_RETRY_SECONDS must be a number"
-        ):
+        with pytest.raises(ConfigError, match="HIVEMIND_RETRY_SECONDS must be a number"):
             resolve(Profile(), {"HIVEMIND_RETRY_SECONDS": word}, CommandLineOptions())
