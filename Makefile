@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 TOOLS := .venv-tools
 TOOLS_STAMP := $(TOOLS)/.installed
 
-.PHONY: install demo test coverage long soak check proto bench compose-smoke image pin-images lock sbom audit clean
+.PHONY: install demo test coverage long soak chaos check proto bench compose-smoke image pin-images lock sbom audit clean
 
 install: $(STAMP)
 
@@ -42,6 +42,17 @@ long: install
 SOAK_TASKS ?= 20000
 soak: install
 	scripts/with_services.sh nice -n 19 $(BIN)/python -m benchmarks.soak --tasks $(SOAK_TASKS)
+
+# Faults of every kind under load, on both databases; SEEDS runs of MINUTES each, decided by CHAOS_SEED and those after it.
+SEEDS ?= 5
+MINUTES ?= 5
+CHAOS_SEED ?= 1
+chaos: install
+	mkdir -p build
+	for database in sqlite postgres; do \
+		scripts/with_services.sh nice -n 5 $(BIN)/python -m tests.chaos --seed $(CHAOS_SEED) --seeds $(SEEDS) \
+			--minutes $(MINUTES) --database $$database --json build/chaos-$$database.json || exit 1; \
+	done
 
 bench: install
 	scripts/with_services.sh $(BIN)/python -m benchmarks

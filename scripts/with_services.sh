@@ -39,6 +39,7 @@ install_packages() {
     command -v flock >/dev/null || wanted+=(util-linux)
     [ -x /usr/sbin/haproxy ] || command -v haproxy >/dev/null || wanted+=(haproxy)
     command -v promtool >/dev/null || wanted+=(prometheus)
+    command -v faketime >/dev/null || wanted+=(faketime)
     [ ${#wanted[@]} -gt 0 ] || return 0
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
         say "not root on Debian or Ubuntu, so not installing: ${wanted[*]}"

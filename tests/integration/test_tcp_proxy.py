@@ -148,3 +148,42 @@ def test_who_hangs_up_is_hung_up_on(proxy: TcpProxy, line: socket.socket) -> Non
     line.shutdown(socket.SHUT_WR)
     assert line.recv(100) == b""
     wait_until(lambda: proxy.open_lines == 0, "the line is gone")
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_one_way_is_lost_and_stays_so_on_lines_that_lost_something(
+    proxy: TcpProxy, line: socket.socket, *, answers: bool
+) -> None:
+    proxy.lose_one_way(answers=answers)
+    line.sendall(b"lost")
+    assert _is_silent(line)
+    proxy.forward()
+    line.sendall(b"lost, too")
+    assert _is_silent(line)
+    with _dial(proxy) as after:
+        assert _says(after, b"heard") == b"heard"
+
+
+def test_a_narrow_line_takes_its_time_for_all_who_use_it(proxy: TcpProxy, line: socket.socket) -> None:
+    proxy.bytes_per_second = 20_000.0
+    with _dial(proxy) as other:
+        began = time.monotonic()
+        for end in (line, other):
+            end.sendall(bytes(2000))
+        for end in (line, other):
+            left = 2000
+            while left:
+                left -= len(end.recv(left))
+        # Both ways, of both.
+        assert time.monotonic() - began >= 4 * 2000 / 20_000 * 0.9
+
+
+def test_a_lines_delay_varies_and_bytes_keep_their_order(proxy: TcpProxy, line: socket.socket) -> None:
+    proxy.jitter_seconds = 0.02
+    data = bytes(range(100))
+    for at in range(0, 100, 10):
+        line.sendall(data[at : at + 10])
+    found = b""
+    while len(found) < len(data):
+        found += line.recv(100)
+    assert found == data

@@ -44,7 +44,8 @@ class TestProcess:
         if self.is_running:
             raise RuntimeError(f"{self.name} is running already")
         environment = {**self.env, **_kept()}
-        if words := forking.forkable(self.argv):
+        # A library that is loaded before all others is loaded at a start only.
+        if "LD_PRELOAD" not in self.env and (words := forking.forkable(self.argv)):
             mark = {name: os.environ[name] for name in ("PATH", MARK) if name in os.environ}
             server = forking.server({**mark, "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"})
             self._process = server.start(words, environment, self.cwd, self.log_path)

@@ -1,4 +1,4 @@
-"""A line that a test can break in every way that lines break: slow, frozen, dead, reset, refused.
+"""A line that a test can break in every way that lines break: slow, narrow, frozen, dead, reset, refused.
 
 It stands between a part of the pool and a port of this machine, and knows nothing of what is said over it.
 One thread serves all its connections.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import socket
 import struct
 import threading
@@ -20,6 +21,8 @@ T = TypeVar("T")
 _READ_BYTES = 1 << 16
 # Read ahead of a slow or frozen line; more stays with its sender, as on a real one.
 _MOST_CHUNKS = 256
+# At once over a narrow line: others come in between.
+_NARROW_BYTES = 512
 _CALL_SECONDS = 20.0
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 
@@ -40,6 +43,8 @@ class _Line:
     caller: asyncio.StreamWriter
     target: asyncio.StreamWriter | None = None
     dead: bool = False
+    # Ways on which something was lost, and so nothing comes any more: True for what answers the caller.
+    dead_ways: set[bool] = field(default_factory=set)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def ends(self) -> list[asyncio.StreamWriter]:
@@ -49,13 +54,18 @@ class _Line:
 class TcpProxy:
     """Forwards from its `port` to `target_port` of loopback, until it is told otherwise.
 
-    `delay_seconds` is added to each way, so a round trip takes twice as long. It may be changed while the
-    line is used; bytes keep their order. All methods are for the test's own thread.
+    `delay_seconds` is added to each way, so a round trip takes twice as long, and up to `jitter_seconds`
+    more. `bytes_per_second` (0: no bound) is what all lines together carry. They may be changed while
+    lines are used; bytes keep their order. All methods are for the test's own thread.
     """
 
     def __init__(self, target_port: int = 0, *, host: str = "127.0.0.1", delay_seconds: float = 0.0) -> None:
         self.target_port = target_port
         self.delay_seconds = delay_seconds
+        self.jitter_seconds = 0.0
+        self.bytes_per_second = 0.0
+        self._free_at = 0.0
+        self._lost_way: bool | None = None
         self.port = 0
         self.accepted = 0
         self._host = host
@@ -93,6 +103,15 @@ class TcpProxy:
     def black_hole(self) -> None:
         """A firewall that forgot: lines stay open, and nothing comes through, on them for ever."""
         self._set(LineMode.BLACK_HOLE)
+
+    def lose_one_way(self, *, answers: bool) -> None:
+        """What callers say, or what they are answered, is swallowed; the other way goes on. On lines that
+        lost something that way stays dead, also when `forward` is called."""
+
+        def lose() -> None:
+            self._lost_way = answers
+
+        self._call(lose)
 
     def refuse(self) -> None:
         """Nobody listens, and every connection is reset."""
@@ -132,7 +151,7 @@ class TcpProxy:
         self._run(self._change(mode))
 
     async def _change(self, mode: LineMode) -> None:
-        self._mode = mode
+        self._mode, self._lost_way = mode, None
         if mode is LineMode.FROZEN:
             self._flowing.clear()
         else:
@@ -190,8 +209,8 @@ class TcpProxy:
             back, line.target = await asyncio.open_connection("127.0.0.1", self.target_port)
             async with asyncio.TaskGroup() as ways:
                 line.tasks = {
-                    ways.create_task(self._pass_on(line, reader, line.target)),
-                    ways.create_task(self._pass_on(line, back, caller)),
+                    ways.create_task(self._pass_on(line, reader, line.target, answers=False)),
+                    ways.create_task(self._pass_on(line, back, caller, answers=True)),
                 }
         except* (OSError, asyncio.CancelledError):
             pass
@@ -204,7 +223,9 @@ class TcpProxy:
         while not line.dead and not self._flowing.is_set():
             await self._flowing.wait()
 
-    async def _pass_on(self, line: _Line, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _pass_on(
+        self, line: _Line, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answers: bool
+    ) -> None:
         """One way: each piece after its delay, in order."""
         pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_MOST_CHUNKS)
 
@@ -214,23 +235,39 @@ class TcpProxy:
                 if (pause := due - self._loop.time()) > 0:
                     await asyncio.sleep(pause)
                 await self._until_flowing(line)
-                if line.dead:
+                if self._lost_way is answers:
+                    line.dead_ways.add(answers)
+                if line.dead or answers in line.dead_ways:
                     continue
                 if not data:
                     sink.write_eof()
                     return
-                sink.write(data)
-                await sink.drain()
+                await self._write(sink, data)
 
         sending = asyncio.create_task(send())
         try:
             while data := await source.read(_READ_BYTES):
-                await pieces.put((self._loop.time() + self.delay_seconds, data))
+                await pieces.put((self._due(), data))
             # That one end hung up is a thing to deliver, too: on a dead line the other never learns of it.
-            await pieces.put((self._loop.time() + self.delay_seconds, b""))
+            await pieces.put((self._due(), b""))
             await sending
         finally:
             sending.cancel()
+
+    def _due(self) -> float:
+        return self._loop.time() + self.delay_seconds + random.uniform(0.0, self.jitter_seconds)
+
+    async def _write(self, sink: asyncio.StreamWriter, data: bytes) -> None:
+        """As fast as all lines together may."""
+        size = _NARROW_BYTES if self.bytes_per_second else len(data)
+        for start in range(0, len(data), size):
+            piece = data[start : start + size]
+            if self.bytes_per_second:
+                now = self._loop.time()
+                self._free_at = max(now, self._free_at) + len(piece) / self.bytes_per_second
+                await asyncio.sleep(self._free_at - now)
+            sink.write(piece)
+            await sink.drain()
 
 
 async def _drain(reader: asyncio.StreamReader) -> None:
