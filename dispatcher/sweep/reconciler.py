@@ -1,8 +1,8 @@
 """Redis as SQL has it: which nodes there are, what is known of them, what is assigned to them.
 
 All of it at the start and after trouble. Later every pass sees at once which nodes Redis does not know,
-and where the number of assignments is not SQL's; facts are compared for a part of the fleet in each
-pass, so that ten thousand nodes cost little.
+and where the number of assignments is not SQL's, or not that of the room that is kept; facts are compared
+for a part of the fleet in each pass, so that ten thousand nodes cost little.
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ class Reconciler:
         self._write(missing)
         compared = node_ids if thorough else self._turns.take(node_ids)
         differing = {
+            # Seen at one moment, so no placement or end under way explains it.
+            *(node_id for node_id, sign in zip(node_ids, signs, strict=True) if not sign.agrees),
             *self._changed(compared, missing),
             *self._doubtful(node_ids, live, signs, compared, thorough=thorough),
         }

@@ -21,7 +21,7 @@ from tests.support.tasks import script
 from tests.support.waiting import wait_until
 
 # Bounded by the pool's places and not by the machine, so that a pace can be told from a busy machine.
-RUN_SECONDS = (1.2, 2.0)
+RUN_SECONDS = (1.5, 2.5)
 OUTSTANDING = 14
 CALL_SECONDS = 6.0
 _AGAIN_SECONDS = 0.4

@@ -223,11 +223,18 @@ def run(plan: Plan, folder: Path, say: Say) -> History:
     found = journal.executions(stage.journal.read_text(encoding="ascii"))
     nodes = [worker.node_id for worker in stage.agents]
     return History(
-        began=began, reference_until=reference_until, calm_until=calm_until,
-        slots=dict.fromkeys(nodes, SLOTS), faults=tuple(faults), pauses=tuple(pauses), samples=journal.samples_of(looks, found, nodes),
-        tasks=_tasks(load, journal.tokens_of(found)), runs=journal.runs_of(found), calls=tuple(load.calls),
+        began=began,
+        reference_until=reference_until,
+        calm_until=calm_until,
+        slots=dict.fromkeys(nodes, SLOTS),
+        faults=tuple(faults),
+        pauses=tuple(pauses),
+        samples=journal.samples_of(looks, found, nodes),
+        tasks=_tasks(load, journal.tokens_of(found)),
+        runs=journal.runs_of(found),
+        calls=tuple(load.calls),
         leftovers=tuple(problems),
-    )  # fmt: skip
+    )
 
 
 def _watch(

@@ -18,13 +18,17 @@ from tests.support.processes import open_folder
 from worker_agent.trash import remove_tree
 
 SEED = 43
-SECONDS = 100.0
+SECONDS = 110.0
 CALM_SECONDS = 11.5
-# What costs most when it goes wrong, and what is over soon.
+# What cost most when it went wrong, all of it in the order and for as long as the seed says.
 FAULTS = (
-    "kill:broker", "kill:gateway", "kill:pool", "stop:broker", "frozen:agents-broker",
-    "reset:dispatcher-broker", "flushall", "keys:reservations", "dropped", "refused:agents-gateway",
-)  # fmt: skip
+    "kill:broker",
+    "kill:gateway",
+    "stop:pool",
+    "frozen:agents-broker",
+    "keys:assignments",
+    "keys:reservations",
+)
 
 
 @pytest.fixture
@@ -41,5 +45,5 @@ def test_no_invariant_is_violated_while_a_pool_is_broken_and_mended(folder: Path
     history = program.run(plan, options, folder, print)
     outcome = outcome_of(history, what="HiveMind", seed=SEED, database=options.database)
     print(as_markdown([outcome]))
-    assert len(history.faults) == len(plan.faults)
+    assert len(history.faults) == len(plan.faults) == len(FAULTS)
     assert outcome.is_clean, as_markdown([outcome])

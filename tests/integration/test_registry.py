@@ -93,6 +93,24 @@ def test_threads_that_reserve_and_release_leave_nothing(registry: NodeRegistry) 
     assert assigned_ids(registry, NODE) == set()
 
 
+@pytest.mark.parametrize("also_released", [0, 2])
+def test_sums_that_are_lost_are_made_again_of_what_is_listed_before_anything_is_decided_by_them(
+    registry: NodeRegistry, client: redis.Redis, also_released: int
+) -> None:
+    for number in range(5):
+        reserve(registry, NODE, f"t{number}:1", CLAIM, at=NOW)
+    client.delete(keys.reserved(NODE))
+    for number in range(also_released):
+        registry.release(NODE, f"t{number}:1")
+    answers = [reserve(registry, NODE, f"new{number}:1", CLAIM, at=NOW) for number in range(5)]
+    assert answers.count("ok") == also_released
+    assert _reserved(registry) == _sum(5)
+    client.delete(keys.reserved(NODE))
+    less = replace(CLAIM, memory_mb=CLAIM.memory_mb - 12)
+    assert resize(registry, NODE, {"t4:1": less}) == "ok"
+    assert _reserved(registry) == replace(_sum(5), memory_mb=_sum(5).memory_mb - 12)
+
+
 def test_a_release_told_twice_gives_back_once(registry: NodeRegistry) -> None:
     reserve(registry, NODE, "t:1", CLAIM, at=NOW)
     reserve(registry, NODE, "t:2", CLAIM, at=NOW)

@@ -13,6 +13,7 @@ from dispatcher import context
 from dispatcher.placing.placement_loop import PlacementLoop
 from dispatcher.sweep.sweeper import Sweeper
 from nodepool.domain.ends.attempt_end import End
+from nodepool.domain.resources import Claim
 from nodepool.domain.tasks.reasons import told
 from nodepool.domain.tasks.states import Outcome, TaskState
 from nodepool.messaging import names
@@ -56,6 +57,32 @@ def test_a_flush_loses_nothing(fleet: Fleet) -> None:
     assert fleet.states(*ids) == ["PLACED"] * 4
     listed = assigned_ids(fleet.dispatcher.registry, "n1") | assigned_ids(fleet.dispatcher.registry, "n2")
     assert listed == {attempt_of(fleet.dispatcher.database, task_id) for task_id in ids}
+
+
+def test_room_that_is_kept_for_a_list_that_redis_lost_is_free_with_the_next_pass(fleet: Fleet) -> None:
+    fleet.node("n1")
+    ended = [fleet.running() for _ in range(2)]
+    fleet.sweep(after=100, heard=("n1",))
+    kept = fleet.reserved("n1")
+    fleet.dispatcher.redis.delete(keys.assigned("n1"))
+    end = End(outcome=Outcome.SUCCEEDED, exit_code=0, reason=told(""))
+    for task_id in ended:
+        attempt = attempt_of(fleet.dispatcher.database, task_id)
+        fleet.dispatcher.lifecycle.end_attempt(attempt, "n1", fleet.owner_id, end)
+    assert fleet.reserved("n1") == kept
+    fleet.sweep(after=2, heard=("n1",))
+    assert fleet.reserved("n1") == Claim(0, 0, 0, 0, tasks=0)
+
+
+def test_sums_that_redis_lost_are_there_again_with_the_next_pass(fleet: Fleet) -> None:
+    fleet.node("n1")
+    for _ in range(2):
+        fleet.running()
+    fleet.sweep(after=100, heard=("n1",))
+    kept = fleet.reserved("n1")
+    fleet.dispatcher.redis.delete(keys.reserved("n1"))
+    fleet.sweep(after=2, heard=("n1",))
+    assert fleet.reserved("n1") == kept
 
 
 def test_output_of_attempts_that_ended_unheard_goes(fleet: Fleet) -> None:

@@ -19,12 +19,16 @@ from nodepool.stores.redis.even_when_full import EvenWhenFull
 
 # A script keeps everybody else waiting: this many nodes take it about a millisecond.
 CHUNK_NODES = 500
+# The resource of which every attempt takes one.
+_OF_EACH = "tasks"
 
-# KEYS: report and assigned of each node. Returns "<PTTL>:<entries>" for each, comma separated.
+# KEYS: report, assigned and reserved of each node. ARGV: what each attempt takes one of. Returns
+# "<PTTL>:<entries>:<sum>" for each, comma separated.
 _SCAN = """
 local found = {}
-for i = 1, #KEYS, 2 do
-  found[#found + 1] = redis.call('PTTL', KEYS[i]) .. ':' .. redis.call('HLEN', KEYS[i + 1])
+for i = 1, #KEYS, 3 do
+  local sum = redis.call('HGET', KEYS[i + 2], ARGV[1]) or '0'
+  found[#found + 1] = redis.call('PTTL', KEYS[i]) .. ':' .. redis.call('HLEN', KEYS[i + 1]) .. ':' .. sum
 end
 return table.concat(found, ',')
 """
@@ -32,10 +36,16 @@ return table.concat(found, ',')
 
 @dataclass(frozen=True, slots=True)
 class NodeHeartbeat:
-    """Of one node: the age of its report, infinite without one, and how many attempts are listed for it."""
+    """Of one node: the age of its report, infinite without one, how many attempts are listed for it, and for
+    how many room is kept, which is the same unless Redis has lost one of the two."""
 
     age_seconds: float
     listed: int
+    reserved: int
+
+    @property
+    def agrees(self) -> bool:
+        return self.listed == self.reserved
 
 
 class Liveness:
@@ -50,12 +60,13 @@ class Liveness:
         """In the order of the ids."""
         for start in range(0, len(node_ids), CHUNK_NODES):
             chunk = node_ids[start : start + CHUNK_NODES]
-            names = [name for node_id in chunk for name in (keys.report(node_id), keys.assigned(node_id))]
+            kinds = (keys.report, keys.assigned, keys.reserved)
+            names = [kind(node_id) for node_id in chunk for kind in kinds]
             with translated_errors():
-                answer = cast(bytes, self._scan(keys=names, args=[]))
+                answer = cast(bytes, self._scan(keys=names, args=[_OF_EACH]))
             for entry in answer.split(b","):
-                pttl, _, listed = entry.partition(b":")
-                yield NodeHeartbeat(age_of(int(pttl)), int(listed))
+                pttl, listed, reserved = entry.split(b":")
+                yield NodeHeartbeat(age_of(int(pttl)), int(listed), int(reserved))
 
     def listed(self, node_ids: Sequence[str]) -> dict[str, set[str]]:
         """The ids of the attempts that are listed for each node."""

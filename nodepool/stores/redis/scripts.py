@@ -35,13 +35,28 @@ end
 return emptied
 """
 
+# Where the sums are lost, and not what they are of, they are made again: or a node would take too much.
+_SUM_UP = """
+local function sum_up(reserved, assigned)
+  if redis.call('EXISTS', reserved) == 1 then return end
+  local sums = {}
+  for _, text in ipairs(redis.call('HVALS', assigned)) do
+    for name, amount in pairs(cjson.decode(text).claim) do sums[name] = (sums[name] or 0) + amount end
+  end
+  for name, sum in pairs(sums) do redis.call('HSET', reserved, name, string.format('%d', sum)) end
+end
+"""
+
 # KEYS: facts, reserved, assigned. ARGV: attempt id, entry JSON, the task's owner, 1 where a node that is on
 # trial gets one task at a time, then name/amount pairs.
 # Returns a RegistryAnswer: "ok", "again" (this attempt has it already), "gone", "draining", "owner only",
 # "on trial" or "full <resource>". Facts without owner_only are of a version that knew no such nodes: its
 # owner's tasks until they are renewed.
-RESERVE = """
+RESERVE = (
+    _SUM_UP
+    + """
 if redis.call('HEXISTS', KEYS[3], ARGV[1]) == 1 then return 'again' end
+sum_up(KEYS[2], KEYS[3])
 local wanted, capacities, names = {}, {'draining', 'kind', 'owner_only', 'owner', 'on_trial'}, {}
 for i = 5, #ARGV, 2 do
   if tonumber(ARGV[i + 1]) > 0 then
@@ -67,12 +82,16 @@ redis.call('HSET', KEYS[2], unpack(sums))
 redis.call('HSET', KEYS[3], ARGV[1], ARGV[2])
 return 'ok'
 """
+)
 
 # KEYS: reserved, assigned. ARGV: attempt id. Returns 1 when it was there. What is given back is what the
 # entry says: an allocation may have changed since it was made.
-RELEASE = """
+RELEASE = (
+    _SUM_UP
+    + """
 local text = redis.call('HGET', KEYS[2], ARGV[1])
 if not text then return 0 end
+sum_up(KEYS[1], KEYS[2])
 redis.call('HDEL', KEYS[2], ARGV[1])
 for name, amount in pairs(cjson.decode(text).claim) do
   local left = redis.call('HINCRBY', KEYS[1], name, string.format('%d', -amount))
@@ -80,10 +99,14 @@ for name, amount in pairs(cjson.decode(text).claim) do
 end
 return 1
 """
+)
 
 # KEYS: facts, reserved, assigned. ARGV: attempt id and JSON of its new amounts, in turn. All of them or
 # none: what some give up is room for the others. Returns "ok", "gone" or "full <resource>".
-RESIZE = """
+RESIZE = (
+    _SUM_UP
+    + """
+sum_up(KEYS[2], KEYS[3])
 local entries, changes = {}, {}
 for i = 1, #ARGV, 2 do
   local text = redis.call('HGET', KEYS[3], ARGV[i])
@@ -106,6 +129,7 @@ for name, more in pairs(changes) do redis.call('HINCRBY', KEYS[2], name, string.
 for attempt, entry in pairs(entries) do redis.call('HSET', KEYS[3], attempt, entry) end
 return 'ok'
 """
+)
 
 # KEYS: facts, reserved, assigned. ARGV: a Unix time, a number of attempts that have ended, these, then
 # attempt/entry pairs. Lists what SQL says, and sums up what is listed. Entries that are there keep their time
