@@ -12,13 +12,14 @@ from nodepool.domain.money.ledger import HoldState
 from nodepool.domain.nodes.history import HistoryRules
 from nodepool.domain.nodes.node import NodeStatus, NodeView, is_owner_only, isolation_of
 from nodepool.domain.tasks.retention import Retention, days_told
+from nodepool.domain.tasks.run_inputs import arguments_from_json, mapping_from_json
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
 from nodepool.messaging.names import partition_queue
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.redis.node_registry import NodeReport
 from nodepool.stores.sql.attempt_rows import PastAttempt
 from nodepool.stores.sql.node_rows import StoredNode
-from nodepool.stores.sql.task_rows import OwnedTask, ShownRun
+from nodepool.stores.sql.task_rows import OwnedTask, ShownRun, WholeTask
 from nodepool.stores.sql.verification_records import tier_of
 
 _MIB_PER_GIB = 1024
@@ -50,7 +51,9 @@ def task_detail(
     retention: Retention,
     attempts: Sequence[PastAttempt] = (),
     runs: Sequence[ShownRun] = (),
+    given: WholeTask | None = None,
 ) -> pb.TaskDetail:
+    """`given`: the task where it is to be told, too, what its entry script is given."""
     held, gone = is_held_back(row), row.files_removed_at > 0
     has_result = bool(row.result_attempt) and not held and not gone
     return pb.TaskDetail(
@@ -87,6 +90,10 @@ def task_detail(
         result_removed_at=row.files_removed_at if row.result_attempt else 0,
         output_removed=gone and not row.log_bytes,
         exclusive=row.exclusive,
+        name=row.name,
+        labels=mapping_from_json(row.labels),
+        arguments=arguments_from_json(given.arguments) if given else (),
+        environment=mapping_from_json(given.environment) if given else {},
     )
 
 
@@ -182,8 +189,6 @@ def node_info(
     rules: HistoryRules,
 ) -> pb.WorkerNodeInfo:
     age = report.age_seconds if report else float("inf")
-    history = row.history.as_of(now, rules)
-    level = isolation_of(row.isolation, row.docker_status)
     info = pb.WorkerNodeInfo(
         node_id=row.id,
         hostname=row.hostname,
@@ -206,14 +211,10 @@ def node_info(
         memory_percent=report.memory_percent if report else 0.0,
         owner=row.owner,
         kind=row.kind,
-        success_rate=history.success_rate,
-        relative_speed=history.relative_speed,
-        history_weight=history.weight,
-        on_probation=history.on_probation(rules),
-        isolation=level,
-        owner_only=is_owner_only(row.kind, level, accepts_strangers=row.accepts_strangers),
         unfit=_why_unfit(row, now),
+        capabilities=row.capabilities.split(),
     )
+    info.MergeFrom(_standing(row, now, rules))
     if view is not None:
         info.MergeFrom(_amounts(view))
     if report is not None and age <= late_seconds:
@@ -222,6 +223,20 @@ def node_info(
         info.used_cpu_score = min(row.cpu_score, sum(use.cpu_score for use in uses))
         info.used_memory_mb = min(row.memory_gb * _MIB_PER_GIB, sum(use.memory_mb for use in uses))
     return info
+
+
+def _standing(row: StoredNode, now: float, rules: HistoryRules) -> pb.WorkerNodeInfo:
+    """How it did, and whose tasks it takes."""
+    history = row.history.as_of(now, rules)
+    level = isolation_of(row.isolation, row.docker_status)
+    return pb.WorkerNodeInfo(
+        success_rate=history.success_rate,
+        relative_speed=history.relative_speed,
+        history_weight=history.weight,
+        on_probation=history.on_probation(rules),
+        isolation=level,
+        owner_only=is_owner_only(row.kind, level, accepts_strangers=row.accepts_strangers),
+    )
 
 
 def _why_unfit(row: StoredNode, now: float) -> str:

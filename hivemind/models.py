@@ -7,13 +7,16 @@ knows no connection.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hivemind.errors import RefusedError, UnsupportedError
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.regions import task_region
 from nodepool.domain.resources import MAX_AMOUNT, Resources
+from nodepool.domain.tasks.labels import check_labels, check_name
+from nodepool.domain.tasks.run_inputs import RunInputs
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, MAX_PRIORITY, LocationMode, TaskState
 from nodepool.domain.trust.result_digest import check_patterns
 from nodepool.protocol import nodepool_pb2 as pb
@@ -56,6 +59,8 @@ class TaskNeeds:
     `take_pending`: a result that the pool checks is given at once, as pending, and not only when it stands.
     `exclusive`: it never runs twice at one moment. A node that is cut off ends it soon, also when the pool is
     away, and does not keep it until somebody answers.
+    `arguments` go to the entry script and `environment` into the run's environment, exactly as they are and read
+    by no shell. `name`, which several tasks may share, and `labels` are for finding tasks again.
     """
 
     cpu_score: int = 0
@@ -74,6 +79,10 @@ class TaskNeeds:
     compare_outputs: tuple[str, ...] = ()
     take_pending: bool = False
     exclusive: bool = False
+    arguments: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    name: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raises RefusedError for what no pool would take."""
@@ -85,12 +94,20 @@ class TaskNeeds:
             location_mode_from_wire(self.location_mode)
             check_exclusive(exclusive=self.exclusive, replicas=replicas_from_wire(self.replicas))
             check_patterns(self.compare_outputs)
+            RunInputs(tuple(self.arguments), self.environment)
+            check_name(self.name)
+            check_labels(self.labels)
         except InvalidInputError as error:
             raise RefusedError(str(error)) from error
         if not 0 <= self.max_minutes <= MAX_AMOUNT:
             raise RefusedError(f"max_minutes must be 0 to {MAX_AMOUNT}, not {self.max_minutes}")
         if self.priority is not None and not 0 <= self.priority <= MAX_PRIORITY:
             raise RefusedError(f"priority must be 0 to {MAX_PRIORITY}, not {self.priority}")
+
+    @property
+    def has_inputs(self) -> bool:
+        """Whether the run is given anything besides its package."""
+        return bool(self.arguments or self.environment)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +182,10 @@ class TaskInfo:
     replica_records: tuple[ReplicaInfo, ...] = ()  # only in `NodePoolClient.status`
     take_pending: bool = False
     exclusive: bool = False
+    arguments: tuple[str, ...] = ()  # only in `NodePoolClient.status`, as the next
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    name: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
     held_back_until: float | None = None  # its result is being checked, and is given then at the latest
     result_until: float | None = None  # its result is removed then; None: never, or there is none
     result_removed_at: float | None = None
@@ -311,6 +332,10 @@ def _task(task_id: str, status: str, detail: pb.TaskDetail | None, *, message: s
         result_until=finite(detail.result_until) or None,
         result_removed_at=finite(detail.result_removed_at) or None,
         output_removed=detail.output_removed,
+        arguments=tuple(detail.arguments),
+        environment=dict(detail.environment),
+        name=detail.name,
+        labels=dict(detail.labels),
     )
 
 
@@ -353,6 +378,10 @@ def needs_to_wire(needs: TaskNeeds) -> pb.UploadTaskRequest:
         compare_outputs=needs.compare_outputs,
         take_pending=needs.take_pending,
         exclusive=needs.exclusive,
+        arguments=needs.arguments,
+        environment=needs.environment,
+        name=needs.name,
+        labels=needs.labels,
     )
     if needs.priority is not None:
         request.priority = needs.priority

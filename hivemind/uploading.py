@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hivemind.channel import GatewayChannel
-from hivemind.errors import RefusedError
+from hivemind.errors import RefusedError, UnsupportedError
 from hivemind.models import Submission, TaskNeeds, needs_to_wire
 from hivemind.zip_pack import Package, open_package
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.ids import check_task_id
+from nodepool.domain.nodes.capabilities import Capability
 from nodepool.protocol import nodepool_pb2 as pb
 
 # Above this a package is streamed.
@@ -21,6 +22,7 @@ _CHUNK_BYTES = 256 << 10
 _NEARLY_FULL = 0.8
 # Generous: a slow line may need minutes for a large package, and keepalive notices a dead one.
 _DEADLINE_SECONDS = 3600.0
+_TOO_OLD = "this pool is too old to pass arguments or environment variables on"
 
 # (bytes done, bytes in all)
 Progress = Callable[[int, int], None]
@@ -46,6 +48,8 @@ def upload_task(
         raise RefusedError(str(error)) from error
     request = needs_to_wire(needs)
     request.task_id = task_id
+    if needs.has_inputs:
+        _check_passes_on(gateway)
     package = open_package(source)
     # The gateway keeps nothing else than this; so a file that changes while it is sent is not a task.
     request.package_bytes = package.size_bytes
@@ -56,15 +60,32 @@ def upload_task(
         package.close()
     if not answer.success:
         raise RefusedError(answer.message or None)
+    if needs.has_inputs and not answer.inputs_kept:
+        # Another gateway of the pool than the one that was asked is an older one.
+        gateway.call(gateway.tasks.StopTask, pb.StopTaskRequest(task_id=task_id))
+        raise UnsupportedError(f"{_TOO_OLD}; task {task_id} is stopped")
     return Submission(
         task_id=task_id,
         package_bytes=package.size_bytes,
         repeated=answer.repeated_upload,
         message=answer.message,
-        warnings=(*package.warnings, *_storage_warning(answer)),
+        warnings=(*package.warnings, *_storage_warning(answer), *_naming_warning(needs, answer)),
         stored_bytes=answer.stored_bytes,
         stored_bytes_limit=answer.stored_bytes_limit,
     )
+
+
+def _check_passes_on(gateway: GatewayChannel) -> None:
+    """An older pool would run the task without what it is given. Raises UnsupportedError."""
+    told = gateway.call(gateway.nodes.HealthCheck, pb.HealthCheckRequest(), with_token=False)
+    if Capability.INPUTS not in told.capabilities:
+        raise UnsupportedError(f"{_TOO_OLD}; nothing was sent")
+
+
+def _naming_warning(needs: TaskNeeds, answer: pb.UploadTaskResponse) -> tuple[str, ...]:
+    if answer.inputs_kept or not (needs.name or needs.labels):
+        return ()
+    return ("this pool is too old for names and labels: the task has none",)
 
 
 def _storage_warning(answer: pb.UploadTaskResponse) -> tuple[str, ...]:

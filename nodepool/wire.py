@@ -5,9 +5,12 @@ from __future__ import annotations
 from nodepool.domain import regions
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.ids import check_node_id
+from nodepool.domain.nodes.capabilities import check_capabilities
 from nodepool.domain.nodes.node import NodeFacts, NodeKind, NodeStatus, default_max_tasks
 from nodepool.domain.resources import Resources
 from nodepool.domain.safe_text import is_plain
+from nodepool.domain.tasks.labels import check_labels
+from nodepool.domain.tasks.run_inputs import RunInputs
 from nodepool.domain.tasks.states import DEFAULT_PRIORITY, MAX_PRIORITY, LocationMode, Outcome, TaskState
 from nodepool.domain.trust.tiers import TIERS
 from nodepool.domain.trust.voting import MAX_REPLICAS
@@ -109,6 +112,16 @@ def location_mode_from_wire(word: str) -> LocationMode:
         ) from None
 
 
+def inputs_from_wire(request: pb.UploadTaskRequest | pb.AttemptSpec) -> RunInputs:
+    return RunInputs(tuple(request.arguments), dict(request.environment))
+
+
+def labels_from_wire(request: pb.UploadTaskRequest) -> dict[str, str]:
+    labels = dict(request.labels)
+    check_labels(labels)
+    return labels
+
+
 def node_facts_from_wire(request: pb.RegisterWorkerNodeRequest) -> NodeFacts:
     kind = NodeKind.AGENT if request.kind == NodeKind.AGENT else NodeKind.PUSHED
     return NodeFacts(
@@ -135,4 +148,6 @@ def node_facts_from_wire(request: pb.RegisterWorkerNodeRequest) -> NodeFacts:
         else 1,
         isolation=request.isolation,
         accepts_strangers=request.accepts_strangers_without_isolation,
+        # A worker that is called is told of nothing that is newer than its protocol.
+        capabilities=check_capabilities(request.capabilities) if kind is NodeKind.AGENT else "",
     )

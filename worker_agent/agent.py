@@ -21,7 +21,8 @@ from nodepool.domain.tasks.reason_classes import code_of_words
 from nodepool.domain.tasks.reasons import ReasonCode
 from nodepool.domain.tasks.states import Outcome
 from nodepool.protocol import nodepool_pb2 as pb
-from worker_agent.attempt import Attempt, AttemptContext, EnrolmentTerms
+from worker_agent.attempt import Attempt, AttemptContext
+from worker_agent.attempt_job import EnrolmentTerms
 from worker_agent.celery_consumer import Consumer
 from worker_agent.docker_watch import EngineWatch
 from worker_agent.enrolment import board_of, consumer_options_of, limits_of, terms_of

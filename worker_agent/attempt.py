@@ -12,11 +12,13 @@ from pathlib import Path
 import structlog
 
 from nodepool.domain.errors import InvalidPackageError
+from nodepool.domain.nodes.capabilities import ALL as CAPABILITIES
 from nodepool.domain.tasks.reasons import ReasonCode
 from nodepool.domain.tasks.states import Outcome
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.wire import outcome_to_wire
-from worker_agent.execution import Done, Execution, Job, RunLimits, cores_for, judge, memory_bytes
+from worker_agent.attempt_job import EnrolmentTerms, job_of
+from worker_agent.execution import Done, Execution, cores_for, judge
 from worker_agent.gateway_client import (
     GatewayClient,
     GatewayGivenUpError,
@@ -48,16 +50,6 @@ _OFFERED_HASHES = 32
 _CUTTING = frozenset({StopCause.AWAY, StopCause.LEASE, StopCause.SHUTDOWN, StopCause.REPLACED})
 _SHUTTING_DOWN = "the node is shutting down"
 _OF_THE_MACHINE = frozenset({ReasonCode.DISK_FULL, ReasonCode.TOO_LITTLE_DISK, ReasonCode.ENGINE_AWAY})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnrolmentTerms:
-    """What the pool allows on this node; from the enrolment."""
-
-    limits: RunLimits
-    default_image: str
-    allowed_images: frozenset[str]
-    network_allowed: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +193,10 @@ class Attempt:
 
     def _claim_with(self, hashes: list[str]) -> tuple[pb.AttemptSpec, int]:
         request = pb.ClaimAttemptRequest(
-            node_id=self._shop.node_id, attempt_id=self.attempt_id, cached_sha256=hashes
+            node_id=self._shop.node_id,
+            attempt_id=self.attempt_id,
+            cached_sha256=hashes,
+            capabilities=CAPABILITIES,
         )
         return self._shop.link.claim(request, self._keep_package, self._is_cut)
 
@@ -226,7 +221,14 @@ class Attempt:
         execution = Execution(
             shop.runner,
             shop.unpacker,
-            self._job(spec, terms),
+            job_of(
+                spec,
+                terms,
+                attempt_id=self.attempt_id,
+                node_id=shop.node_id,
+                owner_only=shop.owner_only,
+                cpus=self._cores_for(spec.cpu_score),
+            ),
             terms.limits,
             shop.runs_dir / attempt_slug(self.attempt_id),
             shop.trash.throw,
@@ -246,31 +248,6 @@ class Attempt:
         if self._is_cut():
             return self._cut_off()
         return self._end(execution, done, stream)
-
-    def _job(self, spec: pb.AttemptSpec, terms: EnrolmentTerms) -> Job:
-        if self._shop.owner_only and not spec.of_node_owner:
-            # The pool knows, and should not have sent it; whoever sent it does not decide.
-            raise RunRefusedError(
-                "this node runs its owner's tasks only: others' could read its files", ReasonCode.CANNOT_GIVE
-            )
-        image = spec.image or terms.default_image
-        if image not in terms.allowed_images:
-            raise RunRefusedError(
-                f"the image {image!r} is not one that this pool allows", ReasonCode.CANNOT_GIVE
-            )
-        if spec.network and not terms.network_allowed:
-            raise RunRefusedError("this pool does not give tasks the network", ReasonCode.CANNOT_GIVE)
-        return Job(
-            attempt_id=self.attempt_id,
-            task_id=spec.task_id,
-            node_id=self._shop.node_id,
-            memory_bytes=memory_bytes(spec.memory_gb),
-            cpus=self._cores_for(spec.cpu_score),
-            gpu=spec.gpu_score > 0 or spec.gpu_memory_gb > 0,
-            image=image,
-            network=spec.network,
-            max_run_seconds=spec.max_run_seconds,
-        )
 
     def _cores_for(self, cpu_score: int) -> float:
         return cores_for(cpu_score, score_per_core=self._shop.score_per_core, cores=self._shop.cores)

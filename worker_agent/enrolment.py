@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nodepool.protocol import nodepool_pb2 as pb
-from worker_agent.attempt import EnrolmentTerms
+from worker_agent.attempt_job import EnrolmentTerms
 from worker_agent.celery_consumer import ConsumerOptions
 from worker_agent.execution import RunLimits
 from worker_agent.heartbeat import HeartbeatOptions

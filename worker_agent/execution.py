@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nodepool.domain.tasks.package_rules import PackageLimits
@@ -52,6 +52,8 @@ class Job:
     image: str
     network: bool
     max_run_seconds: int
+    arguments: tuple[str, ...] = field(default=(), repr=False)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +198,8 @@ class Execution:
             node_id=job.node_id,
             work_dir=self.work_dir,
             entry=entry,
+            arguments=job.arguments,
+            environment=job.environment,
             memory_bytes=job.memory_bytes,
             cpus=job.cpus,
             gpu=job.gpu,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nodepool.domain.errors import NodePoolError
+from nodepool.domain.nodes.capabilities import ALL as CAPABILITIES
 from nodepool.domain.nodes.fitness import MAX_UNFIT
 from nodepool.domain.nodes.node import ENGINE_AWAY
 from nodepool.protocol import nodepool_pb2 as pb
@@ -49,6 +50,7 @@ class Registration:
         self._registration = pb.RegisterWorkerNodeRequest()
         self._registration.CopyFrom(registration)
         self._registration.instance = secrets.token_hex(_INSTANCE_BYTES)
+        self._registration.capabilities.extend(CAPABILITIES)
         self._docker_status = registration.docker_status
 
     def enrol(self, give_up: Callable[[], bool]) -> pb.EnrollAgentResponse:

@@ -25,7 +25,7 @@ from nodepool.domain.errors import InvalidPackageError, NodePoolError
 from nodepool.domain.ids import check_task_id
 from nodepool.domain.tasks.states import Outcome
 from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
-from worker_agent.attempt import EnrolmentTerms
+from worker_agent.attempt_job import EnrolmentTerms
 from worker_agent.execution import DEFAULT_MEMORY_BYTES, Execution, Job, judge
 from worker_agent.runners.base import Runner, RunRefusedError
 from worker_agent.runners.sandbox import attempt_slug

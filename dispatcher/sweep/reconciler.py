@@ -170,7 +170,7 @@ def _same_facts(view: NodeView | None, node: RegisteredNode) -> bool:
         and (view.tier, view.region, view.gpu_name, view.kind, view.draining, view.capacity)
         == (node.tier, node.region, node.gpu_name, node.kind, node.draining, node.capacity)
         and (view.owner_id, view.owner_only, view.on_trial) == (node.owner_id, node.owner_only, node.on_trial)
-        and (view.unfit, view.backs_off, view.absent_images)
-        == (node.unfit, node.backs_off, node.absent_images)
+        and (view.unfit, view.backs_off, view.absent_images, view.capabilities)
+        == (node.unfit, node.backs_off, node.absent_images, node.capabilities)
         and abs(view.quality - node.quality) < _QUALITY_STEP
     )

@@ -13,6 +13,7 @@ from gateway.health import in_words
 from gateway.usecases import agent_attempts, agent_reports, nodes
 from gateway.usecases.result_digests import Digests
 from nodepool.domain.errors import InvalidInputError
+from nodepool.domain.nodes.capabilities import ALL as CAPABILITIES
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 from nodepool.stores.files.writer import Writer
@@ -43,7 +44,9 @@ class NodeManagerServicer(rpc.NodeManagerServiceServicer):
 
     async def HealthCheck(self, request: pb.HealthCheckRequest, context: Context) -> pb.HealthCheckResponse:
         problems = in_words(self._gateway.health.problems())
-        return pb.HealthCheckResponse(healthy=not problems, message=problems or "the pool works")
+        return pb.HealthCheckResponse(
+            healthy=not problems, message=problems or "the pool works", capabilities=CAPABILITIES
+        )
 
     async def ReportStatus(self, request: pb.ReportStatusRequest, context: Context) -> pb.StatusResponse:
         await self._gateway.run(nodes.report_status, self._gateway, current_identity(), request.node_id)

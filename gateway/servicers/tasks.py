@@ -70,8 +70,8 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
     async def PollTaskStatus(
         self, request: pb.PollTaskStatusRequest, context: Context
     ) -> pb.PollTaskStatusResponse:
-        gateway = self._gateway
-        row = await gateway.run(tasks.find_own, gateway, current_identity_or_none(), request.task_id)
+        gateway, identity = self._gateway, current_identity_or_none()
+        row = await gateway.run(tasks.find_own, gateway, identity, request.task_id)
         attempts = await gateway.run(tasks.attempts_of_task, gateway, row)
         runs = await gateway.run(tasks.runs_of_task, gateway, row)
         window = await tasks.output_of(gateway, row)
@@ -82,7 +82,10 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
             status=views.status_word(row),
             output=output,
             message=views.status_message(row),
-            detail=views.task_detail(row, gateway.settings.retention, attempts, runs),
+            # What a task is given is its owner's alone, also where anybody may ask how it is.
+            detail=views.task_detail(
+                row, gateway.settings.retention, attempts, runs, given=row if identity else None
+            ),
         )
 
     async def GetTaskLogs(self, request: pb.GetTaskLogsRequest, context: Context) -> pb.GetTaskLogsResponse:
@@ -233,6 +236,7 @@ def _uploaded(accepted: submit_task.Accepted) -> pb.UploadTaskResponse:
         repeated_upload=accepted.repeated,
         stored_bytes=accepted.stored_bytes,
         stored_bytes_limit=accepted.stored_bytes_limit,
+        inputs_kept=True,
     )
 
 

@@ -17,6 +17,7 @@ from nodepool.domain.errors import (
     BrokerFullError,
     InvalidInputError,
     NodePoolError,
+    NotAbleError,
     OwnerOnlyError,
     StaleAttemptError,
     StateConflictError,
@@ -25,6 +26,7 @@ from nodepool.domain.errors import (
 )
 from nodepool.domain.tasks.reason_classes import told_by_node
 from nodepool.domain.tasks.reasons import ReasonCode, because
+from nodepool.domain.tasks.run_inputs import arguments_from_json, mapping_from_json
 from nodepool.domain.tasks.states import AttemptState, Outcome
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.files.writer import Writer
@@ -52,17 +54,19 @@ def claim(gateway: Gateway, identity: CallerIdentity, request: pb.ClaimAttemptRe
     try:
         row = gateway.database.write(
             lambda connection: task_store.claim_attempt(
-                connection, request.attempt_id, request.node_id, identity.user_id, now
+                connection,
+                request.attempt_id,
+                request.node_id,
+                identity.user_id,
+                now,
+                able=request.capabilities,
             )
         )
-    except OwnerOnlyError as error:
+    except (OwnerOnlyError, NotAbleError) as error:
         # Nobody's fault: it has become so since the task was placed.
-        end = End(
-            outcome=Outcome.REFUSED,
-            exit_code=None,
-            reason=because(ReasonCode.OWNER_ONLY, node=request.node_id),
-            blameless=True,
-        )
+        code = ReasonCode.OWNER_ONLY if isinstance(error, OwnerOnlyError) else ReasonCode.NOT_ABLE
+        reason = because(code, node=request.node_id)
+        end = End(outcome=Outcome.REFUSED, exit_code=None, reason=reason, blameless=True)
         gateway.lifecycle.end_attempt(request.attempt_id, request.node_id, identity.user_id, end)
         raise StaleAttemptError(f"{error}; the task goes elsewhere") from error
     if row.attempt_state == AttemptState.ASSIGNED:  # before: this is its first claim
@@ -86,6 +90,8 @@ def claim(gateway: Gateway, identity: CallerIdentity, request: pb.ClaimAttemptRe
         stop_requested=row.stop_requested,
         of_node_owner=row.owner_id == identity.user_id,
         exclusive=row.exclusive,
+        arguments=arguments_from_json(row.arguments),
+        environment=mapping_from_json(row.environment),
     )
 
 

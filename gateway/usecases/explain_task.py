@@ -296,6 +296,7 @@ def _as_queued(columns: RequestedTask, owner_id: int, tier: Tier, now: float) ->
         pinned_node=columns["pinned_node"],
         image=columns["image"],
         network=columns["network"],
+        capabilities=columns["capabilities"],
         cpu_score=columns["cpu_score"],
         memory_gb=columns["memory_gb"],
         gpu_score=columns["gpu_score"],

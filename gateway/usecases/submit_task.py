@@ -24,9 +24,18 @@ from nodepool.domain.errors import (
 )
 from nodepool.domain.ids import check_task_id
 from nodepool.domain.money.pricing import price_per_minute_cpt
+from nodepool.domain.nodes.capabilities import needed
 from nodepool.domain.resources import Resources
-from nodepool.domain.tasks.new_task import NewTask, PricedTask, RequestedComparison, RequestedTask
+from nodepool.domain.tasks.labels import check_name
+from nodepool.domain.tasks.new_task import (
+    NewTask,
+    PricedTask,
+    RequestedComparison,
+    RequestedTask,
+    TaskInputs,
+)
 from nodepool.domain.tasks.package_rules import check_package
+from nodepool.domain.tasks.run_inputs import arguments_to_json, mapping_to_json
 from nodepool.domain.tasks.states import TaskState, Verification
 from nodepool.domain.trust import access_limits
 from nodepool.domain.trust.result_digest import check_patterns
@@ -40,11 +49,12 @@ from nodepool.stores.sql import (
     removal as removal_store,
     replicas as replica_store,
     storage_accounting,
+    task_labels as label_store,
     tasks as task_store,
 )
 from nodepool.stores.sql.database import Connection
 from nodepool.stores.sql.ledger import api as ledger_store
-from nodepool.stores.sql.task_rows import OwnedTask
+from nodepool.stores.sql.task_rows import WholeTask
 from nodepool.stores.sql.users import credit_score
 
 log = logging.getLogger(__name__)
@@ -53,7 +63,7 @@ log = logging.getLogger(__name__)
 SAME_ON_REPEAT = (
     "package_sha256", "cpu_score", "memory_gb", "gpu_score", "gpu_memory_gb", "gpu_name", "region",
     "image", "network", "max_minutes", "pinned_node", "priority", "min_trust", "location_mode",
-    "replicas", "compare_outputs", "take_pending", "exclusive",
+    "replicas", "compare_outputs", "take_pending", "exclusive", "arguments", "environment", "name", "labels",
 )  # fmt: skip
 
 
@@ -116,7 +126,19 @@ def requested_task(gateway: Gateway, request: pb.UploadTaskRequest) -> Requested
         "min_trust": wire.min_trust_from_wire(request.min_trust),
         "location_mode": wire.location_mode_from_wire(request.location_mode),
         "exclusive": request.exclusive,
+        **_given(request),
         **_compared(request),
+    }
+
+
+def _given(request: pb.UploadTaskRequest) -> TaskInputs:
+    inputs = wire.inputs_from_wire(request)
+    return {
+        "arguments": arguments_to_json(inputs.arguments),
+        "environment": mapping_to_json(inputs.environment),
+        "capabilities": needed(has_inputs=bool(inputs)),
+        "name": check_name(request.name),
+        "labels": mapping_to_json(wire.labels_from_wire(request)),
     }
 
 
@@ -211,7 +233,7 @@ def _row_of(owner: CallerIdentity, columns: RequestedTask, size: int, sha256: st
 
 def _check_cheap(
     gateway: Gateway, owner: CallerIdentity, columns: PricedTask
-) -> tuple[OwnedTask | None, int, int]:
+) -> tuple[WholeTask | None, int, int]:
     """The task that has this id already, of which nothing is checked; its owner's credit and storage."""
     fee_percent = gateway.settings.platform_fee_percent
     existing, score, stored = gateway.database.read(
@@ -273,7 +295,7 @@ def _price(columns: RequestedTask) -> int:
 
 def _before(
     connection: Connection, owner: CallerIdentity, columns: PricedTask, fee_percent: int
-) -> tuple[OwnedTask | None, int, int]:
+) -> tuple[WholeTask | None, int, int]:
     if columns["pinned_node"]:
         node_store.find_own(connection, columns["pinned_node"], owner.user_id)
     score = credit_score(connection, owner.user_id)
@@ -291,6 +313,7 @@ def _before(
 def _store(connection: Connection, row: NewTask, fee_percent: int, now: float, bound: int) -> None:
     """The task, its runs where it has several, and what it may cost, or none of it."""
     task_store.insert_task(connection, row)
+    label_store.add(connection, [row])
     if row["replicas"] > 1:
         replica_store.add_runs(connection, row, range(1, row["replicas"] + 1), now)
     ledger_store.hold(connection, row, fee_percent=fee_percent, now=now)
@@ -331,7 +354,7 @@ def _check_room(gateway: Gateway, owner: CallerIdentity, score: int) -> None:
         )
 
 
-def _repeated(existing: OwnedTask, row: PricedTask, owner: CallerIdentity) -> Accepted:
+def _repeated(existing: WholeTask, row: PricedTask, owner: CallerIdentity) -> Accepted:
     told: Mapping[str, object] = row
     same = (
         existing.owner_id == owner.user_id

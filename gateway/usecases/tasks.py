@@ -26,7 +26,7 @@ from nodepool.stores.sql import (
 )
 from nodepool.stores.sql.attempt_rows import PastAttempt
 from nodepool.stores.sql.database import Connection
-from nodepool.stores.sql.task_rows import OwnedTask, ShownRun
+from nodepool.stores.sql.task_rows import OwnedTask, ShownRun, WholeTask
 from nodepool.workflows import replica_vote
 from nodepool.workflows.decision import deciding
 
@@ -38,7 +38,7 @@ _ANOTHER_RUN = 1000
 _SMALL_RESULT_BYTES = 256 << 10
 
 
-def find_own(gateway: Gateway, identity: CallerIdentity | None, task_id: str) -> OwnedTask:
+def find_own(gateway: Gateway, identity: CallerIdentity | None, task_id: str) -> WholeTask:
     """The task, when it is the caller's; without an identity (anonymous reads are on) any task."""
     row = gateway.database.read(lambda connection: task_store.find_or_none(connection, task_id))
     if (

@@ -145,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = cli.main(args=words, prog_name="hivemind", standalone_mode=False, obj=app)
         sys.stdout.flush()
     except click.ClickException as error:
-        _tell_click(error, as_json=app.json or "--json" in words)
+        _tell_click(error, as_json=app.json or "--json" in _own(words))
         return error.exit_code
     except ClientError as error:
         return _tell(app, error.code, str(error), error.hint, error.exit_code)
@@ -165,6 +165,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         return _tell(app, "interrupted", "interrupted", "", ExitCode.INTERRUPTED)
     return code if isinstance(code, int) else ExitCode.OK
+
+
+def _own(words: list[str]) -> list[str]:
+    """Without what is a task's own."""
+    return words[: words.index("--")] if "--" in words else words
 
 
 def _tell(app: App, code: str, message: str, hint: str, exit_code: int) -> int:

@@ -11,6 +11,7 @@ from hivemind.cli.app import App, json_option, pass_app
 from hivemind.cli.connect import connect, names_it
 from hivemind.cli.explain import dry_run
 from hivemind.cli.follow import follow
+from hivemind.cli.run_inputs import TakesArguments, environment_of, labels_of
 from hivemind.cli.render.tasks import bytes_text, count_text, jsonable, transfer_bar
 from hivemind.errors import ExitCode
 from hivemind.models import ResultInfo, TaskNeeds, exit_code_of
@@ -22,8 +23,9 @@ from nodepool.domain.trust.tiers import TIERS
 from nodepool.domain.trust.voting import MAX_REPLICAS
 
 
-@click.command()
+@click.command(cls=TakesArguments)
 @click.argument("path", type=click.Path(path_type=Path))
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGS...]")
 @click.option("--memory-gb", type=int, default=0, help="Memory, GiB [default: the pool's].")
 @click.option("--cpu-score", type=int, default=0, help="CPU points; 1000 is one core of the reference.")
 @click.option("--gpu-score", type=int, default=0, help="GPU points.")
@@ -73,6 +75,29 @@ from nodepool.domain.trust.voting import MAX_REPLICAS
     help="Never run twice at one moment: a node that is cut off ends it soon [default: it goes on].",
 )
 @click.option(
+    "-e",
+    "--env",
+    "variables",
+    multiple=True,
+    metavar="NAME[=VALUE]",
+    help="A variable of the run's environment; without a value, that of yours. May be given several times.",
+)
+@click.option(
+    "--env-file",
+    "env_files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Variables from a file, one NAME=VALUE a line, as `docker run --env-file` reads it.",
+)
+@click.option("--name", default="", help="What you call it; several tasks may have the same name.")
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="To find it again. May be given several times.",
+)
+@click.option(
     "--dry-run", "is_dry", is_flag=True, help="Say where it would run now and its price; send nothing."
 )
 @click.option("--task-id", help="Your own id; a repeated upload with the same id changes nothing.")
@@ -99,9 +124,15 @@ def submit(
     output: Path | None,
     force: bool,
     stop_on_interrupt: bool,
+    arguments: tuple[str, ...],
+    variables: tuple[str, ...],
+    env_files: tuple[Path, ...],
+    labels: tuple[str, ...],
     **needs: Any,
 ) -> int:
     """Send PATH (a directory, a ZIP, or one .py file) as a task.
+
+    What comes after -- is given to what runs, word by word; no shell reads it.
 
     Of a directory everything is sent but what .hivemindignore names (gitignore's rules), .git,
     virtual environments, caches, .env files and links. run.sh or main.py is what runs.
@@ -114,7 +145,15 @@ def submit(
         raise click.UsageError("--dry-run sends nothing that --follow could show")
     if output:
         check_destination(output, overwrite=force)
-    options = TaskNeeds(**{name: value for name, value in needs.items() if value is not None})
+    environment, warnings = environment_of(variables, env_files, app.environment)
+    for warning in warnings:
+        app.notice(f"warning: {warning}")
+    options = TaskNeeds(
+        arguments=arguments,
+        environment=environment,
+        labels=labels_of(labels),
+        **{name: value for name, value in needs.items() if value is not None},
+    )
     if is_dry:
         dry_run(app, path, options)
         return ExitCode.OK

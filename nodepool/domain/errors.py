@@ -53,6 +53,10 @@ class OwnerOnlyError(StaleAttemptError):
     """The attempt is of somebody else's task, and its node takes its owner's only."""
 
 
+class NotAbleError(StaleAttemptError):
+    """The attempt's task needs what the program that asks for it cannot do."""
+
+
 class StateConflictError(NodePoolError):
     """That cannot be done in the present state."""
 

@@ -669,6 +669,7 @@ class RegisterWorkerNodeRequest(_message.Message):
     ISOLATION_FIELD_NUMBER: _builtins.int
     ACCEPTS_STRANGERS_WITHOUT_ISOLATION_FIELD_NUMBER: _builtins.int
     UNFIT_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     hostname: _builtins.str
     cpu_cores: _builtins.int
@@ -698,6 +699,12 @@ class RegisterWorkerNodeRequest(_message.Message):
     accepts_strangers_without_isolation: _builtins.bool
     unfit: _builtins.str
     """Why it can run nothing now, such as a full disk; empty when it can. Told again when that changes."""
+    @_builtins.property
+    def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What its agent can do for a run, words of nodepool/domain/nodes/capabilities.py. Older agents say nothing, and
+        get no task that needs one of these.
+        """
+
     def __init__(
         self,
         *,
@@ -720,10 +727,11 @@ class RegisterWorkerNodeRequest(_message.Message):
         isolation: _builtins.str = ...,
         accepts_strangers_without_isolation: _builtins.bool = ...,
         unfit: _builtins.str = ...,
+        capabilities: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_strangers_without_isolation", b"accepts_strangers_without_isolation", "again", b"again", "agent_version", b"agent_version", "cpu_cores", b"cpu_cores", "cpu_score", b"cpu_score", "docker_status", b"docker_status", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "hostname", b"hostname", "instance", b"instance", "isolation", b"isolation", "kind", b"kind", "location", b"location", "max_tasks", b"max_tasks", "memory_gb", b"memory_gb", "node_id", b"node_id", "port", b"port", "unfit", b"unfit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_strangers_without_isolation", b"accepts_strangers_without_isolation", "again", b"again", "agent_version", b"agent_version", "capabilities", b"capabilities", "cpu_cores", b"cpu_cores", "cpu_score", b"cpu_score", "docker_status", b"docker_status", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "hostname", b"hostname", "instance", b"instance", "isolation", b"isolation", "kind", b"kind", "location", b"location", "max_tasks", b"max_tasks", "memory_gb", b"memory_gb", "node_id", b"node_id", "port", b"port", "unfit", b"unfit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -750,17 +758,23 @@ class HealthCheckResponse(_message.Message):
 
     HEALTHY_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
     healthy: _builtins.bool
     message: _builtins.str
+    @_builtins.property
+    def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What this pool passes on to runs: the words that agents register with."""
+
     def __init__(
         self,
         *,
         healthy: _builtins.bool = ...,
         message: _builtins.str = ...,
+        capabilities: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["healthy", b"healthy", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "healthy", b"healthy", "message", b"message"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -879,6 +893,7 @@ class WorkerNodeInfo(_message.Message):
     OWNER_ONLY_FIELD_NUMBER: _builtins.int
     ON_TRIAL_FIELD_NUMBER: _builtins.int
     UNFIT_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     hostname: _builtins.str
     cpu_cores: _builtins.int
@@ -935,6 +950,10 @@ class WorkerNodeInfo(_message.Message):
     """not trusted yet: one task at a time beside trusted nodes of others"""
     unfit: _builtins.str
     """why it gets no work now: what it says of itself, or what it refused"""
+    @_builtins.property
+    def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """as registered"""
+
     def __init__(
         self,
         *,
@@ -979,10 +998,11 @@ class WorkerNodeInfo(_message.Message):
         owner_only: _builtins.bool = ...,
         on_trial: _builtins.bool = ...,
         unfit: _builtins.str = ...,
+        capabilities: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_cpu_score", b"capacity_cpu_score", "capacity_gpu_memory_gb", b"capacity_gpu_memory_gb", "capacity_gpu_score", b"capacity_gpu_score", "capacity_memory_mb", b"capacity_memory_mb", "cpu_cores", b"cpu_cores", "cpu_percent", b"cpu_percent", "cpu_score", b"cpu_score", "docker_status", b"docker_status", "draining", b"draining", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "history_weight", b"history_weight", "hostname", b"hostname", "isolation", b"isolation", "kind", b"kind", "last_heartbeat", b"last_heartbeat", "location", b"location", "max_tasks", b"max_tasks", "memory_gb", b"memory_gb", "memory_percent", b"memory_percent", "node_id", b"node_id", "on_probation", b"on_probation", "on_trial", b"on_trial", "owner", b"owner", "owner_only", b"owner_only", "port", b"port", "region", b"region", "relative_speed", b"relative_speed", "reserved_cpu_score", b"reserved_cpu_score", "reserved_gpu_memory_gb", b"reserved_gpu_memory_gb", "reserved_gpu_score", b"reserved_gpu_score", "reserved_memory_gb", b"reserved_memory_gb", "reserved_memory_mb", b"reserved_memory_mb", "running_tasks", b"running_tasks", "status", b"status", "success_rate", b"success_rate", "trust_tier", b"trust_tier", "unfit", b"unfit", "used_cpu_score", b"used_cpu_score", "used_memory_mb", b"used_memory_mb"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "capacity_cpu_score", b"capacity_cpu_score", "capacity_gpu_memory_gb", b"capacity_gpu_memory_gb", "capacity_gpu_score", b"capacity_gpu_score", "capacity_memory_mb", b"capacity_memory_mb", "cpu_cores", b"cpu_cores", "cpu_percent", b"cpu_percent", "cpu_score", b"cpu_score", "docker_status", b"docker_status", "draining", b"draining", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "history_weight", b"history_weight", "hostname", b"hostname", "isolation", b"isolation", "kind", b"kind", "last_heartbeat", b"last_heartbeat", "location", b"location", "max_tasks", b"max_tasks", "memory_gb", b"memory_gb", "memory_percent", b"memory_percent", "node_id", b"node_id", "on_probation", b"on_probation", "on_trial", b"on_trial", "owner", b"owner", "owner_only", b"owner_only", "port", b"port", "region", b"region", "relative_speed", b"relative_speed", "reserved_cpu_score", b"reserved_cpu_score", "reserved_gpu_memory_gb", b"reserved_gpu_memory_gb", "reserved_gpu_score", b"reserved_gpu_score", "reserved_memory_gb", b"reserved_memory_gb", "reserved_memory_mb", b"reserved_memory_mb", "running_tasks", b"running_tasks", "status", b"status", "success_rate", b"success_rate", "trust_tier", b"trust_tier", "unfit", b"unfit", "used_cpu_score", b"used_cpu_score", "used_memory_mb", b"used_memory_mb"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1235,11 +1255,16 @@ class ClaimAttemptRequest(_message.Message):
     NODE_ID_FIELD_NUMBER: _builtins.int
     ATTEMPT_ID_FIELD_NUMBER: _builtins.int
     CACHED_SHA256_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     attempt_id: _builtins.str
     @_builtins.property
     def cached_sha256(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """SHA-256 (hex) of packages of this attempt's task that the node has in its cache, if any."""
+
+    @_builtins.property
+    def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As registered, of the program that is to run it. The pool does not give it what needs another."""
 
     def __init__(
         self,
@@ -1247,10 +1272,11 @@ class ClaimAttemptRequest(_message.Message):
         node_id: _builtins.str = ...,
         attempt_id: _builtins.str = ...,
         cached_sha256: _abc.Iterable[_builtins.str] | None = ...,
+        capabilities: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "cached_sha256", b"cached_sha256", "node_id", b"node_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "cached_sha256", b"cached_sha256", "capabilities", b"capabilities", "node_id", b"node_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1285,6 +1311,26 @@ Global___ClaimAttemptResponse: _TypeAlias = ClaimAttemptResponse  # noqa: Y015
 class AttemptSpec(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class EnvironmentEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ATTEMPT_ID_FIELD_NUMBER: _builtins.int
     TASK_ID_FIELD_NUMBER: _builtins.int
     ATTEMPT_NUMBER_FIELD_NUMBER: _builtins.int
@@ -1301,6 +1347,8 @@ class AttemptSpec(_message.Message):
     STOP_REQUESTED_FIELD_NUMBER: _builtins.int
     OF_NODE_OWNER_FIELD_NUMBER: _builtins.int
     EXCLUSIVE_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     task_id: _builtins.str
     attempt_number: _builtins.int
@@ -1320,6 +1368,12 @@ class AttemptSpec(_message.Message):
     """The task belongs to the owner of the node."""
     exclusive: _builtins.bool
     """Never run twice at one moment: ended after lease_seconds without being heard."""
+    @_builtins.property
+    def arguments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For the entry script, as they are: no shell reads them."""
+
+    @_builtins.property
+    def environment(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
         self,
         *,
@@ -1339,10 +1393,12 @@ class AttemptSpec(_message.Message):
         stop_requested: _builtins.bool = ...,
         of_node_owner: _builtins.bool = ...,
         exclusive: _builtins.bool = ...,
+        arguments: _abc.Iterable[_builtins.str] | None = ...,
+        environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "cpu_score", b"cpu_score", "exclusive", b"exclusive", "gpu_memory_gb", b"gpu_memory_gb", "gpu_score", b"gpu_score", "image", b"image", "max_run_seconds", b"max_run_seconds", "memory_gb", b"memory_gb", "network", b"network", "of_node_owner", b"of_node_owner", "package_bytes", b"package_bytes", "package_follows", b"package_follows", "package_sha256", b"package_sha256", "stop_requested", b"stop_requested", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "cpu_score", b"cpu_score", "environment", b"environment", "exclusive", b"exclusive", "gpu_memory_gb", b"gpu_memory_gb", "gpu_score", b"gpu_score", "image", b"image", "max_run_seconds", b"max_run_seconds", "memory_gb", b"memory_gb", "network", b"network", "of_node_owner", b"of_node_owner", "package_bytes", b"package_bytes", "package_follows", b"package_follows", "package_sha256", b"package_sha256", "stop_requested", b"stop_requested", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1524,6 +1580,46 @@ Global___FinishAttemptResponse: _TypeAlias = FinishAttemptResponse  # noqa: Y015
 class UploadTaskRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class EnvironmentEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     TASK_ID_FIELD_NUMBER: _builtins.int
     TASK_ZIP_FIELD_NUMBER: _builtins.int
     MEMORY_GB_FIELD_NUMBER: _builtins.int
@@ -1545,6 +1641,10 @@ class UploadTaskRequest(_message.Message):
     PACKAGE_SHA256_FIELD_NUMBER: _builtins.int
     TAKE_PENDING_FIELD_NUMBER: _builtins.int
     EXCLUSIVE_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     task_zip: _builtins.bytes
     memory_gb: _builtins.int
@@ -1579,10 +1679,20 @@ class UploadTaskRequest(_message.Message):
     """A result that the pool checks is given at once, as pending, and not only when the check has an answer."""
     exclusive: _builtins.bool
     """Never run twice at one moment: its node ends it soon when it is cut off, and does not wait for an outage's end."""
+    name: _builtins.str
+    """For people; several tasks may have the same."""
     @_builtins.property
     def compare_outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Which files of the result are compared (paths or patterns); none: the whole result without its times."""
 
+    @_builtins.property
+    def arguments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For the entry script, as they are: no shell reads them. nodepool/domain/tasks/run_inputs.py has the bounds."""
+
+    @_builtins.property
+    def environment(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
         self,
         *,
@@ -1607,10 +1717,14 @@ class UploadTaskRequest(_message.Message):
         package_sha256: _builtins.str = ...,
         take_pending: _builtins.bool = ...,
         exclusive: _builtins.bool = ...,
+        arguments: _abc.Iterable[_builtins.str] | None = ...,
+        environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        name: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "priority", b"priority"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "compare_outputs", b"compare_outputs", "cpu_score", b"cpu_score", "exclusive", b"exclusive", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "image", b"image", "location", b"location", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "memory_gb", b"memory_gb", "min_trust", b"min_trust", "network", b"network", "package_bytes", b"package_bytes", "package_sha256", b"package_sha256", "priority", b"priority", "replicas", b"replicas", "take_pending", b"take_pending", "task_id", b"task_id", "task_zip", b"task_zip", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "arguments", b"arguments", "compare_outputs", b"compare_outputs", "cpu_score", b"cpu_score", "environment", b"environment", "exclusive", b"exclusive", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "image", b"image", "labels", b"labels", "location", b"location", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "memory_gb", b"memory_gb", "min_trust", b"min_trust", "name", b"name", "network", b"network", "package_bytes", b"package_bytes", "package_sha256", b"package_sha256", "priority", b"priority", "replicas", b"replicas", "take_pending", b"take_pending", "task_id", b"task_id", "task_zip", b"task_zip", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
@@ -1627,6 +1741,7 @@ class UploadTaskResponse(_message.Message):
     REPEATED_UPLOAD_FIELD_NUMBER: _builtins.int
     STORED_BYTES_FIELD_NUMBER: _builtins.int
     STORED_BYTES_LIMIT_FIELD_NUMBER: _builtins.int
+    INPUTS_KEPT_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
     message: _builtins.str
     repeated_upload: _builtins.bool
@@ -1634,6 +1749,8 @@ class UploadTaskResponse(_message.Message):
     stored_bytes: _builtins.int
     """What the account's tasks keep now, and past what no new packages are taken."""
     stored_bytes_limit: _builtins.int
+    inputs_kept: _builtins.bool
+    """Arguments, environment, name and labels were read. A pool that does not know them says nothing."""
     def __init__(
         self,
         *,
@@ -1642,10 +1759,11 @@ class UploadTaskResponse(_message.Message):
         repeated_upload: _builtins.bool = ...,
         stored_bytes: _builtins.int = ...,
         stored_bytes_limit: _builtins.int = ...,
+        inputs_kept: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "repeated_upload", b"repeated_upload", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "success", b"success"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs_kept", b"inputs_kept", "message", b"message", "repeated_upload", b"repeated_upload", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "success", b"success"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1736,6 +1854,46 @@ class TaskDetail(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class EnvironmentEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     STATE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     ASSIGNED_NODE_FIELD_NUMBER: _builtins.int
@@ -1768,6 +1926,10 @@ class TaskDetail(_message.Message):
     RESULT_REMOVED_AT_FIELD_NUMBER: _builtins.int
     OUTPUT_REMOVED_FIELD_NUMBER: _builtins.int
     EXCLUSIVE_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     state: _builtins.str
     """QUEUED, PLACED, RUNNING, SUCCEEDED, FAILED, STOPPED"""
     reason: _builtins.str
@@ -1814,6 +1976,7 @@ class TaskDetail(_message.Message):
     output_removed: _builtins.bool
     exclusive: _builtins.bool
     """as it was submitted"""
+    name: _builtins.str
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptRecord]:
         """Newest last; only in PollTaskStatus."""
@@ -1822,6 +1985,14 @@ class TaskDetail(_message.Message):
     def replica_records(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaRecord]:
         """only in PollTaskStatus"""
 
+    @_builtins.property
+    def arguments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As they were submitted. The first two only in PollTaskStatus, and for its owner alone."""
+
+    @_builtins.property
+    def environment(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
         self,
         *,
@@ -1857,10 +2028,14 @@ class TaskDetail(_message.Message):
         result_removed_at: _builtins.float = ...,
         output_removed: _builtins.bool = ...,
         exclusive: _builtins.bool = ...,
+        arguments: _abc.Iterable[_builtins.str] | None = ...,
+        environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        name: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned_node", b"assigned_node", "attempt_number", b"attempt_number", "attempts", b"attempts", "created_at", b"created_at", "exclusive", b"exclusive", "exit_code", b"exit_code", "finished_at", b"finished_at", "has_exit_code", b"has_exit_code", "has_result", b"has_result", "held_back_until", b"held_back_until", "held_cpt", b"held_cpt", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "min_trust", b"min_trust", "output_removed", b"output_removed", "owner", b"owner", "paid_cpt", b"paid_cpt", "price_per_minute_cpt", b"price_per_minute_cpt", "priority", b"priority", "queue", b"queue", "reason", b"reason", "replica_records", b"replica_records", "replicas", b"replicas", "result_bytes", b"result_bytes", "result_removed_at", b"result_removed_at", "result_until", b"result_until", "started_at", b"started_at", "state", b"state", "stop_requested", b"stop_requested", "take_pending", b"take_pending", "updated_at", b"updated_at", "verification", b"verification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "assigned_node", b"assigned_node", "attempt_number", b"attempt_number", "attempts", b"attempts", "created_at", b"created_at", "environment", b"environment", "exclusive", b"exclusive", "exit_code", b"exit_code", "finished_at", b"finished_at", "has_exit_code", b"has_exit_code", "has_result", b"has_result", "held_back_until", b"held_back_until", "held_cpt", b"held_cpt", "labels", b"labels", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "min_trust", b"min_trust", "name", b"name", "output_removed", b"output_removed", "owner", b"owner", "paid_cpt", b"paid_cpt", "price_per_minute_cpt", b"price_per_minute_cpt", "priority", b"priority", "queue", b"queue", "reason", b"reason", "replica_records", b"replica_records", "replicas", b"replicas", "result_bytes", b"result_bytes", "result_removed_at", b"result_removed_at", "result_until", b"result_until", "started_at", b"started_at", "state", b"state", "stop_requested", b"stop_requested", "take_pending", b"take_pending", "updated_at", b"updated_at", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

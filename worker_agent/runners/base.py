@@ -7,8 +7,8 @@ the task begins. This file knows neither containers nor processes.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -46,6 +46,9 @@ class RunSpec:
     node_id: str
     work_dir: Path
     entry: str
+    arguments: tuple[str, ...] = field(default=(), repr=False)  # for the entry, as they are
+    # Of its owner's and the pool's. What the run itself needs wins over them.
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     memory_bytes: int
     cpus: float
     gpu: bool

@@ -1,7 +1,7 @@
 """Runs inside the sandbox: installs requirements.txt, then becomes the task's entry.
 
 Given to the sandbox's own Python as text, whatever its version: the standard library only, and no
-import of ours. Arguments: `network` or `offline`, `sh` or `python`, the entry.
+import of ours. Arguments: `network` or `offline`, `sh` or `python`, the entry and what it is given.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MARKER = ".satisfied"
 
 
 def main() -> None:
-    network, interpreter, entry = sys.argv[1:4]
+    network, interpreter, *command = sys.argv[1:]
     folder = os.environ.pop("HIVEMIND_DEPS", "/deps")
     os.environ["PYTHONUSERBASE"] = folder
     # pip's --user leaves alone what is there already, and needs no virtual environment.
@@ -31,7 +31,7 @@ def main() -> None:
         pass
     program = sys.executable if interpreter == "python" else "/bin/sh"
     sys.stdout.flush()
-    os.execv(program, [program, entry])  # noqa: S606
+    os.execv(program, [program, *command])  # noqa: S606
 
 
 def nothing_missing() -> bool:

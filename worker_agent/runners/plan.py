@@ -91,7 +91,7 @@ def run_plan(
     spec: RunSpec, tools: SandboxTools, user: TaskUser, place: Place, bootstrap: Bootstrap | None = None
 ) -> dict[str, Any]:
     """What `worker_agent.runners.launcher` reads."""
-    interpreter, arguments = task_command(spec.entry, bootstrap, network=spec.network)
+    interpreter, arguments = task_command(spec, bootstrap)
     command = [tools.python if interpreter == "python" else "/bin/sh", *arguments]
     filter_program = seccomp.program(tools.machine, _surface(spec, tools, place))
     if tools.sandbox is Sandbox.BUBBLEWRAP:
@@ -125,12 +125,13 @@ def process_environment(
     """Everything the task finds in its environment: nothing of the agent's own is passed on."""
     path = dict.fromkeys([str(Path(tools.python).parent), "/usr/local/bin", "/usr/bin", "/bin"])
     environment = {
+        "LANG": "C.UTF-8",
+        **spec.environment,
         "PATH": ":".join(path),
         "HOME": home,
         "TMPDIR": home,
         "USER": "task",
         "LOGNAME": "task",
-        "LANG": "C.UTF-8",
         "TASK_ID": spec.task_id,
         "PYTHONUNBUFFERED": "1",
         ATTEMPT_VARIABLE: spec.attempt_id,

@@ -67,14 +67,16 @@ def container_name(node_id: str, attempt_id: str) -> str:
     return f"hivemind-{name_slug(node_id)}-{attempt_slug(attempt_id)}"
 
 
-def task_command(entry: str, bootstrap: Bootstrap | None, *, network: bool) -> tuple[str, list[str]]:
-    """The interpreter (`sh` or `python`) and its arguments."""
+def task_command(spec: RunSpec, bootstrap: Bootstrap | None) -> tuple[str, list[str]]:
+    """The interpreter (`sh` or `python`) and its arguments, of which the last are the task's own."""
+    entry = spec.entry
     # A file called -c.py is a file, not an option.
     name = f"./{entry}" if entry.startswith("-") else entry
     interpreter = "sh" if entry.endswith(".sh") else "python"
     if bootstrap is None:
-        return interpreter, [name]
-    return "python", ["-c", bootstrap.script, "network" if network else "offline", interpreter, name]
+        return interpreter, [name, *spec.arguments]
+    mode = "network" if spec.network else "offline"
+    return "python", ["-c", bootstrap.script, mode, interpreter, name, *spec.arguments]
 
 
 def container_options(
@@ -86,7 +88,7 @@ def container_options(
     volumes: Collection[str] = (),
 ) -> dict[str, Any]:
     """The body of the engine's create call. `volumes` are the folders that the image declares as such."""
-    interpreter, arguments = task_command(spec.entry, bootstrap, network=spec.network)
+    interpreter, arguments = task_command(spec, bootstrap)
     return {
         "Image": spec.image,
         # The image's own entrypoint is not ours to run.
@@ -111,7 +113,8 @@ def container_options(
 
 
 def container_environment(spec: RunSpec) -> dict[str, str]:
-    return {"TASK_ID": spec.task_id, "PYTHONUNBUFFERED": "1", "HOME": "/tmp", "LANG": "C.UTF-8"}  # noqa: S108
+    own = {"TASK_ID": spec.task_id, "PYTHONUNBUFFERED": "1", "HOME": _TMP}
+    return {"LANG": "C.UTF-8", **spec.environment, **own}
 
 
 def _host_options(

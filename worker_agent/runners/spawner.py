@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import select
 import signal
@@ -35,7 +34,7 @@ class Spawner:
 
     def launch(self, plan: dict[str, Any]) -> Launched:
         """Raises OSError."""
-        text = json.dumps(plan).encode()
+        text = launcher.packed(plan)
         output_reader, output_writer = os.pipe2(os.O_CLOEXEC)
         status_reader, status_writer = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(status_reader, False)

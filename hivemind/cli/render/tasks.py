@@ -6,6 +6,7 @@ Knows rich; knows neither the connection nor click.
 from __future__ import annotations
 
 import io
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ _PIPE_COLUMNS = 240
 _REASON_CHARACTERS = 60
 _MINUTE_SECONDS, _HOUR_SECONDS, _DAY_SECONDS = 60, 3600, 86400
 
-_WRAPPED_COLUMNS = frozenset({"NODE", "REASON"})
+_WRAPPED_COLUMNS = frozenset({"NAME", "NODE", "REASON"})
 _STATUS_STYLES = {
     "PENDING": "yellow",
     "RUNNING": "cyan",
@@ -85,12 +86,14 @@ def duration_text(seconds: float | None) -> str:
 
 
 def tasks_table(tasks: Sequence[TaskInfo], now: float) -> PlainTable:
-    table = _table("TASK", "STATUS", "NODE", "AGE", "RUN TIME", "REASON")
+    named = any(task.name for task in tasks)
+    table = _table("TASK", *(["NAME"] if named else []), "STATUS", "NODE", "AGE", "RUN TIME", "REASON")
     for task in tasks:
         reason = one_line(task.reason)
         short = reason if len(reason) <= _REASON_CHARACTERS else reason[: _REASON_CHARACTERS - 1] + "…"
         table.add_row(
             one_line(task.task_id),
+            *([one_line(task.name)] if named else []),
             status_text(task.status),
             one_line(task.node),
             duration_text(now - task.created_at) if task.created_at else "",
@@ -103,6 +106,7 @@ def tasks_table(tasks: Sequence[TaskInfo], now: float) -> PlainTable:
 def task_details(task: TaskInfo, now: float) -> Group:
     rows = {
         "task": task.task_id,
+        "name": task.name,
         "status": task.status + (f" ({task.state})" if task.state != task.status else ""),
         "reason": task.reason,
         "node": task.node,
@@ -119,6 +123,10 @@ def task_details(task: TaskInfo, now: float) -> Group:
         "run time": duration_text(task.run_seconds(now)),
         "result": _result_text(task, now),
         "verified": _verification_text(task),
+        "labels": " ".join(f"{key}={value}" for key, value in sorted(task.labels.items())),
+        "arguments": shlex.join(task.arguments),
+        # Values may be what is not for everybody who sees this screen.
+        "environment": " ".join(sorted(task.environment)),
     }
     table = PlainTable.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)

@@ -49,6 +49,7 @@ class NodeFacts:
     isolation: str = ""  # one of Isolation; empty: it does not tell
     unfit: str = ""  # why it can run nothing now; empty: it can
     accepts_strangers: bool = False  # its owner wants others' tasks though it keeps them off nothing
+    capabilities: str = ""  # what its agent can do for a run; see nodepool.domain.nodes.capabilities
 
     def __post_init__(self) -> None:
         if not 0 <= self.cpu_cores <= _MAX_CORES:
@@ -106,6 +107,7 @@ class NodeView:
     unfit: str = ""  # why it can run nothing now, by its own word
     backs_off: bool = False  # it refused what it was given, and is left alone for a while
     absent_images: tuple[str, ...] = ()
+    capabilities: str = ""  # what its agent can do for a run, with blanks between
 
 
 def default_max_tasks(cpu_cores: int) -> int:

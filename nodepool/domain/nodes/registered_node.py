@@ -24,3 +24,4 @@ class RegisteredNode:
     unfit: str = ""
     backs_off: bool = False
     absent_images: tuple[str, ...] = ()
+    capabilities: str = ""

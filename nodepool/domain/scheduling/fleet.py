@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nodepool.domain import regions
+from nodepool.domain.nodes.capabilities import ALL, capabilities_of
 from nodepool.domain.nodes.node import NodeKind, NodeView
 from nodepool.domain.resources import RESOURCE_NAMES, Claim
 from nodepool.domain.trust.audits import Rules, one_at_a_time
@@ -103,6 +104,8 @@ class Fleet:
         self.unfit: BoolArray = np.zeros(rows, dtype=np.bool_)
         self.backs_off: BoolArray = np.zeros(rows, dtype=np.bool_)
         self.lacks: IntArray = np.zeros(rows, dtype=np.int64)
+        # A bit for each that the node's agent has.
+        self.capabilities: IntArray = np.zeros(rows, dtype=np.int64)
         self._one_task: BoolArray | None = None
         self.tier = np.zeros(rows, dtype=np.int8)
         self.region = np.zeros(rows, dtype=np.int8)
@@ -141,6 +144,7 @@ class Fleet:
         self.on_trial[row] = view.on_trial
         self.unfit[row], self.backs_off[row] = bool(view.unfit), view.backs_off
         self.lacks[row] = sum(self._image_bit(image) for image in set(view.absent_images))
+        self.capabilities[row] = _capability_bits(view.capabilities)
         self.pushed[row] = view.kind is NodeKind.PUSHED
         self.tier[row] = RANK[view.tier]
         self.region[row] = REGION_INDEX[view.region]
@@ -169,6 +173,11 @@ class Fleet:
         has: BoolArray = (self.lacks & self._image_bits.get(image, 0)) == 0
         return has
 
+    def can(self, capability: str) -> BoolArray:
+        """Nodes whose agents can do this for a run; none where this version knows no such thing."""
+        can: BoolArray = (self.capabilities & _capability_bits(capability)) != 0
+        return can
+
     def _new_row(self, node_id: str) -> int:
         if self._free_rows:
             row = self._free_rows.pop()
@@ -190,7 +199,7 @@ class Fleet:
             self._one_task = None
             self.present[row] = self.online[row] = self.owner_only[row] = self.on_trial[row] = False
             self.unfit[row] = self.backs_off[row] = False
-            self.lacks[row] = 0
+            self.lacks[row] = self.capabilities[row] = 0
             self._free_rows.append(row)
 
     def _count_own(self, row: int, change: int) -> None:
@@ -296,7 +305,13 @@ class Fleet:
             owner_id=int(self.owner[row]),
             owner_only=bool(self.owner_only[row]),
             on_trial=bool(self.on_trial[row]),
+            capabilities=" ".join(it for it in ALL if self.capabilities[row] & _capability_bits(it)),
         )
+
+
+def _capability_bits(capabilities: str) -> int:
+    told = capabilities_of(capabilities)
+    return sum(1 << index for index, capability in enumerate(ALL) if capability in told)
 
 
 def _step(share: float, steps: int) -> int:

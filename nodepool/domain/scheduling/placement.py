@@ -70,6 +70,7 @@ class Requirements:
     refused_by: frozenset[str] = frozenset()  # they cannot have it
     not_owners: frozenset[int] = frozenset()  # whose nodes may not have it
     needs_agent: bool = False  # an image or the network, which only agents can give
+    capabilities: frozenset[str] = frozenset()  # that the node's agent must have
     owner_id: int = 0  # whose task it is, where that counts (Fleet.owner_of_wish)
 
 
@@ -139,10 +140,7 @@ def _matching(requirements: Requirements, fleet: Fleet) -> Iterable[tuple[Clause
         if (row := fleet.row_of.get(requirements.node_id)) is not None:
             only[row] = True
         yield OTHER_NODE, only
-    if not fleet.allow_pushed:
-        yield PUSHED, ~fleet.pushed
-    elif requirements.needs_agent:
-        yield NEEDS_AGENT, ~fleet.pushed
+    yield from _able(requirements, fleet)
     yield OWNER_ONLY, ~fleet.owner_only | (fleet.owner == requirements.owner_id)
     # Whoever names a node of their own trusts it.
     if not requirements.node_id:
@@ -157,6 +155,16 @@ def _matching(requirements: Requirements, fleet: Fleet) -> Iterable[tuple[Clause
     if requirements.gpu_name:
         code = fleet.gpu_code(requirements.gpu_name)
         yield GPU_NAME, fleet.gpu == (-1 if code is None else code)
+
+
+def _able(requirements: Requirements, fleet: Fleet) -> Iterable[tuple[Clause, BoolArray]]:
+    """What speaks with the pool there, and how much of it that understands."""
+    if not fleet.allow_pushed:
+        yield PUSHED, ~fleet.pushed
+    elif requirements.needs_agent:
+        yield NEEDS_AGENT, ~fleet.pushed
+    for capability in sorted(requirements.capabilities):
+        yield Clause(ClauseKind.NOT_ABLE, capability), fleet.can(capability)
 
 
 def _known_not_to(requirements: Requirements, fleet: Fleet) -> Iterable[tuple[Clause, BoolArray]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from nodepool.domain import regions
+from nodepool.domain.nodes.capabilities import capabilities_of
 from nodepool.domain.resources import Resources, claim_of
 from nodepool.domain.scheduling.placement import Requirements
 from nodepool.domain.scheduling.wait_queue import WaitingTask
@@ -34,6 +35,7 @@ class PlacementRequest:
     refused_by: frozenset[str] = frozenset()
     not_owners: frozenset[int] = frozenset()
     needs_agent: bool = False
+    capabilities: frozenset[str] = frozenset()
     owner_id: int = 0  # see Requirements
 
     def requirements(self, default_memory_mb: int) -> Requirements:
@@ -50,6 +52,7 @@ class PlacementRequest:
             refused_by=self.refused_by,
             not_owners=self.not_owners,
             needs_agent=self.needs_agent,
+            capabilities=self.capabilities,
             owner_id=self.owner_id,
         )
 
@@ -83,6 +86,8 @@ class TaskToPlace(Protocol):
     def image(self) -> str: ...
     @property
     def network(self) -> bool: ...
+    @property
+    def capabilities(self) -> str: ...
 
 
 def request_of(
@@ -117,6 +122,7 @@ def request_of(
         not_owners=not_owners,
         # A node that is pushed to is told neither.
         needs_agent=bool(task.network or task.image != default_image),
+        capabilities=capabilities_of(task.capabilities),
         owner_id=owner_id,
     )
 

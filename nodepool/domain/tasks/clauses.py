@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from nodepool.domain.nodes.capabilities import ALL, in_words
+
 
 class ClauseKind(StrEnum):
     """In the order in which they are asked; a node counts under the first that it fails."""
@@ -15,6 +17,7 @@ class ClauseKind(StrEnum):
     OTHER_NODE = "other_node"
     PUSHED = "pushed"
     NEEDS_AGENT = "needs_agent"
+    NOT_ABLE = "not_able"
     OWNER_ONLY = "owner_only"
     TRUST = "trust"
     OTHER_OWNER = "other_owner"
@@ -36,6 +39,7 @@ _WORDS = {
     ClauseKind.OTHER_NODE: "not the node asked for",
     ClauseKind.PUSHED: "without an agent: this pool gives work to agents only",
     ClauseKind.NEEDS_AGENT: "without an agent, which alone gives a task its image or the network",
+    ClauseKind.NOT_ABLE: "with an older agent or none, which passes no {resource} on",
     ClauseKind.OWNER_ONLY: (
         "for tasks of its owner only: it cannot keep others' from what its agent can read"
     ),
@@ -61,6 +65,7 @@ _RESOURCE_WORDS = {
     "gpu_score": "gpu_score",
     "gpu_memory_gb": "GPU memory",
     "tasks": "task slots",
+    **{capability.value: in_words(capability) for capability in ALL},
 }
 # These pass while one waits.
 _PASSING = frozenset(
@@ -79,7 +84,8 @@ _PASSING = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """`resource`: of TOO_SMALL and BUSY, what of the claim there is too little of; of IMAGE its name."""
+    """`resource`: of TOO_SMALL and BUSY, what of the claim there is too little of; of IMAGE its name; of
+    NOT_ABLE the capability."""
 
     kind: ClauseKind
     resource: str = ""

@@ -19,7 +19,17 @@ class RequestedComparison(TypedDict):
     verification: str
 
 
-class RequestedTask(RequestedComparison):
+class TaskInputs(TypedDict):
+    """What its entry script is given, and what people call it."""
+
+    arguments: str  # JSON, as the next
+    environment: str
+    capabilities: str  # that its node's agent must have
+    name: str
+    labels: str  # JSON
+
+
+class RequestedTask(RequestedComparison, TaskInputs):
     """What the request decides."""
 
     id: str

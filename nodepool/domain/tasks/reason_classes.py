@@ -31,6 +31,7 @@ class ReasonClass(StrEnum):
 _CODES: Mapping[ReasonClass, tuple[ReasonCode, ...]] = {
     ReasonClass.NODE_FOR_TASK: (
         ReasonCode.OWNER_ONLY,
+        ReasonCode.NOT_ABLE,
         ReasonCode.IMAGE_ABSENT,
         ReasonCode.OTHER_PLATFORM,
         ReasonCode.TOO_LITTLE_DISK,

@@ -45,6 +45,7 @@ class ReasonCode(StrEnum):
     EVICTED = "evicted"
     POOL_AWAY = "pool_away"
     OWNER_ONLY = "owner_only"
+    NOT_ABLE = "not_able"
     IDLE = "idle"
     RESTORED = "restored"
     # What a node says when it refuses one. Its words are `detail`; whose fault it is: reason_classes.
@@ -106,6 +107,7 @@ _WORDS: dict[ReasonCode, str] = {
     ReasonCode.EVICTED: "evicted: node {node} ran short of memory",
     ReasonCode.POOL_AWAY: "node {node} ended it while the pool was away",
     ReasonCode.OWNER_ONLY: "node {node} takes its owner's tasks only",
+    ReasonCode.NOT_ABLE: "the agent of node {node} is too old for what the task is given",
     ReasonCode.IDLE: "node {node} took it and did nothing for {minutes} minutes",
     ReasonCode.RESTORED: "the pool was restored from a backup while it ran",
     **dict.fromkeys(

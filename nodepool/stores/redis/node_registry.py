@@ -317,6 +317,7 @@ def _facts(node: RegisteredNode) -> dict[str, str | int | float]:
         "unfit": node.unfit,
         "backs_off": int(node.backs_off),
         "absent_images": "\n".join(node.absent_images),
+        "capabilities": node.capabilities,
         **{f"capacity_{name}": getattr(node.capacity, name) for name in _CLAIM_FIELDS},
     }
 
@@ -357,6 +358,7 @@ def _view(node_id: str, facts: dict[bytes, bytes], reserved: dict[bytes, bytes],
         unfit=facts.get(b"unfit", b"").decode(),
         backs_off=facts.get(b"backs_off") == b"1",
         absent_images=tuple(facts.get(b"absent_images", b"").decode().splitlines()),
+        capabilities=facts.get(b"capabilities", b"").decode(),
     )
 
 

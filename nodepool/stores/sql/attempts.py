@@ -32,6 +32,7 @@ _ASSIGNED: Select[Any] = (
             node_docker=nodes.c.docker_status,
             node_isolation=nodes.c.isolation,
             node_accepts_strangers=nodes.c.accepts_strangers,
+            node_capabilities=nodes.c.capabilities,
         )
     )
     .join(attempts, attempts.c.task_id == tasks.c.id)

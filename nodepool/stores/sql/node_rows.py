@@ -33,6 +33,7 @@ class StoredNode(FromRow):
     docker_status: str
     isolation: str
     accepts_strangers: bool
+    capabilities: str
     max_tasks: int
     draining: bool
     active: bool

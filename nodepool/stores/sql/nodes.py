@@ -215,6 +215,7 @@ def registered_node(
         unfit=node.unfit,
         backs_off=backs_off,
         absent_images=refusals.images_absent(now),
+        capabilities=node.capabilities,
     )
 
 

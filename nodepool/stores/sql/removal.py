@@ -17,6 +17,7 @@ from nodepool.domain.errors import StateConflictError
 from nodepool.domain.money.ledger import HoldState
 from nodepool.domain.not_visible import no_task
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskKind, TaskState, Verification
+from nodepool.stores.sql import task_labels
 from nodepool.stores.sql.tables import attempts, credit_changes, holds, probes, provisional_results, tasks
 
 _FINAL = [state.value for state in FINAL_TASK_STATES]
@@ -181,6 +182,7 @@ def remove_rows(connection: Connection, task_ids: Sequence[str], now: float) -> 
     family = [*connection.execute(select(tasks.c.id).where(tasks.c.parent_id.in_(mine))).scalars(), *mine]
     connection.execute(delete(attempts).where(attempts.c.task_id.in_(family)))
     connection.execute(delete(probes).where(probes.c.task_id.in_(family)))
+    task_labels.remove(connection, mine)
     connection.execute(update(holds).where(holds.c.task_id.in_(family)).values(task_removed_at=now))
     connection.execute(delete(tasks).where(tasks.c.id.in_(family)))
     return len(mine)

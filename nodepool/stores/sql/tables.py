@@ -46,6 +46,7 @@ __all__ = [
     "probes",
     "provisional_results",
     "storage_accounts",
+    "task_labels",
     "tasks",
     "users",
 ]
@@ -74,6 +75,8 @@ nodes = Table(
     # As the agent tells (nodepool/domain/nodes/isolation.py); empty: it does not, and docker_status says it.
     Column("isolation", String(16), nullable=False, server_default=""),
     Column("accepts_strangers", Boolean, nullable=False, server_default=text("false")),
+    # What its agent can do for a run, with blanks between (nodepool/domain/nodes/capabilities.py).
+    Column("capabilities", Text, nullable=False, server_default=""),
     Column("max_tasks", Integer, nullable=False),
     Column("draining", Boolean, nullable=False, server_default=text("false")),
     Column("active", Boolean, nullable=False, server_default=text("true")),
@@ -135,6 +138,13 @@ tasks = Table(
     # Its owner takes a result that is checked before the check has an answer.
     Column("take_pending", Boolean, nullable=False, server_default=text("false")),
     Column("exclusive", Boolean, nullable=False, server_default=text("false")),  # never twice at one moment
+    # For its entry script (JSON; domain/tasks/run_inputs.py), and what its node's agent must be able to do.
+    Column("arguments", Text, nullable=False, server_default=""),
+    Column("environment", Text, nullable=False, server_default=""),
+    Column("capabilities", Text, nullable=False, server_default=""),
+    # For people. Labels are JSON here, as they are shown; task_labels finds tasks by them.
+    Column("name", String(128), nullable=False, server_default=""),
+    Column("labels", Text, nullable=False, server_default=""),
     # When its result is given at the latest; 0: nothing is held back.
     Column("held_back_until", Float, nullable=False, server_default="0"),
     Column("result_digest", String(64), nullable=False, server_default=""),
@@ -172,6 +182,32 @@ tasks = Table(
     Column("hinted_at", Float, nullable=False),
     # When it last began to wait: accepted, or given back by a lost or refused attempt.
     Column("queued_at", Float, nullable=False, server_default="0"),
+)
+# A row for each label of a user's task, with what a list is ordered by: one index finds a page of it.
+task_labels = Table(
+    "task_labels",
+    metadata,
+    Column("task_id", ForeignKey("tasks.id"), primary_key=True),
+    Column("key", String(63), primary_key=True),
+    Column("value", String(255), nullable=False),
+    Column("owner_id", Integer, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+Index(
+    "ix_task_labels_found",
+    task_labels.c.owner_id,
+    task_labels.c.key,
+    task_labels.c.value,
+    task_labels.c.created_at,
+    task_labels.c.task_id,
+)
+Index(
+    "ix_tasks_owner_name",
+    tasks.c.owner_id,
+    tasks.c.name,
+    tasks.c.created_at,
+    sqlite_where=tasks.c.name != "",
+    postgresql_where=tasks.c.name != "",
 )
 Index(
     "ix_tasks_held_back",

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nodepool.domain.money.ledger import HoldState
 from nodepool.domain.tasks.states import AttemptState, LocationMode, TaskKind, TaskState
@@ -43,6 +43,9 @@ class StoredTask(FromRow):
     compare_outputs: str  # one pattern a line
     take_pending: bool
     exclusive: bool
+    capabilities: str  # that its node's agent must have, with blanks between
+    name: str
+    labels: str  # JSON
     verification: str  # one of Verification or, of a run, of RunVerdict
     result_digest: str
     package_sha256: str
@@ -76,6 +79,14 @@ class OwnedTask(StoredTask):
 
 
 @dataclass(frozen=True, slots=True)
+class WholeTask(OwnedTask):
+    """One task with what its entry script is given, which lists leave out: it may be long."""
+
+    arguments: str = field(repr=False)  # JSON
+    environment: str = field(repr=False)  # JSON
+
+
+@dataclass(frozen=True, slots=True)
 class ShownRun(FromRow):
     """One run of a task whose results are compared, as the task's owner is shown it."""
 
@@ -101,6 +112,7 @@ class QueuedTask(FromRow):
     pinned_node: str
     image: str
     network: bool
+    capabilities: str
     cpu_score: int
     memory_gb: int
     gpu_score: int
@@ -137,6 +149,9 @@ class AssignedTask(FromRow):
     image: str
     network: bool
     exclusive: bool
+    arguments: str = field(repr=False)  # JSON
+    environment: str = field(repr=False)  # JSON
+    capabilities: str
     max_minutes: int
     package_sha256: str
     package_bytes: int
@@ -150,6 +165,7 @@ class AssignedTask(FromRow):
     node_docker: str
     node_isolation: str
     node_accepts_strangers: bool
+    node_capabilities: str
 
 
 @dataclass(frozen=True, slots=True)

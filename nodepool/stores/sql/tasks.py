@@ -11,7 +11,14 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from nodepool.domain.errors import AlreadyExistsError, OwnerOnlyError, StaleAttemptError, StateConflictError
+from nodepool.domain.errors import (
+    AlreadyExistsError,
+    NotAbleError,
+    OwnerOnlyError,
+    StaleAttemptError,
+    StateConflictError,
+)
+from nodepool.domain.nodes.capabilities import capabilities_of, lacking
 from nodepool.domain.nodes.node import is_owner_only, isolation_of
 from nodepool.domain.not_visible import no_task
 from nodepool.domain.tasks.reasons import ReasonCode, because
@@ -29,23 +36,22 @@ from nodepool.stores.sql.attempt_rows import LiveAttempt
 from nodepool.stores.sql.ledger import holds as hold_store
 from nodepool.stores.sql.reason_columns import reason_columns
 from nodepool.stores.sql.tables import attempts, holds, nodes, tasks, users
-from nodepool.stores.sql.task_rows import AssignedTask, OwnedTask, ShownRun, TaskHint
+from nodepool.stores.sql.task_rows import AssignedTask, OwnedTask, ShownRun, TaskHint, WholeTask
 from nodepool.stores.sql.typed_rows import columns
 
-_WITH_OWNER: Select[Any] = (
-    select(
-        *columns(
-            OwnedTask,
-            tasks,
-            owner=users.c.username,
-            hold_state=holds.c.state,
-            hold_amount=holds.c.amount,
-            hold_posted=holds.c.posted,
-        )
-    )
-    .join(users, users.c.id == tasks.c.owner_id)
-    .outerjoin(holds, holds.c.task_id == tasks.c.id)
-)
+
+def _with_owner(kind: type[OwnedTask]) -> Select[Any]:
+    told = {
+        "owner": users.c.username,
+        "hold_state": holds.c.state,
+        "hold_amount": holds.c.amount,
+        "hold_posted": holds.c.posted,
+    }
+    query = select(*columns(kind, tasks, **told)).join(users, users.c.id == tasks.c.owner_id)
+    return query.outerjoin(holds, holds.c.task_id == tasks.c.id)
+
+
+_WITH_OWNER = _with_owner(OwnedTask)
 # Made once: building a statement costs more than running it.
 # Ids of one statement.
 _AT_ONCE = 1000
@@ -66,8 +72,8 @@ _LIVE_ATTEMPTS: Select[Any] = (
     .order_by(attempts.c.created_at)
 )
 _LIVE_ATTEMPTS_OF_NODE = _LIVE_ATTEMPTS.where(attempts.c.node_id == bindparam("node_id"))
-_BY_ID = _WITH_OWNER.where(tasks.c.id == bindparam("task_id"))
-_BY_ID_LOCKED = _BY_ID.with_for_update(of=tasks)
+_BY_ID = _with_owner(WholeTask).where(tasks.c.id == bindparam("task_id"))
+_BY_ID_LOCKED = _WITH_OWNER.where(tasks.c.id == bindparam("task_id")).with_for_update(of=tasks)
 _INSERT_TASK = insert(tasks)
 # For a node. Of a task with several runs these wait, and not the task itself.
 WAITS = (tasks.c.state == TaskState.QUEUED) & tasks.c.stop_requested.is_(False) & (tasks.c.replicas == 1)
@@ -81,15 +87,15 @@ def insert_task(connection: Connection, values: Mapping[str, Any]) -> None:
         raise AlreadyExistsError(f"there is another task {values['id']!r} already") from error
 
 
-def find(connection: Connection, task_id: str) -> OwnedTask:
+def find(connection: Connection, task_id: str) -> WholeTask:
     task = find_or_none(connection, task_id)
     if task is None:
         raise no_task(task_id)
     return task
 
 
-def find_or_none(connection: Connection, task_id: str) -> OwnedTask | None:
-    return OwnedTask.from_row_or_none(connection.execute(_BY_ID, {"task_id": task_id}).one_or_none())
+def find_or_none(connection: Connection, task_id: str) -> WholeTask | None:
+    return WholeTask.from_row_or_none(connection.execute(_BY_ID, {"task_id": task_id}).one_or_none())
 
 
 def of_owner(connection: Connection, owner_id: int, limit: int) -> Sequence[OwnedTask]:
@@ -142,11 +148,20 @@ def live_attempt(
 
 
 def claim_attempt(
-    connection: Connection, attempt_id: str, node_id: str, owner_id: int, now: float
+    connection: Connection,
+    attempt_id: str,
+    node_id: str,
+    owner_id: int,
+    now: float,
+    *,
+    able: Collection[str] | None = None,
 ) -> AssignedTask:
     """assigned -> running, and the task with it. Asked again while it runs, it answers the same.
 
-    Raises OwnerOnlyError where the node has become one of its owner's alone since the task was placed.
+    `able`: what the program can do that takes it; None where its node's registration says it.
+
+    Raises NotAbleError where the task needs more, and OwnerOnlyError where the node has become one of its
+    owner's alone since the task was placed.
     """
     parent = replica_store.lock_parent_of(connection, attempt_id)
     task = live_attempt(connection, attempt_id, node_id, owner_id, lock=True)
@@ -157,6 +172,9 @@ def claim_attempt(
             accepts_strangers=task.node_accepts_strangers,
         ):
             raise OwnerOnlyError(f"node {node_id} takes its owner's tasks only")
+        given = capabilities_of(task.node_capabilities) if able is None else able
+        if lacks := lacking(task.capabilities, given):
+            raise NotAbleError(f"the agent of node {node_id} is too old: it passes no {lacks} on")
         check_attempt_transition(AttemptState.ASSIGNED, AttemptState.RUNNING)
         connection.execute(
             update(attempts)

@@ -1,0 +1,67 @@
+"""What the command line says of a run's arguments, its environment and its labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hivemind import env_file
+from hivemind.errors import RefusedError
+
+
+class TakesArguments(click.Command):
+    """A command that gives what comes after -- on. Words before it that nobody asked for are refused."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        told = "--" in args
+        rest = super().parse_args(ctx, args)
+        extra: tuple[Any, ...] = ctx.params.get("arguments") or ()
+        if extra and not told and not ctx.resilient_parsing:
+            raise click.UsageError(
+                f"unexpected {extra[0]!r}: put -- before what the task itself is to be given", ctx
+            )
+        return rest
+
+
+def environment_of(
+    variables: Iterable[str], files: Iterable[Path], callers: Mapping[str, str]
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Variables and warnings. What is said on the command line wins over files, and later over earlier.
+
+    Raises RefusedError, and click.UsageError for a variable that the caller does not have.
+    """
+    found: dict[str, str] = {}
+    warnings: list[str] = []
+    for file in files:
+        read = env_file.parse(_read(file), callers, str(file))
+        found |= read.variables
+        warnings += read.warnings
+    for variable in variables:
+        name, equals, value = variable.partition("=")
+        if not equals and name not in callers:
+            raise click.UsageError(f"-e {name}: your environment has no {name}; give it as {name}=VALUE")
+        found[name] = value if equals else callers[name]
+    return found, tuple(warnings)
+
+
+def labels_of(labels: Iterable[str]) -> dict[str, str]:
+    """Raises click.UsageError for what is no KEY=VALUE."""
+    found: dict[str, str] = {}
+    for label in labels:
+        key, equals, value = label.partition("=")
+        if not equals:
+            raise click.UsageError(f"--label {label}: give it as KEY=VALUE")
+        if key in found:
+            raise click.UsageError(f"--label {key} is given twice: a task has each key once")
+        found[key] = value
+    return found
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise RefusedError(f"{file} cannot be read: {error.strerror}") from error

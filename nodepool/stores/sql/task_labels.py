@@ -1,0 +1,51 @@
+"""Labels of users' tasks, as lists find tasks by them.
+
+The tasks have them too, as they are shown; here is a row for each, with the owner and the time that a list is
+ordered by, so that one index finds a page however many tasks there are. Labels never change. Runs of a task
+have none. Functions of a connection: the use case that calls them owns the transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, delete, insert, select
+
+from nodepool.domain.tasks.run_inputs import mapping_from_json
+from nodepool.stores.sql.tables import task_labels, tasks
+
+_INSERT = insert(task_labels)
+
+
+def add(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Of these new rows of tasks."""
+    found = [
+        {
+            "task_id": row["id"],
+            "key": key,
+            "value": value,
+            "owner_id": row["owner_id"],
+            "created_at": row["created_at"],
+        }
+        for row in rows
+        if row["labels"]
+        for key, value in mapping_from_json(row["labels"]).items()
+    ]
+    if found:
+        connection.execute(_INSERT, found)
+
+
+def remove(connection: Connection, task_ids: Sequence[str]) -> None:
+    """Before the tasks themselves go."""
+    connection.execute(delete(task_labels).where(task_labels.c.task_id.in_(task_ids)))
+
+
+def has_labels(owner_id: int, wanted: Mapping[str, str]) -> list[ColumnElement[bool]]:
+    """Conditions on `tasks`: the owner's tasks that have each of these labels with this value."""
+    return [tasks.c.id.in_(_having(owner_id, key, value)) for key, value in sorted(wanted.items())]
+
+
+def _having(owner_id: int, key: str, value: str) -> Any:
+    mine = task_labels.c.owner_id == owner_id, task_labels.c.key == key, task_labels.c.value == value
+    return select(task_labels.c.task_id).where(*mine)

@@ -1,0 +1,69 @@
+"""What an attempt is to run: as the pool says it, as far as this node gives that. Knows no link."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nodepool.domain.errors import InvalidInputError
+from nodepool.domain.tasks.environment_names import check_environment_names
+from nodepool.domain.tasks.reasons import ReasonCode
+from nodepool.domain.tasks.run_inputs import check_bounds
+from nodepool.protocol import nodepool_pb2 as pb
+from worker_agent.execution import Job, RunLimits, memory_bytes
+from worker_agent.runners.base import RunRefusedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnrolmentTerms:
+    """What the pool allows on this node; from the enrolment."""
+
+    limits: RunLimits
+    default_image: str
+    allowed_images: frozenset[str]
+    network_allowed: bool
+
+
+def job_of(
+    spec: pb.AttemptSpec,
+    terms: EnrolmentTerms,
+    *,
+    attempt_id: str,
+    node_id: str,
+    owner_only: bool,
+    cpus: float,
+) -> Job:
+    """Raises RunRefusedError for what this node does not give: the pool knows, and should not have sent it;
+    whoever sent it does not decide."""
+    if owner_only and not spec.of_node_owner:
+        raise RunRefusedError(
+            "this node runs its owner's tasks only: others' could read its files", ReasonCode.CANNOT_GIVE
+        )
+    image = spec.image or terms.default_image
+    if image not in terms.allowed_images:
+        raise RunRefusedError(f"the image {image!r} is not one that this pool allows", ReasonCode.CANNOT_GIVE)
+    if spec.network and not terms.network_allowed:
+        raise RunRefusedError("this pool does not give tasks the network", ReasonCode.CANNOT_GIVE)
+    return Job(
+        attempt_id=attempt_id,
+        task_id=spec.task_id,
+        node_id=node_id,
+        memory_bytes=memory_bytes(spec.memory_gb),
+        cpus=cpus,
+        gpu=spec.gpu_score > 0 or spec.gpu_memory_gb > 0,
+        image=image,
+        network=spec.network,
+        max_run_seconds=spec.max_run_seconds,
+        arguments=tuple(spec.arguments),
+        environment=_environment(spec),
+    )
+
+
+def _environment(spec: pb.AttemptSpec) -> dict[str, str]:
+    """Not let near those who set up the sandbox unseen."""
+    environment = dict(spec.environment)
+    try:
+        check_environment_names(environment, pools_too=True)
+        check_bounds(spec.arguments, environment, pools_too=True)
+    except InvalidInputError as error:
+        raise RunRefusedError(f"this node cannot give the task: {error}", ReasonCode.CANNOT_GIVE) from error
+    return environment
