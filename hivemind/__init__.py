@@ -38,10 +38,10 @@ if TYPE_CHECKING:
         Submission,
         TaskEvent,
         TaskInfo,
-        TaskNeeds,
         exit_code_of,
     )
     from hivemind.money import Balance, Credit, CreditChange, Statement, StatementLine, Transferred
+    from hivemind.needs import TaskNeeds
     from hivemind.nodes import NodeInfo
     from hivemind.sdk import NodePoolClient
     from hivemind.watching import Position
@@ -120,7 +120,7 @@ _HOME_OF = {
     "Submission": "hivemind.models",
     "TaskEvent": "hivemind.models",
     "TaskInfo": "hivemind.models",
-    "TaskNeeds": "hivemind.models",
+    "TaskNeeds": "hivemind.needs",
     "exit_code_of": "hivemind.models",
 }
 

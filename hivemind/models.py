@@ -11,23 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hivemind.errors import RefusedError, UnsupportedError
-from nodepool.domain.errors import InvalidInputError
-from nodepool.domain.regions import task_region
-from nodepool.domain.resources import MAX_AMOUNT, Resources
-from nodepool.domain.tasks.labels import check_labels, check_name
-from nodepool.domain.tasks.run_inputs import RunInputs
-from nodepool.domain.tasks.states import FINAL_TASK_STATES, MAX_PRIORITY, LocationMode, TaskState
-from nodepool.domain.trust.result_digest import check_patterns
+from hivemind.errors import UnsupportedError
+from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
 from nodepool.protocol import nodepool_pb2 as pb
-from nodepool.wire import (
-    TASK_STATUS_WORDS,
-    check_exclusive,
-    gpu_name_from_wire,
-    location_mode_from_wire,
-    min_trust_from_wire,
-    replicas_from_wire,
-)
+from nodepool.wire import TASK_STATUS_WORDS
 
 _SIGNAL_EXIT_BASE = 128
 
@@ -44,70 +31,6 @@ class Identity:
 
     def expired(self, now: float) -> bool:
         return bool(self.expires_at) and now >= self.expires_at
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskNeeds:
-    """What a task asks of the pool. 0, "" and False ask for nothing.
-
-    Scores in points (1000 = one core of the reference), memory in GiB. `location` is a region,
-    `image` one of the operator's allow-list, `max_minutes` the longest run. `priority` is 0-9, 9 first,
-    None the pool's default. `min_trust` (high, normal, low) is the least trusted tier of node that will do.
-    `location_mode` says what `location` means: strict, only there, or prefer, after a while elsewhere too.
-    `replicas` (1-5) run on nodes of as many owners, and what most agree on is the result; `compare_outputs`
-    names the files that are compared (paths or patterns such as out/*.csv), none all of them.
-    `take_pending`: a result that the pool checks is given at once, as pending, and not only when it stands.
-    `exclusive`: it never runs twice at one moment. A node that is cut off ends it soon, also when the pool is
-    away, and does not keep it until somebody answers.
-    `arguments` go to the entry script and `environment` into the run's environment, exactly as they are and read
-    by no shell. `name`, which several tasks may share, and `labels` are for finding tasks again.
-    """
-
-    cpu_score: int = 0
-    memory_gb: int = 0
-    gpu_score: int = 0
-    gpu_memory_gb: int = 0
-    location: str = ""
-    gpu_name: str = ""
-    image: str = ""
-    network: bool = False
-    max_minutes: int = 0
-    priority: int | None = None
-    min_trust: str = ""
-    location_mode: str = ""
-    replicas: int = 1
-    compare_outputs: tuple[str, ...] = ()
-    take_pending: bool = False
-    exclusive: bool = False
-    arguments: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-    name: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Raises RefusedError for what no pool would take."""
-        try:
-            Resources(self.cpu_score, self.memory_gb, self.gpu_score, self.gpu_memory_gb)
-            task_region(self.location)
-            gpu_name_from_wire(self.gpu_name)
-            min_trust_from_wire(self.min_trust)
-            location_mode_from_wire(self.location_mode)
-            check_exclusive(exclusive=self.exclusive, replicas=replicas_from_wire(self.replicas))
-            check_patterns(self.compare_outputs)
-            RunInputs(tuple(self.arguments), self.environment)
-            check_name(self.name)
-            check_labels(self.labels)
-        except InvalidInputError as error:
-            raise RefusedError(str(error)) from error
-        if not 0 <= self.max_minutes <= MAX_AMOUNT:
-            raise RefusedError(f"max_minutes must be 0 to {MAX_AMOUNT}, not {self.max_minutes}")
-        if self.priority is not None and not 0 <= self.priority <= MAX_PRIORITY:
-            raise RefusedError(f"priority must be 0 to {MAX_PRIORITY}, not {self.priority}")
-
-    @property
-    def has_inputs(self) -> bool:
-        """Whether the run is given anything besides its package."""
-        return bool(self.arguments or self.environment)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,16 +239,7 @@ def _task(task_id: str, status: str, detail: pb.TaskDetail | None, *, message: s
         attempts=tuple(map(attempt_from_wire, detail.attempts)),
         replicas=max(1, detail.replicas),
         verification=detail.verification,
-        replica_records=tuple(
-            ReplicaInfo(
-                number=record.number,
-                node=record.node_id,
-                state=record.state,
-                digest=record.digest,
-                verdict=record.verdict,
-            )
-            for record in detail.replica_records
-        ),
+        replica_records=tuple(map(_replica, detail.replica_records)),
         take_pending=detail.take_pending,
         exclusive=detail.exclusive,
         held_back_until=finite(detail.held_back_until) or None,
@@ -336,6 +250,16 @@ def _task(task_id: str, status: str, detail: pb.TaskDetail | None, *, message: s
         environment=dict(detail.environment),
         name=detail.name,
         labels=dict(detail.labels),
+    )
+
+
+def _replica(record: pb.ReplicaRecord) -> ReplicaInfo:
+    return ReplicaInfo(
+        number=record.number,
+        node=record.node_id,
+        state=record.state,
+        digest=record.digest,
+        verdict=record.verdict,
     )
 
 
@@ -357,35 +281,6 @@ def attempt_from_wire(record: pb.AttemptRecord) -> AttemptInfo:
         reason_class=record.reason_class,
         paid_seconds=finite(record.run_seconds),
     )
-
-
-def needs_to_wire(needs: TaskNeeds) -> pb.UploadTaskRequest:
-    """A request with the needs and nothing else. Priority is only set where the task names one."""
-    request = pb.UploadTaskRequest(
-        memory_gb=needs.memory_gb,
-        cpu_score=needs.cpu_score,
-        gpu_score=needs.gpu_score,
-        gpu_memory_gb=needs.gpu_memory_gb,
-        location=needs.location,
-        gpu_name=needs.gpu_name,
-        image=needs.image,
-        network=needs.network,
-        max_minutes=needs.max_minutes,
-        min_trust=needs.min_trust,
-        # Said in full: empty means prefer, as clients mean it that do not know the field.
-        location_mode=needs.location_mode or LocationMode.STRICT,
-        replicas=needs.replicas,
-        compare_outputs=needs.compare_outputs,
-        take_pending=needs.take_pending,
-        exclusive=needs.exclusive,
-        arguments=needs.arguments,
-        environment=needs.environment,
-        name=needs.name,
-        labels=needs.labels,
-    )
-    if needs.priority is not None:
-        request.priority = needs.priority
-    return request
 
 
 def finite(number: float) -> float:

@@ -77,6 +77,7 @@ class NodeInfo:
     owner_only: bool = False  # it runs its owner's tasks only
     on_trial: bool = False  # one task at a time until its results are verified
     unfit: str = ""  # why it gets no work now
+    capabilities: tuple[str, ...] = ()  # what its agent can do for a run; an older one, or none, says nothing
 
     @property
     def offline(self) -> bool:
@@ -158,6 +159,7 @@ def node_from_wire(node: pb.WorkerNodeInfo) -> NodeInfo:
     # Named alike on purpose.
     values = {name: getattr(node, name) for name in NodeInfo.__dataclass_fields__}
     values.update({name: finite(values[name]) for name in _MEASURED})
+    values["capabilities"] = tuple(node.capabilities)
     # A pool that tells no capacity tells amounts without overcommit, and memory in whole GiB.
     values["capacity_cpu_score"] = node.capacity_cpu_score or node.cpu_score
     values["capacity_memory_mb"] = node.capacity_memory_mb or node.memory_gb * MEBIBYTES_PER_GIBIBYTE

@@ -39,12 +39,11 @@ from hivemind.models import (
     Submission,
     TaskEvent,
     TaskInfo,
-    TaskNeeds,
-    needs_to_wire,
     task_from_list,
     task_from_poll,
 )
 from hivemind.money import Balance, Credit, Statement, Transferred
+from hivemind.needs import TaskNeeds, needs_to_wire
 from hivemind.nodes import NodeInfo, node_from_wire
 from hivemind.tokens import read_token
 from hivemind.uploading import Progress, new_task_id, silent, upload_task

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from hivemind.channel import GatewayChannel
 from hivemind.errors import RefusedError, UnsupportedError
-from hivemind.models import Submission, TaskNeeds, needs_to_wire
+from hivemind.models import Submission
+from hivemind.needs import TaskNeeds, needs_to_wire
 from hivemind.zip_pack import Package, open_package
+from nodepool.domain.capabilities import Capability
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.ids import check_task_id
-from nodepool.domain.nodes.capabilities import Capability
 from nodepool.protocol import nodepool_pb2 as pb
 
 # Above this a package is streamed.

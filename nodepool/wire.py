@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from nodepool.domain import regions
+from nodepool.domain.capabilities import check_capabilities
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.ids import check_node_id
-from nodepool.domain.nodes.capabilities import check_capabilities
 from nodepool.domain.nodes.node import NodeFacts, NodeKind, NodeStatus, default_max_tasks
 from nodepool.domain.resources import Resources
 from nodepool.domain.safe_text import is_plain

@@ -24,7 +24,8 @@ from types import FrameType
 from demo_checks import EXAMPLES, DemoError, check_counts, check_pi, check_picture
 
 from hivemind import NodePoolClient
-from hivemind.models import OutputEvent, StateEvent, TaskInfo, TaskNeeds
+from hivemind.models import OutputEvent, StateEvent, TaskInfo
+from hivemind.needs import TaskNeeds
 from local_pool.agent_account import NAME as LOCAL
 from nodepool.domain.tasks.states import TaskState
 from nodepool.settings import Settings

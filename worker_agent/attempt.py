@@ -11,8 +11,8 @@ from pathlib import Path
 
 import structlog
 
+from nodepool.domain.capabilities import ALL as CAPABILITIES
 from nodepool.domain.errors import InvalidPackageError
-from nodepool.domain.nodes.capabilities import ALL as CAPABILITIES
 from nodepool.domain.tasks.reasons import ReasonCode
 from nodepool.domain.tasks.states import Outcome
 from nodepool.protocol import nodepool_pb2 as pb

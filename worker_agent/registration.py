@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from nodepool.domain.capabilities import ALL as CAPABILITIES
 from nodepool.domain.errors import NodePoolError
-from nodepool.domain.nodes.capabilities import ALL as CAPABILITIES
 from nodepool.domain.nodes.fitness import MAX_UNFIT
 from nodepool.domain.nodes.node import ENGINE_AWAY
 from nodepool.protocol import nodepool_pb2 as pb

@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.attacks import bombs
 from benchmarks.attacks.target import Target
 from hivemind import ClientError, NodePoolClient
-from hivemind.models import TaskNeeds
+from hivemind.needs import TaskNeeds
 
 RESULT_MIB = 600
 PATIENCE_SECONDS = 50.0

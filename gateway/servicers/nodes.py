@@ -12,8 +12,8 @@ from gateway.context import Gateway
 from gateway.health import in_words
 from gateway.usecases import agent_attempts, agent_reports, nodes
 from gateway.usecases.result_digests import Digests
+from nodepool.domain.capabilities import ALL as CAPABILITIES
 from nodepool.domain.errors import InvalidInputError
-from nodepool.domain.nodes.capabilities import ALL as CAPABILITIES
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 from nodepool.stores.files.writer import Writer

@@ -13,6 +13,7 @@ from gateway.usecases import storage_quota
 from gateway.usecases.incoming_package import IncomingPackage
 from nodepool import wire
 from nodepool.domain import ids, regions
+from nodepool.domain.capabilities import needed
 from nodepool.domain.errors import (
     AlreadyExistsError,
     InvalidInputError,
@@ -24,7 +25,6 @@ from nodepool.domain.errors import (
 )
 from nodepool.domain.ids import check_task_id
 from nodepool.domain.money.pricing import price_per_minute_cpt
-from nodepool.domain.nodes.capabilities import needed
 from nodepool.domain.resources import Resources
 from nodepool.domain.tasks.labels import check_name
 from nodepool.domain.tasks.new_task import (

@@ -10,7 +10,7 @@ from hivemind.cli.app import App, json_option, pass_app
 from hivemind.cli.connect import connect
 from hivemind.cli.render.explain import explanation_view, quote_view
 from hivemind.cli.render.tasks import bytes_text, count_text, jsonable, show
-from hivemind.models import TaskNeeds
+from hivemind.needs import TaskNeeds
 from hivemind.zip_pack import open_package
 
 

@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from hivemind import env_file
+from hivemind.cli.app import App
 from hivemind.errors import RefusedError
+
+_OPTIONS = (
+    click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGS...]"),
+    click.option(
+        "-e",
+        "--env",
+        "variables",
+        multiple=True,
+        metavar="NAME[=VALUE]",
+        help="A variable of the run's environment, without a value that of yours; "
+        "may be given several times.",
+    ),
+    click.option(
+        "--env-file",
+        "env_files",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        help="Variables from a file, one NAME=VALUE a line, as `docker run --env-file` reads it.",
+    ),
+    click.option("--name", default="", help="What you call it; several tasks may have the same name."),
+    click.option(
+        "--label",
+        "labels",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="To find it again; may be given several times.",
+    ),
+)
 
 
 class TakesArguments(click.Command):
@@ -24,6 +53,25 @@ class TakesArguments(click.Command):
                 f"unexpected {extra[0]!r}: put -- before what the task itself is to be given", ctx
             )
         return rest
+
+
+def takes_inputs(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of a command that begins runs; `inputs_of` makes of them what `TaskNeeds` has."""
+    for decorate in reversed(_OPTIONS):
+        command = decorate(command)
+    return command
+
+
+def inputs_of(app: App, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with the run's environment and labels in place of how they were said.
+
+    Raises RefusedError and click.UsageError.
+    """
+    values = dict(options)
+    environment, warnings = environment_of(values.pop("variables"), values.pop("env_files"), app.environment)
+    for warning in warnings:
+        app.notice(f"warning: {warning}")
+    return {**values, "environment": environment, "labels": labels_of(values["labels"])}
 
 
 def environment_of(

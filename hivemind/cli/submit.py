@@ -11,10 +11,11 @@ from hivemind.cli.app import App, json_option, pass_app
 from hivemind.cli.connect import connect, names_it
 from hivemind.cli.explain import dry_run
 from hivemind.cli.follow import follow
-from hivemind.cli.run_inputs import TakesArguments, environment_of, labels_of
 from hivemind.cli.render.tasks import bytes_text, count_text, jsonable, transfer_bar
+from hivemind.cli.run_inputs import TakesArguments, inputs_of, takes_inputs
 from hivemind.errors import ExitCode
-from hivemind.models import ResultInfo, TaskNeeds, exit_code_of
+from hivemind.models import ResultInfo, exit_code_of
+from hivemind.needs import TaskNeeds
 from hivemind.sdk import NodePoolClient
 from hivemind.uploading import new_task_id
 from hivemind.zip_unpack import MAX_UNPACKED_BYTES, check_destination
@@ -25,7 +26,7 @@ from nodepool.domain.trust.voting import MAX_REPLICAS
 
 @click.command(cls=TakesArguments)
 @click.argument("path", type=click.Path(path_type=Path))
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGS...]")
+@takes_inputs
 @click.option("--memory-gb", type=int, default=0, help="Memory, GiB [default: the pool's].")
 @click.option("--cpu-score", type=int, default=0, help="CPU points; 1000 is one core of the reference.")
 @click.option("--gpu-score", type=int, default=0, help="GPU points.")
@@ -75,29 +76,6 @@ from nodepool.domain.trust.voting import MAX_REPLICAS
     help="Never run twice at one moment: a node that is cut off ends it soon [default: it goes on].",
 )
 @click.option(
-    "-e",
-    "--env",
-    "variables",
-    multiple=True,
-    metavar="NAME[=VALUE]",
-    help="A variable of the run's environment; without a value, that of yours. May be given several times.",
-)
-@click.option(
-    "--env-file",
-    "env_files",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="Variables from a file, one NAME=VALUE a line, as `docker run --env-file` reads it.",
-)
-@click.option("--name", default="", help="What you call it; several tasks may have the same name.")
-@click.option(
-    "--label",
-    "labels",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="To find it again. May be given several times.",
-)
-@click.option(
     "--dry-run", "is_dry", is_flag=True, help="Say where it would run now and its price; send nothing."
 )
 @click.option("--task-id", help="Your own id; a repeated upload with the same id changes nothing.")
@@ -124,10 +102,6 @@ def submit(
     output: Path | None,
     force: bool,
     stop_on_interrupt: bool,
-    arguments: tuple[str, ...],
-    variables: tuple[str, ...],
-    env_files: tuple[Path, ...],
-    labels: tuple[str, ...],
     **needs: Any,
 ) -> int:
     """Send PATH (a directory, a ZIP, or one .py file) as a task.
@@ -145,15 +119,7 @@ def submit(
         raise click.UsageError("--dry-run sends nothing that --follow could show")
     if output:
         check_destination(output, overwrite=force)
-    environment, warnings = environment_of(variables, env_files, app.environment)
-    for warning in warnings:
-        app.notice(f"warning: {warning}")
-    options = TaskNeeds(
-        arguments=arguments,
-        environment=environment,
-        labels=labels_of(labels),
-        **{name: value for name, value in needs.items() if value is not None},
-    )
+    options = TaskNeeds(**inputs_of(app, {name: value for name, value in needs.items() if value is not None}))
     if is_dry:
         dry_run(app, path, options)
         return ExitCode.OK

@@ -701,7 +701,7 @@ class RegisterWorkerNodeRequest(_message.Message):
     """Why it can run nothing now, such as a full disk; empty when it can. Told again when that changes."""
     @_builtins.property
     def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What its agent can do for a run, words of nodepool/domain/nodes/capabilities.py. Older agents say nothing, and
+        """What its agent can do for a run, words of nodepool/domain/capabilities.py. Older agents say nothing, and
         get no task that needs one of these.
         """
 

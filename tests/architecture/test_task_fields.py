@@ -15,7 +15,8 @@ import pytest
 from gateway.context import Gateway
 from gateway.usecases.submit_task import SAME_ON_REPEAT, requested_task
 from hivemind.cli.submit import submit
-from hivemind.models import TaskInfo, TaskNeeds, needs_to_wire
+from hivemind.models import TaskInfo
+from hivemind.needs import TaskNeeds, needs_to_wire
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.settings import Settings
 from nodepool.stores.sql.replicas import COPIED_TO_RUNS
@@ -42,6 +43,8 @@ NOT_COPIED = {
     "user_id": "ignored: a run belongs to the owner of its task",
     "task_id": "a run has an id of its own",
     "replicas": "a run is one run",
+    "name": "people see the task, and none of its runs",
+    "labels": "people see the task, and none of its runs",
 }
 # Sent by the owner and read back nowhere since the first version. A new field is no such case.
 _NOT_READ_BACK = "an old wish that TaskDetail has no place for; the owner has sent it"
@@ -56,7 +59,14 @@ NOT_SHOWN = {
     "network": _NOT_READ_BACK,
     "compare_outputs": "the digests that it leads to are shown",
 }
-OPTION_OF = {"compare_outputs": "--compare"}
+OPTION_OF = {
+    "compare_outputs": "--compare",
+    "environment": "--env",
+    "labels": "--label",
+    "arguments": "arguments",
+}
+# What stands there instead of the option.
+README_WORD_OF = {"arguments": "-- ARGS…"}
 # A value that a pool takes and that is not the field's default.
 SAMPLES: dict[str, Any] = {
     "location": "asia",
@@ -68,6 +78,9 @@ SAMPLES: dict[str, Any] = {
     "package_sha256": "ab" * 32,
     "take_pending": True,
     "exclusive": True,
+    "arguments": ["--lr", "0.1"],
+    "environment": {"LR": "0.1"},
+    "labels": {"sweep": "first"},
 }
 READMES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-TW.md")}
 SETTINGS = Settings(_env_file=None, allowed_images="other:1", allow_task_network=True)
@@ -103,8 +116,9 @@ def _lacks_for_people(name: str) -> Iterator[str]:
     if option not in {known for parameter in submit.params for known in parameter.opts}:
         yield f"has no option {option}: add it to hivemind/cli/submit.py"
     for file, text in READMES.items():
-        if f"`{option}`" not in text:
-            yield f"is not in {file}: add `{option}` to its table of what a task asks for"
+        word = README_WORD_OF.get(name, option)
+        if f"`{word}`" not in text:
+            yield f"is not in {file}: add `{word}` to its table of what a task asks for"
 
 
 def test_every_field_of_a_task_is_in_all_its_places() -> None:
@@ -140,5 +154,15 @@ def _row(request: pb.UploadTaskRequest) -> Mapping[str, Any]:
 
 
 def test_no_reason_stands_for_a_field_that_is_gone() -> None:
-    lists = (TRANSPORT, COLUMN_OF, NO_COLUMN, NOT_COMPARED, NOT_COPIED, NOT_SHOWN, OPTION_OF, SAMPLES)
+    lists = (
+        TRANSPORT,
+        COLUMN_OF,
+        NO_COLUMN,
+        NOT_COMPARED,
+        NOT_COPIED,
+        NOT_SHOWN,
+        OPTION_OF,
+        README_WORD_OF,
+        SAMPLES,
+    )
     assert {name for names in lists for name in names} - set(FIELDS) == set()

@@ -5,8 +5,8 @@ imports nothing of ours and little of the standard library, and has nothing of t
 A plan comes as one message with two descriptors, for the output and for the status; the answer is the
 process's id. It is a line of JSON, and after it the words of the command and of the environment as they are,
 with a NUL between them: in JSON they could be six times as long. Its parent is the agent, which adopts
-orphans. `worker_agent.runners.plan` decides what is in a plan. With namespaces the new process tells of itself
-what bubblewrap would, in the same words.
+orphans. `worker_agent.runners.plan` decides what is in a plan. With namespaces the new process tells of
+itself what bubblewrap would, in the same words.
 """
 # ruff: noqa: PTH102, PTH103, PTH112, PTH120, PTH123, PTH211
 

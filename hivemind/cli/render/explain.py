@@ -15,7 +15,7 @@ from hivemind.cli.render.columns import PlainTable
 from hivemind.cli.render.plain_text import one_line
 from hivemind.cli.render.tasks import bytes_text, count_text, days_text
 from hivemind.explanation import Explanation, Suggestion
-from hivemind.models import TaskNeeds
+from hivemind.needs import TaskNeeds
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
 
 # A pool's list is short; what it says beyond that is not for eyes.

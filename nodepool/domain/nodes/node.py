@@ -49,7 +49,7 @@ class NodeFacts:
     isolation: str = ""  # one of Isolation; empty: it does not tell
     unfit: str = ""  # why it can run nothing now; empty: it can
     accepts_strangers: bool = False  # its owner wants others' tasks though it keeps them off nothing
-    capabilities: str = ""  # what its agent can do for a run; see nodepool.domain.nodes.capabilities
+    capabilities: str = ""  # what its agent can do for a run; see nodepool.domain.capabilities
 
     def __post_init__(self) -> None:
         if not 0 <= self.cpu_cores <= _MAX_CORES:

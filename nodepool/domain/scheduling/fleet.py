@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nodepool.domain import regions
-from nodepool.domain.nodes.capabilities import ALL, capabilities_of
+from nodepool.domain.capabilities import ALL, capabilities_of
 from nodepool.domain.nodes.node import NodeKind, NodeView
 from nodepool.domain.resources import RESOURCE_NAMES, Claim
 from nodepool.domain.trust.audits import Rules, one_at_a_time

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from nodepool.domain import regions
-from nodepool.domain.nodes.capabilities import capabilities_of
+from nodepool.domain.capabilities import capabilities_of
 from nodepool.domain.resources import Resources, claim_of
 from nodepool.domain.scheduling.placement import Requirements
 from nodepool.domain.scheduling.wait_queue import WaitingTask

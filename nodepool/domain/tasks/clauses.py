@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from nodepool.domain.nodes.capabilities import ALL, in_words
+from nodepool.domain.capabilities import ALL, in_words
 
 
 class ClauseKind(StrEnum):

@@ -75,7 +75,7 @@ nodes = Table(
     # As the agent tells (nodepool/domain/nodes/isolation.py); empty: it does not, and docker_status says it.
     Column("isolation", String(16), nullable=False, server_default=""),
     Column("accepts_strangers", Boolean, nullable=False, server_default=text("false")),
-    # What its agent can do for a run, with blanks between (nodepool/domain/nodes/capabilities.py).
+    # What its agent can do for a run, with blanks between (nodepool/domain/capabilities.py).
     Column("capabilities", Text, nullable=False, server_default=""),
     Column("max_tasks", Integer, nullable=False),
     Column("draining", Boolean, nullable=False, server_default=text("false")),

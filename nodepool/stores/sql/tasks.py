@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from nodepool.domain.capabilities import capabilities_of, lacking
 from nodepool.domain.errors import (
     AlreadyExistsError,
     NotAbleError,
@@ -18,7 +19,6 @@ from nodepool.domain.errors import (
     StaleAttemptError,
     StateConflictError,
 )
-from nodepool.domain.nodes.capabilities import capabilities_of, lacking
 from nodepool.domain.nodes.node import is_owner_only, isolation_of
 from nodepool.domain.not_visible import no_task
 from nodepool.domain.tasks.reasons import ReasonCode, because

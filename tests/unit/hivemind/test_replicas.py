@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from hivemind.cli.render.tasks import jsonable, task_details
-from hivemind.models import ReplicaInfo, TaskInfo, TaskNeeds, needs_to_wire, task_from_poll
+from hivemind.models import ReplicaInfo, TaskInfo, task_from_poll
+from hivemind.needs import TaskNeeds, needs_to_wire
 from nodepool.domain.tasks.states import TaskState
 from nodepool.protocol import nodepool_pb2 as pb
 

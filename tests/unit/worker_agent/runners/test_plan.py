@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.run_spec import BOOTSTRAP, MIB, SPEC
-from worker_agent.runners import seccomp
+from worker_agent.runners import launcher, seccomp
 from worker_agent.runners.base import RunSpec
 from worker_agent.runners.plan import Place, Sandbox, SandboxTools, TaskUser, process_environment, run_plan
 
@@ -165,3 +165,46 @@ def test_a_task_gets_nothing_of_the_agents_environment(monkeypatch: pytest.Monke
     assert environment["PYTHONUNBUFFERED"] == "1"
     assert environment["PATH"].startswith("/opt/python/bin:")
     assert "AGENT_SECRET" not in environment
+
+
+GIVEN = replace(
+    SPEC,
+    arguments=("--lr=0.1", "two words\n", "-c", ""),
+    environment={
+        "LR": "0.1",
+        "LANG": "zh_TW.UTF-8",
+        "PATH": "/evil",
+        "TASK_ID": "another",
+        "HIVEMIND_ATTEMPT": "x",
+    },
+)
+
+
+@pytest.mark.parametrize("tools", [BUBBLEWRAP, NAMESPACES, NONE], ids=lambda tools: str(tools.sandbox))
+def test_arguments_come_last_and_as_they_are(tools: SandboxTools) -> None:
+    assert plan(tools, spec=GIVEN)["command"][-5:] == ["main.py", *GIVEN.arguments]
+    script = replace(GIVEN, entry="run.sh")
+    assert plan(tools, spec=script)["command"][-6:] == ["/bin/sh", "run.sh", *GIVEN.arguments]
+    installing = run_plan(GIVEN, tools, ROOTS, COUNTED, BOOTSTRAP)
+    assert installing["command"][-7:] == ["offline", "python", "main.py", *GIVEN.arguments]
+
+
+def test_what_the_run_needs_wins_over_its_owners_environment() -> None:
+    environment = process_environment(GIVEN, NONE, "/tmp")
+    assert (environment["LR"], environment["LANG"]) == ("0.1", "zh_TW.UTF-8")
+    assert environment["PATH"].startswith("/opt/python/bin:")
+    assert (environment["TASK_ID"], environment["HIVEMIND_ATTEMPT"]) == (SPEC.task_id, SPEC.attempt_id)
+
+
+def test_a_plan_goes_to_the_launcher_word_for_word_and_no_longer_than_it_is() -> None:
+    odd = "\x01\n火\udcff" * 1000
+    made = plan(spec=replace(SPEC, arguments=(odd,), environment={"ODD": f"={odd}"}))
+    message = launcher.packed(made)
+    assert len(message) < 3 * 6000 + 6000
+    got = launcher.unpacked(message)
+    words = [word.decode("utf-8", "surrogateescape") for word in got["command"]]
+    assert words == made["command"]
+    assert got["environment"][b"ODD"].decode("utf-8", "surrogateescape") == f"={odd}"
+    assert {name: got[name] for name in made if name not in ("command", "environment")} == {
+        name: value for name, value in made.items() if name not in ("command", "environment")
+    }

@@ -124,7 +124,7 @@ def test_requirements_bring_a_script_before_the_entry_and_a_place_outside_the_re
     ],
 )
 def test_the_entry_decides_the_interpreter(entry: str, expected: tuple[str, list[str]]) -> None:
-    assert task_command(entry, None, network=False) == expected
+    assert task_command(replace(SPEC, entry=entry), None) == expected
 
 
 def test_names_of_containers_are_allowed_ones_and_differ() -> None:
@@ -142,3 +142,13 @@ def test_names_of_containers_are_allowed_ones_and_differ() -> None:
 )
 def test_a_wrappers_exit_code_tells_the_signal(code: int, expected: int) -> None:
     assert exit_code_of_shell(code) == expected
+
+
+def test_arguments_and_environment_reach_the_container_and_no_shell() -> None:
+    given = replace(SPEC, arguments=("$HOME", "-x"), environment={"LR": "a b", "HOME": "/evil", "LANG": "C"})
+    for entry, entrypoint in (("main.py", "sh"), ("run.sh", "sh")):
+        options = container_options(replace(given, entry=entry), user="1:1", engine=ENGINE)
+        assert options["Cmd"] == [entry, "$HOME", "-x"]
+        assert options["Entrypoint"][0] == entrypoint
+        assert {"LR=a b", "HOME=/tmp", "LANG=C"} <= set(options["Env"])
+        assert "HOME=/evil" not in options["Env"]

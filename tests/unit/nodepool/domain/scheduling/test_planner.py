@@ -9,12 +9,14 @@ from typing import Any
 from hypothesis import given, settings, strategies as st
 
 from nodepool.domain import regions
+from nodepool.domain.capabilities import Capability
 from nodepool.domain.nodes.node import NodeKind, NodeView
 from nodepool.domain.resources import RESOURCE_NAMES, Claim
 from nodepool.domain.scheduling.fleet import Amounts, Fleet
 from nodepool.domain.scheduling.placement import MIN_TRUST, NEEDS_AGENT, Chooser, Requirements, decide, place
 from nodepool.domain.scheduling.planner import Planner
 from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask
+from nodepool.domain.tasks.clauses import Clause, ClauseKind
 from nodepool.domain.trust.tiers import Tier
 
 NOTHING = Claim(0, 0, 0, 0, tasks=0)
@@ -134,6 +136,33 @@ def test_a_task_that_needs_an_agent_is_not_given_to_a_node_without_one() -> None
     decision = place(Requirements(claim=SMALL, tier=Tier.HIGH, needs_agent=True), views, allow_pushed=True)
     assert decision.ranked == ("agent",)
     assert decision.failed == {NEEDS_AGENT: 1}
+
+
+def test_a_task_with_arguments_goes_to_no_agent_that_would_drop_them() -> None:
+    views = [node("old"), node("new", tier=Tier.LOW, capabilities="inputs time_travel")]
+    views.append(node("pushed", kind=NodeKind.PUSHED))
+    wanted = Requirements(claim=SMALL, tier=Tier.HIGH, capabilities=frozenset({Capability.INPUTS}))
+    decision = place(wanted, views, allow_pushed=True)
+    assert decision.ranked == ("new",)
+    assert decision.failed == {Clause(ClauseKind.NOT_ABLE, "inputs"): 2}
+    assert str(decision.reason()).endswith(
+        "2 with an older agent or none, which passes no arguments or environment variables on"
+    )
+    assert Fleet.of(views).view(0).capabilities == "inputs"
+    unknown = replace(wanted, capabilities=frozenset({"time_travel"}))
+    assert place(unknown, views).ranked == ()
+
+
+def test_an_agent_that_is_brought_up_to_date_is_taken_from_then_on() -> None:
+    fleet = Fleet.of([node("n")])
+    wanted = Requirements(claim=SMALL, tier=Tier.HIGH, capabilities=frozenset({Capability.INPUTS}))
+    assert decide(wanted, fleet).ranked == ()
+    fleet.put(node("n", capabilities="inputs"))
+    assert decide(wanted, fleet).ranked == ("n",)
+    assert Chooser(wanted, fleet).next() == fleet.row_of["n"]
+    fleet.remove("n")
+    fleet.put(node("m"))
+    assert decide(wanted, fleet).ranked == ()
 
 
 def test_a_large_fleet_is_chosen_from_in_the_order_of_the_rules() -> None:

@@ -59,6 +59,10 @@ WORDS: list[tuple[Reason, str]] = [
     (because(ReasonCode.POOL_AWAY, node=NODE), "node bob/pc ended it while the pool was away"),
     (because(ReasonCode.OWNER_ONLY, node=NODE), "node bob/pc takes its owner's tasks only"),
     (
+        because(ReasonCode.NOT_ABLE, node=NODE),
+        "the agent of node bob/pc is too old for what the task is given",
+    ),
+    (
         because(ReasonCode.IDLE, node=NODE, minutes=4),
         "node bob/pc took it and did nothing for 4 minutes",
     ),
