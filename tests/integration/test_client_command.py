@@ -574,3 +574,77 @@ def test_who_leaves_a_submit_is_told_its_id(
 def test_several_gateways_may_be_given_one_by_one(server: Scripted, alice: Shell) -> None:
     server.answers("GetAllTasks", pb.GetAllTasksResponse(success=True))
     assert alice("--gateway", "127.0.0.1:1", "--gateway", server.address, "ls").code == 0
+
+
+# -- what a run is given ------------------------------------------------------------------------------
+
+
+def test_words_after_two_dashes_are_the_runs(
+    server: Scripted, alice: Shell, task: Path, tmp_path: Path
+) -> None:
+    server.answers("HealthCheck", pb.HealthCheckResponse(healthy=True, capabilities=["inputs"]))
+    server.answers("UploadTask", pb.UploadTaskResponse(success=True, inputs_kept=True))
+    file = tmp_path / "variables"
+    file.write_text('A="quoted"\nB=of the file\n')
+    done = alice(
+        "submit", str(task), "-e", "B=1", "--env-file", str(file), "--name", "n", "--label", "k=v=w",
+        "--", "-e", "--json", "--", "",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "the quotes around the value of A are part of it" in done.err
+    asked = server.asked["UploadTask"][0]
+    assert list(asked.arguments) == ["-e", "--json", "--", ""]
+    assert dict(asked.environment) == {"A": '"quoted"', "B": "1"}
+    assert (asked.name, dict(asked.labels)) == ("n", {"k": "v=w"})
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["extra"], "unexpected 'extra': put -- before what the task itself is to be given"),
+        (
+            ["-e", "NOT_SET_ANYWHERE"],
+            "your environment has no NOT_SET_ANYWHERE; give it as NOT_SET_ANYWHERE=VALUE",
+        ),
+        (["-e", "LD_PRELOAD=x"], "a task cannot set LD_PRELOAD"),
+        (["-e", "=x"], "a task cannot set  ("),
+        (["--label", "k"], "--label k: give it as KEY=VALUE"),
+        (["--label", "k=1", "--label", "k=2"], "--label k is given twice"),
+        (["--name", "\x1b[2J"], "printable characters"),
+        (["--env-file", "/nonexistent"], "/nonexistent cannot be read"),
+        (["--", "\udcff"], "argument 1 is not valid UTF-8"),
+    ],
+)
+def test_what_cannot_be_given_is_refused_before_anything_is_sent(
+    server: Scripted, alice: Shell, task: Path, words: list[str], problem: str
+) -> None:
+    done = alice("submit", str(task), *words)
+    assert done.code in (2, 5), (done.code, done.err)
+    assert problem in done.err
+    assert "UploadTask" not in server.asked
+
+
+def test_an_older_pool_is_given_nothing_that_it_would_drop(
+    server: Scripted, alice: Shell, task: Path
+) -> None:
+    server.answers("HealthCheck", pb.HealthCheckResponse(healthy=True))
+    refused = alice("submit", str(task), "--", "word")
+    assert refused.code != 0
+    assert "too old to pass arguments or environment variables on; nothing was sent" in refused.err
+    assert "UploadTask" not in server.asked
+    server.answers("UploadTask", pb.UploadTaskResponse(success=True))
+    named = alice("submit", str(task), "--name", "n")
+    assert named.code == 0
+    assert "too old for names and labels" in named.err
+
+
+def test_a_task_that_an_older_gateway_of_the_pool_took_is_stopped(
+    server: Scripted, alice: Shell, task: Path
+) -> None:
+    server.answers("HealthCheck", pb.HealthCheckResponse(healthy=True, capabilities=["inputs"]))
+    server.answers("UploadTask", pb.UploadTaskResponse(success=True))
+    server.answers("StopTask", pb.StopTaskResponse(success=True))
+    done = alice("submit", str(task), "--", "word")
+    assert done.code != 0
+    assert "is stopped" in done.err
+    assert server.asked["StopTask"][0].task_id == server.asked["UploadTask"][0].task_id

@@ -15,6 +15,7 @@ import docker
 import pytest
 
 from tests.support.engine import our_containers
+from tests.support.odd_words import ODD_VARIABLES, ODD_WORDS, TELL, TELLING_PACKAGE, told
 from tests.support.runs import MIB, RunFactory
 from tests.support.waiting import wait_until
 from worker_agent.runners.base import RunRefusedError
@@ -40,6 +41,15 @@ def inspected(engine: docker.DockerClient, attempt_id: str) -> dict[str, object]
         all=True, ignore_removed=True, filters={"label": f"hivemind.attempt={attempt_id}"}
     )
     return dict(container.attrs)
+
+
+@pytest.mark.parametrize("files", [{"main.py": TELL}, TELLING_PACKAGE], ids=["main.py", "run.sh"])
+def test_a_run_is_given_its_arguments_and_environment_exactly(
+    runs: RunFactory, files: dict[str, str]
+) -> None:
+    end, live = runs.run(files, arguments=ODD_WORDS, environment={**ODD_VARIABLES, "TASK_ID": "another"})
+    assert end.exit_code == 0, live.output
+    assert told(live.output) == (ODD_WORDS, ODD_VARIABLES)
 
 
 def test_a_script_runs_in_its_directory_with_its_environment(runs: RunFactory, run_folder: Path) -> None:

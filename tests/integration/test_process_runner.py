@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from nodepool.domain.tasks.run_inputs import MAX_INPUT_BYTES
+from tests.support.odd_words import ODD_VARIABLES, ODD_WORDS, TELL, TELLING_PACKAGE, told
 from tests.support.runs import MIB, RunFactory
 from tests.support.waiting import wait_until
 from worker_agent.runners.base import RunRefusedError
@@ -60,10 +62,31 @@ print(json.dumps([os.getcwd(), dict(os.environ), os.getuid(), os.listdir('.')]))
     assert cwd == ("/work" if separate else str(live.spec.work_dir))
 
 
+@pytest.mark.parametrize("files", [{"main.py": TELL}, TELLING_PACKAGE], ids=["main.py", "run.sh"])
+def test_a_run_is_given_its_arguments_and_environment_exactly(
+    runs: RunFactory, files: dict[str, str]
+) -> None:
+    end, live = runs.run(files, arguments=ODD_WORDS, environment={**ODD_VARIABLES, "TASK_ID": "another"})
+    assert end.exit_code == 0, live.output
+    assert told(live.output) == (ODD_WORDS, ODD_VARIABLES)
+
+
 def test_a_shell_script_is_run_by_sh(runs: RunFactory) -> None:
     end, live = runs.run({"run.sh": "echo hello; echo oops >&2; python3 -c 'print(6*7)'"})
     assert end.exit_code == 0
     assert live.output.split() == ["hello", "oops", "42"]
+
+
+def test_as_much_as_the_bound_allows_reaches_the_run(runs: RunFactory) -> None:
+    """Of the worst kind: in JSON each of these would be six bytes long."""
+    long = "\x01" * (MAX_INPUT_BYTES // 2 - 10)
+    end, live = runs.script(TELL, arguments=(long, ""), environment={"ODD_LONG": long})
+    assert (end.exit_code, told(live.output)) == (0, ((long, ""), {"ODD_LONG": long}))
+
+
+def test_a_script_whose_requirements_are_installed_first_is_given_its_arguments_too(runs: RunFactory) -> None:
+    end, live = runs.run({"main.py": TELL, "requirements.txt": "pip\n"}, arguments=ODD_WORDS)
+    assert (end.exit_code, told(live.output)[0]) == (0, ODD_WORDS), live.output
 
 
 def test_a_file_called_like_an_option_is_a_file(runs: RunFactory) -> None:

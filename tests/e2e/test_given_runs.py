@@ -1,0 +1,149 @@
+"""What an owner gives a run, through every real part: the command, the gateway, an agent, a sandbox."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+import pytest
+
+from nodepool.protocol import nodepool_pb2 as pb
+from tests.support.environment import ROOT
+from tests.support.odd_words import ODD_VARIABLES, ODD_WORDS, TELL, TELLING_PACKAGE, told
+from tests.support.pool import TestPool
+from tests.support.tasks import package, script
+
+SECRET_VALUE = "a-value-nobody-else-reads"
+
+
+def test_the_command_gives_a_run_its_words_and_a_name_to_find_it_by(pool: TestPool, tmp_path: Path) -> None:
+    user = pool.register_user()
+    (tmp_path / "main.py").write_text(TELL)
+    (tmp_path.parent / "variables").write_text("# mine\nODD_B=from the file\nODD_A=of the file\n")
+    environment = {
+        "PATH": "/usr/bin:/bin", "HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT), "ODD_C": "the caller's",
+        "HIVEMIND_GATEWAY": pool.address, "HIVEMIND_TOKEN": user.token, "LANG": "C.UTF-8",
+    }  # fmt: skip
+
+    def hivemind(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "hivemind", *words],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    sent = hivemind(
+        "submit", str(tmp_path), "--env-file", str(tmp_path.parent / "variables"), "-e", "ODD_A=x=y", "-e", "ODD_C",
+        "--name", "first sweep", "--label", "sweep=1", "--label", "team=", "--", *ODD_WORDS,
+    )  # fmt: skip
+    task = sent.strip()
+    user.wait_for(task, "COMPLETED")
+    assert told(user.logs(task)) == (
+        ODD_WORDS,
+        {"ODD_A": "x=y", "ODD_B": "from the file", "ODD_C": "the caller's"},
+    )
+    status = json.loads(hivemind("status", task, "--json"))
+    assert status["arguments"] == list(ODD_WORDS)
+    assert (status["name"], status["labels"]) == ("first sweep", {"sweep": "1", "team": ""})
+    assert status["environment"]["ODD_A"] == "x=y"
+    shown = hivemind("status", task)
+    assert "ODD_A ODD_B ODD_C" in shown
+    assert "x=y" not in shown
+    assert "\x1b" not in shown
+    (listed,) = json.loads(hivemind("ls", "--json"))
+    assert (listed["name"], listed["labels"]) == ("first sweep", {"sweep": "1", "team": ""})
+    assert (listed["arguments"], listed["environment"]) == ([], {})
+    assert "first sweep" in hivemind("ls")
+
+
+@pytest.mark.docker
+def test_a_container_is_given_the_same(docker_pool: TestPool) -> None:
+    user = docker_pool.register_user()
+    task = user.submit(package(TELLING_PACKAGE), arguments=ODD_WORDS, environment=ODD_VARIABLES)
+    user.wait_for(task, "COMPLETED")
+    assert told(user.logs(task)) == (ODD_WORDS, ODD_VARIABLES)
+
+
+def test_a_repeated_upload_is_the_same_only_with_the_same_words(pool: TestPool) -> None:
+    user = pool.register_user()
+    data, given = script("print(1)"), {"arguments": ["a"], "environment": {"A": "1"}, "name": "n"}
+    task = user.submit(data, **given)
+    assert user.submit(data, task_id=task, **given) == task
+    for other in ({"arguments": ["b"]}, {"environment": {"A": "2"}}, {"name": "m"}, {"labels": {"k": "v"}}):
+        with pytest.raises(grpc.RpcError) as refused:
+            user.submit(data, task_id=task, **{**given, **other})
+        assert refused.value.code() is grpc.StatusCode.ALREADY_EXISTS
+    plain = user.submit(data)
+    assert user.submit(data, task_id=plain) == plain
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"arguments": ["a\0b"]}, "argument 1 has a NUL"),
+        ({"arguments": ["x"] * 1025}, "at most 1024 arguments"),
+        ({"arguments": ["x" * 40_000]}, "over the limit of 32768"),
+        (
+            {"environment": {"LD_PRELOAD": "/work/x.so", "HOME": "/"}},
+            r"LD_PRELOAD \(it changes what programs load",
+        ),
+        ({"environment": {"A B": ""}}, "letters, digits and underscores"),
+        ({"name": "\x1b[2J"}, "printable characters on one line"),
+        ({"labels": {"k": "two\nlines"}}, "printable characters on one line"),
+        ({"labels": {f"k{number}": "" for number in range(33)}}, "at most 32 labels"),
+    ],
+)
+def test_what_no_run_can_be_given_is_refused_and_nothing_is_kept(
+    pool: TestPool, given: dict[str, object], words: str
+) -> None:
+    user = pool.register_user()
+    with pytest.raises(grpc.RpcError, match=words) as refused:
+        user.submit(script("print(1)"), task_id="refused", **given)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    with pytest.raises(grpc.RpcError):
+        user.poll("refused")
+
+
+def test_values_of_the_environment_are_in_no_log_and_in_no_broker(pool: TestPool) -> None:
+    user = pool.register_user()
+    source = "import time; print('up', flush=True); time.sleep(600)"
+    task = user.submit(script(source), environment={"PASSWORD": SECRET_VALUE}, arguments=["an-argument"])
+    pool.wait(lambda: "up" in user.logs(task), "it runs")
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            assert not any(SECRET_VALUE in word for word in process.cmdline())
+    user.stop(task)
+    user.wait_for(task, "STOPPED")
+    for log in pool.folder.rglob("*.log"):
+        assert SECRET_VALUE not in log.read_text(errors="replace"), log
+    assert SECRET_VALUE not in _all_of(pool.valkey.client())
+    assert SECRET_VALUE.encode() not in user.result(task)
+
+
+def _all_of(broker: Any) -> str:
+    readers = {
+        b"string": broker.get,
+        b"hash": broker.hgetall,
+        b"set": broker.smembers,
+        b"list": lambda key: broker.lrange(key, 0, -1),
+        b"zset": lambda key: broker.zrange(key, 0, -1),
+        b"stream": broker.xrange,
+    }
+    return repr([readers[broker.type(key)](key) for key in broker.scan_iter()])
+
+
+def test_an_older_agent_is_told_from_one_of_this_version(pool: TestPool) -> None:
+    user = pool.register_user()
+    assert {tuple(node.capabilities) for node in user.node_list()} == {("inputs",)}
+    told_health = user.stubs.nodes.HealthCheck(pb.HealthCheckRequest(), timeout=10)
+    assert told_health.capabilities == ["inputs"]

@@ -1,0 +1,85 @@
+"""Tasks are found by their labels and names, by an index, on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.dialects import postgresql, sqlite
+
+from nodepool.domain.tasks.run_inputs import mapping_to_json
+from nodepool.stores.sql import removal, task_labels as label_store
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.tables import task_labels, tasks
+from tests.support.stores import add_task, add_user, migrated
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    with migrated(database_url) as made:
+        yield made
+
+
+def _add(database: Database, owner_id: int, task_id: str, **labels: str) -> None:
+    row = {"id": task_id, "owner_id": owner_id, "created_at": 1.0, "labels": mapping_to_json(labels)}
+
+    def write(connection) -> None:  # type: ignore[no-untyped-def]
+        add_task(
+            connection, owner_id, task_id=task_id, labels=row["labels"], state="SUCCEEDED", finished_at=2.0
+        )
+        label_store.add(connection, [row])
+
+    database.write(write)
+
+
+def _found(database: Database, owner_id: int, **wanted: str) -> list[str]:
+    query = select(tasks.c.id).where(*label_store.has_labels(owner_id, wanted)).order_by(tasks.c.id)
+    return database.read(lambda c: list(c.execute(query).scalars()))
+
+
+def test_a_task_is_found_by_all_of_its_labels_and_by_its_owner_alone(database: Database) -> None:
+    ann, bob = (database.write(lambda c, name=name: add_user(c, name)) for name in ("ann", "bob"))
+    _add(database, ann, "t1", sweep="a", stage="1")
+    _add(database, ann, "t2", sweep="a", stage="2")
+    _add(database, bob, "t3", sweep="a", stage="1")
+    assert _found(database, ann, sweep="a") == ["t1", "t2"]
+    assert _found(database, ann, sweep="a", stage="2") == ["t2"]
+    assert _found(database, bob, sweep="b") == []
+
+
+def test_its_labels_go_with_it(database: Database) -> None:
+    ann = database.write(add_user)
+    _add(database, ann, "t1", sweep="a")
+    database.write(
+        lambda c: c.execute(tasks.update().values(files_removed_at=3.0, storage_due=False, log_bytes=0))
+    )
+    assert database.write(lambda c: removal.remove_rows(c, ["t1"], 4.0)) == 1
+    assert database.read(lambda c: c.execute(select(task_labels)).all()) == []
+
+
+def test_a_page_of_a_label_is_read_from_the_index(database: Database) -> None:
+    mine = task_labels.c.owner_id == 1, task_labels.c.key == "k", task_labels.c.value == "v"
+    query = select(task_labels.c.task_id).where(*mine, task_labels.c.created_at < 5.0)
+    query = query.order_by(task_labels.c.created_at.desc()).limit(50)
+    named = select(tasks.c.id).where(tasks.c.owner_id == 1, tasks.c.name == "n", tasks.c.name != "")
+    named = named.order_by(tasks.c.created_at.desc()).limit(50)
+    for wanted, index in ((query, "ix_task_labels_found"), (named, "ix_tasks_owner_name")):
+        plan = _plan(database, wanted)
+        assert index in plan, plan
+        assert "SORT" not in plan.upper().replace("INCREMENTAL SORT", "SORT"), plan
+        assert "TEMP B-TREE" not in plan, plan
+
+
+def _plan(database: Database, query) -> str:  # type: ignore[no-untyped-def]
+    is_sqlite = database.engine.dialect.name == "sqlite"
+    dialect = sqlite.dialect() if is_sqlite else postgresql.dialect()  # type: ignore[no-untyped-call]
+    words = query.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
+    with database.engine.connect() as connection:
+        if not is_sqlite:
+            # Of an empty table every plan is cheap.
+            connection.execute(text("SET enable_seqscan = off"))
+            connection.execute(text("SET enable_bitmapscan = off"))
+        explain = "EXPLAIN QUERY PLAN " if is_sqlite else "EXPLAIN "
+        rows = connection.execute(text(f"{explain}{words}")).all()
+    return "\n".join(str(row[-1]) for row in rows)
