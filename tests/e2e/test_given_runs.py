@@ -27,7 +27,8 @@ def test_the_command_gives_a_run_its_words_and_a_name_to_find_it_by(pool: TestPo
     (tmp_path / "main.py").write_text(TELL)
     (tmp_path.parent / "variables").write_text("# mine\nODD_B=from the file\nODD_A=of the file\n")
     environment = {
-        "PATH": "/usr/bin:/bin", "HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT), "ODD_C": "the caller's",
+        "PATH": "/usr/bin:/bin", "HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT),
+        "ODD_C": "the caller's",
         "HIVEMIND_GATEWAY": pool.address, "HIVEMIND_TOKEN": user.token, "LANG": "C.UTF-8",
     }  # fmt: skip
 
@@ -43,7 +44,8 @@ def test_the_command_gives_a_run_its_words_and_a_name_to_find_it_by(pool: TestPo
         return done.stdout
 
     sent = hivemind(
-        "submit", str(tmp_path), "--env-file", str(tmp_path.parent / "variables"), "-e", "ODD_A=x=y", "-e", "ODD_C",
+        "submit", str(tmp_path), "--env-file", str(tmp_path.parent / "variables"), "-e", "ODD_A=x=y",
+        "-e", "ODD_C",
         "--name", "first sweep", "--label", "sweep=1", "--label", "team=", "--", *ODD_WORDS,
     )  # fmt: skip
     task = sent.strip()

@@ -1,4 +1,4 @@
-"""A task with arguments is never run by an agent that would drop them: not placed there, not claimed there."""
+"""A task with arguments goes to no agent that would drop them: neither is it placed there nor claimed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ from tests.support.fleet import START, Fleet
 from tests.support.stores import add_user, attempt_of
 from tests.support.valkey import TestValkey
 
-GIVEN: dict[str, Any] = {"arguments": '["-v"]', "environment": '{"A":"1"}', "capabilities": Capability.INPUTS}
+GIVEN: dict[str, Any] = {
+    "arguments": '["-v"]',
+    "environment": '{"A":"1"}',
+    "capabilities": Capability.INPUTS,
+    "image": Settings(_env_file=None).default_image,
+}
 
 
 @pytest.fixture

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import Connection, Select, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 
+from nodepool.domain.errors import AlreadyExistsError
 from nodepool.domain.tasks.run_inputs import mapping_to_json
 from nodepool.stores.sql import removal, task_labels as label_store
 from nodepool.stores.sql.database import Database
@@ -24,7 +26,7 @@ def database(database_url: str) -> Iterator[Database]:
 def _add(database: Database, owner_id: int, task_id: str, **labels: str) -> None:
     row = {"id": task_id, "owner_id": owner_id, "created_at": 1.0, "labels": mapping_to_json(labels)}
 
-    def write(connection) -> None:  # type: ignore[no-untyped-def]
+    def write(connection: Connection) -> None:
         add_task(
             connection, owner_id, task_id=task_id, labels=row["labels"], state="SUCCEEDED", finished_at=2.0
         )
@@ -58,6 +60,19 @@ def test_its_labels_go_with_it(database: Database) -> None:
     assert database.read(lambda c: c.execute(select(task_labels)).all()) == []
 
 
+def test_no_value_is_in_what_is_logged_of_a_failed_statement(database: Database) -> None:
+    ann = database.write(add_user)
+
+    def add(connection: Connection) -> None:
+        add_task(connection, ann, "t1", environment='{"PASSWORD":"hunter2"}')
+
+    database.write(add)
+    with pytest.raises(AlreadyExistsError) as failed:
+        database.write(add)
+    assert "environment" in str(failed.value.__cause__)
+    assert "hunter2" not in str(failed.value.__cause__)
+
+
 def test_a_page_of_a_label_is_read_from_the_index(database: Database) -> None:
     mine = task_labels.c.owner_id == 1, task_labels.c.key == "k", task_labels.c.value == "v"
     query = select(task_labels.c.task_id).where(*mine, task_labels.c.created_at < 5.0)
@@ -71,7 +86,7 @@ def test_a_page_of_a_label_is_read_from_the_index(database: Database) -> None:
         assert "TEMP B-TREE" not in plan, plan
 
 
-def _plan(database: Database, query) -> str:  # type: ignore[no-untyped-def]
+def _plan(database: Database, query: Select[Any]) -> str:
     is_sqlite = database.engine.dialect.name == "sqlite"
     dialect = sqlite.dialect() if is_sqlite else postgresql.dialect()  # type: ignore[no-untyped-call]
     words = query.compile(dialect=dialect, compile_kwargs={"literal_binds": True})

@@ -60,6 +60,10 @@ def suggested_actions(request: PlacementRequest, pool: PoolView, fleet: Fleet) -
             "the owner of {} installs bubblewrap or Docker there: tasks of others could read its files now",
         ),
         (
+            as_if(fleet, capabilities=np.where(fleet.pushed, 0, -1)),
+            "the owner of {} brings its agent up to date: it is too old for what the task is given",
+        ),
+        (
             as_if(fleet, allow_pushed=True),
             "the operator gives work to nodes without an agent, such as {} (PUSH_TO_NODES)",
         ),

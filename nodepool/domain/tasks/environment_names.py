@@ -16,6 +16,7 @@ MAX_NAME = 128
 POOLS_PREFIX = "HIVEMIND_"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MOST_TOLD = 5
+_MOST_SHOWN = 40
 
 _FOLDER = "it is a folder of the run's sandbox"
 _LOADER = "it changes what programs load before the run is shut into its sandbox"
@@ -60,10 +61,14 @@ def check_environment_names(names: Iterable[str], *, pools_too: bool = False) ->
 
     `pools_too`: the pool itself asks, and may set what is its own.
     """
-    refused = [f"{name} ({why})" for name in names if (why := why_refused(name, pools_too=pools_too))]
+    refused = [f"{_shown(name)} ({why})" for name in names if (why := why_refused(name, pools_too=pools_too))]
     if refused:
         more = f", and {len(refused) - _MOST_TOLD} more" if len(refused) > _MOST_TOLD else ""
         raise InvalidInputError(f"a task cannot set {', '.join(refused[:_MOST_TOLD])}{more}")
+
+
+def _shown(name: str) -> str:
+    return name if _NAME.fullmatch(name) else ascii(name[:_MOST_SHOWN])
 
 
 def why_refused(name: str, *, pools_too: bool = False) -> str:

@@ -136,7 +136,9 @@ def _with_driver(url: str) -> URL:
 def _postgres_engine(url: URL) -> Engine:
     # What is in the URL goes first.
     options = {**_LINE_OPTIONS, **{name: value for name, value in url.query.items() if name in _LINE_OPTIONS}}
-    engine = create_engine(url, pool_size=20, max_overflow=10, pool_pre_ping=True, connect_args=options)
+    engine = create_engine(
+        url, pool_size=20, max_overflow=10, pool_pre_ping=True, hide_parameters=True, connect_args=options
+    )
     # Here, because a pool on SQLite has no need of the driver.
     from nodepool.stores.sql.silent_lines import SilentLines  # noqa: PLC0415
 
@@ -151,7 +153,11 @@ def _postgres_engine(url: URL) -> Engine:
 
 
 def _sqlite_engine(url: URL) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_SECONDS, "check_same_thread": False})
+    engine = create_engine(
+        url,
+        hide_parameters=True,
+        connect_args={"timeout": _BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
+    )
 
     @event.listens_for(engine, "connect")
     def _configure(connection: sqlite3.Connection, _record: Any) -> None:

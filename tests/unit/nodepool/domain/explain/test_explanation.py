@@ -10,6 +10,7 @@ from hypothesis import given, strategies as st
 
 from nodepool import wire
 from nodepool.domain import regions
+from nodepool.domain.capabilities import Capability
 from nodepool.domain.explain.explanation import ONCE_IDLE, PlacementExplanation, PlacementSuggestion, explain
 from nodepool.domain.explain.pool_view import HeldBack, PoolView
 from nodepool.domain.nodes.node import NodeKind, NodeView
@@ -373,6 +374,16 @@ def test_what_can_never_run_stays_out_of_an_idle_pool(asked: PlacementRequest, n
         resting = [replace(view, online=True, draining=False) for view in emptied(nodes)]
         patient = replace(asked, relaxed=asked.location_mode is LocationMode.PREFER)
         assert takers(patient, resting) == 0
+
+
+def test_the_owner_of_an_older_agent_is_asked_to_bring_it_up_to_date() -> None:
+    pool = pool_of(node("eve/n"), node("bob", kind=NodeKind.PUSHED), allow_pushed=True)
+    found = explain(asks(capabilities=frozenset({Capability.INPUTS})), pool)
+    (act,) = found.suggestions
+    assert act.sentence == (
+        "the owner of eve/n brings its agent up to date: it is too old for what the task is given"
+    )
+    assert act.nodes == 1
 
 
 def test_where_only_owners_tasks_run_somebody_elses_is_told_what_its_owner_could_do() -> None:
