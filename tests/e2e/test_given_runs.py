@@ -17,7 +17,7 @@ from nodepool.protocol import nodepool_pb2 as pb
 from tests.support.environment import ROOT
 from tests.support.odd_words import ODD_VARIABLES, ODD_WORDS, TELL, TELLING_PACKAGE, told
 from tests.support.pool import TestPool
-from tests.support.tasks import package, script
+from tests.support.tasks import package, script, unpacked
 
 SECRET_VALUE = "a-value-nobody-else-reads"
 
@@ -66,6 +66,19 @@ def test_the_command_gives_a_run_its_words_and_a_name_to_find_it_by(pool: TestPo
     assert (listed["name"], listed["labels"]) == ("first sweep", {"sweep": "1", "team": ""})
     assert (listed["arguments"], listed["environment"]) == ([], {})
     assert "first sweep" in hivemind("ls")
+
+
+def test_the_example_of_a_training_run_is_trained_with_what_it_is_given(pool: TestPool) -> None:
+    user = pool.register_user()
+    source = (ROOT / "examples" / "train" / "main.py").read_text(encoding="utf-8")
+    task = user.submit(script(source), arguments=["--lr", "0.1", "--seed", "3"], environment={"EPOCHS": "2"})
+    user.wait_for(task, "COMPLETED")
+    result = json.loads(unpacked(user.result(task))["result.json"])
+    assert (result["lr"], result["seed"], result["epochs"]) == (0.1, 3, 2)
+    assert result["loss"] < 0.1
+    too_large = user.submit(script(source), arguments=["--lr", "10"])
+    user.wait_for(too_large, "FAILED")
+    assert "the learning rate 10.0 is too large" in user.logs(too_large)
 
 
 @pytest.mark.docker
