@@ -1,8 +1,9 @@
-"""A small regression, trained by stochastic gradient descent with the learning rate and seed that it is given."""
+"""A small regression, trained by stochastic gradient descent with the rate and the seed that it is given."""
 
 import argparse
 import json
 import math
+import operator
 import os
 import random
 from pathlib import Path
@@ -15,12 +16,12 @@ def points(random_numbers):
     """Random inputs, and what the true weights make of them, with some noise."""
     for _ in range(POINTS):
         inputs = (1.0, random_numbers.uniform(-1, 1), random_numbers.uniform(-1, 1))
-        target = sum(weight * value for weight, value in zip(TRUE_WEIGHTS, inputs))
+        target = predict(TRUE_WEIGHTS, inputs)
         yield inputs, target + random_numbers.gauss(0, 0.1)
 
 
 def predict(weights, inputs):
-    return sum(weight * value for weight, value in zip(weights, inputs))
+    return sum(map(operator.mul, weights, inputs))
 
 
 def mean_loss(weights, data):
@@ -33,7 +34,8 @@ def train(data, learning_rate, epochs):
     for epoch in range(1, epochs + 1):
         for inputs, target in data:
             error = predict(weights, inputs) - target
-            weights = [weight - learning_rate * error * value for weight, value in zip(weights, inputs)]
+            for index, value in enumerate(inputs):
+                weights[index] -= learning_rate * error * value
         loss = mean_loss(weights, data)
         print(f"epoch {epoch:3d}  loss {loss:.5f}")
         if not math.isfinite(loss):
