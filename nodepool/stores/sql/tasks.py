@@ -73,7 +73,7 @@ _LIVE_ATTEMPTS: Select[Any] = (
 )
 _LIVE_ATTEMPTS_OF_NODE = _LIVE_ATTEMPTS.where(attempts.c.node_id == bindparam("node_id"))
 _BY_ID = _with_owner(WholeTask).where(tasks.c.id == bindparam("task_id"))
-_BY_ID_LOCKED = _WITH_OWNER.where(tasks.c.id == bindparam("task_id")).with_for_update(of=tasks)
+_BY_ID_LOCKED = _BY_ID.with_for_update(of=tasks)
 _INSERT_TASK = insert(tasks)
 # For a node. Of a task with several runs these wait, and not the task itself.
 WAITS = (tasks.c.state == TaskState.QUEUED) & tasks.c.stop_requested.is_(False) & (tasks.c.replicas == 1)
@@ -203,7 +203,7 @@ def request_stop(connection: Connection, task_id: str, now: float) -> OwnedTask:
     Returns it as it was before.
     """
     row = connection.execute(_BY_ID_LOCKED, {"task_id": task_id}).one_or_none()
-    task = OwnedTask.from_row_or_none(row)
+    task = WholeTask.from_row_or_none(row)
     if task is None:
         raise no_task(task_id)
     if task.state in FINAL_TASK_STATES:
