@@ -10,7 +10,8 @@ import structlog
 from pydantic import ValidationError
 
 from gateway import context
-from gateway.server import CannotServeError, check_exposure, serve
+from gateway.listening import CannotServeError, check_exposure
+from gateway.server import serve
 from gateway.usecases import bootstrap_admin, nodes
 from nodepool import hardening
 from nodepool.domain.errors import NodePoolError

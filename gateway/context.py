@@ -26,6 +26,7 @@ from gateway.caches.refused_packages import RefusedPackages
 from gateway.caches.task_events import EventHub
 from gateway.caches.unfinished_counts import UnfinishedCounts
 from gateway.health import PoolHealth
+from gateway.proxies.client_addresses import ClientAddresses
 from nodepool.clock import Clock, PoolClock, steady_clock
 from nodepool.domain.errors import UnavailableError
 from nodepool.domain.outages import OwnOutages
@@ -76,6 +77,7 @@ class Gateway:
     claims: Claims
     memory: MemoryBudget
     reader: MessageReader
+    addresses: ClientAddresses
     limits: RequestLimits
     refused: RefusedPackages
     health: PoolHealth
@@ -128,8 +130,7 @@ def build(settings: Settings, clock: Clock | None = None) -> Gateway:
     migrate(database)
     client = connect(settings)
     # One for all that is decided here; its monotonic part measures runs (see Claims).
-    clock = clock or PoolClock(BrokerTime(client)).start()
-    registry = NodeRegistry(client)
+    clock, registry = clock or PoolClock(BrokerTime(client)).start(), NodeRegistry(client)
     outputs = OutputStore(client, settings.max_live_output_bytes, settings.max_live_output_mb << 20)
     publisher = Publisher(make_app(settings, "gateway"))
     own_broker, files = OwnBroker(database, client), _files(settings)
@@ -164,6 +165,7 @@ def build(settings: Settings, clock: Clock | None = None) -> Gateway:
         claims=Claims(time.monotonic if isinstance(clock, PoolClock) else clock),
         memory=memory,
         reader=MessageReader(memory, settings.grpc_stall_seconds),
+        addresses=ClientAddresses(settings),
         limits=RequestLimits(settings),
         refused=RefusedPackages(),
         health=PoolHealth(database, client, clock, own_broker.check),

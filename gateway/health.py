@@ -27,6 +27,7 @@ from nodepool.stores.sql.database import Database
 log = structlog.get_logger(__name__)
 
 DATABASE, BROKER, DISPATCHER = "database", "broker", "dispatcher"
+_GATEWAY = "gateway"
 LOOK_SECONDS = 1.0
 # A write of anybody's shows for so long that SQL can be written.
 _WRITE_SHOWS_SECONDS = 5.0
@@ -67,6 +68,7 @@ class PoolHealth:
         self._liveness, self._marks = Liveness(client), SweepMarks(client)
         self._watch = SweepWatch(monotonic())
         self._sql, self._broker = _HealthAnswer(), _HealthAnswer()
+        self._leaving = False
         self._stopped = threading.Event()
         self._threads = [
             threading.Thread(target=self._ask_on, args=(ask, answer), name=f"health {name}", daemon=True)
@@ -79,6 +81,10 @@ class PoolHealth:
     def start(self) -> None:
         for thread in self._threads:
             thread.start()
+
+    def leave(self) -> None:
+        """This gateway is about to stop, however well the pool is."""
+        self._leaving = True
 
     def close(self) -> None:
         self._stopped.set()
@@ -93,7 +99,8 @@ class PoolHealth:
         broker = self._broker.present(now)
         # Before the first answer nobody can tell; while the broker is away neither, and that is said of it.
         dispatcher = "" if broker or not self._broker.answered_at else self._watch.problem(now)
-        return {DATABASE: self._sql.present(now), BROKER: broker, DISPATCHER: dispatcher}
+        found = {DATABASE: self._sql.present(now), BROKER: broker, DISPATCHER: dispatcher}
+        return {**found, _GATEWAY: "it is about to stop"} if self._leaving else found
 
     def sweep_age_seconds(self) -> float:
         return self._watch.age_seconds(self._monotonic())

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import signal
 import time
 from contextlib import suppress
-from typing import Any
 
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from gateway import metrics_sources
+from gateway import listening, metrics_sources
 from gateway.admission import request_limit_sync
 from gateway.admission.connections import allow_descriptors, bound_connections
-from gateway.admission.message_limits import largest_message
 from gateway.admission.open_calls import CallLimits, OpenCalls
 from gateway.admission.request_limit_sync import RequestSync
 from gateway.auth.access import SERVICES
 from gateway.auth.callers import Callers
 from gateway.context import Gateway
 from gateway.health import BROKER, DATABASE, LOOK_SECONDS, in_words
+from gateway.proxies.proxy_listener import ProxyListener
 from gateway.servicers.admin import AdminServicer
 from gateway.servicers.interceptors import Gatekeeper
 from gateway.servicers.nodes import NodeManagerServicer
@@ -34,11 +32,9 @@ from nodepool import watchdog as watchdogs
 from nodepool.clock import steady_clock
 from nodepool.domain.broker_owner import ForeignBrokerError
 from nodepool.domain.errors import NodePoolError
-from nodepool.keepalive import grpc_ping_options
 from nodepool.metrics.catalogue import Part
 from nodepool.metrics.server import MetricsServer, registry_of
 from nodepool.protocol import nodepool_pb2_grpc as rpc
-from nodepool.settings import Settings
 from nodepool.stores.redis import fitness
 from nodepool.stores.redis.liveness import Liveness
 from nodepool.stores.redis.memory_guard import MemoryGuard
@@ -52,74 +48,12 @@ STUCK_SECONDS = 300.0
 # Of grpc.health.v1: this gateway itself, whether or not a dispatcher works. For balancers, and for who starts
 # the parts one after the other.
 GATEWAY_ALONE = "gateway"
-MIN_CLIENT_PING_INTERVAL_MS = 5000
 GUARD_SECONDS = 1.0
 PRESENCE_SECONDS = 1.0
 CONNECTIONS_SECONDS = 1.0
 SWEEP_FILES_SECONDS = 600.0
 # Beside the lock that a living writer holds: a file is there a moment before its lock.
 LEFT_SECONDS = 60.0
-MIB = 1 << 20
-_NO_COMPRESSION = 1
-WINDOW_BYTES = 64 << 10
-# A token has 4 KiB at most.
-METADATA_BYTES = 8 << 10
-IDLE_MS = 600_000
-HANDSHAKE_MS = 10_000
-
-
-class CannotServeError(Exception):
-    """The gateway cannot listen; the message is for the operator."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-def check_exposure(settings: Settings) -> None:
-    """CannotServeError where tokens and code would travel readable and nobody has said that they may."""
-    host = settings.grpc_server_host
-    if settings.grpc_tls_cert_file or settings.allow_insecure_plaintext or is_loopback(host):
-        return
-    raise CannotServeError(
-        f"refusing to serve on {host} in plain text: tokens and code could be read on the way. "
-        "Set GRPC_TLS_CERT_FILE and GRPC_TLS_KEY_FILE, or, where the network is yours alone, "
-        "ALLOW_INSECURE_PLAINTEXT=true",
-        exit_code=2,
-    )
-
-
-def server_options(settings: Settings) -> list[tuple[str, Any]]:
-    return [
-        ("grpc.max_send_message_length", settings.grpc_max_message_mb * MIB),
-        ("grpc.max_receive_message_length", largest_message(settings)),
-        # A small message may unpack to a large one, and nobody needs it: packages are packed already.
-        ("grpc.compression_enabled_algorithms_bitset", _NO_COMPRESSION),
-        # What a client may send ahead on a stream that nobody reads yet, at most; it would grow by itself.
-        ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
-        ("grpc.http2.bdp_probe", 0),
-        ("grpc.max_concurrent_streams", settings.grpc_max_calls_per_account),
-        ("grpc.max_metadata_size", METADATA_BYTES),
-        ("grpc.absolute_max_metadata_size", 2 * METADATA_BYTES),
-        ("grpc.max_allowed_incoming_connections", settings.grpc_max_connections),
-        ("grpc.max_connection_idle_ms", IDLE_MS),
-        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
-        *grpc_ping_options(settings.grpc_keepalive_seconds, settings.grpc_keepalive_timeout_seconds),
-        ("grpc.keepalive_permit_without_calls", 1),
-        # The name that gRPC Core gives min_recv_ping_interval_without_data.
-        ("grpc.http2.min_ping_interval_without_data_ms", MIN_CLIENT_PING_INTERVAL_MS),
-        # Two gateways on one port would each get half of the calls, and say nothing.
-        ("grpc.so_reuseport", 0),
-    ]
 
 
 def make_server(gateway: Gateway, calls: OpenCalls) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
@@ -130,10 +64,11 @@ def make_server(gateway: Gateway, calls: OpenCalls) -> tuple[grpc.aio.Server, he
         Callers(gateway.tokens, gateway.standings, gateway.registered, settings.allow_anonymous_reads),
         calls,
         gateway.reader,
+        gateway.addresses,
         gates=(gateway.limits.gate,),
         pause_after=gateway.limits.pause_after,
     )
-    server = grpc.aio.server(interceptors=(gatekeeper,), options=server_options(settings))
+    server = grpc.aio.server(interceptors=(gatekeeper,), options=listening.server_options(settings))
     rpc.add_UserServiceServicer_to_server(UserServicer(gateway), server)
     rpc.add_NodeManagerServiceServicer_to_server(NodeManagerServicer(gateway), server)
     rpc.add_MasterNodeServiceServicer_to_server(MasterNodeServicer(gateway), server)
@@ -143,39 +78,6 @@ def make_server(gateway: Gateway, calls: OpenCalls) -> tuple[grpc.aio.Server, he
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return server, healthy
-
-
-def bind(server: grpc.aio.Server, settings: Settings) -> int:
-    """The port that the server now has. CannotServeError where it cannot have it."""
-    check_exposure(settings)
-    host = settings.grpc_server_host
-    address = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    address = f"{address}:{settings.grpc_server_port}"
-    credentials = _credentials(settings)
-    try:
-        port = (
-            server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
-        )
-    except RuntimeError:
-        port = 0
-    if not port:
-        raise CannotServeError(
-            f"cannot listen on {address}: the port is taken, or the address is not this machine's. "
-            "Stop the program that has it, or set GRPC_SERVER_PORT",
-            exit_code=1,
-        )
-    return port
-
-
-def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
-    if not (settings.grpc_tls_cert_file and settings.grpc_tls_key_file):
-        return None
-    try:
-        certificate = settings.grpc_tls_cert_file.read_bytes()
-        key = settings.grpc_tls_key_file.read_bytes()
-    except OSError as error:
-        raise CannotServeError(f"cannot read the TLS certificate or its key: {error}", exit_code=2) from error
-    return grpc.ssl_server_credentials([(key, certificate)])
 
 
 async def _be_present(gateway: Gateway) -> None:
@@ -286,62 +188,101 @@ async def _share_limits(gateway: Gateway) -> None:
             await gateway.run(shared.sync)
 
 
-async def _bound_connections(gateway: Gateway, calls: OpenCalls, port: int) -> None:
+async def _bound_connections(gateway: Gateway, calls: OpenCalls) -> None:
     """End what an address has of connections over its bound: gRPC bounds only how many there are in all."""
     most = gateway.settings.grpc_max_connections_per_address
     while True:
         await asyncio.sleep(CONNECTIONS_SECONDS)
-        ended = bound_connections(port, most, lambda peer: calls.count("peer", peer))
+        ended = bound_connections(
+            gateway.reader.ports, most, lambda peer: calls.count("peer", peer), gateway.addresses.bounded
+        )
         if ended:
             log.warning("addresses had too many connections", action="gateway.connections_ended", ended=ended)
 
 
-async def serve(gateway: Gateway, watchdog: Watchdog, *, broker_is_fit: bool = False) -> None:
-    """Serves until SIGTERM or SIGINT. CannotServeError where it cannot begin.
+async def _listen_for_balancers(gateway: Gateway, server: grpc.aio.Server) -> ProxyListener | None:
+    settings = gateway.settings
+    if not settings.proxy_protocol_port:
+        return None
+    port = listening.bind_inner(server, settings)
+    gateway.reader.ports = (*gateway.reader.ports, port)
+    proxied = ProxyListener(
+        settings.trusted_proxy_networks,
+        gateway.addresses,
+        (listening.LOOPBACK, port),
+        settings.grpc_max_connections,
+    )
+    await proxied.start(listening.proxy_socket(settings))
+    return proxied
 
-    `broker_is_fit`: it has been looked at.
+
+async def _drain(gateway: Gateway, healthy: health.aio.HealthServicer, hurry: asyncio.Event) -> None:
+    """Balancers hear that this gateway stops, and send new connections elsewhere; until then it serves."""
+    gateway.health.leave()
+    await healthy.enter_graceful_shutdown()
+    with suppress(TimeoutError):
+        await asyncio.wait_for(hurry.wait(), gateway.settings.drain_seconds)
+
+
+async def serve(gateway: Gateway, watchdog: Watchdog, *, broker_is_fit: bool = False) -> None:
+    """Serves until SIGTERM or SIGINT; a second one ends the wait for balancers.
+
+    CannotServeError where it cannot begin. `broker_is_fit`: it has been looked at.
     """
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    allow_descriptors(gateway.settings.grpc_max_connections)
-    calls = OpenCalls(CallLimits.from_settings(gateway.settings))
+    stopping, hurry = _on_signals()
+    settings = gateway.settings
+    allow_descriptors(settings)
+    calls = OpenCalls(CallLimits.from_settings(settings))
     server, healthy = make_server(gateway, calls)
-    gateway.reader.port = port = bind(server, gateway.settings)
-    gateway.events.start(loop)
+    port = listening.bind(server, settings)
+    gateway.reader.ports = (port,)
+    proxied = await _listen_for_balancers(gateway, server)
+    gateway.events.start(asyncio.get_running_loop())
     await server.start()
     gateway.health.start()
+    sampler = metrics_sources.sampler(gateway, calls)
     metrics = MetricsServer(
-        gateway.settings.metrics_host,
-        gateway.settings.gateway_metrics_port,
-        registry_of(Part.GATEWAY, metrics_sources.sampler(gateway, calls)),
+        settings.metrics_host, settings.gateway_metrics_port, registry_of(Part.GATEWAY, sampler)
     )
     metrics.start()
     besides = [
         asyncio.create_task(_tell_health(gateway, healthy)),
         asyncio.create_task(_say_alive(gateway, watchdog)),
         asyncio.create_task(_be_present(gateway)),
-        asyncio.create_task(_bound_connections(gateway, calls, port)),
+        asyncio.create_task(_bound_connections(gateway, calls)),
         asyncio.create_task(_sweep_files(gateway)),
         asyncio.create_task(_share_limits(gateway)),
         asyncio.create_task(_guard_broker(gateway, is_fit=broker_is_fit)),
     ]
+    tls = bool(settings.grpc_tls_cert_file)
     log.info(
-        "gateway is serving",
-        action="gateway.serving",
-        host=gateway.settings.grpc_server_host,
-        port=port,
-        tls=bool(gateway.settings.grpc_tls_cert_file),
+        "gateway is serving", action="gateway.serving", host=settings.grpc_server_host, port=port, tls=tls
     )
     try:
         await stopping.wait()
         log.info("gateway is stopping", action="gateway.stopping")
         watchdog.stopping()
-        await healthy.enter_graceful_shutdown()
+        await _drain(gateway, healthy, hurry)
     finally:
         metrics.close()
         for task in besides:
             task.cancel()
+        if proxied is not None:
+            proxied.stop_listening()
         with suppress(asyncio.CancelledError):
-            await server.stop(GRACE_SECONDS)
+            await server.stop(max(GRACE_SECONDS, settings.drain_seconds))
+        if proxied is not None:
+            proxied.close()
+
+
+def _on_signals() -> tuple[asyncio.Event, asyncio.Event]:
+    """Set by the first SIGTERM or SIGINT, and by the second."""
+    first, second = asyncio.Event(), asyncio.Event()
+
+    def told() -> None:
+        (second if first.is_set() else first).set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told)
+    return first, second

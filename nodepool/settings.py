@@ -16,6 +16,7 @@ from nodepool.domain.nodes.history import HistoryRules
 from nodepool.domain.nodes.push_addresses import Network, parse_networks
 from nodepool.domain.resources import Overcommit
 from nodepool.domain.tasks.package_rules import PackageLimits
+from nodepool.settings_balancer import BalancerSettings
 from nodepool.settings_bounds import BoundsSettings
 from nodepool.settings_broker import BrokerSettings
 
@@ -24,7 +25,7 @@ _SQLITE_FILE = "sqlite:///"
 _EXAMPLE_SECRETS = frozenset({"change-me", "secret", "your-secret-key", "your_secret_key_here"})
 
 
-class Settings(BrokerSettings, BoundsSettings):
+class Settings(BrokerSettings, BalancerSettings, BoundsSettings):
     """Every setting of gateway and dispatcher. Sizes are bytes and times seconds unless the name says."""
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True)
@@ -267,6 +268,8 @@ class Settings(BrokerSettings, BoundsSettings):
             raise ValueError("REPORT_PERIOD_SECONDS must be at most half of LEASE_SECONDS")
         if bool(self.grpc_tls_cert_file) != bool(self.grpc_tls_key_file):
             raise ValueError("GRPC_TLS_CERT_FILE and GRPC_TLS_KEY_FILE go together")
+        if self.proxy_protocol_port and self.proxy_protocol_port == self.grpc_server_port:
+            raise ValueError("PROXY_PROTOCOL_PORT and GRPC_SERVER_PORT must be two ports")
         if self.default_max_minutes > self.max_minutes_limit:
             raise ValueError("DEFAULT_MAX_MINUTES must be at most MAX_MINUTES_LIMIT")
         return self

@@ -13,12 +13,12 @@ import socket
 import stat
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote
 
-from gateway.auth.rate_limit import peer_address
+from nodepool.settings import Settings
 
 # Databases, Redis, files of packages.
 _OTHER_DESCRIPTORS = 512
@@ -38,15 +38,15 @@ def plain_peer(peer: str) -> str:
     return unquote(peer)
 
 
-def connections(port: int) -> dict[str, int]:
-    """The connections to this port of ours: descriptors by the peer's name."""
+def connections(ports: Collection[int]) -> dict[str, int]:
+    """The connections to these ports of ours: descriptors by the peer's name."""
     found: dict[str, int] = {}
     for descriptor in _descriptors():
         with suppress(OSError):
             if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
                 continue
         with suppress(OSError, ValueError), _look(descriptor) as line:
-            if line.family in (socket.AF_INET, socket.AF_INET6) and line.getsockname()[1] == port:
+            if line.family in (socket.AF_INET, socket.AF_INET6) and line.getsockname()[1] in ports:
                 found[_peer_of(line)] = descriptor
     return found
 
@@ -69,12 +69,18 @@ def end(descriptor: int, peer: str) -> bool:
     return False
 
 
-def bound_connections(port: int, most: int, calls_of: Callable[[str], int]) -> int:
-    """Ends what each address has of connections over `most`, first those with the fewest calls; how many."""
+def bound_connections(
+    ports: Collection[int], most: int, calls_of: Callable[[str], int], address_of: Callable[[str], str]
+) -> int:
+    """Ends what each address has of connections over `most`, first those with the fewest calls; how many.
+
+    `address_of` is empty for a peer that is not bounded so.
+    """
     by_address: dict[str, list[str]] = defaultdict(list)
-    found = connections(port)
+    found = connections(ports)
     for peer in found:
-        by_address[peer_address(peer)].append(peer)
+        if address := address_of(peer):
+            by_address[address].append(peer)
     ended = 0
     for peers in by_address.values():
         if len(peers) > most:
@@ -83,10 +89,14 @@ def bound_connections(port: int, most: int, calls_of: Callable[[str], int]) -> i
     return ended
 
 
-def allow_descriptors(connections_in_all: int) -> None:
-    """As many open files as the connections need, and what the process has besides, where it may."""
+def allow_descriptors(settings: Settings) -> None:
+    """As many open files as the connections need, and what the process has besides, where it may.
+
+    One that comes with a PROXY header needs two more, to get from there to gRPC.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections_in_all + _OTHER_DESCRIPTORS
+    of_one = 3 if settings.proxy_protocol_port else 1
+    wanted = of_one * settings.grpc_max_connections + _OTHER_DESCRIPTORS
     if soft != resource.RLIM_INFINITY and soft < wanted:
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

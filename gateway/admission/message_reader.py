@@ -65,11 +65,11 @@ class _SlowConnection:
 
 @dataclass(slots=True)
 class MessageReader:
-    """Belongs to the event loop's thread. `port` is the gateway's own, 0 before it has one."""
+    """Belongs to the event loop's thread. `ports` are the gRPC server's own, none before it has any."""
 
     budget: MemoryBudget
     stall_seconds: float
-    port: int = 0
+    ports: tuple[int, ...] = ()
     _pending: set[_Pending] = field(default_factory=set)
     _lines: dict[str, _SlowConnection] = field(default_factory=dict)
     _searched_at: float = 0.0
@@ -136,7 +136,7 @@ class MessageReader:
 
     def end_connection(self, peer: str) -> None:
         """Of a client that does not read: nothing else reaches it."""
-        descriptor = connections.connections(self.port).get(peer)
+        descriptor = connections.connections(self.ports).get(peer)
         if descriptor is not None:
             connections.end(descriptor, peer)
 
@@ -167,7 +167,7 @@ class MessageReader:
         if not peers or now - self._searched_at < _SEARCH_SECONDS:
             return
         self._searched_at = now
-        found = connections.connections(self.port)
+        found = connections.connections(self.ports)
         for peer in peers:
             descriptor = found.get(peer)
             received = None if descriptor is None else connections.bytes_received(descriptor, peer)

@@ -11,13 +11,15 @@ from gateway.auth.account_status import AccountStatuses
 from gateway.auth.registered_tokens import RegisteredTokens
 from gateway.auth.tokens import CallerIdentity, ExpiredTokenError, Tokens
 from nodepool.domain import errors
+from nodepool.domain.client_address import ClientAddress
 
 _BEARER = "bearer "
 _LOG_IN = "this call needs a token: log in first"
 _LOG_IN_OR_ALLOW = f"{_LOG_IN} (the pool's operator can allow it without one: ALLOW_ANONYMOUS_READS)"
 
 identity_of_call: ContextVar[CallerIdentity | None] = ContextVar("identity", default=None)
-address_of_call: ContextVar[str] = ContextVar("address", default="")
+client_of_call: ContextVar[ClientAddress | None] = ContextVar("client", default=None)
+_NOBODY = ClientAddress("", "")
 
 
 def current_identity() -> CallerIdentity:
@@ -26,6 +28,11 @@ def current_identity() -> CallerIdentity:
     if identity is None:
         raise errors.UnauthenticatedError
     return identity
+
+
+def current_client() -> ClientAddress:
+    """From where the call comes, also where it came through a balancer."""
+    return client_of_call.get() or _NOBODY
 
 
 def current_identity_or_none() -> CallerIdentity | None:
@@ -63,7 +70,7 @@ def check_same(first: str, second: str) -> None:
 def whose_work() -> Hashable:
     """By what a call's work is counted: its account, or where nobody is known its address."""
     identity = identity_of_call.get()
-    return identity.user_id if identity is not None else ("address", address_of_call.get())
+    return identity.user_id if identity is not None else ("address", current_client().counted)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,13 @@ still let its people in.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 from dataclasses import dataclass
 from urllib.parse import unquote
 
 import structlog
 
+from nodepool.domain import client_address
+from nodepool.domain.client_address import ClientAddress
 from nodepool.domain.errors import RateLimitedError, UnavailableError
 from nodepool.domain.nodes.push_addresses import Network, is_within
 from nodepool.stores.redis import keys as names
@@ -23,7 +24,6 @@ from nodepool.stores.redis.rate_counters import RateCounters
 log = structlog.get_logger(__name__)
 
 WINDOW_SECONDS = 60
-IPV6_PREFIX_BITS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +41,8 @@ class RateLimit:
         self._most = most_per_minute
         self._trusted = trusted
 
-    def begin(self, verb: str, peer: str, guard: str = "") -> CountedTry:
-        """Counts one attempt of `verb` ("login", "register") from the gRPC peer, and of what is guarded."""
-        address = peer_address(peer)
+    def begin(self, verb: str, address: str, guard: str = "") -> CountedTry:
+        """Counts one attempt of `verb` ("login", "register") from the address, and of what is guarded."""
         keys = [names.attempts_at_name(verb, _short(guard))] if guard else []
         if not is_within(address, self._trusted):
             keys.append(names.attempts_of_peer(verb, address))
@@ -75,16 +74,14 @@ _WORDS = {"login": "log in", "register": "register"}
 
 
 def peer_address(peer: str) -> str:
-    """The address of a gRPC peer without its port; of IPv6 the network that one customer has."""
-    kind, _, rest = unquote(peer).partition(":")
-    host = rest.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else rest
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return _short(peer if kind not in ("unix",) else "unix")
-    if isinstance(address, ipaddress.IPv6Address) and not address.ipv4_mapped:
-        return str(ipaddress.ip_network((address, IPV6_PREFIX_BITS), strict=False).network_address)
-    return str(address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else address)
+    """What is counted of a gRPC peer that is a client itself."""
+    return counted_of(peer).counted
+
+
+def counted_of(peer: str) -> ClientAddress:
+    """The address of a gRPC peer without its port; others are counted by their kind."""
+    kind = unquote(peer).partition(":")[0]
+    return ClientAddress.of(client_address.of_peer(peer), _short("unix" if kind == "unix" else peer))
 
 
 def _short(text: str) -> str:

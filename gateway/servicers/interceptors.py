@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, aclosing, suppress
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
@@ -26,13 +26,14 @@ from gateway.auth.access import REQUIRED, TOKEN_IN_MESSAGE, UPLOAD, Access, toke
 from gateway.auth.account_status import FRESH_SECONDS
 from gateway.auth.callers import (
     Callers,
-    address_of_call,
     check_same,
+    client_of_call,
+    current_client,
     identity_of_call,
     token_in,
 )
-from gateway.auth.rate_limit import peer_address
 from gateway.auth.tokens import CallerIdentity
+from gateway.proxies.client_addresses import ClientAddresses
 from gateway.servicers.statuses import retry_after, status_of
 from nodepool import observability
 from nodepool.domain import errors
@@ -45,14 +46,11 @@ log = structlog.get_logger(__name__)
 _MESSAGE_SECONDS, _LARGE_MESSAGE_SECONDS = 30.0, 600.0
 # A stranger who asks for the protocol's description asks again and again on one stream.
 _STRANGERS_STREAM_SECONDS, _STRANGERS_LONGEST_SECONDS = 30.0, 300.0
-_ADDRESSES = 4096
 _OK, _CANCELLED = grpc.StatusCode.OK.name, grpc.StatusCode.CANCELLED.name
 
 Behavior = Callable[[Any, Any], Any]
 # The stubs know parameters that the class does not have.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-
-_address_of = lru_cache(_ADDRESSES)(peer_address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +87,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         callers: Callers,
         calls: OpenCalls,
         reader: MessageReader,
+        addresses: ClientAddresses,
         gates: Sequence[Gate] = (),
         pause_after: Pause = lambda _arrival, _size_bytes: 0.0,
     ) -> None:
@@ -96,6 +95,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         self._callers = callers
         self._calls = calls
         self._reader = reader
+        self._addresses = addresses
         self._gates = tuple(gates)
         self._pause_after = pause_after
         self._longest_seconds = message_limits.longest_stream_seconds(settings)
@@ -153,8 +153,9 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         identity_of_call.set(None)
         try:
             peer = connections.plain_peer(context.peer())
-            address_of_call.set(_address_of(peer))
-            with self._calls.ticket(peer, _address_of(peer), stream=method.is_stream) as ticket:
+            client = self._addresses.of_call(peer, context.invocation_metadata)
+            client_of_call.set(client)
+            with self._calls.ticket(peer, client.counted, stream=method.is_stream) as ticket:
                 answered = await answer(method, context, peer, ticket)
         except grpc.aio.AbortError:
             raise
@@ -250,7 +251,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
 
     async def _pass_gates(self, method: _Method, peer: str, identity: CallerIdentity | None) -> None:
         for gate in self._gates:
-            await gate(Arrival(method.name, peer, _address_of(peer), identity))
+            await gate(Arrival(method.name, peer, current_client().counted, identity))
 
     # -- messages ------------------------------------------------------------------------------------
     async def _one(
@@ -289,7 +290,8 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         stall, longest = self._reader.stall_seconds, self._longest_seconds
         if identity is None:
             stall, longest = min(stall, _STRANGERS_STREAM_SECONDS), _STRANGERS_LONGEST_SECONDS
-        arrival, until = Arrival(method.name, peer, _address_of(peer), identity), time.monotonic() + longest
+        arrival = Arrival(method.name, peer, current_client().counted, identity)
+        until = time.monotonic() + longest
         while time.monotonic() < until:
             raw = await self._read(method, context, peer, identity, stall)
             if raw is None:

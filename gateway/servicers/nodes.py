@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from gateway.admission.arrival import Context
-from gateway.auth.callers import current_identity
+from gateway.auth.callers import current_client, current_identity
 from gateway.context import Gateway
 from gateway.health import in_words
 from gateway.usecases import agent_attempts, agent_reports, nodes
@@ -33,7 +33,7 @@ class NodeManagerServicer(rpc.NodeManagerServiceServicer):
     ) -> pb.StatusResponse:
         try:
             await self._gateway.run(
-                nodes.register, self._gateway, current_identity(), request, context.peer()
+                nodes.register, self._gateway, current_identity(), request, current_client().exact
             )
         except nodes.REFUSALS as error:
             if request.kind == NodeKind.AGENT:

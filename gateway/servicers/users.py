@@ -8,8 +8,8 @@ from functools import partial
 
 from gateway.admission.arrival import Context
 from gateway.auth import passwords
-from gateway.auth.callers import current_identity
-from gateway.auth.rate_limit import RateLimit, peer_address
+from gateway.auth.callers import current_client, current_identity
+from gateway.auth.rate_limit import RateLimit
 from gateway.context import Gateway
 from gateway.usecases import accounts, login_guard, statements
 from nodepool.domain.errors import NodePoolError
@@ -29,12 +29,12 @@ class UserServicer(rpc.UserServiceServicer):
         gateway.passwords.submit(None, partial(passwords.dummy_hash, settings.bcrypt_rounds))
 
     async def Login(self, request: pb.LoginRequest, context: Context) -> pb.LoginResponse:
-        gateway, peer = self._gateway, context.peer()
-        guesser = await gateway.run(login_guard.of_login, gateway, request.username, peer)
-        attempt = await gateway.run(self._limit.begin, "login", peer, guesser.guard)
+        gateway, address = self._gateway, current_client().counted
+        guesser = await gateway.run(login_guard.of_login, gateway, request.username, address)
+        attempt = await gateway.run(self._limit.begin, "login", address, guesser.guard)
         try:
             issued = await gateway.run_password(
-                peer_address(peer), accounts.login, gateway, request.username, request.password, peer
+                address, accounts.login, gateway, request.username, request.password, address
             )
         except NodePoolError:
             # A right password of a blocked user, or one that was not tried.
@@ -48,12 +48,10 @@ class UserServicer(rpc.UserServiceServicer):
         )
 
     async def Register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterResponse:
-        gateway, peer = self._gateway, context.peer()
-        await gateway.run(self._limit.begin, "register", peer)
+        gateway, address = self._gateway, current_client().counted
+        await gateway.run(self._limit.begin, "register", address)
         await gateway.run(accounts.check_newcomer, gateway, request.username, request.password)
-        await gateway.run_password(
-            peer_address(peer), accounts.register, gateway, request.username, request.password
-        )
+        await gateway.run_password(address, accounts.register, gateway, request.username, request.password)
         return pb.RegisterResponse(success=True, message=f"{request.username} is registered; log in now")
 
     async def ChangePassword(

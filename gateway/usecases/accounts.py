@@ -80,14 +80,14 @@ def _refuse_taken(connection: Connection, username: str) -> None:
         raise AlreadyExistsError(f"the name {username} is too much like one that is taken; choose another")
 
 
-def login(gateway: Gateway, username: str, password: str, peer: str = "") -> IssuedToken | None:
+def login(gateway: Gateway, username: str, password: str, address: str = "") -> IssuedToken | None:
     """A token, or None for a wrong name or password, which take the same time.
 
     Raises RateLimitedError while the name is locked, whether it exists or not, and PermissionDeniedError
     for a blocked user whose password is right.
     """
     try:
-        guesser = login_guard.of_login(gateway, username, peer)
+        guesser = login_guard.of_login(gateway, username, address)
     except RateLimitedError:
         catalogue.logins.labels("limited").inc()
         raise

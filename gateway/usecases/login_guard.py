@@ -10,7 +10,6 @@ import hashlib
 import math
 from dataclasses import dataclass
 
-from gateway.auth.rate_limit import peer_address
 from gateway.context import Gateway
 from nodepool.domain.accounts.credentials import is_username
 from nodepool.domain.accounts.lockout import LockRules
@@ -27,9 +26,9 @@ class Guesser:
     address: str = ""
 
 
-def of_login(gateway: Gateway, username: str, peer: str) -> Guesser:
-    """Raises RateLimitedError while the name is locked for this address."""
-    address, now = _hash("address", peer_address(peer)), gateway.clock()
+def of_login(gateway: Gateway, username: str, address: str) -> Guesser:
+    """Raises RateLimitedError while the name is locked for this address, as limits count it."""
+    address, now = _hash("address", address), gateway.clock()
     # A name that nobody can have may not be storable either; it is asked for like any other.
     looked_up = username if is_username(username) else ""
 

@@ -40,13 +40,12 @@ _IDS_PER_NODE = 10
 
 
 def register(
-    gateway: Gateway, identity: CallerIdentity, request: pb.RegisterWorkerNodeRequest, peer: str
+    gateway: Gateway, identity: CallerIdentity, request: pb.RegisterWorkerNodeRequest, peer_address: str
 ) -> None:
-    """`peer` is gRPC's name of who called: a node without an agent is called there and nowhere else."""
+    """`peer_address` is who called: a node without an agent is called there and nowhere else."""
     check_owner(identity)
     facts = wire.node_facts_from_wire(request)
     now, settings = gateway.clock(), gateway.settings
-    peer_address = push_addresses.address_of_peer(peer)
     if facts.kind is NodeKind.PUSHED and settings.push_to_nodes:
         push_addresses.check_registration(
             facts.hostname, facts.port, peer=peer_address, networks=settings.push_networks

@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from gateway.auth.tokens import SECRET_FILE_NAME
-from gateway.server import CannotServeError, check_exposure
+from gateway.listening import CannotServeError, check_exposure
 from local_pool.doctor.findings import DoctorFinding, fault, ok, warning
 from local_pool.pool_place import PoolPlace
 

@@ -193,6 +193,13 @@ message_memory = _sampled(
 message_memory_limit = _sampled(
     "hivemind_gateway_message_memory_limit_bytes", "GRPC_MEMORY_MB, in bytes.", (), GATEWAY
 )
+proxy_refusals = _counter(
+    "hivemind_gateway_proxy_refusals_total",
+    "Connections to PROXY_PROTOCOL_PORT that were refused: untrusted (not of TRUSTED_PROXIES), header (it "
+    "begins with none), late (none came), full.",
+    ("cause",),
+    GATEWAY,
+)
 lane_waiting = _sampled(
     "hivemind_gateway_lane_waiting", "Pieces of work that wait for their turn, by lane.", ("lane",), GATEWAY
 )

@@ -33,6 +33,7 @@ _PRELOADED = (
     "dispatcher.push.pusher",
     "dispatcher.sweep.sweeper",
     "gateway.context",
+    "gateway.listening",
     "gateway.server",
     "gateway.usecases.bootstrap_admin",
     "kombu.transport.redis",

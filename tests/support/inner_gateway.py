@@ -17,7 +17,8 @@ import grpc
 
 from gateway import context
 from gateway.admission.open_calls import CallLimits, OpenCalls
-from gateway.server import bind, make_server
+from gateway.listening import bind
+from gateway.server import make_server
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.settings import Settings
 from tests.support import heavy_jobs
@@ -85,7 +86,7 @@ class InnerGateway:
         self.calls = OpenCalls(CallLimits.from_settings(self.settings))
         self._server, _ = make_server(self.gateway, self.calls)
         port = bind(self._server, self.settings)
-        self.gateway.reader.port = port
+        self.gateway.reader.ports = (port,)
         self.gateway.events.start(asyncio.get_running_loop())
         await self._server.start()
         return port

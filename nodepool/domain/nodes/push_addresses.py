@@ -12,7 +12,6 @@ import re
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TypeAlias
-from urllib.parse import unquote
 
 from nodepool.domain.errors import InvalidInputError, StateConflictError
 
@@ -64,18 +63,6 @@ def is_within(address: str, networks: Sequence[Network]) -> bool:
     except ValueError:
         return False
     return any(parsed in network for network in networks)
-
-
-def address_of_peer(peer: str) -> str:
-    """The address in gRPC's name of a peer (`ipv4:1.2.3.4:5`), without port and zone; empty without one."""
-    kind, _, rest = unquote(peer).partition(":")
-    if kind not in ("ipv4", "ipv6"):
-        return ""
-    host = rest.rpartition(":")[0].strip("[]").partition("%")[0]
-    try:
-        return str(_plain(ipaddress.ip_address(host)))
-    except ValueError:
-        return ""
 
 
 def literal(host: str) -> Address | None:

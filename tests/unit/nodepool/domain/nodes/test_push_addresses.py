@@ -6,6 +6,7 @@ import ipaddress
 
 import pytest
 
+from nodepool.domain import client_address
 from nodepool.domain.errors import InvalidInputError, StateConflictError
 from nodepool.domain.nodes import push_addresses
 
@@ -42,7 +43,7 @@ def test_what_is_refused_says_why(text: str, word: str) -> None:
 
 @pytest.mark.parametrize("text", [name for name, word in REFUSED.items() if word != "registered from"])
 def test_no_such_address_is_called_because_a_registration_came_from_it(text: str) -> None:
-    peer = push_addresses.address_of_peer(f"ipv6:[{text}]:1" if ":" in text else f"ipv4:{text}:1")
+    peer = client_address.of_peer(f"ipv6:[{text}]:1" if ":" in text else f"ipv4:{text}:1")
     assert why(text, peer=peer)
 
 
@@ -79,19 +80,6 @@ def test_some_are_never_called_whatever_is_allowed(text: str) -> None:
 def test_a_network_that_is_none_names_the_setting(text: str) -> None:
     with pytest.raises(ValueError, match="PUSH_ALLOWED_NETWORKS"):
         push_addresses.parse_networks(f"10.0.0.0/8,{text}")
-
-
-@pytest.mark.parametrize(
-    ("peer", "expected"),
-    [
-        ("ipv4:203.0.114.7:5123", PEER), ("ipv6:[2a00:1450:4001::7]:5", PEER6),
-        ("ipv6:%5B2a00:1450:4001::7%5D:5", PEER6), ("ipv6:[::ffff:203.0.114.7]:5", PEER),
-        ("ipv6:%5Bfe80::1%25eth0%5D:5", "fe80::1"), ("unix:/tmp/socket", ""), ("unix:", ""), ("", ""),
-        ("ipv4:nonsense:5", ""), ("inproc", ""),
-    ],
-)  # fmt: skip
-def test_the_address_of_a_peer(peer: str, expected: str) -> None:
-    assert push_addresses.address_of_peer(peer) == expected
 
 
 @pytest.mark.parametrize(
