@@ -5,7 +5,8 @@ Most calls take small messages only. Which of them carry packages, results or ou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from google.protobuf.message import DecodeError, Message
@@ -124,8 +125,16 @@ def _fields_with_nul(message: Message) -> Iterator[str]:
     for field, value in message.ListFields():
         if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
             continue
-        for one in value if field.is_repeated else (value,):
-            if field.type == field.TYPE_MESSAGE:
+        for one in _values(field, value):
+            if isinstance(one, Message):
                 yield from _fields_with_nul(one)
-            elif "\0" in one and field.full_name not in ANY_TEXT:
+            elif isinstance(one, str) and "\0" in one and field.full_name not in ANY_TEXT:
                 yield field.name
+
+
+def _values(field: Any, value: Any) -> Iterable[Any]:
+    """Of a map its keys and values."""
+    if not field.is_repeated:
+        return (value,)
+    is_map = field.message_type is not None and field.message_type.GetOptions().map_entry
+    return chain.from_iterable(value.items()) if is_map else value

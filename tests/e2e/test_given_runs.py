@@ -105,7 +105,7 @@ def test_a_repeated_upload_is_the_same_only_with_the_same_words(pool: TestPool) 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"arguments": ["a\0b"]}, "argument 1 has a NUL"),
+        ({"arguments": ["a\0b"]}, "arguments must not hold a NUL character"),
         ({"arguments": ["x"] * 1025}, "at most 1024 arguments"),
         ({"arguments": ["x" * 40_000]}, "over the limit of 32768"),
         (
@@ -129,6 +129,22 @@ def test_what_no_run_can_be_given_is_refused_and_nothing_is_kept(
         user.poll("refused")
 
 
+def test_all_bounds_can_be_reached_at_once(pool: TestPool) -> None:
+    """More than so much text around a package is no message (gateway/admission/message_shapes.py)."""
+    user = pool.register_user()
+    words = ["x" * 25] * 1024
+    variables = {f"VARIABLE_{number:03}": "v" * 8 for number in range(255)}
+    task = user.submit(
+        script("import sys; print(len(sys.argv))"),
+        arguments=words,
+        environment=variables,
+        name="🍲" * 128,
+        labels={f"{number:063}": "🍲" * 128 for number in range(32)},
+    )
+    user.wait_for(task, "COMPLETED")
+    assert user.logs(task) == "1025\n"
+
+
 def test_values_of_the_environment_are_in_no_log_and_in_no_broker(pool: TestPool) -> None:
     user = pool.register_user()
     source = "import time; print('up', flush=True); time.sleep(600)"
@@ -145,16 +161,20 @@ def test_values_of_the_environment_are_in_no_log_and_in_no_broker(pool: TestPool
     assert SECRET_VALUE.encode() not in user.result(task)
 
 
+def _text(word: str | bytes) -> str:
+    return word if isinstance(word, str) else word.decode()
+
+
 def _all_of(broker: Any) -> str:
     readers = {
-        b"string": broker.get,
-        b"hash": broker.hgetall,
-        b"set": broker.smembers,
-        b"list": lambda key: broker.lrange(key, 0, -1),
-        b"zset": lambda key: broker.zrange(key, 0, -1),
-        b"stream": broker.xrange,
+        "string": broker.get,
+        "hash": broker.hgetall,
+        "set": broker.smembers,
+        "list": lambda key: broker.lrange(key, 0, -1),
+        "zset": lambda key: broker.zrange(key, 0, -1),
+        "stream": broker.xrange,
     }
-    return repr([readers[broker.type(key)](key) for key in broker.scan_iter()])
+    return repr([readers[_text(broker.type(key))](key) for key in broker.scan_iter()])
 
 
 def test_an_older_agent_is_told_from_one_of_this_version(pool: TestPool) -> None:

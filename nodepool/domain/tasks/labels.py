@@ -14,7 +14,7 @@ from nodepool.domain.safe_text import is_plain
 MAX_NAME = 128
 MAX_LABELS = 32
 MAX_KEY = 63
-MAX_VALUE = 255
+MAX_VALUE = 128
 _KEY = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9])?")
 
 

@@ -72,3 +72,12 @@ def test_what_is_cut_short_is_no_message(cut: int) -> None:
 def test_what_is_no_field_is_no_message(begin: bytes) -> None:
     with pytest.raises(InvalidInputError):
         parsed(begin + bytes(5000), pb.UploadTaskRequest.FromString)
+
+
+def test_a_nul_in_a_map_is_found_and_other_zeros_are_none() -> None:
+    task = pb.UploadTaskRequest(task_id="t", environment={"A": "1"}, labels={"k": ""}, task_zip=b"\0")
+    assert parsed(task.SerializeToString(), pb.UploadTaskRequest.FromString) == task
+    for changed in ({"environment": {"A": "\0"}}, {"labels": {"\0": ""}}):
+        wrong = pb.UploadTaskRequest(task_id="t", **changed)  # type: ignore[arg-type]
+        with pytest.raises(InvalidInputError, match=f"{next(iter(changed))} must not hold a NUL"):
+            parsed(wrong.SerializeToString(), pb.UploadTaskRequest.FromString)
