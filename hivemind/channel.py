@@ -35,7 +35,7 @@ from hivemind.errors import (
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.gateway_choice import gateway_addresses, is_loopback, split_address
 from nodepool.gateway_lines import GatewayLines
-from nodepool.keepalive import grpc_client_options
+from nodepool.keepalive import grpc_client_options, way_options
 from nodepool.protocol.nodepool_pb2_grpc import (
     AdminServiceStub,
     MasterNodeServiceStub,
@@ -66,7 +66,10 @@ MAX_MESSAGE_BYTES = 128 << 20
 # What gRPC says of a line that broke in the middle of a call, beside UNAVAILABLE.
 _BROKEN_OFF = ("rst_stream", "stream removed", "socket closed")
 # What it says where the next try would end as this one.
-_NOT_PASSING = ("certificate", "wrong_version_number")
+_NOT_PASSING = ("certificate", "wrong_version_number", "expected settings frame")
+# How it says that TLS was answered in plain text, and plain text by something else than a gateway.
+_IN_THE_CLEAR = "wrong_version_number"
+_NOT_HTTP2 = ("failed parsing http/2", "settings frame", "socket closed")
 _RETRY_AFTER_MS = "retry-after-ms"
 _MAX_DIGITS = 10
 
@@ -323,11 +326,16 @@ def _retry_after(error: grpc.RpcError) -> float:
 
 
 def _unreachable(details: str, endpoint: Endpoint) -> UnreachableError:
-    message = f"the pool at {endpoint.address} cannot be reached: {details or 'no details'}"
     lowered = details.casefold()
     hint: str | None = None
-    if "certificate" in lowered or "ssl" in lowered or "handshake" in lowered:
-        hint = "does the gateway use TLS, and is --ca-file its authority's?"
+    if _IN_THE_CLEAR in lowered:
+        details = "it answers in plain text, and TLS was asked for"
+        hint = "use --no-tls where nobody else can read the line, or see that its TLS is on"
+    elif endpoint.tls and any(words in lowered for words in ("certificate", "ssl", "handshake")):
+        hint = "is --ca-file its authority's, and does its certificate have this name?"
+    elif not endpoint.tls and any(words in lowered for words in _NOT_HTTP2):
+        hint = "is it a pool's gateway, and does it use TLS? Then --tls is missing"
+    message = f"the pool at {endpoint.address} cannot be reached: {details or 'no details'}"
     error = UnreachableError(message, hint=hint)
     error.passing = not any(words in lowered for words in _NOT_PASSING)
     error.never_sent = "failed to connect to" in lowered or "dns resolution failed" in lowered
@@ -339,10 +347,8 @@ def _open(endpoint: Endpoint, address: str) -> grpc.Channel:
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         *grpc_client_options(first_delay_seconds=0.2, max_delay_seconds=2.0),
+        *way_options(address),
     ]
-    if is_loopback(address):
-        # A proxy set for the web is no way to this machine.
-        options.append(("grpc.enable_http_proxy", 0))
     if not endpoint.tls:
         return grpc.insecure_channel(address, options=options)
     authority: bytes | None = None

@@ -17,6 +17,7 @@ from typing import Any
 from hivemind.errors import ConfigError
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.gateway_choice import gateway_addresses
+from nodepool.home import home
 
 ENV_GATEWAY = "HIVEMIND_GATEWAY"
 ENV_TOKEN = "HIVEMIND_TOKEN"  # noqa: S105 - the name of a variable
@@ -105,8 +106,7 @@ def profile_path(environment: Mapping[str, str]) -> Path:
     """`$XDG_CONFIG_HOME/hivemind/profile.json`, by default under `~/.config`."""
     base = environment.get("XDG_CONFIG_HOME", "")
     # The XDG specification says that a relative path there is to be ignored.
-    home = Path(environment.get("HOME") or Path.home())
-    root = Path(base) if base and Path(base).is_absolute() else home / ".config"
+    root = Path(base) if base and Path(base).is_absolute() else home(environment) / ".config"
     return root / "hivemind" / "profile.json"
 
 

@@ -21,6 +21,7 @@ from local_pool.private_files import DataDirInUseError, DirLock
 from local_pool.startup import Startup
 from local_pool.supervisor import StopRequestedError, Supervisor
 from nodepool import hardening
+from nodepool.home import home
 from nodepool.settings import Settings
 from nodepool.stores.redis.fitness import UnfitBrokerError
 
@@ -32,7 +33,7 @@ def default_data_dir() -> Path:
     cannot get into its home; else the person's (XDG)."""
     if os.geteuid() == 0:
         return Path("/var/lib/hivemind/pool")
-    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    base = os.environ.get("XDG_DATA_HOME") or home(os.environ) / ".local" / "share"
     return Path(base) / "hivemind" / "pool"
 
 

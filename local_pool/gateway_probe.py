@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from nodepool.keepalive import way_options
 from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 
 CALL_SECONDS = 3.0
@@ -29,7 +30,11 @@ class GatewayProbe:
     """One channel. Calls take at most a few seconds; a gateway that is away is an answer, not an error."""
 
     def __init__(self, address: str, *, certificate: Path | None = None) -> None:
-        options = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)]
+        options = [
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 500),
+            *way_options(address),
+        ]
         if certificate is None:
             self._channel = grpc.insecure_channel(address, options=options)
         else:

@@ -11,6 +11,8 @@ import socket
 from functools import partial
 from typing import Any
 
+from nodepool.domain.gateway_choice import is_loopback
+
 # Packets that nobody confirms: the kernel ends the connection after this.
 UNCONFIRMED_SECONDS = 8
 # Nothing is said: the kernel asks after so long, and so often.
@@ -80,6 +82,11 @@ def grpc_ping_options(ping_seconds: float, pong_seconds: float) -> GrpcOptions:
         # By default only two are sent until data is, and a watcher sends none.
         ("grpc.http2.max_pings_without_data", 0),
     ]
+
+
+def way_options(address: str) -> GrpcOptions:
+    """For HOST:PORT. A proxy that the environment sets for the web is no way to this machine."""
+    return [("grpc.enable_http_proxy", 0)] if is_loopback(address) else []
 
 
 def grpc_client_options(*, first_delay_seconds: float, max_delay_seconds: float) -> GrpcOptions:

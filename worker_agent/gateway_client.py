@@ -19,7 +19,7 @@ import structlog
 from nodepool.domain.errors import NodePoolError
 from nodepool.domain.gateway_choice import is_loopback
 from nodepool.gateway_lines import GatewayLine, GatewayLines
-from nodepool.keepalive import grpc_client_options
+from nodepool.keepalive import grpc_client_options, way_options
 from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 from worker_agent import wall_clock
 
@@ -328,6 +328,7 @@ def open_channel(options: GatewayOptions, address: str) -> grpc.Channel:
         ("grpc.max_send_message_length", _MESSAGE_BYTES),
         ("grpc.max_receive_message_length", _MESSAGE_BYTES),
         *grpc_client_options(first_delay_seconds=0.1, max_delay_seconds=2.0),
+        *way_options(address),
         # An agent without work has no calls open, and is to have a line that lives when work comes.
         ("grpc.keepalive_permit_without_calls", 1),
     ]

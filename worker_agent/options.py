@@ -14,6 +14,7 @@ from nodepool.domain.gateway_choice import gateway_addresses
 from nodepool.domain.ids import check_node_id
 from nodepool.domain.nodes.node import MAX_TASKS_LIMIT
 from nodepool.domain.regions import node_region
+from nodepool.home import home
 
 GATEWAY_VARIABLE = "HIVEMIND_GATEWAY"
 PASSWORD_VARIABLE = "HIVEMIND_PASSWORD"  # noqa: S105  a name
@@ -68,7 +69,7 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> A
         node_id=node_id,
         location=given.location,
         runner=RunnerChoice(given.runner),
-        data_dir=(given.data_dir or Path.home() / ".hivemind" / "agent" / given.node).absolute(),
+        data_dir=(given.data_dir or home(environment) / ".hivemind" / "agent" / given.node).absolute(),
         max_tasks=given.max_tasks,
         memory_gb=given.memory_gb,
         cpu_score=given.cpu_score,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,8 +20,6 @@ def connect(
     deadline_seconds: float = 30.0,
 ) -> NodePoolClient:
     """A client for the chosen gateway, with the token that is kept for it. Use it in `with`."""
-    # gRPC's own log lines would stand between a script and the error it reads from stderr.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     chosen = connection or app.connection()
     endpoint = Endpoint(
         address=chosen.gateway,

@@ -5,6 +5,7 @@ Imports click and nothing heavy, so that help and completion are quick.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -12,9 +13,12 @@ from importlib import import_module
 from typing import Any
 
 import click
+from click.exceptions import NoSuchCommand
+from click.shell_completion import CompletionItem
 
 from hivemind.cli import plugins
 from hivemind.cli.app import App
+from hivemind.cli.completing import VARIABLE
 from hivemind.cli.render.plain_text import json_line, one_line
 from hivemind.config import CommandLineOptions
 from hivemind.errors import EXIT_CODE_MEANINGS, ClientError, ExitCode
@@ -45,6 +49,7 @@ _COMMANDS = {
     "ledger": ("hivemind.cli.money:ledger", "What moved on your account."),
     "credit": ("hivemind.cli.money:credit", "Your credit score, and why it is so."),
     "passwd": ("hivemind.cli.account:passwd", "Change your password."),
+    "completion": ("hivemind.cli.completing:completion", "For the shell: complete words with TAB."),
     "admin": ("hivemind.cli.admin:admin", "For operators: CPT, scores, users, disputes."),
 }
 
@@ -76,6 +81,24 @@ class _LazyGroup(click.Group):
             found: click.Command = getattr(import_module(module), attribute)
             return found
         return plugins.load(plugins.COMMANDS, cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except NoSuchCommand as error:
+            # click compares with commands that are loaded, and none of these is.
+            raise NoSuchCommand(error.command_name, possibilities=self.list_commands(ctx), ctx=ctx) from None
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [
+            CompletionItem(name, help=_COMMANDS[name][1] if name in _COMMANDS else None)
+            for name in self.list_commands(ctx)
+            if name.startswith(incomplete)
+        ]
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -141,8 +164,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and answer its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     app = App(environment=os.environ)
+    # Else gRPC's own log lines stand beside the error that a script reads. It looks once, when it is loaded.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    _make_writable()
     try:
-        code = cli.main(args=words, prog_name="hivemind", standalone_mode=False, obj=app)
+        code = cli.main(
+            args=words, prog_name="hivemind", standalone_mode=False, obj=app, complete_var=VARIABLE
+        )
         sys.stdout.flush()
     except click.ClickException as error:
         _tell_click(error, as_json=app.json or "--json" in _own(words))
@@ -170,6 +198,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _own(words: list[str]) -> list[str]:
     """Without what is a task's own."""
     return words[: words.index("--")] if "--" in words else words
+
+
+def _make_writable() -> None:
+    """A console that has not all characters (cp950, latin-1, ascii) is shown marks for the others."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 def _tell(app: App, code: str, message: str, hint: str, exit_code: int) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from hivemind.cli.app import App, json_option, pass_app
+from hivemind.cli.completing import task_ids
 from hivemind.cli.connect import connect
 from hivemind.cli.render.explain import explanation_view, quote_view
 from hivemind.cli.render.tasks import bytes_text, count_text, jsonable, show
@@ -15,7 +16,7 @@ from hivemind.zip_pack import open_package
 
 
 @click.command()
-@click.argument("task_id", metavar="TASK")
+@click.argument("task_id", metavar="TASK", shell_complete=task_ids)
 @json_option
 @pass_app
 def explain(app: App, task_id: str) -> None:

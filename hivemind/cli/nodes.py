@@ -7,6 +7,7 @@ import time
 import click
 
 from hivemind.cli.app import App, json_option, pass_app
+from hivemind.cli.completing import node_ids
 from hivemind.cli.connect import connect
 from hivemind.cli.render.nodes import ASCII_GLYPHS, GLYPHS, nodes_table
 from hivemind.cli.render.plain_text import one_line
@@ -39,7 +40,7 @@ def node() -> None:
 
 
 @node.command()
-@click.argument("node_id", metavar="NODE")
+@click.argument("node_id", metavar="NODE", shell_complete=node_ids)
 @json_option
 @pass_app
 def drain(app: App, node_id: str) -> None:
@@ -48,7 +49,7 @@ def drain(app: App, node_id: str) -> None:
 
 
 @node.command()
-@click.argument("node_id", metavar="NODE")
+@click.argument("node_id", metavar="NODE", shell_complete=node_ids)
 @json_option
 @pass_app
 def resume(app: App, node_id: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from hivemind.cli.app import App, json_option, pass_app
+from hivemind.cli.completing import region_words
 from hivemind.cli.connect import connect, names_it
 from hivemind.cli.explain import dry_run
 from hivemind.cli.follow import follow
@@ -31,7 +32,12 @@ from nodepool.domain.trust.voting import MAX_REPLICAS
 @click.option("--cpu-score", type=int, default=0, help="CPU points; 1000 is one core of the reference.")
 @click.option("--gpu-score", type=int, default=0, help="GPU points.")
 @click.option("--gpu-memory-gb", type=int, default=0, help="GPU memory, GiB.")
-@click.option("--location", default="", help="Region, such as asia or europe [default: any].")
+@click.option(
+    "--location",
+    default="",
+    shell_complete=region_words,
+    help="Region, such as asia or europe [default: any].",
+)
 @click.option(
     "--location-mode",
     type=click.Choice([mode.value for mode in LocationMode]),

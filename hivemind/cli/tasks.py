@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from hivemind.cli.app import App, json_option, pass_app, write_stdout
+from hivemind.cli.completing import task_ids
 from hivemind.cli.connect import connect
 from hivemind.cli.follow import follow
 from hivemind.cli.render.plain_text import one_line
@@ -42,7 +43,7 @@ def ls(app: App, *, status: str | None, limit: int) -> None:
 
 
 @click.command()
-@click.argument("task_id", metavar="TASK")
+@click.argument("task_id", metavar="TASK", shell_complete=task_ids)
 @json_option
 @pass_app
 def status(app: App, task_id: str) -> None:
@@ -56,7 +57,7 @@ def status(app: App, task_id: str) -> None:
 
 
 @click.command()
-@click.argument("task_id", metavar="TASK")
+@click.argument("task_id", metavar="TASK", shell_complete=task_ids)
 @click.option("-f", "--follow", "follows", is_flag=True, help="Go on until the task has ended.")
 @json_option
 @pass_app
@@ -78,7 +79,7 @@ def logs(app: App, task_id: str, *, follows: bool) -> int:
 
 
 @click.command()
-@click.argument("task_id", metavar="TASK")
+@click.argument("task_id", metavar="TASK", shell_complete=task_ids)
 @json_option
 @pass_app
 def stop(app: App, task_id: str) -> None:
@@ -92,7 +93,7 @@ def stop(app: App, task_id: str) -> None:
 
 
 @click.command()
-@click.argument("task_ids", metavar="TASK...", nargs=-1, required=True)
+@click.argument("task_ids", metavar="TASK...", nargs=-1, required=True, shell_complete=task_ids)
 @json_option
 @pass_app
 def rm(app: App, task_ids: tuple[str, ...]) -> int:
@@ -115,7 +116,7 @@ def rm(app: App, task_ids: tuple[str, ...]) -> int:
 
 
 @click.command()
-@click.argument("task_id", metavar="TASK")
+@click.argument("task_id", metavar="TASK", shell_complete=task_ids)
 @click.option(
     "--output",
     type=click.Path(path_type=Path),

@@ -177,7 +177,7 @@ def test_needs_that_no_node_can_ever_meet_are_accepted_and_the_reason_is_told(
         ({"memory_gb": 100_000}, "too small: memory"),
         ({"cpu_score": 9_000_000}, "too small: cpu_score"),
         ({"gpu_score": 1000}, "too small: gpu_score"),
-        ({"gpu_name": "Abacus 3000"}, "has another GPU"),
+        ({"gpu_name": "Abacus 3000"}, "with another GPU"),
         ({"location": "大洋洲"}, "in another region"),
     ):
         task = user.submit(GOOD, **fields)

@@ -98,7 +98,7 @@ KINDS = {
     "a GPU's name that nobody has": Kind(
         lambda stage: _two(stage, gpu_name="RTX 4090", gpu_score=9000, gpu_memory_gb=24),
         {"gpu_name": "H100", "gpu_score": 100},
-        "has another GPU",
+        "with another GPU",
         [("gpu_name", "RTX 4090"), ("gpu_name", "Any")],
     ),
     "a region without nodes": Kind(

@@ -648,3 +648,103 @@ def test_a_task_that_an_older_gateway_of_the_pool_took_is_stopped(
     assert done.code != 0
     assert "is stopped" in done.err
     assert server.asked["StopTask"][0].task_id == server.asked["UploadTask"][0].task_id
+
+
+# -- the shell --------------------------------------------------------------------------------------
+
+
+def _offered(environment: dict[str, str], *words: str) -> list[str]:
+    """What bash would offer for the last of `words`."""
+    done = run(
+        environment
+        | {
+            "_HIVEMIND_COMPLETE": "bash_complete",
+            "COMP_WORDS": " ".join(["hivemind", *words]),
+            "COMP_CWORD": str(len(words)),
+        }
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return [line.removeprefix("plain,") for line in done.stdout.splitlines() if line]
+
+
+def test_a_shell_completes_commands_regions_tasks_and_nodes(
+    environment: dict[str, str], server: Scripted
+) -> None:
+    known = environment | {"HIVEMIND_TOKEN": TOKEN}
+    tasks = [pb.TaskStatus(task_id=each, status="RUNNING") for each in ("task_1", "task_2", "other")]
+    server.answers("GetAllTasks", pb.GetAllTasksResponse(success=True, tasks=tasks))
+    server.answers(
+        "GetNodeList", pb.GetNodeListResponse(success=True, nodes=[pb.WorkerNodeInfo(node_id="bob/pc")])
+    )
+    assert _offered(known, "st") == ["status", "stop"]
+    assert "--location-mode" in _offered(known, "submit", "--loc")
+    assert _offered(known, "submit", "--location", "eu") == ["europe"]
+    assert sorted(_offered(known, "status", "task")) == ["task_1", "task_2"]
+    # One that stands there already is not offered twice.
+    assert _offered(known, "rm", "task_1", "task") == ["task_2"]
+    assert _offered(known, "node", "drain", "") == ["bob/pc"]
+
+
+def test_a_pool_that_refuses_or_is_away_offers_nothing(environment: dict[str, str], server: Scripted) -> None:
+    def refuses(_request: Any, context: grpc.ServicerContext) -> None:
+        context.abort(grpc.StatusCode.INTERNAL, "no")
+
+    server.on("GetAllTasks", refuses)
+    assert _offered(environment | {"HIVEMIND_TOKEN": TOKEN}, "status", "") == []
+    away = environment | {"HIVEMIND_TOKEN": TOKEN, "HIVEMIND_GATEWAY": f"127.0.0.1:{free_port()}"}
+    assert _offered(away, "status", "") == []
+    assert _offered(environment, "status", "") == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shells_side_is_printed(environment: dict[str, str], shell: str) -> None:
+    done = run(environment, "completion", shell)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "_HIVEMIND_COMPLETE" in done.stdout
+
+
+def test_a_command_that_is_mistyped_is_guessed(environment: dict[str, str]) -> None:
+    assert "Did you mean 'submit'?" in run(environment, "submti").stderr
+    assert "--location" in run(environment, "submit", "--locaton", "asia", ".").stderr
+
+
+# -- odd surroundings -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["cp950", "latin-1", "ascii"])
+def test_a_console_without_all_characters_is_shown_marks(
+    environment: dict[str, str], server: Scripted, encoding: str
+) -> None:
+    name = "bob/\N{PILE OF POO}-é"
+    server.answers(
+        "GetNodeList", pb.GetNodeListResponse(success=True, nodes=[pb.WorkerNodeInfo(node_id=name)])
+    )
+    odd = environment | {"HIVEMIND_TOKEN": TOKEN, "PYTHONIOENCODING": encoding}
+    for arguments in (["nodes"], ["nodes", "--json"], ["no\N{SNOWMAN}"]):
+        done = run(odd, *arguments, encoding=encoding, errors="replace")
+        assert "Traceback" not in done.stderr, done.stderr
+        assert done.returncode == (2 if len(arguments[0]) < 5 else 0), done.stderr
+
+
+def test_a_user_without_a_home_is_one_all_the_same(environment: dict[str, str], server: Scripted) -> None:
+    server.answers("GetAllTasks", pb.GetAllTasksResponse(success=True))
+    bare = {name: value for name, value in environment.items() if name not in ("HOME", "XDG_CONFIG_HOME")}
+    assert run(bare | {"HIVEMIND_TOKEN": TOKEN}, "ls").returncode == 0
+
+
+def test_a_proxy_for_the_web_is_no_way_to_this_machine(environment: dict[str, str], server: Scripted) -> None:
+    server.answers("GetAllTasks", pb.GetAllTasksResponse(success=True))
+    proxy = f"http://127.0.0.1:{free_port()}"
+    names = ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy")
+    proxied = environment | dict.fromkeys(names, proxy) | {"HIVEMIND_TOKEN": TOKEN}
+    done = run(proxied, "ls")
+    assert done.returncode == 0, done.stderr
+
+
+def test_tls_against_plain_text_is_one_line_that_says_so(
+    environment: dict[str, str], server: Scripted
+) -> None:
+    done = run(environment | {"HIVEMIND_TOKEN": TOKEN}, "--tls", "ls")
+    assert done.returncode == 5
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "plain text, and TLS was asked for; use --no-tls" in done.stderr

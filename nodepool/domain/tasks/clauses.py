@@ -47,7 +47,7 @@ _WORDS = {
     ClauseKind.OTHER_OWNER: "of an owner who has another run of it, or who submitted it",
     ClauseKind.MIN_TRUST: "below the trust that it asks for",
     ClauseKind.REGION: "in another region",
-    ClauseKind.GPU_NAME: "has another GPU",
+    ClauseKind.GPU_NAME: "with another GPU",
     ClauseKind.TOO_SMALL: "too small: {resource}",
     ClauseKind.REFUSED_IT: "refused it, and not changed since",
     ClauseKind.IMAGE: "without the image {resource}",

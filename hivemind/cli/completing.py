@@ -1,0 +1,72 @@
+"""What a shell offers after TAB, and `hivemind completion`, which prints the shell's side of it.
+
+A pool that is slow, away or refuses offers nothing: a prompt is no place for errors. Nothing heavy is
+imported before a word is asked for that only the pool knows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+import click
+from click.shell_completion import BashComplete, CompletionItem, FishComplete, ShellComplete, ZshComplete
+
+from hivemind.cli.app import App
+from nodepool.domain import regions
+
+_SHELLS: dict[str, type[ShellComplete]] = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
+VARIABLE = "_HIVEMIND_COMPLETE"
+# Someone waits at the prompt.
+_PATIENCE_SECONDS = 2.0
+_MOST = 200
+
+
+def task_ids(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Of one's own tasks, the newest first, with their states."""
+    chosen = set(context.params.get("task_ids") or ())
+    found = _asked(context, lambda pool: [(task.task_id, task.status) for task in pool.list()])
+    return _beginning(begun, (each for each in found if each[0] not in chosen))
+
+
+def node_ids(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    found = _asked(context, lambda pool: [(node.node_id, str(node.status)) for node in pool.nodes()])
+    return _beginning(begun, found)
+
+
+def region_words(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    return _beginning(begun.casefold(), ((region, "") for region in regions.TASK_REGIONS))
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(list(_SHELLS)))
+def completion(shell: str) -> None:
+    """Print what makes SHELL complete commands, options, tasks, nodes and regions.
+
+    \b
+    bash: eval "$(hivemind completion bash)"    in ~/.bashrc
+    zsh:  eval "$(hivemind completion zsh)"     in ~/.zshrc, after compinit
+    fish: hivemind completion fish > ~/.config/fish/completions/hivemind.fish
+    """
+    root = click.get_current_context().find_root().command
+    click.echo(_SHELLS[shell](root, {}, "hivemind", VARIABLE).source())
+
+
+def _beginning(begun: str, words: Iterable[tuple[str, str]]) -> list[CompletionItem]:
+    fitting = [CompletionItem(word, help=told) for word, told in words if word.startswith(begun)]
+    return fitting[:_MOST]
+
+
+def _asked(context: click.Context, question: Any) -> list[tuple[str, str]]:
+    """The answer of the pool of the profile; nothing whatever goes wrong."""
+    app = context.find_object(App) or App(environment=os.environ)
+    with suppress(Exception):
+        from hivemind.channel import RetryPolicy  # noqa: PLC0415 - a shell asks for commands far more often
+        from hivemind.cli.connect import connect  # noqa: PLC0415
+
+        once = RetryPolicy(patience_seconds=0, attempts=1)
+        with connect(app, retry=once, deadline_seconds=_PATIENCE_SECONDS) as pool:
+            return list(question(pool))
+    return []
