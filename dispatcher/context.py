@@ -22,6 +22,8 @@ from nodepool.stores.sql.migrate import migrate
 from nodepool.workflows.broker_owner import OwnBroker
 from nodepool.workflows.lifecycle import Lifecycle
 
+_DATABASE_PATIENCE_SECONDS = 3.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dispatcher:
@@ -55,7 +57,9 @@ def open_files(settings: Settings) -> FileStore:
 
 def build(settings: Settings, clock: Clock | None = None, steady: Clock = steady_clock) -> Dispatcher:
     """`clock`: the pool's own, unless a test or a simulation has another."""
-    database = Database(settings.effective_database_url)
+    # Short: what stands still for longer is to know that it was an outage.
+    patience = min(_DATABASE_PATIENCE_SECONDS, settings.node_late_seconds / 4)
+    database = Database(settings.effective_database_url, patience_seconds=patience)
     migrate(database)
     client = connect(settings)
     clock = clock or PoolClock(BrokerTime(client)).start()

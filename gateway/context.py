@@ -51,6 +51,8 @@ from nodepool.workflows.lifecycle import Lifecycle
 
 # Long answers that are made at once.
 _LISTS = 3
+# Of calls that wait for PostgreSQL: a server is started again in less, and clients wait for longer.
+_DATABASE_PATIENCE_SECONDS = 20.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -126,7 +128,7 @@ class Gateway:
 
 def build(settings: Settings, clock: Clock | None = None) -> Gateway:
     """Open everything, migrate the database, and make the secrets that are not set."""
-    database = Database(settings.effective_database_url)
+    database = Database(settings.effective_database_url, patience_seconds=_DATABASE_PATIENCE_SECONDS)
     migrate(database)
     client = connect(settings)
     # One for all that is decided here; its monotonic part measures runs (see Claims).

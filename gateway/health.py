@@ -128,7 +128,7 @@ class PoolHealth:
         if written_at is not None and time.monotonic() - written_at < _WRITE_SHOWS_SECONDS:
             return
         now = self._clock()
-        self._database.write(lambda connection: pool_records.probe_write(connection, now))
+        self._database.write(lambda connection: pool_records.probe_write(connection, now), patient=False)
 
     def _write_broker(self) -> None:
         self._check_broker()

@@ -17,6 +17,7 @@ from dispatcher.sweep.orphans import OrphanScan
 from nodepool.domain.errors import NodePoolError
 from nodepool.domain.scheduling.fair_turns import QueueBounds
 from nodepool.heavy.lanes import ThreadLane, be_nice
+from nodepool.stores.sql.lost_connections import remove_old_marks
 
 log = logging.getLogger(__name__)
 _ONE_AT_A_TIME = QueueBounds(width=1, of_one=1, waiting_of_one=1, waiting=1)
@@ -81,9 +82,14 @@ class Housekeeping:
                 (30.0, orphans.step),
                 (30.0, nodes.remove_keys),
                 (600.0, nodes.remove_users),
+                (600.0, self._remove_marks),
                 (left_nodes.NOTED_SECONDS, nodes.note_seen),
                 (left_nodes.NOTED_SECONDS, nodes.take_out),
             ]
             self._due = [self._monotonic() for _ in self._now_and_then]
             self._expired = ExpiredTasks(self._dispatcher, files)
         return self._expired
+
+    def _remove_marks(self) -> None:
+        if not self._dispatcher.database.is_sqlite:
+            self._dispatcher.database.write(remove_old_marks)

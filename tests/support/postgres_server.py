@@ -30,7 +30,7 @@ def binaries() -> Path:
 class PostgresServer:
     """On a loopback port. As root it runs as the user `postgres`, for it refuses to run as root."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, connections: int = MOST_CONNECTIONS) -> None:
         self.folder, self.port = folder, free_port()
         self._data = folder / "data"
         folder.mkdir(parents=True)
@@ -41,7 +41,7 @@ class PostgresServer:
         argv = [
             *self._as, str(binaries() / "postgres"), "-D", str(self._data), "-p", str(self.port),
             "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}",
-            "-c", f"max_connections={MOST_CONNECTIONS}",
+            "-c", f"max_connections={connections}",
         ]  # fmt: skip
         self.process = TestProcess(
             "postgres", argv, {"PATH": os.environ["PATH"]}, folder, folder.parent / "postgres.log"
@@ -59,7 +59,12 @@ class PostgresServer:
                 cwd=self.folder, check=True, capture_output=True,
             )  # fmt: skip
         self.process.start()
-        wait_until(self.answers, "PostgreSQL answers")
+        wait_until(self._comes, "PostgreSQL answers", period=0.1)
+
+    def _comes(self) -> bool:
+        if not self.process.is_running:  # children of one that was killed have not ended yet
+            self.process.start()
+        return self.answers()
 
     def answers(self) -> bool:
         with contextlib.suppress(psycopg.OperationalError), self.connect():
@@ -77,6 +82,11 @@ class PostgresServer:
         if self.process.is_running:
             self.process.send(signal.SIGQUIT)
             self.process.process.wait(30)
+
+    def end(self, number: signal.Signals) -> None:
+        """SIGINT: fast; SIGQUIT: immediate; SIGKILL: its children end when they notice."""
+        self.process.send(number)
+        self.process.process.wait(30)
 
     def freeze(self) -> None:
         self._all(signal.SIGSTOP)

@@ -28,6 +28,7 @@ from sqlalchemy.exc import (
 
 from nodepool import keepalive
 from nodepool.domain.errors import InvalidInputError, StorageFullError, UnavailableError
+from nodepool.stores.sql.lost_connections import SESSION, Patience, Transaction, is_lost
 
 __all__ = ["Connection", "Database", "database_file", "shown_url", "translated_errors"]
 
@@ -36,6 +37,10 @@ _MAX_GROUP = 256
 _POSTGRES_DISK_FULL = "53100"  # SQLSTATE disk_full
 _BUSY_TIMEOUT_SECONDS = 15
 _WAL_RETRY_SECONDS = 0.02
+IN_DOUBT = (
+    "the pool's database went away while this was kept, and whether it was is not known; send the same again "
+    "with its id, or look"
+)
 # libpq's names of what keepalive.py has for all connections.
 _LINE_OPTIONS = {
     "connect_timeout": 5,
@@ -50,35 +55,72 @@ _LINE_OPTIONS = {
 class Database:
     """Opens the database of a URL. Thread-safe; close() ends its writer."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, patience_seconds: float = 0.0) -> None:
+        """`patience_seconds`: for how long it is done again where PostgreSQL went away; 0: told at once."""
         parsed = _with_driver(url)
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
-        self.engine = _sqlite_engine(parsed) if self.is_sqlite else _postgres_engine(parsed)
+        # One that works for a moment and ends may do long things in a transaction, such as a backup.
+        session = SESSION if patience_seconds else ""
+        self.engine = _sqlite_engine(parsed) if self.is_sqlite else _postgres_engine(parsed, session)
         self._writer = _GroupWriter(self.engine) if self.is_sqlite else None
+        self._patience = Patience(patience_seconds) if patience_seconds and not self.is_sqlite else None
         # When a write of this process was last on disk, by time.monotonic.
         self.written_at: float | None = None
 
     def read(self, work: Callable[[Connection], T]) -> T:
-        """Run `work`; each of its queries sees what is committed by then.
+        """Run `work`; each of its queries sees what is committed by then. It may be run more than once.
 
         Raises UnavailableError when the database cannot be reached.
         """
-        with translated_errors(), self.engine.connect() as connection:
-            return work(connection)
 
-    def write(self, work: Callable[[Connection], T]) -> T:
+        def once() -> T:
+            with self.engine.connect() as connection:
+                return work(connection)
+
+        with translated_errors():
+            return self._again(once)
+
+    def write(self, work: Callable[[Connection], T], *, patient: bool = True) -> T:
         """Run `work` in a transaction and return when it is on disk; its exception undoes it.
 
-        `work` must be quick and only touch the connection: on SQLite other writes wait for it.
+        `work` must be quick and only touch the connection: on SQLite other writes wait for it, and where
+        PostgreSQL goes away it is run again. What it does is kept once. `patient`: false for who wants to
+        know at once that nothing can be kept.
         """
         with translated_errors():
             if self._writer:
                 value = self._writer.run(work)
-            else:
+            elif self._patience is None:
                 with self.engine.begin() as connection:
                     value = work(connection)
+            else:
+                value = self._write_again(work, patient=patient)
         self.written_at = time.monotonic()
         return value
+
+    def _write_again(self, work: Callable[[Connection], T], *, patient: bool) -> T:
+        transaction = Transaction(self.engine)
+        try:
+            return self._again(lambda: transaction.run(work), patient=patient)
+        except DBAPIError as error:
+            if transaction.in_doubt:
+                raise UnavailableError(IN_DOUBT) from error
+            raise
+
+    def _again(self, once: Callable[[], T], *, patient: bool = True) -> T:
+        tries, began = 0, time.monotonic()
+        while True:
+            try:
+                value = once()
+            except DBAPIError as error:
+                waits = patient and self._patience is not None and is_lost(error)
+                if not waits or not self._patience.pause(tries, began):  # type: ignore[union-attr]
+                    raise
+                tries += 1
+                continue
+            if self._patience is not None:
+                self._patience.answered()
+            return value
 
     def close(self) -> None:
         if self._writer:
@@ -133,7 +175,7 @@ def _with_driver(url: str) -> URL:
     return parsed.set(drivername="postgresql+psycopg") if parsed.drivername == "postgresql" else parsed
 
 
-def _postgres_engine(url: URL) -> Engine:
+def _postgres_engine(url: URL, session: str) -> Engine:
     # What is in the URL goes first.
     options = {**_LINE_OPTIONS, **{name: value for name, value in url.query.items() if name in _LINE_OPTIONS}}
     engine = create_engine(
@@ -147,7 +189,12 @@ def _postgres_engine(url: URL) -> Engine:
 
     @event.listens_for(engine, "do_connect")
     def _watched(_dialect: Any, _record: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
-        return lines.connect(*arguments, **options)
+        connection = lines.connect(*arguments, **options)
+        if session:
+            connection.autocommit = True
+            connection.execute(session)
+            connection.autocommit = False
+        return connection
 
     return engine
 
