@@ -1,7 +1,8 @@
 """The sweep: every so often, whatever messages were lost is derived again from SQL.
 
 It brings Redis in line with SQL (a FLUSHALL loses nothing), ends attempts of nodes that are late,
-and tells of tasks that wait. One dispatcher sweeps at a time; a lock with a TTL says which.
+and tells of tasks that wait. One dispatcher sweeps at a time; a lock with a TTL says which. One that stood
+still and lost it in the middle of a pass gives nothing away by what it read before.
 """
 
 from __future__ import annotations
@@ -65,6 +66,10 @@ def _end_this_process() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+class LostLeadError(NodePoolError):
+    """Another dispatcher swept meanwhile, or this one stood still: what this pass read may be old."""
+
+
 class Sweeper:
     """A thread beside the worker, so that a backlog of hints cannot hold the sweep up."""
 
@@ -79,6 +84,8 @@ class Sweeper:
         self._placement_loop = placement_loop
         self._stopped = threading.Event()
         self._lock = SweepLock(dispatcher.redis)
+        # Of the lock, while a pass of the loop is under way.
+        self._lead_seconds: float | None = None
         self._marks = SweepMarks(dispatcher.redis)
         self._turned_at, self._is_waiting = time.monotonic(), True
         now = dispatcher.clock()
@@ -143,6 +150,9 @@ class Sweeper:
                 log.critical("this dispatcher ends: %s", error)
                 self._give_up()
                 return
+            except LostLeadError as error:
+                catalogue.sweeps.labels("another").inc()
+                log.warning("the pass is left: %s", error)
             except NodePoolError as error:
                 catalogue.sweeps.labels("failed").inc()
                 self._failed()
@@ -151,7 +161,7 @@ class Sweeper:
                 catalogue.sweeps.labels("failed").inc()
                 self._failed()
                 log.exception("the sweep failed; it goes on")
-            self._is_waiting = True
+            self._lead_seconds, self._is_waiting = None, True
 
     def _sweep_and_say(self, period_seconds: float) -> None:
         """What a pass leaves behind: gateways tell from it that a dispatcher works."""
@@ -168,8 +178,9 @@ class Sweeper:
     def _mine(self, period_seconds: float) -> bool:
         # Before anything there is touched: to another pool's database all of it would be left over.
         self._dispatcher.own_broker.check()
+        seconds = max(3 * period_seconds, 3.0)
         try:
-            holder = self._lock.take(max(3 * period_seconds, 3.0))
+            holder = self._lock.take(seconds)
         except UnavailableError as error:
             self._failed()
             log.warning("the sweep waits for Redis: %s", error.__cause__)
@@ -177,7 +188,16 @@ class Sweeper:
         if holder is LockHolder.OURS_NOW:
             # What was heard while another one swept, or before Redis lost its keys, is unknown.
             self._forgotten_by_redis()
+        self._lead_seconds = seconds
         return holder is not LockHolder.ANOTHER
+
+    def _keep_lead(self) -> None:
+        """Before what cannot be taken back. Raises LostLeadError; what was late before is not any more."""
+        if self._lead_seconds is None:
+            return
+        if self._lock.take(self._lead_seconds) is not LockHolder.STILL_OURS:
+            self._forgotten_by_redis()
+            raise LostLeadError
 
     def _pause(self, period_seconds: float) -> float:
         """The period, or less where a node with work would be late before that."""
@@ -227,6 +247,7 @@ class Sweeper:
         signs = list(self._liveness.signs(ids))
         now = dispatcher.steady()
         self._listen(is_full=is_full)
+        self._keep_lead()
         self._reconciler.restore(known, ids, live, signs)
         if not live and isinstance(dispatcher.clock, PoolClock):
             dispatcher.clock.settle()
@@ -234,6 +255,7 @@ class Sweeper:
         kinds = {node.id: node.kind for node in nodes}
         expected = [ExpectedNode(node.id, node.registered_at, node.heard_at) for node in nodes]
         late = self._failure_detector.late_nodes(expected, [sign.age_seconds for sign in signs], now)
+        self._keep_lead()
         reports = self._end_lost(live, late, kinds)
         if NodeKind.PUSHED in kinds.values():
             self._pushed.look(self._all_back_at)
@@ -274,6 +296,7 @@ class Sweeper:
         for node_id, rows in live.items():
             for row in rows:
                 if node_id not in kinds:
+                    self._keep_lead()
                     lose(dispatcher, row, because(ReasonCode.NODE_LEFT, node=node_id))
                 elif node_id in reports:
                     self._end_forgotten(row, kinds[node_id], reports[node_id])
@@ -282,6 +305,7 @@ class Sweeper:
         return reports
 
     def _lose(self, row: LiveAttempt, reason: Reason) -> None:
+        self._keep_lead()
         lose(self._dispatcher, row, reason, blameless=self._outages.explains(row))
 
     def _brake(self, late: dict[str, float], busy: Collection[str]) -> frozenset[str]:

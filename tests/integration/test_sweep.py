@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import update
 
 from dispatcher import context
 from dispatcher.placing.placement_loop import PlacementLoop
-from dispatcher.sweep.sweeper import Sweeper
+from dispatcher.sweep.sweeper import LostLeadError, Sweeper
 from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.resources import Claim
 from nodepool.domain.tasks.reasons import told
@@ -20,6 +21,7 @@ from nodepool.messaging import names
 from nodepool.settings import Settings
 from nodepool.stores.redis import keys
 from nodepool.stores.redis.node_registry import PENDING_SECONDS
+from nodepool.stores.redis.sweep_lock import LockHolder, SweepLock
 from nodepool.stores.sql import nodes as node_store, tasks as task_store
 from nodepool.stores.sql.tables import tasks
 from nodepool.workflows.attempt_end import end_in_sql
@@ -125,6 +127,39 @@ def test_nobody_is_late_right_after_a_start(fleet: Fleet) -> None:
     assert fleet.states(task_id) == ["RUNNING"]
     fleet.sweep(after=2)
     assert fleet.states(task_id) == ["QUEUED"]
+
+
+def test_who_lost_the_lead_in_a_pass_gives_nothing_away_by_what_it_read_before(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.node("n1")
+    task_id = fleet.running()
+    fleet.node("n2")
+    fleet.sweep(after=30, heard=("n1", "n2"))
+    fleet.silence("n1")
+    fleet.sweep(after=10, heard=("n2",))
+    sweeper, redis = fleet.sweeper, fleet.dispatcher.redis
+    read, other = sweeper._liveness.signs, SweepLock(redis)
+
+    def stands_still(node_ids: list[str]) -> Any:
+        signs = list(read(node_ids))
+        redis.delete(keys.SWEEPER)  # its time is over
+        assert other.take(60) is LockHolder.OURS_NOW
+        return signs
+
+    monkeypatch.setattr(sweeper._liveness, "signs", stands_still)
+    fleet.now[0] += 6
+    assert sweeper._mine(1.0)
+    with pytest.raises(LostLeadError, match="may be old"):
+        sweeper.sweep()
+    assert fleet.row(task_id).node_id == "n1"
+    assert not sweeper._mine(1.0)
+    # When it leads again, whoever was late before has the full time to be heard.
+    redis.delete(keys.SWEEPER)
+    monkeypatch.undo()
+    assert sweeper._mine(1.0)
+    sweeper.sweep()
+    assert (fleet.row(task_id).node_id, fleet.row(task_id).attempt_number) == ("n1", 1)
 
 
 def test_when_most_of_the_fleet_vanishes_nothing_is_given_away_until_some_are_back(fleet: Fleet) -> None:
