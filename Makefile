@@ -36,6 +36,7 @@ coverage: install
 # pool away for three minutes, in every way.
 long: install
 	MONEY_EXAMPLES=1000 $(BIN)/python -m pytest -p no:cacheprovider tests/integration/test_money_machine.py
+	KILL_ROUNDS=3 scripts/with_services.sh $(BIN)/python -m pytest -s -p no:cacheprovider tests/fault/test_all_killed_in_turn.py
 	OUTAGE_SECONDS=180 scripts/with_services.sh $(BIN)/python -m pytest -p no:cacheprovider tests/fault/test_outages.py
 
 # Does the pool stay as large as it was? build/soak/soak.csv and soak.svg show it; minutes to hours.

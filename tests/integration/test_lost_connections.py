@@ -19,8 +19,10 @@ from nodepool.stores.sql.database import Connection, Database
 from nodepool.stores.sql.lost_connections import remove_old_marks
 from nodepool.stores.sql.migrate import migrate
 from tests.support.postgres_server import PostgresServer
+from tests.support.processes import open_folder
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import wait_until
+from worker_agent.trash import remove_tree
 
 pytestmark = pytest.mark.postgres
 WRITERS = 6
@@ -39,8 +41,10 @@ CREATE CONSTRAINT TRIGGER slow_commit AFTER INSERT ON slow DEFERRABLE INITIALLY 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
-    made = PostgresServer()
+    folder = open_folder()
+    made = PostgresServer(folder / "server")
     try:
+        made.start()
         setup = Database(made.url)
         migrate(setup)
         setup.close()
@@ -49,6 +53,7 @@ def server() -> Iterator[PostgresServer]:
         yield made
     finally:
         made.close()
+        remove_tree(folder)
 
 
 @pytest.fixture
@@ -224,3 +229,30 @@ def test_marks_stay_as_few_as_connections_and_old_ones_go(server: PostgresServer
     assert database.read(marks) == before
     database.write(lambda c: c.execute(text("UPDATE write_marks SET at = at - 90000")))
     assert database.write(remove_old_marks) >= before - 1  # what it took out of its own
+
+
+def test_a_server_that_takes_no_writes_any_more_is_left_for_the_one_that_does(database: Database) -> None:
+    """A failover: connections to the server that was the first one stay open."""
+    becomes_standby = "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"
+    database.write(lambda c: c.execute(text(becomes_standby)))
+    assert database.write(lambda c: pay(c, "after the failover")) == 1
+
+
+def test_two_who_wait_for_each_other_are_both_served(database: Database) -> None:
+    both = threading.Barrier(2, timeout=30)
+    first_run = [True, True]
+
+    def crosses(number: int) -> int:
+        def work(connection: Connection) -> int:
+            for place in (number, 1 - number):
+                query = "SELECT pg_advisory_xact_lock(:place)"
+                connection.execute(text(query), {"place": place})
+                if place == number and first_run[number]:
+                    first_run[number] = False
+                    both.wait()
+            return pay(connection, f"crossed {number}")
+
+        return database.write(work)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(crosses, range(2))) == [1, 1]

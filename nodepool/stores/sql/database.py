@@ -28,7 +28,7 @@ from sqlalchemy.exc import (
 
 from nodepool import keepalive
 from nodepool.domain.errors import InvalidInputError, StorageFullError, UnavailableError
-from nodepool.stores.sql.lost_connections import SESSION, Patience, Transaction, is_lost
+from nodepool.stores.sql.lost_connections import SESSION, OutagePatience, Transaction, is_lost
 
 __all__ = ["Connection", "Database", "database_file", "shown_url", "translated_errors"]
 
@@ -63,7 +63,7 @@ class Database:
         session = SESSION if patience_seconds else ""
         self.engine = _sqlite_engine(parsed) if self.is_sqlite else _postgres_engine(parsed, session)
         self._writer = _GroupWriter(self.engine) if self.is_sqlite else None
-        self._patience = Patience(patience_seconds) if patience_seconds and not self.is_sqlite else None
+        self._patience = OutagePatience(patience_seconds) if patience_seconds and not self.is_sqlite else None
         # When a write of this process was last on disk, by time.monotonic.
         self.written_at: float | None = None
 

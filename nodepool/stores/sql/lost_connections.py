@@ -51,7 +51,7 @@ def is_lost(error: BaseException) -> bool:
     return error.connection_invalidated or type(error.orig).__name__ in {"OperationalError", "InterfaceError"}
 
 
-class Patience:
+class OutagePatience:
     """For how long a process waits for a server that is away: from when it was missed first, so in a long
     outage nobody waits, and threads do not fill with those who do. Thread-safe."""
 
@@ -88,7 +88,17 @@ class Transaction:
 
     def run(self, work: Callable[[Connection], T]) -> T:
         """Once. After an error `in_doubt` says whether the work may be done."""
-        with self._engine.connect() as connection, connection.begin():
+        with self._engine.connect() as connection:
+            try:
+                return self._run(connection, work)
+            except DBAPIError as error:
+                if is_lost(error) and not connection.invalidated:
+                    # The next try has another one: this one's server may have become a standby.
+                    connection.invalidate(error)
+                raise
+
+    def _run(self, connection: Connection, work: Callable[[Connection], T]) -> T:
+        with connection.begin():
             if self.in_doubt and not _marked_first(connection, self._mark):
                 # It was kept, and only its answer was lost.
                 return self._value  # type: ignore[no-any-return]
