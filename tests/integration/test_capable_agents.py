@@ -6,19 +6,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from dispatcher import context
 from nodepool.domain.capabilities import Capability
-from nodepool.domain.errors import NotAbleError
+from nodepool.domain.errors import NotAbleError, StateConflictError
 from nodepool.domain.nodes.node import NodeKind
+from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.settings import Settings
-from nodepool.stores.sql import replicas as replica_store, tasks as task_store
+from nodepool.stores.sql import migrate, replicas as replica_store, tasks as task_store
+from nodepool.stores.sql.tables import tasks
 from tests.support.databases import sqlite_file
 from tests.support.fleet import START, Fleet
-from tests.support.stores import add_user, attempt_of
+from tests.support.inner_gateway import InnerGateway
+from tests.support.stores import add_task, add_user, attempt_of, migrated, place
+from tests.support.tasks import script
 from tests.support.valkey import TestValkey
 
+BEFORE = "0014"  # the revision before these columns
 GIVEN: dict[str, Any] = {
     "arguments": '["-v"]',
     "environment": '{"A":"1"}',
@@ -87,3 +93,45 @@ def test_runs_that_are_compared_are_given_the_same_and_need_the_same(fleet: Flee
     for run in (fleet.row(f"{task}~1"), fleet.row(f"{task}~2")):
         assert {name: getattr(run, name) for name in GIVEN} == GIVEN
         assert (run.labels, run.name) == ("", "")
+
+
+def test_over_the_wire_the_task_goes_elsewhere_and_nobody_is_blamed(
+    valkey: TestValkey, tmp_path: Path
+) -> None:
+    gateway = InnerGateway(tmp_path, valkey)
+    try:
+        account = gateway.someone()
+        node_id = f"{account.username}/node"
+        node = pb.RegisterWorkerNodeRequest(
+            node_id=node_id, hostname="host", cpu_cores=4, memory_gb=4, kind="agent", capabilities=["inputs"]
+        )
+        account.stubs.nodes.RegisterWorkerNode(node, metadata=account.metadata, timeout=30)
+        task = account.submit(script("pass"), arguments=["a b"], environment={"A": "1"})
+        gateway.gateway.database.write(lambda c: place(c, task, node_id))
+        claim = pb.ClaimAttemptRequest(attempt_id=f"{task}:1", node_id=node_id)
+        with pytest.raises(grpc.RpcError, match="passes no arguments or environment variables on") as refused:
+            list(account.stubs.nodes.ClaimAttempt(claim, metadata=account.metadata, timeout=30))
+        assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        detail = account.detail(task)
+        assert detail.state == "QUEUED"
+        (attempt,) = detail.attempts
+        assert (attempt.state, attempt.reason_class) == ("refused", "node_for_task")
+        assert attempt.reason == f"the agent of node {node_id} is too old for what the task is given"
+        gateway.gateway.database.write(lambda c: place(c, task, node_id, number=2))
+        claim = pb.ClaimAttemptRequest(attempt_id=f"{task}:2", node_id=node_id, capabilities=["inputs"])
+        spec = next(account.stubs.nodes.ClaimAttempt(claim, metadata=account.metadata, timeout=30)).spec
+        assert (list(spec.arguments), dict(spec.environment)) == (["a b"], {"A": "1"})
+    finally:
+        gateway.close()
+
+
+def test_a_database_with_such_tasks_does_not_go_back_to_a_version_that_would_drop_them(
+    empty_database_url: str,
+) -> None:
+    with migrated(empty_database_url) as database:
+        owner = database.write(add_user)
+        database.write(lambda c: add_task(c, owner, "t1", **GIVEN))
+        with pytest.raises(StateConflictError, match="1 tasks that have not ended have arguments"):
+            migrate.downgrade(database, BEFORE)
+        database.write(lambda c: c.execute(tasks.update().values(state="STOPPED", finished_at=1.0)))
+        migrate.downgrade(database, BEFORE)

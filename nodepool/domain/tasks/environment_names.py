@@ -24,7 +24,7 @@ _LIBRARY = "Python would not find its own library"
 _REQUIREMENTS = "what requirements.txt installs is found by it"
 _SHELL = "it changes how the shell starts the run"
 _GPU = "the pool decides which GPUs a run gets"
-_WHY = {
+WHY = {
     "PATH": "the run finds its interpreter by it",
     "HOME": _FOLDER,
     "TMPDIR": _FOLDER,
@@ -48,7 +48,7 @@ _WHY = {
     "ASCEND_VISIBLE_DEVICES": _GPU,
     "HABANA_VISIBLE_DEVICES": _GPU,
 }
-_WHY_OF_PREFIX = {
+WHY_OF_PREFIX = {
     "LD_": _LOADER,
     POOLS_PREFIX: "names that begin so are the pool's",
     "DOCKER_": "a run reaches no container engine",
@@ -68,21 +68,22 @@ def check_environment_names(names: Iterable[str], *, pools_too: bool = False) ->
 
 
 def _shown(name: str) -> str:
-    return name if _NAME.fullmatch(name) else ascii(name[:_MOST_SHOWN])
+    told = str(name)
+    return told if _NAME.fullmatch(told) else ascii(told[:_MOST_SHOWN])
 
 
 def why_refused(name: str, *, pools_too: bool = False) -> str:
     """Empty where the variable may be set."""
-    if len(name) > MAX_NAME or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or len(name) > MAX_NAME or not _NAME.fullmatch(name):
         return (
             f"a name has at most {MAX_NAME} letters, digits and underscores, and does not begin with a digit"
         )
-    if why := _WHY.get(name):
+    if why := WHY.get(name):
         return why
     return next(
         (
             why
-            for prefix, why in _WHY_OF_PREFIX.items()
+            for prefix, why in WHY_OF_PREFIX.items()
             if name.startswith(prefix) and not (pools_too and prefix == POOLS_PREFIX)
         ),
         "",

@@ -36,6 +36,8 @@ def check_labels(labels: Mapping[str, str]) -> None:
 
 def check_label(key: str, value: str) -> None:
     """Raises InvalidInputError. The value may be empty."""
+    if not (isinstance(key, str) and isinstance(value, str)):
+        raise InvalidInputError("a label's key and its value are texts")
     if len(key) > MAX_KEY or not _KEY.fullmatch(key):
         shown = key[:MAX_KEY].encode("unicode_escape").decode()
         raise InvalidInputError(

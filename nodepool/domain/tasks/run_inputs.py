@@ -45,6 +45,8 @@ def check_bounds(
     `pools_too`: with what the pool adds itself, for which there is as much room again.
     """
     room = 2 if pools_too else 1
+    if isinstance(arguments, str):
+        raise InvalidInputError("arguments are a list of words, not one text")
     words = list(arguments)
     if len(words) > MAX_ARGUMENTS:
         raise InvalidInputError(
@@ -67,6 +69,8 @@ def check_bounds(
 
 
 def _size(what: str, text: str) -> int:
+    if not isinstance(text, str):
+        raise InvalidInputError(f"{what} must be text, not {type(text).__name__}")
     if "\0" in text:
         raise InvalidInputError(f"{what} has a NUL character, which no program can be given")
     try:

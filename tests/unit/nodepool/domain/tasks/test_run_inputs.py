@@ -7,7 +7,7 @@ import json
 import pytest
 
 from nodepool.domain.errors import InvalidInputError
-from nodepool.domain.tasks.environment_names import check_environment_names
+from nodepool.domain.tasks.environment_names import WHY, WHY_OF_PREFIX, check_environment_names
 from nodepool.domain.tasks.run_inputs import (
     MAX_ARGUMENTS,
     MAX_INPUT_BYTES,
@@ -19,6 +19,7 @@ from nodepool.domain.tasks.run_inputs import (
     mapping_from_json,
     mapping_to_json,
 )
+from tests.support.environment import ROOT
 
 ODD = (
     "",
@@ -56,6 +57,10 @@ def test_equal_environments_are_equal_texts_whatever_their_order() -> None:
         (("fine", "nu\0l"), {}, "argument 2 has a NUL"),
         ((), {"A": "\0"}, "environment variable A has a NUL"),
         (("\udcff",), {}, "argument 1 is not valid UTF-8"),
+        ((0.1,), {}, "argument 1 must be text, not float"),
+        ((), {"A": 1}, "environment variable A must be text, not int"),
+        ((), {1: "A"}, "a task cannot set '1' "),
+        ("one text", {}, "a list of words, not one text"),
     ],
 )
 def test_what_no_run_can_be_given_is_refused(
@@ -114,6 +119,15 @@ def test_the_pool_may_set_its_own_names_and_no_others() -> None:
     check_environment_names(["HIVEMIND_INDEX"], pools_too=True)
     with pytest.raises(InvalidInputError):
         check_environment_names(["LD_PRELOAD"], pools_too=True)
+
+
+def test_every_refused_name_is_in_the_documents_with_its_reason() -> None:
+    page = (ROOT / "docs" / "submit.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    for word, why in {**WHY, **WHY_OF_PREFIX}.items():
+        assert any(f"`{word}`" in row and why in row for row in rows), f"docs/submit.md lacks {word}: {why}"
+    for most in (MAX_ARGUMENTS, MAX_VARIABLES, MAX_INPUT_BYTES):
+        assert f"{most:,}" in page
 
 
 def test_no_value_is_in_what_may_be_logged() -> None:
