@@ -9,6 +9,7 @@ from nodepool import wire
 from nodepool.domain import ids
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.money.ledger import HoldState
+from nodepool.domain.nodes.generation import NO_WORK_WORDS
 from nodepool.domain.nodes.history import HistoryRules
 from nodepool.domain.nodes.node import NodeStatus, NodeView, is_owner_only, isolation_of
 from nodepool.domain.tasks.retention import Retention, days_told
@@ -213,15 +214,13 @@ def node_info(
         kind=row.kind,
         unfit=_why_unfit(row, now),
         capabilities=row.capabilities.split(),
+        largest_message_bytes=row.refusals.largest_message(now),
     )
     info.MergeFrom(_standing(row, now, rules))
     if view is not None:
         info.MergeFrom(_amounts(view))
     if report is not None and age <= late_seconds:
-        # The node's word: no more than it has.
-        uses = report.uses.values()
-        info.used_cpu_score = min(row.cpu_score, sum(use.cpu_score for use in uses))
-        info.used_memory_mb = min(row.memory_gb * _MIB_PER_GIB, sum(use.memory_mb for use in uses))
+        info.MergeFrom(_used(row, report))
     return info
 
 
@@ -239,10 +238,20 @@ def _standing(row: StoredNode, now: float, rules: HistoryRules) -> pb.WorkerNode
     )
 
 
+def _used(row: StoredNode, report: NodeReport) -> pb.WorkerNodeInfo:
+    """The node's word: no more than it has."""
+    uses = report.uses.values()
+    return pb.WorkerNodeInfo(
+        used_cpu_score=min(row.cpu_score, sum(use.cpu_score for use in uses)),
+        used_memory_mb=min(row.memory_gb * _MIB_PER_GIB, sum(use.memory_mb for use in uses)),
+    )
+
+
 def _why_unfit(row: StoredNode, now: float) -> str:
     """In words, why it gets no work now, whether it says so itself or not."""
-    if row.unfit or not row.refusals.backs_off(now):
-        return row.unfit
+    told = row.unfit or NO_WORK_WORDS[row.generation]
+    if told or not row.refusals.backs_off(now):
+        return told
     return f"it refused what it was given, and is asked again in {row.refusals.backoff_until - now:.0f} s"
 
 

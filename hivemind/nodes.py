@@ -78,6 +78,7 @@ class NodeInfo:
     on_trial: bool = False  # one task at a time until its results are verified
     unfit: str = ""  # why it gets no work now
     capabilities: tuple[str, ...] = ()  # what its agent can do for a run; an older one, or none, says nothing
+    largest_message_bytes: int = 0  # larger packages are not offered to it; 0: not known
 
     @property
     def offline(self) -> bool:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+
 from nodepool.domain import regions
 from nodepool.domain.capabilities import check_capabilities
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.ids import check_node_id
+from nodepool.domain.nodes.generation import when_registered
 from nodepool.domain.nodes.node import NodeFacts, NodeKind, NodeStatus, default_max_tasks
 from nodepool.domain.resources import Resources
 from nodepool.domain.safe_text import is_plain
@@ -39,6 +43,12 @@ _OUTCOMES: dict[Outcome, pb.AttemptOutcome.ValueType] = {
 }
 _OUTCOME_OF = {number: outcome for outcome, number in _OUTCOMES.items()}
 _MAX_GPU_NAME = 200
+
+
+def unknown_fields(message: Message) -> frozenset[int]:
+    """The numbers of fields that came with it and that this protocol does not have."""
+    found = UnknownFieldSet(message)
+    return frozenset(found[index].field_number for index in range(len(found)))
 
 
 def outcome_to_wire(outcome: Outcome) -> pb.AttemptOutcome.ValueType:
@@ -142,6 +152,7 @@ def node_facts_from_wire(request: pb.RegisterWorkerNodeRequest) -> NodeFacts:
         else request.gpu_name.strip(),
         docker_status=request.docker_status,
         unfit=request.unfit,
+        generation=when_registered(kind),
         kind=kind,
         max_tasks=(request.max_tasks or default_max_tasks(request.cpu_cores))
         if kind is NodeKind.AGENT

@@ -94,6 +94,7 @@ class PlacementLoop:
         self._served: dict[int, float] = {}
         self._last: set[int] = set()
         self._own_only: frozenset[int] = frozenset()
+        self._message_bounds: tuple[int, ...] = ()
         self._running_limits = RunningLimits(dispatcher)
         self.planner = Planner(
             fleet,
@@ -267,6 +268,9 @@ class PlacementLoop:
         # Nodes for their owner alone came or went: what is theirs is told apart from now on, or no more.
         own, self._own_only = self._own_only, frozenset(self.planner.fleet.own_only)
         owners = owners | (own ^ self._own_only)
+        if self._message_bounds != self.planner.fleet.message_bounds:
+            self._message_bounds = self.planner.fleet.message_bounds
+            queue.sort_by_size(self.planner.fleet.too_small_for, now)
         again = [task.task_id for owner_id in owners for task in queue.of_owner(owner_id)]
         self._add([task_id for task_id in hints if task_id not in queue] + again, now)
         self._running_limits.look(queue, now, ended=bool(changed))
@@ -301,6 +305,7 @@ class PlacementLoop:
                     settings.default_image,
                     owner_id=self.planner.fleet.owner_that_counts(row.owner_id),
                     refused_by=refused.get(row.id, frozenset()),
+                    over_bytes=self.planner.fleet.too_small_for(row.package_bytes),
                 ),
                 settings.default_task_memory_mb,
             )

@@ -14,7 +14,9 @@ from io import BytesIO
 
 from dispatcher.context import Dispatcher
 from nodepool.domain.ends.attempt_end import End
-from nodepool.domain.errors import NodePoolError, StaleAttemptError, StateConflictError
+from nodepool.domain.errors import NodePoolError, StaleAttemptError, StateConflictError, TooLargeError
+from nodepool.domain.nodes import message_limits
+from nodepool.domain.nodes.generation import NO_WORK_WORDS, Generation
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.domain.tasks.pool_result import check_result, printable
 from nodepool.domain.tasks.reasons import NO_REASON, Reason, ReasonCode, because
@@ -77,6 +79,12 @@ class PushOutcomes:
         if row.stop_requested:
             self.end(row.id, Outcome.STOPPED, because(ReasonCode.STOPPED_UNSENT))
             return None
+        if row.generation is not Generation.OURS:
+            # It has registered again since it was chosen.
+            words = NO_WORK_WORDS[row.generation]
+            reason = because(ReasonCode.NOT_CALLED, node=row.node_id, detail=words)
+            self.end(row.id, Outcome.REFUSED, reason, blameless=True)
+            return None
         now = self._dispatcher.clock()
         mine = self._dispatcher.database.write(lambda c: pushed_attempts.mark_pushed(c, attempt_id, now))
         return row if mine else None
@@ -106,6 +114,9 @@ class PushOutcomes:
     def _answered_with_result(self, row: PushedAttempt, answer: WorkerReply) -> None:
         try:
             check_result(BytesIO(answer.result), len(answer.result), self.settings.max_result_bytes)
+        except TooLargeError:
+            self._answered_too_much(row, self.settings.max_result_bytes)
+            return
         except NodePoolError as error:
             self.end(
                 row.id, Outcome.REFUSED, because(ReasonCode.NO_RESULT, node=row.node_id, detail=str(error))
@@ -119,6 +130,35 @@ class PushOutcomes:
         else:
             words = printable(answer.message) or "it did not say why"
             self.end(row.id, Outcome.FAILED, because(ReasonCode.FAILED_ON_NODE_WITH, detail=words))
+
+    def exhausted(self, attempt_id: str, words: str, sent_bytes: int) -> None:
+        """The call came back with RESOURCE_EXHAUSTED, in these words, to a message of that size."""
+        row = self.find(attempt_id)
+        if row is None or not row.is_live:
+            return
+        own_limit = self.settings.grpc_max_message_mb << 20
+        said = message_limits.exhausted(words, sent_bytes=sent_bytes, own_limit_bytes=own_limit)
+        if said.answer_too_large:
+            self._answered_too_much(row, own_limit)
+        elif row.state == AttemptState.RUNNING:
+            # It has spoken for the task, so it has it.
+            self.end(row.id, Outcome.LOST, because(ReasonCode.CALL_FAILED, node=row.node_id, detail=words))
+        elif said.limit_bytes:
+            reason = because(
+                ReasonCode.MESSAGE_TOO_LARGE,
+                node=row.node_id,
+                limit_bytes=said.limit_bytes,
+                package_bytes=row.package_bytes,
+            )
+            self.end(row.id, Outcome.REFUSED, reason)
+        else:
+            detail = f"node {row.node_id} is full: {words}"
+            self.end(row.id, Outcome.REFUSED, because(ReasonCode.NODE_BUSY, detail=detail))
+
+    def _answered_too_much(self, row: PushedAttempt, limit_bytes: int) -> None:
+        """It has run, and what the task made of it is too much: it would be on any node."""
+        if self._claim(row):
+            self.end(row.id, Outcome.FAILED, because(ReasonCode.RESULT_TOO_LARGE, limit_bytes=limit_bytes))
 
     def _claim(self, row: PushedAttempt) -> bool:
         now = self._dispatcher.clock()

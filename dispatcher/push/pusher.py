@@ -150,14 +150,17 @@ class Pusher:
         async with worker_client.connected(address, row.port, max_message_mb=message_mb) as channel:
             log.info("attempt %s is sent to %s at %s port %d", row.id, row.node_id, address, row.port)
             call = asyncio.ensure_future(worker_client.execute(channel, request))
+            sent_bytes = request.ByteSize()
             del request
             try:
-                await self._hear(row, call)
+                await self._hear(row, call, sent_bytes)
             finally:
                 call.cancel()
                 await asyncio.gather(call, return_exceptions=True)
 
-    async def _hear(self, row: PushedAttempt, call: asyncio.Future[pb.ExecuteTaskResponse]) -> None:
+    async def _hear(
+        self, row: PushedAttempt, call: asyncio.Future[pb.ExecuteTaskResponse], sent_bytes: int
+    ) -> None:
         """Wait for the answer for as long as the worker is not silent; then do what it says."""
         effects = self._effects
         seconds = silence_seconds(effects.settings, row.package_bytes)
@@ -179,7 +182,10 @@ class Pusher:
         try:
             response = call.result()
         except WorkerError as error:
-            await self._failed(row, error)
+            if error.is_exhausted(sent_bytes):
+                await self._in_thread(effects.exhausted, row.id, str(error), sent_bytes)
+            else:
+                await self._failed(row, error)
             return
         answer = WorkerReply(response.success, response.message, response.result)
         await self._in_thread(effects.answered, row.id, answer)

@@ -40,6 +40,13 @@ _PING_SECONDS, _PONG_SECONDS = 330.0, 8.0
 class WorkerError(NodePoolError):
     """The worker did not answer as a worker does."""
 
+    def is_exhausted(self, sent_bytes: int) -> bool:
+        """Too much for one of the two sides. Servers made with tonic have another code for it, and name the
+        size of what they were sent."""
+        if self.code is grpc.StatusCode.OUT_OF_RANGE:
+            return str(sent_bytes) in str(self)
+        return self.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
     def __init__(self, message: str, code: grpc.StatusCode | None = None) -> None:
         super().__init__(message)
         self.code = code

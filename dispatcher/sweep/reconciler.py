@@ -172,5 +172,6 @@ def _same_facts(view: NodeView | None, node: RegisteredNode) -> bool:
         and (view.owner_id, view.owner_only, view.on_trial) == (node.owner_id, node.owner_only, node.on_trial)
         and (view.unfit, view.backs_off, view.absent_images, view.capabilities)
         == (node.unfit, node.backs_off, node.absent_images, node.capabilities)
+        and (view.message_bytes, view.generation) == (node.message_bytes, node.generation)
         and abs(view.quality - node.quality) < _QUALITY_STEP
     )

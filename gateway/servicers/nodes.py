@@ -17,6 +17,7 @@ from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 from nodepool.stores.files.writer import Writer
+from nodepool.wire import unknown_fields
 
 # Results are handed to the disk in pieces of about this size, so that small ones take one step.
 _BATCH_BYTES = 1 << 20
@@ -49,8 +50,13 @@ class NodeManagerServicer(rpc.NodeManagerServiceServicer):
         )
 
     async def ReportStatus(self, request: pb.ReportStatusRequest, context: Context) -> pb.StatusResponse:
-        await self._gateway.run(nodes.report_status, self._gateway, current_identity(), request.node_id)
-        return pb.StatusResponse(success=True, message="heard")
+        why = await self._gateway.run(
+            nodes.report_status, self._gateway, current_identity(), request.node_id, unknown_fields(request)
+        )
+        # Heard either way: it is an answer, which existing workers show.
+        return pb.StatusResponse(
+            success=not why, message=f"this node gets no work: {why}" if why else "heard"
+        )
 
     async def GetNodeList(self, request: pb.GetNodeListRequest, context: Context) -> pb.GetNodeListResponse:
         found = await self._gateway.run_list(

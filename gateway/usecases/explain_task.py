@@ -62,7 +62,14 @@ class _FleetView:
     explained: dict[PlacementRequest, PlacementExplanation] = field(default_factory=dict)
 
     def explain(self, wanted: PlacementRequest) -> PlacementExplanation:
-        wanted = replace(wanted, owner_id=self.pool.fleet.owner_that_counts(wanted.owner_id))
+        fleet = self.pool.fleet
+        over = fleet.too_small_for(wanted.package_bytes)
+        wanted = replace(
+            wanted,
+            owner_id=fleet.owner_that_counts(wanted.owner_id),
+            over_bytes=over,
+            package_bytes=wanted.package_bytes if over else 0,
+        )
         found = self.explained.get(wanted)
         if found is None:
             found = explain(wanted, self.pool)
@@ -122,6 +129,7 @@ class Explainer:
         left = self._gateway.settings.region_patience_seconds - waited
         relaxed = row.location_mode == LocationMode.PREFER and left <= 0
         wanted = self._request_of(row, excluded, not_owners, relaxed=relaxed, refused_by=refused_by)
+        wanted = replace(wanted, package_bytes=row.package_bytes)
         answer = self._of_waiting(wanted, self._queued(row, wanted), left)
         answer.state = task.state
         self._add_held(answer, row)
@@ -170,11 +178,12 @@ class Explainer:
         stored = storage_quota.check_announced(self._gateway, identity, score, columns, task)
         now = self._gateway.clock()
         # As its row would be; no task has an empty id.
-        row = _as_queued(columns, identity.user_id, task_tier(score), now)
+        size = max(len(task.task_zip), task.package_bytes)
+        row = _as_queued(columns, identity.user_id, task_tier(score), now, size)
         max_minutes, replicas = columns["max_minutes"], columns["replicas"]
         # The first of several runs is kept from its owner's own nodes.
         not_owners = frozenset({identity.user_id} if replicas > 1 else ())
-        wanted = self._request_of(row, frozenset(), not_owners)
+        wanted = replace(self._request_of(row, frozenset(), not_owners), package_bytes=size)
         patience = self._gateway.settings.region_patience_seconds
         answer = self._of_waiting(wanted, self._queued(row, wanted), patience)
         answer.stored_bytes = stored
@@ -280,10 +289,14 @@ class Explainer:
 
     def _queued(self, row: OwnedTask | QueuedTask, wanted: PlacementRequest) -> WaitingTask:
         # Whose it is makes no difference to its place in the wait queue.
-        return waiting_task(row, replace(wanted, owner_id=0), self._gateway.settings.default_task_memory_mb)
+        return waiting_task(
+            row, replace(wanted, owner_id=0, package_bytes=0), self._gateway.settings.default_task_memory_mb
+        )
 
 
-def _as_queued(columns: RequestedTask, owner_id: int, tier: Tier, now: float) -> QueuedTask:
+def _as_queued(
+    columns: RequestedTask, owner_id: int, tier: Tier, now: float, package_bytes: int
+) -> QueuedTask:
     return QueuedTask(
         id="",
         owner_id=owner_id,
@@ -301,6 +314,7 @@ def _as_queued(columns: RequestedTask, owner_id: int, tier: Tier, now: float) ->
         memory_gb=columns["memory_gb"],
         gpu_score=columns["gpu_score"],
         gpu_memory_gb=columns["gpu_memory_gb"],
+        package_bytes=package_bytes,
         priority=columns["priority"],
         created_at=now,
         queued_at=now,

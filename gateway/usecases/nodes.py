@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 
 from gateway import messages as views
 from gateway.auth.access import ADMIN_ROLE
@@ -19,7 +20,8 @@ from nodepool.domain.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from nodepool.domain.nodes import claimed_resources, push_addresses, report_interval
+from nodepool.domain.nodes import claimed_resources, generation, push_addresses, report_interval
+from nodepool.domain.nodes.generation import NO_WORK_WORDS, Generation
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.domain.tasks.reasons import ReasonCode, because
 from nodepool.domain.tasks.states import Outcome
@@ -113,13 +115,27 @@ def _sync(gateway: Gateway, node_id: str) -> None:
     gateway.lifecycle.sync_node(node_id)
 
 
-def report_status(gateway: Gateway, identity: CallerIdentity, node_id: str) -> None:
+def report_status(
+    gateway: Gateway, identity: CallerIdentity, node_id: str, unknown_fields: Collection[int] = ()
+) -> str:
+    """What keeps work from the node, in words that its people are shown; empty: nothing that it could help.
+
+    `unknown_fields`: numbers of fields of the report that this protocol does not have.
+    """
     if identity.only_node not in {"", node_id}:
         raise UnauthenticatedError
     row = gateway.database.read(lambda c: node_store.find_own(c, node_id, identity.user_id))
     if row.kind == NodeKind.AGENT:
-        return  # agents report through Redis; over gRPC they only show that they have contact
+        return ""  # agents report through Redis; over gRPC they only show that they have contact
     gateway.registry.write_report(node_id, at=gateway.clock())
+    shown = generation.after_report(row.generation, unknown_fields)
+    if shown is not row.generation and gateway.database.write(
+        lambda c: node_store.set_generation(c, node_id, row.generation, shown)
+    ):
+        if shown is Generation.LATER:
+            log.warning("node %s of %s gets no work: %s", node_id, row.owner, NO_WORK_WORDS[shown])
+        _sync(gateway, node_id)
+    return NO_WORK_WORDS[shown]
 
 
 def listed(gateway: Gateway, *, include_offline: bool) -> list[pb.WorkerNodeInfo]:

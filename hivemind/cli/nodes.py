@@ -9,7 +9,7 @@ import click
 from hivemind.cli.app import App, json_option, pass_app
 from hivemind.cli.completing import node_ids
 from hivemind.cli.connect import connect
-from hivemind.cli.render.nodes import ASCII_GLYPHS, GLYPHS, nodes_table
+from hivemind.cli.render.nodes import ASCII_GLYPHS, GLYPHS, nodes_table, remarks
 from hivemind.cli.render.plain_text import one_line
 from hivemind.cli.render.tasks import jsonable, stdout_console
 
@@ -30,6 +30,8 @@ def nodes(app: App) -> None:
         console = stdout_console()
         glyphs = ASCII_GLYPHS if console.options.ascii_only else GLYPHS
         console.print(nodes_table(found, time.time(), bars=console.is_terminal, glyphs=glyphs))
+        for line in remarks(found):
+            app.notice(line)
     else:
         app.notice("no node has joined the pool yet")
 

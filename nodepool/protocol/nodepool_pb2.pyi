@@ -894,6 +894,7 @@ class WorkerNodeInfo(_message.Message):
     ON_TRIAL_FIELD_NUMBER: _builtins.int
     UNFIT_FIELD_NUMBER: _builtins.int
     CAPABILITIES_FIELD_NUMBER: _builtins.int
+    LARGEST_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     hostname: _builtins.str
     cpu_cores: _builtins.int
@@ -950,6 +951,10 @@ class WorkerNodeInfo(_message.Message):
     """not trusted yet: one task at a time beside trusted nodes of others"""
     unfit: _builtins.str
     """why it gets no work now: what it says of itself, or what it refused"""
+    largest_message_bytes: _builtins.int
+    """Of a node that is called: larger messages it has refused, and packages that need one are not offered to it.
+    0: not known. gRPC's servers take 4 MiB where nobody has told them otherwise.
+    """
     @_builtins.property
     def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """as registered"""
@@ -999,10 +1004,11 @@ class WorkerNodeInfo(_message.Message):
         on_trial: _builtins.bool = ...,
         unfit: _builtins.str = ...,
         capabilities: _abc.Iterable[_builtins.str] | None = ...,
+        largest_message_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "capacity_cpu_score", b"capacity_cpu_score", "capacity_gpu_memory_gb", b"capacity_gpu_memory_gb", "capacity_gpu_score", b"capacity_gpu_score", "capacity_memory_mb", b"capacity_memory_mb", "cpu_cores", b"cpu_cores", "cpu_percent", b"cpu_percent", "cpu_score", b"cpu_score", "docker_status", b"docker_status", "draining", b"draining", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "history_weight", b"history_weight", "hostname", b"hostname", "isolation", b"isolation", "kind", b"kind", "last_heartbeat", b"last_heartbeat", "location", b"location", "max_tasks", b"max_tasks", "memory_gb", b"memory_gb", "memory_percent", b"memory_percent", "node_id", b"node_id", "on_probation", b"on_probation", "on_trial", b"on_trial", "owner", b"owner", "owner_only", b"owner_only", "port", b"port", "region", b"region", "relative_speed", b"relative_speed", "reserved_cpu_score", b"reserved_cpu_score", "reserved_gpu_memory_gb", b"reserved_gpu_memory_gb", "reserved_gpu_score", b"reserved_gpu_score", "reserved_memory_gb", b"reserved_memory_gb", "reserved_memory_mb", b"reserved_memory_mb", "running_tasks", b"running_tasks", "status", b"status", "success_rate", b"success_rate", "trust_tier", b"trust_tier", "unfit", b"unfit", "used_cpu_score", b"used_cpu_score", "used_memory_mb", b"used_memory_mb"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "capacity_cpu_score", b"capacity_cpu_score", "capacity_gpu_memory_gb", b"capacity_gpu_memory_gb", "capacity_gpu_score", b"capacity_gpu_score", "capacity_memory_mb", b"capacity_memory_mb", "cpu_cores", b"cpu_cores", "cpu_percent", b"cpu_percent", "cpu_score", b"cpu_score", "docker_status", b"docker_status", "draining", b"draining", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "history_weight", b"history_weight", "hostname", b"hostname", "isolation", b"isolation", "kind", b"kind", "largest_message_bytes", b"largest_message_bytes", "last_heartbeat", b"last_heartbeat", "location", b"location", "max_tasks", b"max_tasks", "memory_gb", b"memory_gb", "memory_percent", b"memory_percent", "node_id", b"node_id", "on_probation", b"on_probation", "on_trial", b"on_trial", "owner", b"owner", "owner_only", b"owner_only", "port", b"port", "region", b"region", "relative_speed", b"relative_speed", "reserved_cpu_score", b"reserved_cpu_score", "reserved_gpu_memory_gb", b"reserved_gpu_memory_gb", "reserved_gpu_score", b"reserved_gpu_score", "reserved_memory_gb", b"reserved_memory_gb", "reserved_memory_mb", b"reserved_memory_mb", "running_tasks", b"running_tasks", "status", b"status", "success_rate", b"success_rate", "trust_tier", b"trust_tier", "unfit", b"unfit", "used_cpu_score", b"used_cpu_score", "used_memory_mb", b"used_memory_mb"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

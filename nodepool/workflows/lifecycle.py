@@ -161,6 +161,7 @@ class Lifecycle:
             now=self.clock(),
             claims=settings.claim_rules,
             audited=settings.audit_share > 0,
+            most_message_bytes=settings.grpc_max_message_mb << 20,
         )
 
     def _put(self, node: StoredNode) -> None:

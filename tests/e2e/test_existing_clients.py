@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from nodepool.protocol import nodepool_pb2 as pb
 from tests.support.accounts import CALL_SECONDS, Account
 from tests.support.hostile import refused
 from tests.support.pool import PoolFactory, TestPool
-from tests.support.tasks import new_task_id, script
+from tests.support.tasks import new_task_id, package, script
 from tests.support.waiting import wait_until
 from tests.support.wire import contract
 from tests.support.wire_worker import WireWorker
@@ -65,6 +66,21 @@ def taken(worker: WireWorker) -> Any:
         return {"success": True}
 
     return take
+
+
+def one_node(pool: TestPool, worker: WireWorker) -> pb.WorkerNodeInfo:
+    (node,) = (node for node in pool.owner.node_list() if node.node_id == worker.node_id)
+    return node
+
+
+def explained(user: Account, task: str) -> pb.ExplainTaskResponse:
+    request = pb.ExplainTaskRequest(task_id=task)
+    return user.stubs.tasks.ExplainTask(request, metadata=user.metadata, timeout=CALL_SECONDS)
+
+
+def credit_score(account: Account) -> int:
+    request = pb.GetCreditRequest(token=account.token)
+    return account.stubs.users.GetCredit(request, timeout=CALL_SECONDS).score
 
 
 def running(user: Account, worker: WireWorker, **needs: Any) -> str:
@@ -169,6 +185,91 @@ def _is_over(account: Account) -> bool:
     except grpc.RpcError as error:
         return bool(error.code() is grpc.StatusCode.UNAUTHENTICATED)
     return False
+
+
+# -- what it cannot take ---------------------------------------------------------------------------------
+def test_a_package_over_a_workers_largest_message_goes_elsewhere_and_counts_against_nobody(
+    pool: TestPool, user: Account, owner: Account, worker: WireWorker
+) -> None:
+    worker.register()
+    score = credit_score(owner)
+    large = package({"main.py": "print('ran')", "data": os.urandom(6 << 20)})
+    task = user.submit(large)
+    wait_until(lambda: "messages of at most 4 MiB" in user.poll(task).message, "it says why it waits")
+    detail = user.detail(task)
+    assert (detail.state, [attempt.state for attempt in detail.attempts]) == ("QUEUED", ["refused"])
+    assert detail.attempts[0].reason_class == "node_for_task"
+    assert not worker.asked["ExecuteTask"]
+    why = explained(user, task)
+    assert "takes messages of at most 4 MiB, this package has 6 MiB" in why.message
+    assert not why.can_never_run
+    assert any("lets its worker take larger messages" in one.sentence for one in why.suggestions)
+    node = one_node(pool, worker)
+    assert (node.largest_message_bytes, node.unfit) == (4 << 20, "")
+    # Whatever it can take it goes on getting, at once.
+    end(user, worker, running(user, worker))
+    assert len(user.detail(task).attempts) == 1
+    other_owner = pool.register_user()
+    other = WireWorker(pool.address, other_owner.username, other_owner.password)
+    other.serve(("grpc.max_receive_message_length", -1))
+    other.handlers["ExecuteTask"] = taken(other)
+    other.register()
+    user.wait_for(task, "RUNNING")
+    end(user, other, task)
+    assert user.detail(task).attempts[-1].node_id == other.node_id
+    assert credit_score(owner) == score
+    other.fall_silent()
+    other.close()
+
+
+# -- which generation it is of ---------------------------------------------------------------------------
+def test_a_worker_of_a_later_generation_is_told_and_gets_nothing(
+    pool: TestPool, user: Account, worker: WireWorker
+) -> None:
+    worker.register_only()
+    assert worker.report_as_later(memory_usage=12.5, docker_status="running").success is False
+    # All of its fields may be empty now and then.
+    answer = worker.report()
+    assert (answer.success, "later generation" in answer.message) == (False, True)
+    task = user.submit(SOURCE)
+    wait_until(lambda: "of a later generation" in user.poll(task).message, "it says why it waits")
+    assert "starts an agent there" in explained(user, task).suggestions[0].sentence
+    assert "later generation" in one_node(pool, worker).unfit
+    assert not worker.asked["ExecuteTask"]
+    # Its owner has put a worker of this generation there.
+    worker.register_only()
+    assert worker.report().success
+    wait_until(lambda: task in worker.runs, "the worker has taken it")
+    assert one_node(pool, worker).unfit == ""
+    end(user, worker, task)
+
+
+def test_nothing_is_given_to_a_worker_before_it_reports_however_late_that_is(
+    pool: TestPool, user: Account, worker: WireWorker
+) -> None:
+    worker.register_only()
+    task = user.submit(SOURCE)
+    wait_until(lambda: "has not reported" in user.poll(task).message, "it says why it waits")
+    assert any("reports its status" in one.sentence for one in explained(user, task).suggestions)
+    # Also when it counts as away meanwhile.
+    wait_until(lambda: one_node(pool, worker).status == "OFFLINE", "it is away")
+    assert "has not reported" in explained(user, task).message
+    assert not worker.asked["ExecuteTask"]
+    assert worker.report().success
+    wait_until(lambda: task in worker.runs, "the worker has taken it")
+    end(user, worker, task)
+
+
+def test_a_strangers_report_says_nothing_of_a_node(
+    pool: TestPool, user: Account, owner: Account, worker: WireWorker
+) -> None:
+    worker.register()
+    worker.token, own = user.token, worker.token
+    code, _ = refused(lambda: worker.report_as_later(memory_usage=12.5))
+    worker.token = own
+    assert code is grpc.StatusCode.NOT_FOUND
+    assert one_node(pool, worker).unfit == ""
+    end(user, worker, running(user, worker))
 
 
 # -- refusals that people are shown ----------------------------------------------------------------------

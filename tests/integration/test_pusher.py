@@ -11,15 +11,21 @@ from typing import Any
 
 import grpc
 import pytest
+from sqlalchemy import update
 
 from dispatcher.push import pusher as push
 from dispatcher.push.pusher import Pusher
 from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import NotFoundError
-from nodepool.domain.nodes.fitness import FIRST_BACKOFF_SECONDS
+from nodepool.domain.nodes.fitness import FIRST_BACKOFF_SECONDS, Refusals
+from nodepool.domain.nodes.generation import NO_WORK_WORDS, Generation
+from nodepool.domain.sizes import MIB
 from nodepool.domain.tasks.reasons import told
 from nodepool.domain.tasks.states import Outcome
 from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
+from nodepool.stores.sql import nodes as node_store
+from nodepool.stores.sql.node_rows import StoredNode
+from nodepool.stores.sql.tables import nodes
 from tests.support.environment import free_port
 from tests.support.pushed import PACKAGE, PushedFleet
 from tests.support.reservations import reserve
@@ -28,6 +34,8 @@ from tests.support.tasks import package
 from tests.support.valkey import TestValkey
 from tests.support.waiting import wait_until
 
+# What no server of gRPC takes that nobody has told otherwise.
+LARGE = bytes(5 * MIB)
 RESULT = package({"made.txt": "made"})
 Handler = Callable[[Any, grpc.ServicerContext], Any]
 
@@ -41,7 +49,14 @@ class Worker(rpc.WorkerNodeServiceServicer):
         self.stopped: list[str] = []
         self.runs = True
         self.let_go, self.cut_off = threading.Event(), threading.Event()
-        self._server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
+        self._serve()
+
+    def take_any_message(self) -> None:
+        self._server.stop(0).wait(10)
+        self._serve(("grpc.max_receive_message_length", -1))
+
+    def _serve(self, *options: tuple[str, int]) -> None:
+        self._server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0), *options])
         rpc.add_WorkerNodeServiceServicer_to_server(self, self._server)
         self.port = self._server.add_insecure_port("127.0.0.1:0")
         self._server.start()
@@ -85,9 +100,17 @@ class Line(PushedFleet):
             raise socket.gaierror("no such name")
         return self.names[host]
 
-    def pushed(self, port: int, **facts: Any) -> str:
+    def package(self, content: bytes) -> dict[str, Any]:
+        """Columns of a task."""
+        return {"package_sha256": self.files.put_package(content), "package_bytes": len(content)}
+
+    def stored_node(self, attempt: str) -> StoredNode:
+        return self.dispatcher.database.read(lambda c: node_store.find(c, self.attempt(attempt).node_id))
+
+    def pushed(self, port: int, package: bytes = PACKAGE, **facts: Any) -> str:
         """A new attempt on a new node, which is called."""
-        attempt = self.assigned(self.node(f"node{self.now:.0f}", port=port, **facts))
+        node_id = self.node(f"node{self.now:.0f}", port=port, **facts)
+        attempt = self.assigned(node_id, **self.package(package))
         self.now += 60
         self.pusher.push(attempt)
         return attempt
@@ -203,14 +226,80 @@ def test_a_worker_that_says_nothing_loses_the_task_and_is_told_to_stop(
     assert worker.cut_off.wait(10)
 
 
-def test_an_answer_that_is_too_large_is_a_refusal(make_line: LineFactory, worker: Worker) -> None:
+def test_an_answer_that_is_too_large_is_the_tasks_own_fault(make_line: LineFactory, worker: Worker) -> None:
     line = make_line(grpc_max_message_mb=1, max_result_bytes=2048)
-    for size, words in ((2 << 20, "RESOURCE_EXHAUSTED"), (4096, "at most 2048 are taken")):
+    for size, words in ((2 << 20, "larger than the 1 MiB"), (4096, "larger than the 2 KiB")):
         worker.execute = lambda *_, size=size: pb.ExecuteTaskResponse(success=True, result=bytes(size))
         attempt = line.pushed(worker.port)
-        assert words in line.wait_for(attempt, "refused")
-        with pytest.raises(NotFoundError):
-            line.files.result_bytes(attempt)
+        assert words in line.wait_for(attempt, "finished")
+        assert line.task(attempt).state == "FAILED"
+        node = line.stored_node(attempt)
+        assert (node.history_bad, node.refusals) == (0, Refusals())
+
+
+# -- messages that a worker does not take ------------------------------------------------------------------
+def test_a_package_over_its_largest_message_is_nobodys_fault_and_is_remembered(
+    line: Line, worker: Worker
+) -> None:
+    attempt = line.pushed(worker.port, package=LARGE)
+    reason = line.wait_for(attempt, "refused")
+    assert reason.endswith("takes messages of at most 4 MiB, and the package has 5 MiB")
+    assert not worker.asked
+    node = line.stored_node(attempt)
+    assert node.refusals == Refusals(message_bytes=4 * MIB, message_bytes_at=line.now)
+    assert (node.history_bad, node.bad_streak) == (0, 0)
+    task = line.task(attempt)
+    assert (task.state, task.attempts_ended) == ("QUEUED", 0)
+    (view,) = line.dispatcher.registry.views([node.id], 1e9)
+    assert view is not None
+    assert (view.message_bytes, view.draining) == (4 * MIB, False)
+    # Where it is called elsewhere it may be another server; at the same place it is the same.
+    for port, known in ((worker.port, 4 * MIB), (worker.port + 1, 0)):
+        line.node(node.id, port=port)
+        assert line.stored_node(attempt).message_bytes == known
+
+
+def test_a_worker_that_says_no_sizes_has_a_bound_below_what_it_refused(line: Line, worker: Worker) -> None:
+    def refuse(_: Any, context: grpc.ServicerContext) -> Any:
+        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too much")
+
+    worker.execute = refuse
+    worker.take_any_message()
+    attempt = line.pushed(worker.port, package=LARGE)
+    line.wait_for(attempt, "refused")
+    assert line.stored_node(attempt).message_bytes == 5 * MIB
+    # What every server takes met one that is full: it is left alone, and nothing is learnt of sizes.
+    small = line.pushed(worker.port)
+    assert "is full: it answered RESOURCE_EXHAUSTED: too much" in line.wait_for(small, "refused")
+    node = line.stored_node(small)
+    assert (node.message_bytes, node.refusals.backs_off(line.now)) == (0, True)
+
+
+def test_a_bound_is_forgotten_when_a_larger_package_was_taken(line: Line, worker: Worker) -> None:
+    worker.take_any_message()
+    known = {"message_bytes": 4 * MIB, "message_bytes_at": line.now}
+    attempt = line.assigned(line.node(port=worker.port), **line.package(LARGE))
+    line.dispatcher.database.write(lambda c: c.execute(update(nodes).values(known)))
+    line.now += 60
+    line.pusher.push(attempt)
+    line.wait_for(attempt, "running")
+    row = line.attempt(attempt)
+    end = End(outcome=Outcome.SUCCEEDED, exit_code=0, reason=told(""))
+    line.dispatcher.lifecycle.end_attempt(attempt, row.node_id, row.owner_id, end)
+    assert line.stored_node(attempt).message_bytes == 0
+
+
+def test_a_node_that_has_registered_again_is_not_called_before_it_reports(line: Line, worker: Worker) -> None:
+    for generation in (Generation.UNTOLD, Generation.LATER):
+        node_id = line.node(f"node-{generation}", port=worker.port)
+        attempt = line.assigned(node_id)
+        line.node(node_id, port=worker.port, generation=generation)
+        line.now += 60
+        line.pusher.push(attempt)
+        assert NO_WORK_WORDS[generation] in line.wait_for(attempt, "refused")
+        node = line.stored_node(attempt)
+        assert (node.history_bad, node.refusals, line.task(attempt).attempts_ended) == (0, Refusals(), 0)
+    assert not worker.asked
 
 
 # -- where it connects to ----------------------------------------------------------------------------------

@@ -34,6 +34,11 @@ _MESSAGES: dict[str, dict[str, str]] = {
     },
     "StatusResponse": _STATUS,
     "ReportStatusRequest": {"node_id": "1 s", "status_message": "2 s"},
+    # Of workers of a later generation.
+    "LaterReportStatusRequest": {
+        "node_id": "1 s", "status_message": "2 s", "cpu_usage": "3 d", "memory_usage": "4 d",
+        "gpu_usage": "5 d", "gpu_memory_usage": "6 d", "location": "7 s", "docker_status": "8 s",
+    },
     "StoreOutputRequest": {"task_id": "1 s", "output": "2 s"},
     "StoreLogsRequest": {"node_id": "1 s", "task_id": "2 s", "logs": "3 s", "timestamp": "4 l"},
     "StoreResultRequest": {"task_id": "1 s", "result_zip": "2 y"},
@@ -56,6 +61,7 @@ _METHODS = {
     "Login": ("UserService", "LoginRequest", "LoginResponse"),
     "RegisterWorkerNode": ("NodeManagerService", "RegisterWorkerNodeRequest", "StatusResponse"),
     "ReportStatus": ("NodeManagerService", "ReportStatusRequest", "StatusResponse"),
+    "LaterReportStatus": ("NodeManagerService", "LaterReportStatusRequest", "StatusResponse"),
     "StoreOutput": ("MasterNodeService", "StoreOutputRequest", "StatusResponse"),
     "StoreLogs": ("MasterNodeService", "StoreLogsRequest", "StatusResponse"),
     "StoreResult": ("MasterNodeService", "StoreResultRequest", "StatusResponse"),
@@ -94,9 +100,10 @@ class WireWorker:
         self.token = self.call("Login", username=username, password=password).token
 
     # -- it is called --------------------------------------------------------------------------------
-    def serve(self) -> WireWorker:
+    def serve(self, *options: tuple[str, int]) -> WireWorker:
+        """With gRPC's own bound on messages, 4 MiB, where no option says otherwise."""
         methods = {name: self._method(name) for name in _SERVED}
-        self._server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
+        self._server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0), *options])
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler("nodepool.WorkerNodeService", methods),)
         )
@@ -120,7 +127,7 @@ class WireWorker:
         service, request, response = _METHODS[method]
         metadata = [("authorization", f"Bearer {self.token}")] if self.token else []
         stub = self._channel.unary_unary(
-            f"/nodepool.{service}/{method}",
+            f"/nodepool.{service}/{method.removeprefix('Later')}",
             request_serializer=_TYPES[request].SerializeToString,
             response_deserializer=_TYPES[response].FromString,
         )
@@ -128,10 +135,21 @@ class WireWorker:
 
     def register(self, hostname: str = "127.0.0.1", port: int = 0, **facts: Any) -> WireWorker:
         """And reports its status from then on, as existing workers do."""
-        answer = self._register(hostname, port, facts)
-        assert answer.success, answer.message
+        self.register_only(hostname, port, **facts)
         self.in_background(self._report)
         return self
+
+    def register_only(self, hostname: str = "127.0.0.1", port: int = 0, **facts: Any) -> WireWorker:
+        answer = self._register(hostname, port, facts)
+        assert answer.success, answer.message
+        return self
+
+    def report(self) -> Any:
+        return self.call("ReportStatus", node_id=self.node_id, status_message="Idle")
+
+    def report_as_later(self, **fields: Any) -> Any:
+        """As a worker of a later generation."""
+        return self.call("LaterReportStatus", node_id=self.node_id, status_message="Idle", **fields)
 
     def register_refused(self, hostname: str, port: int = 0) -> str:
         """What people are shown of it."""
@@ -148,7 +166,7 @@ class WireWorker:
     def _report(self) -> None:
         while not self._ended.wait(0.3):
             try:
-                self.call("ReportStatus", node_id=self.node_id, status_message="Idle")
+                self.report()
             except grpc.RpcError:
                 continue  # the pool may be down in a test
 

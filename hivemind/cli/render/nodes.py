@@ -14,6 +14,7 @@ from hivemind.cli.render.columns import Column, FittedTable, Form
 from hivemind.cli.render.plain_text import one_line
 from hivemind.cli.render.tasks import duration_text, status_text
 from hivemind.nodes import Load, NodeInfo
+from nodepool.domain.sizes import size_words
 
 # Told apart by their shape as well: not every terminal, and not every eye, has colours.
 GLYPHS = ("█", "▒", "░")
@@ -63,6 +64,20 @@ def top_table(
     """One line a node."""
     columns = _NodeColumns(now, bars, glyphs).columns()
     return FittedTable(nodes, [columns[name] for name in _TOP_COLUMNS], _TOP_SHRINK, cut=bars)
+
+
+def remarks(nodes: Sequence[NodeInfo]) -> list[str]:
+    """What a node's row has no room for: why it gets no work, or not all of it."""
+    found = []
+    for node in nodes:
+        if node.unfit:
+            found.append(f"{one_line(node.node_id)} gets no work: {one_line(node.unfit)}")
+        if node.largest_message_bytes > 0:
+            most = size_words(node.largest_message_bytes)
+            found.append(
+                f"{one_line(node.node_id)} takes messages of at most {most}: larger packages go elsewhere"
+            )
+    return found
 
 
 def bar(load: Load, cells: int, glyphs: Sequence[str] = GLYPHS) -> Text:

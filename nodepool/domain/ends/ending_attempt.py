@@ -74,6 +74,7 @@ class EndingTask:
     tier: str = ""
     region: str = ""
     package_sha256: str = ""
+    package_bytes: int = 0
     started_at: float | None = None
     image: str = ""
     take_pending: bool = False  # its owner takes a result before it is checked

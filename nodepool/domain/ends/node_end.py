@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from nodepool.domain.ends.effects import EndRules, HistoryChange, RefusalsChange
 from nodepool.domain.ends.ending_attempt import End, EndingAttempt
-from nodepool.domain.nodes import fitness, history
+from nodepool.domain.nodes import fitness, history, message_limits
 from nodepool.domain.nodes.claimed_resources import PROVEN_AFTER
 from nodepool.domain.nodes.fitness import Refusal
 from nodepool.domain.nodes.history import AttemptRecord, MeasuredRun
@@ -57,16 +57,23 @@ def refusals_after(attempt: EndingAttempt, end: End, now: float) -> RefusalsChan
     """Whether its node is left alone for a while. Not one that hands back its work in good order."""
     node, task = attempt.node, attempt.task
     before = after = node.refusals
+    if attempt.started_at is not None:
+        size = message_limits.message_bytes(task.package_bytes)
+        after = fitness.after_message(before, size, attempt.started_at)
     if end.outcome in _RAN:
         if attempt.is_a_strangers:
-            after = fitness.after_run(before)
+            after = fitness.after_run(after)
     elif end.outcome is Outcome.REFUSED and not history.is_handed_back(
         end.outcome, draining=node.draining, active=node.active
     ):
         refusal = Refusal(
-            reason_class=end.reason_class, code=end.reason.code, user_id=task.owner_id, image=task.image
+            reason_class=end.reason_class,
+            code=end.reason.code,
+            user_id=task.owner_id,
+            image=task.image,
+            message_bytes=int(end.reason.parameters.get("limit_bytes", 0)),
         )
-        after = fitness.after_refusal(before, refusal, now)
+        after = fitness.after_refusal(after, refusal, now)
     return None if after == before else RefusalsChange(node_id=node.id, refusals=after)
 
 

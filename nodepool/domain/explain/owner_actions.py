@@ -13,10 +13,15 @@ import numpy as np
 from nodepool.domain.explain.pool_view import PoolView, as_if
 from nodepool.domain.nodes.node import MAX_TASKS_LIMIT
 from nodepool.domain.resources import RESOURCE_NAMES, Claim
-from nodepool.domain.scheduling.fleet import Fleet
+from nodepool.domain.scheduling.fleet import ANY_MESSAGE, Fleet
 from nodepool.domain.scheduling.request import PlacementRequest
+from nodepool.domain.sizes import size_words
 from nodepool.domain.trust.tiers import RANK, SCORE_OF, TIERS, Tier
 
+_SMALLER = (
+    "its package becomes smaller than BOUND (.hivemindignore), or the owner of {} lets its worker take "
+    "larger messages, or starts an agent there"
+)
 _TASKS = RESOURCE_NAMES.index("tasks")
 
 
@@ -35,6 +40,18 @@ class PlacementSuggestion:
 
 def suggested_actions(request: PlacementRequest, pool: PoolView, fleet: Fleet) -> list[PlacementSuggestion]:
     """What others could do, tried on the fleet as it would be then; what helps most nodes first."""
+    tries = (*_acts(pool, fleet), *_acts_of_workers(request, fleet))
+    found = []
+    helped: set[str] = set()
+    for other, words in tries:
+        takers = [node_id for node_id in pool.takers(request, other) if node_id not in helped]
+        if takers:
+            helped.update(takers)
+            found.append(PlacementSuggestion("", "", words.format(takers[0]), len(takers)))
+    return sorted([*found, *_more_credit(request, pool, fleet)], key=lambda act: -act.nodes)
+
+
+def _acts(pool: PoolView, fleet: Fleet) -> tuple[tuple[Fleet, str], ...]:
     # An agent without its engine is kept like a draining one, and resuming it would not help.
     resumed = fleet.draining & (pool.engine_away | pool.engine_away_too)
     mended = fleet.draining & ~pool.engine_away
@@ -42,7 +59,7 @@ def suggested_actions(request: PlacementRequest, pool: PoolView, fleet: Fleet) -
     returned = fleet.present.copy()
     slots = fleet.capacity.copy()
     slots[_TASKS, ~(fleet.pushed | pool.on_probation)] = MAX_TASKS_LIMIT
-    tries: tuple[tuple[Fleet, str], ...] = (
+    return (
         (as_if(fleet, draining=resumed), "the owner of {} resumes it: it is draining"),
         (as_if(fleet, draining=mended), "the owner of {} starts Docker there again: its agent has none"),
         (
@@ -68,14 +85,28 @@ def suggested_actions(request: PlacementRequest, pool: PoolView, fleet: Fleet) -
             "the operator gives work to nodes without an agent, such as {} (PUSH_TO_NODES)",
         ),
     )
-    found = []
-    helped: set[str] = set()
-    for other, words in tries:
-        takers = [node_id for node_id in pool.takers(request, other) if node_id not in helped]
-        if takers:
-            helped.update(takers)
-            found.append(PlacementSuggestion("", "", words.format(takers[0]), len(takers)))
-    return sorted([*found, *_more_credit(request, pool, fleet)], key=lambda act: -act.nodes)
+
+
+def _acts_of_workers(request: PlacementRequest, fleet: Fleet) -> tuple[tuple[Fleet, str], ...]:
+    """At nodes without an agent."""
+    nobody = np.zeros_like(fleet.untold)
+    told = {
+        "untold": nobody,
+        "draining": fleet.draining & ~fleet.untold,
+        "online": fleet.online | fleet.untold,
+    }
+    ours = {"later_generation": nobody, "draining": fleet.draining & ~fleet.later_generation}
+    return (
+        (
+            as_if(fleet, message_bytes=np.full_like(fleet.message_bytes, ANY_MESSAGE)),
+            _SMALLER.replace("BOUND", size_words(request.over_bytes)),
+        ),
+        (as_if(fleet, **told), "the worker of {} reports its status: it has not since it registered"),
+        (
+            as_if(fleet, **ours),
+            "the owner of {} starts an agent there: its worker speaks a later generation of the protocol",
+        ),
+    )
 
 
 def _more_credit(request: PlacementRequest, pool: PoolView, fleet: Fleet) -> Iterator[PlacementSuggestion]:

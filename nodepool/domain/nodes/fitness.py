@@ -7,6 +7,8 @@ belong to one task only count when different users' tasks are refused one after 
 odd tasks keep an honest node without work; and a node gains nothing by refusing.
 
 An image that is not there is not asked for again until the node has registered anew, or an hour is over.
+A message that was too large for it is nobody's fault: larger ones are not sent to it until it has registered
+at another address, has taken one, or an hour is over.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from nodepool.domain.nodes import message_limits
 from nodepool.domain.tasks.reason_classes import ReasonClass
 from nodepool.domain.tasks.reasons import ReasonCode
 
@@ -38,6 +41,8 @@ class Refusals:
     last_user: int = 0  # whose task it was, of refusals for what belongs to the task
     backoff_until: float = 0.0
     absent_images: Mapping[str, float] = field(default_factory=dict)  # and when it said so
+    message_bytes: int = 0  # the largest that it takes, of nodes that are called; 0: not known
+    message_bytes_at: float = 0.0  # when it said so
 
     def backs_off(self, now: float) -> bool:
         # A clock that was set back does not keep anybody away.
@@ -48,15 +53,24 @@ class Refusals:
             sorted(name for name, at in self.absent_images.items() if 0 <= now - at < ASKED_AGAIN_SECONDS)
         )
 
+    def largest_message(self, now: float) -> int:
+        """0: not known, or long ago."""
+        known = 0 <= now - self.message_bytes_at < message_limits.FORGOTTEN_SECONDS
+        return self.message_bytes if known else 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """An attempt that its node refused. `user_id` and `image` are of the task."""
+    """An attempt that its node refused. `user_id` and `image` are of the task.
+
+    `message_bytes`: the largest message that the node takes, where that is why.
+    """
 
     reason_class: ReasonClass
     code: ReasonCode
     user_id: int
     image: str
+    message_bytes: int = 0
 
 
 def after_refusal(before: Refusals, refusal: Refusal, now: float) -> Refusals:
@@ -64,6 +78,10 @@ def after_refusal(before: Refusals, refusal: Refusal, now: float) -> Refusals:
         still = {name: before.absent_images[name] for name in before.images_absent(now)}
         newest = sorted((still | {refusal.image: now}).items(), key=lambda item: -item[1])[:_MOST_IMAGES]
         return replace(before, absent_images=dict(newest))
+    if refusal.code is ReasonCode.MESSAGE_TOO_LARGE:
+        known = before.largest_message(now)
+        least = min(known, refusal.message_bytes) if known else refusal.message_bytes
+        return replace(before, message_bytes=least, message_bytes_at=now)
     of_task = refusal.reason_class is ReasonClass.NODE_FOR_TASK
     if refusal.reason_class is not ReasonClass.NODE and not of_task:
         return before
@@ -85,6 +103,13 @@ def after_refusal(before: Refusals, refusal: Refusal, now: float) -> Refusals:
 def after_run(before: Refusals) -> Refusals:
     """A run of another user's task came to its end there."""
     return replace(before, in_row=0, last_user=0, backoff_until=0.0)
+
+
+def after_message(before: Refusals, message_bytes: int, taken_at: float) -> Refusals:
+    """The node took a message of that size, at that time."""
+    if not 0 < before.message_bytes < message_bytes or taken_at < before.message_bytes_at:
+        return before
+    return replace(before, message_bytes=0, message_bytes_at=0.0)
 
 
 def images_as_json(images: Mapping[str, float]) -> str:

@@ -50,6 +50,7 @@ class NodeFacts:
     unfit: str = ""  # why it can run nothing now; empty: it can
     accepts_strangers: bool = False  # its owner wants others' tasks though it keeps them off nothing
     capabilities: str = ""  # what its agent can do for a run; see nodepool.domain.capabilities
+    generation: str = ""  # one of Generation, as far as a registration shows it
 
     def __post_init__(self) -> None:
         if not 0 <= self.cpu_cores <= _MAX_CORES:
@@ -108,6 +109,8 @@ class NodeView:
     backs_off: bool = False  # it refused what it was given, and is left alone for a while
     absent_images: tuple[str, ...] = ()
     capabilities: str = ""  # what its agent can do for a run, with blanks between
+    message_bytes: int = 0  # the largest that it takes, of a pushed one; 0: as large as any
+    generation: str = ""  # one of Generation
 
 
 def default_max_tasks(cpu_cores: int) -> int:

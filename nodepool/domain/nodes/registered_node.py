@@ -25,3 +25,5 @@ class RegisteredNode:
     backs_off: bool = False
     absent_images: tuple[str, ...] = ()
     capabilities: str = ""
+    message_bytes: int = 0
+    generation: str = ""

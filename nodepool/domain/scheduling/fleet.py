@@ -6,6 +6,7 @@ something only as long as its node is here.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ import numpy.typing as npt
 
 from nodepool.domain import regions
 from nodepool.domain.capabilities import ALL, capabilities_of
+from nodepool.domain.nodes import message_limits
+from nodepool.domain.nodes.generation import Generation
 from nodepool.domain.nodes.node import NodeKind, NodeView
 from nodepool.domain.resources import RESOURCE_NAMES, Claim
 from nodepool.domain.trust.audits import Rules, one_at_a_time
@@ -39,6 +42,8 @@ _TIER_WEIGHT = DISTANCE_WEIGHT * (regions.MAX_DISTANCE + 1)
 AGAIN_WEIGHT = _TIER_WEIGHT * len(TIERS)
 _FIT_HALF = 100_000.0
 _BITS = 62
+# Of nodes that nobody knows a bound of.
+ANY_MESSAGE = np.iinfo(np.int64).max
 _TASKS = RESOURCE_NAMES.index("tasks")
 # The rule for a whole fleet at once: [is it trusted?][is there a trusted node of another owner?]
 _ONE_AT_A_TIME = np.array(
@@ -77,6 +82,9 @@ class Fleet:
         self._image_bits: dict[str, int] = {}
         # Owners with nodes for their own tasks only. To all others such nodes are alike.
         self.own_only: Counter[int] = Counter()
+        # The largest messages that nodes take, in order, of those that do not take every message.
+        self.message_bounds: tuple[int, ...] = ()
+        self._bounds: Counter[int] = Counter()
         self._allocate(max(rows, _MIN_ROWS))
 
     @classmethod
@@ -103,9 +111,12 @@ class Fleet:
         # Of those that take no work, why.
         self.unfit: BoolArray = np.zeros(rows, dtype=np.bool_)
         self.backs_off: BoolArray = np.zeros(rows, dtype=np.bool_)
+        self.later_generation: BoolArray = np.zeros(rows, dtype=np.bool_)
+        self.untold: BoolArray = np.zeros(rows, dtype=np.bool_)
         self.lacks: IntArray = np.zeros(rows, dtype=np.int64)
         # A bit for each that the node's agent has.
         self.capabilities: IntArray = np.zeros(rows, dtype=np.int64)
+        self.message_bytes: IntArray = np.full(rows, ANY_MESSAGE, dtype=np.int64)
         self._one_task: BoolArray | None = None
         self.tier = np.zeros(rows, dtype=np.int8)
         self.region = np.zeros(rows, dtype=np.int8)
@@ -143,6 +154,9 @@ class Fleet:
         self.online[row], self.draining[row] = view.online, view.draining
         self.on_trial[row] = view.on_trial
         self.unfit[row], self.backs_off[row] = bool(view.unfit), view.backs_off
+        self.later_generation[row] = view.generation == Generation.LATER
+        self.untold[row] = view.generation == Generation.UNTOLD
+        self._bound_message(row, view.message_bytes or ANY_MESSAGE)
         self.lacks[row] = sum(self._image_bit(image) for image in set(view.absent_images))
         self.capabilities[row] = _capability_bits(view.capabilities)
         self.pushed[row] = view.kind is NodeKind.PUSHED
@@ -178,6 +192,24 @@ class Fleet:
         can: BoolArray = (self.capabilities & _capability_bits(capability)) != 0
         return can
 
+    def _bound_message(self, row: int, most: int) -> None:
+        before, self.message_bytes[row] = int(self.message_bytes[row]), most
+        if before == most:
+            return
+        self._bounds.subtract({before: 1})
+        self._bounds[most] += 1
+        self._bounds = Counter({bound: count for bound, count in self._bounds.items() if count > 0})
+        self.message_bounds = tuple(sorted(self._bounds.keys() - {ANY_MESSAGE}))
+
+    def too_small_for(self, package_bytes: int) -> int:
+        """The largest bound on messages here that the package is over; 0 where it is over none.
+
+        Packages between the same two bounds go to the same nodes: their tasks are alike.
+        """
+        bounds = self.message_bounds
+        over = bisect_left(bounds, message_limits.message_bytes(package_bytes)) if bounds else 0
+        return bounds[over - 1] if over else 0
+
     def _new_row(self, node_id: str) -> int:
         if self._free_rows:
             row = self._free_rows.pop()
@@ -199,7 +231,9 @@ class Fleet:
             self._one_task = None
             self.present[row] = self.online[row] = self.owner_only[row] = self.on_trial[row] = False
             self.unfit[row] = self.backs_off[row] = False
+            self.later_generation[row] = self.untold[row] = False
             self.lacks[row] = self.capabilities[row] = 0
+            self._bound_message(row, ANY_MESSAGE)
             self._free_rows.append(row)
 
     def _count_own(self, row: int, change: int) -> None:

@@ -26,6 +26,7 @@ from nodepool.domain.scheduling.fleet import (
     FloatArray,
     RowArray,
 )
+from nodepool.domain.sizes import size_words
 from nodepool.domain.tasks.clauses import Clause, ClauseKind
 from nodepool.domain.tasks.reasons import Reason, no_node
 from nodepool.domain.trust.tiers import RANK, Tier
@@ -44,6 +45,8 @@ REFUSED_IT = Clause(ClauseKind.REFUSED_IT)
 OFFLINE = Clause(ClauseKind.OFFLINE)
 UNFIT = Clause(ClauseKind.UNFIT)
 BACKS_OFF = Clause(ClauseKind.BACKS_OFF)
+LATER_GENERATION = Clause(ClauseKind.LATER_GENERATION)
+UNTOLD = Clause(ClauseKind.UNTOLD)
 DRAINING = Clause(ClauseKind.DRAINING)
 
 # How many of the best are kept at hand for tasks of equal needs.
@@ -68,10 +71,12 @@ class Requirements:
     image: str = ""  # which a node may be known not to have
     excluded: frozenset[str] = frozenset()  # they come after all others
     refused_by: frozenset[str] = frozenset()  # they cannot have it
+    over_bytes: int = 0  # its package is over this bound of a node's messages (Fleet.too_small_for)
+    package_bytes: int = 0  # for words, where the task is looked at alone
     not_owners: frozenset[int] = frozenset()  # whose nodes may not have it
     needs_agent: bool = False  # an image or the network, which only agents can give
     capabilities: frozenset[str] = frozenset()  # that the node's agent must have
-    owner_id: int = 0  # whose task it is, where that counts (Fleet.owner_of_wish)
+    owner_id: int = 0  # whose task it is, where that counts (Fleet.owner_that_counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,8 @@ def _clauses(requirements: Requirements, fleet: Fleet) -> Iterable[tuple[Clause,
     amounts = Amounts.of(requirements.claim)
     yield from _matching(requirements, fleet)
     yield from _large_enough(amounts, fleet)
+    yield LATER_GENERATION, ~fleet.later_generation
+    yield UNTOLD, ~fleet.untold
     yield OFFLINE, fleet.online
     yield UNFIT, ~fleet.unfit
     yield BACKS_OFF, ~fleet.backs_off
@@ -173,6 +180,13 @@ def _known_not_to(requirements: Requirements, fleet: Fleet) -> Iterable[tuple[Cl
         yield REFUSED_IT, ~_rows(requirements.refused_by, fleet)
     if requirements.image:
         yield Clause(ClauseKind.IMAGE, requirements.image), fleet.has_image(requirements.image)
+    if requirements.over_bytes:
+        yield _message_size(requirements), fleet.message_bytes > requirements.over_bytes
+
+
+def _message_size(requirements: Requirements) -> Clause:
+    size = size_words(requirements.package_bytes) if requirements.package_bytes else "more"
+    return Clause(ClauseKind.MESSAGE_SIZE, f"{size_words(requirements.over_bytes)}, this package has {size}")
 
 
 def _rows(node_ids: frozenset[str], fleet: Fleet) -> BoolArray:

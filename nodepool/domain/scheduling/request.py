@@ -37,6 +37,8 @@ class PlacementRequest:
     needs_agent: bool = False
     capabilities: frozenset[str] = frozenset()
     owner_id: int = 0  # see Requirements
+    over_bytes: int = 0
+    package_bytes: int = 0
 
     def requirements(self, default_memory_mb: int) -> Requirements:
         return Requirements(
@@ -54,6 +56,8 @@ class PlacementRequest:
             needs_agent=self.needs_agent,
             capabilities=self.capabilities,
             owner_id=self.owner_id,
+            over_bytes=self.over_bytes,
+            package_bytes=self.package_bytes,
         )
 
 
@@ -99,11 +103,13 @@ def request_of(
     relaxed: bool = False,
     owner_id: int = 0,
     refused_by: frozenset[str] = frozenset(),
+    over_bytes: int = 0,
 ) -> PlacementRequest:
     """What the task asks for; `excluded` nodes had it before, `not_owners` and
     `refused_by` may not have it.
 
-    `owner_id` is its owner where that counts (Fleet.owner_of_wish).
+    `owner_id` is its owner where that counts (Fleet.owner_that_counts), and `over_bytes` what counts of its
+    size (Fleet.too_small_for).
     """
     # Who only prefers a region does not choose by it who checks the result.
     relaxed = relaxed or (task.kind == TaskKind.AUDIT and task.location_mode == LocationMode.PREFER)
@@ -124,6 +130,7 @@ def request_of(
         needs_agent=bool(task.network or task.image != default_image),
         capabilities=capabilities_of(task.capabilities),
         owner_id=owner_id,
+        over_bytes=over_bytes,
     )
 
 
@@ -142,6 +149,8 @@ class TaskInQueue(TaskToPlace, Protocol):
     def queued_at(self) -> float: ...
     @property
     def attempt_number(self) -> int: ...
+    @property
+    def package_bytes(self) -> int: ...
 
 
 def waiting_task(task: TaskInQueue, request: PlacementRequest, default_memory_mb: int) -> WaitingTask:
@@ -156,4 +165,5 @@ def waiting_task(task: TaskInQueue, request: PlacementRequest, default_memory_mb
         attempt_number=task.attempt_number,
         location_mode=task.location_mode,
         limited=task.kind not in ORDERED_BY_POOL,
+        package_bytes=task.package_bytes,
     )

@@ -42,6 +42,7 @@ class WaitingTask:
     queued_at: float
     attempt_number: int = 0
     location_mode: LocationMode = LocationMode.STRICT
+    package_bytes: int = 0
     limited: bool = True  # it counts among what its owner may have running
 
 
@@ -124,6 +125,16 @@ class WaitQueue:
 
     def of_owner(self, owner_id: int) -> list[WaitingTask]:
         return [task for task, _ in self._tasks.values() if task.owner_id == owner_id]
+
+    def sort_by_size(self, over_bytes: Callable[[int], int], now: float) -> None:
+        """`over_bytes` tells of a package's size what of it counts, which has changed."""
+        moved = [
+            replace(task, requirements=replace(task.requirements, over_bytes=counts))
+            for task, _ in self._tasks.values()
+            if (counts := over_bytes(task.package_bytes)) != task.requirements.over_bytes
+        ]
+        for task in moved:
+            self.add(task, now)
 
     def hold(self, owner_id: int) -> None:
         """None of this user's tasks comes up until they are let go: they have as much running as they may."""

@@ -27,6 +27,9 @@ class ClauseKind(StrEnum):
     TOO_SMALL = "too_small"
     REFUSED_IT = "refused_it"
     IMAGE = "image"
+    MESSAGE_SIZE = "message_size"
+    LATER_GENERATION = "later_generation"
+    UNTOLD = "untold"
     OFFLINE = "offline"
     UNFIT = "unfit"
     BACKS_OFF = "backs_off"
@@ -51,6 +54,9 @@ _WORDS = {
     ClauseKind.TOO_SMALL: "too small: {resource}",
     ClauseKind.REFUSED_IT: "refused it, and not changed since",
     ClauseKind.IMAGE: "without the image {resource}",
+    ClauseKind.MESSAGE_SIZE: "takes messages of at most {resource}",
+    ClauseKind.LATER_GENERATION: "of a later generation of the protocol, for which this pool has no work",
+    ClauseKind.UNTOLD: "has not reported its status since it registered",
     ClauseKind.OFFLINE: "offline",
     ClauseKind.UNFIT: "unfit for now: a full disk, or something else that it says of itself",
     ClauseKind.BACKS_OFF: "left alone for a while: refused what it was given",
@@ -72,6 +78,8 @@ _PASSING = frozenset(
     {
         ClauseKind.REFUSED_IT,
         ClauseKind.IMAGE,
+        ClauseKind.MESSAGE_SIZE,
+        ClauseKind.UNTOLD,
         ClauseKind.OFFLINE,
         ClauseKind.UNFIT,
         ClauseKind.BACKS_OFF,
@@ -85,7 +93,7 @@ _PASSING = frozenset(
 @dataclass(frozen=True, slots=True)
 class Clause:
     """`resource`: of TOO_SMALL and BUSY, what of the claim there is too little of; of IMAGE its name; of
-    NOT_ABLE the capability."""
+    NOT_ABLE the capability; of MESSAGE_SIZE the bound and what the task has."""
 
     kind: ClauseKind
     resource: str = ""

@@ -38,6 +38,7 @@ _CODES: Mapping[ReasonClass, tuple[ReasonCode, ...]] = {
         ReasonCode.CANNOT_GIVE,
         ReasonCode.ENGINE_REFUSED,
         ReasonCode.PACKAGE_NOT_WHOLE,
+        ReasonCode.MESSAGE_TOO_LARGE,
     ),
     ReasonClass.NODE: (
         ReasonCode.DISK_FULL,

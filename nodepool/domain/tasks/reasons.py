@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from nodepool.domain.sizes import size_words
 from nodepool.domain.tasks.clauses import Clause, ClauseKind
 
 # So many characters of its words are stored and shown.
@@ -67,6 +68,8 @@ class ReasonCode(StrEnum):
     CALL_UNANSWERED = "call_unanswered"
     CALL_UNANSWERED_FOR = "call_unanswered_for"
     CALL_FAILED = "call_failed"
+    MESSAGE_TOO_LARGE = "message_too_large"
+    RESULT_TOO_LARGE = "result_too_large"
     SILENT = "silent"
     REFUSED_BY_NODE = "refused_by_node"
     NO_RESULT = "no_result"
@@ -132,6 +135,9 @@ _WORDS: dict[ReasonCode, str] = {
     ReasonCode.CALL_UNANSWERED: "node {node} was called and said nothing",
     ReasonCode.CALL_UNANSWERED_FOR: "node {node} was called and said nothing for {seconds:g} s",
     ReasonCode.CALL_FAILED: "node {node} was called: {detail}",
+    ReasonCode.MESSAGE_TOO_LARGE: "node {node} takes messages of at most {limit_bytes}, and the package has "
+    "{package_bytes}",
+    ReasonCode.RESULT_TOO_LARGE: "its result is larger than the {limit_bytes} that this pool takes",
     ReasonCode.SILENT: "node {node} said nothing of it for {seconds:.0f} s, nor when it was asked",
     ReasonCode.REFUSED_BY_NODE: "node {node} refused it: {detail}",
     ReasonCode.NO_RESULT: "node {node} answered with what is no result: {detail}",
@@ -221,6 +227,8 @@ def _plain(value: Any) -> Any:
 def _shown(name: str, value: Any) -> Any:
     if name == "last":
         return str(Reason(ReasonCode(value["code"]), value["parameters"]))
+    if name.endswith("_bytes"):
+        return size_words(value)
     if name == "failed":
         return ", ".join(f"{count} {Clause(ClauseKind(kind), resource)}" for kind, resource, count in value)
     return value

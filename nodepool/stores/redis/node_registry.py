@@ -41,6 +41,11 @@ _MAX_BYTES = MAX_AMOUNT * _MEBIBYTE
 # Attempt id -> claim, assigned at, stop.
 Assignments = Mapping[str, tuple[Claim, float, bool]]
 _CLAIM_FIELDS = tuple(field.name for field in fields(Claim))
+# Facts that are kept as they are.
+_AS_THEY_ARE = (
+    *("tier", "region", "gpu_name", "kind", "quality"),
+    *("unfit", "capabilities", "message_bytes", "generation"),
+)
 
 
 class RegistryAnswer(StrEnum):
@@ -305,19 +310,13 @@ def _room_keys(node_id: str) -> list[str]:
 
 def _facts(node: RegisteredNode) -> dict[str, str | int | float]:
     return {
-        "tier": node.tier,
-        "region": node.region,
-        "gpu_name": node.gpu_name,
-        "kind": node.kind,
+        **{name: getattr(node, name) for name in _AS_THEY_ARE},
         "draining": int(node.draining),
-        "quality": node.quality,
         "owner": node.owner_id,
         "owner_only": int(node.owner_only),
         "on_trial": int(node.on_trial),
-        "unfit": node.unfit,
         "backs_off": int(node.backs_off),
         "absent_images": "\n".join(node.absent_images),
-        "capabilities": node.capabilities,
         **{f"capacity_{name}": getattr(node.capacity, name) for name in _CLAIM_FIELDS},
     }
 
@@ -359,6 +358,8 @@ def _view(node_id: str, facts: dict[bytes, bytes], reserved: dict[bytes, bytes],
         backs_off=facts.get(b"backs_off") == b"1",
         absent_images=tuple(facts.get(b"absent_images", b"").decode().splitlines()),
         capabilities=facts.get(b"capabilities", b"").decode(),
+        message_bytes=int(facts.get(b"message_bytes", 0)),
+        generation=facts.get(b"generation", b"").decode(),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nodepool.domain.nodes.generation import Generation
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.domain.resources import Claim
 from nodepool.domain.tasks.reason_classes import ReasonClass, class_of_stored
@@ -101,6 +102,7 @@ class PushedAttempt(FromRow):
     price_per_minute: int
     fee_percent: int | None
     kind: NodeKind
+    generation: Generation
     active: bool
     owner_id: int  # of the node
     hostname: str

@@ -40,6 +40,7 @@ _COLUMNS = (
     tasks.c.tier,
     tasks.c.region,
     tasks.c.package_sha256,
+    tasks.c.package_bytes,
     tasks.c.started_at.label("task_started_at"),
     attempts.c.id.label("attempt_id"),
     attempts.c.number,
@@ -68,6 +69,8 @@ _COLUMNS = (
     nodes.c.refused_user,
     nodes.c.backoff_until,
     nodes.c.absent_images,
+    nodes.c.message_bytes,
+    nodes.c.message_bytes_at,
     users.c.credit_score,
     node_records.c.watched,
 )
@@ -153,6 +156,7 @@ def _from_row(row: Row[Any]) -> EndingAttempt:
             tier=row.tier,
             region=row.region,
             package_sha256=row.package_sha256,
+            package_bytes=row.package_bytes,
             started_at=row.task_started_at,
             image=row.image,
             take_pending=row.take_pending,
@@ -273,6 +277,8 @@ def put_refusals(connection: Connection, node: RefusalsChange) -> None:
             refused_user=refusals.last_user,
             backoff_until=refusals.backoff_until,
             absent_images=images_as_json(refusals.absent_images),
+            message_bytes=refusals.message_bytes,
+            message_bytes_at=refusals.message_bytes_at,
         )
     )
 
@@ -283,6 +289,8 @@ def _refusals_of(row: Row[Any]) -> Refusals:
         last_user=row.refused_user,
         backoff_until=row.backoff_until,
         absent_images=images_from_json(row.absent_images),
+        message_bytes=row.message_bytes,
+        message_bytes_at=row.message_bytes_at,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nodepool.domain.nodes.fitness import Refusals, images_from_json
+from nodepool.domain.nodes.generation import Generation
 from nodepool.domain.nodes.history import NodeHistory
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.domain.trust.benchmark_probe import Belief
@@ -50,6 +51,9 @@ class StoredNode(FromRow):
     refused_user: int
     backoff_until: float
     absent_images: str
+    message_bytes: int
+    message_bytes_at: float
+    generation: Generation
     paused_until: float | None
     verified: int | None
     strikes: int | None  # of the owner
@@ -61,6 +65,8 @@ class StoredNode(FromRow):
             last_user=self.refused_user,
             backoff_until=self.backoff_until,
             absent_images=images_from_json(self.absent_images),
+            message_bytes=self.message_bytes,
+            message_bytes_at=self.message_bytes_at,
         )
 
     @property

@@ -6,11 +6,23 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    case,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from nodepool.domain.errors import PermissionDeniedError
 from nodepool.domain.nodes.claimed_resources import ClaimRules, believed, bounded, is_proven
+from nodepool.domain.nodes.generation import Generation
 from nodepool.domain.nodes.history import HistoryRules
 from nodepool.domain.nodes.node import ENGINE_AWAY, NodeFacts, NodeKind, is_owner_only, isolation_of
 from nodepool.domain.nodes.registered_node import RegisteredNode
@@ -63,7 +75,8 @@ def register(
         "token_sha256": token_sha256,
     }
     values |= {"engine_shown": True} if believed else {}
-    renewal = values if again else {**values, "draining": False, "probe_due_at": now}
+    renewal = {**values, "message_bytes": case((_is_at(facts, peer_address), nodes.c.message_bytes), else_=0)}
+    renewal |= {} if again else {"draining": False, "probe_due_at": now}
     renewed = connection.execute(
         update(nodes).where(nodes.c.id == node_id, nodes.c.owner_id == owner_id).values(renewal)
     )
@@ -81,6 +94,16 @@ def register(
         verification_records.begin_node(connection, node_id, owner_id, now)
     except IntegrityError as error:
         raise PermissionDeniedError(f"node id {node_id!r} was taken at the same moment") from error
+
+
+def _is_at(facts: NodeFacts, peer_address: str) -> ColumnElement[bool]:
+    """A node that is called where it was called before: what it refused there it would refuse again."""
+    return and_(
+        nodes.c.kind == facts.kind,
+        nodes.c.hostname == facts.hostname,
+        nodes.c.port == facts.port,
+        nodes.c.peer_address == peer_address,
+    )
 
 
 def find(connection: Connection, node_id: str) -> StoredNode:
@@ -175,11 +198,13 @@ def registered_node(
     now: float,
     claims: ClaimRules | None = None,
     audited: bool = False,
+    most_message_bytes: int = 0,
 ) -> RegisteredNode:
     """The node as the registry keeps it: tier by its owner's present score, capacity with overcommit.
 
     On probation there is room for one task. `claims`: what is believed of a node that is not proven.
-    `audited`: results of low-trust nodes are checked here.
+    `audited`: results of low-trust nodes are checked here. `most_message_bytes`: larger ones the pool itself
+    does not send.
     """
     history = node.history
     capacity = _capacity(node, overcommit, claims)
@@ -194,18 +219,13 @@ def registered_node(
         accepts_strangers=node.accepts_strangers,
     )
     refusals = node.refusals
-    backs_off = refusals.backs_off(now)
     return RegisteredNode(
         node_id=node.id,
         tier=tier,
         region=node.region,
         gpu_name=node.gpu_name,
         kind=node.kind,
-        draining=node.draining
-        or paused
-        or backs_off
-        or bool(node.unfit)
-        or (node.kind == NodeKind.AGENT and node.docker_status == ENGINE_AWAY),
+        draining=paused or _gets_nothing(node, now),
         capacity=capacity,
         quality=history.as_of(now, rules).quality,
         owner_id=node.owner_id,
@@ -213,10 +233,36 @@ def registered_node(
         # Its owner's own tasks are never checked: a node that has only those can earn no trust.
         on_trial=audited and not owner_only and not verification_records.is_trusted(node),
         unfit=node.unfit,
-        backs_off=backs_off,
+        backs_off=refusals.backs_off(now),
         absent_images=refusals.images_absent(now),
         capabilities=node.capabilities,
+        message_bytes=_largest_message(refusals.largest_message(now), most_message_bytes, node.kind),
+        generation=node.generation,
     )
+
+
+def _gets_nothing(node: StoredNode, now: float) -> bool:
+    """By its owner's word or its own, for what it refused, or for what it speaks."""
+    return (
+        node.draining
+        or node.refusals.backs_off(now)
+        or bool(node.unfit)
+        or node.generation is not Generation.OURS
+        or (node.kind == NodeKind.AGENT and node.docker_status == ENGINE_AWAY)
+    )
+
+
+def _largest_message(known: int, most: int, kind: NodeKind) -> int:
+    """0: as large as any. An agent fetches its packages in pieces."""
+    if kind is not NodeKind.PUSHED:
+        return 0
+    return min(known, most) if known and most else known or most
+
+
+def set_generation(connection: Connection, node_id: str, before: Generation, after: Generation) -> bool:
+    """Whether it was as before: of two reports at once one is told."""
+    told = update(nodes).where(nodes.c.id == node_id, nodes.c.generation == before)
+    return bool(connection.execute(told.values(generation=after)).rowcount)
 
 
 def pushed_with_token(connection: Connection, owner_id: int, token_sha256: str) -> str | None:

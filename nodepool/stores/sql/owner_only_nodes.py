@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import ColumnElement, and_, func, or_
 
+from nodepool.domain.nodes.generation import Generation
 from nodepool.domain.nodes.isolation import Isolation, keeps_strangers_out
 from nodepool.domain.nodes.node import ENGINE_AWAY, NodeKind
 from nodepool.domain.trust.tiers import DOCKER_WORKS
@@ -15,6 +16,11 @@ _HAS_ENGINE = or_(
     func.lower(func.trim(nodes.c.docker_status)).in_(sorted(DOCKER_WORKS)),
     nodes.c.docker_status == ENGINE_AWAY,
 )
+
+
+def is_understood() -> ColumnElement[bool]:
+    """Nodes that speak this pool's protocol, as far as they have shown. Others run nobody's tasks."""
+    return nodes.c.generation != Generation.LATER
 
 
 def takes_strangers() -> ColumnElement[bool]:

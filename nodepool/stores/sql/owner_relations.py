@@ -17,10 +17,11 @@ from sqlalchemy import Connection, Select, func, or_, select
 from nodepool.domain import regions
 from nodepool.domain.money import ledger
 from nodepool.domain.money.ledger import EntryKind
+from nodepool.domain.nodes import message_limits
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.domain.tasks.states import LocationMode
 from nodepool.domain.trust.audits import Reach
-from nodepool.stores.sql.owner_only_nodes import takes_strangers
+from nodepool.stores.sql.owner_only_nodes import is_understood, takes_strangers
 from nodepool.stores.sql.tables import ledger_entries, nodes, tasks
 
 
@@ -32,6 +33,7 @@ def reach(connection: Connection, task_id: str, besides: Collection[int], *, all
         nodes.c.draining.is_(False),
         nodes.c.owner_id.not_in(sorted(besides)),
         takes_strangers(),
+        is_understood(),
     )
     if not allow_pushed:
         query = query.where(nodes.c.kind == NodeKind.AGENT)
@@ -44,6 +46,10 @@ def reach(connection: Connection, task_id: str, besides: Collection[int], *, all
             tasks.c.region == regions.ANY,
             tasks.c.location_mode != LocationMode.STRICT,
             nodes.c.region == tasks.c.region,
+        ),
+        or_(
+            nodes.c.message_bytes == 0,
+            nodes.c.message_bytes >= tasks.c.package_bytes + message_limits.AROUND_BYTES,
         ),
         or_(tasks.c.gpu_name == "", func.lower(nodes.c.gpu_name) == func.lower(tasks.c.gpu_name)),
     )

@@ -23,8 +23,8 @@ from nodepool.stores.sql.task_rows import QueuedTask
 from nodepool.stores.sql.tasks import WAITS
 from nodepool.stores.sql.typed_rows import columns
 
-# What belongs to an image is known of the node (see nodepool.domain.nodes.fitness).
-_CANNOT = sorted(NODE_FOR_TASK_CODES - {ReasonCode.IMAGE_ABSENT})
+# What belongs to an image or a size is known of the node (see nodepool.domain.nodes.fitness).
+_CANNOT = sorted(NODE_FOR_TASK_CODES - {ReasonCode.IMAGE_ABSENT, ReasonCode.MESSAGE_TOO_LARGE})
 _Id = TypeVar("_Id", int, str)
 # Databases have a limit on the values of one statement.
 _AT_ONCE = 1000

@@ -27,7 +27,7 @@ from nodepool.domain.tasks.states import (
     TaskState,
     check_task_transition,
 )
-from nodepool.stores.sql.owner_only_nodes import takes_strangers
+from nodepool.stores.sql.owner_only_nodes import is_understood, takes_strangers
 from nodepool.stores.sql.reason_columns import reason_columns
 from nodepool.stores.sql.tables import attempts, node_records, nodes, owner_records, tasks, users
 from nodepool.stores.sql.task_rows import AssignedTask
@@ -376,6 +376,7 @@ def somebody_else(connection: Connection, taken: Collection[int], *, allow_pushe
         nodes.c.draining.is_(False),
         nodes.c.owner_id.not_in(sorted(taken)),
         takes_strangers(),
+        is_understood(),
     )
     if not allow_pushed:
         query = query.where(nodes.c.kind == NodeKind.AGENT)

@@ -102,6 +102,10 @@ nodes = Table(
     Column("refused_in_row", Integer, nullable=False, server_default="0"),
     Column("refused_user", Integer, nullable=False, server_default="0"),
     Column("backoff_until", Float, nullable=False, server_default="0"),
+    Column("message_bytes", BigInteger, nullable=False, server_default="0"),  # the largest that it takes
+    Column("message_bytes_at", Float, nullable=False, server_default="0"),
+    # What it has shown to speak; nodepool/domain/nodes/generation.py has the rules.
+    Column("generation", String(16), nullable=False, server_default=""),
     Column("absent_images", Text, nullable=False, server_default=""),  # JSON: image, and when it was missed
     # When it was last heard of, noted about once an hour; 0: not known.
     Column("seen_at", Float, nullable=False, server_default="0"),

@@ -117,6 +117,7 @@ class QueuedTask(FromRow):
     memory_gb: int
     gpu_score: int
     gpu_memory_gb: int
+    package_bytes: int
     priority: int
     created_at: float
     queued_at: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nodepool.domain.nodes import message_limits
 from nodepool.domain.nodes.fitness import (
     ASKED_AGAIN_SECONDS,
     FIRST_BACKOFF_SECONDS,
@@ -9,6 +10,7 @@ from nodepool.domain.nodes.fitness import (
     LONGEST_BACKOFF_SECONDS,
     Refusal,
     Refusals,
+    after_message,
     after_refusal,
     after_run,
     images_as_json,
@@ -94,3 +96,41 @@ def test_what_the_pool_or_the_task_is_to_blame_for_says_nothing_of_the_node() ->
 def test_a_clock_that_was_set_back_keeps_no_node_away() -> None:
     refusals = after_refusal(Refusals(), own(), NOW)
     assert not refusals.backs_off(NOW - 3600)
+
+
+def too_large(message_bytes: int, user: int = 1) -> Refusal:
+    return Refusal(
+        reason_class=ReasonClass.NODE_FOR_TASK,
+        code=ReasonCode.MESSAGE_TOO_LARGE,
+        user_id=user,
+        image="i",
+        message_bytes=message_bytes,
+    )
+
+
+def test_a_message_that_was_too_large_leaves_the_node_its_other_work() -> None:
+    refusals = Refusals()
+    for user in range(5):
+        refusals = after_refusal(refusals, too_large(4 << 20, user), NOW + user)
+    assert not refusals.backs_off(NOW + 5)
+    assert (refusals.in_row, refusals.largest_message(NOW + 5)) == (0, 4 << 20)
+
+
+def test_of_two_bounds_the_smaller_counts_and_after_an_hour_neither() -> None:
+    once = after_refusal(Refusals(), too_large(5 << 20), NOW)
+    assert after_refusal(once, too_large(4 << 20), NOW + 1).largest_message(NOW + 1) == 4 << 20
+    assert after_refusal(once, too_large(6 << 20), NOW + 1).largest_message(NOW + 1) == 5 << 20
+    assert once.largest_message(NOW + message_limits.FORGOTTEN_SECONDS) == 0
+    later = NOW + message_limits.FORGOTTEN_SECONDS
+    assert after_refusal(once, too_large(6 << 20), later).largest_message(later) == 6 << 20
+    # A clock that was set back keeps nothing from anybody.
+    assert once.largest_message(NOW - 1) == 0
+
+
+def test_a_larger_message_that_was_taken_since_takes_the_bound_away() -> None:
+    bound = after_refusal(Refusals(), too_large(4 << 20), NOW)
+    assert after_message(bound, 5 << 20, NOW + 1) == Refusals()
+    assert after_message(bound, 4 << 20, NOW + 1) == bound
+    assert after_message(bound, 5 << 20, NOW - 1) == bound
+    assert after_message(Refusals(), 5 << 20, NOW) == Refusals()
+    assert after_run(bound).largest_message(NOW) == 4 << 20

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
+from nodepool.domain.nodes.generation import Generation
+from nodepool.domain.nodes.message_limits import AROUND_BYTES
 from nodepool.domain.nodes.node import NodeKind, NodeView
 from nodepool.domain.resources import RESOURCE_NAMES, Claim
 from nodepool.domain.scheduling import placement
-from nodepool.domain.scheduling.placement import Requirements
+from nodepool.domain.scheduling.fleet import Amounts, Fleet
+from nodepool.domain.scheduling.placement import Chooser, Requirements
 from nodepool.domain.tasks.clauses import Clause, ClauseKind
 from nodepool.domain.tasks.reasons import ReasonCode
 from nodepool.domain.trust.tiers import Tier, opens
@@ -165,3 +168,79 @@ def test_the_order_of_the_nodes_does_not_matter(
 ) -> None:
     shuffled = sorted(nodes, key=lambda _: random.random())  # type: ignore[attr-defined]
     assert placement.place(asked, nodes) == placement.place(asked, shuffled)
+
+
+MIB = 1 << 20
+
+
+def limited() -> Fleet:
+    return Fleet.of(
+        [
+            node("agent"),
+            node("four", message_bytes=4 * MIB),
+            node("eight", message_bytes=8 * MIB),
+            node("other eight", message_bytes=8 * MIB),
+        ]
+    )
+
+
+def test_packages_are_not_offered_to_nodes_that_take_no_such_message() -> None:
+    fleet = limited()
+    most = 4 * MIB - AROUND_BYTES
+    for package, over, takers in (
+        (most, 0, 4),
+        (most + 1, 4 * MIB, 3),
+        (6 * MIB, 4 * MIB, 3),
+        (9 * MIB, 8 * MIB, 1),
+    ):
+        assert fleet.too_small_for(package) == over
+        asked = requirements(over_bytes=over)
+        assert len(placement.decide(asked, fleet).ranked) == takers
+        chooser, chosen = Chooser(asked, fleet), set()
+        while (row := chooser.next()) is not None:
+            chosen.add(fleet.ids[row])
+            fleet.take(row, Amounts.of(ROOM))
+        assert len(chosen) == takers
+        for node_id in chosen:
+            fleet.give_back(fleet.row_of[node_id], Amounts.of(ROOM))
+
+
+def test_a_limited_node_is_told_in_words_with_and_without_the_size() -> None:
+    asked = requirements(over_bytes=4 * MIB)
+    reason = placement.place(asked, [node(message_bytes=4 * MIB)]).reason()
+    assert reason.code is ReasonCode.NO_NODE_NOW
+    assert str(reason) == (
+        "waiting: looked at 1 nodes: 1 takes messages of at most 4 MiB, this package has more"
+    )
+    asked = requirements(over_bytes=4 * MIB, package_bytes=6 * MIB)
+    (clause,) = placement.decide(asked, limited()).failed
+    assert str(clause) == "takes messages of at most 4 MiB, this package has 6 MiB"
+
+
+def test_bounds_come_and_go_with_their_nodes() -> None:
+    fleet = limited()
+    assert fleet.message_bounds == (4 * MIB, 8 * MIB)
+    fleet.remove("four")
+    assert fleet.message_bounds == (8 * MIB,)
+    fleet.put(node("eight"))
+    assert fleet.message_bounds == (8 * MIB,)
+    fleet.put(node("other eight", message_bytes=2 * MIB))
+    assert fleet.message_bounds == (2 * MIB,)
+    for number in range(50):  # it grows
+        fleet.put(node(f"more {number}"))
+    assert len(placement.decide(requirements(over_bytes=2 * MIB), fleet).failed) == 1
+    fleet.remove("other eight")
+    fleet.put(node("new in its row"))
+    assert (fleet.message_bounds, fleet.too_small_for(1 << 40)) == ((), 0)
+
+
+def test_a_node_of_another_generation_gets_nothing_and_it_is_told_why_also_when_it_is_away() -> None:
+    for generation, clause, passes in (
+        (Generation.LATER, placement.LATER_GENERATION, False),
+        (Generation.UNTOLD, placement.UNTOLD, True),
+    ):
+        for online in (True, False):
+            shown = node(generation=generation, draining=True, online=online)
+            decision = placement.place(requirements(), [shown])
+            assert list(decision.failed) == [clause]
+            assert decision.never_fits() is not passes

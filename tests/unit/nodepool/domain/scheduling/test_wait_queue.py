@@ -230,3 +230,19 @@ def test_a_user_who_was_held_and_left_the_line_may_come_back() -> None:
     assert queue.all(0) == []
     queue.queue.let_go(1, 0)
     assert queue.all(0) == ["a2"]
+
+
+def test_tasks_are_sorted_by_size_anew_when_other_sizes_count() -> None:
+    line = Line()
+    for task_id, size in (("small", 1), ("large", 10)):
+        line.add(task_id, package_bytes=size)
+    assert len(line.queue.groups()) == 1
+    line.queue.sort_by_size(lambda size: 5 if size > 5 else 0, 1.0)
+    found = {task_id: line.queue.find(task_id) for task_id in ("small", "large")}
+    assert {task_id: task and task.requirements.over_bytes for task_id, task in found.items()} == {
+        "small": 0,
+        "large": 5,
+    }
+    line.queue.sort_by_size(lambda _: 0, 2.0)
+    assert len(line.queue.groups()) == 1
+    assert line.all(3.0) == ["large", "small"]

@@ -78,6 +78,14 @@ WORDS: list[tuple[Reason, str]] = [
     ),
     (because(ReasonCode.CALL_FAILED, node=NODE, detail="gone"), "node bob/pc was called: gone"),
     (
+        because(ReasonCode.MESSAGE_TOO_LARGE, node=NODE, limit_bytes=4 << 20, package_bytes=6_606_029),
+        "node bob/pc takes messages of at most 4 MiB, and the package has 6.3 MiB",
+    ),
+    (
+        because(ReasonCode.RESULT_TOO_LARGE, limit_bytes=95 << 20),
+        "its result is larger than the 95 MiB that this pool takes",
+    ),
+    (
         because(ReasonCode.SILENT, node=NODE, seconds=61.4),
         "node bob/pc said nothing of it for 61 s, nor when it was asked",
     ),
@@ -150,6 +158,8 @@ def test_a_clause_passes_where_waiting_may_help() -> None:
     assert {kind for kind in ClauseKind if Clause(kind).passes} == {
         ClauseKind.REFUSED_IT,
         ClauseKind.IMAGE,
+        ClauseKind.MESSAGE_SIZE,
+        ClauseKind.UNTOLD,
         ClauseKind.OFFLINE,
         ClauseKind.UNFIT,
         ClauseKind.BACKS_OFF,
