@@ -264,6 +264,7 @@ def test_a_strangers_report_says_nothing_of_a_node(
     pool: TestPool, user: Account, owner: Account, worker: WireWorker
 ) -> None:
     worker.register()
+    assert worker.report().success
     worker.token, own = user.token, worker.token
     code, _ = refused(lambda: worker.report_as_later(memory_usage=12.5))
     worker.token = own
