@@ -13,6 +13,7 @@ from nodepool.domain import regions
 from nodepool.domain.capabilities import Capability
 from nodepool.domain.explain.explanation import ONCE_IDLE, PlacementExplanation, PlacementSuggestion, explain
 from nodepool.domain.explain.pool_view import HeldBack, PoolView
+from nodepool.domain.nodes.generation import Generation
 from nodepool.domain.nodes.node import NodeKind, NodeView
 from nodepool.domain.resources import Claim, Resources
 from nodepool.domain.scheduling import placement
@@ -168,6 +169,24 @@ ACTS: dict[str, tuple[PlacementRequest, list[NodeView], str, str]] = {
     ),
     "no slot": (asks(), [node("a", reserved=Claim(0, 0, 0, 0, tasks=4))], "busy: task slots", "--max-tasks"),
     "no agent": (asks(), [node("a", kind=NodeKind.PUSHED)], placement.PUSHED, "PUSH_TO_NODES"),
+    "too large": (
+        asks(over_bytes=4 << 20, package_bytes=6 << 20),
+        [node("a", message_bytes=4 << 20)],
+        "takes messages of at most 4 MiB, this package has 6 MiB",
+        "its package becomes smaller than 4 MiB (.hivemindignore), or the owner of a lets its worker",
+    ),
+    "later generation": (
+        asks(),
+        [node("a", generation=Generation.LATER, draining=True)],
+        placement.LATER_GENERATION,
+        "the owner of a starts an agent there",
+    ),
+    "has not reported": (
+        asks(),
+        [node("a", generation=Generation.UNTOLD, draining=True, online=False)],
+        placement.UNTOLD,
+        "the worker of a reports its status",
+    ),
     "credit": (asks(tier=Tier.LOW), [node("a", tier=Tier.HIGH)], placement.TRUST, "credit score of 100"),
     "less credit": (
         asks(tier=Tier.LOW),
