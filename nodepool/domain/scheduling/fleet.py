@@ -6,7 +6,6 @@ something only as long as its node is here.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -206,9 +205,8 @@ class Fleet:
 
         Packages between the same two bounds go to the same nodes: their tasks are alike.
         """
-        bounds = self.message_bounds
-        over = bisect_left(bounds, message_limits.message_bytes(package_bytes)) if bounds else 0
-        return bounds[over - 1] if over else 0
+        size = message_limits.message_bytes(package_bytes)
+        return next((bound for bound in reversed(self.message_bounds) if bound < size), 0)
 
     def _new_row(self, node_id: str) -> int:
         if self._free_rows:
