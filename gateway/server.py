@@ -20,7 +20,7 @@ from gateway.admission.request_limit_sync import RequestSync
 from gateway.auth.access import SERVICES
 from gateway.auth.callers import Callers
 from gateway.context import Gateway
-from gateway.health import BROKER, DATABASE, LOOK_SECONDS, in_words
+from gateway.health import BROKER, DATABASE, LOOK_SECONDS
 from gateway.proxies.proxy_listener import ProxyListener
 from gateway.servicers.admin import AdminServicer
 from gateway.servicers.interceptors import Gatekeeper
@@ -32,6 +32,11 @@ from nodepool import watchdog as watchdogs
 from nodepool.clock import steady_clock
 from nodepool.domain.broker_owner import ForeignBrokerError
 from nodepool.domain.errors import NodePoolError
+from nodepool.domain.limit_names import LimitName
+from nodepool.domain.outages import OutageCause
+from nodepool.events.catalogue import LimitHit
+from nodepool.events.outages import OutageTeller
+from nodepool.events.telling import tell
 from nodepool.metrics.catalogue import Part
 from nodepool.metrics.server import MetricsServer, registry_of
 from nodepool.protocol import nodepool_pb2_grpc as rpc
@@ -90,26 +95,21 @@ async def _be_present(gateway: Gateway) -> None:
         try:
             await gateway.run(liveness.say_gateway_serves)
         except NodePoolError:
-            if gateway.outages.failed():
-                log.warning("an outage began, perhaps: Redis does not answer", action="outage.began")
+            gateway.outages.failed()
         else:
             outage = gateway.outages.worked(steady_clock())
-            if outage is not None:
-                log.warning(
-                    "an outage of this gateway ended",
-                    action="outage.ended",
-                    seconds=round(outage.seconds, 1),
-                    cause=outage.cause,
-                )
+            if outage is not None and outage.cause is OutageCause.STOOD_STILL:
+                OutageTeller(Part.GATEWAY).stood_still(outage.seconds)
         await asyncio.sleep(PRESENCE_SECONDS)
 
 
 async def _tell_health(gateway: Gateway, healthy: health.aio.HealthServicer) -> None:
     """What grpc.health.v1 says, as the pool is."""
     told: dict[str, int] = {}
-    said = ""
+    outages = OutageTeller(Part.GATEWAY)
     while True:
         problems = gateway.health.problems()
+        outages.see(problems, time.monotonic())
         own = problems[DATABASE] or problems[BROKER]
         states = dict.fromkeys(("", *SERVICES), _state(not any(problems.values())))
         states[GATEWAY_ALONE] = _state(not own)
@@ -117,13 +117,6 @@ async def _tell_health(gateway: Gateway, healthy: health.aio.HealthServicer) -> 
             if told.get(service) != state:
                 await healthy.set(service, state)
         told = states
-        words = in_words(problems)
-        if bool(words) != bool(said):
-            if words:
-                log.error("the pool does not work", action="pool.outage_began", reason=words)
-            else:
-                log.warning("the pool works again", action="pool.outage_ended")
-        said = words
         await asyncio.sleep(LOOK_SECONDS)
 
 
@@ -196,8 +189,8 @@ async def _bound_connections(gateway: Gateway, calls: OpenCalls) -> None:
         ended = bound_connections(
             gateway.reader.ports, most, lambda peer: calls.count("peer", peer), gateway.addresses.bounded
         )
-        if ended:
-            log.warning("addresses had too many connections", action="gateway.connections_ended", ended=ended)
+        for address in ended:
+            tell(LimitHit(limit=LimitName.CONNECTIONS, user="", address=address, method=""))
 
 
 async def _listen_for_balancers(gateway: Gateway, server: grpc.aio.Server) -> ProxyListener | None:

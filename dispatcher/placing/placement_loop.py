@@ -339,7 +339,7 @@ class PlacementLoop:
                 this_round = reserve_and_place(
                     self._dispatcher, self.planner, self._fleet_mirror, self._aside, planned
                 )
-            _count(this_round, self._dispatcher.clock())
+            _count_misses(this_round)
             self._turned_at = time.monotonic()
             for it in (*this_round.refused, *this_round.moved):
                 self._serve(it.task, -1.0)
@@ -369,11 +369,7 @@ class PlacementLoop:
         self._running_limits.count_placed(task, int(times))
 
 
-def _count(this_round: PlacementRound, now: float) -> None:
-    for it in this_round.placed:
-        tier = it.task.requirements.tier
-        catalogue.placements.labels(tier).inc()
-        catalogue.task_wait_seconds.labels(tier).observe(max(0.0, now - it.task.queued_at))
+def _count_misses(this_round: PlacementRound) -> None:
     for cause, missed in (("no_room", this_round.refused), ("moved", this_round.moved)):
         if missed:
             catalogue.placement_misses.labels(cause).inc(len(missed))

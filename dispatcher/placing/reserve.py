@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 
 from dispatcher.context import Dispatcher
@@ -13,13 +13,11 @@ from nodepool.domain import ids
 from nodepool.domain.errors import StaleAttemptError
 from nodepool.domain.scheduling.planner import Planned, Planner
 from nodepool.domain.tasks.reasons import Reason
-from nodepool.domain.tasks.states import Outcome
 from nodepool.stores.redis.node_registry import Reservation
 from nodepool.stores.sql import placements as placing
 from nodepool.stores.sql.attempt_rows import LiveAttempt
 from nodepool.stores.sql.placements import Placement
 
-log = logging.getLogger(__name__)
 _TOKEN_BYTES = 16
 
 
@@ -80,8 +78,6 @@ def reserve_and_place(
 def _publish(dispatcher: Dispatcher, planner: Planner, aside: Aside, done: list[Placement]) -> None:
     """An agent reads its own queue; a node without one is called by a dispatcher."""
     pushed = {placement.node_id for placement in done if planner.fleet.is_pushed(placement.node_id)}
-    for placement in done:
-        log.info("attempt %s is placed on %s", placement.attempt_id, placement.node_id)
 
     def tell() -> None:
         dispatcher.publisher.execute_all(
@@ -115,10 +111,5 @@ def _give_back(dispatcher: Dispatcher, placement: Placement) -> None:
 
 def lose(dispatcher: Dispatcher, row: LiveAttempt, reason: Reason, *, blameless: bool = False) -> None:
     """The attempt is gone; its task goes elsewhere."""
-    try:
-        ended = dispatcher.lifecycle.lose_attempt(
-            row.id, row.node_id, row.owner_id, reason, blameless=blameless
-        )
-    except StaleAttemptError:
-        return
-    log.warning("attempt %s is %s: %s; its task is %s", row.id, Outcome.LOST, reason, ended.state)
+    with suppress(StaleAttemptError):
+        dispatcher.lifecycle.lose_attempt(row.id, row.node_id, row.owner_id, reason, blameless=blameless)

@@ -224,13 +224,10 @@ class PushOutcomes:
 
     def _end(self, row: PushedAttempt, end: End) -> None:
         try:
-            ended = self._dispatcher.lifecycle.end_attempt(row.id, row.node_id, row.owner_id, end)
+            self._dispatcher.lifecycle.end_attempt(row.id, row.node_id, row.owner_id, end)
             forget_losers(self._dispatcher.database, self._files, row.id)
         except (StaleAttemptError, StateConflictError) as error:
             log.info("attempt %s had ended: %s", row.id, error)
-            return
-        log.info("attempt %s on %s: %s: %s; its task is %s", row.id, row.node_id, end.outcome, end.reason,
-                 ended.state)  # fmt: skip
 
     def stop_target(self, attempt_id: str) -> PushedAttempt | None:
         """The attempt whose run is to be ended on its node, also when the pool has ended it already.

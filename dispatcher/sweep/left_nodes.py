@@ -11,6 +11,7 @@ import logging
 from dispatcher.context import Dispatcher
 from nodepool.domain import ids
 from nodepool.domain.tasks.retention import DAY_SECONDS
+from nodepool.events.catalogue import LeaveCause
 from nodepool.stores.redis import broker_users
 from nodepool.stores.redis.leftovers import Leftovers
 from nodepool.stores.redis.liveness import Liveness
@@ -53,10 +54,9 @@ class LeftNodes:
         signs = self._liveness.signs(silent)
         gone = [node for node, sign in zip(silent, signs, strict=True) if sign.age_seconds == float("inf")]
         for node_id in gone:
-            dispatcher.database.write(lambda c: node_store.deactivate(c, node_id))  # noqa: B023
+            dispatcher.database.write(lambda c: node_store.deactivate(c, node_id, LeaveCause.SILENT))  # noqa: B023
             broker_users.delete(dispatcher.redis, node_id)
             dispatcher.registry.remove_node(node_id)
-            log.warning("node %s has left: not heard of for %g days", node_id, days)
         forgotten = dispatcher.database.write(lambda c: left_nodes.forget(c, before, _AT_ONCE))
         if forgotten:
             log.info("%d nodes that left long ago are forgotten", forgotten)

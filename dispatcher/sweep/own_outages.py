@@ -6,19 +6,20 @@ and none could begin or end anything. That is nobody's fault: see `nodepool/doma
 
 from __future__ import annotations
 
-import logging
-
 from dispatcher.context import Dispatcher
-from nodepool.domain.outages import Outage, OutageCause, OwnOutages
+from nodepool.domain.errors import UnavailableError
+from nodepool.domain.outages import OutageCause, OwnOutages
+from nodepool.events.outages import OutageTeller
+from nodepool.metrics.catalogue import Part
 from nodepool.stores.sql.attempt_rows import LiveAttempt
-
-log = logging.getLogger(__name__)
 
 # In times NODE_LATE_SECONDS: shorter trouble changes nothing that anybody would notice.
 _TOLERATED_SHARE = 1 / 3
 # Until so long after an outage whoever lost a run of before it is not blamed: two periods to come back, and
 # two to begin or list what is theirs.
 BLAMELESS_PERIODS = 5
+_SWEEP = "sweep"  # something that nobody has thought of
+_PART_OF_CAUSE = {OutageCause.NO_GATEWAY: "gateway", OutageCause.FULL: "broker"}
 
 
 class SweepOutages:
@@ -32,19 +33,35 @@ class SweepOutages:
             tolerated_seconds=late_seconds * _TOLERATED_SHARE,
             still_seconds=late_seconds,
         )
+        self._troubles: dict[str, str] = {}
+        self._teller = OutageTeller(Part.DISPATCHER)
         self._blameless_seconds = BLAMELESS_PERIODS * late_seconds
 
-    def failed(self) -> None:
-        if self._own.failed():
-            log.warning("an outage began, perhaps: the broker or SQL does not answer this dispatcher")
+    def failed(self, error: Exception) -> None:
+        self._own.failed()
+        part = error.part if isinstance(error, UnavailableError) and error.part else _SWEEP
+        self._tell({**self._troubles, part: str(error)})
 
     def in_trouble(self, cause: OutageCause) -> None:
-        if self._own.failed(cause):
-            log.warning("an outage began, perhaps: %s", cause)
+        self._own.failed(cause)
+        # SQL and the broker have answered in this pass.
+        self._tell({_PART_OF_CAUSE[cause]: cause})
 
     def worked(self) -> bool:
-        """Whether an outage has just ended."""
-        return self._said(self._own.worked(self._dispatcher.steady()))
+        """Whether an outage has just ended, so that nodes have time to report again."""
+        self._tell({})
+        outage = self._own.worked(self._dispatcher.steady())
+        if outage is not None and outage.cause is OutageCause.STOOD_STILL:
+            self._teller.stood_still(outage.seconds)
+        return outage is not None
+
+    def left_to_another(self) -> None:
+        """Another dispatcher sweeps: the broker says so, and of all else this one finds nothing out."""
+        self._tell({})
+
+    def _tell(self, troubles: dict[str, str]) -> None:
+        self._troubles = troubles
+        self._teller.see(troubles, self._dispatcher.steady())
 
     def began_anew(self) -> None:
         """Redis lost its keys, or another dispatcher swept until now. So it is also at the start."""
@@ -56,13 +73,3 @@ class SweepOutages:
         return self._own.explains(
             self._dispatcher.steady(), age_seconds=age, within_seconds=self._blameless_seconds
         )
-
-    def _said(self, outage: Outage | None) -> bool:
-        if outage is not None:
-            log.warning(
-                "an outage of the pool ended after %.1f s (%s): nodes have time to report again, and what "
-                "ends by it is held against nobody",
-                outage.seconds,
-                outage.cause,
-            )
-        return outage is not None

@@ -32,6 +32,7 @@ from dispatcher.sweep.prober import Prober
 from dispatcher.sweep.pushed_attempts import PushedAttempts
 from dispatcher.sweep.reclaimer import Reclaimer
 from dispatcher.sweep.reconciler import Live, Reconciler, RotatingSlices
+from dispatcher.sweep.silence_teller import SilenceTeller
 from dispatcher.sweep.stored_files import StoredFiles
 from nodepool.clock import PoolClock
 from nodepool.domain.broker_owner import ForeignBrokerError
@@ -83,10 +84,9 @@ class Sweeper:
         self._dispatcher, self._give_up = dispatcher, give_up
         self._placement_loop = placement_loop
         self._stopped = threading.Event()
-        self._lock = SweepLock(dispatcher.redis)
+        self._lock, self._marks = SweepLock(dispatcher.redis), SweepMarks(dispatcher.redis)
         # Of the lock, while a pass of the loop is under way.
         self._lead_seconds: float | None = None
-        self._marks = SweepMarks(dispatcher.redis)
         self._turned_at, self._is_waiting = time.monotonic(), True
         now = dispatcher.clock()
         self._liveness = Liveness(dispatcher.redis)
@@ -115,6 +115,7 @@ class Sweeper:
             grace_seconds=dispatcher.settings.outage_grace_seconds,
         )
         self._outages = SweepOutages(dispatcher)
+        self._presence = SilenceTeller(dispatcher)
         self._forgotten = ForgottenAttempts(dispatcher)
         # Who is asked in a pass whether it still has its work.
         self._questioned = RotatingSlices(_QUESTIONED_WITHIN_PASSES)
@@ -155,11 +156,11 @@ class Sweeper:
                 log.warning("the pass is left: %s", error)
             except NodePoolError as error:
                 catalogue.sweeps.labels("failed").inc()
-                self._failed()
+                self._failed(error)
                 log.warning("the sweep waits: %s", error)
-            except Exception:
+            except Exception as error:
                 catalogue.sweeps.labels("failed").inc()
-                self._failed()
+                self._failed(error)
                 log.exception("the sweep failed; it goes on")
             self._lead_seconds, self._is_waiting = None, True
 
@@ -182,12 +183,14 @@ class Sweeper:
         try:
             holder = self._lock.take(seconds)
         except UnavailableError as error:
-            self._failed()
+            self._failed(error)
             log.warning("the sweep waits for Redis: %s", error.__cause__)
             return False
         if holder is LockHolder.OURS_NOW:
             # What was heard while another one swept, or before Redis lost its keys, is unknown.
             self._forgotten_by_redis()
+        if holder is LockHolder.ANOTHER:
+            self._outages.left_to_another()
         self._lead_seconds = seconds
         return holder is not LockHolder.ANOTHER
 
@@ -204,9 +207,9 @@ class Sweeper:
         until_late = self._next_late_at - self._dispatcher.steady() + _JUST_LATE_SECONDS
         return min(period_seconds, max(_SHORTEST_PAUSE_SECONDS, until_late))
 
-    def _failed(self) -> None:
+    def _failed(self, error: Exception) -> None:
         """Something does not answer. Redis may have forgotten; if it was an outage, its end will tell."""
-        self._outages.failed()
+        self._outages.failed(error)
         self._reconciler.distrust()
 
     def _forgotten_by_redis(self) -> None:
@@ -257,6 +260,7 @@ class Sweeper:
         late = self._failure_detector.late_nodes(expected, [sign.age_seconds for sign in signs], now)
         self._keep_lead()
         reports = self._end_lost(live, late, kinds)
+        self._presence.look(ids, signs, late, {node_id: len(rows) for node_id, rows in live.items()})
         if NodeKind.PUSHED in kinds.values():
             self._pushed.look(self._all_back_at)
         self._next_late_at = now + self._failure_detector.next_late(live.keys())
@@ -294,6 +298,8 @@ class Sweeper:
         questioned = self._questioned.take([node_id for node_id in live if node_id not in late])
         reports = dispatcher.registry.reports(questioned)
         for node_id, rows in live.items():
+            if node_id in kinds and node_id in late and node_id not in held:
+                self._presence.lost(node_id, len(rows))
             for row in rows:
                 if node_id not in kinds:
                     self._keep_lead()

@@ -12,7 +12,7 @@ import resource
 import socket
 import stat
 import struct
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -71,8 +71,9 @@ def end(descriptor: int, peer: str) -> bool:
 
 def bound_connections(
     ports: Collection[int], most: int, calls_of: Callable[[str], int], address_of: Callable[[str], str]
-) -> int:
-    """Ends what each address has of connections over `most`, first those with the fewest calls; how many.
+) -> dict[str, int]:
+    """Ends what each address has of connections over `most`, first those with the fewest calls; how many of
+    which address.
 
     `address_of` is empty for a peer that is not bounded so.
     """
@@ -81,12 +82,12 @@ def bound_connections(
     for peer in found:
         if address := address_of(peer):
             by_address[address].append(peer)
-    ended = 0
-    for peers in by_address.values():
+    ended: Counter[str] = Counter()
+    for address, peers in by_address.items():
         if len(peers) > most:
             for peer in sorted(peers, key=calls_of)[: len(peers) - most]:
-                ended += end(found[peer], peer)
-    return ended
+                ended[address] += end(found[peer], peer)
+    return +ended
 
 
 def allow_descriptors(settings: Settings) -> None:

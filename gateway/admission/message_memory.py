@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from nodepool.domain.errors import RateLimitedError
+from nodepool.domain.limit_names import LimitName
 
 # What is smaller is not worth counting: the number of open calls bounds it.
 LEAST_BYTES = 256 << 10
@@ -39,7 +40,7 @@ class MemoryBudget:
         # The first thing of all may be larger than the budget: else nobody could ever have it.
         over = self.held_bytes and self.held_bytes + size_bytes > self.total_bytes
         if over or (of_account and of_account + size_bytes > self.share_bytes):
-            raise RateLimitedError(_FULL, retry_after_seconds=_RETRY_SECONDS)
+            raise RateLimitedError(_FULL, retry_after_seconds=_RETRY_SECONDS, limit=LimitName.MESSAGE_MEMORY)
         self._of_account[account] += size_bytes
         self.held_bytes += size_bytes
         try:

@@ -22,6 +22,7 @@ from gateway.admission.arrival import Context
 from gateway.admission.message_limits import SMALL_BYTES
 from gateway.admission.message_memory import MemoryBudget
 from nodepool.domain.errors import NodePoolError, RateLimitedError, StalledError, TooLargeError
+from nodepool.domain.limit_names import LimitName
 
 # A client that reads slower than this on purpose is cut off; who needs longer downloads in pieces.
 LONGEST_REPLY_SECONDS = 600.0
@@ -191,4 +192,4 @@ class MessageReader:
                 return
             held -= line.held
             for pending in slow[peer]:
-                pending.end(RateLimitedError(_BUSY))
+                pending.end(RateLimitedError(_BUSY, limit=LimitName.MESSAGE_MEMORY))

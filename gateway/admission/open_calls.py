@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from nodepool.domain.errors import RateLimitedError
+from nodepool.domain.limit_names import LimitName
 from nodepool.settings import Settings
 
 # Strangers get this part of what everybody gets.
@@ -55,7 +56,9 @@ class OpenCalls:
 
     def take(self, key: _Key, most: int, words: str) -> None:
         if self._open[key] >= most:
-            raise RateLimitedError(f"too many {words} at once, at most {most}; try again in a second")
+            raise RateLimitedError(
+                f"too many {words} at once, at most {most}; try again in a second", limit=LimitName.OPEN_CALLS
+            )
         self._open[key] += 1
 
     def give(self, key: _Key) -> None:

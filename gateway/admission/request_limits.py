@@ -17,6 +17,7 @@ from gateway.admission.arrival import Arrival
 from gateway.auth.tokens import CallerIdentity
 from nodepool.domain.accounts.token_buckets import Buckets
 from nodepool.domain.errors import RateLimitedError
+from nodepool.domain.limit_names import LimitName
 from nodepool.domain.nodes.push_addresses import is_within
 from nodepool.settings import Settings
 
@@ -181,6 +182,7 @@ class RequestLimits:
             f"too many {words} {whose}: {per_minute} a minute are allowed; "
             f"try again in {seconds:.1f} seconds",
             retry_after_seconds=seconds,
+            limit=LimitName.CALLS_PER_MINUTE,
         )
 
     def _note(self, key: str, per_minute: int, amount: float) -> None:

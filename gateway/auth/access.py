@@ -96,6 +96,7 @@ REQUIRED: dict[str, Access] = {
 SERVICES: tuple[str, ...] = tuple(name for name in _BY_SERVICE if name.startswith(f"{PACKAGE}."))
 
 UPLOAD = "/nodepool.MasterNodeService/UploadTask"
+LOGIN = "/nodepool.UserService/Login"
 # Clients of later generations put the token where others have the user's name.
 _TOKEN_FIELDS = {UPLOAD: "user_id"}
 _DOTS_OF_A_TOKEN = 2

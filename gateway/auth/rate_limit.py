@@ -16,6 +16,7 @@ import structlog
 from nodepool.domain import client_address
 from nodepool.domain.client_address import ClientAddress
 from nodepool.domain.errors import RateLimitedError, UnavailableError
+from nodepool.domain.limit_names import LimitName
 from nodepool.domain.nodes.push_addresses import Network, is_within
 from nodepool.stores.redis import keys as names
 from nodepool.stores.redis.client import Client
@@ -57,6 +58,7 @@ class RateLimit:
             raise RateLimitedError(
                 f"too many attempts to {_WORDS[verb]}; try again in {seconds} seconds",
                 retry_after_seconds=float(seconds),
+                limit=_LIMITS[verb],
             )
         return CountedTry(tuple(keys))
 
@@ -71,6 +73,7 @@ class RateLimit:
 
 
 _WORDS = {"login": "log in", "register": "register"}
+_LIMITS = {"login": LimitName.WRONG_PASSWORDS, "register": LimitName.NEW_ACCOUNTS}
 
 
 def peer_address(peer: str) -> str:

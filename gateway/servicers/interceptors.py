@@ -35,6 +35,7 @@ from gateway.auth.callers import (
 from gateway.auth.tokens import CallerIdentity
 from gateway.proxies.client_addresses import ClientAddresses
 from gateway.servicers.statuses import retry_after, status_of
+from gateway.servicers.told_limits import tell_limit
 from nodepool import observability
 from nodepool.domain import errors
 from nodepool.metrics import catalogue
@@ -211,22 +212,19 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         self, method: _Method, context: Context, peer: str, ticket: Ticket
     ) -> tuple[Any, CallerIdentity | None]:
         """The call's message, or its stream of messages, and who calls."""
-        required = method.required
-        token = "" if required is Access.PUBLIC else token_in(context.invocation_metadata())
+        token = "" if method.required is Access.PUBLIC else token_in(context.invocation_metadata())
         if token:
-            identity = await self._callers.identify(token, required, method.name)
-            ticket.is_of(identity.user_id)
+            identity = await self._identify(method, token, ticket)
             await self._pass_gates(method, peer, identity)
         else:
             identity = None
             ticket.is_strangers()
-            if required is Access.PUBLIC:
+            if method.required is Access.PUBLIC:
                 await self._pass_gates(method, peer, None)
             elif not method.token_in_message:
-                self._callers.admit_anonymous(required)
+                self._callers.admit_anonymous(method.required)
                 await self._pass_gates(method, peer, None)
         if method.handler.request_streaming:
-            identity_of_call.set(identity)
             return self._requests(method, context, peer, identity), identity
         request = await self._one(method, context, peer, identity, ticket)
         if method.token_in_message:
@@ -234,17 +232,19 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
             check_same(token, told)
             if identity is None:
                 identity = await self._of_message(method, told, peer, ticket)
-        identity_of_call.set(identity)
         return request, identity
+
+    async def _identify(self, method: _Method, token: str, ticket: Ticket) -> CallerIdentity:
+        identity = await self._callers.identify(token, method.required, method.name)
+        identity_of_call.set(identity)
+        ticket.is_of(identity.user_id)
+        return identity
 
     async def _of_message(
         self, method: _Method, token: str, peer: str, ticket: Ticket
     ) -> CallerIdentity | None:
-        identity = None
-        if token:
-            identity = await self._callers.identify(token, method.required, method.name)
-            ticket.is_of(identity.user_id)
-        else:
+        identity = await self._identify(method, token, ticket) if token else None
+        if identity is None:
             self._callers.admit_anonymous(method.required)
         await self._pass_gates(method, peer, identity)
         return identity
@@ -378,6 +378,7 @@ async def _abort(context: Context, method: str, error: Exception) -> None:
         log.warning("a part of the pool is away", action="rpc.unavailable", method=method, reason=repr(error))
     else:
         log.debug("a call was refused", action="rpc.refused", method=method, code=code.name, reason=message)
+    tell_limit(method, error)
     _let_go(error)
     try:
         await context.abort(code, message, trailing_metadata=retry_after(error))

@@ -12,7 +12,7 @@ from gateway.auth.callers import current_client, current_identity
 from gateway.auth.rate_limit import RateLimit
 from gateway.context import Gateway
 from gateway.usecases import accounts, login_guard, statements
-from nodepool.domain.errors import NodePoolError
+from nodepool.domain.errors import NodePoolError, RateLimitedError
 from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 
 WRONG_LOGIN = "wrong username or password"
@@ -30,8 +30,12 @@ class UserServicer(rpc.UserServiceServicer):
 
     async def Login(self, request: pb.LoginRequest, context: Context) -> pb.LoginResponse:
         gateway, address = self._gateway, current_client().counted
-        guesser = await gateway.run(login_guard.of_login, gateway, request.username, address)
-        attempt = await gateway.run(self._limit.begin, "login", address, guesser.guard)
+        try:
+            guesser = await gateway.run(login_guard.of_login, gateway, request.username, address)
+            attempt = await gateway.run(self._limit.begin, "login", address, guesser.guard)
+        except RateLimitedError:
+            await gateway.run(accounts.refuse_limited, gateway, request.username, address)
+            raise
         try:
             issued = await gateway.run_password(
                 address, accounts.login, gateway, request.username, request.password, address

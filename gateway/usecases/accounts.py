@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from gateway.auth import passwords
 from gateway.auth.account_status import BLOCKED, ENDED, GONE
+from gateway.auth.callers import current_client
 from gateway.auth.tokens import CallerIdentity, IssuedToken
 from gateway.context import Gateway
 from gateway.usecases import login_guard, storage_quota
@@ -27,6 +28,8 @@ from nodepool.domain.errors import (
 )
 from nodepool.domain.money import ledger
 from nodepool.domain.money.ledger import EntryKind, NewEntry
+from nodepool.events.catalogue import LoginRefused, RefusalCause
+from nodepool.events.telling import tell
 from nodepool.metrics import catalogue
 from nodepool.stores.sql import storage_accounting, users as user_store
 from nodepool.stores.sql.database import Connection
@@ -89,20 +92,31 @@ def login(gateway: Gateway, username: str, password: str, address: str = "") -> 
     try:
         guesser = login_guard.of_login(gateway, username, address)
     except RateLimitedError:
-        catalogue.logins.labels("limited").inc()
+        refuse_limited(gateway, username, address)
         raise
     user = gateway.database.read(lambda connection: _find(connection, username))
     right = passwords.matches(password, user.password_hash if user else None, gateway.settings.bcrypt_rounds)
     if user is None or not right:
-        catalogue.logins.labels("refused").inc()
         login_guard.wrong(gateway, guesser, password)
+        _tell_refused(user, address, RefusalCause.WRONG)
         return None
     login_guard.right(gateway, guesser, user.id)
     if user.blocked:
-        catalogue.logins.labels("refused").inc()
+        _tell_refused(user, address, RefusalCause.BLOCKED)
         raise PermissionDeniedError(BLOCKED)
     catalogue.logins.labels("accepted").inc()
     return gateway.tokens.issue(_identity_of(user))
+
+
+def refuse_limited(gateway: Gateway, username: str, address: str) -> None:
+    """Tells of a login that was not even looked at: too many wrong ones came before."""
+    user = gateway.database.read(lambda connection: _find(connection, username))
+    _tell_refused(user, address, RefusalCause.LIMITED)
+
+
+def _tell_refused(user: User | None, address: str, cause: RefusalCause) -> None:
+    """A name that is nobody's is not told: it may be a password."""
+    tell(LoginRefused(user=user.username if user is not None else "", address=address, cause=cause))
 
 
 def refresh(gateway: Gateway, identity: CallerIdentity) -> IssuedToken:
@@ -126,6 +140,11 @@ def change_password(gateway: Gateway, identity: CallerIdentity, old: str, new: s
     rounds = gateway.settings.bcrypt_rounds
     if not passwords.matches(old, user.password_hash, rounds):
         login_guard.wrong(gateway, guesser, old)
+        tell(
+            LoginRefused(
+                user=user.username, address=current_client().counted, cause=RefusalCause.OLD_PASSWORD
+            )
+        )
         raise PermissionDeniedError("the old password is wrong; nothing was changed")
     login_guard.right(gateway, guesser, user.id)
     password_hash = passwords.hashed(new, rounds)

@@ -5,17 +5,16 @@ Nobody becomes one over the wire.
 
 from __future__ import annotations
 
-import structlog
-
 from gateway.auth import passwords
 from gateway.auth.access import ADMIN_ROLE
 from gateway.context import Gateway
 from nodepool.domain.accounts.credentials import check_password, check_username
 from nodepool.domain.errors import AlreadyExistsError, InvalidInputError, StateConflictError
-from nodepool.stores.sql import users as user_store
+from nodepool.events.catalogue import AdminActed
+from nodepool.stores.sql import restores, users as user_store
+from nodepool.stores.sql.database import Connection
+from nodepool.stores.sql.noted_events import note
 from nodepool.stores.sql.users import NewUser, User
-
-log = structlog.get_logger(__name__)
 
 
 def ensure(gateway: Gateway) -> None:
@@ -47,12 +46,10 @@ def _make(gateway: Gateway, username: str) -> None:
         settings.newcomer_balance_cpt,
     )
     try:
-        gateway.database.write(lambda connection: user_store.add(connection, admin, now))
+        gateway.database.write(lambda connection: _add(connection, admin, now))
     except AlreadyExistsError:
         # Another gateway may have started at the same moment, and have made the same.
         _take(gateway, username)
-    else:
-        log.info("the first admin is made", action="admin.made", username=username)
 
 
 def _take(gateway: Gateway, username: str) -> None:
@@ -74,8 +71,22 @@ def _promote(gateway: Gateway, user: User) -> None:
             f"ADMIN_USERNAME: {user.username} is there with another password, and so may be somebody else; "
             "choose another name, or empty ADMIN_PASSWORD to make that account an admin all the same"
         )
-    gateway.database.write(lambda connection: user_store.set_role(connection, user.id, ADMIN_ROLE))
-    log.info("a user is an admin now", action="admin.promoted", username=user.username)
+    gateway.database.write(lambda connection: _set_admin(connection, user))
+
+
+def _add(connection: Connection, admin: NewUser, now: float) -> None:
+    user_store.add(connection, admin, now)
+    note(connection, _made(admin.username))
+
+
+def _set_admin(connection: Connection, user: User) -> None:
+    user_store.set_role(connection, user.id, ADMIN_ROLE)
+    note(connection, _made(user.username))
+
+
+def _made(username: str) -> AdminActed:
+    """The host's, by its settings."""
+    return AdminActed(admin=restores.HOST, act="make-admin", subject=username, detail="")
 
 
 def _find(gateway: Gateway, username: str) -> User | None:

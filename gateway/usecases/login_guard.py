@@ -14,6 +14,7 @@ from gateway.context import Gateway
 from nodepool.domain.accounts.credentials import is_username
 from nodepool.domain.accounts.lockout import LockRules
 from nodepool.domain.errors import RateLimitedError
+from nodepool.domain.limit_names import LimitName
 from nodepool.stores.sql import logins as login_store
 from nodepool.stores.sql.database import Connection
 
@@ -85,6 +86,7 @@ def _check_unlocked(until: float, now: float) -> None:
         raise RateLimitedError(
             f"too many wrong passwords for this name; try again in {seconds} seconds",
             retry_after_seconds=float(seconds),
+            limit=LimitName.WRONG_PASSWORDS,
         )
 
 

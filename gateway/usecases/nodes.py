@@ -26,6 +26,7 @@ from nodepool.domain.nodes.node import NodeKind
 from nodepool.domain.tasks.reasons import ReasonCode, because
 from nodepool.domain.tasks.states import Outcome
 from nodepool.domain.trust import access_limits
+from nodepool.events.catalogue import LeaveCause
 from nodepool.messaging import names
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.redis import agent_instances, broker_users, certificates, keys
@@ -90,8 +91,7 @@ def check_owner(identity: CallerIdentity) -> None:
 def retire_of_admins(gateway: Gateway) -> None:
     """Nodes whose owner has become an admin since, or whom a version before this one let in, leave."""
     for row in gateway.database.read(lambda c: node_store.active_of_role(c, ADMIN_ROLE)):
-        log.warning("node %s leaves the pool: its owner %s is an admin", row.id, row.owner)
-        _leave(gateway, row.id, blameless=True)
+        _leave(gateway, row.id, LeaveCause.OWNER_IS_ADMIN, blameless=True)
 
 
 def _check_room(gateway: Gateway, connection: Connection, identity: CallerIdentity, node_id: str) -> None:
@@ -212,17 +212,17 @@ def set_draining(gateway: Gateway, identity: CallerIdentity, node_id: str, *, dr
 def deregister(gateway: Gateway, identity: CallerIdentity, node_id: str) -> None:
     """The node leaves for good or until it registers again; what it still had goes elsewhere."""
     gateway.database.read(lambda c: node_store.find_own(c, node_id, identity.user_id))
-    _leave(gateway, node_id)
+    _leave(gateway, node_id, LeaveCause.SIGNED_OFF)
 
 
-def _leave(gateway: Gateway, node_id: str, *, blameless: bool = False) -> None:
+def _leave(gateway: Gateway, node_id: str, cause: LeaveCause, *, blameless: bool = False) -> None:
     end = End(
         outcome=Outcome.LOST,
         exit_code=None,
         reason=because(ReasonCode.NODE_LEFT, node=node_id),
         blameless=blameless,
     )
-    gateway.database.write(lambda c: node_store.deactivate(c, node_id))
+    gateway.database.write(lambda c: node_store.deactivate(c, node_id, cause))
     for row in gateway.database.read(lambda c: task_store.live_attempts(c, node_id)):
         try:
             gateway.lifecycle.end_attempt(row.id, node_id, row.owner_id, end)

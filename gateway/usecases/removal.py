@@ -28,7 +28,6 @@ def delete(gateway: Gateway, identity: CallerIdentity, task_id: str) -> None:
     """
     now = gateway.clock()
     gateway.database.write(lambda c: removal_store.mark_deleted(c, task_id, identity.user_id, now))
-    log.info("task %s is deleted by its owner", task_id)
     storage_quota.release(gateway, task_id)
     try:
         for attempt_id in gateway.database.read(lambda c: removal_store.attempts_of(c, task_id)):

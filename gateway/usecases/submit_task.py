@@ -24,6 +24,7 @@ from nodepool.domain.errors import (
     TooLargeError,
 )
 from nodepool.domain.ids import check_task_id
+from nodepool.domain.limit_names import LimitName
 from nodepool.domain.money.pricing import price_per_minute_cpt
 from nodepool.domain.resources import Resources
 from nodepool.domain.tasks.labels import check_name
@@ -40,9 +41,9 @@ from nodepool.domain.tasks.states import TaskState, Verification
 from nodepool.domain.trust import access_limits
 from nodepool.domain.trust.result_digest import check_patterns
 from nodepool.domain.trust.tiers import SCORE_OF, Tier, opens, task_tier
+from nodepool.events.catalogue import TaskAccepted
 from nodepool.heavy import jobs
 from nodepool.heavy.worker import OutOfBoundsError, WorkerEndedError
-from nodepool.metrics import catalogue
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql import (
     nodes as node_store,
@@ -54,6 +55,7 @@ from nodepool.stores.sql import (
 )
 from nodepool.stores.sql.database import Connection
 from nodepool.stores.sql.ledger import api as ledger_store
+from nodepool.stores.sql.noted_events import note
 from nodepool.stores.sql.task_rows import WholeTask
 from nodepool.stores.sql.users import credit_score
 
@@ -273,7 +275,7 @@ def _keep(gateway: Gateway, prepared: _Prepared, package: IncomingPackage) -> Ac
         # Until its task is there, nobody removes the package as one that no task needs.
         with gateway.files.using_package(sha256):
             package.store(gateway.files)
-            gateway.database.write(lambda c: _store(c, row, fee_percent, row["created_at"], bound))
+            gateway.database.write(lambda c: _store(c, row, owner, fee_percent, bound))
     except AlreadyExistsError:
         storage_quota.discard(gateway, sha256)
         found = gateway.database.read(lambda connection: task_store.find(connection, row["id"]))
@@ -284,7 +286,6 @@ def _keep(gateway: Gateway, prepared: _Prepared, package: IncomingPackage) -> Ac
     gateway.unfinished.accepted(owner.user_id)
     for task_id in _to_place(row):
         gateway.publisher.place_soon(task_id, row["tier"], row["region"])
-    catalogue.tasks_accepted.labels(row["tier"]).inc()
     return Accepted(row["id"], repeated=False, stored_bytes=prepared.stored, stored_bytes_limit=bound)
 
 
@@ -310,8 +311,9 @@ def _before(
     return existing, score, storage_accounting.stored_bytes(connection, owner.user_id)
 
 
-def _store(connection: Connection, row: NewTask, fee_percent: int, now: float, bound: int) -> None:
+def _store(connection: Connection, row: NewTask, owner: CallerIdentity, fee_percent: int, bound: int) -> None:
     """The task, its runs where it has several, and what it may cost, or none of it."""
+    now = row["created_at"]
     task_store.insert_task(connection, row)
     label_store.add(connection, [row])
     if row["replicas"] > 1:
@@ -319,6 +321,18 @@ def _store(connection: Connection, row: NewTask, fee_percent: int, now: float, b
     ledger_store.hold(connection, row, fee_percent=fee_percent, now=now)
     # The last: rows of storage accounts are locked after all others.
     storage_accounting.add_package(connection, row, bound)
+    accepted = TaskAccepted(
+        task=row["id"],
+        owner_id=owner.user_id,
+        user=owner.username,
+        tier=row["tier"],
+        region=row["region"],
+        replicas=row["replicas"],
+        price_per_minute=row["price_per_minute"],
+        max_minutes=row["max_minutes"],
+        package_bytes=row["package_bytes"],
+    )
+    note(connection, accepted)
 
 
 def _to_place(row: NewTask) -> list[str]:
@@ -348,9 +362,12 @@ def _check_room(gateway: Gateway, owner: CallerIdentity, score: int) -> None:
 
     if gateway.unfinished.reaches(owner.user_id, limit, count):
         if limit == opened:
-            raise RateLimitedError(access_limits.unfinished_message(limit, score))
+            raise RateLimitedError(
+                access_limits.unfinished_message(limit, score), limit=LimitName.UNFINISHED_TASKS
+            )
         raise RateLimitedError(
-            f"you have {limit} unfinished tasks, as many as this pool allows; wait until some have ended"
+            f"you have {limit} unfinished tasks, as many as this pool allows; wait until some have ended",
+            limit=LimitName.UNFINISHED_TASKS,
         )
 
 

@@ -5,6 +5,8 @@ This file knows no transport: `gateway/servicers/interceptors.py` holds the tabl
 
 from __future__ import annotations
 
+from nodepool.domain.limit_names import LimitName
+
 
 class NodePoolError(Exception):
     """Something went wrong in the node pool."""
@@ -68,14 +70,23 @@ class NotEnoughCptError(NodePoolError):
 class RateLimitedError(NodePoolError):
     """Too many requests; wait a little and try again."""
 
-    def __init__(self, message: str | None = None, *, retry_after_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        retry_after_seconds: float = 0.0,
+        limit: LimitName = LimitName.OTHER,
+    ) -> None:
         """`retry_after_seconds`: when the same may be answered; 0 where waiting alone does not help."""
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+        self.limit = limit
 
 
 class StorageBoundError(NodePoolError):
     """Your tasks keep as much as your account may keep here."""
+
+    limit = LimitName.STORED_BYTES
 
 
 class StorageFullError(NodePoolError):
@@ -89,8 +100,22 @@ class CorruptFileError(NodePoolError):
 class UnavailableError(NodePoolError):
     """A part of the pool cannot be reached just now; try again in a moment."""
 
+    part = ""  # which, for operators
 
-class BrokerFullError(UnavailableError):
+
+class BrokerUnavailableError(UnavailableError):
+    """The pool's broker cannot be reached just now; try again in a moment."""
+
+    part = "broker"
+
+
+class DatabaseUnavailableError(UnavailableError):
+    """The pool's database cannot be reached just now; try again in a moment."""
+
+    part = "database"
+
+
+class BrokerFullError(BrokerUnavailableError):
     """The pool's broker is full; try again in a moment."""
 
 

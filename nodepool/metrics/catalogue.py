@@ -127,7 +127,7 @@ attempts_ended = _counter(
     BOTH,
 )
 tasks_ended = _counter(
-    "hivemind_tasks_ended_total", "Tasks that came to a final state with such an end.", ("state",), BOTH
+    "hivemind_tasks_ended_total", "Users' tasks that came to a final state.", ("state",), BOTH
 )
 sample_age = _sampled(
     "hivemind_sample_age_seconds",
@@ -168,6 +168,12 @@ logins = _counter(
     "hivemind_gateway_logins_total",
     "Logins by how they ended: accepted, refused (a wrong password, a blocked account), limited.",
     ("outcome",),
+    GATEWAY,
+)
+limits_hit = _counter(
+    "hivemind_limits_hit_total",
+    "Calls refused and connections ended because somebody has as much as one may have, by limit.",
+    ("limit",),
     GATEWAY,
 )
 tasks_accepted = _counter(

@@ -38,7 +38,7 @@ from nodepool.stores.sql import (
 )
 from nodepool.stores.sql.database import Connection
 from nodepool.stores.sql.ledger import api as ledger_store
-from nodepool.workflows import run_facts
+from nodepool.workflows import end_events, run_facts
 from nodepool.workflows.decision import Deciding, deciding
 from nodepool.workflows.run_facts import TrustQuestion
 
@@ -80,6 +80,7 @@ def end_in_sql(
     snapshot = read(connection, attempt_id, node_id, owner_id, end, by)
     effects = decide(snapshot, end, by.rules, by.now, by.tickets)
     apply(connection, effects)
+    end_events.note_end(connection, snapshot.attempt, end, effects)
     return _ended(snapshot.attempt, effects)
 
 
@@ -181,6 +182,7 @@ def apply(connection: Connection, effects: Effects) -> None:
         ending_attempts.put_refusals(connection, effects.refusals)
     if effects.family is not None:
         _apply_family(connection, effects.family, now)
+        end_events.note_parent_end(connection, effects.family, effects)
     if effects.settlement is not None and not ledger_store.end(connection, effects.settlement, now):
         raise StaleAttemptError
     _apply_trust(connection, effects.trust, now)

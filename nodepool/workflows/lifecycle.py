@@ -19,7 +19,6 @@ from nodepool.domain.scheduling.fair_share import EXPECTED_MINUTES, cost_per_min
 from nodepool.domain.tasks.reasons import Reason
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, Outcome, TaskKind, TaskState
 from nodepool.messaging.publisher import Publisher
-from nodepool.metrics import catalogue
 from nodepool.settings import Settings
 from nodepool.stores.files.file_store import FileStore
 from nodepool.stores.redis.node_registry import NodeRegistry
@@ -54,9 +53,6 @@ class Lifecycle:
                 connection, attempt_id, node_id, owner_id, end, settings=self.settings, now=now
             )
         )
-        if ended.changed:
-            log.info("attempt %s ended: %s; its task is %s", attempt_id, end.outcome, ended.state)
-            _count(end, ended.state)
         self._after_end(attempt_id, ended, end)
         return ended
 
@@ -168,9 +164,3 @@ class Lifecycle:
         """The facts alone; a node that has left meanwhile is not brought back."""
         if node.active:
             self.registry.put_node(self.facts_of(node))
-
-
-def _count(end: End, state: TaskState) -> None:
-    catalogue.attempts_ended.labels(end.outcome, end.reason_class or "none").inc()
-    if state in FINAL_TASK_STATES:
-        catalogue.tasks_ended.labels(state).inc()

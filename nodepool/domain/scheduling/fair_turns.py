@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from nodepool.domain.errors import RateLimitedError
+from nodepool.domain.limit_names import LimitName
 
 Work = TypeVar("Work")
 RETRY_AFTER_SECONDS = 1.0
@@ -56,11 +57,13 @@ class FairQueue(Generic[Work]):
                 f"{len(mine)} of your requests wait for their turn already; send fewer at once, and try "
                 "again in a moment",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
+                limit=LimitName.HEAVY_WORK,
             )
         if self._count >= self._bounds.waiting:
             raise RateLimitedError(
                 "the pool is too busy for this just now; try again in a moment",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
+                limit=LimitName.HEAVY_WORK,
             )
         if mine is None:
             mine = self._waiting[account] = deque()

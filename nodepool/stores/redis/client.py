@@ -21,7 +21,7 @@ from nodepool.domain.broker_address import (
     sentinel_options,
     tls_options,
 )
-from nodepool.domain.errors import BrokerFullError, UnavailableError
+from nodepool.domain.errors import BrokerFullError, BrokerUnavailableError, UnavailableError
 from nodepool.settings import Settings
 
 # What is passed around; its commands are for the stores.
@@ -116,16 +116,16 @@ def any_error_translated() -> Iterator[None]:
     try:
         yield
     except (redis.RedisError, OSError) as error:
-        raise (_told(error) or UnavailableError(_WORDS)) from error
+        raise (_told(error) or BrokerUnavailableError(_WORDS)) from error
 
 
 def _told(error: Exception) -> UnavailableError | None:
     """What the pool says of it; None for what is no trouble of the server's."""
     if isinstance(error, _AWAY):
-        return UnavailableError(_UNTRUSTED_WORDS if tls_problem(error) else _WORDS)
+        return BrokerUnavailableError(_UNTRUSTED_WORDS if tls_problem(error) else _WORDS)
     if isinstance(error, redis.exceptions.OutOfMemoryError):
         return BrokerFullError(_FULL)
     words = str(error)  # of a pipeline they have more before them
     if isinstance(error, redis.exceptions.ReadOnlyError) or any(code in words for code in _NO_WRITES_CODES):
-        return UnavailableError(_NO_WRITES)
+        return BrokerUnavailableError(_NO_WRITES)
     return None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 NODES = "nodes"  # set of the ids of active nodes
 POOL_ID = "pool:id"  # whose broker this is
+LATE_NODES = "nodes:late"  # hash: nodes that are known to be late, since when
+LOST_NODES = "nodes:lost"  # hash: those whose work was given away, since when
 SWEEPER = "pool:sweeper"  # which dispatcher sweeps now
 SWEPT = "pool:swept"  # the mark of the last pass of the sweep
 WRITTEN = "pool:written"  # an ordinary write, which shows that others would be taken
@@ -42,6 +44,8 @@ PERSISTENT_PATTERNS = (
     "node:*:assigned",
     "node:*:reserved",
     "node:*:instance",
+    "nodes:late",
+    "nodes:lost",
     # Celery's: queues as lists, and what its events and remote control leave behind.
     "node.*",
     "high.*",

@@ -15,7 +15,9 @@ from sqlalchemy import BigInteger, Connection, cast, func, insert, select, updat
 
 from nodepool.domain.money.ledger import HoldState
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
+from nodepool.events.catalogue import AdminActed
 from nodepool.stores.sql import users as user_store
+from nodepool.stores.sql.noted_events import note
 from nodepool.stores.sql.tables import admin_acts, holds, ledger_accounts, nodes, tasks, users
 from nodepool.stores.sql.typed_rows import FromRow, columns
 from nodepool.stores.sql.users import SYSTEM_ROLE
@@ -54,15 +56,11 @@ def record(
     connection: Connection, admin: str, action: str, subject: str, detail: Mapping[str, Any], now: float
 ) -> None:
     """Keep what an operator did; the detail is kept as JSON."""
+    told = json.dumps(detail, ensure_ascii=False, sort_keys=True)
     connection.execute(
-        insert(admin_acts).values(
-            admin=admin,
-            action=action,
-            subject=subject,
-            detail=json.dumps(detail, ensure_ascii=False, sort_keys=True),
-            created_at=now,
-        )
+        insert(admin_acts).values(admin=admin, action=action, subject=subject, detail=told, created_at=now)
     )
+    note(connection, AdminActed(admin=admin, act=action, subject=subject, detail=told))
 
 
 def acts(connection: Connection, limit: int, before_seq: int) -> Sequence[RecordedAct]:

@@ -27,7 +27,15 @@ from sqlalchemy.exc import (
 )
 
 from nodepool import keepalive
-from nodepool.domain.errors import InvalidInputError, StorageFullError, UnavailableError
+from nodepool.domain.errors import (
+    DatabaseUnavailableError,
+    InvalidInputError,
+    StorageFullError,
+    UnavailableError,
+)
+from nodepool.events.catalogue import Event
+from nodepool.events.telling import tell_all
+from nodepool.stores.sql import noted_events
 from nodepool.stores.sql.lost_connections import SESSION, OutagePatience, Transaction, is_lost
 
 __all__ = ["Connection", "Database", "database_file", "shown_url", "translated_errors"]
@@ -83,19 +91,26 @@ class Database:
     def write(self, work: Callable[[Connection], T], *, patient: bool = True) -> T:
         """Run `work` in a transaction and return when it is on disk; its exception undoes it.
 
+        What was noted in it is told then (`noted_events`), and of one that is undone nothing.
+
         `work` must be quick and only touch the connection: on SQLite other writes wait for it, and where
         PostgreSQL goes away it is run again. What it does is kept once. `patient`: false for who wants to
         know at once that nothing can be kept.
         """
+
+        def noting(connection: Connection) -> tuple[T, list[Event]]:
+            return noted_events.collect(connection, work)
+
         with translated_errors():
             if self._writer:
-                value = self._writer.run(work)
+                value, events = self._writer.run(noting)
             elif self._patience is None:
                 with self.engine.begin() as connection:
-                    value = work(connection)
+                    value, events = noting(connection)
             else:
-                value = self._write_again(work, patient=patient)
+                value, events = self._write_again(noting, patient=patient)
         self.written_at = time.monotonic()
+        tell_all(events)
         return value
 
     def _write_again(self, work: Callable[[Connection], T], *, patient: bool) -> T:
@@ -104,7 +119,7 @@ class Database:
             return self._again(lambda: transaction.run(work), patient=patient)
         except DBAPIError as error:
             if transaction.in_doubt:
-                raise UnavailableError(IN_DOUBT) from error
+                raise DatabaseUnavailableError(IN_DOUBT) from error
             raise
 
     def _again(self, once: Callable[[], T], *, patient: bool = True) -> T:
@@ -149,17 +164,21 @@ def translated_errors() -> Iterator[None]:
     except OperationalError as error:
         if _is_disk_full(error.orig):
             raise StorageFullError from error
-        raise UnavailableError(
+        raise DatabaseUnavailableError(
             "the pool's database cannot be reached just now; try again in a moment"
         ) from error
     except PoolTimeoutError as error:
-        raise UnavailableError("the pool's database is too busy just now; try again in a moment") from error
+        raise DatabaseUnavailableError(
+            "the pool's database is too busy just now; try again in a moment"
+        ) from error
     except DataError as error:
         # Such as a NUL character, which PostgreSQL has no place for.
         raise InvalidInputError("a value of the request cannot be stored") from error
     except DBAPIError as error:
         if error.connection_invalidated:
-            raise UnavailableError("the pool's database cannot be reached just now; try again") from error
+            raise DatabaseUnavailableError(
+                "the pool's database cannot be reached just now; try again"
+            ) from error
         raise
 
 

@@ -28,10 +28,13 @@ from nodepool.domain.nodes.node import ENGINE_AWAY, NodeFacts, NodeKind, is_owne
 from nodepool.domain.nodes.registered_node import RegisteredNode
 from nodepool.domain.not_visible import no_node
 from nodepool.domain.resources import Claim, Overcommit, Resources, capacity_of
+from nodepool.domain.tasks.states import LIVE_ATTEMPT_STATES
 from nodepool.domain.trust.tiers import Tier
+from nodepool.events.catalogue import LeaveCause, NodeDrained, NodeJoined, NodeLeft, NodeUndrained
 from nodepool.stores.sql import verification_records
 from nodepool.stores.sql.node_rows import NodePresence, StoredNode
-from nodepool.stores.sql.tables import node_records, nodes, owner_records, users
+from nodepool.stores.sql.noted_events import note
+from nodepool.stores.sql.tables import attempts, node_records, nodes, owner_records, users
 from nodepool.stores.sql.typed_rows import columns
 
 _WITH_OWNER: Select[Any] = (
@@ -42,6 +45,10 @@ _WITH_OWNER: Select[Any] = (
 )
 # Made once: building a statement costs more than running it.
 _BY_ID = _WITH_OWNER.where(nodes.c.id == bindparam("node_id"))
+_LIVE_ON_NODE = select(func.count()).where(
+    attempts.c.node_id == bindparam("node_id"),
+    attempts.c.state.in_([state.value for state in LIVE_ATTEMPT_STATES]),
+)
 
 
 def register(
@@ -77,11 +84,23 @@ def register(
     values |= {"engine_shown": True} if believed else {}
     renewal = {**values, "message_bytes": case((_is_at(facts, peer_address), nodes.c.message_bytes), else_=0)}
     renewal |= {} if again else {"draining": False, "probe_due_at": now}
-    renewed = connection.execute(
-        update(nodes).where(nodes.c.id == node_id, nodes.c.owner_id == owner_id).values(renewal)
-    )
-    if renewed.rowcount:
+    mine = update(nodes).where(nodes.c.id == node_id, nodes.c.owner_id == owner_id).values(renewal)
+    if connection.execute(mine.where(nodes.c.active.is_(False))).rowcount:
+        note(connection, _joined(facts, owner_id, peer_address))
         return
+    if connection.execute(mine).rowcount:
+        return
+    _check_free(connection, node_id, owner_id)
+    try:
+        connection.execute(insert(nodes).values(id=node_id, owner_id=owner_id, probe_due_at=now, **values))
+        verification_records.begin_node(connection, node_id, owner_id, now)
+    except IntegrityError as error:
+        raise PermissionDeniedError(f"node id {node_id!r} was taken at the same moment") from error
+    note(connection, _joined(facts, owner_id, peer_address))
+
+
+def _check_free(connection: Connection, node_id: str, owner_id: int) -> None:
+    """Raises PermissionDeniedError for an id that is another user's, or begins with another's name."""
     if connection.execute(select(nodes.c.id).where(nodes.c.id == node_id)).first():
         raise PermissionDeniedError(f"node id {node_id!r} belongs to another user; choose another name")
     owner = connection.execute(select(users.c.username).where(users.c.id == owner_id)).scalar_one()
@@ -89,11 +108,19 @@ def register(
     other = connection.execute(select(users.c.id).where(users.c.username == (prefix or node_id))).scalar()
     if other is not None and other != owner_id:
         raise PermissionDeniedError(f"node id {node_id!r} begins with another user's name; use {owner}/NAME")
-    try:
-        connection.execute(insert(nodes).values(id=node_id, owner_id=owner_id, probe_due_at=now, **values))
-        verification_records.begin_node(connection, node_id, owner_id, now)
-    except IntegrityError as error:
-        raise PermissionDeniedError(f"node id {node_id!r} was taken at the same moment") from error
+
+
+def _joined(facts: NodeFacts, owner_id: int, peer_address: str) -> NodeJoined:
+    return NodeJoined(
+        node=facts.node_id,
+        owner_id=owner_id,
+        kind=facts.kind,
+        region=facts.region,
+        cpu_score=facts.total.cpu_score,
+        memory_gb=facts.total.memory_gb,
+        gpu_score=facts.total.gpu_score,
+        address=peer_address,
+    )
 
 
 def _is_at(facts: NodeFacts, peer_address: str) -> ColumnElement[bool]:
@@ -170,11 +197,31 @@ def note_heard(connection: Connection, node_id: str, now: float) -> None:
 
 
 def set_draining(connection: Connection, node_id: str, *, draining: bool) -> None:
-    connection.execute(update(nodes).where(nodes.c.id == node_id).values(draining=draining))
+    changed = connection.execute(
+        update(nodes)
+        .where(nodes.c.id == node_id, nodes.c.draining.is_not(draining))
+        .values(draining=draining)
+        .returning(nodes.c.owner_id)
+    ).scalar_one_or_none()
+    if changed is None:
+        return
+    if draining:
+        held = connection.execute(_LIVE_ON_NODE, {"node_id": node_id}).scalar_one()
+        note(connection, NodeDrained(node=node_id, owner_id=changed, attempts=held))
+    else:
+        note(connection, NodeUndrained(node=node_id, owner_id=changed))
 
 
-def deactivate(connection: Connection, node_id: str) -> None:
-    connection.execute(update(nodes).where(nodes.c.id == node_id).values(active=False))
+def deactivate(connection: Connection, node_id: str, cause: LeaveCause = LeaveCause.SIGNED_OFF) -> None:
+    """It is not in the pool any more."""
+    left = connection.execute(
+        update(nodes)
+        .where(nodes.c.id == node_id, nodes.c.active.is_(True))
+        .values(active=False)
+        .returning(nodes.c.owner_id)
+    ).scalar_one_or_none()
+    if left is not None:
+        note(connection, NodeLeft(node=node_id, owner_id=left, cause=cause))
 
 
 def _capacity(node: StoredNode, overcommit: Overcommit, claims: ClaimRules | None) -> Claim:

@@ -9,13 +9,15 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, func, insert, or_, select, update
 
 from nodepool.domain.nodes.fitness import ASKED_AGAIN_SECONDS
 from nodepool.domain.resources import Claim
 from nodepool.domain.tasks.reason_classes import NODE_FOR_TASK_CODES
 from nodepool.domain.tasks.reasons import NO_REASON, Reason, ReasonCode
 from nodepool.domain.tasks.states import ORDERED_BY_POOL, AttemptState, TaskState, check_task_transition
+from nodepool.events.catalogue import TaskPlaced
+from nodepool.stores.sql.noted_events import note
 from nodepool.stores.sql.reason_columns import reason_columns
 from nodepool.stores.sql.replicas import Apart
 from nodepool.stores.sql.tables import attempts, nodes, tasks
@@ -40,6 +42,10 @@ _MOVE = (
     )
 )
 _INSERT_ATTEMPT = insert(attempts)
+_PLACED_COLUMNS = (
+    tasks.c.id, tasks.c.attempt_number, tasks.c.queued_at, tasks.c.created_at, tasks.c.owner_id, tasks.c.kind,
+    tasks.c.tier, tasks.c.region,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +120,18 @@ def place_all(connection: Connection, placements: Sequence[Placement], now: floa
     """
     check_task_transition(TaskState.QUEUED, TaskState.PLACED)
     apart = Apart.of(connection, [(it.task_id, it.node_id) for it in placements])
-    numbers: dict[str, tuple[int, float]] = {}
+    found: dict[str, Row[Any]] = {}
     for ids in _slices([placement.task_id for placement in placements]):
-        query = select(tasks.c.id, tasks.c.attempt_number, tasks.c.queued_at, tasks.c.created_at)
+        query: Select[Any] = select(*_PLACED_COLUMNS)
         # Nobody moves them before this transaction ends; SQLite has one writer anyway, and leaves this out.
         for row in connection.execute(query.where(tasks.c.id.in_(ids), WAITS).with_for_update()):
-            numbers[row.id] = (row.attempt_number, row.queued_at or row.created_at)
+            found[row.id] = row
     moving = [
         it
         for it in placements
-        if numbers.get(it.task_id, (-1, 0.0))[0] == it.number - 1 and apart.allows(it.task_id, it.node_id)
+        if it.task_id in found
+        and found[it.task_id].attempt_number == it.number - 1
+        and apart.allows(it.task_id, it.node_id)
     ]
     if moving:
         connection.execute(
@@ -139,11 +147,33 @@ def place_all(connection: Connection, placements: Sequence[Placement], now: floa
                 for it in moving
             ],
         )
-        connection.execute(_INSERT_ATTEMPT, [_attempt(it, numbers[it.task_id][1], now) for it in moving])
+        connection.execute(
+            _INSERT_ATTEMPT, [_attempt(it, _waited(found[it.task_id], now), now) for it in moving]
+        )
+    for it in moving:
+        note(connection, _placed(it, found[it.task_id], now))
     return {it.task_id for it in moving}
 
 
-def _attempt(placement: Placement, queued_at: float, now: float) -> dict[str, Any]:
+def _waited(task: Row[Any], now: float) -> float:
+    return max(0.0, now - float(task.queued_at or task.created_at))
+
+
+def _placed(placement: Placement, task: Row[Any], now: float) -> TaskPlaced:
+    return TaskPlaced(
+        task=placement.task_id,
+        attempt=placement.attempt_id,
+        number=placement.number,
+        node=placement.node_id,
+        owner_id=task.owner_id,
+        kind=task.kind,
+        tier=task.tier,
+        region=task.region,
+        wait_seconds=_waited(task, now),
+    )
+
+
+def _attempt(placement: Placement, queue_seconds: float, now: float) -> dict[str, Any]:
     claim = placement.claim
     return {
         "id": placement.attempt_id,
@@ -156,7 +186,7 @@ def _attempt(placement: Placement, queued_at: float, now: float) -> dict[str, An
         "claim_gpu_score": claim.gpu_score,
         "claim_gpu_memory_gb": claim.gpu_memory_gb,
         "created_at": now,
-        "queue_seconds": max(0.0, now - queued_at),
+        "queue_seconds": queue_seconds,
     }
 
 

@@ -17,7 +17,9 @@ from nodepool.domain.errors import StateConflictError
 from nodepool.domain.money.ledger import HoldState
 from nodepool.domain.not_visible import no_task
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskKind, TaskState, Verification
+from nodepool.events.catalogue import TaskDeleted
 from nodepool.stores.sql import task_labels
+from nodepool.stores.sql.noted_events import note
 from nodepool.stores.sql.tables import attempts, credit_changes, holds, probes, provisional_results, tasks
 
 _FINAL = [state.value for state in FINAL_TASK_STATES]
@@ -131,6 +133,7 @@ def mark_deleted(connection: Connection, task_id: str, owner_id: int, now: float
         )
     )
     if done.rowcount:
+        note(connection, TaskDeleted(task=task_id, owner_id=owner_id))
         return
     row = connection.execute(select(tasks).where(*mine, tasks.c.deleted_at == 0)).one_or_none()
     if row is None:

@@ -31,9 +31,11 @@ from nodepool.domain.tasks.states import (
     check_attempt_transition,
     check_task_transition,
 )
+from nodepool.events.catalogue import TaskEnded, TaskStopAsked
 from nodepool.stores.sql import attempts as attempt_records, replicas as replica_store
 from nodepool.stores.sql.attempt_rows import LiveAttempt
 from nodepool.stores.sql.ledger import holds as hold_store
+from nodepool.stores.sql.noted_events import note
 from nodepool.stores.sql.reason_columns import reason_columns
 from nodepool.stores.sql.tables import attempts, holds, nodes, tasks, users
 from nodepool.stores.sql.task_rows import AssignedTask, OwnedTask, ShownRun, TaskHint, WholeTask
@@ -223,7 +225,24 @@ def request_stop(connection: Connection, task_id: str, now: float) -> OwnedTask:
         raise StateConflictError("the task changed at the same moment; try again")
     if "state" in values:
         hold_store.void(connection, task_id, now)
+        if task.kind == TaskKind.USER:
+            note(connection, _ended_waiting(task))
+    elif task.kind == TaskKind.USER and not task.stop_requested:
+        note(connection, TaskStopAsked(task=task_id, owner_id=task.owner_id))
     return task
+
+
+def _ended_waiting(task: OwnedTask) -> TaskEnded:
+    return TaskEnded(
+        task=task.id,
+        owner_id=task.owner_id,
+        kind=task.kind,
+        tier=task.tier,
+        region=task.region,
+        state=TaskState.STOPPED,
+        number=task.attempt_number if task.replicas == 1 else 0,
+        reason=ReasonCode.STOPPED_WAITING,
+    )
 
 
 def ended_among(connection: Connection, attempt_ids: Collection[str]) -> set[str]:

@@ -13,8 +13,10 @@ from sqlalchemy.exc import IntegrityError
 
 from nodepool.domain.accounts.credentials import name_key
 from nodepool.domain.errors import AlreadyExistsError, UnauthenticatedError
+from nodepool.events.catalogue import PasswordChanged, UserRegistered
 from nodepool.stores.sql import restores
 from nodepool.stores.sql.ledger import api as ledger_store
+from nodepool.stores.sql.noted_events import note
 from nodepool.stores.sql.tables import ledger_accounts, ledger_entries, users
 from nodepool.stores.sql.typed_rows import FromRow, columns
 
@@ -112,6 +114,7 @@ def add(connection: Connection, newcomer: NewUser, now: float) -> int:
     except IntegrityError as error:
         raise AlreadyExistsError(f"the name {newcomer.username} is taken; choose another") from error
     ledger_store.open_account(connection, user_id, grant=newcomer.grant_cpt, now=now)
+    note(connection, UserRegistered(user=newcomer.username))
     return int(user_id)
 
 
@@ -125,9 +128,13 @@ def set_password(connection: Connection, user_id: int, generation: int, password
         update(users)
         .where(users.c.id == user_id, users.c.token_generation == generation)
         .values(password_hash=password_hash, token_generation=generation + 1)
-        .returning(users.c.token_generation)
+        .returning(users.c.token_generation, users.c.username)
     )
-    return connection.execute(change).scalar_one_or_none()
+    changed = connection.execute(change).one_or_none()
+    if changed is None:
+        return None
+    note(connection, PasswordChanged(user=changed.username))
+    return int(changed.token_generation)
 
 
 def end_tokens(connection: Connection, user_id: int) -> None:

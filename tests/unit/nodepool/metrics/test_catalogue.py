@@ -15,6 +15,7 @@ _UNITS = ("_seconds", "_bytes", "_score", "_total", "_info")
 _LABELS = {
     "part", "version", "outcome", "reason_class", "state", "source", "folder", "method", "code", "tier",
     "lane", "cause", "region", "queue_name", "name", "hostname", "exception",
+    "limit",
 }  # fmt: skip
 
 
