@@ -61,8 +61,7 @@ def task_detail(
         state=shown_state(row),
         reason=_checked_message(row) if held else row.reason,
         assigned_node=row.node_id,
-        # With several runs, each has attempts of its own.
-        attempt_number=row.attempt_number if row.replicas == 1 else min(1, row.attempt_number),
+        attempt_number=_attempt_number(row),
         exit_code=0 if held else row.exit_code or 0,
         has_exit_code=row.exit_code is not None and not held,
         has_result=has_result,
@@ -95,7 +94,14 @@ def task_detail(
         labels=mapping_from_json(row.labels),
         arguments=arguments_from_json(given.arguments) if given else (),
         environment=mapping_from_json(given.environment) if given else {},
+        minutes_by_balance=row.minutes_by_balance,
+        holds_when_placed=row.holds_when_placed,
     )
+
+
+def _attempt_number(row: OwnedTask) -> int:
+    """With several runs, each has attempts of its own."""
+    return row.attempt_number if row.replicas == 1 else min(1, row.attempt_number)
 
 
 def _replica_record(run: ShownRun) -> pb.ReplicaRecord:
@@ -152,6 +158,14 @@ def _checked_message(row: OwnedTask) -> str:
     )
 
 
+def covered_text(minutes: int) -> str:
+    """Of a task whose owner named no max_minutes, and could not pay for the pool's default."""
+    return (
+        f"it may run {minutes} minutes, since the balance covers no more: name max_minutes for a longer or "
+        "shorter run"
+    )
+
+
 def status_message(row: OwnedTask) -> str:
     """One sentence for clients that show `message`."""
     if is_held_back(row):
@@ -170,10 +184,12 @@ def removed_text(row: OwnedTask) -> str:
 def _state_message(row: OwnedTask) -> str:
     if row.reason:
         return row.reason
+    minutes = f", for {row.max_minutes} minutes at the most, which its owner's balance covered"
+    fewer = minutes if row.minutes_by_balance else ""
     return {
-        TaskState.QUEUED: "waiting for a node",
-        TaskState.PLACED: f"given to node {row.node_id}",
-        TaskState.RUNNING: f"running on node {row.node_id}",
+        TaskState.QUEUED: f"waiting for a node{fewer}",
+        TaskState.PLACED: f"given to node {row.node_id}{fewer}",
+        TaskState.RUNNING: f"running on node {row.node_id}{fewer}",
         TaskState.SUCCEEDED: "completed",
         TaskState.FAILED: "failed",
         TaskState.STOPPED: "stopped",

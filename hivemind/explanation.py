@@ -58,6 +58,8 @@ class Explanation:
     stored_bytes: int = 0
     stored_bytes_limit: int = 0  # 0: an older pool
     result_days: float = 0.0
+    minutes_by_balance: bool = False  # max_minutes is not named, and is what your balance covers
+    waits_for_money: bool = False  # you have less than it holds when it is placed
     complete: bool = True  # False: an older pool, that tells the message and no more
 
 
@@ -86,6 +88,8 @@ def explanation_from_wire(answer: pb.ExplainTaskResponse, task_id: str = "") -> 
         stored_bytes=answer.stored_bytes,
         stored_bytes_limit=answer.stored_bytes_limit,
         result_days=finite(answer.result_days),
+        minutes_by_balance=answer.minutes_by_balance,
+        waits_for_money=answer.waits_for_money,
     )
 
 

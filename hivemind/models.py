@@ -113,6 +113,8 @@ class TaskInfo:
     result_until: float | None = None  # its result is removed then; None: never, or there is none
     result_removed_at: float | None = None
     output_removed: bool = False
+    minutes_by_balance: bool = False  # max_minutes was not named, and is what your balance covered
+    holds_when_placed: bool = False  # its price is set aside when it is first placed
 
     @property
     def final(self) -> bool:
@@ -136,6 +138,7 @@ class Submission:
     warnings: tuple[str, ...] = ()
     stored_bytes: int = 0  # what your tasks kept in the pool before this one
     stored_bytes_limit: int = 0  # 0: the pool does not say
+    max_minutes: int = 0  # as it was accepted; 0: the pool does not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +253,8 @@ def _task(task_id: str, status: str, detail: pb.TaskDetail | None, *, message: s
         environment=dict(detail.environment),
         name=detail.name,
         labels=dict(detail.labels),
+        minutes_by_balance=detail.minutes_by_balance,
+        holds_when_placed=detail.holds_when_placed,
     )
 
 

@@ -70,7 +70,13 @@ def upload_task(
         package_bytes=package.size_bytes,
         repeated=answer.repeated_upload,
         message=answer.message,
-        warnings=(*package.warnings, *_storage_warning(answer), *_naming_warning(needs, answer)),
+        warnings=(
+            *package.warnings,
+            *_storage_warning(answer),
+            *_naming_warning(needs, answer),
+            *_minutes_warning(answer),
+        ),
+        max_minutes=answer.max_minutes,
         stored_bytes=answer.stored_bytes,
         stored_bytes_limit=answer.stored_bytes_limit,
     )
@@ -99,6 +105,20 @@ def _storage_warning(answer: pb.UploadTaskResponse) -> tuple[str, ...]:
         "that no package is taken: hivemind rm TASK deletes one that has ended"
     )
     return (words,)
+
+
+def _minutes_warning(answer: pb.UploadTaskResponse) -> tuple[str, ...]:
+    if not answer.minutes_by_balance:
+        return ()
+    words = (
+        f"your balance covers {count(answer.max_minutes, 'minute')} of this task and no more, and so long it "
+        "may run at the most (--max-minutes names another bound)"
+    )
+    return (words,)
+
+
+def count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
 
 
 def _send(

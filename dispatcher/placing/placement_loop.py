@@ -22,8 +22,8 @@ from dispatcher.context import Dispatcher
 from dispatcher.placing.aside import Aside
 from dispatcher.placing.checker_choice import drawn
 from dispatcher.placing.fleet_mirror import FleetMirror
+from dispatcher.placing.owner_limits import OwnerLimits
 from dispatcher.placing.reserve import PlacementRound, reserve_and_place
-from dispatcher.placing.running_limits import RunningLimits
 from dispatcher.placing.wait_reasons import WaitReasonWriter
 from nodepool.domain import ids
 from nodepool.domain.errors import NodePoolError
@@ -95,13 +95,14 @@ class PlacementLoop:
         self._last: set[int] = set()
         self._own_only: frozenset[int] = frozenset()
         self._message_bounds: tuple[int, ...] = ()
-        self._running_limits = RunningLimits(dispatcher)
+        self._owner_limits = OwnerLimits(dispatcher)
         self.planner = Planner(
             fleet,
             ageing,
             served=self._served_of,
             charge=self._serve,
-            allows=self._running_limits.allows,
+            allows=self._owner_limits.allows,
+            affords=self._owner_limits.affords,
         )
         self._fleet_mirror = FleetMirror(
             dispatcher.registry, dispatcher.liveness, self.planner, settings.node_late_seconds
@@ -249,7 +250,7 @@ class PlacementLoop:
                 self._owners |= owners
             raise
         self._reasons.write_reasons(self.planner)
-        self._running_limits.write_reasons(self.planner.queue)
+        self._owner_limits.write_reasons(self.planner.queue)
         return placed
 
     def _take_in(self, hints: list[str], changed: set[str], owners: set[int]) -> None:
@@ -273,7 +274,7 @@ class PlacementLoop:
             queue.sort_by_size(self.planner.fleet.too_small_for, now)
         again = [task.task_id for owner_id in owners for task in queue.of_owner(owner_id)]
         self._add([task_id for task_id in hints if task_id not in queue] + again, now)
-        self._running_limits.look(queue, now, ended=bool(changed))
+        self._owner_limits.look(queue, now, ended=bool(changed))
         if monotonic >= self._usage_at:
             self._usage_at = monotonic + _USAGE_SECONDS
             self._served = self._dispatcher.usage.of(self.planner.queue.owners(), now)
@@ -292,7 +293,7 @@ class PlacementLoop:
         )
         strangers = {row.owner_id for row in rows} - self._served.keys()
         self._served |= dispatcher.usage.of(strangers, now)
-        self._running_limits.add_tasks(rows)
+        self._owner_limits.add_tasks(rows)
         self._last |= {row.owner_id for row in rows if row.kind == TaskKind.PROBE}
         nobody: frozenset[int] = frozenset()
         waiting = [
@@ -341,8 +342,9 @@ class PlacementLoop:
                 )
             _count_misses(this_round)
             self._turned_at = time.monotonic()
-            for it in (*this_round.refused, *this_round.moved):
+            for it in (*this_round.refused, *this_round.moved, *this_round.unpaid):
                 self._serve(it.task, -1.0)
+            self._owner_limits.not_covered(this_round.unpaid)
             charges: defaultdict[int, float] = defaultdict(float)
             for it in this_round.placed:
                 charges[it.task.owner_id] += units_of(it.task)
@@ -366,11 +368,12 @@ class PlacementLoop:
     def _serve(self, task: WaitingTask, times: float = 1.0) -> None:
         """Known here at once, so that the next decision sees it."""
         self._served[task.owner_id] = self._served.get(task.owner_id, 0.0) + times * units_of(task)
-        self._running_limits.count_placed(task, int(times))
+        self._owner_limits.count_placed(task, int(times))
 
 
 def _count_misses(this_round: PlacementRound) -> None:
-    for cause, missed in (("no_room", this_round.refused), ("moved", this_round.moved)):
+    misses = {"no_room": this_round.refused, "moved": this_round.moved, "no_money": this_round.unpaid}
+    for cause, missed in misses.items():
         if missed:
             catalogue.placement_misses.labels(cause).inc(len(missed))
 

@@ -10,7 +10,7 @@ from dispatcher.context import Dispatcher
 from dispatcher.placing.aside import Aside
 from dispatcher.placing.fleet_mirror import FleetMirror
 from nodepool.domain import ids
-from nodepool.domain.errors import StaleAttemptError
+from nodepool.domain.errors import NotEnoughCptError, StaleAttemptError
 from nodepool.domain.scheduling.planner import Planned, Planner
 from nodepool.domain.tasks.reasons import Reason
 from nodepool.stores.redis.node_registry import Reservation
@@ -28,6 +28,7 @@ class PlacementRound:
     placed: list[Planned]
     refused: list[Planned]  # no room after all; in the wait queue again
     moved: list[Planned]  # stopped, or somebody else has placed them
+    unpaid: list[Planned]  # their owner has no money for them after all; in the wait queue again
 
 
 def reserve_and_place(
@@ -57,22 +58,33 @@ def reserve_and_place(
         )
         fits = [answer.is_reserved for answer in answers]
         reserved = [placement for placement, fit in zip(wanted.values(), fits, strict=True) if fit]
-        placed = dispatcher.database.write(lambda c: placing.place_all(c, reserved, now)) if reserved else ()
+        done = _place(dispatcher, reserved, now) if reserved else placing.Placed()
     except BaseException:
         # What of it was done is not known: SQL tells when the tasks are tried again.
         for it in planned:
             planner.queue.add(it.task, now)
         raise
     refused = [it for it, fit in zip(planned, fits, strict=True) if not fit]
-    done = [it for it in planned if it.task.task_id in placed]
-    moved = [it for it, fit in zip(planned, fits, strict=True) if fit and it.task.task_id not in placed]
-    for it in moved:
+    placed = [it for it in planned if it.task.task_id in done.placed]
+    unpaid = [it for it in planned if it.task.task_id in done.unpaid]
+    left = {it.task.task_id for it in (*placed, *unpaid)}
+    moved = [it for it, fit in zip(planned, fits, strict=True) if fit and it.task.task_id not in left]
+    for it in (*moved, *unpaid):
         _give_back(dispatcher, wanted[it.task.task_id])
-    fleet_mirror.read({it.node_id for it in (*refused, *moved)}, now)
-    for it in refused:
+    fleet_mirror.read({it.node_id for it in (*refused, *moved, *unpaid)}, now)
+    for it in (*refused, *unpaid):
         planner.queue.add(it.task, now)
-    _publish(dispatcher, planner, aside, [wanted[it.task.task_id] for it in done])
-    return PlacementRound(done, refused, moved)
+    _publish(dispatcher, planner, aside, [wanted[it.task.task_id] for it in placed])
+    return PlacementRound(placed, refused, moved, unpaid)
+
+
+def _place(dispatcher: Dispatcher, reserved: list[Placement], now: float) -> placing.Placed:
+    """Who can pay is read without a lock; where their money went elsewhere meanwhile, under one."""
+    write = dispatcher.database.write
+    try:
+        return write(lambda c: placing.place_all(c, reserved, now))
+    except NotEnoughCptError:
+        return write(lambda c: placing.place_all(c, reserved, now, lock_ledger=True))
 
 
 def _publish(dispatcher: Dispatcher, planner: Planner, aside: Aside, done: list[Placement]) -> None:

@@ -34,8 +34,8 @@ class WaitReasonWriter:
             if now < until and group.waiting <= count:
                 continue
             tasks = planner.queue.tasks_of(group)
-            # Those whose owner is held are told of that.
-            ids = [task.task_id for task in tasks if task.owner_id not in planner.queue.held]
+            # Those whose owner is held, or has no money for them, are told of that.
+            ids = [task.task_id for task in tasks if not planner.queue.is_kept_back(task)]
             self._told[group.requirements] = (now + _TELL_SECONDS, len(ids))
             self._write(ids, planner.decide(group).reason())
         if len(self._told) > 2 * len(planner.queue.groups()) + 100:

@@ -16,6 +16,7 @@ from gateway.usecases.announced_package import Announced
 from gateway.usecases.explain_task import Explainer
 from gateway.usecases.incoming_package import IncomingPackage
 from gateway.usecases.output_text import last_lines, text_of
+from gateway.usecases.repeated_upload import Accepted
 from gateway.usecases.result_digests import Digests
 from nodepool.domain.errors import InvalidInputError, NotFoundError, StateConflictError, TooLargeError
 from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
@@ -228,11 +229,14 @@ class MasterNodeServicer(rpc.MasterNodeServiceServicer):
         return pb.StatusResponse(success=True, message="the end is kept")
 
 
-def _uploaded(accepted: submit_task.Accepted) -> pb.UploadTaskResponse:
+def _uploaded(accepted: Accepted) -> pb.UploadTaskResponse:
     word = "was accepted before; nothing was changed" if accepted.repeated else "is accepted"
+    minutes = f"; {views.covered_text(accepted.max_minutes)}" if accepted.minutes_by_balance else ""
     return pb.UploadTaskResponse(
         success=True,
-        message=f"task {accepted.task_id} {word}",
+        message=f"task {accepted.task_id} {word}{minutes}",
+        max_minutes=accepted.max_minutes,
+        minutes_by_balance=accepted.minutes_by_balance,
         repeated_upload=accepted.repeated,
         stored_bytes=accepted.stored_bytes,
         stored_bytes_limit=accepted.stored_bytes_limit,

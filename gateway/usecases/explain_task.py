@@ -16,18 +16,19 @@ from gateway.auth.tokens import CallerIdentity
 from gateway.caches.timed_cache import TimedCache
 from gateway.context import Gateway
 from gateway.usecases import storage_quota, submit_task, tasks
+from gateway.usecases.fitting_minutes import fitting_minutes
 from nodepool.domain.errors import InvalidInputError, UnavailableError
 from nodepool.domain.explain.explanation import PlacementExplanation, explain
 from nodepool.domain.explain.pool_view import PoolView
 from nodepool.domain.explain.wait_estimate import NOBODY_PLACES, NOTHING_KNOWN, QueueOrder, estimate
 from nodepool.domain.money.ledger import PriceTerms
-from nodepool.domain.money.pricing import price_per_minute_cpt
+from nodepool.domain.money.pricing import is_covered, price_per_minute_cpt, to_hold_when_placed
 from nodepool.domain.resources import Resources
 from nodepool.domain.scheduling.fair_share import Decay
 from nodepool.domain.scheduling.request import PlacementRequest, request_of, waiting_task
 from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask
 from nodepool.domain.tasks.new_task import RequestedTask
-from nodepool.domain.tasks.reasons import ReasonCode
+from nodepool.domain.tasks.reasons import ReasonCode, waits_for_cpt
 from nodepool.domain.tasks.states import LocationMode, TaskKind, TaskState
 from nodepool.domain.trust.access_limits import LIMITS, running_limit
 from nodepool.domain.trust.tiers import Tier, task_tier
@@ -39,6 +40,7 @@ from nodepool.stores.sql import (
     replicas as replica_store,
     tasks as task_store,
 )
+from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.task_rows import OwnedTask, QueuedTask
 from nodepool.stores.sql.users import credit_score
 
@@ -133,6 +135,7 @@ class Explainer:
         answer = self._of_waiting(wanted, self._queued(row, wanted), left)
         answer.state = task.state
         self._add_held(answer, row)
+        self._add_unpaid(answer, row)
         return _priced(answer, wanted.needs, row.max_minutes, task.replicas)
 
     def _had_it(self, row: OwnedTask) -> tuple[frozenset[str], frozenset[str]]:
@@ -169,6 +172,22 @@ class Explainer:
             "some of those have to end first",
         )
 
+    def _add_unpaid(self, answer: pb.ExplainTaskResponse, row: OwnedTask) -> None:
+        """Where its owner cannot hold what placing it takes, no node helps."""
+        to_hold = to_hold_when_placed(row)
+        if not to_hold:
+            return
+        balance, held = self._gateway.database.read(lambda c: ledger_store.balance(c, row.owner_id))
+        if is_covered(balance, to_hold):
+            return
+        answer.message = f"{waits_for_cpt(to_hold)}: {balance} CPT, and {held} are held by other tasks"
+        answer.waits_for_money = True
+        answer.places_now, answer.best_node = False, ""
+        answer.estimated_wait_seconds, answer.estimate_basis = (
+            NOTHING_KNOWN,
+            "its owner has to have CPT first",
+        )
+
     def _of_dry_run(self, identity: CallerIdentity, task: pb.UploadTaskRequest) -> pb.ExplainTaskResponse:
         """What submitting it now would meet. Refused for what a submit would be refused for."""
         task.task_id = task.task_id or _PLACEHOLDER_ID
@@ -180,7 +199,8 @@ class Explainer:
         # As its row would be; no task has an empty id.
         size = max(len(task.task_zip), task.package_bytes)
         row = _as_queued(columns, identity.user_id, task_tier(score), now, size)
-        max_minutes, replicas = columns["max_minutes"], columns["replicas"]
+        replicas = columns["replicas"]
+        max_minutes, fewer = self._minutes(identity, columns)
         # The first of several runs is kept from its owner's own nodes.
         not_owners = frozenset({identity.user_id} if replicas > 1 else ())
         wanted = replace(self._request_of(row, frozenset(), not_owners), package_bytes=size)
@@ -189,7 +209,12 @@ class Explainer:
         answer.stored_bytes = stored
         answer.stored_bytes_limit = storage_quota.bound(self._gateway, score)
         answer.result_days = self._gateway.settings.result_days
+        answer.minutes_by_balance = fewer
         return _priced(answer, wanted.needs, max_minutes, replicas)
+
+    def _minutes(self, identity: CallerIdentity, columns: RequestedTask) -> tuple[int, bool]:
+        found = self._gateway.database.read(lambda c: ledger_store.balances(c, [identity.user_id]))
+        return fitting_minutes(columns, submit_task.price_of(columns), found.get(identity.user_id, 0))
 
     def _of_waiting(
         self, wanted: PlacementRequest, task: WaitingTask, patience_left: float
@@ -320,6 +345,9 @@ def _as_queued(
         queued_at=now,
         attempt_number=0,
         attempts_ended=0,
+        price_per_minute=0,
+        max_minutes=columns["max_minutes"],
+        holds_when_placed=False,
         reason_code="",
     )
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
 from gateway.usecases import storage_quota
+from gateway.usecases.fitting_minutes import fitting_minutes
 from gateway.usecases.incoming_package import IncomingPackage
+from gateway.usecases.repeated_upload import Accepted, repeated
 from nodepool import wire
 from nodepool.domain import ids, regions
 from nodepool.domain.capabilities import needed
@@ -19,6 +20,7 @@ from nodepool.domain.errors import (
     InvalidInputError,
     InvalidPackageError,
     NodePoolError,
+    NotEnoughCptError,
     PermissionDeniedError,
     RateLimitedError,
     TooLargeError,
@@ -61,24 +63,10 @@ from nodepool.stores.sql.users import credit_score
 
 log = logging.getLogger(__name__)
 
-# What must be the same for a repeated upload to be the same upload.
-SAME_ON_REPEAT = (
-    "package_sha256", "cpu_score", "memory_gb", "gpu_score", "gpu_memory_gb", "gpu_name", "region",
-    "image", "network", "max_minutes", "pinned_node", "priority", "min_trust", "location_mode",
-    "replicas", "compare_outputs", "take_pending", "exclusive", "arguments", "environment", "name", "labels",
-)  # fmt: skip
-
-
+# How often one that names no minutes is fitted to a balance that changes meanwhile.
+_FITS = 5
 # Checking this many bytes costs no more than asking another process to.
 _SMALL_BYTES = 32 << 10
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    task_id: str
-    repeated: bool
-    stored_bytes: int = 0  # what its owner kept before
-    stored_bytes_limit: int = 0
 
 
 def check_size(gateway: Gateway, size: int) -> None:
@@ -123,6 +111,7 @@ def requested_task(gateway: Gateway, request: pb.UploadTaskRequest) -> Requested
         "image": image,
         "network": request.network,
         "max_minutes": minutes,
+        "minutes_by_balance": not request.max_minutes,
         "pinned_node": "",
         "priority": wire.priority_from_wire(request),
         "min_trust": wire.min_trust_from_wire(request.min_trust),
@@ -179,6 +168,7 @@ class _Prepared:
 
     owner: CallerIdentity
     columns: NewTask
+    requested: PricedTask  # as it was asked for, whatever its owner's balance
     score: int
     stored: int  # bytes that the owner keeps already
 
@@ -205,13 +195,13 @@ def _prepare(
 ) -> Accepted | _Prepared:
     now, sha256 = gateway.clock(), package.sha256
     priced = _row_of(owner, columns, package.size, sha256)
-    existing, score, stored = _check_cheap(gateway, owner, priced)
+    existing, score, stored, fitted = _check_cheap(gateway, owner, priced)
     if existing is not None:
-        return _repeated(existing, priced, owner)
+        return repeated(existing, priced, owner)
     if why := gateway.refused.why(sha256):
         raise InvalidPackageError(f"{why} (these very bytes were refused before)")
     row: NewTask = {
-        **priced,
+        **fitted,
         "state": TaskState.QUEUED,
         "reason": "",
         "tier": task_tier(score),
@@ -220,14 +210,14 @@ def _prepare(
         "hinted_at": now,
         "queued_at": now,
     }
-    return _Prepared(owner, row, score, stored)
+    return _Prepared(owner, row, priced, score, stored)
 
 
 def _row_of(owner: CallerIdentity, columns: RequestedTask, size: int, sha256: str) -> PricedTask:
     return {
         **columns,
         "owner_id": owner.user_id,
-        "price_per_minute": _price(columns),
+        "price_per_minute": price_of(columns),
         "package_sha256": sha256,
         "package_bytes": size,
     }
@@ -235,17 +225,18 @@ def _row_of(owner: CallerIdentity, columns: RequestedTask, size: int, sha256: st
 
 def _check_cheap(
     gateway: Gateway, owner: CallerIdentity, columns: PricedTask
-) -> tuple[WholeTask | None, int, int]:
-    """The task that has this id already, of which nothing is checked; its owner's credit and storage."""
+) -> tuple[WholeTask | None, int, int, PricedTask]:
+    """The task that has this id already, of which nothing is checked; its owner's credit and storage; the
+    task with as many minutes as their balance covers, where it names none."""
     fee_percent = gateway.settings.platform_fee_percent
-    existing, score, stored = gateway.database.read(
+    existing, score, stored, fitted = gateway.database.read(
         lambda connection: _before(connection, owner, columns, fee_percent)
     )
     if existing is None:
         check_access(columns, score)
         _check_room(gateway, owner, score)
         storage_quota.check_room(gateway, owner, score, stored, columns)
-    return existing, score, stored
+    return existing, score, stored, fitted
 
 
 async def _look_into(
@@ -269,34 +260,58 @@ async def _look_into(
 
 def _keep(gateway: Gateway, prepared: _Prepared, package: IncomingPackage) -> Accepted:
     row, owner = prepared.columns, prepared.owner
-    fee_percent, sha256 = gateway.settings.platform_fee_percent, row["package_sha256"]
+    sha256 = row["package_sha256"]
     bound = storage_quota.bound(gateway, prepared.score)
     try:
         # Until its task is there, nobody removes the package as one that no task needs.
         with gateway.files.using_package(sha256):
             package.store(gateway.files)
-            gateway.database.write(lambda c: _store(c, row, owner, fee_percent, bound))
+            row = _store_fitting(gateway, prepared, bound)
     except AlreadyExistsError:
         storage_quota.discard(gateway, sha256)
         found = gateway.database.read(lambda connection: task_store.find(connection, row["id"]))
-        return _repeated(found, row, owner)
+        return repeated(found, prepared.requested, owner)
     except NodePoolError:
         storage_quota.discard(gateway, sha256)
         raise
     gateway.unfinished.accepted(owner.user_id)
     for task_id in _to_place(row):
         gateway.publisher.place_soon(task_id, row["tier"], row["region"])
-    return Accepted(row["id"], repeated=False, stored_bytes=prepared.stored, stored_bytes_limit=bound)
+    return Accepted(
+        row["id"],
+        repeated=False,
+        stored_bytes=prepared.stored,
+        stored_bytes_limit=bound,
+        max_minutes=row["max_minutes"],
+        minutes_by_balance=row["minutes_by_balance"],
+    )
 
 
-def _price(columns: RequestedTask) -> int:
+def _store_fitting(gateway: Gateway, prepared: _Prepared, bound: int) -> NewTask:
+    """Its owner's other tasks hold CPT at the same moment: one that names no minutes takes what is left."""
+    row, owner, fee_percent = prepared.columns, prepared.owner, gateway.settings.platform_fee_percent
+    for tries_left in reversed(range(_FITS)):
+        try:
+            gateway.database.write(lambda c: _store(c, row, owner, fee_percent, bound))  # noqa: B023
+        except NotEnoughCptError:
+            if not prepared.requested["minutes_by_balance"] or not tries_left:
+                raise
+            balance, _ = gateway.database.read(lambda c: ledger_store.balance(c, row["owner_id"]))  # noqa: B023
+            minutes, fewer = fitting_minutes(prepared.requested, row["price_per_minute"], balance)
+            row = {**row, "max_minutes": minutes, "minutes_by_balance": fewer}
+        else:
+            break
+    return row
+
+
+def price_of(columns: RequestedTask) -> int:
     needs = columns["cpu_score"], columns["memory_gb"], columns["gpu_score"], columns["gpu_memory_gb"]
     return price_per_minute_cpt(Resources(*needs))
 
 
 def _before(
     connection: Connection, owner: CallerIdentity, columns: PricedTask, fee_percent: int
-) -> tuple[WholeTask | None, int, int]:
+) -> tuple[WholeTask | None, int, int, PricedTask]:
     if columns["pinned_node"]:
         node_store.find_own(connection, columns["pinned_node"], owner.user_id)
     score = credit_score(connection, owner.user_id)
@@ -306,9 +321,12 @@ def _before(
             raise AlreadyExistsError(
                 f"there was a task {columns['id']!r} before, which is removed; choose a new task_id"
             )
+        balance, _ = ledger_store.balance(connection, owner.user_id)
+        minutes, fewer = fitting_minutes(columns, columns["price_per_minute"], balance)
+        columns = {**columns, "max_minutes": minutes, "minutes_by_balance": fewer}
         # The hold itself is what counts; this keeps the package of a task that cannot be from being stored.
         ledger_store.check_covered(connection, owner.user_id, ledger_store.terms_of(columns, fee_percent))
-    return existing, score, storage_accounting.stored_bytes(connection, owner.user_id)
+    return existing, score, storage_accounting.stored_bytes(connection, owner.user_id), columns
 
 
 def _store(connection: Connection, row: NewTask, owner: CallerIdentity, fee_percent: int, bound: int) -> None:
@@ -369,19 +387,3 @@ def _check_room(gateway: Gateway, owner: CallerIdentity, score: int) -> None:
             f"you have {limit} unfinished tasks, as many as this pool allows; wait until some have ended",
             limit=LimitName.UNFINISHED_TASKS,
         )
-
-
-def _repeated(existing: WholeTask, row: PricedTask, owner: CallerIdentity) -> Accepted:
-    told: Mapping[str, object] = row
-    same = (
-        existing.owner_id == owner.user_id
-        and not existing.deleted_at
-        and all(getattr(existing, name) == told[name] for name in SAME_ON_REPEAT)
-    )
-    if not same:
-        raise _taken(row["id"])
-    return Accepted(row["id"], repeated=True)
-
-
-def _taken(task_id: str) -> AlreadyExistsError:
-    return AlreadyExistsError(f"there is another task {task_id!r} already; choose a new task_id")

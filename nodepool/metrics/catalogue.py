@@ -214,8 +214,8 @@ lane_waiting = _sampled(
 placements = _counter("hivemind_placements_total", "Attempts placed on a node.", ("tier",), DISPATCHER)
 placement_misses = _counter(
     "hivemind_placement_misses_total",
-    "Plans that came to nothing: no_room (the picture of the node was old) or moved (the task did not wait "
-    "any more).",
+    "Plans that came to nothing: no_room (the picture of the node was old), moved (the task did not wait "
+    "any more) or no_money (its owner's went elsewhere).",
     ("cause",),
     DISPATCHER,
 )

@@ -1748,6 +1748,8 @@ class UploadTaskResponse(_message.Message):
     STORED_BYTES_FIELD_NUMBER: _builtins.int
     STORED_BYTES_LIMIT_FIELD_NUMBER: _builtins.int
     INPUTS_KEPT_FIELD_NUMBER: _builtins.int
+    MAX_MINUTES_FIELD_NUMBER: _builtins.int
+    MINUTES_BY_BALANCE_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
     message: _builtins.str
     repeated_upload: _builtins.bool
@@ -1757,6 +1759,10 @@ class UploadTaskResponse(_message.Message):
     stored_bytes_limit: _builtins.int
     inputs_kept: _builtins.bool
     """Arguments, environment, name and labels were read. A pool that does not know them says nothing."""
+    max_minutes: _builtins.int
+    """longest run, as it was accepted"""
+    minutes_by_balance: _builtins.bool
+    """the request named none, and the balance covered no more"""
     def __init__(
         self,
         *,
@@ -1766,10 +1772,12 @@ class UploadTaskResponse(_message.Message):
         stored_bytes: _builtins.int = ...,
         stored_bytes_limit: _builtins.int = ...,
         inputs_kept: _builtins.bool = ...,
+        max_minutes: _builtins.int = ...,
+        minutes_by_balance: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs_kept", b"inputs_kept", "message", b"message", "repeated_upload", b"repeated_upload", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "success", b"success"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs_kept", b"inputs_kept", "max_minutes", b"max_minutes", "message", b"message", "minutes_by_balance", b"minutes_by_balance", "repeated_upload", b"repeated_upload", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "success", b"success"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1936,6 +1944,8 @@ class TaskDetail(_message.Message):
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    MINUTES_BY_BALANCE_FIELD_NUMBER: _builtins.int
+    HOLDS_WHEN_PLACED_FIELD_NUMBER: _builtins.int
     state: _builtins.str
     """QUEUED, PLACED, RUNNING, SUCCEEDED, FAILED, STOPPED"""
     reason: _builtins.str
@@ -1983,6 +1993,10 @@ class TaskDetail(_message.Message):
     exclusive: _builtins.bool
     """as it was submitted"""
     name: _builtins.str
+    minutes_by_balance: _builtins.bool
+    """its owner named no max_minutes, and their balance covered no more"""
+    holds_when_placed: _builtins.bool
+    """its price is set aside when it is first placed"""
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptRecord]:
         """Newest last; only in PollTaskStatus."""
@@ -2038,10 +2052,12 @@ class TaskDetail(_message.Message):
         environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         name: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        minutes_by_balance: _builtins.bool = ...,
+        holds_when_placed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "assigned_node", b"assigned_node", "attempt_number", b"attempt_number", "attempts", b"attempts", "created_at", b"created_at", "environment", b"environment", "exclusive", b"exclusive", "exit_code", b"exit_code", "finished_at", b"finished_at", "has_exit_code", b"has_exit_code", "has_result", b"has_result", "held_back_until", b"held_back_until", "held_cpt", b"held_cpt", "labels", b"labels", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "min_trust", b"min_trust", "name", b"name", "output_removed", b"output_removed", "owner", b"owner", "paid_cpt", b"paid_cpt", "price_per_minute_cpt", b"price_per_minute_cpt", "priority", b"priority", "queue", b"queue", "reason", b"reason", "replica_records", b"replica_records", "replicas", b"replicas", "result_bytes", b"result_bytes", "result_removed_at", b"result_removed_at", "result_until", b"result_until", "started_at", b"started_at", "state", b"state", "stop_requested", b"stop_requested", "take_pending", b"take_pending", "updated_at", b"updated_at", "verification", b"verification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "assigned_node", b"assigned_node", "attempt_number", b"attempt_number", "attempts", b"attempts", "created_at", b"created_at", "environment", b"environment", "exclusive", b"exclusive", "exit_code", b"exit_code", "finished_at", b"finished_at", "has_exit_code", b"has_exit_code", "has_result", b"has_result", "held_back_until", b"held_back_until", "held_cpt", b"held_cpt", "holds_when_placed", b"holds_when_placed", "labels", b"labels", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "min_trust", b"min_trust", "minutes_by_balance", b"minutes_by_balance", "name", b"name", "output_removed", b"output_removed", "owner", b"owner", "paid_cpt", b"paid_cpt", "price_per_minute_cpt", b"price_per_minute_cpt", "priority", b"priority", "queue", b"queue", "reason", b"reason", "replica_records", b"replica_records", "replicas", b"replicas", "result_bytes", b"result_bytes", "result_removed_at", b"result_removed_at", "result_until", b"result_until", "started_at", b"started_at", "state", b"state", "stop_requested", b"stop_requested", "take_pending", b"take_pending", "updated_at", b"updated_at", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2624,6 +2640,8 @@ class ExplainTaskResponse(_message.Message):
     STORED_BYTES_FIELD_NUMBER: _builtins.int
     STORED_BYTES_LIMIT_FIELD_NUMBER: _builtins.int
     RESULT_DAYS_FIELD_NUMBER: _builtins.int
+    MINUTES_BY_BALANCE_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_MONEY_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
     message: _builtins.str
     """one sentence"""
@@ -2650,6 +2668,10 @@ class ExplainTaskResponse(_message.Message):
     """Of a dry run: what the account keeps, what it may keep, and how long results stay (0: for ever)."""
     stored_bytes_limit: _builtins.int
     result_days: _builtins.float
+    minutes_by_balance: _builtins.bool
+    """max_minutes is what the balance covers"""
+    waits_for_money: _builtins.bool
+    """its owner has less than it holds when it is placed"""
     @_builtins.property
     def failed(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailedClause]:
         """what kept the others, most nodes first"""
@@ -2680,10 +2702,12 @@ class ExplainTaskResponse(_message.Message):
         stored_bytes: _builtins.int = ...,
         stored_bytes_limit: _builtins.int = ...,
         result_days: _builtins.float = ...,
+        minutes_by_balance: _builtins.bool = ...,
+        waits_for_money: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_node", b"best_node", "can_never_run", b"can_never_run", "estimate_basis", b"estimate_basis", "estimated_wait_seconds", b"estimated_wait_seconds", "failed", b"failed", "max_minutes", b"max_minutes", "max_price_cpt", b"max_price_cpt", "message", b"message", "nodes_looked_at", b"nodes_looked_at", "places_now", b"places_now", "position", b"position", "price_per_minute_cpt", b"price_per_minute_cpt", "result_days", b"result_days", "state", b"state", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "success", b"success", "suggestions", b"suggestions", "waiting_tasks", b"waiting_tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_node", b"best_node", "can_never_run", b"can_never_run", "estimate_basis", b"estimate_basis", "estimated_wait_seconds", b"estimated_wait_seconds", "failed", b"failed", "max_minutes", b"max_minutes", "max_price_cpt", b"max_price_cpt", "message", b"message", "minutes_by_balance", b"minutes_by_balance", "nodes_looked_at", b"nodes_looked_at", "places_now", b"places_now", "position", b"position", "price_per_minute_cpt", b"price_per_minute_cpt", "result_days", b"result_days", "state", b"state", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "success", b"success", "suggestions", b"suggestions", "waiting_tasks", b"waiting_tasks", "waits_for_money", b"waits_for_money"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -13,7 +13,8 @@ from typing import Any, cast
 import pytest
 
 from gateway.context import Gateway
-from gateway.usecases.submit_task import SAME_ON_REPEAT, requested_task
+from gateway.usecases.repeated_upload import SAME_ON_REPEAT
+from gateway.usecases.submit_task import requested_task
 from hivemind.cli.submit import submit
 from hivemind.models import TaskInfo
 from hivemind.needs import TaskNeeds, needs_to_wire

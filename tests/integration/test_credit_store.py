@@ -56,7 +56,7 @@ class Pool:
 
     def again(self, task_id: str, number: int, node_id: str = "n1") -> str:
         placement = Placement(task_id, number, node_id, CLAIM, f"{task_id}:{number}")
-        assert self.database.write(lambda c: placing.place_all(c, [placement], self.now))
+        assert self.database.write(lambda c: placing.place_all(c, [placement], self.now)).placed
         attempt_id = f"{task_id}:{number}"
         self.database.write(
             lambda c: task_store.claim_attempt(c, attempt_id, node_id, self.owner_id, self.now)

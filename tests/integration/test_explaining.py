@@ -73,7 +73,7 @@ class Asking:
         placement = Placement(task_id, 1, node_id, claim, f"{task_id}:1")
         reserve(self.gateway.registry, node_id, placement.attempt_id, claim, at=self.now[0])
         now = self.now[0]
-        assert self.gateway.database.write(lambda c: place_all(c, [placement], now)) == {task_id}
+        assert self.gateway.database.write(lambda c: place_all(c, [placement], now)).placed == {task_id}
 
     def ask(self, task_id: str = "", **needs: Any) -> pb.ExplainTaskResponse:
         request = pb.ExplainTaskRequest(task_id=task_id)

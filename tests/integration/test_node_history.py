@@ -67,7 +67,7 @@ class Story:
         placement = Placement(
             task_id, task.attempt_number + 1, node_id, claim, f"{task_id}:{task.attempt_number + 1}"
         )
-        assert self.database.write(lambda c: placing.place_all(c, [placement], self.now))
+        assert self.database.write(lambda c: placing.place_all(c, [placement], self.now)).placed
         attempt_id = f"{task_id}:{task.attempt_number + 1}"
         self.database.write(
             lambda c: task_store.claim_attempt(c, attempt_id, node_id, self.owner_id, self.now)

@@ -35,7 +35,7 @@ def assigned(database: Database, owner: int, node_id: str = "worker", **facts: A
         return add_task(connection, owner)
 
     task_id = database.write(make)
-    assert database.write(lambda c: placing.place_all(c, [placement(task_id, node_id)], 100.0))
+    assert database.write(lambda c: placing.place_all(c, [placement(task_id, node_id)], 100.0)).placed
     return f"{task_id}:1"
 
 

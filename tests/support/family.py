@@ -54,7 +54,7 @@ class Family:
             placement(task_id, self.node(index), number=self.row(task_id).attempt_number + 1)
             for task_id, index in placements
         ]
-        return self.database.write(lambda c: placing.place_all(c, wanted, self.now))
+        return self.database.write(lambda c: placing.place_all(c, wanted, self.now)).placed
 
     def claim(self, task_id: str, index: int) -> AssignedTask:
         attempt = f"{task_id}:{self.row(task_id).attempt_number}"

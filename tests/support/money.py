@@ -32,6 +32,14 @@ def add_held_task(
     return task_id
 
 
+def add_deferring_task(
+    connection: Connection, owner_id: int, task_id: str = "", *, fee_percent: int = 0, **columns: Any
+) -> str:
+    """A task that holds its price when it is first placed."""
+    columns = {"price_per_minute": PRICE, "max_minutes": 10, **columns}
+    return add_task(connection, owner_id, task_id, holds_when_placed=True, fee_percent=fee_percent, **columns)
+
+
 def spendable(connection: Connection, user_id: int) -> int:
     return ledger_store.balance(connection, user_id)[0]
 

@@ -37,7 +37,7 @@ from nodepool.stores.sql import tasks as task_store
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.tables import holds, ledger_accounts, ledger_entries, tasks
 from nodepool.workflows import attempt_end
-from tests.support.money import add_held_task, add_payer
+from tests.support.money import add_deferring_task, add_held_task, add_payer
 from tests.support.stores import add_node, place
 
 T = TypeVar("T")
@@ -114,13 +114,18 @@ class Task:
     price: int
     minutes: int
     fee: int
-    held: int
+    held: int  # now
     state: str = "QUEUED"
+    defers: bool = False  # it holds its price when it is first placed
     attempt: int = 0
     bad: int = 0
     started: float | None = None
     stop: bool = False
     posted: int = 0
+
+    @property
+    def ever_held(self) -> bool:
+        return not self.defers or self.attempt > 0
 
 
 def add_people(connection: Connection) -> None:
@@ -190,16 +195,23 @@ class Money(RuleBasedStateMachine):
         price=st.integers(1, 9),
         minutes=st.integers(1, 12),
         fee=st.sampled_from([0, 10, 50]),
+        defers=st.booleans(),
         crash=crashes,
     )
-    def submit(self, owner: int, name: int, price: int, minutes: int, fee: int, crash: int) -> None:
+    def submit(
+        self, owner: int, name: int, price: int, minutes: int, fee: int, crash: int, *, defers: bool = False
+    ) -> None:
+        """Of a task that defers its hold nothing is moved, and its owner may have too little."""
         task_id, amount = f"task{len(self.tasks) if name else 0}", price * minutes
         columns = {"max_minutes": minutes, "price_per_minute": price, "created_at": self.now}
-        stored = self._do(lambda c: add_held_task(c, owner, task_id, fee_percent=fee, **columns), crash)
-        may = task_id not in self.tasks and self.balances[f"user:{owner}"] >= amount
+        add = add_deferring_task if defers else add_held_task
+        stored = self._do(lambda c: add(c, owner, task_id, fee_percent=fee, **columns), crash)
+        may = task_id not in self.tasks and (defers or self.balances[f"user:{owner}"] >= amount)
         assert may if stored else (crash or not may)
-        if stored:
-            self.tasks[task_id] = Task(owner, price, minutes, fee, amount)
+        if not stored:
+            return
+        self.tasks[task_id] = Task(owner, price, minutes, fee, 0 if defers else amount, defers=defers)
+        if not defers:
             self._move(f"user:{owner}", "escrow", amount)
 
     # -- what becomes of a task ----------------------------------------------------------------------
@@ -223,11 +235,20 @@ class Money(RuleBasedStateMachine):
         if (picked := self._pick(number, "QUEUED")) is None:
             return
         task_id, task = picked
-        if self._do(
+        amount, account = task.price * task.minutes, f"user:{task.owner}"
+        lacks = not task.ever_held and self.balances[account] < amount
+        placed = self._do(
             lambda c: place(c, task_id, f"node{provider}", number=task.attempt + 1, now=self.now), crash
-        ):
+        )
+        if placed:
             assert task.state == "QUEUED"
+            assert not lacks
+            if not task.ever_held:
+                task.held = amount
+                self._move(account, "escrow", amount)
             task.state, task.attempt = "PLACED", task.attempt + 1
+        elif placed is False and task.state == "QUEUED":
+            assert lacks
         attempt = f"{task_id}:{task.attempt}"
         claimed = self._do(
             lambda c: task_store.claim_attempt(c, attempt, f"node{provider}", provider, self.now),
@@ -263,7 +284,7 @@ class Money(RuleBasedStateMachine):
         assert back == 0
         assert task.state in ("PLACED", "RUNNING")
         bad = outcome in (Outcome.LOST, Outcome.REFUSED)
-        task.bad += bad
+        task.bad += outcome is Outcome.LOST  # what nodes refuse says nothing of the task
         if bad and not task.stop and task.bad < MAX_ATTEMPTS:
             task.state, task.started = "QUEUED", None
             return
@@ -279,7 +300,9 @@ class Money(RuleBasedStateMachine):
         task_id, task = picked
         if self._do(lambda c: task_store.request_stop(c, task_id, self.now), crash) is None:
             return
-        if task.state == "QUEUED":
+        if task.state == "QUEUED" and not task.ever_held:
+            task.state = "ended"
+        elif task.state == "QUEUED":
             self._settle(task, 0, paid=False)
         elif task.held:
             task.stop = True
@@ -326,4 +349,5 @@ class Money(RuleBasedStateMachine):
         assert there == {
             task_id: ("held" if task.held else "posted" if task.posted else "voided", task.posted)
             for task_id, task in self.tasks.items()
+            if task.ever_held
         }

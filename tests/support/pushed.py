@@ -75,7 +75,7 @@ class PushedFleet:
         placement = Placement(task_id, number, node_id, CLAIM, f"{task_id}:{number}")
         registry = self.dispatcher.registry
         assert reserve(registry, node_id, f"{task_id}:{number}", CLAIM, at=self.now) == "ok"
-        assert self.dispatcher.database.write(lambda c: placing.place_all(c, [placement], self.now))
+        assert self.dispatcher.database.write(lambda c: placing.place_all(c, [placement], self.now)).placed
 
     def sent(self, attempt_id: str) -> None:
         """As if a dispatcher had called the node, and died."""

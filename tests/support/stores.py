@@ -79,7 +79,7 @@ def add_node(
 
 def place(connection: Connection, task_id: str, node_id: str, *, number: int = 1, now: float = 1.0) -> bool:
     """QUEUED -> PLACED with this attempt on the node; False when the task is not in that state."""
-    return task_id in placing.place_all(connection, [placement(task_id, node_id, number=number)], now)
+    return task_id in placing.place_all(connection, [placement(task_id, node_id, number=number)], now).placed
 
 
 def placement(task_id: str, node_id: str, *, number: int = 1, claim: Claim = CLAIM) -> Placement:

@@ -115,7 +115,7 @@ def task_details(task: TaskInfo, now: float) -> Group:
         "priority": str(task.priority) if task.max_minutes else "",
         "min trust": task.min_trust,
         "location mode": "" if task.location_mode == LocationMode.STRICT else task.location_mode,
-        "longest run": count_text(task.max_minutes, "minute") if task.max_minutes else "",
+        "longest run": _longest(task),
         "exclusive": "yes: never runs twice at one moment" if task.exclusive else "",
         "exit code": "" if task.exit_code is None else str(task.exit_code),
         "stop": "asked for" if task.stop_requested and not task.final else "",
@@ -140,6 +140,11 @@ def task_details(task: TaskInfo, now: float) -> Group:
     if task.replica_records:
         parts += ["", replicas_table(task.replica_records)]
     return Group(*parts)
+
+
+def _longest(task: TaskInfo) -> str:
+    covered = ", what your balance covered" if task.minutes_by_balance else ""
+    return f"{count_text(task.max_minutes, 'minute')}{covered}" if task.max_minutes else ""
 
 
 def _result_text(task: TaskInfo, now: float) -> str:

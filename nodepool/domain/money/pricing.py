@@ -11,6 +11,8 @@ minutes. Whole numbers only, so that two parts of the pool never differ by a rou
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from nodepool.domain.resources import Resources
 
 POINTS_PER_CPT = 100
@@ -21,6 +23,33 @@ def price_per_minute_cpt(needs: Resources) -> int:
     """CPT for one started minute. cpu_score and gpu_score are in points, the memories in GiB."""
     points = (needs.memory_gb + needs.gpu_memory_gb) * POINTS_PER_CPT + needs.cpu_score + needs.gpu_score
     return max(1, _divided_up(points, POINTS_PER_CPT))
+
+
+class TaskWithPrice(Protocol):
+    @property
+    def holds_when_placed(self) -> bool: ...
+    @property
+    def attempt_number(self) -> int: ...
+    @property
+    def price_per_minute(self) -> int: ...
+    @property
+    def max_minutes(self) -> int: ...
+
+
+def to_hold_when_placed(task: TaskWithPrice) -> int:
+    """What placing the task sets aside; 0 where that was done when it was accepted or first placed."""
+    if not task.holds_when_placed or task.attempt_number:
+        return 0
+    return task.price_per_minute * task.max_minutes
+
+
+def is_covered(balance: int, to_hold: int) -> bool:
+    return balance >= to_hold
+
+
+def covered_minutes(balance: int, each_minute: int, most: int) -> int:
+    """How long a task may run whose owner does not say: as long as others, or as the balance covers."""
+    return max(0, min(most, balance // each_minute))
 
 
 def started_minutes(run_milliseconds: int) -> int:

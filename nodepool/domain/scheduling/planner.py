@@ -35,16 +35,18 @@ class Planner:
         served: Callable[[int], float],
         charge: Callable[[WaitingTask], None],
         allows: Callable[[WaitingTask], bool] = lambda _: True,
+        affords: Callable[[WaitingTask], bool] = lambda _: True,
     ) -> None:
         """`served` and `charge` are the account of who was served how much: see `fair_share`.
 
         `allows`: may its owner have one more running? While not, none of their tasks comes up; who asked to
-        hold them lets them go (`WaitQueue.let_go`).
+        hold them lets them go (`WaitQueue.let_go`). `affords`: can it hold what it must when it is placed?
+        While not, none of its owner's that hold as much comes up (`WaitQueue.money_came`).
         """
         self.fleet = fleet
         self.queue = WaitQueue(ageing, served)
         self._charge = charge
-        self._allows = allows
+        self._allows, self._affords = allows, affords
         self._choosers: dict[Requirements, Chooser] = {}
 
     def plan(self, now: float, limit: int) -> list[Planned]:
@@ -54,6 +56,9 @@ class Planner:
             task, group = head
             if not self._allows(task):
                 self.queue.hold(task.owner_id)
+                continue
+            if not self._affords(task):
+                self.queue.wait_for_money(task, now)
                 continue
             chooser = self._chooser(group)
             row = chooser.next()

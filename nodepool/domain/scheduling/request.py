@@ -11,6 +11,7 @@ from typing import Protocol
 
 from nodepool.domain import regions
 from nodepool.domain.capabilities import capabilities_of
+from nodepool.domain.money.pricing import to_hold_when_placed
 from nodepool.domain.resources import Resources, claim_of
 from nodepool.domain.scheduling.placement import Requirements
 from nodepool.domain.scheduling.wait_queue import WaitingTask
@@ -151,6 +152,12 @@ class TaskInQueue(TaskToPlace, Protocol):
     def attempt_number(self) -> int: ...
     @property
     def package_bytes(self) -> int: ...
+    @property
+    def holds_when_placed(self) -> bool: ...
+    @property
+    def price_per_minute(self) -> int: ...
+    @property
+    def max_minutes(self) -> int: ...
 
 
 def waiting_task(task: TaskInQueue, request: PlacementRequest, default_memory_mb: int) -> WaitingTask:
@@ -166,4 +173,5 @@ def waiting_task(task: TaskInQueue, request: PlacementRequest, default_memory_mb
         location_mode=task.location_mode,
         limited=task.kind not in ORDERED_BY_POOL,
         package_bytes=task.package_bytes,
+        to_hold=to_hold_when_placed(task),
     )

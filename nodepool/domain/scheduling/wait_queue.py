@@ -26,6 +26,8 @@ _REFRESH_SECONDS = 10.0
 
 # Smaller comes first. A lane's: level of the tier, and what does not change with time.
 _LaneKey = tuple[int, float]
+# The owner, and what a task of it holds when it is placed.
+_LaneName = tuple[int, int]
 # An owner's: level, served, what does not change, owner.
 _OwnerKey = tuple[int, int, float, int]
 
@@ -44,6 +46,7 @@ class WaitingTask:
     location_mode: LocationMode = LocationMode.STRICT
     package_bytes: int = 0
     limited: bool = True  # it counts among what its owner may have running
+    to_hold: int = 0  # CPT that are set aside when it is placed; 0: they are already, or there are none
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class WaitGroup:
     """Tasks with one set of requirements, by their owners."""
 
     requirements: Requirements
-    lanes: dict[int, _Lane] = field(default_factory=dict)
+    lanes: dict[_LaneName, _Lane] = field(default_factory=dict)
     blocked: bool = False
 
     @property
@@ -69,13 +72,24 @@ class WaitGroup:
 
 @dataclass(slots=True, eq=False)
 class _Lane:
-    """One owner's tasks with equal requirements. Its place in its owner's order is the entry with the key."""
+    """One owner's tasks with equal requirements that hold the same when they are placed. Its place in its
+    owner's order is the entry with the key."""
 
     owner: _Owner
     group: WaitGroup
+    to_hold: int = 0
+    unpaid: bool = False  # its owner has less than that
     tasks: list[tuple[float, str]] = field(default_factory=list)  # a heap
     waiting: int = 0
     key: _LaneKey | None = None
+
+    @property
+    def blocked(self) -> bool:
+        return self.unpaid or self.group.blocked
+
+    @property
+    def name(self) -> _LaneName:
+        return self.owner.owner_id, self.to_hold
 
 
 @dataclass(slots=True, eq=False)
@@ -102,6 +116,7 @@ class WaitQueue:
         self._groups: dict[Requirements, WaitGroup] = {}
         self._owners: dict[int, _Owner] = {}
         self.held: set[int] = set()
+        self._unpaid: dict[int, list[_Lane]] = {}
         self._order: list[tuple[_OwnerKey, int, _Owner]] = []
         self._count = 0
         self._patient: list[tuple[float, str]] = []
@@ -147,6 +162,46 @@ class WaitQueue:
         if (owner := self._owners.get(owner_id)) is not None:
             self._place(owner, now)
 
+    def wait_for_money(self, task: WaitingTask, now: float) -> None:
+        """None of its owner's tasks that hold as much as this one, and ask for the same, comes up until there
+        is money for one."""
+        found = self._tasks.get(task.task_id)
+        if found is not None and not found[1].unpaid:
+            lane = found[1]
+            lane.unpaid = True
+            self._unpaid.setdefault(task.owner_id, []).append(lane)
+            self._place(lane.owner, now)
+
+    def money_came(self, owner_id: int, balance: int, now: float) -> None:
+        """What the user can spend: lanes that it covers come up again."""
+        lanes = self._unpaid.pop(owner_id, [])
+        if still := [lane for lane in lanes if lane.waiting and lane.to_hold > balance]:
+            self._unpaid[owner_id] = still
+        for lane in lanes:
+            if lane.waiting and lane.to_hold <= balance:
+                lane.unpaid = False
+                self._enter(lane, now)
+
+    def without_money(self) -> list[int]:
+        """Users of whose tasks some wait for it."""
+        return list(self._unpaid)
+
+    def unpaid_of(self, owner_id: int) -> dict[int, list[str]]:
+        """The user's tasks that wait for money, by what each holds."""
+        found: dict[int, list[str]] = {}
+        for lane in self._unpaid.get(owner_id, ()):
+            found.setdefault(lane.to_hold, []).extend(self._ids_of(lane))
+        return found
+
+    def _ids_of(self, lane: _Lane) -> list[str]:
+        ids = dict.fromkeys(task_id for _, task_id in lane.tasks)
+        return [it for it in ids if it in self._tasks and self._tasks[it][1] is lane]
+
+    def is_kept_back(self, task: WaitingTask) -> bool:
+        """For its owner's sake, whatever the nodes have room for."""
+        found = self._tasks.get(task.task_id)
+        return task.owner_id in self.held or (found is not None and found[1].unpaid)
+
     def groups(self) -> list[WaitGroup]:
         """Those with tasks in them."""
         return list(self._groups.values())
@@ -179,13 +234,14 @@ class WaitQueue:
         group = self._groups.get(task.requirements)
         if group is None:
             group = self._groups[task.requirements] = WaitGroup(task.requirements)
-        lane = group.lanes.get(task.owner_id)
+        name = (task.owner_id, task.to_hold)
+        lane = group.lanes.get(name)
         if lane is None:
             owner = self._owners.get(task.owner_id)
             if owner is None:
                 owner = self._owners[task.owner_id] = _Owner(task.owner_id)
             owner.lanes += 1
-            lane = group.lanes[task.owner_id] = _Lane(owner, group)
+            lane = group.lanes[name] = _Lane(owner, group, task.to_hold)
         return lane
 
     def discard(self, task_id: str) -> None:
@@ -199,13 +255,22 @@ class WaitQueue:
             return
         lane.key, lane.tasks = None, []
         owner, group = lane.owner, lane.group
-        del group.lanes[owner.owner_id]
+        del group.lanes[lane.name]
+        if lane.unpaid:
+            self._forget_unpaid(lane)
         if not group.lanes:
             del self._groups[group.requirements]
         owner.lanes -= 1
         if not owner.lanes:
             owner.key, owner.order = None, []
             del self._owners[owner.owner_id]
+
+    def _forget_unpaid(self, lane: _Lane) -> None:
+        lanes = self._unpaid.get(lane.owner.owner_id, [])
+        if lane in lanes:
+            lanes.remove(lane)
+        if not lanes:
+            self._unpaid.pop(lane.owner.owner_id, None)
 
     def head(self, now: float) -> tuple[WaitingTask, WaitGroup] | None:
         """Who is next, of the groups that are not blocked."""
@@ -266,7 +331,7 @@ class WaitQueue:
 
     def _enter(self, lane: _Lane, now: float) -> None:
         """Its place among its owner's lanes, by its first task, and its owner's among the owners."""
-        if not lane.group.blocked:
+        if not lane.blocked:
             self._queue(lane, now)
             self._place(lane.owner, now)
 
@@ -296,12 +361,12 @@ class WaitQueue:
         while order:
             key, _, lane = order[0]
             valid = key == lane.key
-            if valid and not lane.group.blocked and self._static(self._first(lane)) == key[1]:
+            if valid and not lane.blocked and self._static(self._first(lane)) == key[1]:
                 return lane
             heapq.heappop(order)
             if valid:
                 lane.key = None
-                if not lane.group.blocked:
+                if not lane.blocked:
                     self._queue(lane, now)  # its first task was discarded
         return None
 
@@ -321,7 +386,7 @@ class WaitQueue:
         for group in self._groups.values():
             for lane in group.lanes.values():
                 lane.key = None
-                if not group.blocked:
+                if not lane.blocked:
                     self._queue(lane, now)
         for owner in self._owners.values():
             self._place(owner, now)

@@ -42,6 +42,7 @@ class RequestedTask(RequestedComparison, TaskInputs):
     image: str
     network: bool
     max_minutes: int
+    minutes_by_balance: bool  # its owner names none; of a row: it has as many as the balance covered
     pinned_node: str
     priority: int
     min_trust: str

@@ -29,6 +29,7 @@ class ReasonCode(StrEnum):
     NO_NODE_EVER = "no_node_ever"
     RUNNING_LIMIT_BELOW = "running_limit_below"
     RUNNING_LIMIT_FROM = "running_limit_from"
+    NO_MONEY = "no_money"
     # Its owner's stop.
     STOPPED = "stopped"
     STOPPED_WAITING = "stopped_waiting"
@@ -96,6 +97,7 @@ _WORDS: dict[ReasonCode, str] = {
     ReasonCode.NO_NODE_EVER: f"no node of the pool can ever run this: {_LOOKED}",
     ReasonCode.RUNNING_LIMIT_BELOW: f"{_RUNNING} below {{score}} allows",
     ReasonCode.RUNNING_LIMIT_FROM: f"{_RUNNING} of {{score}} or more allows",
+    ReasonCode.NO_MONEY: "waiting for CPT: {amount} are set aside when it is placed, and its owner has less",
     ReasonCode.STOPPED: "stopped by its owner",
     ReasonCode.STOPPED_WAITING: "stopped by its owner before it ran",
     ReasonCode.STOPPED_UNSENT: "stopped by its owner before it was sent to its node",
@@ -196,6 +198,11 @@ def parameters_of(code: ReasonCode) -> frozenset[str]:
 def told(words: str) -> Reason:
     """In the words of whoever ended it."""
     return because(ReasonCode.TOLD, detail=words) if words else NO_REASON
+
+
+def waits_for_cpt(amount: int) -> Reason:
+    """Its owner cannot hold that much. What they have is not in it: it changes with every task that ends."""
+    return because(ReasonCode.NO_MONEY, amount=amount)
 
 
 def no_node(looked_at: int, failed: Mapping[Clause, int], *, hopeless: bool) -> Reason:

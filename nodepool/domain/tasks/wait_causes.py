@@ -20,6 +20,7 @@ _OF_CODE = {
     ReasonCode.NO_NODE_JOINED: "no_node",
     ReasonCode.RUNNING_LIMIT_BELOW: "running_limit",
     ReasonCode.RUNNING_LIMIT_FROM: "running_limit",
+    ReasonCode.NO_MONEY: "no_money",
 }
 _WITH_CLAUSES = frozenset({ReasonCode.NO_NODE_NOW, ReasonCode.NO_NODE_EVER})
 _WITH_RESOURCE = frozenset({ClauseKind.TOO_SMALL, ClauseKind.BUSY})

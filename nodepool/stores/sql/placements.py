@@ -11,12 +11,16 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Row, Select, bindparam, func, insert, or_, select, update
 
+from nodepool.domain.money.ledger import PriceTerms
+from nodepool.domain.money.pricing import to_hold_when_placed
 from nodepool.domain.nodes.fitness import ASKED_AGAIN_SECONDS
 from nodepool.domain.resources import Claim
 from nodepool.domain.tasks.reason_classes import NODE_FOR_TASK_CODES
 from nodepool.domain.tasks.reasons import NO_REASON, Reason, ReasonCode
 from nodepool.domain.tasks.states import ORDERED_BY_POOL, AttemptState, TaskState, check_task_transition
 from nodepool.events.catalogue import TaskPlaced
+from nodepool.stores.sql.ledger import holds as hold_store
+from nodepool.stores.sql.ledger.holds import DeferredHold
 from nodepool.stores.sql.noted_events import note
 from nodepool.stores.sql.reason_columns import reason_columns
 from nodepool.stores.sql.replicas import Apart
@@ -42,9 +46,12 @@ _MOVE = (
     )
 )
 _INSERT_ATTEMPT = insert(attempts)
-_PLACED_COLUMNS = (
-    tasks.c.id, tasks.c.attempt_number, tasks.c.queued_at, tasks.c.created_at, tasks.c.owner_id, tasks.c.kind,
-    tasks.c.tier, tasks.c.region,
+_PLACED_COLUMNS = tuple(
+    tasks.c[name]
+    for name in (
+        "id", "attempt_number", "queued_at", "created_at", "owner_id", "kind", "tier", "region",
+        "holds_when_placed", "price_per_minute", "max_minutes", "fee_percent",
+    )
 )  # fmt: skip
 
 
@@ -58,6 +65,14 @@ class Placement:
     claim: Claim
     attempt_id: str  # see ids.attempt_id
     owner_id: int = 0  # of the task
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Ids of tasks: those that have a node now, and those that wait on because their owner cannot pay."""
+
+    placed: frozenset[str] = frozenset()
+    unpaid: frozenset[str] = frozenset()
 
 
 def waiting(connection: Connection, task_ids: Sequence[str]) -> list[QueuedTask]:
@@ -113,10 +128,13 @@ def refusing_nodes(connection: Connection, task_ids: Sequence[str], now: float) 
     return {task_id: frozenset(those) for task_id, those in found.items()}
 
 
-def place_all(connection: Connection, placements: Sequence[Placement], now: float) -> set[str]:
-    """Place what still waits, each with a new attempt; the ids of the tasks that were.
+def place_all(
+    connection: Connection, placements: Sequence[Placement], now: float, *, lock_ledger: bool = False
+) -> Placed:
+    """Place what still waits, each with a new attempt. Not two runs of one task with one owner.
 
-    Not two runs of one task with one owner.
+    A task that holds its price only when it is placed holds it from now on, or is not placed. Raises
+    NotEnoughCptError where its owner's money went elsewhere meanwhile, which cannot be with `lock_ledger`.
     """
     check_task_transition(TaskState.QUEUED, TaskState.PLACED)
     apart = Apart.of(connection, [(it.task_id, it.node_id) for it in placements])
@@ -124,7 +142,7 @@ def place_all(connection: Connection, placements: Sequence[Placement], now: floa
     for ids in _slices([placement.task_id for placement in placements]):
         query: Select[Any] = select(*_PLACED_COLUMNS)
         # Nobody moves them before this transaction ends; SQLite has one writer anyway, and leaves this out.
-        for row in connection.execute(query.where(tasks.c.id.in_(ids), WAITS).with_for_update()):
+        for row in connection.execute(query.where(tasks.c.id.in_(ids), WAITS).with_for_update(of=tasks)):
             found[row.id] = row
     moving = [
         it
@@ -133,6 +151,10 @@ def place_all(connection: Connection, placements: Sequence[Placement], now: floa
         and found[it.task_id].attempt_number == it.number - 1
         and apart.allows(it.task_id, it.node_id)
     ]
+    due = [_hold_of(found[it.task_id]) for it in moving if to_hold_when_placed(found[it.task_id])]
+    paid = hold_store.covered(connection, due, lock_ledger=lock_ledger)
+    unpaid = {hold.task_id for hold in due} - {hold.task_id for hold in paid}
+    moving = [it for it in moving if it.task_id not in unpaid]
     if moving:
         connection.execute(
             _MOVE,
@@ -152,7 +174,14 @@ def place_all(connection: Connection, placements: Sequence[Placement], now: floa
         )
     for it in moving:
         note(connection, _placed(it, found[it.task_id], now))
-    return {it.task_id for it in moving}
+    # The last: everybody who moves CPT waits for it.
+    hold_store.hold_all(connection, paid, now)
+    return Placed(frozenset(it.task_id for it in moving), frozenset(unpaid))
+
+
+def _hold_of(row: Row[Any]) -> DeferredHold:
+    terms = PriceTerms(row.price_per_minute, row.max_minutes, fee_percent=row.fee_percent)
+    return DeferredHold(row.id, row.owner_id, terms)
 
 
 def _waited(task: Row[Any], now: float) -> float:

@@ -153,6 +153,11 @@ tasks = Table(
     Column("held_back_until", Float, nullable=False, server_default="0"),
     Column("result_digest", String(64), nullable=False, server_default=""),
     Column("price_per_minute", BigInteger, nullable=False, server_default="0"),
+    # Its price is set aside when it is first placed, and not when it is accepted; the fee as agreed then.
+    Column("holds_when_placed", Boolean, nullable=False, server_default=text("false")),
+    Column("fee_percent", Integer, nullable=False, server_default="0"),
+    # Its owner named no max_minutes, and it has as many as their balance covered.
+    Column("minutes_by_balance", Boolean, nullable=False, server_default=text("false")),
     Column("image", String(300), nullable=False),
     Column("network", Boolean, nullable=False),
     Column("max_minutes", Integer, nullable=False),

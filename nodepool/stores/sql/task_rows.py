@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from nodepool.domain.money.ledger import HoldState
+from nodepool.domain.money.pricing import to_hold_when_placed
 from nodepool.domain.tasks.states import AttemptState, LocationMode, TaskKind, TaskState
 from nodepool.domain.trust.benchmark_probe import Belief
 from nodepool.domain.trust.tiers import Tier
@@ -39,6 +40,8 @@ class StoredTask(FromRow):
     network: bool
     max_minutes: int
     price_per_minute: int
+    holds_when_placed: bool  # its price is set aside when it is first placed
+    minutes_by_balance: bool  # max_minutes is what its owner's balance covered
     replicas: int
     compare_outputs: str  # one pattern a line
     take_pending: bool
@@ -123,7 +126,14 @@ class QueuedTask(FromRow):
     queued_at: float
     attempt_number: int
     attempts_ended: int
+    price_per_minute: int
+    max_minutes: int
+    holds_when_placed: bool
     reason_code: str  # of why it waits; one of ReasonCode, or of a later version
+
+    @property
+    def to_hold(self) -> int:
+        return to_hold_when_placed(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from nodepool.stores.sql.ledger.holds import (
     terms_of,
     void,
 )
-from nodepool.stores.sql.ledger.postings import balance, lock, move, open_account
+from nodepool.stores.sql.ledger.postings import balance, balances, lock, move, open_account
 from nodepool.stores.sql.ledger.report import LedgerReport
 from nodepool.stores.sql.ledger.statements import (
     AccountMovement,
@@ -31,6 +31,7 @@ __all__ = [
     "Provider",
     "Settlement",
     "balance",
+    "balances",
     "check_covered",
     "end",
     "entry_exists",

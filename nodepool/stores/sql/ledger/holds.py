@@ -1,4 +1,4 @@
-"""Holds: what a task may cost is set aside when it is accepted, and divided, once, when it ends.
+"""Holds: what a task may cost is set aside when it is accepted or first placed, and divided once, at its end.
 
 Functions of a connection: the use case that calls them owns the transaction.
 """
@@ -11,12 +11,12 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
-from nodepool.domain.errors import NotEnoughCptError, NotFoundError
+from nodepool.domain.errors import NotEnoughCptError
 from nodepool.domain.money import ledger, settlement
 from nodepool.domain.money.ledger import Bill, EntryKind, HoldState, NewEntry, PriceTerms
 from nodepool.domain.money.settlement import Hold, HoldEnd, Provider
-from nodepool.stores.sql.ledger.postings import append
-from nodepool.stores.sql.tables import holds, ledger_accounts
+from nodepool.stores.sql.ledger.postings import append, balance as balance_of, balances, lock
+from nodepool.stores.sql.tables import holds
 
 _INSERT_HOLD = insert(holds)
 # Whoever ends a task has its row locked, so that two ends do not meet here.
@@ -26,7 +26,6 @@ _END = (
     .where(holds.c.task_id == bindparam("task"), holds.c.state == HoldState.HELD)
     .values(state=bindparam("new_state"), posted=bindparam("charged"), ended_at=bindparam("now"))
 )
-_SPENDABLE = select(ledger_accounts.c.balance).where(ledger_accounts.c.id == bindparam("account"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +40,15 @@ class Settlement:
         return self.bill.charged
 
 
+@dataclass(frozen=True, slots=True)
+class DeferredHold:
+    """What a task that is about to be placed for the first time is to hold."""
+
+    task_id: str
+    owner_id: int
+    terms: PriceTerms
+
+
 def terms_of(task: Mapping[str, Any], fee_percent: int) -> PriceTerms:
     """What the columns of a new task agree on."""
     return PriceTerms(task["price_per_minute"], task["max_minutes"], task.get("replicas", 1), fee_percent)
@@ -48,46 +56,73 @@ def terms_of(task: Mapping[str, Any], fee_percent: int) -> PriceTerms:
 
 def check_covered(connection: Connection, owner_id: int, terms: PriceTerms) -> None:
     """Raises NotEnoughCptError, with what would be covered, when the owner cannot hold that much."""
-    balance = connection.execute(_SPENDABLE, {"account": ledger.user_account(owner_id)}).scalar_one_or_none()
-    if balance is None:
-        raise NotFoundError("you have no account in this pool: register again")
+    balance, held = balance_of(connection, owner_id)
     if balance < terms.amount:
-        raise _not_covered(terms, balance)
+        raise _not_covered(terms, balance, held)
 
 
 def hold(connection: Connection, task: Mapping[str, Any], *, fee_percent: int, now: float) -> PriceTerms:
     """Set the task's price aside, in the transaction that stores the task. Raises NotEnoughCptError."""
     terms = terms_of(task, fee_percent)
-    account = ledger.user_account(task["owner_id"])
-    entry = NewEntry(
-        ledger.hold_id(task["id"]),
-        EntryKind.HOLD,
-        account,
-        ledger.ESCROW,
-        terms.amount,
-        task_id=task["id"],
-        memo=terms.memo,
-    )
-    # Before the ledger's head is locked: everybody who moves CPT waits for that.
-    connection.execute(
-        _INSERT_HOLD,
-        {
-            "task_id": task["id"],
-            "account_id": account,
-            "amount": terms.amount,
-            "price_per_minute": terms.price_per_minute,
-            "max_minutes": terms.max_minutes,
-            "fee_percent": fee_percent,
-            "state": HoldState.HELD,
-            "created_at": float(now),
-        },
-    )
     try:
-        append(connection, [entry], now)
+        hold_all(connection, [DeferredHold(task["id"], task["owner_id"], terms)], now)
     except NotEnoughCptError:
         check_covered(connection, task["owner_id"], terms)
         raise
     return terms
+
+
+def covered(
+    connection: Connection, wanted: Sequence[DeferredHold], *, lock_ledger: bool
+) -> list[DeferredHold]:
+    """Those that their owners can hold now, of each owner the first ones. `lock_ledger`: nobody moves CPT
+    before the transaction ends; else `hold_all` may still find that there is too little."""
+    if not wanted:
+        return []
+    if lock_ledger:
+        lock(connection)
+    left = balances(connection, {it.owner_id for it in wanted})
+    found = []
+    for it in wanted:
+        if left.get(it.owner_id, 0) >= it.terms.amount:
+            left[it.owner_id] -= it.terms.amount
+            found.append(it)
+    return found
+
+
+def hold_all(connection: Connection, wanted: Sequence[DeferredHold], now: float) -> None:
+    """Set all of it aside, or nothing. Raises NotEnoughCptError."""
+    if not wanted:
+        return
+    # Before the ledger's head is locked: everybody who moves CPT waits for that.
+    connection.execute(_INSERT_HOLD, [_hold_row(it, now) for it in wanted])
+    append(connection, [_hold_entry(it) for it in wanted], now)
+
+
+def _hold_row(wanted: DeferredHold, now: float) -> dict[str, Any]:
+    terms = wanted.terms
+    return {
+        "task_id": wanted.task_id,
+        "account_id": ledger.user_account(wanted.owner_id),
+        "amount": terms.amount,
+        "price_per_minute": terms.price_per_minute,
+        "max_minutes": terms.max_minutes,
+        "fee_percent": terms.fee_percent,
+        "state": HoldState.HELD,
+        "created_at": float(now),
+    }
+
+
+def _hold_entry(wanted: DeferredHold) -> NewEntry:
+    return NewEntry(
+        ledger.hold_id(wanted.task_id),
+        EntryKind.HOLD,
+        ledger.user_account(wanted.owner_id),
+        ledger.ESCROW,
+        wanted.terms.amount,
+        task_id=wanted.task_id,
+        memo=wanted.terms.memo,
+    )
 
 
 def settle(
@@ -148,7 +183,7 @@ def void(connection: Connection, task_id: str, now: float) -> Settlement:
     return settle(connection, task_id, "", (), 0, now)
 
 
-def _not_covered(terms: PriceTerms, balance: int) -> NotEnoughCptError:
+def _not_covered(terms: PriceTerms, balance: int, held: int) -> NotEnoughCptError:
     each = terms.price_per_minute * terms.runs
     runs = "" if terms.runs == 1 else f" and {terms.runs} runs"
     affordable = balance // each
@@ -157,8 +192,9 @@ def _not_covered(terms: PriceTerms, balance: int) -> NotEnoughCptError:
         if affordable
         else "ask for less memory, CPU and GPU, or get CPT first"
     )
+    back = f" ({held} are held by your tasks, and what they do not use comes back)" if held else ""
     return NotEnoughCptError(
         f"this task costs {terms.price_per_minute} CPT for each started minute; for {terms.max_minutes} "
         f"minutes{runs} {terms.amount} CPT are set aside, and what is not used comes back, but there are "
-        f"{balance} CPT in your account: {what}"
+        f"{balance} CPT in your account{back}: {what}"
     )

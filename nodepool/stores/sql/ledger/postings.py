@@ -8,7 +8,7 @@ after it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -32,6 +32,8 @@ from nodepool.domain.money.ledger import AccountKind, EntryKind, HoldState, NewE
 from nodepool.stores.sql.tables import holds, ledger_accounts, ledger_entries, ledger_head
 
 _HEAD_ID = 1
+# Databases have a limit on the values of one statement.
+_AT_ONCE = 1000
 # SQLite has one writer anyway, and leaves the lock out.
 _LOCK_HEAD = (
     select(ledger_head.c.seq, ledger_head.c.hash).where(ledger_head.c.id == _HEAD_ID).with_for_update()
@@ -83,6 +85,18 @@ def balance(connection: Connection, user_id: int) -> tuple[int, int]:
     if row is None:
         raise NotFoundError("you have no account in this pool: register again")
     return int(row.balance), int(row.held)
+
+
+def balances(connection: Connection, user_ids: Collection[int]) -> dict[int, int]:
+    """What each of these users can spend; who has no account is left out."""
+    accounts = ledger_accounts.c
+    query = select(accounts.user_id, accounts.balance)
+    found: dict[int, int] = {}
+    every = sorted(user_ids)
+    for start in range(0, len(every), _AT_ONCE):
+        rows = connection.execute(query.where(accounts.user_id.in_(every[start : start + _AT_ONCE])))
+        found |= {row.user_id: row.balance for row in rows}
+    return found
 
 
 def move(connection: Connection, entries: Sequence[NewEntry], now: float) -> list[NewEntry]:

@@ -78,7 +78,9 @@ def _check_what_has_none(connection: Connection, report: LedgerReport) -> None:
     for row in connection.execute(query.order_by(ledger_entries.c.seq).limit(MAX_PROBLEMS + 1)):
         report.wrong(f"entry {row.seq} ({row.id}) belongs to a hold that is not there")
     of_task = exists().where(holds.c.task_id == tasks.c.id)
-    priced = select(tasks.c.id).where(tasks.c.kind == "user", tasks.c.price_per_minute > 0, ~of_task)
+    # A task that holds its price when it is placed has none before that.
+    due = tasks.c.holds_when_placed.is_(False) | (tasks.c.attempt_number > 0)
+    priced = select(tasks.c.id).where(tasks.c.kind == "user", tasks.c.price_per_minute > 0, due, ~of_task)
     for row in connection.execute(priced.order_by(tasks.c.id).limit(MAX_PROBLEMS + 1)):
         report.wrong(f"task {row.id} has a price and never held it")
 

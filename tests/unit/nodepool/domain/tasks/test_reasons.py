@@ -15,6 +15,7 @@ from nodepool.domain.tasks.reasons import (
     parameters_of,
     stored,
     told,
+    waits_for_cpt,
 )
 
 NODE = "bob/pc"
@@ -38,6 +39,7 @@ WORDS: list[tuple[Reason, str]] = [
         because(ReasonCode.RUNNING_LIMIT_FROM, running=9, score=100),
         "its owner has 9 tasks running, as many as a credit score of 100 or more allows",
     ),
+    (waits_for_cpt(60), "waiting for CPT: 60 are set aside when it is placed, and its owner has less"),
     (because(ReasonCode.STOPPED), "stopped by its owner"),
     (because(ReasonCode.STOPPED_WAITING), "stopped by its owner before it ran"),
     (because(ReasonCode.STOPPED_UNSENT), "stopped by its owner before it was sent to its node"),
