@@ -73,3 +73,8 @@ class SweepOutages:
         return self._own.explains(
             self._dispatcher.steady(), age_seconds=age, within_seconds=self._blameless_seconds
         )
+
+    def was_whole(self) -> bool:
+        """Nothing was away for so long that whoever is silent would have been heard."""
+        since = self._dispatcher.steady() - self._own.last.ended_at
+        return not self._own.is_troubled and since > self._blameless_seconds

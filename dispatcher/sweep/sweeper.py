@@ -13,11 +13,12 @@ import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from dispatcher.context import Dispatcher
 from dispatcher.placing.placement_loop import PlacementLoop
 from dispatcher.placing.reserve import lose
+from dispatcher.sweep.brake import Brake
 from dispatcher.sweep.broker_change import BrokerChange
 from dispatcher.sweep.broker_connections import BrokerGuard
 from dispatcher.sweep.credit_drift import CreditDrift
@@ -43,7 +44,6 @@ from nodepool.domain.nodes.node import NodeKind
 from nodepool.domain.outages import OutageCause
 from nodepool.domain.tasks.reasons import Reason, ReasonCode, because
 from nodepool.metrics import catalogue
-from nodepool.stores.redis import keys
 from nodepool.stores.redis.liveness import Liveness
 from nodepool.stores.redis.memory_guard import MemoryGuard
 from nodepool.stores.redis.node_registry import NodeReport
@@ -57,7 +57,6 @@ log = logging.getLogger(__name__)
 _QUESTIONED_WITHIN_PASSES = 5
 _SHORTEST_PAUSE_SECONDS = 0.1
 _JUST_LATE_SECONDS = 0.02
-_SHOUT_SECONDS = 30.0
 # The placement loop hangs when a round of it takes so long: what it waits for has bounds far below.
 _PLACING_STUCK_SECONDS = 60.0
 
@@ -116,13 +115,13 @@ class Sweeper:
         )
         self._outages = SweepOutages(dispatcher)
         self._presence = SilenceTeller(dispatcher)
+        self._brake = Brake(dispatcher, self._failure_detector, self._outages)
         self._forgotten = ForgottenAttempts(dispatcher)
         # Who is asked in a pass whether it still has its work.
         self._questioned = RotatingSlices(_QUESTIONED_WITHIN_PASSES)
         # Nobody can begin or end an attempt, nor be heard, during an outage.
         self._all_back_at = now
         self._next_late_at = float("inf")
-        self._shouted_at = float("-inf")
         self._thread = threading.Thread(target=self._work, name="sweep", daemon=True)
 
     def start(self) -> None:
@@ -293,7 +292,7 @@ class Sweeper:
         """Returns the reports of those that were asked."""
         dispatcher = self._dispatcher
         late_seconds = dispatcher.settings.node_late_seconds
-        held = self._brake(late, live.keys())
+        held = self._brake.held(late, live.keys())
         self._forgotten.keep_only(ids_of(live))
         questioned = self._questioned.take([node_id for node_id in live if node_id not in late])
         reports = dispatcher.registry.reports(questioned)
@@ -312,28 +311,8 @@ class Sweeper:
 
     def _lose(self, row: LiveAttempt, reason: Reason) -> None:
         self._keep_lead()
-        lose(self._dispatcher, row, reason, blameless=self._outages.explains(row))
-
-    def _brake(self, late: dict[str, float], busy: Collection[str]) -> frozenset[str]:
-        """Late nodes whose work stays theirs for now."""
-        held, now = self._failure_detector.braked(late, busy), self._dispatcher.steady()
-        if held and self._liveness.operator_released():
-            log.warning("the operator says that %d silent nodes are really gone", len(held))
-            return frozenset()
-        if held and now - self._shouted_at >= _SHOUT_SECONDS:
-            self._shouted_at = now
-            log.error(
-                "%d nodes with work vanished at once: that is more likely the pool's network or Redis than "
-                "they; nothing of theirs is given away until some are back, for %g s at the most, or until "
-                "an operator sets %s in Redis",
-                len(held),
-                self._failure_detector.brake_seconds,
-                keys.RELEASE,
-            )
-        elif not held and self._shouted_at > float("-inf"):
-            self._shouted_at = float("-inf")
-            log.warning("the brake is off again")
-        return held
+        blameless = self._outages.explains(row) or self._failure_detector.is_doubted(row.node_id)
+        lose(self._dispatcher, row, reason, blameless=blameless)
 
     def _end_forgotten(self, row: LiveAttempt, kind: NodeKind, report: NodeReport | None) -> None:
         """One that its living node never began, does not speak of, or does not end when it must."""

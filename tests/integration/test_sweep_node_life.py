@@ -57,6 +57,62 @@ def test_an_operator_ends_the_brake_when_the_nodes_are_really_gone(braked: tuple
     assert fleet.states(*ids) == ["QUEUED"] * 6
 
 
+def _lab(fleet: Fleet, lab: str, witnesses: tuple[str, ...]) -> tuple[list[str], tuple[str, ...]]:
+    """Six nodes with work in a lab, and a node without any for each of these addresses; all are heard."""
+    for node_id in SIX:
+        fleet.node(node_id, max_tasks=1, peer_address=lab)
+    tasks = [fleet.running() for _ in SIX]
+    others = tuple(fleet.node(f"w{number}", peer_address=it) for number, it in enumerate(witnesses))
+    fleet.sweep(after=90, heard=(*SIX, *others))
+    return tasks, others
+
+
+@pytest.mark.parametrize(
+    ("lab", "witnesses", "goes_on"),
+    [
+        ("9.9.9.9", ("8.8.8.8", "1.1.1.1"), False),
+        ("9.9.9.9", ("9.9.9.9", "9.9.9.9"), False),  # the next room
+        ("192.168.1.4", ("192.168.1.5", "1.1.1.1"), False),
+        ("9.9.9.9", ("8.8.8.8",), True),
+        ("9.9.9.9", ("127.0.0.1", "192.168.1.5", "10.0.0.1"), True),  # our line to the world is cut
+        ("", ("8.8.8.8", ""), True),
+    ],
+)
+def test_a_lab_that_loses_power_gives_its_work_away_at_once_and_nobody_is_blamed(
+    fleet: Fleet, lab: str, witnesses: tuple[str, ...], *, goes_on: bool
+) -> None:
+    tasks, others = _lab(fleet, lab, witnesses)
+    # Their last reports were not all of one moment.
+    fleet.silence(*SIX[:3])
+    fleet.sweep(after=4, heard=(*SIX[3:], *others))
+    fleet.silence(*SIX)
+    fleet.sweep(after=LATE - 6, heard=others)
+    assert fleet.states(*tasks) == ["RUNNING"] * 6
+    fleet.sweep(after=7, heard=others)
+    if goes_on:
+        assert fleet.states(*tasks) == ["RUNNING"] * 6
+        return
+    assert "RUNNING" not in fleet.states(*tasks)
+    assert {fleet.row(task_id).attempts_ended for task_id in tasks} == {0}
+    history = fleet.dispatcher.database.read(
+        lambda c: [node_store.find(c, node_id).history.bad for node_id in SIX]
+    )
+    assert history == [0.0] * 6
+
+
+def test_while_the_pool_itself_was_away_lately_a_lab_keeps_its_work(fleet: Fleet) -> None:
+    tasks, others = _lab(fleet, "9.9.9.9", ("8.8.8.8", "1.1.1.1"))
+    fleet.silence(*SIX)
+    fleet.sweep(after=8, heard=others)
+    fleet.sweeper._failed()
+    fleet.now[0] += 6
+    fleet.sweep(after=1, heard=others)
+    fleet.sweep(after=40, heard=others)
+    assert fleet.states(*tasks) == ["RUNNING"] * 6
+    fleet.sweep(after=40, heard=others)
+    assert "RUNNING" not in fleet.states(*tasks)
+
+
 def test_redis_that_was_away_lets_nobody_be_late(fleet: Fleet) -> None:
     fleet.node("n1")
     task_id = fleet.running()

@@ -58,6 +58,7 @@ def add_node(
     *,
     now: float = 0.0,
     believed: bool = True,
+    peer_address: str = "",
     **facts: Any,
 ) -> None:
     defaults: dict[str, Any] = {
@@ -74,7 +75,14 @@ def add_node(
         "max_tasks": 8,
         "isolation": Isolation.BUBBLEWRAP,
     }
-    node_store.register(connection, NodeFacts(**{**defaults, **facts}), owner_id, now, believed=believed)
+    node_store.register(
+        connection,
+        NodeFacts(**{**defaults, **facts}),
+        owner_id,
+        now,
+        believed=believed,
+        peer_address=peer_address,
+    )
 
 
 def place(connection: Connection, task_id: str, node_id: str, *, number: int = 1, now: float = 1.0) -> bool:

@@ -3,8 +3,8 @@
 Silence is counted by the dispatcher's own clock, from when it saw that a report had been written again:
 what a report or Redis says of the time may jump. It counts only while the node could be heard. A report that
 is gone from Redis (FLUSHALL, a restart without its data) does not mean that nobody wrote it. When most of
-the fleet falls silent at once, the fault is more likely ours: the brake keeps their work where it is, for a
-time.
+the fleet falls silent at once, the fault may be ours: the brake keeps their work where it is until it is
+known better (mass_silence), or for a time, and whoever it held is not blamed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from dataclasses import dataclass
 # Losing more of the fleet than this at once is more likely the pool's own trouble than theirs.
 BRAKE_SHARE = 0.5
 BRAKE_MIN_NODES = 5
+# Reports of nodes that vanished in one moment were due one after the other: silent for this share of
+# NODE_LATE_SECONDS, a node counts as vanished beside one that is late.
+_MISSING_SHARE = 0.5
 # Silent for so many times NODE_LATE_SECONDS, and as long as agents keep their runs in an outage, a node's
 # work is given away whatever the others do.
 BRAKE_PERIODS = 20
@@ -46,6 +49,7 @@ class _Known:
     age_seconds: float
     heard_at: float
     witnessed: bool = False
+    doubted: bool = False  # its silence may have been ours
 
 
 def is_written_again(age_seconds: float, *, before: float, elapsed_seconds: float) -> bool:
@@ -98,6 +102,7 @@ class FailureDetector:
             it = _Known(node.registered, node.noted, age, heard_at, age <= self._late_seconds)
         elif is_written_again(age, before=it.age_seconds, elapsed_seconds=elapsed):
             it.heard_at, it.witnessed = max(it.heard_at, counted - age), True
+            it.doubted = False
         if (it.registered, it.noted) != (node.registered, node.noted):
             it.heard_at = counted
         it.registered, it.noted, it.age_seconds = node.registered, node.noted, age
@@ -121,11 +126,33 @@ class FailureDetector:
         for weeks says nothing about today.
         """
         before = self._counted - self.brake_seconds
-        vanished = {node_id for node_id, heard in late.items() if heard >= before}
-        with_work = vanished.intersection(busy)
+        long_gone = {node_id for node_id, heard in late.items() if heard < before}
+        vanished = {*self._missing(), *late} - long_gone
         known = {node_id for node_id, it in self._known.items() if it.witnessed}.union(busy)
-        there = len(known) - len(known.intersection(late))
-        gone = len(known.intersection(vanished))
-        if len(with_work) >= BRAKE_MIN_NODES and gone > BRAKE_SHARE * (there + gone):
-            return frozenset(with_work)
-        return frozenset()
+        there = len(known - vanished - long_gone)
+        gone = len(known & vanished)
+        # Whose work was given away since is one of them still.
+        with_work = {node_id for node_id in vanished if node_id in busy or self.is_doubted(node_id)}
+        if len(with_work) < BRAKE_MIN_NODES or gone <= BRAKE_SHARE * (there + gone):
+            return frozenset()
+        for node_id in with_work.intersection(self._known):
+            self._known[node_id].doubted = True
+        return frozenset(late).difference(long_gone).intersection(busy)
+
+    def _missing(self) -> set[str]:
+        silence = _MISSING_SHARE * self._late_seconds
+        return {
+            node_id
+            for node_id, it in self._known.items()
+            if self._counted - max(it.heard_at, self._silence_counts_from) >= silence
+        }
+
+    def is_doubted(self, node_id: str) -> bool:
+        """Whether the brake held the node since it was last heard of: nobody knows whose fault that is."""
+        it = self._known.get(node_id)
+        return it is not None and it.doubted
+
+    def heard(self) -> list[str]:
+        """Nodes that report now, as this sweep has seen itself."""
+        missing = self._missing()
+        return [node_id for node_id, it in self._known.items() if it.witnessed and node_id not in missing]

@@ -191,6 +191,12 @@ def roll_call(connection: Connection) -> Sequence[NodePresence]:
     return NodePresence.from_rows(connection.execute(query))
 
 
+def peer_addresses(connection: Connection) -> dict[str, str]:
+    """From where each active node registered."""
+    rows = connection.execute(select(nodes.c.id, nodes.c.peer_address).where(nodes.c.active))
+    return {row.id: row.peer_address for row in rows}
+
+
 def note_heard(connection: Connection, node_id: str, now: float) -> None:
     """For the sweep, when Redis cannot be told."""
     connection.execute(update(nodes).where(nodes.c.id == node_id).values(heard_at=now))

@@ -186,10 +186,39 @@ def test_the_brake_holds_what_most_of_the_fleet_had_when_it_vanished() -> None:
     ear.listen(4, *ids)
     assert ear.listen(17, *ids[6:]) == set(ids[:6])
     assert ear.detector.braked(ear.late, set(ids[:5])) == set(ids[:5])
-    # With less work at stake, or half of the fleet still there, it is the nodes' own trouble.
+    assert [ear.detector.is_doubted(node_id) for node_id in ids] == [True] * 5 + [False] * 5
+    # Those whose work went elsewhere meanwhile count as before: it is one matter.
+    assert ear.detector.braked(ear.late, {ids[0]}) == {ids[0]}
+    ear.listen(2, *ids[3:])
+    assert ear.detector.braked(ear.late, set(ids[:5])) == NOBODY
+    assert [ear.detector.is_doubted(node_id) for node_id in ids[:6]] == [True] * 3 + [False] * 3
+
+
+def test_with_less_work_at_stake_it_is_the_nodes_own_trouble() -> None:
+    ids = names(10)
+    ear = Ear(*ids)
+    ear.listen(10, *ids)
+    ear.listen(17, *ids[6:])
     assert ear.detector.braked(ear.late, set(ids[: BRAKE_MIN_NODES - 1])) == NOBODY
-    half = {node_id: ear.late[node_id] for node_id in ids[:5]}
-    assert ear.detector.braked(half, set(ids[:5])) == NOBODY
+
+
+def test_half_of_the_fleet_is_the_nodes_own_trouble() -> None:
+    ids = names(10)
+    ear = Ear(*ids)
+    ear.listen(10, *ids)
+    assert ear.listen(17, *ids[5:]) == set(ids[:5])
+    assert ear.detector.braked(ear.late, set(ids)) == NOBODY
+    assert not ear.detector.is_doubted(ids[0])
+
+
+def test_nodes_that_vanished_in_one_moment_are_one_matter_though_some_are_late_before_the_others() -> None:
+    ids = names(10)
+    ear = Ear(*ids)
+    ear.listen(10, *ids)
+    ear.listen(4, *ids[1:])  # the report of the first was due when all lost their line
+    assert ear.listen(11.5, *ids[8:]) == {ids[0]}
+    assert ear.detector.braked(ear.late, set(ids)) == {ids[0]}
+    assert set(ear.detector.heard()) == set(ids[8:])
 
 
 @pytest.mark.parametrize(("grace_seconds", "held_seconds"), [(0.0, BRAKE_PERIODS * LATE), (600.0, 600.0)])
