@@ -22,6 +22,8 @@ _MEASURED = (
     *("cpu_percent", "memory_percent", "last_heartbeat"),
     *("success_rate", "relative_speed", "history_weight"),
 )
+UNFIT = "UNFIT"
+_ONLINE = NODE_STATUS_WORDS[NodeStatus.ONLINE]
 _OFFLINE = NODE_STATUS_WORDS[NodeStatus.OFFLINE]
 _STATUS_RANK = {word: index for index, word in enumerate(NODE_STATUS_WORDS.values())}
 _TIER_RANK = {str(tier): index for index, tier in enumerate(TIERS)}
@@ -85,6 +87,11 @@ class NodeInfo:
         return self.status == _OFFLINE
 
     @property
+    def shown_status(self) -> str:
+        """For people: one that is there and gets no work, by its word or since it refused it, is unfit."""
+        return UNFIT if self.unfit and self.status == _ONLINE else self.status
+
+    @property
     def new(self) -> bool:
         """Too little is known of how it does."""
         return self.history_weight < NEW_BELOW_ATTEMPTS
@@ -142,6 +149,7 @@ class Totals:
     online: int
     draining: int
     offline: int
+    unfit: int  # of those online
     running_tasks: int
     max_tasks: int
     cpu: Load
@@ -172,21 +180,23 @@ def node_from_wire(node: pb.WorkerNodeInfo) -> NodeInfo:
 
 def totals_of(nodes: Iterable[NodeInfo]) -> Totals:
     counted = dict.fromkeys(NODE_STATUS_WORDS.values(), 0)
-    count = running = most = 0
+    count = unfit = running = most = 0
     cpu = memory = gpu = Load(0, 0, 0)
     for node in nodes:
         count += 1
         counted[node.status] = counted.get(node.status, 0) + 1
         if node.offline:
             continue
+        unfit += node.shown_status == UNFIT
         running += node.running_tasks
         most += node.max_tasks
         cpu, memory, gpu = cpu + node.cpu, memory + node.memory, gpu + node.gpu
     return Totals(
         nodes=count,
-        online=counted[NODE_STATUS_WORDS[NodeStatus.ONLINE]],
+        online=counted[_ONLINE],
         draining=counted[NODE_STATUS_WORDS[NodeStatus.DRAINING]],
         offline=counted[_OFFLINE],
+        unfit=unfit,
         running_tasks=running,
         max_tasks=most,
         cpu=cpu,

@@ -62,6 +62,26 @@ def test_nodes_are_listed_for_people_and_for_machines(server: Scripted, alice: S
         assert word in shown
 
 
+def test_a_node_that_is_unfit_is_shown_as_that_with_its_reason(server: Scripted, alice: Shell) -> None:
+    full = pb.WorkerNodeInfo(node_id="cy/full", status="ONLINE", unfit="no room on its disk\x1b[1m: 0.1 GiB")
+    gone = pb.WorkerNodeInfo(node_id="dee/gone", status="OFFLINE", unfit="of long ago")
+    many = [pb.WorkerNodeInfo(node_id=f"n/{n}", status="ONLINE", unfit="away") for n in range(21)]
+    server.answers("GetNodeList", listed(NODE, full, gone))
+    done = alice("nodes")
+    shown = done.out
+    rows = {line.split()[0]: line.split()[1] for line in shown.splitlines() if "/" in line}
+    assert (rows["bob/pc"], rows["dee/gone"]) == ("ONLINE", "OFFLINE")
+    assert next(line for line in shown.splitlines() if line.startswith("cy/full")).split()[1] == "UNFIT"
+    assert "cy/full gets no work: no room on its disk" in done.err
+    assert "\x1b" not in shown + done.err
+    assert "of long ago" not in done.err
+    told = {node["node_id"]: node["status"] for node in alice("nodes", "--json").answer}
+    assert told["cy/full"] == "ONLINE"
+    server.answers("GetNodeList", listed(*many))
+    assert "… and 1 more (--json has all)" in alice("nodes").err
+    assert alice("top", "--json", "--once").answer["totals"]["unfit"] == 21
+
+
 def test_an_empty_pool_is_no_error(server: Scripted, alice: Shell) -> None:
     server.answers("GetNodeList", listed())
     assert alice("nodes", "--json").answer == []

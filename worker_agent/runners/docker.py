@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import zlib
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,9 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
-from docker.constants import DEFAULT_UNIX_SOCKET
 from docker.errors import APIError, ImageNotFound, NotFound
-from docker.utils import kwargs_from_env
 
 from nodepool.domain.nodes.isolation import Isolation
 from nodepool.domain.tasks.reason_classes import code_of_words
@@ -28,6 +25,7 @@ from nodepool.domain.tasks.reasons import ReasonCode
 from worker_agent.runners.base import RunRefusedError, RunSpec, code_of_os_error
 from worker_agent.runners.container_run import ENGINE_ERRORS, Attached, ContainerRun, close_stream, unlimited
 from worker_agent.runners.cpu_shares import ContainerUsers
+from worker_agent.runners.engine_line import engine_host, open_engine
 from worker_agent.runners.process import give_tree
 from worker_agent.runners.requirements import bootstrap_for
 from worker_agent.runners.sandbox import (
@@ -71,8 +69,8 @@ class DockerRunner:
             userns_remap=any("name=userns" in option for option in info.get("SecurityOptions") or ()),
         )
         # With a patience of its own: an engine that hangs is as good as none.
-        self._pulse = docker.APIClient(
-            version=self._client.api_version, timeout=_PULSE_SECONDS, **kwargs_from_env()
+        self._pulse = open_engine(
+            version=self._client.api_version, timeout_seconds=_PULSE_SECONDS, connections=1
         )
         self._watcher = Watcher("docker-watcher")
         self._unremoved: set[str] = set()
@@ -258,11 +256,10 @@ def engine_problem(info: dict[str, Any]) -> str:
 def _connect() -> tuple[docker.APIClient, dict[str, Any]]:
     client = None
     try:
-        _knock((os.environ.get("DOCKER_HOST") or DEFAULT_UNIX_SOCKET).removeprefix("http+"))
-        client = docker.APIClient(
-            version="auto", timeout=_CALL_SECONDS, max_pool_size=_CONNECTIONS, **kwargs_from_env()
-        )
+        client = open_engine(version="auto", timeout_seconds=_CALL_SECONDS, connections=_CONNECTIONS)
         return client, client.info()
+    except ValueError as error:
+        raise RunRefusedError(str(error)) from error
     except ENGINE_ERRORS as error:
         if client is not None:
             client.close()
@@ -271,17 +268,8 @@ def _connect() -> tuple[docker.APIClient, dict[str, Any]]:
 
 def _engines_disks(info: dict[str, Any]) -> tuple[Path, ...]:
     """Where an engine of this machine keeps containers; another machine's folders are not ours to measure."""
-    host = (os.environ.get("DOCKER_HOST") or DEFAULT_UNIX_SOCKET).removeprefix("http+")
     root = Path(str(info.get("DockerRootDir") or "/nonexistent"))
-    return (root,) if host.startswith("unix:") and root.is_dir() else ()
-
-
-def _knock(host: str) -> None:
-    """Raises OSError when nobody listens; the client would too, and leave its socket open."""
-    if host.startswith("unix:"):
-        with socket.socket(socket.AF_UNIX) as door:
-            door.settimeout(_CALL_SECONDS)
-            door.connect("/" + host.removeprefix("unix:").lstrip("/"))
+    return (root,) if engine_host().startswith("unix:") and root.is_dir() else ()
 
 
 def _refusal(error: Exception, image: str) -> RunRefusedError:

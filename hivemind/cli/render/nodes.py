@@ -13,16 +13,17 @@ from rich.text import Text
 from hivemind.cli.render.columns import Column, FittedTable, Form
 from hivemind.cli.render.plain_text import one_line
 from hivemind.cli.render.tasks import duration_text, status_text
-from hivemind.nodes import Load, NodeInfo
+from hivemind.nodes import UNFIT, Load, NodeInfo
 from nodepool.domain.sizes import size_words
 
 # Told apart by their shape as well: not every terminal, and not every eye, has colours.
 GLYPHS = ("█", "▒", "░")
 ASCII_GLYPHS = ("#", "=", ".")
-_STATUS_GLYPHS = {"ONLINE": ("●", "+"), "DRAINING": ("◐", "~"), "OFFLINE": ("○", "-")}
+_STATUS_GLYPHS = {"ONLINE": ("●", "+"), "DRAINING": ("◐", "~"), "OFFLINE": ("○", "-"), UNFIT: ("◌", "!")}
 _BAR_CELLS, _SHORT_BAR_CELLS = 8, 6
 _GPU_NAME_CHARACTERS = 14
 _NODE_CHARACTERS = 18
+_MOST_REMARKS = 20
 _WHOLE = 1000  # a name is only broken when all the rest is gone
 _PERCENT_CHARACTERS = 4
 _MIB_PER_GIB = 1024
@@ -70,13 +71,15 @@ def remarks(nodes: Sequence[NodeInfo]) -> list[str]:
     """What a node's row has no room for: why it gets no work, or not all of it."""
     found = []
     for node in nodes:
-        if node.unfit:
+        if node.unfit and not node.offline:
             found.append(f"{one_line(node.node_id)} gets no work: {one_line(node.unfit)}")
         if node.largest_message_bytes > 0:
             most = size_words(node.largest_message_bytes)
             found.append(
                 f"{one_line(node.node_id)} takes messages of at most {most}: larger packages go elsewhere"
             )
+    if len(found) > _MOST_REMARKS:
+        found[_MOST_REMARKS:] = [f"… and {len(found) - _MOST_REMARKS:,} more (--json has all)"]
     return found
 
 
@@ -181,8 +184,8 @@ class _NodeColumns:
         return Text.assemble(told, " ", share_text(node.gpu.reserved_share))
 
     def _status_glyph(self, node: NodeInfo) -> Text:
-        glyphs = _STATUS_GLYPHS.get(node.status, ("?", "?"))
-        return Text(glyphs[self.glyphs is ASCII_GLYPHS], status_text(node.status).style)
+        glyphs = _STATUS_GLYPHS.get(node.shown_status, ("?", "?"))
+        return Text(glyphs[self.glyphs is ASCII_GLYPHS], status_text(node.shown_status).style)
 
     def _seen(self, node: NodeInfo) -> str:
         return f"{duration_text(self.now - node.last_heartbeat)} ago" if node.last_heartbeat else "never"
@@ -193,7 +196,7 @@ def _said(title: str, text: Callable[[NodeInfo], str]) -> Form[NodeInfo]:
 
 
 def _status(node: NodeInfo) -> Text:
-    return status_text(node.status)
+    return status_text(node.shown_status)
 
 
 def _tier(node: NodeInfo) -> str:

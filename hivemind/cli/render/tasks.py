@@ -47,6 +47,7 @@ _STATUS_STYLES = {
     "ONLINE": "green",
     "DRAINING": "yellow",
     "OFFLINE": "red",
+    "UNFIT": "yellow",
 }
 
 

@@ -90,6 +90,8 @@ class TopScreen:
 def _counts(totals: Totals) -> Text:
     line = Text.assemble((f"{totals.nodes:,} node" + ("" if totals.nodes == 1 else "s"), "bold"), ": ")
     line.append(f"{totals.online:,} online", "green" if totals.online else "")
+    if totals.unfit:
+        line.append(f" ({totals.unfit:,} unfit)", "yellow")
     line.append(f", {totals.draining:,} draining", "yellow" if totals.draining else "")
     line.append(f", {totals.offline:,} offline", "red" if totals.offline else "")
     line.append("   ")
