@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import grpc
 import redis
 from celery.app.utils import find_app
+from cryptography import x509
 
 from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 
@@ -27,16 +30,32 @@ def valkey() -> None:
 
 
 def gateway() -> None:
-    port = os.environ.get("GRPC_SERVER_PORT", "50051")
-    certificate = os.environ.get("GRPC_TLS_CERT_FILE")
-    if certificate:
-        # The gateway's own certificate is its root here, and its name does not matter on loopback.
-        with socket.create_connection(("127.0.0.1", int(port)), SECONDS):
-            return
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+    address = f"127.0.0.1:{os.environ.get('GRPC_SERVER_PORT', '50051')}"
+    with _channel(address, os.environ.get("GRPC_TLS_CERT_FILE", "")) as channel:
         answer = rpc.NodeManagerServiceStub(channel).HealthCheck(pb.HealthCheckRequest(), timeout=SECONDS)
     if not answer.healthy:
         raise RuntimeError(answer.message)
+
+
+def _channel(address: str, certificate_file: str) -> grpc.Channel:
+    if not certificate_file:
+        return grpc.insecure_channel(address)
+    pem = Path(certificate_file).read_bytes()
+    # Its own certificate is what is trusted here, whoever signed it, under the name that it is for.
+    options = (("grpc.ssl_target_name_override", _name_in(pem)),)
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(pem), options)
+
+
+def _name_in(pem: bytes) -> str:
+    certificate = x509.load_pem_x509_certificate(pem)
+    with contextlib.suppress(x509.ExtensionNotFound):
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        found = (
+            *names.get_values_for_type(x509.DNSName),
+            *map(str, names.get_values_for_type(x509.IPAddress)),
+        )
+        return found[0].replace("*", "pool", 1)
+    return "localhost"
 
 
 def dispatcher() -> None:

@@ -17,6 +17,17 @@ class FlowerProbe:
         self._port = port
         self._headers = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
 
+    def answers(self) -> bool:
+        """Whether it serves at all, whatever it shows."""
+        connection = HTTPConnection("127.0.0.1", self._port, timeout=CALL_SECONDS)
+        try:
+            connection.request("GET", "/healthcheck", headers=self._headers)
+            return connection.getresponse().status == 200
+        except (OSError, HTTPException):
+            return False
+        finally:
+            connection.close()
+
     def shows(self, names: Set[str], prefix: str) -> bool:
         """Whether all these workers are there with their queues, and one whose name begins with `prefix`.
 

@@ -66,6 +66,10 @@ class PartSigns:
         elif said == watchdog.READY or (said == watchdog.ALIVE and pid in self._heard):
             self._heard[pid] = now
 
+    def note(self, pid: int) -> None:
+        """A process that says nothing by itself has answered."""
+        self._heard[pid] = self._clock()
+
     def silent_seconds(self, pid: int) -> float:
         """Since a process that was ready said that it works; 0 for one that has not got so far."""
         heard = self._heard.get(pid)

@@ -6,7 +6,7 @@ Starts nothing and reads no files; knows the parts' command lines, not their cod
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,8 +35,12 @@ GATEWAY_STOP_SECONDS = 15.0
 DISPATCHER_STOP_SECONDS = 15.0
 FLOWER_STOP_SECONDS = 5.0
 AGENT_STOP_SECONDS = 45.0
-# Gateway and dispatcher say every second that they work.
+# Gateway, dispatcher and agents say every second that they work; Valkey and Flower are asked every other one.
 SILENT_SECONDS = 20.0
+# Their end costs more than that of the others: runs, a window that shows much at once.
+AGENT_SILENT_SECONDS = FLOWER_SILENT_SECONDS = 60.0
+# Another agent has the node (worker_agent/process.py).
+AGENT_REPLACED = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +167,9 @@ def flower_login(environment: Mapping[str, str], secrets: Secrets) -> str:
     return (environment.get(FLOWER_LOGIN) or f"{FLOWER_USER}:{secrets.flower}").split(",")[0]
 
 
-def flower_part(environment: Mapping[str, str], options: PoolOptions, secrets: Secrets) -> PoolPart:
+def flower_part(
+    environment: Mapping[str, str], options: PoolOptions, secrets: Secrets, answers: Callable[[], bool]
+) -> PoolPart:
     # The operator's own login wins.
     login = environment.get(FLOWER_LOGIN) or flower_login(environment, secrets)
     return PoolPart(
@@ -172,6 +178,8 @@ def flower_part(environment: Mapping[str, str], options: PoolOptions, secrets: S
         env={**environment, FLOWER_LOGIN: login},
         stage=FLOWER_STAGE,
         stop_seconds=FLOWER_STOP_SECONDS,
+        silent_seconds=FLOWER_SILENT_SECONDS,
+        answers=answers,
     )
 
 
@@ -212,7 +220,13 @@ def agent_part(
         score = max(1, machine.cores * SCORE_OF_A_CORE // options.agents)
         argv += ["--memory-gb", str(share), "--cpu-score", str(score)]
     return PoolPart(
-        name=name, argv=tuple(argv), env=environment, stage=AGENT_STAGE, stop_seconds=AGENT_STOP_SECONDS
+        name=name,
+        argv=tuple(argv),
+        env=environment,
+        stage=AGENT_STAGE,
+        stop_seconds=AGENT_STOP_SECONDS,
+        silent_seconds=AGENT_SILENT_SECONDS,
+        final_codes=frozenset({AGENT_REPLACED}),
     )
 
 

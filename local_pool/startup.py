@@ -75,7 +75,8 @@ class Startup:
         )
         supervisor.start(plan.gateway_part(plan.gateway_environment(environment, options, self._secrets)))
         if options.flower:
-            supervisor.start(plan.flower_part(environment, options, self._secrets))
+            window = FlowerProbe(options.flower_port, plan.flower_login(environment, self._secrets))
+            supervisor.start(plan.flower_part(environment, options, self._secrets, window.answers))
         link = GatewayProbe(self._address, certificate=self._settings.grpc_tls_cert_file)
         try:
             supervisor.wait_for(link.serves, "for the gateway")
@@ -87,7 +88,7 @@ class Startup:
         finally:
             link.close()
         if options.flower:
-            self._flower(environment)
+            self._flower(window)
         self._print_addresses()
 
     def _broker_url(self) -> str:
@@ -126,9 +127,8 @@ class Startup:
             for line in sorted({_isolation(online[name], owner) for name in wanted & online.keys()}):
                 self._say(line)
 
-    def _flower(self, environment: Mapping[str, str]) -> None:
+    def _flower(self, window: FlowerProbe) -> None:
         """Until it shows the dispatcher and the agents; it is a window only, so not for ever."""
-        window = FlowerProbe(self._options.flower_port, plan.flower_login(environment, self._secrets))
         owner = self._options.account
         names = {plan.worker_name(number, owner) for number in self._numbers()}
         patience = time.monotonic() + FLOWER_PATIENCE_SECONDS

@@ -18,6 +18,7 @@ from pathlib import Path
 from local_pool import parent_death
 from local_pool.leftover_processes import end_leftovers, write_pid_file
 from local_pool.log_files import bound, last_lines, open_log
+from local_pool.part_probes import PartProbe
 from local_pool.part_signs import PartSigns
 from nodepool import hardening, watchdog
 
@@ -49,6 +50,10 @@ class PoolPart:
     umask: int = -1  # -1: the supervisor's own
     # It says that it works (nodepool/watchdog.py), and hangs when it has not for so long; 0: it says nothing.
     silent_seconds: float = 0.0
+    # Of one that says nothing by itself: whether it answers. Counts once it has answered for the first time.
+    answers: Callable[[], bool] | None = None
+    # Exit codes after which it is not started again: it said that another has its place.
+    final_codes: frozenset[int] = frozenset()
 
 
 class Backoff:
@@ -79,6 +84,8 @@ class _Running:
         self.log_offset = 0
         self.hung_at: list[float] = []
         self.notify_address = ""
+        self.probe: PartProbe | None = None
+        self.has_ended = False
 
     def start(self, now: float) -> None:
         self.due_at = None
@@ -89,7 +96,7 @@ class _Running:
         pipe = hardening.pipe_of(secrets) if secrets else None
         if pipe is not None:
             environment[hardening.PIPE_VARIABLE] = str(pipe)
-        if self.part.silent_seconds:
+        if self.part.silent_seconds and self.probe is None:
             environment[watchdog.VARIABLE] = self.notify_address
         argv = [sys.executable, "-I", "-S", str(parent_death.__file__), str(os.getpid()), *self.part.argv]
         try:
@@ -150,6 +157,9 @@ class Supervisor:
         """Raises OSError when there is no such program to run the part with."""
         running = _Running(part, self._logs / f"{part.name}.log", self._run / f"{part.name}.pid")
         running.notify_address = self._signs.address
+        if part.answers is not None:
+            running.probe = PartProbe(part.name, part.answers, self._clock)
+            running.probe.start()
         self._parts[part.name] = running
         running.start(self._clock())
 
@@ -175,6 +185,8 @@ class Supervisor:
         self._signs.read()
         for running in self._parts.values():
             self._end_hanging(running, now)
+            if running.has_ended:
+                continue
             if running.due_at is None and not running.is_running:
                 self._mourn(running, now)
             elif running.due_at is not None and now >= running.due_at:
@@ -187,6 +199,8 @@ class Supervisor:
         patience, process = running.part.silent_seconds, running.process
         if not patience or process is None or not running.is_running:
             return
+        if running.probe is not None and running.probe.take(running.started_at):
+            self._signs.note(process.pid)
         silent = self._signs.silent_seconds(process.pid)
         if silent <= patience:
             return
@@ -225,6 +239,9 @@ class Supervisor:
     def stop_all(self) -> bool:
         """Ends all parts, highest stage first. Whether every one of them ended by itself in time."""
         clean = True
+        for running in self._parts.values():
+            if running.probe is not None:
+                running.probe.close()
         for stage in sorted({running.part.stage for running in self._parts.values()}, reverse=True):
             members = [running for running in self._parts.values() if running.part.stage == stage]
             clean = self._stop_stage(members) and clean
@@ -256,6 +273,11 @@ class Supervisor:
     def _mourn(self, running: _Running, now: float) -> None:
         name, process = running.part.name, running.process
         lived = now - running.started_at
+        if process is not None and process.returncode in running.part.final_codes:
+            running.has_ended = True
+            running.pid_path.unlink(missing_ok=True)
+            self._say(f"{name} {_ending(process.returncode)}, and is not started again: see its log")
+            return
         delay = running.backoff.after(lived)
         running.due_at = now + delay
         running.pid_path.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ import socket
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -27,6 +28,7 @@ POOL_USER = "pool"
 HOST = "127.0.0.1"
 STOP_SECONDS = 15.0
 PING_SECONDS = 2.0
+SILENT_SECONDS = 20.0
 MAX_CLIENTS = 10_000
 MOST_MEMORY_BYTES = 1 << 30
 MOST_QUERY_BYTES = 8 << 20
@@ -110,6 +112,7 @@ def prepare(data_dir: Path, environment: Mapping[str, str]) -> EmbeddedValkey:
         config,
         config_text(folder=folder.resolve(), acl_file=acl.resolve(), port=port, max_memory_bytes=memory),
     )
+    url = f"redis://{POOL_USER}:{password}@{HOST}:{port}/0"
     return EmbeddedValkey(
         part=PoolPart(
             name="valkey",
@@ -118,9 +121,11 @@ def prepare(data_dir: Path, environment: Mapping[str, str]) -> EmbeddedValkey:
             stage=0,
             stop_seconds=STOP_SECONDS,
             umask=0o077,
+            silent_seconds=SILENT_SECONDS,
+            answers=partial(answers, url, PING_SECONDS),
         ),
         port=port,
-        url=f"redis://{POOL_USER}:{password}@{HOST}:{port}/0",
+        url=url,
     )
 
 

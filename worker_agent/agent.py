@@ -73,7 +73,11 @@ _RPC_AT_END_SECONDS = 3.0
 
 
 class Agent:
-    """`run` in the main thread; `ask_to_stop` from a signal handler, a second time for "at once"."""
+    """`run` in the main thread; `ask_to_stop` from a signal handler, a second time for "at once".
+
+    `on_turn` is called every second or so for as long as it decides anything."""
+
+    on_turn: Callable[[], object] = bool
 
     def __init__(
         self, setup: NodeSetup, link: GatewayClient, runner: Runner, on_online: Callable[[], None]
@@ -326,6 +330,7 @@ class Agent:
                 self._requests.get(timeout=_TICK_SECONDS)
                 self._stop_requested()
             self.handle(Tick(monotonic_seconds()))
+            self.on_turn()
 
     def _login_refused(self, error: LoginRefusedError) -> None:
         """No end and no output gets through any more: as at a stop, and ends are kept for the next start."""

@@ -21,6 +21,7 @@ from nodepool.domain.nodes.isolation import keeps_strangers_out
 from nodepool.domain.nodes.node import default_max_tasks
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.starting import DISTRIBUTION
+from nodepool.watchdog import Watchdog
 from worker_agent.agent import Agent
 from worker_agent.capacity import Hardware, probe_hardware
 from worker_agent.gateway_client import GatewayClient, GatewayOptions
@@ -43,11 +44,12 @@ def main() -> int:
     hardening.harden()
     hardening.begin(os.environ)
     options = parse_options(sys.argv[1:], os.environ)
+    watchdog = Watchdog.of(os.environ)
     # Celery would prefer some of them to what it is configured with, and the pool's broker user is not ours.
     hardening.forget_secrets()
     set_up_logging(options.log_level, options.node_id)
     try:
-        return _run(options)
+        return _run(options, watchdog)
     except ReplacedError as error:
         log.error("this agent has been replaced", action="agent.ended", reason=str(error))
         return EXIT_REPLACED
@@ -56,7 +58,7 @@ def main() -> int:
         return EXIT_REFUSED
 
 
-def _run(options: AgentOptions) -> int:
+def _run(options: AgentOptions, watchdog: Watchdog) -> int:
     lock = _own_data_dir(options.data_dir)
     link = GatewayClient(
         GatewayOptions(
@@ -72,12 +74,15 @@ def _run(options: AgentOptions) -> int:
     hardware = probe_hardware()
     _say_whose_tasks(options, runner)
     agent = Agent(_setup(options, hardware, runner), link, runner, lambda: _say_online(options.node_id))
+    agent.on_turn = watchdog.alive
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: agent.ask_to_stop())
     end_service = _serve_owner(options, agent, runner) if options.port else None
+    watchdog.ready()
     try:
         agent.run()
     finally:
+        watchdog.stopping()
         if end_service is not None:
             end_service()
         agent.close()

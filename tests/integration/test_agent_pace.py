@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import json
+import socket
+from pathlib import Path
 
+import pytest
+
+from nodepool import watchdog
 from tests.support.agent_stage import Stage, StageMaker
 
 SLOW = {"pace_key": "pool:pace", "report_period_seconds": 600.0, "lease_seconds": 2000.0}
+
+
+def _hear_out(ear: socket.socket) -> None:
+    """Until nothing more is said; what was said before is some hundreds at the most."""
+    for _ in range(1000):
+        ear.recv(64)
 
 
 def said_at(stage: Stage) -> float:
@@ -41,3 +52,21 @@ def test_a_pool_that_names_no_pace_gets_reports_at_the_first_period(make_stage: 
     stage.start()
     await_another_report(stage)
     assert "report.failed" not in stage.agent.log()
+
+
+def test_an_agent_says_that_it_works_to_whoever_started_it(make_stage: StageMaker, run_folder: Path) -> None:
+    stage = make_stage()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
+        ear.bind(str(run_folder / "notify"))
+        ear.settimeout(60)
+        stage.agent.env[watchdog.VARIABLE] = str(run_folder / "notify")
+        stage.start()
+        assert ear.recv(64) == watchdog.READY
+        assert [ear.recv(64) for _ in range(3)] == [watchdog.ALIVE] * 3
+        stage.agent.freeze()
+        ear.settimeout(2.0)
+        with pytest.raises(TimeoutError):
+            _hear_out(ear)
+        stage.agent.thaw()
+        ear.settimeout(60)
+        assert ear.recv(64) == watchdog.ALIVE

@@ -293,6 +293,56 @@ def test_a_part_that_hangs_again_and_again_is_left_for_somebody_to_look_at(
     assert stage.supervisor.is_running("gateway")
 
 
+# Says nothing by itself; answers by a file that is there for as long as it turns.
+ASKED = """
+import pathlib, time
+print("up", flush=True)
+while True:
+    pathlib.Path("{order}").touch()
+    time.sleep(0.05)
+"""
+
+
+def test_a_part_that_says_nothing_by_itself_is_asked(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("local_pool.part_probes._PERIOD_SECONDS", 0.1)
+
+    def answers() -> bool:
+        stage.order.unlink(missing_ok=True)
+        return bool(wait_until(stage.order.exists, "it answers", 0.5))
+
+    part = replace(stage.part("valkey", ASKED), silent_seconds=1.5, answers=answers)
+    stage.supervisor.start(part)
+    stage.wait_up("valkey")
+    first = stage.supervisor.pid("valkey")
+    began = time.monotonic()
+    stage.supervisor.wait_for(lambda: time.monotonic() - began > 3.0, "twice its patience is over")
+    assert stage.supervisor.pid("valkey") == first
+    os.kill(first, signal.SIGSTOP)
+    stage.wait_up("valkey", times=2)
+    assert "valkey hangs: it has said nothing for" in stage.told()
+
+
+def test_a_part_that_has_not_answered_yet_is_left_alone(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("local_pool.part_probes._PERIOD_SECONDS", 0.05)
+    stage.supervisor.start(replace(stage.part("valkey", STUBBORN), silent_seconds=0.2, answers=lambda: False))
+    began = time.monotonic()
+    stage.supervisor.wait_for(lambda: time.monotonic() - began > 1.0, "five times its patience is over")
+    assert stage.supervisor.is_running("valkey")
+    assert stage.told() == ""
+
+
+def test_a_part_that_says_that_another_has_its_place_is_not_started_again(stage: Stage) -> None:
+    part = replace(stage.part("agent-1", "raise SystemExit(3)"), final_codes=frozenset({3}))
+    stage.supervisor.start(part)
+    stage.supervisor.wait_for(lambda: "is not started again" in stage.told(), "it is let be")
+    for _ in range(3):
+        stage.supervisor.tick()
+    assert not stage.supervisor.is_running("agent-1")
+    assert stage.said == ["agent-1 ended with exit code 3, and is not started again: see its log"]
+
+
 def test_a_supervisor_that_was_stopped_itself_blames_nobody(tmp_path: Path) -> None:
     now = [100.0]
     signs = PartSigns(tmp_path, lambda: now[0])

@@ -119,7 +119,7 @@ def test_no_secret_is_on_a_command_line_where_everybody_could_read_it(
     parts = [
         plan.gateway_part(environment),
         plan.dispatcher_part(environment),
-        plan.flower_part(environment, options(), SECRETS),
+        plan.flower_part(environment, options(), SECRETS, bool),
         plan.agent_part(1, environment, made, options(), MACHINE),
     ]
     words = [word for part in parts for word in part.argv]
@@ -138,16 +138,16 @@ def test_agents_stop_first_and_the_gateway_last(monkeypatch: pytest.MonkeyPatch,
     parts = [
         plan.gateway_part({}),
         plan.dispatcher_part({}),
-        plan.flower_part({}, options(), SECRETS),
+        plan.flower_part({}, options(), SECRETS, bool),
         plan.agent_part(1, {}, made, options(), MACHINE),
     ]
     assert [part.stage for part in parts] == sorted({part.stage for part in parts})
 
 
 def test_flower_takes_the_operators_own_login() -> None:
-    own = plan.flower_part({"FLOWER_BASIC_AUTH": "me:mine"}, options(), SECRETS)
+    own = plan.flower_part({"FLOWER_BASIC_AUTH": "me:mine"}, options(), SECRETS, bool)
     assert own.env["FLOWER_BASIC_AUTH"] == "me:mine"
-    made = plan.flower_part({}, options(), SECRETS)
+    made = plan.flower_part({}, options(), SECRETS, bool)
     assert made.env["FLOWER_BASIC_AUTH"] == f"flower:{SECRETS.flower}"
     assert "127.0.0.1" in made.argv
 
