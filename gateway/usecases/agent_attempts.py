@@ -232,7 +232,7 @@ def take_end(gateway: Gateway, end: pb.AttemptEnd, writer: Writer | None) -> End
 
 def finish(gateway: Gateway, identity: CallerIdentity, end: pb.AttemptEnd, told: End) -> None:
     """End the attempt. A stale attempt's result is removed again."""
-    told = _without_blame(gateway, end, told)
+    told = _asked_for(gateway, identity, end, _without_blame(gateway, end, told))
     told = replace(told, measured_seconds=gateway.claims.seconds_since(end.attempt_id))
     try:
         gateway.lifecycle.end_attempt(end.attempt_id, end.node_id, identity.user_id, told)
@@ -256,6 +256,20 @@ def _without_blame(gateway: Gateway, end: pb.AttemptEnd, told: End) -> End:
     ):
         return told
     return replace(told, blameless=True, reason=because(ReasonCode.POOL_AWAY, node=end.node_id))
+
+
+def _asked_for(gateway: Gateway, identity: CallerIdentity, end: pb.AttemptEnd, told: End) -> End:
+    """Nobody is paid for a run that its node ended by itself: of a stranger's task that is a lost one. Who
+    wanted its end is in SQL before any node hears of it."""
+    if told.outcome is not Outcome.STOPPED:
+        return told
+    task = gateway.database.read(lambda c: attempt_records.task_of(c, end.attempt_id))
+    if task is None or task.stop_requested or task.owner_id == identity.user_id:
+        return told
+    if told.has_result:
+        _forget_result(gateway, end.attempt_id)
+    reason = because(ReasonCode.NODE_FAILED, detail="its node stopped it, and nobody had asked for that")
+    return End(outcome=Outcome.LOST, exit_code=None, reason=reason)
 
 
 def _forget_result(gateway: Gateway, attempt_id: str) -> None:

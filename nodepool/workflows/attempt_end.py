@@ -9,9 +9,10 @@ is stale. What is told outside SQL afterwards, `lifecycle` tells.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nodepool.domain import ids
+from nodepool.domain.ends import node_end
 from nodepool.domain.ends.attempt_end import (
     AttemptEndSnapshot,
     End,
@@ -105,7 +106,9 @@ def read(
     """Locks what the end may change. Raises NotFoundError, and StaleAttemptError for an attempt that is not
     the current one any more."""
     parent = replicas.lock_parent_of(connection, attempt_id)
-    attempt = ending_attempts.lock(connection, attempt_id, node_id, owner_id)
+    attempt = _with_suspicion(
+        connection, ending_attempts.lock(connection, attempt_id, node_id, owner_id), end, by.now
+    )
     want = to_be_known(attempt, end, by.rules, by.now, by.tickets, is_run=parent is not None)
     elsewhere = ending_attempts.runs_elsewhere(connection, attempt) if want.elsewhere else ()
     hold = ledger_store.find_held(connection, attempt.task.id) if want.hold else None
@@ -126,6 +129,15 @@ def read(
         trust=trust,
         scores=run_facts.read_scores(connection, changes, by, moves_money=moves_money),
     )
+
+
+def _with_suspicion(connection: Connection, attempt: EndingAttempt, end: End, now: float) -> EndingAttempt:
+    if not end.counts_against_task or not attempt.is_a_strangers:
+        return attempt
+    since = now - node_end.SUSPECT_SECONDS
+    owners = credit_store.owners_charged_for_losses(connection, attempt.task.owner_id, since)
+    is_suspect = owners >= node_end.SUSPECT_AFTER_OWNERS
+    return replace(attempt, task=replace(attempt.task, is_suspect=is_suspect))
 
 
 def _family(connection: Connection, parent: ParentTask, by: Deciding) -> TaskFamily:

@@ -115,6 +115,34 @@ def pool(database_url: str) -> Iterator[Pool]:
         yield Pool(database, user_id, owner_id)
 
 
+def test_whose_tasks_bring_down_several_owners_nodes_costs_the_others_nothing(pool: Pool) -> None:
+    """A program that kills agents would be a weapon: each of its tasks would cost another honest owner."""
+    first, owners = pool.owner_id, [pool.owner_id]
+    for number in (2, 3):
+        owners.append(pool.database.write(lambda c: add_user(c, f"owner{number}", credit_score=START)))  # noqa: B023
+        node = (owners[-1], f"n{number}")
+        pool.database.write(lambda c: ledger_store.open_account(c, node[0], grant=10, now=0.0))  # noqa: B023
+        pool.database.write(lambda c: add_node(c, *node))  # noqa: B023
+
+    def lost(number: int, by: int = 0) -> tuple[int, int]:
+        """On the node of this owner: the score, and the losses in a row that its history has."""
+        pool.owner_id, node_id = owners[number - 1], f"n{number}"
+        pool.end(pool.started(node_id=node_id, owner_id=by), Outcome.LOST, node_id)
+        streak = select(nodes.c.bad_streak).where(nodes.c.id == node_id)
+        return pool.score(), int(pool.database.read(lambda c: c.execute(streak).scalar_one()))
+
+    assert lost(1) == (START - 2, 1)
+    assert lost(2) == (START - 2, 1)
+    assert lost(3) == (START, 0)
+    assert lost(1) == (START - 2, 1)
+    # Another user's is no weapon, and a day later the first one's is none any more.
+    somebody = pool.database.write(lambda c: add_user(c, "somebody", credit_score=START))
+    assert lost(3, by=somebody) == (START - 2, 1)
+    pool.now += DAY_SECONDS + 1
+    assert lost(3)[0] == START - 4
+    pool.owner_id = first
+
+
 @pytest.mark.parametrize(
     ("outcome", "facts", "cause", "delta"),
     [

@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 from alembic import command
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from nodepool.clock import steady_clock
 from nodepool.domain.outages import OwnOutages
@@ -135,6 +135,44 @@ def test_a_run_that_is_lost_by_an_outage_counts_against_nobody(gateway: InnerGat
         lambda c: c.execute(select(nodes.c.bad_streak).where(nodes.c.id == run.node_id)).scalar_one()
     )
     assert streak == (0 if away else 1)
+
+
+@pytest.mark.parametrize(
+    ("whose", "asked", "state", "attempt_state"),
+    [
+        ("a stranger's", False, "QUEUED", "lost"),
+        ("a stranger's", True, "STOPPED", "stopped"),
+        ("its own", False, "STOPPED", "stopped"),
+    ],
+)
+def test_a_node_that_stops_a_strangers_run_by_itself_has_lost_it_and_is_not_paid(
+    gateway: InnerGateway, whose: str, state: str, attempt_state: str, *, asked: bool
+) -> None:
+    run = at_work(gateway)
+    database = gateway.gateway.database
+    if whose == "a stranger's":
+        stranger = gateway.user_id(gateway.someone())
+        of = update(tasks).where(tasks.c.id == run.task_id).values(owner_id=stranger)
+        database.write(lambda c: c.execute(of))
+    if asked:
+        stop = update(tasks).where(tasks.c.id == run.task_id).values(stop_requested=True)
+        database.write(lambda c: c.execute(stop))
+    result = script("print('all that there is')")
+    request = run.end(result, outcome=pb.ATTEMPT_OUTCOME_STOPPED, run_seconds=3000.0, cpu_seconds=1.0)
+    run.account.stubs.nodes.FinishAttempt(
+        iter([request, pb.FinishAttemptRequest(result_chunk=result)]),
+        metadata=run.account.metadata,
+        timeout=CALL_SECONDS,
+    )
+    task, attempt = database.read(
+        lambda c: (
+            c.execute(select(tasks).where(tasks.c.id == run.task_id)).one(),
+            c.execute(select(attempts).where(attempts.c.id == run.attempt_id)).one(),
+        )
+    )
+    assert (task.state, attempt.state) == (state, attempt_state)
+    assert bool(gateway.gateway.files.result_size(run.attempt_id)) == (state == "STOPPED")
+    assert ("nobody had asked" in attempt.reason) == (state == "QUEUED")
 
 
 def test_an_exclusive_task_with_replicas_is_refused_in_words(gateway: InnerGateway) -> None:

@@ -78,6 +78,7 @@ class EndingTask:
     started_at: float | None = None
     image: str = ""
     take_pending: bool = False  # its owner takes a result before it is checked
+    is_suspect: bool = False  # its owner's tasks were lost with others lately, who paid for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,12 +16,16 @@ from nodepool.domain.trust.credit import MOVES, Cause
 from nodepool.domain.trust.credit_moves import NewChange, change_id
 
 BAD_OUTCOMES = frozenset({Outcome.LOST, Outcome.REFUSED})
+# Somebody's programs that bring down the agents of so many owners within so long are the likely cause
+# themselves: what they do to others costs those nothing any more.
+SUSPECT_AFTER_OWNERS, SUSPECT_SECONDS = 2, 86400.0
 _RAN = frozenset({Outcome.SUCCEEDED, Outcome.FAILED})
 
 
 def counts_for_node(attempt: EndingAttempt, end: End) -> bool:
     bad_for_others = end.outcome in BAD_OUTCOMES and not end.is_nodes_fault
-    return not end.blameless and not bad_for_others and not attempt.task.pinned_node
+    doubtful = end.outcome is Outcome.LOST and attempt.task.is_suspect
+    return not (end.blameless or bad_for_others or doubtful or attempt.task.pinned_node)
 
 
 def history_after(
@@ -95,8 +99,8 @@ def credit_of_end(attempt: EndingAttempt, end: End) -> NewChange | None:
     if end.outcome is not Outcome.LOST or not end.is_nodes_fault:
         return None  # a refusal costs nothing: a node that says in time what it cannot do has done right
     handed_back = history.is_handed_back(end.outcome, draining=node.draining, active=node.active)
-    # A task that was lost before is itself under suspicion.
-    if handed_back or task.stop_requested or task.attempts_ended:
+    # A task that was lost before is itself under suspicion, and so are all tasks of who sends several such.
+    if handed_back or task.stop_requested or task.attempts_ended or task.is_suspect:
         return None
     return _change(attempt, Cause.LOST, f"{Cause.LOST}: {end.reason}")
 

@@ -3,8 +3,9 @@
 A node that knows that it can run nothing (a full disk, a dead engine) says so, and is fit again when it
 says so. One that takes a task and refuses it for a reason of its own is left alone: 5 s, and twice as long
 each time, ten minutes at most, until a run of somebody else's task came to its end there. Refusals that
-belong to one task only count when different users' tasks are refused one after the other, so that nobody's
-odd tasks keep an honest node without work; and a node gains nothing by refusing.
+belong to one task only count when different users' tasks are refused one after the other, and then for a
+minute at most: nobody's odd tasks, nor those of a few accounts together, keep an honest node without work;
+and a node gains nothing by refusing.
 
 An image that is not there is not asked for again until the node has registered anew, or an hour is over.
 A message that was too large for it is nobody's fault: larger ones are not sent to it until it has registered
@@ -22,6 +23,8 @@ from nodepool.domain.tasks.reason_classes import ReasonClass
 from nodepool.domain.tasks.reasons import ReasonCode
 
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 5.0, 600.0
+# Where it belongs to the tasks: their owners may be one person with several accounts.
+LONGEST_FOR_TASKS_SECONDS = 60.0
 # So many users' tasks in a row may be refused for what belongs to the task.
 FORGIVEN_USERS = 2
 # After so long without one, refusals begin to count anew.
@@ -92,11 +95,12 @@ def after_refusal(before: Refusals, refusal: Refusal, now: float) -> Refusals:
     in_row = 1 if forgotten else before.in_row + 1
     doublings = min(_MOST_DOUBLINGS, in_row - 1 - (FORGIVEN_USERS if of_task else 0))
     pause = FIRST_BACKOFF_SECONDS * 2**doublings if doublings >= 0 else 0.0
+    longest = LONGEST_FOR_TASKS_SECONDS if of_task else LONGEST_BACKOFF_SECONDS
     return replace(
         before,
         in_row=in_row,
         last_user=refusal.user_id if of_task else before.last_user,
-        backoff_until=now + min(LONGEST_BACKOFF_SECONDS, pause),
+        backoff_until=now + min(longest, pause),
     )
 
 

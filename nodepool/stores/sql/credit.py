@@ -26,6 +26,8 @@ from nodepool.stores.sql.tables import credit_changes, holds, tasks, users
 from nodepool.stores.sql.typed_rows import FromRow, columns
 
 _MAX_REASON = 500
+# Scores move seldom: these are of more than a day, but where somebody attacks.
+_NEWEST_CHANGES = 2000
 _LIVE_STATES = [state.value for state in TaskState if state not in FINAL_TASK_STATES]
 NOBODY: frozenset[int] = frozenset()
 
@@ -180,6 +182,24 @@ def put(connection: Connection, moves: Iterable[ScoreMove], now: float) -> froze
         if moved.changes_tier:
             changed.add(moved.user_id)
     return frozenset(changed)
+
+
+def owners_charged_for_losses(connection: Connection, task_owner_id: int, since: float) -> int:
+    """How many owners' scores fell since then because their nodes lost tasks of this user; of the newest
+    changes of all scores only."""
+    changes = credit_changes.c
+    newest = (
+        select(changes.user_id, changes.kind, changes.task_id, changes.created_at)
+        .order_by(changes.seq.desc())
+        .limit(_NEWEST_CHANGES)
+        .subquery()
+    )
+    query = (
+        select(func.count(newest.c.user_id.distinct()))
+        .join(tasks, tasks.c.id == newest.c.task_id)
+        .where(newest.c.kind == Cause.LOST, newest.c.created_at > since, tasks.c.owner_id == task_owner_id)
+    )
+    return int(connection.execute(query).scalar_one())
 
 
 def set_score(

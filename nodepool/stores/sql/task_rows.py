@@ -181,9 +181,11 @@ class AssignedTask(FromRow):
 
 @dataclass(frozen=True, slots=True)
 class TaskOfAttempt(FromRow):
-    """The task of an attempt, as far as its results are compared."""
+    """The task of an attempt, as far as its results are compared, and who wanted its end."""
 
     id: str
+    owner_id: int
+    stop_requested: bool
     parent_id: str
     compare_outputs: str
     package_sha256: str

@@ -8,6 +8,7 @@ from nodepool.domain.nodes.fitness import (
     FIRST_BACKOFF_SECONDS,
     FORGOTTEN_SECONDS,
     LONGEST_BACKOFF_SECONDS,
+    LONGEST_FOR_TASKS_SECONDS,
     Refusal,
     Refusals,
     after_message,
@@ -73,6 +74,15 @@ def test_a_node_that_refuses_everybodys_tasks_for_what_belongs_to_them_is_left_a
     for user in range(3):
         refusals = after_refusal(refusals, of_task(user + 1), NOW + user)
     assert refusals.backs_off(NOW + 3)
+
+
+def test_accounts_that_work_together_keep_a_node_without_work_for_a_minute_at_most() -> None:
+    refusals, now = Refusals(), NOW
+    for number in range(40):
+        refusals = after_refusal(refusals, of_task(user=1 + number % 2), now)
+        assert refusals.backoff_until - now <= LONGEST_FOR_TASKS_SECONDS
+        now = max(now, refusals.backoff_until) + 1
+    assert after_refusal(refusals, own(), now).backoff_until - now == LONGEST_BACKOFF_SECONDS
 
 
 def test_an_image_that_is_not_there_is_remembered_for_a_while_and_says_nothing_of_the_node() -> None:
