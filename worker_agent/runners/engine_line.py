@@ -14,7 +14,6 @@ import docker
 from docker.constants import DEFAULT_UNIX_SOCKET
 from docker.utils import kwargs_from_env
 from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection
 
 from nodepool import keepalive
 
@@ -55,7 +54,9 @@ class _NoticingAdapter(HTTPAdapter):
 
 def socket_options() -> list[tuple[int, int, int]]:
     tcp = [(socket.IPPROTO_TCP, name, value) for name, value in keepalive.tcp_options().items()]
-    return [*HTTPConnection.default_socket_options, (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *tcp]
+    # What the library would set by itself, and does not beside others.
+    at_once = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return [at_once, (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *tcp]
 
 
 def _knock(host: str) -> None:

@@ -15,7 +15,7 @@ from enum import IntEnum
 LEAST_WITNESSES = 2
 
 
-class Reach(IntEnum):
+class NodeDistance(IntEnum):
     """How far away a node is, by the address that it registered from."""
 
     OWN_MACHINE = 0
@@ -23,22 +23,24 @@ class Reach(IntEnum):
     ELSEWHERE = 2
 
 
-def reach_of(address: str, own: Collection[str]) -> Reach | None:
+def reach_of(address: str, own: Collection[str]) -> NodeDistance | None:
     """None where that is not known. `own` are the addresses of the pool's machine."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return None
     if parsed.is_loopback or address in own:
-        return Reach.OWN_MACHINE
-    return Reach.OWN_NETWORK if parsed.is_private or parsed.is_link_local else Reach.ELSEWHERE
+        return NodeDistance.OWN_MACHINE
+    return NodeDistance.OWN_NETWORK if parsed.is_private or parsed.is_link_local else NodeDistance.ELSEWHERE
 
 
-def really_gone(silent: Mapping[str, Reach | None], heard: Collection[Reach | None]) -> frozenset[str]:
+def really_gone(
+    silent: Mapping[str, NodeDistance | None], heard: Collection[NodeDistance | None]
+) -> frozenset[str]:
     """Those that a pool which is whole could hear, for others are heard from as far."""
     gone = set()
     for node_id, reach in silent.items():
-        wanted = Reach.ELSEWHERE if reach is None else reach
+        wanted = NodeDistance.ELSEWHERE if reach is None else reach
         if sum(it is not None and it >= wanted for it in heard) >= LEAST_WITNESSES:
             gone.add(node_id)
     return frozenset(gone)
