@@ -131,8 +131,12 @@ class GatewayChannel:
         token: str = "",
         retry: RetryPolicy | None = None,
         deadline_seconds: float = 30.0,
+        first: str = "",
     ) -> None:
-        """Nothing is sent yet. Raises PlainTextError, ConfigError (address or CA file)."""
+        """Nothing is sent yet. `first` is an address that is known to work.
+
+        Raises PlainTextError, ConfigError (address or CA file).
+        """
         with _config_errors():
             addresses = gateway_addresses((endpoint.address,))
         for address in addresses:
@@ -145,7 +149,7 @@ class GatewayChannel:
         self.on_wait: Callable[[UnreachableError, float], None] = lambda _error, _seconds: None
         self._waits = False
         self._deadline_seconds = deadline_seconds
-        self.lines = GatewayLines(addresses, lambda address: _open(endpoint, address))
+        self.lines = GatewayLines(addresses, lambda address: _open(endpoint, address), first=first)
         self.users = UserServiceStub(self.lines)
         self.nodes = NodeManagerServiceStub(self.lines)
         self.tasks = MasterNodeServiceStub(self.lines)

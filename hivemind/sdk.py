@@ -63,15 +63,19 @@ class NodePoolClient:
         retry: RetryPolicy | None = None,
         deadline_seconds: float = 30.0,
         on_wait: Callable[[UnreachableError, float], None] | None = None,
+        first_gateway: str = "",
     ) -> None:
         """`gateway` is HOST:PORT in plain text (loopback only), several with commas between, or an Endpoint
         that says more. Where one cannot be reached, calls go on with the next.
 
         `on_wait` is told once when no gateway can be reached, with the seconds that it is tried for.
+        `first_gateway` is the address to begin with, by default chance's choice.
         Nothing is sent yet. Raises PlainTextError or ConfigError.
         """
         endpoint = gateway if isinstance(gateway, Endpoint) else Endpoint(address=gateway)
-        self._gateway = GatewayChannel(endpoint, token=token, retry=retry, deadline_seconds=deadline_seconds)
+        self._gateway = GatewayChannel(
+            endpoint, token=token, retry=retry, deadline_seconds=deadline_seconds, first=first_gateway
+        )
         if on_wait is not None:
             self._gateway.on_wait = on_wait
 
@@ -90,6 +94,11 @@ class NodePoolClient:
     def token(self) -> str:
         """The token in use, "" before a login. Keep it as you would the password."""
         return self._gateway.token
+
+    @property
+    def working_gateway(self) -> str:
+        """The address that answered last, when nothing has failed since; else empty."""
+        return self._gateway.lines.works
 
     # -- accounts ---------------------------------------------------------------------------
 

@@ -41,11 +41,14 @@ class GatewayLines(grpc.Channel):
         addresses: Sequence[str],
         open_line: Callable[[str], grpc.Channel],
         *,
+        first: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`open_line` makes a channel to an address, and raises what is wrong with it."""
+        """`open_line` makes a channel to an address, and raises what is wrong with it. `first` is one that is
+        known to work."""
         self.addresses = tuple(addresses)
-        self._choice = GatewayChoice(random.sample(self.addresses, len(self.addresses)))
+        order = random.sample(self.addresses, len(self.addresses))
+        self._choice = GatewayChoice(sorted(order, key=lambda address: address != first))
         self._open, self._clock = open_line, clock
         self._lock = threading.Lock()
         self._lines: deque[GatewayLine] = deque()
@@ -60,6 +63,12 @@ class GatewayLines(grpc.Channel):
             if not self._closed and self._choice.look_again(self._clock(), random.random()):  # noqa: S311
                 self._connect()
             return self._lines[-1]
+
+    @property
+    def works(self) -> str:
+        """Who answered last, when nothing has failed since; else empty."""
+        with self._lock:
+            return self._choice.current if self._choice.works else ""
 
     def answered(self) -> None:
         """By whomever: also a refusal is an answer."""

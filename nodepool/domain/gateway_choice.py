@@ -62,6 +62,7 @@ class GatewayChoice:
         self.current = next(iter(self._failed_at))
         self._look_again_at = float("inf")
         self._failed_in_a_row = 0
+        self.works = False  # the current one has answered
 
     def __len__(self) -> int:
         return len(self._failed_at)
@@ -69,6 +70,7 @@ class GatewayChoice:
     def worked(self) -> None:
         self._failed_at[self.current] = _NEVER
         self._failed_in_a_row = 0
+        self.works = True
 
     def failed(self, now: float, chance: float) -> bool:
         """Go on with the one that has failed longest ago, if at all; `chance` is 0 to 1.
@@ -77,6 +79,7 @@ class GatewayChoice:
         """
         self._failed_at[self.current] = now
         self._failed_in_a_row += 1
+        self.works = False
         if len(self) > 1:
             others = (address for address in self._failed_at if address != self.current)
             self.current = min(others, key=self._failed_at.__getitem__)
@@ -94,4 +97,5 @@ class GatewayChoice:
             if address == self.current or now - failed_at >= LOOK_AGAIN_SECONDS
         ]
         before, self.current = self.current, rested[min(int(chance * len(rested)), len(rested) - 1)]
+        self.works = self.works and self.current == before
         return self.current != before

@@ -176,6 +176,10 @@ def faults(pool: SeveralOfEach, load: Load) -> Iterator[tuple[str, Callable[[], 
 
         return kill
 
+    def restarted() -> None:
+        pool.second_gateway.stop()
+        pool.revive(pool.second_gateway)
+
     def second_dispatcher_dies() -> None:
         """And the first one leads afterwards."""
         pool.second_dispatcher.kill()
@@ -207,13 +211,12 @@ def faults(pool: SeveralOfEach, load: Load) -> Iterator[tuple[str, Callable[[], 
         broker.sentinels[2].start()
 
     yield "gateway 1, kill -9", killed(pool.gateway)
-    yield "gateway 2, kill -9", killed(pool.second_gateway)
+    yield "gateway 2, restart", restarted
     yield "dispatcher 2, kill -9", second_dispatcher_dies
     yield "dispatcher 1, stands still", leader_stands_still
     yield "dispatcher 1, kill -9", killed(pool.dispatcher)
     yield "PostgreSQL, restart (fast)", database_ends(signal.SIGINT)
-    if ROUNDS:
-        yield "PostgreSQL, immediate", database_ends(signal.SIGQUIT)
+    yield from [("PostgreSQL, immediate", database_ends(signal.SIGQUIT))] * bool(ROUNDS)
     yield "PostgreSQL, kill -9", database_ends(signal.SIGKILL)
     yield "a sentinel, kill -9", sentinel_dies
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import grpc
 import pytest
 
+from hivemind.remembered import REMEMBERED_SECONDS, recall
 from nodepool.protocol import nodepool_pb2 as pb
 from tests.support import command
 from tests.support.command import COMMAND, RESULT, TOKEN, WITH_A_TERMINAL, Shell, run, runs
@@ -748,3 +750,25 @@ def test_tls_against_plain_text_is_one_line_that_says_so(
     assert done.returncode == 5
     assert done.stderr.count("\n") == 1, done.stderr
     assert "plain text, and TLS was asked for; use --no-tls" in done.stderr
+
+
+def test_the_next_command_begins_with_the_gateway_that_worked(
+    server: Scripted, alice: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = Scripted()
+    away.start()
+    for it, answer in ((away, grpc.StatusCode.UNAVAILABLE), (server, pb.GetAllTasksResponse(success=True))):
+        it.answers("GetAllTasks", answer)
+    both = f"{away.address},{server.address}"
+    monkeypatch.setattr("hivemind.cli.connect.random.choice", lambda values: values[0])
+    for _ in range(3):
+        assert alice("--gateway", both, "ls").code == 0
+    assert (len(away.asked["GetAllTasks"]), len(server.asked["GetAllTasks"])) == (1, 3)
+    # For some minutes, and for these gateways.
+    remembered = Path(os.environ["HOME"]) / ".cache" / "hivemind" / "gateways.json"
+    assert recall(remembered, both, time.time() + REMEMBERED_SECONDS) == ""
+    assert recall(remembered, server.address, time.time()) == ""
+    remembered.write_text("{broken")
+    assert alice("--gateway", both, "ls").code == 0
+    assert len(away.asked["GetAllTasks"]) == 2
+    away.stop()
