@@ -13,6 +13,7 @@ from nodepool.settings import Settings
 from nodepool.stores.files.file_store import FileStore, load_or_make_key
 from nodepool.stores.redis.client import Client, connect
 from nodepool.stores.redis.liveness import Liveness
+from nodepool.stores.redis.monitor_words import MonitorWords
 from nodepool.stores.redis.node_registry import NodeRegistry
 from nodepool.stores.redis.output import OutputStore
 from nodepool.stores.redis.pool_time import BrokerTime
@@ -85,6 +86,7 @@ def build(settings: Settings, clock: Clock | None = None, steady: Clock = steady
             publisher,
             clock,
             cache(partial(open_files, settings)),
+            MonitorWords(client),
         ),
         clock=clock,
         steady=steady,

@@ -29,7 +29,8 @@ from tornado.ioloop import IOLoop, PeriodicCallback
 from tornado.web import authenticated
 
 from dispatcher.app import app, settings as pool_settings
-from dispatcher.flower_events import AGENT_PREFIX, PoolEvents
+from dispatcher.flower_events import PoolEvents
+from dispatcher.flower_truth import AGENT_PREFIX
 from nodepool import hardening
 from nodepool.domain.errors import InvalidInputError, NodePoolError
 from nodepool.domain.ids import check_node_id

@@ -19,15 +19,18 @@ from flower.events import Events
 from prometheus_client import Counter as Metric
 from tornado.ioloop import IOLoop
 
+from dispatcher.flower_truth import AGENT_PREFIX, AttemptTruth
 from nodepool.domain.errors import NodePoolError
 from nodepool.domain.nodes import worker_events
 from nodepool.domain.nodes.worker_events import DropReason, Event
 from nodepool.messaging import names
+from nodepool.stores.redis import monitor_words
 from nodepool.stores.redis.client import Client, database_of
+from nodepool.stores.redis.keys import MONITOR_CHANNEL
+from nodepool.stores.redis.monitor_words import EndedWord, LeftWord
 from nodepool.stores.redis.node_registry import NodeRegistry
 from nodepool.stores.redis.subscription import Subscription, subscription
 
-AGENT_PREFIX = "agent@"
 FOLLOW_SECONDS = 3.0
 # A node that is registered no more is forgotten after this; Redis may have lost the list for a moment.
 FORGET_SECONDS = 60.0
@@ -131,11 +134,15 @@ class Subscriptions:
             if now - self._missing.setdefault(node_id, now) >= FORGET_SECONDS
         ]
         for node_id in gone:
-            self._unsubscribe(node_id)
-            self._known.discard(node_id)
-            self._muted.pop(node_id, None)
-            del self._missing[node_id]
+            self.forget(node_id)
         return gone
+
+    def forget(self, node_id: str) -> None:
+        """It has left: nothing of it is heard any more."""
+        self._unsubscribe(node_id)
+        self._known.discard(node_id)
+        self._muted.pop(node_id, None)
+        self._missing.pop(node_id, None)
 
     def _subscribe(self, node_ids: list[str]) -> None:
         channels = {
@@ -173,13 +180,14 @@ class PoolEvents(Events):  # type: ignore[misc] # flower has no types
         self._pending: deque[Event] = deque()
         self._taking = False
         self._known: set[str] = set()
+        self.truth = AttemptTruth(self.state)
         self.on_forget: Callable[[str], None] = lambda _: None
 
     # -- the thread that listens -----------------------------------------------------------------------
     def run(self) -> None:
         while True:
             try:
-                with subscription(self._client) as heard:
+                with subscription(self._client, MONITOR_CHANNEL) as heard:
                     self._listen(heard)
             except NodePoolError as error:
                 logger.warning("events are not heard just now: %s", error.__cause__ or error)
@@ -197,8 +205,23 @@ class PoolEvents(Events):  # type: ignore[misc] # flower has no types
                 for node_id in ears.follow(self._registry.node_ids(), now):
                     self.io_loop.add_callback(self._forget, AGENT_PREFIX + node_id)
             message = heard.next(1.0)
-            if message is not None and not message.begins:
+            if message is None or message.begins:
+                continue
+            if message.channel == MONITOR_CHANNEL.encode():
+                self._hear_pool(ears, message.data)
+            else:
                 self._hear(ears, message.channel, message.data)
+
+    def _hear_pool(self, ears: Subscriptions, data: bytes) -> None:
+        word = monitor_words.read(data)
+        if isinstance(word, LeftWord):
+            ears.forget(word.node)
+            self.io_loop.add_callback(self._forget, AGENT_PREFIX + word.node)
+        elif word is not None:
+            self.io_loop.add_callback(self._tell_end, word)
+
+    def _tell_end(self, word: EndedWord) -> None:
+        self.truth.ended(word, time.time())
 
     def _hear(self, ears: Subscriptions, channel: bytes, data: bytes) -> None:
         node_id = ears.sender(channel)
@@ -232,15 +255,22 @@ class PoolEvents(Events):  # type: ignore[misc] # flower has no types
     def take(self, event: Event) -> None:
         """A checked event into Flower's state; whatever becomes of it, the next one is taken, too."""
         try:
+            if self._is_gone(event["hostname"]) or self.truth.is_only_said(event):
+                return
             refused = self._refused(event)
             if refused is None:
                 # The order of arrival: nobody's own count, which could put them first for ever.
                 self.state.event({**event, "clock": next(self._clock)})
+                self.truth.received(event, time.time())
             else:
                 self.tally.add([refused], event["hostname"])
         except Exception as error:
             self.tally.add([DropReason.FAILED], event["hostname"])
             logger.debug("an event failed", exc_info=error)
+
+    def _is_gone(self, host: str) -> bool:
+        """Said before its node left, and not looked at until then."""
+        return host.startswith(AGENT_PREFIX) and host.removeprefix(AGENT_PREFIX) not in self._known
 
     def _refused(self, event: Event) -> DropReason | None:
         if not event["type"].startswith("task-"):

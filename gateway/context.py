@@ -38,6 +38,7 @@ from nodepool.messaging.publisher import Publisher, make_app
 from nodepool.settings import Settings
 from nodepool.stores.files.file_store import FileStore, load_or_make_key
 from nodepool.stores.redis.client import Client, connect
+from nodepool.stores.redis.monitor_words import MonitorWords
 from nodepool.stores.redis.node_registry import NodeRegistry
 from nodepool.stores.redis.output import OutputStore
 from nodepool.stores.redis.pool_time import BrokerTime
@@ -135,9 +136,8 @@ def build(settings: Settings, clock: Clock | None = None) -> Gateway:
     clock, registry = clock or PoolClock(BrokerTime(client)).start(), NodeRegistry(client)
     outputs = OutputStore(client, settings.max_live_output_bytes, settings.max_live_output_mb << 20)
     publisher = Publisher(make_app(settings, "gateway"))
-    own_broker, files = OwnBroker(database, client), _files(settings)
-    memory = MemoryBudget(settings.grpc_memory_mb << 20)
-    cheap = ThreadLane("use-case", _bounds(settings.grpc_threads, 200, 5000))
+    own_broker, files, monitor = OwnBroker(database, client), _files(settings), MonitorWords(client)
+    memory, cheap = MemoryBudget(settings.grpc_memory_mb << 20), _cheap(settings)
     return Gateway(
         settings=settings,
         database=database,
@@ -156,6 +156,7 @@ def build(settings: Settings, clock: Clock | None = None) -> Gateway:
             publisher,
             clock,
             lambda: files,
+            monitor,
         ),
         tokens=Tokens.from_settings(settings, clock),
         standings=AccountStatuses(partial(_standing, database, cheap)),
@@ -176,6 +177,10 @@ def build(settings: Settings, clock: Clock | None = None) -> Gateway:
         passwords=ThreadLane("password", _bounds(settings.password_threads, 16, 200)),
         heavy=HeavyWork(settings.heavy_limits),
     )
+
+
+def _cheap(settings: Settings) -> ThreadLane:
+    return ThreadLane("use-case", _bounds(settings.grpc_threads, 200, 5000))
 
 
 def _files(settings: Settings) -> FileStore:

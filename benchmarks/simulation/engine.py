@@ -160,7 +160,7 @@ def place_whole(stage: Stage, task_ids: Sequence[str]) -> tuple[PlacementLoop, P
 def _warm_up(stage: Stage) -> None:
     """The first messages of a process cost more, and what was made before is not to be collected later."""
     node_id = stage.node_ids[0]
-    stage.dispatcher.publisher.execute_all([(node_id, "warm:1"), (node_id, "warm:2")])
+    stage.dispatcher.publisher.execute_all([(node_id, f"warm:{n}", "warm") for n in (1, 2)])
     stage.dispatcher.redis.delete(node_queue(node_id))
     gc.collect()
 

@@ -18,7 +18,7 @@ from benchmarks.simulation.stage import Stage
 from celeryconfig import task_queues
 from local_pool.plan import dispatcher_part
 from nodepool.messaging.names import PLACE, node_queue, partition_queue
-from nodepool.messaging.publisher import Publisher, make_app
+from nodepool.messaging.publisher import Hint, Publisher, make_app
 
 T = TypeVar("T")
 POOL_DB, BARE_DB, STORE_DB = 0, 1, 2
@@ -83,7 +83,9 @@ class Hints:
         store = url_of(stage, STORE_DB)
         app.conf.update(broker_url=store, broker_read_url=store, broker_write_url=store)
         publisher = Publisher(app)
-        publisher.send_all([(PLACE, row["id"], partition_queue(row["tier"], row["region"])) for row in rows])
+        publisher.send_all(
+            [Hint(PLACE, row["id"], partition_queue(row["tier"], row["region"])) for row in rows]
+        )
         publisher.close()
         self.count = _total(self._store, _QUEUES)
         if self.count != len(rows):

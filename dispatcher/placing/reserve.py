@@ -93,7 +93,11 @@ def _publish(dispatcher: Dispatcher, planner: Planner, aside: Aside, done: list[
 
     def tell() -> None:
         dispatcher.publisher.execute_all(
-            [(it.node_id, it.attempt_id) for it in done if it.node_id not in pushed]
+            [
+                (it.node_id, it.attempt_id, ids.shown_task(it.task_id))
+                for it in done
+                if it.node_id not in pushed
+            ]
         )
         for it in done:
             if it.node_id in pushed:

@@ -15,6 +15,7 @@ from nodepool.events.catalogue import LeaveCause
 from nodepool.stores.redis import broker_users
 from nodepool.stores.redis.leftovers import Leftovers
 from nodepool.stores.redis.liveness import Liveness
+from nodepool.stores.redis.monitor_words import MonitorWords
 from nodepool.stores.sql import left_nodes, nodes as node_store
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class LeftNodes:
             dispatcher.database.write(lambda c: node_store.deactivate(c, node_id, LeaveCause.SILENT))  # noqa: B023
             broker_users.delete(dispatcher.redis, node_id)
             dispatcher.registry.remove_node(node_id)
+            MonitorWords(dispatcher.redis).left(node_id)
         forgotten = dispatcher.database.write(lambda c: left_nodes.forget(c, before, _AT_ONCE))
         if forgotten:
             log.info("%d nodes that left long ago are forgotten", forgotten)

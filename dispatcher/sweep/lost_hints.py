@@ -5,6 +5,7 @@ from __future__ import annotations
 from dispatcher.context import Dispatcher
 from dispatcher.placing.placement_loop import PlacementLoop
 from nodepool.messaging.names import PLACE, partition_queue
+from nodepool.messaging.publisher import Hint
 from nodepool.stores.sql import tasks as task_store
 
 _TOLD_AT_ONCE = 500
@@ -30,7 +31,7 @@ def tell_again(dispatcher: Dispatcher, placement_loop: PlacementLoop) -> None:
         queue = partition_queue(row.tier, row.region)
         room[queue] -= 1
         if room[queue] >= 0:
-            hints.append((PLACE, row.id, queue))
+            hints.append(Hint(PLACE, row.id, queue))
     dispatcher.publisher.send_all(hints)
     ids = [row.id for row in stale]
     dispatcher.database.write(lambda c: task_store.mark_hinted(c, ids, now))

@@ -31,6 +31,7 @@ from nodepool.messaging import names
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.redis import agent_instances, broker_users, certificates, keys
 from nodepool.stores.redis.liveness import Liveness
+from nodepool.stores.redis.monitor_words import MonitorWords
 from nodepool.stores.sql import nodes as node_store, tasks as task_store, verification_records
 from nodepool.stores.sql.database import Connection
 from nodepool.stores.sql.users import credit_score
@@ -231,5 +232,6 @@ def _leave(gateway: Gateway, node_id: str, cause: LeaveCause, *, blameless: bool
     try:
         broker_users.delete(gateway.redis, node_id)
         gateway.registry.remove_node(node_id)
+        MonitorWords(gateway.redis).left(node_id)
     except NodePoolError as error:
         log.warning("node %s left; the sweep tidies up: %s", node_id, error)

@@ -16,6 +16,8 @@ from typing import Any, cast
 from celery import Celery
 from kombu import Connection, Exchange, Queue
 
+from nodepool.messaging import names
+
 _DIRECT = Exchange("", type="direct")
 
 
@@ -36,12 +38,15 @@ class MessageTemplates:
         self._app = app
         self._patterns: dict[str, Mapping[str, Any]] = {}
 
-    def text(self, name: str, argument: str, queue_name: str) -> str:
-        """The message of the task `name` with one argument, as kombu puts it into a list of Redis."""
+    def text(self, name: str, argument: str, queue_name: str, shown: str = "") -> str:
+        """The message of the task `name` with one argument, as kombu puts it into a list of Redis.
+
+        `shown`: what whoever watches sees in place of the argument.
+        """
         pattern = self._patterns.get(name)
         if pattern is None:
             pattern = self._patterns[name] = self._made_by_celery(name)
-        message_id = str(uuid.uuid4())
+        message_id = names.message_id(name, argument) if name == names.EXECUTE else str(uuid.uuid4())
         body = json.dumps([[argument], *pattern["rest"]]).encode()
         message, properties = pattern["message"], pattern["message"]["properties"]
         return json.dumps(
@@ -52,7 +57,7 @@ class MessageTemplates:
                     **message["headers"],
                     "id": message_id,
                     "root_id": message_id,
-                    "argsrepr": repr([argument]),
+                    "argsrepr": shown or repr([argument]),
                 },
                 "properties": {
                     **properties,

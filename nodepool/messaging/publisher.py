@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from celery import Celery
 from kombu import Connection, Exchange, Producer, Queue
@@ -26,8 +26,10 @@ from nodepool.messaging.names import (
     PUSH_QUEUE,
     PUSH_STOP,
     STOP,
+    message_id,
     node_queue,
     partition_queue,
+    shown_arguments,
 )
 from nodepool.settings import Settings
 
@@ -63,6 +65,15 @@ def make_app(settings: Settings | Callable[[], Settings], name: str = "nodepool"
     return app
 
 
+class Hint(NamedTuple):
+    """`name` of the task, and its argument. `shown`: what whoever watches sees in its place."""
+
+    name: str
+    argument: str
+    queue_name: str
+    shown: str = ""
+
+
 class Publisher:
     """Publishes hints. Thread-safe: each thread holds its own connection until close().
 
@@ -86,17 +97,22 @@ class Publisher:
         with self._lock:
             if self._background is None:
                 self._background = _Background(self)
-        self._background.add((PLACE, task_id, partition_queue(tier, region)))
+        self._background.add(Hint(PLACE, task_id, partition_queue(tier, region)))
 
     def execute(self, node_id: str, attempt_id: str) -> bool:
         return self._send_to_node(EXECUTE, attempt_id, node_queue(node_id))
 
-    def execute_all(self, attempts: Sequence[tuple[str, str]]) -> None:
-        """`execute` for many (node, attempt), in few round trips."""
-        self.send_all([(EXECUTE, attempt_id, node_queue(node_id)) for node_id, attempt_id in attempts])
+    def execute_all(self, attempts: Sequence[tuple[str, str, str]]) -> None:
+        """`execute` for many (node, attempt, task as its node knows it), in few round trips."""
+        self.send_all(
+            [
+                Hint(EXECUTE, attempt_id, node_queue(node_id), shown_arguments(task_id, attempt_id, node_id))
+                for node_id, attempt_id, task_id in attempts
+            ]
+        )
 
-    def send_all(self, hints: Sequence[tuple[str, str, str]]) -> None:
-        """Many hints (task name, argument, queue) in few round trips."""
+    def send_all(self, hints: Sequence[Hint]) -> None:
+        """Many hints in few round trips."""
         if len(hints) == 1 and hints[0][0] == PLACE:
             self._send(*hints[0])
             return
@@ -135,7 +151,7 @@ class Publisher:
             _close(connection)
 
     def _send_to_node(self, name: str, argument: str, queue_name: str) -> bool:
-        hint = (name, argument, queue_name)
+        hint = Hint(name, argument, queue_name)
         try:
             self._push([hint])
         except self._publish_errors():
@@ -143,23 +159,23 @@ class Publisher:
             return self._send(*hint)
         return True
 
-    def _push(self, hints: Sequence[tuple[str, str, str]]) -> None:
+    def _push(self, hints: Sequence[Hint]) -> None:
         channel: Any = self._producer().channel
         with channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
             for start in range(0, len(hints), _BATCH):
-                for name, argument, queue_name in hints[start : start + _BATCH]:
-                    text = self._envelopes.text(name, argument, queue_name)
+                for name, argument, queue_name, shown in hints[start : start + _BATCH]:
+                    text = self._envelopes.text(name, argument, queue_name, shown)
                     if name == PLACE:
                         pipe.lpush(queue_name, text)
                     else:
                         pipe.eval(_PUSH_EVEN_WHEN_FULL, 1, queue_name, text)
                 pipe.execute()
 
-    def _send(self, name: str, argument: str, queue_name: str) -> bool:
+    def _send(self, name: str, argument: str, queue_name: str, shown: str = "") -> bool:
         # A held connection may have died since its last use; the second try opens a new one.
         for last in (False, True):
             try:
-                self._publish(name, argument, queue_name)
+                self._publish(name, argument, queue_name, shown)
             except self._publish_errors() as error:
                 self._forget()
                 if last:
@@ -169,7 +185,7 @@ class Publisher:
                 return True
         return False
 
-    def _publish(self, name: str, argument: str, queue_name: str) -> None:
+    def _publish(self, name: str, argument: str, queue_name: str, shown: str) -> None:
         queue = Queue(queue_name, _DIRECT, routing_key=queue_name, no_declare=True)
         self._app.send_task(
             name,
@@ -179,6 +195,8 @@ class Publisher:
             producer=self._producer(),
             retry=False,
             ignore_result=True,
+            task_id=message_id(name, argument) if name == EXECUTE else None,
+            argsrepr=shown or None,
         )
 
     def _producer(self) -> Producer:
@@ -214,12 +232,12 @@ class _Background:
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
         self._changed = threading.Condition()
-        self._hints: list[tuple[str, str, str]] = []
+        self._hints: list[Hint] = []
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="hints", daemon=True)
         self._thread.start()
 
-    def add(self, hint: tuple[str, str, str]) -> None:
+    def add(self, hint: Hint) -> None:
         with self._changed:
             if len(self._hints) < _MAX_BACKGROUND:
                 self._hints.append(hint)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from nodepool.clock import Clock
+from nodepool.domain import ids
 from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.ends.effects import FollowUp
 from nodepool.domain.errors import UnavailableError
@@ -21,6 +23,7 @@ from nodepool.domain.tasks.states import FINAL_TASK_STATES, Outcome, TaskKind, T
 from nodepool.messaging.publisher import Publisher
 from nodepool.settings import Settings
 from nodepool.stores.files.file_store import FileStore
+from nodepool.stores.redis.monitor_words import EndedWord, MonitorWords
 from nodepool.stores.redis.node_registry import NodeRegistry
 from nodepool.stores.redis.output import OutputStore
 from nodepool.stores.redis.usage import UsageStore
@@ -44,6 +47,7 @@ class Lifecycle:
     publisher: Publisher
     clock: Clock
     files: Callable[[], FileStore] | None = None  # where output is kept that no result has
+    monitor: MonitorWords | None = None  # whom Flower believes
 
     def end_attempt(self, attempt_id: str, node_id: str, owner_id: int, end: End) -> Ended:
         """Close the attempt and move its task on. Raises StaleAttemptError when it is not current."""
@@ -54,7 +58,26 @@ class Lifecycle:
             )
         )
         self._after_end(attempt_id, ended, end)
+        if ended.changed:
+            self._tell_monitor(attempt_id, ended, end, now)
         return ended
+
+    def _tell_monitor(self, attempt_id: str, ended: Ended, end: End, now: float) -> None:
+        if self.monitor is None:
+            return
+        task, started = ended.task, ended.task.started_at
+        seen = max(0.0, now - started) if started else 0.0
+        word = EndedWord(
+            attempt=attempt_id,
+            task=ids.shown_task(task.id),
+            node=ended.node_id,
+            outcome=end.outcome,
+            reason=end.reason.code,
+            exit_code=end.exit_code,
+            seconds=seen if end.run_seconds is None else end.run_seconds,
+        )
+        with suppress(UnavailableError):  # it is a window and no record
+            self.monitor.ended(word)
 
     def _after_end(self, attempt_id: str, ended: Ended, end: End) -> None:
         try:

@@ -16,6 +16,7 @@ PACE = "pool:pace"  # how often agents report now, seconds; every agent may read
 AGENT_USERS = "pool:agent-users"  # what agents' broker users were made with
 OWNER_EVENTS_CHANNEL = "owner-events"  # a user's id, when their credit score opens another tier
 NODE_EVENTS_CHANNEL = "node-events"  # a node's id, whenever it has more room or its facts changed
+MONITOR_CHANNEL = "monitor-words"  # the pool's word to Flower on ends of attempts and nodes that left
 EVENTS_CHANNEL = "task-events"  # a task's id, whenever something of it changed
 
 # Of live output: how much each attempt has there, all of them together, and which have ended.
