@@ -255,14 +255,14 @@ class PoolEvents(Events):  # type: ignore[misc] # flower has no types
     def take(self, event: Event) -> None:
         """A checked event into Flower's state; whatever becomes of it, the next one is taken, too."""
         try:
-            if self._is_gone(event["hostname"]) or self.truth.is_only_said(event):
+            if self._is_gone(event["hostname"]):
                 return
             refused = self._refused(event)
-            if refused is None:
+            if refused is None and not self.truth.is_only_said(event):
                 # The order of arrival: nobody's own count, which could put them first for ever.
                 self.state.event({**event, "clock": next(self._clock)})
                 self.truth.received(event, time.time())
-            else:
+            elif refused is not None:
                 self.tally.add([refused], event["hostname"])
         except Exception as error:
             self.tally.add([DropReason.FAILED], event["hostname"])
