@@ -11,7 +11,7 @@ from dispatcher import context
 from dispatcher.context import Dispatcher
 from dispatcher.placing.placement_loop import PlacementLoop
 from nodepool.messaging.names import EXECUTE, PLACE
-from nodepool.messaging.publisher import Publisher, make_app
+from nodepool.messaging.publisher import Hint, Publisher, make_app
 from nodepool.settings import Settings
 from nodepool.stores.redis import keys
 from nodepool.stores.redis.hint_queues import HintQueues
@@ -43,7 +43,7 @@ def test_the_oldest_hints_of_the_highest_trust_are_taken_first(
     dispatcher: Dispatcher, publisher: Publisher
 ) -> None:
     queues = ("low.any", "high.asia", "normal.europe", "high.any")
-    publisher.send_all([(PLACE, f"{queue}-{number}", queue) for number in range(3) for queue in queues])
+    publisher.send_all([Hint(PLACE, f"{queue}-{number}", queue) for number in range(3) for queue in queues])
     backlog = HintQueues(dispatcher.redis)
     assert backlog.take(4) == ["high.asia-0", "high.asia-1", "high.asia-2", "high.any-0"]
     assert backlog.take(100) == [
@@ -67,7 +67,9 @@ def test_hints_as_celery_sends_them_one_by_one_are_read_too(
 )
 def test_what_is_no_hint_is_dropped(dispatcher: Dispatcher, publisher: Publisher, message: str) -> None:
     dispatcher.redis.lpush("high.any", message)
-    publisher.send_all([(EXECUTE, "t1:1", "high.any"), (PLACE, "t1", "high.any"), (PLACE, "t2", "high.any")])
+    publisher.send_all(
+        [Hint(EXECUTE, "t1:1", "high.any"), Hint(PLACE, "t1", "high.any"), Hint(PLACE, "t2", "high.any")]
+    )
     assert HintQueues(dispatcher.redis).take(10) == ["t1", "t2"]
     assert dispatcher.redis.llen("high.any") == 0
 
@@ -81,7 +83,7 @@ def test_a_desk_that_hears_of_one_task_takes_the_hints_that_wait(
     first, *others = (dispatcher.database.write(lambda c: add_task(c, owner_id)) for _ in range(10))
     dispatcher.lifecycle.sync_node("n1")
     dispatcher.redis.set(keys.report("n1"), "{}", ex=keys.REPORT_TTL_SECONDS)
-    publisher.send_all([(PLACE, task_id, "high.any") for task_id in others])
+    publisher.send_all([Hint(PLACE, task_id, "high.any") for task_id in others])
     placement_loop = PlacementLoop(dispatcher)
     placement_loop.start()
     try:

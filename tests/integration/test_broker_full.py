@@ -93,7 +93,7 @@ def test_hints_to_nodes_are_taken_when_the_server_is_full(server: TestValkey, cl
     try:
         fill(client)
         assert publisher.execute("n1", "a:1")
-        publisher.execute_all([("n1", "a:2")])
+        publisher.execute_all([("n1", "a:2", "a")])
         assert publisher.stop("n1", "a:1")
         assert publisher.push("n2", "a:3")
         assert client.llen("node.n1") == 3

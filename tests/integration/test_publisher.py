@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nodepool.messaging.names import EXECUTE, PLACE
-from nodepool.messaging.publisher import Publisher, make_app
+from nodepool.messaging.publisher import Hint, Publisher, make_app
 from nodepool.settings import Settings
 from tests.support.environment import ROOT, free_port
 from tests.support.processes import TestProcess
@@ -79,7 +79,9 @@ def test_a_plain_celery_worker_reads_a_hint(
 
 def test_hints_of_one_round_trip_are_as_celery_makes_them(publisher: Publisher, valkey: TestValkey) -> None:
     publisher.place("t1", "high", "asia")
-    publisher.send_all([(PLACE, "t1", "high.asia"), (PLACE, "t2", "high.asia"), (EXECUTE, "t2:1", "node.n")])
+    publisher.send_all(
+        [Hint(PLACE, "t1", "high.asia"), Hint(PLACE, "t2", "high.asia"), Hint(EXECUTE, "t2:1", "node.n")]
+    )
     celerys, first, second = (json.loads(text) for text in valkey.admin.lrange("high.asia", 0, -1)[::-1])
     (other,) = (json.loads(text) for text in valkey.admin.lrange("node.n", 0, -1))
     ids = [message["headers"].pop("id") for message in (celerys, first, second, other)]
@@ -100,7 +102,7 @@ def test_a_plain_celery_worker_reads_hints_of_one_round_trip(
     publisher: Publisher, plain_worker: TestProcess, valkey: TestValkey
 ) -> None:
     plain_worker.start()
-    publisher.send_all([(PLACE, name, "high.asia") for name in ("one", "two")])
+    publisher.send_all([Hint(PLACE, name, "high.asia") for name in ("one", "two")])
     plain_worker.wait_for_line("heard one")
     plain_worker.wait_for_line("heard two")
     assert valkey.admin.llen("high.asia") == 0
@@ -108,7 +110,7 @@ def test_a_plain_celery_worker_reads_hints_of_one_round_trip(
 
 def test_each_hint_goes_to_its_queue(publisher: Publisher, valkey: TestValkey) -> None:
     publisher.place("t", "low", "north-america")
-    publisher.execute_all([("owner/n1", "t:1"), ("owner/n2", "t:2")])
+    publisher.execute_all([("owner/n1", "t:1", "t"), ("owner/n2", "t:2", "t")])
     publisher.stop("owner/n1", "t:1")
     lengths = {name: valkey.admin.llen(name) for name in valkey.admin.keys("*")}
     assert lengths == {"low.north-america": 1, "node.owner/n1": 2, "node.owner/n2": 1}
