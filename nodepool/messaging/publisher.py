@@ -187,6 +187,7 @@ class Publisher:
 
     def _publish(self, name: str, argument: str, queue_name: str, shown: str) -> None:
         queue = Queue(queue_name, _DIRECT, routing_key=queue_name, no_declare=True)
+        options: dict[str, Any] = {"argsrepr": shown} if shown else {}
         self._app.send_task(
             name,
             args=[argument],
@@ -196,7 +197,7 @@ class Publisher:
             retry=False,
             ignore_result=True,
             task_id=message_id(name, argument) if name == EXECUTE else None,
-            argsrepr=shown or None,
+            **options,
         )
 
     def _producer(self) -> Producer:
