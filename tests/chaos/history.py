@@ -128,6 +128,8 @@ class History:
     runs: tuple[Run, ...] = ()
     calls: tuple[Call, ...] = ()
     credit: tuple[CreditChange, ...] = ()
+    # Nodes that were given one task at a time, because they had failed several times in a row.
+    on_probation: tuple[str, ...] = ()
     ledger_problems: tuple[str, ...] = ()
     # Processes and containers that were there when all parts had stopped.
     leftovers: tuple[str, ...] = ()

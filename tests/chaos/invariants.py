@@ -134,6 +134,8 @@ def honest_nodes_keep_their_credit(history: History) -> Violations:
             for fault in history.faults
         ):
             yield f"the owner of {change.node_id} lost {-change.delta} credit: {change.reason}"
+    for node_id in set(history.on_probation) - {fault.blames for fault in history.faults}:
+        yield f"{node_id} is on probation and did nothing wrong"
 
 
 RULES: dict[str, Rule] = {

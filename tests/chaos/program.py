@@ -74,6 +74,7 @@ def _run(stage: Stage, plan: Plan, say: Say) -> History:
         runs=watch.runs(),
         calls=tuple(load.calls),
         credit=tuple(watch.credit.values()),
+        on_probation=tuple(watch.on_probation),
         ledger_problems=_ledger_problems(stage),
         leftovers=tuple(problems),
     )

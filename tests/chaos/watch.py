@@ -13,14 +13,16 @@ import redis
 from sqlalchemy import NullPool, create_engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from nodepool.domain.nodes.history import HistoryRules
 from nodepool.stores.redis import keys
-from nodepool.stores.sql.tables import attempts, credit_changes, tasks
+from nodepool.stores.sql.tables import attempts, credit_changes, nodes, tasks
 from tests.chaos.history import Attempt, CreditChange, Pause, Run, Sample
 from tests.chaos.invariants import FINAL, LIVE
 from tests.chaos.living import Living
 from tests.chaos.stage import Stage
 
 _PERIOD_SECONDS = 0.2
+_PROBATION_AFTER = HistoryRules().probation_after
 # Older books say nothing about now.
 _FRESH_SECONDS = 1.0
 # The machine's, not the pool's: a watcher that slept for so long more than it wanted saw nothing.
@@ -63,6 +65,7 @@ class Watch:
         self.attempts: dict[str, SeenAttempt] = {}
         self.tasks: dict[str, SeenTask] = {}
         self.credit: dict[str, CreditChange] = {}
+        self.on_probation: set[str] = set()
         self.pauses: list[Pause] = []
         self._looks: list[_Look] = []
         self._runs: list[Run] = []
@@ -122,6 +125,8 @@ class Watch:
                     credit_changes.c.delta, credit_changes.c.reason,
                 )
             ).all()  # fmt: skip
+            doubted = connection.execute(select(nodes.c.id).where(nodes.c.bad_streak >= _PROBATION_AFTER))
+            self.on_probation.update(doubted.scalars())
         for task_id, state in found:
             self._see_task(task_id, state, now)
         for attempt_id, *row in of_attempts:

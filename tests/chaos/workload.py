@@ -25,6 +25,7 @@ RUN_SECONDS = (1.5, 2.5)
 OUTSTANDING = 14
 CALL_SECONDS = 6.0
 _AGAIN_SECONDS = 0.4
+_INSIST_SECONDS = 30.0
 _PERIOD_SECONDS = 0.1
 _PROGRAM = """
 import os, time
@@ -62,6 +63,7 @@ class Workload:
 
     def __post_init__(self) -> None:
         self._ending = threading.Event()
+        self._give_up_at = float("inf")
         self._dice = random.Random(self.seed)
         with NodePoolClient(self.address) as client:
             client.login(self.username, self.password)
@@ -80,6 +82,8 @@ class Workload:
             thread.start()
 
     def stop_submitting(self) -> None:
+        """What was not accepted may still be, for a while."""
+        self._give_up_at = time.monotonic() + _INSIST_SECONDS
         self._ending.set()
         self._threads[0].join()
 
@@ -97,6 +101,7 @@ class Workload:
 
     def close(self) -> None:
         self._ending.set()
+        self._give_up_at = 0.0
         for task in self.submitted.values():
             task.done = True
         for thread in self._threads:
@@ -119,12 +124,13 @@ class Workload:
         """The same, with the same id, until there is an answer, also when all is about to end."""
         program = _PROGRAM.format(seconds=self._dice.uniform(*RUN_SECONDS))
         request = pb.UploadTaskRequest(task_id=task.task_id, task_zip=script(program), cpu_score=100)
-        while not task.done:
+        while time.monotonic() < self._give_up_at:
             answer = self._call("UploadTask", self._gateway.tasks.UploadTask, request)
             if answer is not None:
                 task.accepted = time.monotonic()
                 return
             time.sleep(_AGAIN_SECONDS)
+        task.done = True
 
     def _fetch_all(self) -> None:
         while not self._ending.is_set() or self.unfinished:

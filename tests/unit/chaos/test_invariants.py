@@ -172,6 +172,12 @@ def test_credit_that_an_honest_owner_loses_is_told() -> None:
     )
 
 
+def test_probation_without_a_failure_of_its_own_is_told() -> None:
+    assert "on probation" in one("credit is kept", busy(on_probation=(NODE,)))
+    own = replace(FAULT, name="kill agent", blames=NODE)
+    assert said(busy(on_probation=(NODE,), faults=(own,))) == {}
+
+
 def test_the_longest_wait_is_from_start_to_start() -> None:
     assert longest_wait(busy(), 24.0, 40.0) == pytest.approx(1.0)
 
