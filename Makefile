@@ -44,16 +44,20 @@ SOAK_TASKS ?= 20000
 soak: install
 	scripts/with_services.sh nice -n 19 $(BIN)/python -m benchmarks.soak --tasks $(SOAK_TASKS)
 
-# Faults of every kind under load, on both databases; SEEDS runs of MINUTES each, decided by CHAOS_SEED and those after it.
+# Faults of every kind under load, on both databases: SEEDS runs of MINUTES each, decided by CHAOS_SEED and those
+# after it; then sentinels that choose another broker, and clocks that jump. CHAOS_OPTIONS: --several, --runner docker.
 SEEDS ?= 5
 MINUTES ?= 5
 CHAOS_SEED ?= 1
+CHAOS := scripts/with_services.sh nice -n 5 $(BIN)/python -m tests.chaos
 chaos: install
 	mkdir -p build
 	for database in sqlite postgres; do \
-		scripts/with_services.sh nice -n 5 $(BIN)/python -m tests.chaos --seed $(CHAOS_SEED) --seeds $(SEEDS) \
-			--minutes $(MINUTES) --database $$database --json build/chaos-$$database.json || exit 1; \
+		$(CHAOS) --seed $(CHAOS_SEED) --seeds $(SEEDS) --minutes $(MINUTES) --database $$database \
+			--json build/chaos-$$database.json $(CHAOS_OPTIONS) || exit 1; \
 	done
+	$(CHAOS) --seed $(CHAOS_SEED) --minutes 1.5 --sentinel --faults failover --json build/chaos-sentinel.json
+	$(CHAOS) --seed $(CHAOS_SEED) --minutes 2 --clocks --faults clock --json build/chaos-clocks.json
 
 bench: install
 	scripts/with_services.sh $(BIN)/python -m benchmarks

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.chaos import program, yardstick
 from tests.chaos.plan import KINDS, Need, Plan, make_plan
-from tests.chaos.report import Outcome, as_json, as_markdown, outcome_of
+from tests.chaos.report import Outcome, as_json, as_markdown, from_json, outcome_of
 from tests.chaos.stage import StageOptions, have
 from tests.support import databases, forking
 from tests.support.environment import scrub
@@ -25,6 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.list:
         for kind in KINDS:
             print(f"{kind.name}: {', '.join(kind.parts)}")
+        return 0
+    if chosen.table:
+        print(
+            as_markdown([it for file in chosen.table for it in from_json(file.read_text(encoding="utf-8"))])
+        )
         return 0
     scrub(os.environ)
     os.environ[MARK] = secrets.token_hex(8)
@@ -99,6 +104,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--plan-only", action="store_true", help="what would happen")
     add(
         "--yardstick", choices=("celery",), help="the same load and faults, where they apply, on stock Celery"
+    )
+    add(
+        "--table",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="one table of what earlier runs wrote with --json",
     )
     add("--json", type=Path, metavar="FILE")
     return parser

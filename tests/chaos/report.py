@@ -127,6 +127,10 @@ def as_json(outcomes: Sequence[Outcome]) -> str:
     return json.dumps([asdict(outcome) for outcome in outcomes], indent=2)
 
 
+def from_json(text: str) -> list[Outcome]:
+    return [Outcome(**{**it, "rows": tuple(Row(**row) for row in it["rows"])}) for it in json.loads(text)]
+
+
 def _errors(history: History, fault: Fault) -> int:
     return sum(1 for call in history.calls if call.error and fault.began <= call.ended <= fault.ended + 5)
 

@@ -1,4 +1,7 @@
-"""The same plan and the same load on stock Celery: as many workers with as many places, the same broker."""
+"""The same plan and the same load on stock Celery: as many workers with as many places, the same broker.
+
+Workers that end are started again, and its user sends a task again until it is accepted, as the pool's does.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +43,8 @@ _AGAIN_SECONDS = 0.4
 _PERIOD_SECONDS = 0.2
 _PAUSE_SECONDS = 0.7
 _WARM_TASKS = 8
+# Longer than all that wait need in good times.
+_LOST_SECONDS = 30.0
 
 
 def applies(kind: str, part: str) -> bool:
@@ -147,7 +152,9 @@ class CeleryLoad:
     def _send_all(self) -> None:
         number = 0
         while not self._ending.is_set():
-            if len(self.outstanding) >= OUTSTANDING:
+            # What is lost never ends, and the load goes on.
+            lately = time.monotonic() - _LOST_SECONDS
+            if sum(self.accepted[it] > lately for it in self.outstanding) >= OUTSTANDING:
                 self._ending.wait(_PERIOD_SECONDS)
                 continue
             number += 1
@@ -175,7 +182,7 @@ class CeleryLoad:
                     break
                 if answer["status"] == "SUCCESS":
                     self.results[task_id] = str(answer["result"])
-                elif answer["status"] in ("FAILURE", "REVOKED"):
+                elif answer["status"] == "FAILURE":  # REVOKED is none: it was given back, and comes again
                     self.failed[task_id] = f"{answer['status']}: {answer['result']}"
                 else:
                     continue
@@ -218,6 +225,8 @@ def run(plan: Plan, folder: Path, say: Say) -> History:
             wait_until(lambda: not load.outstanding, "all have ended", _DRAIN_SECONDS, period=0.2)
     finally:
         ending.set()
+        if watching.is_alive():
+            watching.join()
         load.close()
         stage.end()
     found = journal.executions(stage.journal.read_text(encoding="ascii"))
@@ -245,6 +254,10 @@ def _watch(
         now = time.monotonic()
         if now - last > _PERIOD_SECONDS + _PAUSE_SECONDS:
             pauses.append(Pause(last, now))
+        # As a supervisor does; a worker that hangs it cannot see.
+        for worker in stage.agents:
+            if not worker.is_running and worker.node_id not in stage.away and not ending.is_set():
+                worker.start()
         looks.append((now, load.outstanding, nodes - frozenset(stage.away)))
         last = now
 

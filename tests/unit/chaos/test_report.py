@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tests.chaos.report import Outcome, Row, as_json, as_markdown, worst_of
+from tests.chaos.report import Outcome, Row, as_json, as_markdown, from_json, worst_of
 
 
 def outcome(seed: int, *rows: Row, **found: list[str]) -> Outcome:
@@ -33,4 +33,5 @@ def test_violations_are_counted_and_said() -> None:
     assert "- seed 4: nothing lost: t7 was accepted" in table
     assert not bad.is_clean
     assert outcome(3, **{"nothing lost": []}).is_clean
+    assert from_json(as_json([bad])) == [bad]
     assert json.loads(as_json([bad]))[0]["violations"] == bad.violations
