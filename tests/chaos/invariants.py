@@ -182,12 +182,19 @@ def pace(history: History, began: float, until: float) -> float:
 
 
 def drain_ratio(history: History, number: int) -> float | None:
-    """The pace after a fault beside that without any. None: the window was too short to say."""
-    began, until = history.faults[number].ended + BOUND_SECONDS, window_end(history, number)
+    """The pace after a fault beside that without any, as it was before all of them or right before this one,
+    whichever was slower: what else the machine does comes and goes. None: too short to say."""
+    after = _calm_pace(history, number)
+    before = _calm_pace(history, number - 1) if number else None
     reference = pace(history, history.began, history.reference_until)
-    if until - began < DRAIN_LEAST_SECONDS or not reference:
-        return None
-    return pace(history, began, until) / reference
+    if before:
+        reference = min(reference, before)
+    return after / reference if after is not None and reference else None
+
+
+def _calm_pace(history: History, number: int) -> float | None:
+    began, until = history.faults[number].ended + BOUND_SECONDS, window_end(history, number)
+    return pace(history, began, until) if until - began >= DRAIN_LEAST_SECONDS else None
 
 
 def _could(history: History, sample: Sample) -> bool:

@@ -138,6 +138,14 @@ def test_a_pool_that_goes_on_at_less_than_half_of_its_pace_is_told() -> None:
     assert "% of its pace" in one("backlog drains", history)
 
 
+def test_a_machine_that_has_become_slower_before_a_fault_is_not_held_against_it() -> None:
+    slow = tuple(it for number, it in enumerate(busy().tasks) if it.ended < 12 or number % 3 == 0)
+    faults = (Fault("flushall broker", 8.0, 8.5), replace(FAULT, began=22.0, ended=22.5))
+    history = busy(tasks=slow, faults=faults, reference_until=8.0)
+    assert drain_ratio(history, 0) == pytest.approx(1 / 3, abs=0.1)
+    assert drain_ratio(history, 1) == pytest.approx(1.0, abs=0.2)
+
+
 def test_a_pace_is_not_told_from_a_moment() -> None:
     assert drain_ratio(busy(calm_until=30.0), 0) is None
 
