@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, insert, select
+from sqlalchemy import Connection, Select, delete, insert, select
 
 from nodepool.domain.tasks.run_inputs import mapping_from_json
-from nodepool.stores.sql.tables import task_labels, tasks
+from nodepool.stores.sql.tables import task_labels
 
 _INSERT = insert(task_labels)
 
@@ -41,11 +41,18 @@ def remove(connection: Connection, task_ids: Sequence[str]) -> None:
     connection.execute(delete(task_labels).where(task_labels.c.task_id.in_(task_ids)))
 
 
-def has_labels(owner_id: int, wanted: Mapping[str, str]) -> list[ColumnElement[bool]]:
-    """Conditions on `tasks`: the owner's tasks that have each of these labels with this value."""
-    return [tasks.c.id.in_(_having(owner_id, key, value)) for key, value in sorted(wanted.items())]
+def labelled(owner_id: int, wanted: Mapping[str, str]) -> Select[tuple[str, float]]:
+    """`task_id` and `created_at` of the owner's tasks that have each of these labels with this value.
 
-
-def _having(owner_id: int, key: str, value: str) -> Any:
-    mine = task_labels.c.owner_id == owner_id, task_labels.c.key == key, task_labels.c.value == value
-    return select(task_labels.c.task_id).where(*mine)
+    Join it with `tasks` and order by these two, and one index finds a page in that order: of the first of the
+    labels by their keys, so that with several the others are looked up for each task.
+    """
+    (key, value), *others = sorted(wanted.items())
+    query = select(task_labels.c.task_id, task_labels.c.created_at).where(
+        task_labels.c.owner_id == owner_id, task_labels.c.key == key, task_labels.c.value == value
+    )
+    for other_key, other_value in others:
+        other = task_labels.alias()
+        mine = other.c.task_id == task_labels.c.task_id, other.c.key == other_key
+        query = query.where(select(other.c.task_id).where(*mine, other.c.value == other_value).exists())
+    return query
