@@ -112,8 +112,7 @@ def submit(
 ) -> int:
     """Send PATH (a directory, a ZIP, or one .py file) as a task.
 
-    What comes after -- is given to what runs, word by word; no shell reads it. At most 1,024
-    words and 256 variables, and 32 KiB of both.
+    What comes after -- is given to what runs, word by word (at most 1,024, and 32 KiB with --env).
 
     Of a directory everything is sent but what .hivemindignore names (gitignore's rules), .git,
     virtual environments, caches, .env files and links. run.sh or main.py is what runs.
