@@ -9,6 +9,7 @@ import pytest
 
 from dispatcher import context
 from dispatcher.sweep.reconciler import RotatingSlices
+from nodepool.domain.errors import UnavailableError
 from nodepool.settings import Settings
 from nodepool.stores.redis import keys
 from nodepool.stores.redis.liveness import CHUNK_NODES, Liveness
@@ -104,7 +105,7 @@ def test_while_the_pool_itself_was_away_lately_a_lab_keeps_its_work(fleet: Fleet
     tasks, others = _lab(fleet, "9.9.9.9", ("8.8.8.8", "1.1.1.1"))
     fleet.silence(*SIX)
     fleet.sweep(after=8, heard=others)
-    fleet.sweeper._failed()
+    fleet.sweeper._failed(UnavailableError("Redis does not answer"))
     fleet.now[0] += 6
     fleet.sweep(after=1, heard=others)
     fleet.sweep(after=40, heard=others)
@@ -119,7 +120,7 @@ def test_redis_that_was_away_lets_nobody_be_late(fleet: Fleet) -> None:
     fleet.sweep(after=30, heard=("n1",))
     fleet.silence("n1")
     fleet.now[0] += 14
-    fleet.sweeper._failed()
+    fleet.sweeper._failed(UnavailableError("Redis does not answer"))
     fleet.sweep()
     fleet.sweep(after=2 * LATE - 1)
     assert fleet.states(task_id) == ["RUNNING"]
