@@ -151,10 +151,10 @@ class InnerGateway:
 
 
 class FromElsewhere:
-    """A way to a port of this machine from another address of it."""
+    """A way to a port of this machine from another address of it. Each connection says `begin` first."""
 
-    def __init__(self, port: int, address: str) -> None:
-        self._to, self._address = port, address
+    def __init__(self, port: int, address: str, begin: bytes = b"") -> None:
+        self._to, self._address, self._begin = port, address, begin
         self._threads: list[threading.Thread] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -167,6 +167,7 @@ class FromElsewhere:
             except OSError:
                 return
             target = socket.create_connection(("127.0.0.1", self._to), source_address=(self._address, 0))
+            target.sendall(self._begin)
             for one, other in ((caller, target), (target, caller)):
                 thread = threading.Thread(target=_forward, args=(one, other), daemon=True)
                 self._threads.append(thread)
