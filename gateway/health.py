@@ -82,6 +82,10 @@ class PoolHealth:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def is_leaving(self) -> bool:
+        return self._leaving
+
     def leave(self) -> None:
         """This gateway is about to stop, however well the pool is."""
         self._leaving = True

@@ -107,7 +107,7 @@ async def _tell_health(gateway: Gateway, healthy: health.aio.HealthServicer) -> 
     """What grpc.health.v1 says, as the pool is."""
     told: dict[str, int] = {}
     outages = OutageTeller(Part.GATEWAY)
-    while True:
+    while not gateway.health.is_leaving:
         problems = gateway.health.problems()
         outages.see(problems, time.monotonic())
         own = problems[DATABASE] or problems[BROKER]

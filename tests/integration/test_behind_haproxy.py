@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 
 import grpc
@@ -32,14 +33,13 @@ def pool(
     valkey = TestValkey(folder / "valkey")
     valkey.start()
     settings = {"LOGIN_ATTEMPTS_PER_MINUTE": str(TRIES), "NEWCOMER_BALANCE_CPT": "1000"}
-    made = BalancedGateways(folder, valkey, request.param, **settings)
-    try:
+    with ExitStack() as stack:
+        stack.callback(valkey.close)
+        made = BalancedGateways(folder, valkey, request.param, **settings)
+        stack.callback(made.close)
         for number in range(2):
             made.start(number)
         yield made
-    finally:
-        made.close()
-        valkey.close()
 
 
 def _guess(pool: BalancedGateways, address: str, number: int) -> pb.LoginResponse:

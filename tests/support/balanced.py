@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -50,7 +51,11 @@ class BalancedGateways:
         self.port = free_port()
         recipe = RECIPES / ("tcp.cfg" if way.is_tcp else "http2.cfg")
         self.haproxy = Haproxy(folder, recipe, (self.port,), self._environment())
-        self.haproxy.begin()
+        try:
+            self.haproxy.begin()
+        except BaseException:
+            self.haproxy.kill()
+            raise
 
     def _settings(self, number: int) -> dict[str, str]:
         made = {"GATEWAY_METRICS_PORT": str(free_port()), "TRUSTED_PROXIES": HOST}
@@ -119,5 +124,8 @@ class BalancedGateways:
 
     def close(self) -> None:
         for gateway in self.gateways:
+            if gateway.is_running:
+                gateway.send(signal.SIGTERM)  # and once more: no wait for the balancer
+                gateway.wait_for_line("gateway is stopping")
             gateway.close()
         self.haproxy.kill()
