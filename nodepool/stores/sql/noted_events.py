@@ -26,8 +26,10 @@ def note(connection: Connection, event: Event) -> None:
 def collect(connection: Connection, work: Callable[[Connection], T]) -> tuple[T, list[Event]]:
     """What `work` gives, and what it noted."""
     noted: list[Event] = []
-    connection.info[_KEY] = noted
+    # Asked for once: a connection that breaks under `work` has none afterwards, and what broke it must be heard.
+    info = connection.info
+    info[_KEY] = noted
     try:
         return work(connection), noted
     finally:
-        del connection.info[_KEY]
+        info.pop(_KEY, None)
