@@ -26,7 +26,7 @@ def note(connection: Connection, event: Event) -> None:
 def collect(connection: Connection, work: Callable[[Connection], T]) -> tuple[T, list[Event]]:
     """What `work` gives, and what it noted."""
     noted: list[Event] = []
-    # Asked for once: a connection that breaks under `work` has none afterwards, and what broke it must be heard.
+    # Asked for once: a connection that breaks has none afterwards, and what broke it must be heard.
     info = connection.info
     info[_KEY] = noted
     try:
