@@ -215,7 +215,7 @@ placements = _counter("hivemind_placements_total", "Attempts placed on a node.",
 placement_misses = _counter(
     "hivemind_placement_misses_total",
     "Plans that came to nothing: no_room (the picture of the node was old), moved (the task did not wait "
-    "any more) or no_money (its owner's went elsewhere).",
+    "any more) or no_money (the CPT for it went elsewhere).",
     ("cause",),
     DISPATCHER,
 )

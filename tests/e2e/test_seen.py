@@ -24,7 +24,7 @@ GATEWAY_PORT, DISPATCHER_PORT = "GATEWAY_METRICS_PORT", "DISPATCHER_METRICS_PORT
 _RARE = {
     "hivemind_placement_misses_total", "celery_task_failed_total", "celery_task_rejected_total",
     "hivemind_ledger_verified_timestamp_seconds", "hivemind_ledger_right", "hivemind_ledger_verified_entries",
-    "hivemind_sample_failures_total",
+    "hivemind_sample_failures_total", "hivemind_limits_hit_total", "hivemind_gateway_proxy_refusals_total",
 }  # fmt: skip
 
 
