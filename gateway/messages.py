@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from nodepool import wire
 from nodepool.domain import ids
@@ -76,10 +77,7 @@ def task_detail(
         priority=row.priority,
         min_trust=row.min_trust,
         location_mode=row.location_mode,
-        max_minutes=row.max_minutes,
-        price_per_minute_cpt=row.price_per_minute,
-        held_cpt=(row.hold_amount or 0) if row.hold_state is HoldState.HELD else 0,
-        paid_cpt=row.hold_posted or 0,
+        **_money(row),
         attempts=[_attempt_record(attempt, held=held) for attempt in attempts],
         replicas=row.replicas,
         verification=row.verification,
@@ -94,9 +92,21 @@ def task_detail(
         labels=mapping_from_json(row.labels),
         arguments=arguments_from_json(given.arguments) if given else (),
         environment=mapping_from_json(given.environment) if given else {},
-        minutes_by_balance=row.minutes_by_balance,
-        holds_when_placed=row.holds_when_placed,
+        job_id=row.job_id,
+        job_index=row.job_index,
     )
+
+
+def _money(row: OwnedTask) -> dict[str, Any]:
+    """The fields that say what it may cost, holds and has paid."""
+    return {
+        "max_minutes": row.max_minutes,
+        "minutes_by_balance": row.minutes_by_balance,
+        "price_per_minute_cpt": row.price_per_minute,
+        "holds_when_placed": row.holds_when_placed,
+        "held_cpt": (row.hold_amount or 0) if row.hold_state is HoldState.HELD else 0,
+        "paid_cpt": row.hold_posted or 0,
+    }
 
 
 def _attempt_number(row: OwnedTask) -> int:

@@ -128,7 +128,7 @@ class Settings(BrokerSettings, BalancerSettings, BoundsSettings):
     default_max_minutes: int = Field(60, ge=1, description="longest run of a task that does not say, minutes")
     max_minutes_limit: int = Field(1440, ge=1, description="longest run a task may ask for, minutes")
     max_attempts: int = Field(5, ge=1, le=50, description="lost attempts after which a task fails")
-    max_waiting_tasks_per_user: int = Field(10_000, ge=1, description="unfinished tasks a user may have")
+    max_waiting_tasks_per_user: int = Field(100_000, ge=1, description="unfinished tasks a user may have")
 
     report_period_seconds: float = Field(3.0, gt=0, description="how often an agent reports")
     node_late_seconds: float = Field(

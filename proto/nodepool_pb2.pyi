@@ -1583,6 +1583,473 @@ class FinishAttemptResponse(_message.Message):
 Global___FinishAttemptResponse: _TypeAlias = FinishAttemptResponse  # noqa: Y015
 
 @_typing.final
+class SubmitArrayRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARRAY_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    ZIP_CHUNK_FIELD_NUMBER: _builtins.int
+    items: _builtins.bytes
+    """a line of JSON for each task: its index, then its values, texts, in the order of names"""
+    zip_chunk: _builtins.bytes
+    @_builtins.property
+    def array(self) -> Global___ArraySpec:
+        """the first message"""
+
+    def __init__(
+        self,
+        *,
+        array: Global___ArraySpec | None = ...,
+        items: _builtins.bytes = ...,
+        zip_chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["array", b"array", "items", b"items", "part", b"part", "zip_chunk", b"zip_chunk"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["array", b"array", "items", b"items", "part", b"part", "zip_chunk", b"zip_chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["array", "items", "zip_chunk"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___SubmitArrayRequest: _TypeAlias = SubmitArrayRequest  # noqa: Y015
+
+@_typing.final
+class ArraySpec(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    MAX_CPT_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """its tasks are <job_id>.<index>"""
+    tasks: _builtins.int
+    """how many lines of items follow"""
+    max_cpt: _builtins.int
+    """refused where all of it could cost more; 0: no bound"""
+    @_builtins.property
+    def task(self) -> Global___UploadTaskRequest:
+        """What its tasks have in common; its task_id and task_zip stay empty. {name} in arguments and in values of
+        environment is a task's value, {index} its index, {{ and }} are braces. Name and labels are the job's, too.
+        """
+
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        task: Global___UploadTaskRequest | None = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+        tasks: _builtins.int = ...,
+        max_cpt: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "max_cpt", b"max_cpt", "names", b"names", "task", b"task", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArraySpec: _TypeAlias = ArraySpec  # noqa: Y015
+
+@_typing.final
+class SubmitArrayResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    REPEATED_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    MAX_MINUTES_FIELD_NUMBER: _builtins.int
+    MINUTES_BY_BALANCE_FIELD_NUMBER: _builtins.int
+    PRICE_PER_MINUTE_CPT_FIELD_NUMBER: _builtins.int
+    MOST_CPT_FIELD_NUMBER: _builtins.int
+    success: _builtins.bool
+    message: _builtins.str
+    repeated: _builtins.bool
+    """it was accepted before"""
+    job_id: _builtins.str
+    tasks: _builtins.int
+    max_minutes: _builtins.int
+    """longest run of each"""
+    minutes_by_balance: _builtins.bool
+    """none was named, and balance or max_cpt cover no more"""
+    price_per_minute_cpt: _builtins.int
+    """of each"""
+    most_cpt: _builtins.int
+    """that all of it can cost"""
+    def __init__(
+        self,
+        *,
+        success: _builtins.bool = ...,
+        message: _builtins.str = ...,
+        repeated: _builtins.bool = ...,
+        job_id: _builtins.str = ...,
+        tasks: _builtins.int = ...,
+        max_minutes: _builtins.int = ...,
+        minutes_by_balance: _builtins.bool = ...,
+        price_per_minute_cpt: _builtins.int = ...,
+        most_cpt: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "max_minutes", b"max_minutes", "message", b"message", "minutes_by_balance", b"minutes_by_balance", "most_cpt", b"most_cpt", "price_per_minute_cpt", b"price_per_minute_cpt", "repeated", b"repeated", "success", b"success", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitArrayResponse: _TypeAlias = SubmitArrayResponse  # noqa: Y015
+
+@_typing.final
+class Job(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class CountsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    ENDED_AT_FIELD_NUMBER: _builtins.int
+    STOP_REQUESTED_FIELD_NUMBER: _builtins.int
+    HELD_CPT_FIELD_NUMBER: _builtins.int
+    PAID_CPT_FIELD_NUMBER: _builtins.int
+    MAX_CPT_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    kind: _builtins.str
+    """array, flow"""
+    name: _builtins.str
+    tasks: _builtins.int
+    created_at: _builtins.float
+    ended_at: _builtins.float
+    """0: not yet. Noted within some seconds"""
+    stop_requested: _builtins.bool
+    held_cpt: _builtins.int
+    """only in GetJob, as the next"""
+    paid_cpt: _builtins.int
+    max_cpt: _builtins.int
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """by state, as in TaskDetail; those that are 0 are left out"""
+
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        name: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        tasks: _builtins.int = ...,
+        counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        created_at: _builtins.float = ...,
+        ended_at: _builtins.float = ...,
+        stop_requested: _builtins.bool = ...,
+        held_cpt: _builtins.int = ...,
+        paid_cpt: _builtins.int = ...,
+        max_cpt: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "created_at", b"created_at", "ended_at", b"ended_at", "held_cpt", b"held_cpt", "job_id", b"job_id", "kind", b"kind", "labels", b"labels", "max_cpt", b"max_cpt", "name", b"name", "paid_cpt", b"paid_cpt", "stop_requested", b"stop_requested", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class JobReason(_message.Message):
+    """So many tasks of a job are in this state for the same reason."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    FIRST_INDEX_FIELD_NUMBER: _builtins.int
+    state: _builtins.str
+    code: _builtins.str
+    """empty: none is known yet"""
+    reason: _builtins.str
+    tasks: _builtins.int
+    first_index: _builtins.int
+    def __init__(
+        self,
+        *,
+        state: _builtins.str = ...,
+        code: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        tasks: _builtins.int = ...,
+        first_index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "first_index", b"first_index", "reason", b"reason", "state", b"state", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobReason: _TypeAlias = JobReason  # noqa: Y015
+
+@_typing.final
+class GetJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetJobRequest: _TypeAlias = GetJobRequest  # noqa: Y015
+
+@_typing.final
+class GetJobResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    success: _builtins.bool
+    message: _builtins.str
+    @_builtins.property
+    def job(self) -> Global___Job: ...
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobReason]:
+        """of tasks that wait, failed or were stopped, most tasks first"""
+
+    def __init__(
+        self,
+        *,
+        success: _builtins.bool = ...,
+        message: _builtins.str = ...,
+        job: Global___Job | None = ...,
+        reasons: _abc.Iterable[Global___JobReason] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "message", b"message", "reasons", b"reasons", "success", b"success"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetJobResponse: _TypeAlias = GetJobResponse  # noqa: Y015
+
+@_typing.final
+class ListJobsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    page_token: _builtins.str
+    """next_page_token of the page before"""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListJobsRequest: _TypeAlias = ListJobsRequest  # noqa: Y015
+
+@_typing.final
+class ListJobsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    success: _builtins.bool
+    message: _builtins.str
+    next_page_token: _builtins.str
+    """empty: that was all"""
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Job]:
+        """newest first"""
+
+    def __init__(
+        self,
+        *,
+        success: _builtins.bool = ...,
+        message: _builtins.str = ...,
+        jobs: _abc.Iterable[Global___Job] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "message", b"message", "next_page_token", b"next_page_token", "success", b"success"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListJobsResponse: _TypeAlias = ListJobsResponse  # noqa: Y015
+
+@_typing.final
+class ListJobTasksRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    FROM_INDEX_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    page_size: _builtins.int
+    from_index: _builtins.int
+    """next_index of the page before"""
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """as in TaskDetail; none: all"""
+
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        states: _abc.Iterable[_builtins.str] | None = ...,
+        page_size: _builtins.int = ...,
+        from_index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_index", b"from_index", "job_id", b"job_id", "page_size", b"page_size", "states", b"states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListJobTasksRequest: _TypeAlias = ListJobTasksRequest  # noqa: Y015
+
+@_typing.final
+class ListJobTasksResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    NEXT_INDEX_FIELD_NUMBER: _builtins.int
+    success: _builtins.bool
+    message: _builtins.str
+    next_index: _builtins.int
+    """0: that was all"""
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskStatus]:
+        """by their indices"""
+
+    def __init__(
+        self,
+        *,
+        success: _builtins.bool = ...,
+        message: _builtins.str = ...,
+        tasks: _abc.Iterable[Global___TaskStatus] | None = ...,
+        next_index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "next_index", b"next_index", "success", b"success", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListJobTasksResponse: _TypeAlias = ListJobTasksResponse  # noqa: Y015
+
+@_typing.final
+class StopJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopJobRequest: _TypeAlias = StopJobRequest  # noqa: Y015
+
+@_typing.final
+class StopJobResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    STOPPED_FIELD_NUMBER: _builtins.int
+    success: _builtins.bool
+    message: _builtins.str
+    stopped: _builtins.int
+    """so many had not ended"""
+    def __init__(
+        self,
+        *,
+        success: _builtins.bool = ...,
+        message: _builtins.str = ...,
+        stopped: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "stopped", b"stopped", "success", b"success"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopJobResponse: _TypeAlias = StopJobResponse  # noqa: Y015
+
+@_typing.final
 class UploadTaskRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1946,6 +2413,8 @@ class TaskDetail(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     MINUTES_BY_BALANCE_FIELD_NUMBER: _builtins.int
     HOLDS_WHEN_PLACED_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    JOB_INDEX_FIELD_NUMBER: _builtins.int
     state: _builtins.str
     """QUEUED, PLACED, RUNNING, SUCCEEDED, FAILED, STOPPED"""
     reason: _builtins.str
@@ -1997,6 +2466,9 @@ class TaskDetail(_message.Message):
     """its owner named no max_minutes, and their balance covered no more"""
     holds_when_placed: _builtins.bool
     """its price is set aside when it is first placed"""
+    job_id: _builtins.str
+    """that it is a task of; empty: none"""
+    job_index: _builtins.int
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptRecord]:
         """Newest last; only in PollTaskStatus."""
@@ -2054,10 +2526,12 @@ class TaskDetail(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         minutes_by_balance: _builtins.bool = ...,
         holds_when_placed: _builtins.bool = ...,
+        job_id: _builtins.str = ...,
+        job_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "assigned_node", b"assigned_node", "attempt_number", b"attempt_number", "attempts", b"attempts", "created_at", b"created_at", "environment", b"environment", "exclusive", b"exclusive", "exit_code", b"exit_code", "finished_at", b"finished_at", "has_exit_code", b"has_exit_code", "has_result", b"has_result", "held_back_until", b"held_back_until", "held_cpt", b"held_cpt", "holds_when_placed", b"holds_when_placed", "labels", b"labels", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "min_trust", b"min_trust", "minutes_by_balance", b"minutes_by_balance", "name", b"name", "output_removed", b"output_removed", "owner", b"owner", "paid_cpt", b"paid_cpt", "price_per_minute_cpt", b"price_per_minute_cpt", "priority", b"priority", "queue", b"queue", "reason", b"reason", "replica_records", b"replica_records", "replicas", b"replicas", "result_bytes", b"result_bytes", "result_removed_at", b"result_removed_at", "result_until", b"result_until", "started_at", b"started_at", "state", b"state", "stop_requested", b"stop_requested", "take_pending", b"take_pending", "updated_at", b"updated_at", "verification", b"verification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "assigned_node", b"assigned_node", "attempt_number", b"attempt_number", "attempts", b"attempts", "created_at", b"created_at", "environment", b"environment", "exclusive", b"exclusive", "exit_code", b"exit_code", "finished_at", b"finished_at", "has_exit_code", b"has_exit_code", "has_result", b"has_result", "held_back_until", b"held_back_until", "held_cpt", b"held_cpt", "holds_when_placed", b"holds_when_placed", "job_id", b"job_id", "job_index", b"job_index", "labels", b"labels", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "min_trust", b"min_trust", "minutes_by_balance", b"minutes_by_balance", "name", b"name", "output_removed", b"output_removed", "owner", b"owner", "paid_cpt", b"paid_cpt", "price_per_minute_cpt", b"price_per_minute_cpt", "priority", b"priority", "queue", b"queue", "reason", b"reason", "replica_records", b"replica_records", "replicas", b"replicas", "result_bytes", b"result_bytes", "result_removed_at", b"result_removed_at", "result_until", b"result_until", "started_at", b"started_at", "state", b"state", "stop_requested", b"stop_requested", "take_pending", b"take_pending", "updated_at", b"updated_at", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -22,6 +22,7 @@ from dispatcher.context import Dispatcher
 from dispatcher.placing.aside import Aside
 from dispatcher.placing.checker_choice import drawn
 from dispatcher.placing.fleet_mirror import FleetMirror
+from dispatcher.placing.job_windows import JobWindows
 from dispatcher.placing.owner_limits import OwnerLimits
 from dispatcher.placing.reserve import PlacementRound, reserve_and_place
 from dispatcher.placing.wait_reasons import WaitReasonWriter
@@ -95,7 +96,7 @@ class PlacementLoop:
         self._last: set[int] = set()
         self._own_only: frozenset[int] = frozenset()
         self._message_bounds: tuple[int, ...] = ()
-        self._owner_limits = OwnerLimits(dispatcher)
+        self._owner_limits, self._windows = OwnerLimits(dispatcher), JobWindows(dispatcher)
         self.planner = Planner(
             fleet,
             ageing,
@@ -274,6 +275,7 @@ class PlacementLoop:
             queue.sort_by_size(self.planner.fleet.too_small_for, now)
         again = [task.task_id for owner_id in owners for task in queue.of_owner(owner_id)]
         self._add([task_id for task_id in hints if task_id not in queue] + again, now)
+        self._add(self._windows.more(queue), now)
         self._owner_limits.look(queue, now, ended=bool(changed))
         if monotonic >= self._usage_at:
             self._usage_at = monotonic + _USAGE_SECONDS
@@ -294,6 +296,7 @@ class PlacementLoop:
         strangers = {row.owner_id for row in rows} - self._served.keys()
         self._served |= dispatcher.usage.of(strangers, now)
         self._owner_limits.add_tasks(rows)
+        self._windows.heard(rows)
         self._last |= {row.owner_id for row in rows if row.kind == TaskKind.PROBE}
         nobody: frozenset[int] = frozenset()
         waiting = [
@@ -353,6 +356,7 @@ class PlacementLoop:
             self._try_apart([it.task.task_id for it in this_round.moved], tries)
             if len(this_round.refused) == len(planned):
                 break  # the picture was wrong everywhere: after the next look it is better
+            self._add(self._windows.more(self.planner.queue), self._dispatcher.clock())
         return placed
 
     def _try_apart(self, task_ids: list[str], tries: Counter[str]) -> None:

@@ -14,7 +14,7 @@ from nodepool.domain.errors import CorruptFileError, NotFoundError, StorageFullE
 from nodepool.heavy import jobs
 from nodepool.heavy.worker import OutOfBoundsError
 from nodepool.stores.files.file_store import FileStore
-from nodepool.stores.sql import removal
+from nodepool.stores.sql import jobs as job_store, removal
 from nodepool.stores.sql.removal import ExpiredFiles
 from nodepool.workflows import stored_files
 
@@ -37,7 +37,13 @@ class ExpiredTasks:
         self._retention = dispatcher.settings.retention
 
     def steps(self) -> tuple[Callable[[], int], ...]:
-        return self.remove_files, self.remove_logs, self.remove_rows, self.remove_credit_changes
+        return (
+            self.remove_files,
+            self.remove_logs,
+            self.remove_rows,
+            self.remove_jobs,
+            self.remove_credit_changes,
+        )
 
     def remove_files(self) -> int:
         """Results and packages."""
@@ -119,6 +125,11 @@ class ExpiredTasks:
         if gone:
             log.info("%d tasks that ended long ago are removed; their payments stay", gone)
         return gone
+
+    def remove_jobs(self) -> int:
+        """Those whose tasks are all removed."""
+        database, now = self._dispatcher.database, self._dispatcher.clock()
+        return database.write(lambda c: job_store.remove_empty(c, now, _AT_ONCE))
 
     def remove_credit_changes(self) -> int:
         """Why scores moved, as long ago as tasks are kept."""

@@ -24,6 +24,7 @@ from dispatcher.sweep.broker_connections import BrokerGuard
 from dispatcher.sweep.credit_drift import CreditDrift
 from dispatcher.sweep.forgotten_attempts import ForgottenAttempts, ids_of
 from dispatcher.sweep.housekeeping import Housekeeping
+from dispatcher.sweep.jobs import JobKeeper
 from dispatcher.sweep.left_outputs import LeftOutputs
 from dispatcher.sweep.lost_hints import tell_again
 from dispatcher.sweep.overdue_attempts import OverdueAttempts
@@ -113,7 +114,7 @@ class Sweeper:
             dispatcher.settings.node_late_seconds,
             grace_seconds=dispatcher.settings.outage_grace_seconds,
         )
-        self._outages = SweepOutages(dispatcher)
+        self._outages, self._jobs = SweepOutages(dispatcher), JobKeeper(dispatcher, placement_loop)
         self._presence = SilenceTeller(dispatcher)
         self._brake = Brake(dispatcher, self._failure_detector, self._outages)
         self._forgotten = ForgottenAttempts(dispatcher)
@@ -270,6 +271,7 @@ class Sweeper:
         self._storage.settle()
         self._credit_drift.look()
         tell_again(dispatcher, self._placement_loop)
+        self._jobs.look()
         self._prober.look()
 
     def _listen(self, *, is_full: bool) -> None:

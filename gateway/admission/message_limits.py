@@ -34,6 +34,7 @@ _MASTER, _NODES, _WORKER = (
 _WITH_PIECES = frozenset(
     {
         f"{_MASTER}UploadTaskStream",
+        f"{_MASTER}SubmitArray",
         f"{_MASTER}StoreOutput",
         f"{_MASTER}StoreLogs",
         f"{_NODES}AppendOutput",

@@ -45,13 +45,15 @@ _KINDS: Mapping[CallKind, tuple[str, ...]] = {
     CallKind.FETCH: (
         "GetTaskResult", "DownloadResult", "ExplainTask", "GetStatement", "GetAllTasks", "GetNodeList",
         "ListUsers", "ListAdminActs", "GetDiskUse",
+        "GetJob", "ListJobs", "ListJobTasks",
     ),
     CallKind.WATCH: ("WatchTask",),
     CallKind.CHANGE: (
-        "StopTask", "DeleteTask", "StopTaskExecution", "Transfer", "RefreshToken", "SetNodeDraining", "Mint",
+        "StopTask", "StopJob", "DeleteTask", "StopTaskExecution", "Transfer", "RefreshToken",
+        "SetNodeDraining", "Mint",
         "SetCreditScore", "SetUserBlocked", "ReversePayment",
     ),
-    CallKind.SUBMIT: ("UploadTask", "UploadTaskStream", "ExecuteTask"),
+    CallKind.SUBMIT: ("UploadTask", "UploadTaskStream", "SubmitArray", "ExecuteTask"),
     CallKind.PASSWORD: ("ChangePassword",),
     CallKind.REGISTRATION: ("RegisterWorkerNode", "EnrollAgent", "DeregisterNode"),
     CallKind.NODE: (

@@ -66,6 +66,11 @@ _BY_SERVICE: dict[str, dict[Access, tuple[str, ...]]] = {
             "DownloadResult",
             "WatchTask",
             "ExplainTask",
+            "SubmitArray",
+            "GetJob",
+            "ListJobs",
+            "ListJobTasks",
+            "StopJob",
         ),
     },
     "nodepool.WorkerNodeService": {

@@ -41,7 +41,7 @@ class UnfinishedCounts:
             self._counts[user_id] = _Count(self._clock() + _BELIEVED_SECONDS, tasks)
         return tasks >= limit
 
-    def accepted(self, user_id: int) -> None:
+    def accepted(self, user_id: int, tasks: int = 1) -> None:
         with self._lock:
             if known := self._counts.get(user_id):
-                known.tasks += 1
+                known.tasks += tasks

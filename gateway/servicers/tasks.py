@@ -11,6 +11,7 @@ from gateway import messages as views
 from gateway.admission.arrival import Context
 from gateway.auth.callers import current_identity, current_identity_or_none
 from gateway.context import Gateway
+from gateway.servicers.jobs import JobCalls
 from gateway.usecases import pushed_attempts, removal, submit_task, tasks, watch_task
 from gateway.usecases.announced_package import Announced
 from gateway.usecases.explain_task import Explainer
@@ -30,7 +31,7 @@ _REPLY_ROOM_BYTES = 4096
 _TEXT_FACTOR = 4
 
 
-class MasterNodeServicer(rpc.MasterNodeServiceServicer):
+class MasterNodeServicer(JobCalls, rpc.MasterNodeServiceServicer):
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._explainer = Explainer(gateway)

@@ -24,6 +24,7 @@ from nodepool.domain.errors import (
     TooLargeError,
     UnavailableError,
 )
+from nodepool.domain.tasks.arrays import COUNT_VARIABLE, INDEX_VARIABLE
 from nodepool.domain.tasks.reason_classes import told_by_node
 from nodepool.domain.tasks.reasons import ReasonCode, because
 from nodepool.domain.tasks.run_inputs import arguments_from_json, mapping_from_json
@@ -91,8 +92,16 @@ def claim(gateway: Gateway, identity: CallerIdentity, request: pb.ClaimAttemptRe
         of_node_owner=row.owner_id == identity.user_id,
         exclusive=row.exclusive,
         arguments=arguments_from_json(row.arguments),
-        environment=mapping_from_json(row.environment),
+        environment=_environment(row),
     )
+
+
+def _environment(row: AssignedTask) -> dict[str, str]:
+    """As its owner gave it; of a task of an array with its index, and how many there are."""
+    given = mapping_from_json(row.environment)
+    if row.job_tasks is None:
+        return given
+    return {**given, INDEX_VARIABLE: str(row.job_index), COUNT_VARIABLE: str(row.job_tasks)}
 
 
 def package_chunks(gateway: Gateway, spec: pb.AttemptSpec) -> Iterator[bytes]:

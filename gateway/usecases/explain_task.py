@@ -345,6 +345,8 @@ def _as_queued(
         queued_at=now,
         attempt_number=0,
         attempts_ended=0,
+        job_id="",
+        job_index=0,
         price_per_minute=0,
         max_minutes=columns["max_minutes"],
         holds_when_placed=False,

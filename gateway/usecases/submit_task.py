@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from dataclasses import dataclass
 
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
-from gateway.usecases import storage_quota
+from gateway.usecases import package_check, storage_quota
 from gateway.usecases.fitting_minutes import fitting_minutes
 from gateway.usecases.incoming_package import IncomingPackage
 from gateway.usecases.repeated_upload import Accepted, repeated
@@ -18,7 +17,6 @@ from nodepool.domain.capabilities import needed
 from nodepool.domain.errors import (
     AlreadyExistsError,
     InvalidInputError,
-    InvalidPackageError,
     NodePoolError,
     NotEnoughCptError,
     PermissionDeniedError,
@@ -37,15 +35,12 @@ from nodepool.domain.tasks.new_task import (
     RequestedTask,
     TaskInputs,
 )
-from nodepool.domain.tasks.package_rules import check_package
 from nodepool.domain.tasks.run_inputs import arguments_to_json, mapping_to_json
 from nodepool.domain.tasks.states import TaskState, Verification
 from nodepool.domain.trust import access_limits
 from nodepool.domain.trust.result_digest import check_patterns
 from nodepool.domain.trust.tiers import SCORE_OF, Tier, opens, task_tier
 from nodepool.events.catalogue import TaskAccepted
-from nodepool.heavy import jobs
-from nodepool.heavy.worker import OutOfBoundsError, WorkerEndedError
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql import (
     nodes as node_store,
@@ -65,8 +60,6 @@ log = logging.getLogger(__name__)
 
 # How often one that names no minutes is fitted to a balance that changes meanwhile.
 _FITS = 5
-# Checking this many bytes costs no more than asking another process to.
-_SMALL_BYTES = 32 << 10
 
 
 def check_size(gateway: Gateway, size: int) -> None:
@@ -156,9 +149,7 @@ async def submit(
     done = await gateway.run(_begin, gateway, owner, columns, package)
     if isinstance(done, Accepted):
         return done
-    # While it waits for its turn, and is with the process that looks at it.
-    with gateway.memory.hold(owner.user_id, package.held_bytes):
-        await _look_into(gateway, owner, package, done)
+    await package_check.look_into(gateway, owner, package)
     return await gateway.run(_keep, gateway, done, package)
 
 
@@ -180,13 +171,8 @@ def _begin(
     prepared = _prepare(gateway, owner, columns, package)
     if isinstance(prepared, Accepted):
         return prepared
-    sha256 = prepared.columns["package_sha256"]
-    if package.size > _SMALL_BYTES:
-        known = gateway.database.read(lambda connection: storage_accounting.is_kept(connection, sha256))
-        if not known or not gateway.files.has_package(sha256):
-            return prepared
-    else:
-        check_package(io.BytesIO(package.read()), gateway.settings.package_limits, read_all=True)
+    if not package_check.is_fine(gateway, package):
+        return prepared
     return _keep(gateway, prepared, package)
 
 
@@ -198,8 +184,7 @@ def _prepare(
     existing, score, stored, fitted = _check_cheap(gateway, owner, priced)
     if existing is not None:
         return repeated(existing, priced, owner)
-    if why := gateway.refused.why(sha256):
-        raise InvalidPackageError(f"{why} (these very bytes were refused before)")
+    package_check.check_not_refused(gateway, sha256)
     row: NewTask = {
         **fitted,
         "state": TaskState.QUEUED,
@@ -234,28 +219,9 @@ def _check_cheap(
     )
     if existing is None:
         check_access(columns, score)
-        _check_room(gateway, owner, score)
+        check_room(gateway, owner, score)
         storage_quota.check_room(gateway, owner, score, stored, columns)
     return existing, score, stored, fitted
-
-
-async def _look_into(
-    gateway: Gateway, owner: CallerIdentity, package: IncomingPackage, prepared: _Prepared
-) -> None:
-    """Raises InvalidPackageError, and counts it against its sender; RateLimitedError where too much waits."""
-    try:
-        data = await gateway.run(package.read)
-        await gateway.run_heavy(owner.user_id, jobs.check, data, gateway.settings.package_limits)
-    except (InvalidPackageError, OutOfBoundsError) as error:
-        why = (
-            str(error)
-            if isinstance(error, InvalidPackageError)
-            else f"the package cannot be checked: {error}"
-        )
-        gateway.limits.refused_package(owner)
-        if not isinstance(error, WorkerEndedError):  # others can end a process, too
-            gateway.refused.add(prepared.columns["package_sha256"], why)
-        raise InvalidPackageError(why) from None
 
 
 def _keep(gateway: Gateway, prepared: _Prepared, package: IncomingPackage) -> Accepted:
@@ -371,19 +337,27 @@ def check_access(columns: RequestedTask, score: int) -> None:
         )
 
 
-def _check_room(gateway: Gateway, owner: CallerIdentity, score: int) -> None:
+def check_room(gateway: Gateway, owner: CallerIdentity, score: int, *, more: int = 1) -> None:
+    """Raises RateLimitedError where so many more tasks are more than the owner may have unfinished."""
     opened = access_limits.limits_of(score).unfinished_tasks
     limit = min(gateway.settings.max_waiting_tasks_per_user, opened)
 
     def count() -> int:
         return gateway.database.read(lambda c: task_store.count_unfinished(c, owner.user_id))
 
-    if gateway.unfinished.reaches(owner.user_id, limit, count):
-        if limit == opened:
-            raise RateLimitedError(
-                access_limits.unfinished_message(limit, score), limit=LimitName.UNFINISHED_TASKS
-            )
+    if not gateway.unfinished.reaches(owner.user_id, max(0, limit - more + 1), count):
+        return
+    if more > 1:
         raise RateLimitedError(
-            f"you have {limit} unfinished tasks, as many as this pool allows; wait until some have ended",
+            f"you may have {limit} unfinished tasks here, and {more} more would be too many: send fewer, or "
+            "wait until some have ended",
             limit=LimitName.UNFINISHED_TASKS,
         )
+    if limit == opened:
+        raise RateLimitedError(
+            access_limits.unfinished_message(limit, score), limit=LimitName.UNFINISHED_TASKS
+        )
+    raise RateLimitedError(
+        f"you have {limit} unfinished tasks, as many as this pool allows; wait until some have ended",
+        limit=LimitName.UNFINISHED_TASKS,
+    )

@@ -21,6 +21,7 @@ from nodepool.stores.redis.output import OutputWindow
 from nodepool.stores.sql import (
     attempts as attempt_records,
     held_back_results,
+    jobs as job_store,
     nodes as node_store,
     tasks as task_store,
 )
@@ -48,7 +49,8 @@ def find_own(gateway: Gateway, identity: CallerIdentity | None, task_id: str) ->
     ):
         # One answer, whether it is not there or another's.
         raise removal.not_there(gateway, identity, task_id)
-    if row.deleted_at:
+    on_its_way = row.job_id and not gateway.database.read(lambda c: job_store.is_accepted(c, row.job_id))
+    if row.deleted_at or on_its_way:
         raise removal.not_there(gateway, identity, task_id)
     return row
 

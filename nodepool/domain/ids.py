@@ -17,6 +17,7 @@ _MOVEMENT_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 # Between a task and the number of one of its runs; nobody can choose an id with it.
 _RUN_MARK = "~"
 MAX_PARENT_ID = 126  # of a task that gets runs, so that there is room for their numbers
+MAX_JOB_ID = 116  # so that there is room for the indices of its tasks
 _NODE_PART = r"[\w](?:[\w.@+-]{0,63})"
 _NODE_ID = re.compile(rf"{_NODE_PART}(?:/{_NODE_PART})?")
 
@@ -27,6 +28,15 @@ def check_task_id(task_id: str) -> str:
             "task_id must be 1 to 128 letters, digits, '.', '_' or '-', and begin with a letter or digit"
         )
     return task_id
+
+
+def check_job_id(job_id: str) -> str:
+    if not _TASK_ID.fullmatch(job_id) or len(job_id) > MAX_JOB_ID:
+        raise InvalidInputError(
+            f"job_id must be 1 to {MAX_JOB_ID} letters, digits, '.', '_' or '-', and begin with a letter or "
+            "digit"
+        )
+    return job_id
 
 
 def check_node_id(node_id: str) -> str:

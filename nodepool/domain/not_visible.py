@@ -29,6 +29,11 @@ def removed_task(task_id: str, kept: str) -> NotFoundError:
     )
 
 
+def no_job(job_id: str) -> NotFoundError:
+    """For whoever asks for a job of their own."""
+    return NotFoundError(f"there is no job {job_id[:_SHOWN]!r} of yours")
+
+
 def no_node(node_id: str) -> NotFoundError:
     """For whoever asks for a node of their own."""
     return NotFoundError(f"there is no node {node_id[:_SHOWN]!r} of yours")

@@ -154,6 +154,24 @@ class TaskAccepted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobAccepted(Event):
+    action = "job.accepted"
+    sentence = "a job is accepted"
+    words = "All tasks of a job were taken in. None of them has an event of its own for that."
+
+    job: str
+    owner_id: int
+    user: str
+    kind: str
+    tasks: int
+    tier: str
+    region: str
+    price_per_minute: int
+    max_minutes: int
+    package_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskPlaced(Event):
     action = "task.placed"
     sentence = "a task is placed"
@@ -350,7 +368,7 @@ class LinesLeftOut(Event):
 
 EVENTS: tuple[type[Event], ...] = (
     NodeJoined, NodeLate, NodeLost, NodeBack, NodeDrained, NodeUndrained, NodeLeft,
-    TaskAccepted, TaskPlaced, TaskEnded, EndedAttempt, TaskStopAsked, TaskDeleted,
+    TaskAccepted, JobAccepted, TaskPlaced, TaskEnded, EndedAttempt, TaskStopAsked, TaskDeleted,
     UserRegistered, PasswordChanged, LoginRefused, LimitHit, AdminActed,
     OutageBegan, OutageEnded, LinesLeftOut,
 )  # fmt: skip

@@ -12,6 +12,8 @@ import zlib
 from contextlib import ExitStack
 
 from nodepool.domain.errors import CorruptFileError
+from nodepool.domain.tasks import arrays
+from nodepool.domain.tasks.arrays import ArrayInputs
 from nodepool.domain.tasks.package_rules import PackageLimits, check_package
 from nodepool.domain.trust import result_digest
 from nodepool.domain.trust.result_digest import IncomparableError, Ran
@@ -27,6 +29,11 @@ _UNREADABLE = (
 def check(package: bytes, limits: PackageLimits) -> None:
     """Raises InvalidPackageError."""
     check_package(io.BytesIO(package), limits, read_all=True)
+
+
+def expand(items: bytes, inputs: ArrayInputs) -> list[str]:
+    """Tasks of an array as they are stored, in pieces. Raises InvalidInputError."""
+    return arrays.expand(items, inputs)
 
 
 def digest(

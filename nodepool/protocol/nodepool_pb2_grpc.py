@@ -1024,6 +1024,31 @@ class MasterNodeServiceStub(object):
                 request_serializer=proto_dot_nodepool__pb2.ExplainTaskRequest.SerializeToString,
                 response_deserializer=proto_dot_nodepool__pb2.ExplainTaskResponse.FromString,
                 _registered_method=True)
+        self.SubmitArray = channel.stream_unary(
+                '/nodepool.MasterNodeService/SubmitArray',
+                request_serializer=proto_dot_nodepool__pb2.SubmitArrayRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.SubmitArrayResponse.FromString,
+                _registered_method=True)
+        self.GetJob = channel.unary_unary(
+                '/nodepool.MasterNodeService/GetJob',
+                request_serializer=proto_dot_nodepool__pb2.GetJobRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.GetJobResponse.FromString,
+                _registered_method=True)
+        self.ListJobs = channel.unary_unary(
+                '/nodepool.MasterNodeService/ListJobs',
+                request_serializer=proto_dot_nodepool__pb2.ListJobsRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.ListJobsResponse.FromString,
+                _registered_method=True)
+        self.ListJobTasks = channel.unary_unary(
+                '/nodepool.MasterNodeService/ListJobTasks',
+                request_serializer=proto_dot_nodepool__pb2.ListJobTasksRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.ListJobTasksResponse.FromString,
+                _registered_method=True)
+        self.StopJob = channel.unary_unary(
+                '/nodepool.MasterNodeService/StopJob',
+                request_serializer=proto_dot_nodepool__pb2.StopJobRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.StopJobResponse.FromString,
+                _registered_method=True)
 
 
 class MasterNodeServiceServicer(object):
@@ -1135,6 +1160,40 @@ class MasterNodeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SubmitArray(self, request_iterator, context):
+        """Many tasks of one package, accepted whole or not at all: first the array, then its items and its package in
+        pieces. Sent again with the same job_id it changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetJob(self, request, context):
+        """What a job has come to: counts, money, and why tasks of it wait or failed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListJobs(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListJobTasks(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopJob(self, request, context):
+        """Those that wait are stopped at once, and those that run as StopTask does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MasterNodeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -1217,6 +1276,31 @@ def add_MasterNodeServiceServicer_to_server(servicer, server):
                     servicer.ExplainTask,
                     request_deserializer=proto_dot_nodepool__pb2.ExplainTaskRequest.FromString,
                     response_serializer=proto_dot_nodepool__pb2.ExplainTaskResponse.SerializeToString,
+            ),
+            'SubmitArray': grpc.stream_unary_rpc_method_handler(
+                    servicer.SubmitArray,
+                    request_deserializer=proto_dot_nodepool__pb2.SubmitArrayRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.SubmitArrayResponse.SerializeToString,
+            ),
+            'GetJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetJob,
+                    request_deserializer=proto_dot_nodepool__pb2.GetJobRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.GetJobResponse.SerializeToString,
+            ),
+            'ListJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJobs,
+                    request_deserializer=proto_dot_nodepool__pb2.ListJobsRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.ListJobsResponse.SerializeToString,
+            ),
+            'ListJobTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJobTasks,
+                    request_deserializer=proto_dot_nodepool__pb2.ListJobTasksRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.ListJobTasksResponse.SerializeToString,
+            ),
+            'StopJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopJob,
+                    request_deserializer=proto_dot_nodepool__pb2.StopJobRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.StopJobResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1654,6 +1738,141 @@ class MasterNodeService(object):
             '/nodepool.MasterNodeService/ExplainTask',
             proto_dot_nodepool__pb2.ExplainTaskRequest.SerializeToString,
             proto_dot_nodepool__pb2.ExplainTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitArray(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/nodepool.MasterNodeService/SubmitArray',
+            proto_dot_nodepool__pb2.SubmitArrayRequest.SerializeToString,
+            proto_dot_nodepool__pb2.SubmitArrayResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.MasterNodeService/GetJob',
+            proto_dot_nodepool__pb2.GetJobRequest.SerializeToString,
+            proto_dot_nodepool__pb2.GetJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.MasterNodeService/ListJobs',
+            proto_dot_nodepool__pb2.ListJobsRequest.SerializeToString,
+            proto_dot_nodepool__pb2.ListJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListJobTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.MasterNodeService/ListJobTasks',
+            proto_dot_nodepool__pb2.ListJobTasksRequest.SerializeToString,
+            proto_dot_nodepool__pb2.ListJobTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.MasterNodeService/StopJob',
+            proto_dot_nodepool__pb2.StopJobRequest.SerializeToString,
+            proto_dot_nodepool__pb2.StopJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

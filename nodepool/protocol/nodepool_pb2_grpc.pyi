@@ -341,6 +341,16 @@ class MasterNodeServiceStub:
     """
     ExplainTask: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.ExplainTaskRequest, _nodepool_pb2.ExplainTaskResponse]
     """Why a task waits, what would place it, and what it costs; also of a task that is not submitted yet."""
+    SubmitArray: _grpc.StreamUnaryMultiCallable[_nodepool_pb2.SubmitArrayRequest, _nodepool_pb2.SubmitArrayResponse]
+    """Many tasks of one package, accepted whole or not at all: first the array, then its items and its package in
+    pieces. Sent again with the same job_id it changes nothing.
+    """
+    GetJob: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.GetJobRequest, _nodepool_pb2.GetJobResponse]
+    """What a job has come to: counts, money, and why tasks of it wait or failed."""
+    ListJobs: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.ListJobsRequest, _nodepool_pb2.ListJobsResponse]
+    ListJobTasks: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.ListJobTasksRequest, _nodepool_pb2.ListJobTasksResponse]
+    StopJob: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.StopJobRequest, _nodepool_pb2.StopJobResponse]
+    """Those that wait are stopped at once, and those that run as StopTask does."""
 
 @_typing.type_check_only
 class MasterNodeServiceAsyncStub(MasterNodeServiceStub):
@@ -375,6 +385,16 @@ class MasterNodeServiceAsyncStub(MasterNodeServiceStub):
     """
     ExplainTask: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.ExplainTaskRequest, _nodepool_pb2.ExplainTaskResponse]  # type: ignore[assignment]
     """Why a task waits, what would place it, and what it costs; also of a task that is not submitted yet."""
+    SubmitArray: _aio.StreamUnaryMultiCallable[_nodepool_pb2.SubmitArrayRequest, _nodepool_pb2.SubmitArrayResponse]  # type: ignore[assignment]
+    """Many tasks of one package, accepted whole or not at all: first the array, then its items and its package in
+    pieces. Sent again with the same job_id it changes nothing.
+    """
+    GetJob: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.GetJobRequest, _nodepool_pb2.GetJobResponse]  # type: ignore[assignment]
+    """What a job has come to: counts, money, and why tasks of it wait or failed."""
+    ListJobs: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.ListJobsRequest, _nodepool_pb2.ListJobsResponse]  # type: ignore[assignment]
+    ListJobTasks: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.ListJobTasksRequest, _nodepool_pb2.ListJobTasksResponse]  # type: ignore[assignment]
+    StopJob: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.StopJobRequest, _nodepool_pb2.StopJobResponse]  # type: ignore[assignment]
+    """Those that wait are stopped at once, and those that run as StopTask does."""
 
 class MasterNodeServiceServicer(metaclass=_abc_1.ABCMeta):
     """---------------------------------------------------------------------------------------------
@@ -502,6 +522,46 @@ class MasterNodeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_nodepool_pb2.ExplainTaskResponse, _abc.Awaitable[_nodepool_pb2.ExplainTaskResponse]]:
         """Why a task waits, what would place it, and what it costs; also of a task that is not submitted yet."""
+
+    @_abc_1.abstractmethod
+    def SubmitArray(
+        self,
+        request_iterator: _MaybeAsyncIterator[_nodepool_pb2.SubmitArrayRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.SubmitArrayResponse, _abc.Awaitable[_nodepool_pb2.SubmitArrayResponse]]:
+        """Many tasks of one package, accepted whole or not at all: first the array, then its items and its package in
+        pieces. Sent again with the same job_id it changes nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def GetJob(
+        self,
+        request: _nodepool_pb2.GetJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.GetJobResponse, _abc.Awaitable[_nodepool_pb2.GetJobResponse]]:
+        """What a job has come to: counts, money, and why tasks of it wait or failed."""
+
+    @_abc_1.abstractmethod
+    def ListJobs(
+        self,
+        request: _nodepool_pb2.ListJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.ListJobsResponse, _abc.Awaitable[_nodepool_pb2.ListJobsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListJobTasks(
+        self,
+        request: _nodepool_pb2.ListJobTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.ListJobTasksResponse, _abc.Awaitable[_nodepool_pb2.ListJobTasksResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def StopJob(
+        self,
+        request: _nodepool_pb2.StopJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.StopJobResponse, _abc.Awaitable[_nodepool_pb2.StopJobResponse]]:
+        """Those that wait are stopped at once, and those that run as StopTask does."""
 
 def add_MasterNodeServiceServicer_to_server(servicer: MasterNodeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -153,6 +153,8 @@ class TaskInQueue(TaskToPlace, Protocol):
     @property
     def package_bytes(self) -> int: ...
     @property
+    def job_index(self) -> int: ...
+    @property
     def holds_when_placed(self) -> bool: ...
     @property
     def price_per_minute(self) -> int: ...
@@ -173,5 +175,6 @@ def waiting_task(task: TaskInQueue, request: PlacementRequest, default_memory_mb
         location_mode=task.location_mode,
         limited=task.kind not in ORDERED_BY_POOL,
         package_bytes=task.package_bytes,
+        job_index=task.job_index,
         to_hold=to_hold_when_placed(task),
     )

@@ -46,6 +46,7 @@ class WaitingTask:
     location_mode: LocationMode = LocationMode.STRICT
     package_bytes: int = 0
     limited: bool = True  # it counts among what its owner may have running
+    job_index: int = 0  # of equal ones of an array the lower goes first
     to_hold: int = 0  # CPT that are set aside when it is placed; 0: they are already, or there are none
 
 
@@ -79,7 +80,7 @@ class _Lane:
     group: WaitGroup
     to_hold: int = 0
     unpaid: bool = False  # its owner has less than that
-    tasks: list[tuple[float, str]] = field(default_factory=list)  # a heap
+    tasks: list[tuple[float, int, str]] = field(default_factory=list)  # a heap
     waiting: int = 0
     key: _LaneKey | None = None
 
@@ -194,7 +195,7 @@ class WaitQueue:
         return found
 
     def _ids_of(self, lane: _Lane) -> list[str]:
-        ids = dict.fromkeys(task_id for _, task_id in lane.tasks)
+        ids = dict.fromkeys(task_id for *_, task_id in lane.tasks)
         return [it for it in ids if it in self._tasks and self._tasks[it][1] is lane]
 
     def is_kept_back(self, task: WaitingTask) -> bool:
@@ -210,7 +211,7 @@ class WaitQueue:
         return self._groups.get(requirements)
 
     def tasks_of(self, group: WaitGroup) -> list[WaitingTask]:
-        ids = dict.fromkeys(task_id for lane in group.lanes.values() for _, task_id in lane.tasks)
+        ids = dict.fromkeys(task_id for lane in group.lanes.values() for *_, task_id in lane.tasks)
         found = (self._tasks[task_id] for task_id in ids if task_id in self._tasks)
         return [task for task, lane in found if lane.group is group]
 
@@ -226,8 +227,8 @@ class WaitQueue:
         lane = self._lane(task)
         lane.waiting += 1
         self._tasks[task.task_id] = (task, lane)
-        heapq.heappush(lane.tasks, (self._static(task), task.task_id))
-        if lane.tasks[0][1] == task.task_id:
+        heapq.heappush(lane.tasks, (self._static(task), task.job_index, task.task_id))
+        if lane.tasks[0][2] == task.task_id:
             self._enter(lane, now)
 
     def _lane(self, task: WaitingTask) -> _Lane:
@@ -323,7 +324,7 @@ class WaitQueue:
     def _first(self, lane: _Lane) -> WaitingTask:
         """Of a lane in which somebody waits."""
         while True:
-            static, task_id = lane.tasks[0]
+            static, _, task_id = lane.tasks[0]
             found = self._tasks.get(task_id)
             if found is not None and found[1] is lane and self._static(found[0]) == static:
                 return found[0]

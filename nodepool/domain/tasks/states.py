@@ -17,6 +17,13 @@ class TaskKind(StrEnum):
     PROBE = "probe"  # the pool's own, with a known answer
 
 
+class JobKind(StrEnum):
+    """Tasks that belong together."""
+
+    ARRAY = "array"  # of one package, with other values
+    FLOW = "flow"  # one after another
+
+
 # What the pool orders counts for nobody's limits.
 ORDERED_BY_POOL = frozenset({TaskKind.AUDIT, TaskKind.PROBE})
 

@@ -58,7 +58,7 @@ LIMITS: Mapping[Tier, AccessLimits] = MappingProxyType(
         ),
         # Of needs nothing: what no node can run only waits.
         Tier.NORMAL: AccessLimits(
-            unfinished_tasks=10_000,
+            unfinished_tasks=100_000,  # one array of the largest
             running_tasks=1_000,
             priority=MAX_PRIORITY,
             cpu_score=MAX_AMOUNT,

@@ -11,8 +11,9 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, select
 
 from nodepool.domain.not_visible import no_attempt
+from nodepool.domain.tasks.states import JobKind
 from nodepool.stores.sql.attempt_rows import PastAttempt
-from nodepool.stores.sql.tables import attempts, nodes, tasks
+from nodepool.stores.sql.tables import attempts, jobs, nodes, tasks
 from nodepool.stores.sql.task_rows import AssignedTask, TaskOfAttempt
 from nodepool.stores.sql.typed_rows import columns
 
@@ -24,6 +25,7 @@ _ASSIGNED: Select[Any] = (
         *columns(
             AssignedTask,
             tasks,
+            job_tasks=jobs.c.count,
             number=attempts.c.number,
             attempt_id=attempts.c.id,
             attempt_state=attempts.c.state,
@@ -37,6 +39,7 @@ _ASSIGNED: Select[Any] = (
     )
     .join(attempts, attempts.c.task_id == tasks.c.id)
     .join(nodes, nodes.c.id == attempts.c.node_id)
+    .outerjoin(jobs, (jobs.c.id == tasks.c.job_id) & (jobs.c.kind == JobKind.ARRAY))
     .where(
         attempts.c.id == bindparam("attempt_id"),
         attempts.c.node_id == bindparam("node_id"),

@@ -28,12 +28,14 @@ from nodepool.stores.sql.account_tables import (
     metadata,
     users,
 )
+from nodepool.stores.sql.job_tables import jobs
 
 __all__ = [
     "admin_acts",
     "attempts",
     "credit_changes",
     "holds",
+    "jobs",
     "ledger_accounts",
     "ledger_entries",
     "ledger_head",
@@ -136,6 +138,9 @@ tasks = Table(
     # user: somebody's; replica: one of several runs of its parent; probe: the pool's own.
     Column("kind", String(16), nullable=False, server_default="user"),
     Column("parent_id", String(128), nullable=False, server_default=""),
+    # Of a task of a job: which, and its index there.
+    Column("job_id", String(128), nullable=False, server_default=""),
+    Column("job_index", Integer, nullable=False, server_default="0"),
     Column("replicas", Integer, nullable=False, server_default="1"),
     Column("compare_outputs", Text, nullable=False, server_default=""),  # one pattern a line
     Column("verification", String(16), nullable=False, server_default=""),
@@ -217,6 +222,15 @@ Index(
     tasks.c.created_at,
     sqlite_where=tasks.c.name != "",
     postgresql_where=tasks.c.name != "",
+)
+# Counts of a job's tasks by state, and those that wait in the order of their indices.
+Index(
+    "ix_tasks_job",
+    tasks.c.job_id,
+    tasks.c.state,
+    tasks.c.job_index,
+    sqlite_where=tasks.c.job_id != "",
+    postgresql_where=tasks.c.job_id != "",
 )
 Index(
     "ix_tasks_held_back",

@@ -23,6 +23,8 @@ class StoredTask(FromRow):
     owner_id: int
     kind: TaskKind
     parent_id: str  # of a run of another task
+    job_id: str  # empty: it is of none
+    job_index: int
     state: TaskState
     reason: str
     cpu_score: int
@@ -107,6 +109,8 @@ class QueuedTask(FromRow):
     id: str
     owner_id: int
     kind: TaskKind
+    job_id: str
+    job_index: int
     tier: Tier
     min_trust: str
     region: str
@@ -168,6 +172,8 @@ class AssignedTask(FromRow):
     package_bytes: int
     attempt_number: int  # of the task's current attempt
     stop_requested: bool
+    job_index: int
+    job_tasks: int | None  # of the array that it is a task of
     number: int  # of this one
     attempt_id: str
     attempt_state: AttemptState

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from nodepool.domain.capabilities import capabilities_of, lacking
@@ -37,7 +37,7 @@ from nodepool.stores.sql.attempt_rows import LiveAttempt
 from nodepool.stores.sql.ledger import holds as hold_store
 from nodepool.stores.sql.noted_events import note
 from nodepool.stores.sql.reason_columns import reason_columns
-from nodepool.stores.sql.tables import attempts, holds, nodes, tasks, users
+from nodepool.stores.sql.tables import attempts, holds, jobs, nodes, tasks, users
 from nodepool.stores.sql.task_rows import AssignedTask, OwnedTask, ShownRun, TaskHint, WholeTask
 from nodepool.stores.sql.typed_rows import columns
 
@@ -53,7 +53,7 @@ def _with_owner(kind: type[OwnedTask]) -> Select[Any]:
     return query.outerjoin(holds, holds.c.task_id == tasks.c.id)
 
 
-_WITH_OWNER = _with_owner(OwnedTask)
+WITH_OWNER = _with_owner(OwnedTask)
 # Made once: building a statement costs more than running it.
 # Ids of one statement.
 _AT_ONCE = 1000
@@ -102,9 +102,15 @@ def find_or_none(connection: Connection, task_id: str) -> WholeTask | None:
 
 def of_owner(connection: Connection, owner_id: int, limit: int) -> Sequence[OwnedTask]:
     mine = tasks.c.owner_id == owner_id, tasks.c.kind == TaskKind.USER, tasks.c.deleted_at == 0
-    query = _WITH_OWNER.where(*mine)
+    query = WITH_OWNER.where(*mine, ~of_jobs_on_their_way(owner_id))
     rows = connection.execute(query.order_by(tasks.c.created_at.desc(), tasks.c.id).limit(limit))
     return OwnedTask.from_rows(rows)
+
+
+def of_jobs_on_their_way(owner_id: int) -> ColumnElement[bool]:
+    """The owner's tasks that are put in with others, and are there for nobody before all are."""
+    unaccepted = jobs.c.owner_id == owner_id, jobs.c.ended_at.is_(None), jobs.c.accepted_at.is_(None)
+    return tasks.c.job_id.in_(select(jobs.c.id).where(*unaccepted))
 
 
 def runs_shown(connection: Connection, parent_id: str) -> Sequence[ShownRun]:
@@ -115,7 +121,7 @@ def runs_shown(connection: Connection, parent_id: str) -> Sequence[ShownRun]:
 
 def waiting_run(connection: Connection, parent_id: str) -> OwnedTask | None:
     """The first run of the task that waits for a node."""
-    query = _WITH_OWNER.where(tasks.c.parent_id == parent_id, tasks.c.state == TaskState.QUEUED)
+    query = WITH_OWNER.where(tasks.c.parent_id == parent_id, tasks.c.state == TaskState.QUEUED)
     return OwnedTask.from_row_or_none(connection.execute(query.order_by(tasks.c.id).limit(1)).one_or_none())
 
 
@@ -127,8 +133,8 @@ def count_unfinished(connection: Connection, owner_id: int) -> int:
 
 
 def queued(connection: Connection, limit: int, *, hinted_before: float | None = None) -> Sequence[TaskHint]:
-    """Waiting tasks, oldest first."""
-    query = select(*columns(TaskHint, tasks)).where(WAITS)
+    """Waiting tasks that are of no job, oldest first."""
+    query = select(*columns(TaskHint, tasks)).where(WAITS, tasks.c.job_id == "")
     if hinted_before is not None:
         query = query.where(tasks.c.hinted_at < hinted_before)
     rows = connection.execute(query.order_by(tasks.c.created_at, tasks.c.id).limit(limit))

@@ -1,0 +1,98 @@
+"""The calls of MasterNodeService about jobs: requests in, use cases called, replies out. No rules here."""
+
+# Names and arguments are the protocol's.
+# ruff: noqa: N802, ARG002
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from gateway import job_messages, messages as views
+from gateway.admission.arrival import Context
+from gateway.auth.callers import current_identity
+from gateway.context import Gateway
+from gateway.usecases import jobs, submit_array
+from gateway.usecases.array_request import IncomingArray
+from gateway.usecases.submit_array import AcceptedArray
+from nodepool.protocol import nodepool_pb2 as pb
+
+
+class JobCalls:
+    """A part of MasterNodeServicer."""
+
+    _gateway: Gateway
+
+    async def SubmitArray(
+        self, request_iterator: AsyncIterator[pb.SubmitArrayRequest], context: Context
+    ) -> pb.SubmitArrayResponse:
+        gateway, owner = self._gateway, current_identity()
+        with gateway.files.spool() as file:
+            incoming = IncomingArray(gateway, owner, file)
+            async for message in request_iterator:
+                await incoming.take(message)
+            request, package = incoming.whole()
+            return _accepted(await submit_array.submit(gateway, owner, request, package))
+
+    async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
+        shown = await self._gateway.run_list(jobs.show, self._gateway, current_identity(), request.job_id)
+        return pb.GetJobResponse(
+            success=True,
+            message=job_messages.sentence(shown),
+            job=job_messages.job(shown),
+            reasons=[job_messages.reason(row) for row in shown.reasons],
+        )
+
+    async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
+        shown, token = await self._gateway.run_list(
+            jobs.list_own, self._gateway, current_identity(), request.page_size, request.page_token
+        )
+        return pb.ListJobsResponse(
+            success=True,
+            message=f"{len(shown)} jobs",
+            jobs=[job_messages.job(one) for one in shown],
+            next_page_token=token,
+        )
+
+    async def ListJobTasks(
+        self, request: pb.ListJobTasksRequest, context: Context
+    ) -> pb.ListJobTasksResponse:
+        rows, following = await self._gateway.run_list(
+            jobs.list_tasks,
+            self._gateway,
+            current_identity(),
+            request.job_id,
+            list(request.states),
+            request.page_size,
+            request.from_index,
+        )
+        retention = self._gateway.settings.retention
+        return pb.ListJobTasksResponse(
+            success=True,
+            message=f"{len(rows)} tasks",
+            tasks=[views.task_status(row, retention) for row in rows],
+            next_index=following,
+        )
+
+    async def StopJob(self, request: pb.StopJobRequest, context: Context) -> pb.StopJobResponse:
+        stopped = await jobs.stop(self._gateway, current_identity(), request.job_id)
+        words = f"{stopped} tasks of job {request.job_id} are being stopped"
+        if not stopped:
+            words = f"all tasks of job {request.job_id} have ended already"
+        return pb.StopJobResponse(success=bool(stopped), message=words, stopped=stopped)
+
+
+def _accepted(accepted: AcceptedArray) -> pb.SubmitArrayResponse:
+    price = accepted.price
+    word = "was accepted before; nothing was changed" if accepted.repeated else "is accepted"
+    fewer = f"; each {views.covered_text(price.max_minutes)}" if price.minutes_by_balance else ""
+    return pb.SubmitArrayResponse(
+        success=True,
+        message=f"job {accepted.job_id} {word}: {accepted.tasks} tasks, at most {price.most} CPT, of which "
+        f"each holds {price.of_each} when it is placed{fewer}",
+        repeated=accepted.repeated,
+        job_id=accepted.job_id,
+        tasks=accepted.tasks,
+        max_minutes=price.max_minutes,
+        minutes_by_balance=price.minutes_by_balance,
+        price_per_minute_cpt=price.price_per_minute,
+        most_cpt=price.most,
+    )

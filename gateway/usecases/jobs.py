@@ -1,0 +1,146 @@
+"""What owners ask of their jobs: how they are, which tasks they have, and to stop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from gateway import messages as views
+from gateway.auth.tokens import CallerIdentity
+from gateway.context import Gateway
+from gateway.usecases import tasks
+from nodepool.domain.errors import InvalidInputError, NotFoundError
+from nodepool.domain.money.pricing import is_covered, to_hold_when_placed
+from nodepool.domain.tasks.reasons import ReasonCode, waits_for_cpt
+from nodepool.domain.tasks.states import TaskState
+from nodepool.stores.sql import jobs as job_store
+from nodepool.stores.sql.job_rows import JobMoney, JobReason, StoredJob
+from nodepool.stores.sql.ledger import api as ledger_store
+from nodepool.stores.sql.task_rows import OwnedTask
+
+_PAGE, _MOST = 100, 1000
+_REASONS = 20
+_AT_ONCE = 1000
+_TOLD = (TaskState.QUEUED, TaskState.FAILED, TaskState.STOPPED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownJob:
+    job: StoredJob
+    counts: dict[str, int]
+    money: JobMoney = JobMoney()  # noqa: RUF009 - a frozen value
+    reasons: Sequence[JobReason] = ()
+
+
+def find_own(gateway: Gateway, identity: CallerIdentity, job_id: str) -> StoredJob:
+    """Raises NotFoundError."""
+    return gateway.database.read(lambda c: job_store.find(c, job_id, identity.user_id))
+
+
+def show(gateway: Gateway, identity: CallerIdentity, job_id: str) -> ShownJob:
+    job = find_own(gateway, identity, job_id)
+    counts, money, reasons, balance = gateway.database.read(
+        lambda c: (
+            job_store.counts(c, [job_id]).get(job_id, {}),
+            job_store.money(c, job_id),
+            job_store.reasons(c, job_id, _TOLD, _REASONS),
+            ledger_store.balances(c, [identity.user_id]).get(identity.user_id, 0),
+        )
+    )
+    first = gateway.database.read(lambda c: job_store.next_unpaid(c, job_id))
+    return ShownJob(job=job, counts=counts, money=money, reasons=_with_money(reasons, first, balance))
+
+
+def _with_money(reasons: Sequence[JobReason], waiting: OwnedTask | None, balance: int) -> list[JobReason]:
+    """A dispatcher tells those that it looks at why they wait; the others wait for the same."""
+    found = list(reasons)
+    amount = to_hold_when_placed(waiting) if waiting is not None else 0
+    if not amount or is_covered(balance, amount):
+        return found
+    words = str(waits_for_cpt(amount))
+    unpaid = [it for it in found if it.state is TaskState.QUEUED and it.code in ("", ReasonCode.NO_MONEY)]
+    if not unpaid:
+        return found
+    first = min(it.first_index for it in unpaid)
+    total = sum(it.tasks for it in unpaid)
+    left = [it for it in found if it not in unpaid]
+    return [JobReason(TaskState.QUEUED, ReasonCode.NO_MONEY, words, total, first), *left]
+
+
+def list_own(
+    gateway: Gateway, identity: CallerIdentity, page_size: int, page_token: str
+) -> tuple[list[ShownJob], str]:
+    """A page, and the token of the next; empty: that was all."""
+    size = views.page_size(page_size, default=_PAGE, most=_MOST)
+    before = _from_token(page_token)
+    rows = gateway.database.read(lambda c: job_store.of_owner(c, identity.user_id, size + 1, before=before))
+    page = rows[:size]
+    counts = gateway.database.read(lambda c: job_store.counts(c, [job.id for job in page]))
+    token = _token(page[-1]) if len(rows) > size else ""
+    return [ShownJob(job=job, counts=counts.get(job.id, {})) for job in page], token
+
+
+def _token(job: StoredJob) -> str:
+    return json.dumps([job.created_at, job.id])
+
+
+def _from_token(token: str) -> tuple[float, str] | None:
+    if not token:
+        return None
+    try:
+        at, job_id = json.loads(token)
+        return float(at), str(job_id)
+    except (ValueError, TypeError, OverflowError):
+        raise InvalidInputError("page_token must be the next_page_token of the page before") from None
+
+
+def list_tasks(
+    gateway: Gateway,
+    identity: CallerIdentity,
+    job_id: str,
+    states: Collection[str],
+    page_size: int,
+    from_index: int,
+) -> tuple[Sequence[OwnedTask], int]:
+    """A page, and the index of the next; 0: that was all."""
+    find_own(gateway, identity, job_id)
+    known = {state.value for state in TaskState}
+    for state in states:
+        if state not in known:
+            raise InvalidInputError(f"state {state[:40]!r} is none of {', '.join(sorted(known))}")
+    size = views.page_size(page_size, default=_PAGE, most=_MOST)
+    rows = gateway.database.read(
+        lambda c: job_store.tasks_page(c, job_id, size + 1, after=from_index - 1, states=states)
+    )
+    following = rows[size].job_index if len(rows) > size else 0
+    return rows[:size], following
+
+
+async def stop(gateway: Gateway, identity: CallerIdentity, job_id: str) -> int:
+    """How many tasks of it had not ended. Those that wait are stopped here, a thousand at a time, and those
+    that run are asked; what a gateway that ends meanwhile leaves undone the sweep does."""
+    await gateway.run(find_own, gateway, identity, job_id)
+    await gateway.run(gateway.database.write, lambda c: job_store.request_stop(c, job_id))
+    stopped = 0
+    while ids := await gateway.run(_stop_waiting, gateway, job_id):
+        stopped += len(ids)
+    while ids := await gateway.run(
+        gateway.database.read, lambda c: job_store.still_to_stop(c, job_id, _AT_ONCE)
+    ):
+        for task_id in ids:
+            await gateway.run(_stop_one, gateway, identity, task_id)
+        stopped += len(ids)
+    return stopped
+
+
+def _stop_waiting(gateway: Gateway, job_id: str) -> list[str]:
+    now = gateway.clock()
+    return gateway.database.write(lambda c: job_store.stop_waiting(c, job_id, now, _AT_ONCE))
+
+
+def _stop_one(gateway: Gateway, identity: CallerIdentity, task_id: str) -> None:
+    try:
+        tasks.stop(gateway, identity, task_id)
+    except NotFoundError:
+        return  # it was deleted

@@ -1,0 +1,306 @@
+"""Accepting an array: one package, many tasks, whole or not at all, and idempotent by its id.
+
+What is cheap to refuse is refused first. What its tasks are given is worked out in a bounded process, in
+pieces. They go into SQL in short transactions, so that nobody waits for a hundred thousand rows, and the last
+one accepts the job: before that nothing of it is there for anybody. A gateway that ends in between leaves
+tasks that nobody sees; the next try with this id, or the sweep, drops them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.auth.tokens import CallerIdentity
+from gateway.context import Gateway
+from gateway.usecases import package_check, storage_quota, submit_task
+from gateway.usecases.array_price import ArrayPrice, price_of_array
+from gateway.usecases.incoming_package import IncomingPackage
+from nodepool.domain.capabilities import needed
+from nodepool.domain.errors import InvalidInputError, NodePoolError, UnavailableError
+from nodepool.domain.tasks.arrays import ArrayInputs
+from nodepool.domain.tasks.new_task import PricedTask, RequestedTask
+from nodepool.domain.tasks.states import JobKind, TaskState
+from nodepool.domain.trust.tiers import task_tier
+from nodepool.events.catalogue import JobAccepted
+from nodepool.heavy import jobs
+from nodepool.heavy.worker import OutOfBoundsError
+from nodepool.stores.sql import job_intake, jobs as job_store, storage_accounting
+from nodepool.stores.sql.database import Connection
+from nodepool.stores.sql.job_intake import Begin
+from nodepool.stores.sql.job_rows import StoredJob
+from nodepool.stores.sql.ledger import api as ledger_store
+from nodepool.stores.sql.noted_events import note
+from nodepool.stores.sql.users import credit_score
+
+log = logging.getLogger(__name__)
+_HOLDER_BYTES = 12
+_DROPPED_AT_ONCE = 500
+# Acceptances go on when their client is gone: the next try finds them done.
+_going_on: set[asyncio.Task[Any]] = set()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrayRequest:
+    """An array with all its items. `columns` are those that its tasks have in common."""
+
+    job_id: str
+    columns: RequestedTask
+    inputs: ArrayInputs
+    tasks: int
+    max_cpt: int
+    items: bytes
+    spec_digest: bytes  # of what the client sent beside items and package
+
+    def digest(self, package_sha256: str) -> str:
+        whole = hashlib.sha256(self.spec_digest)
+        whole.update(hashlib.sha256(self.items).digest())
+        whole.update(package_sha256.encode())
+        return whole.hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptedArray:
+    job_id: str
+    tasks: int
+    price: ArrayPrice
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PreparedArray:
+    owner: CallerIdentity
+    request: ArrayRequest
+    row: dict[str, Any]  # the columns that all its tasks have
+    job: dict[str, Any]
+    price: ArrayPrice
+    stored_bound: int
+
+
+async def submit(
+    gateway: Gateway, owner: CallerIdentity, request: ArrayRequest, package: IncomingPackage
+) -> AcceptedArray:
+    """Raises what a single task raises, and InvalidInputError for items that are no array."""
+    submit_task.check_size(gateway, package.size)
+    prepared = await gateway.run(_prepare, gateway, owner, request, package)
+    if isinstance(prepared, AcceptedArray):
+        return prepared
+    if not await gateway.run(package_check.is_fine, gateway, package):
+        await package_check.look_into(gateway, owner, package)
+    with gateway.memory.hold(owner.user_id, len(request.items)):
+        pieces = await _expanded(gateway, owner, request)
+    keeping = asyncio.ensure_future(_keep(gateway, prepared, package, pieces))
+    _going_on.add(keeping)
+    keeping.add_done_callback(_going_on.discard)
+    return await asyncio.shield(keeping)
+
+
+async def _expanded(gateway: Gateway, owner: CallerIdentity, request: ArrayRequest) -> list[str]:
+    try:
+        pieces: list[str] = await gateway.run_heavy(owner.user_id, jobs.expand, request.items, request.inputs)
+    except OutOfBoundsError as error:
+        raise InvalidInputError(f"the array cannot be read: {error}; send fewer tasks at once") from None
+    return pieces
+
+
+# -- what can be refused ------------------------------------------------------------------------------
+def _prepare(
+    gateway: Gateway, owner: CallerIdentity, request: ArrayRequest, package: IncomingPackage
+) -> AcceptedArray | _PreparedArray:
+    now, sha256 = gateway.clock(), package.sha256
+    digest = request.digest(sha256)
+    known, score, stored, balance = gateway.database.read(lambda c: _before(c, owner, request.job_id))
+    if known is not None and known.accepted_at is not None:
+        job_intake.check_same(known, owner.user_id, digest)
+        return _repeated(gateway, known)
+    price = price_of_array(request.columns, request.tasks, balance, request.max_cpt)
+    columns: PricedTask = {
+        **request.columns,
+        "max_minutes": price.max_minutes,
+        "minutes_by_balance": price.minutes_by_balance,
+        "owner_id": owner.user_id,
+        "price_per_minute": price.price_per_minute,
+        "package_sha256": sha256,
+        "package_bytes": package.size,
+    }
+    submit_task.check_access(columns, score)
+    submit_task.check_room(gateway, owner, score, more=request.tasks)
+    storage_quota.check_room(gateway, owner, score, stored, columns)
+    package_check.check_not_refused(gateway, sha256)
+    return _PreparedArray(
+        owner=owner,
+        request=request,
+        row=_row(gateway, columns, task_tier(score), now),
+        job={
+            "id": request.job_id,
+            "owner_id": owner.user_id,
+            "kind": JobKind.ARRAY,
+            "name": columns["name"],
+            "labels": columns["labels"],
+            "count": request.tasks,
+            "digest": digest,
+            "max_cpt": request.max_cpt,
+            "holder": secrets.token_hex(_HOLDER_BYTES),
+        },
+        price=price,
+        stored_bound=storage_quota.bound(gateway, score),
+    )
+
+
+def _before(
+    connection: Connection, owner: CallerIdentity, job_id: str
+) -> tuple[StoredJob | None, int, int, int]:
+    balance, _ = ledger_store.balance(connection, owner.user_id)
+    return (
+        job_intake.find_any(connection, job_id),
+        credit_score(connection, owner.user_id),
+        storage_accounting.stored_bytes(connection, owner.user_id),
+        balance,
+    )
+
+
+def _row(gateway: Gateway, columns: PricedTask, tier: str, now: float) -> dict[str, Any]:
+    own = {"id", "arguments", "environment"}
+    return {
+        **{name: value for name, value in columns.items() if name not in own},
+        # Its index and the number of tasks go into the environment of each.
+        "capabilities": needed(has_inputs=True),
+        "holds_when_placed": True,
+        "fee_percent": gateway.settings.platform_fee_percent,
+        "state": TaskState.QUEUED,
+        "reason": "",
+        "tier": tier,
+        "created_at": now,
+        "updated_at": now,
+        "hinted_at": now,
+        "queued_at": now,
+    }
+
+
+def _repeated(gateway: Gateway, job: StoredJob) -> AcceptedArray:
+    task = gateway.database.read(lambda c: job_store.first_task(c, job.id))
+    price = ArrayPrice(
+        price_per_minute=task.price_per_minute if task else 0,
+        max_minutes=task.max_minutes if task else 0,
+        minutes_by_balance=task.minutes_by_balance if task else False,
+        tasks=job.count,
+    )
+    return AcceptedArray(job_id=job.id, tasks=job.count, price=price, repeated=True)
+
+
+# -- what is kept --------------------------------------------------------------------------------------
+async def _keep(
+    gateway: Gateway, prepared: _PreparedArray, package: IncomingPackage, pieces: Sequence[str]
+) -> AcceptedArray:
+    job_id, holder = prepared.request.job_id, prepared.job["holder"]
+    await drop_left_behind(gateway, job_id, prepared.owner.user_id)
+    begun = await gateway.run(_begin, gateway, prepared, package, pieces[0])
+    if begun is Begin.REPEATED:
+        known = await gateway.run(gateway.database.read, lambda c: job_intake.find_any(c, job_id))
+        if known is None:
+            raise UnavailableError("the job changed at the same moment; try again")
+        return await gateway.run(_repeated, gateway, known)
+    try:
+        for piece in pieces[1:]:
+            await gateway.run(_put_in, gateway, prepared, piece)
+        await gateway.run(_accept, gateway, prepared)
+    except BaseException:
+        await _drop(gateway, job_id, holder, prepared)
+        raise
+    _told(gateway, prepared, pieces[0])
+    return AcceptedArray(job_id=job_id, tasks=prepared.request.tasks, price=prepared.price)
+
+
+def _begin(gateway: Gateway, prepared: _PreparedArray, package: IncomingPackage, piece: str) -> Begin:
+    sha256, now = prepared.row["package_sha256"], gateway.clock()
+
+    def work(connection: Connection) -> Begin:
+        begun = job_intake.begin(connection, prepared.job, now)
+        if begun is Begin.NEW:
+            # Before its tasks are there, which keep the package: it is counted once.
+            as_task = {**prepared.row, "id": prepared.request.job_id}
+            storage_accounting.add_package(connection, as_task, prepared.stored_bound)
+            job_intake.put_in(
+                connection, prepared.job["id"], prepared.job["holder"], prepared.row, piece, now
+            )
+        return begun
+
+    try:
+        with gateway.files.using_package(sha256):
+            package.store(gateway.files)
+            return gateway.database.write(work)
+    except NodePoolError:
+        storage_quota.discard(gateway, sha256)
+        raise
+
+
+def _put_in(gateway: Gateway, prepared: _PreparedArray, piece: str) -> None:
+    job, now = prepared.job, gateway.clock()
+    gateway.database.write(lambda c: job_intake.put_in(c, job["id"], job["holder"], prepared.row, piece, now))
+
+
+def _accept(gateway: Gateway, prepared: _PreparedArray) -> None:
+    job, row, now = prepared.job, prepared.row, gateway.clock()
+
+    def work(connection: Connection) -> None:
+        job_intake.accept(connection, job["id"], job["holder"], now)
+        note(
+            connection,
+            JobAccepted(
+                job=job["id"],
+                owner_id=prepared.owner.user_id,
+                user=prepared.owner.username,
+                kind=job["kind"],
+                tasks=job["count"],
+                tier=row["tier"],
+                region=row["region"],
+                price_per_minute=row["price_per_minute"],
+                max_minutes=row["max_minutes"],
+                package_bytes=row["package_bytes"],
+            ),
+        )
+
+    gateway.database.write(work)
+
+
+def _told(gateway: Gateway, prepared: _PreparedArray, piece: str) -> None:
+    """One hint for all: a dispatcher that hears of one task looks for the others."""
+    row = prepared.row
+    gateway.unfinished.accepted(prepared.owner.user_id, prepared.request.tasks)
+    first = job_intake.first_id(prepared.request.job_id, piece)
+    gateway.publisher.place_soon(first, row["tier"], row["region"])
+
+
+async def drop_left_behind(gateway: Gateway, job_id: str, owner_id: int) -> None:
+    """What an earlier try left, that nobody goes on with."""
+    now = gateway.clock()
+    if not await gateway.run(
+        gateway.database.read, lambda c: job_intake.left_behind(c, job_id, owner_id, now)
+    ):
+        return
+    holder, before = secrets.token_hex(_HOLDER_BYTES), now - job_intake.PATIENCE_SECONDS
+    if await gateway.run(
+        gateway.database.write, lambda c: job_intake.take_over(c, job_id, holder, now, before=before)
+    ):
+        await _drop(gateway, job_id, holder, None)
+
+
+async def _drop(gateway: Gateway, job_id: str, holder: str, prepared: _PreparedArray | None) -> None:
+    def some() -> bool:
+        now = gateway.clock()
+        return gateway.database.write(
+            lambda c: job_intake.drop_some(c, job_id, holder, _DROPPED_AT_ONCE, now)
+        )
+
+    try:
+        while await gateway.run(some):
+            pass
+        if prepared is not None:
+            await gateway.run(storage_quota.discard, gateway, prepared.row["package_sha256"])
+    except (NodePoolError, asyncio.CancelledError) as error:
+        log.warning("what there is of job %s is dropped by the sweep: %s", job_id, error)

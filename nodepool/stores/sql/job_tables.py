@@ -1,0 +1,50 @@
+"""The SQL table of jobs, which are tasks that belong together. Everybody imports it from tables.py."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Table,
+    Text,
+    text,
+)
+
+from nodepool.stores.sql.account_tables import metadata
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(128), primary_key=True),
+    Column("owner_id", ForeignKey("users.id"), nullable=False),
+    Column("kind", String(16), nullable=False),  # one of JobKind
+    Column("name", String(128), nullable=False, server_default=""),
+    Column("labels", Text, nullable=False, server_default=""),  # JSON, as its tasks have them
+    Column("count", Integer, nullable=False),  # of its tasks
+    Column("digest", String(64), nullable=False),  # of all that was asked for: a repeat has the same
+    Column("max_cpt", BigInteger, nullable=False, server_default="0"),  # that it may cost; 0: no bound
+    Column("created_at", Float, nullable=False),
+    # When all of its tasks were there. Before that there is nothing of it for anybody but who puts them in.
+    Column("accepted_at", Float),
+    # Who puts its tasks in, and when they last did.
+    Column("holder", String(32), nullable=False, server_default=""),
+    Column("renewed_at", Float, nullable=False),
+    # When a dispatcher was last told of it; the sweep tells it again.
+    Column("hinted_at", Float, nullable=False, server_default="0"),
+    Column("stop_requested", Boolean, nullable=False, server_default=text("false")),
+    # When the sweep saw that nothing of it is unfinished.
+    Column("ended_at", Float),
+)
+Index("ix_jobs_owner_created", jobs.c.owner_id, jobs.c.created_at, jobs.c.id)
+Index(
+    "ix_jobs_open",
+    jobs.c.created_at,
+    sqlite_where=jobs.c.ended_at.is_(None),
+    postgresql_where=jobs.c.ended_at.is_(None),
+)
