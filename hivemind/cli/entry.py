@@ -9,11 +9,11 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
 import click
-from click.exceptions import NoSuchCommand
 from click.shell_completion import CompletionItem
 
 from hivemind.cli import plugins
@@ -85,11 +85,12 @@ class _LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
+        if self.get_command(ctx, args[0]) is not None or args[0].startswith("-"):
             return super().resolve_command(ctx, args)
-        except NoSuchCommand as error:
-            # click compares with commands that are loaded, and none of these is.
-            raise NoSuchCommand(error.command_name, possibilities=self.list_commands(ctx), ctx=ctx) from None
+        # Newer versions of click guess, too, among commands that are loaded, and none of these is.
+        close = get_close_matches(args[0], self.list_commands(ctx), n=3)
+        guess = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+        raise click.UsageError(f"No such command {args[0]!r}.{guess}", ctx)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         if incomplete.startswith("-"):
