@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
 from hivemind.cli.render.columns import Column, FittedTable, Form
-from hivemind.cli.render.nodes import ASCII_GLYPHS, bar, nodes_table
+from hivemind.cli.render.nodes import ASCII_GLYPHS, bar, nodes_table, remarks
 from hivemind.cli.render.top_screen import Snapshot, TopScreen
 from hivemind.nodes import Load, NodeInfo, NodeOrder, in_order, node_from_wire, totals_of
 from nodepool.protocol import nodepool_pb2 as pb
@@ -301,3 +301,12 @@ def test_a_terminal_without_unicode_gets_ascii() -> None:
         screen(node("bob/pc"), node("bob/away", status="OFFLINE"), node("bob/drains", status="DRAINING"))
     )
     assert console.file.getvalue().isascii()  # type: ignore[attr-defined]
+
+
+def test_what_a_row_has_no_room_for_is_said_beneath() -> None:
+    nodes = [node("a"), node("b", unfit="a full\x1b[31m disk"), node("c", largest_message_bytes=4 << 20)]
+    said = remarks(nodes)
+    assert len(said) == 2
+    assert said[0].startswith("b gets no work: a full")
+    assert "\x1b" not in said[0]
+    assert said[1] == "c takes messages of at most 4 MiB: larger packages go elsewhere"
