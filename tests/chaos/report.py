@@ -11,6 +11,10 @@ from tests.chaos.history import Fault, History, window_end
 from tests.chaos.invariants import RULES, drain_ratio, longest_wait, pace, violations
 
 
+# Of one rule in one run; --json has all.
+_MOST_WORDS = 5
+
+
 @dataclass(slots=True)
 class Row:
     """One kind of fault. `drain`: the lowest ratio; None where no window was long enough."""
@@ -100,12 +104,18 @@ def as_markdown(outcomes: Sequence[Outcome]) -> str:
     for name in RULES:
         lines.append(f"| {name} | {sum(len(it.violations.get(name, ())) for it in outcomes)} |")
     said = [
-        f"- seed {it.seed}: {name}: {words}"
+        line
         for it in outcomes
         for name, found in it.violations.items()
-        for words in found
+        for line in _some(f"- seed {it.seed}: {name}: ", found)
     ]
     return "\n".join([*lines, *([""] if said else []), *said])
+
+
+def _some(beginning: str, words: Sequence[str]) -> list[str]:
+    shown = [f"{beginning}{it}" for it in words[:_MOST_WORDS]]
+    left = len(words) - len(shown)
+    return [*shown, *([f"{beginning}and {left} more"] if left else [])]
 
 
 def _summary(outcomes: Sequence[Outcome], faults: int) -> str:

@@ -31,6 +31,8 @@ def test_violations_are_counted_and_said() -> None:
     assert "| nothing lost | 1 |" in table
     assert "| nothing doubled | 0 |" in table
     assert "- seed 4: nothing lost: t7 was accepted" in table
+    many = outcome(5, **{"nothing lost": [f"t{number}" for number in range(9)]})
+    assert as_markdown([many]).endswith("t4\n- seed 5: nothing lost: and 4 more")
     assert not bad.is_clean
     assert outcome(3, **{"nothing lost": []}).is_clean
     assert from_json(as_json([bad])) == [bad]
