@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, field
 from tests.chaos.history import Fault, History, window_end
 from tests.chaos.invariants import RULES, drain_ratio, longest_wait, pace, violations
 
-
 # Of one rule in one run; --json has all.
 _MOST_WORDS = 5
 
