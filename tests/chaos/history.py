@@ -73,8 +73,8 @@ class Attempt:
     seen: float
     state: str
     ended: float | None = None
-    # When Redis was last seen to keep room for it.
-    listed: float | None = None
+    # When Redis was seen to keep room for it after its end.
+    listed: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +139,11 @@ def window_end(history: History, number: int) -> float:
     """Until when the calm after this fault lasted."""
     later = [fault.began for fault in history.faults if fault.began > history.faults[number].ended]
     return min(later, default=history.calm_until)
+
+
+def disturbed(history: History, at: float, after: float) -> bool:
+    """Whether something was broken then, or had been within `after` seconds before."""
+    return any(it.began <= at <= it.ended + after for it in (*history.faults, *history.pauses))
 
 
 def due(history: History, since: float, seconds: float) -> float:

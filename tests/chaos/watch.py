@@ -39,7 +39,7 @@ class SeenAttempt:
     seen: float
     state: str
     ended: float | None = None
-    listed: float | None = None
+    listed: list[float] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -162,8 +162,9 @@ class Watch:
                 pipe.hkeys(keys.assigned(agent.node_id))
             answers = pipe.execute()
         for attempt_id in (it for listed in answers for it in listed):
-            if attempt_id in self.attempts:
-                self.attempts[attempt_id].listed = now
+            seen = self.attempts.get(attempt_id)
+            if seen is not None and seen.ended is not None:
+                seen.listed.append(now)
 
     def _nodes(self) -> None:
         now = time.monotonic()
@@ -198,6 +199,6 @@ class Watch:
 
     def seen_attempts(self) -> tuple[Attempt, ...]:
         return tuple(
-            Attempt(name, it.task_id, it.number, it.node_id, it.seen, it.state, it.ended, it.listed)
+            Attempt(name, it.task_id, it.number, it.node_id, it.seen, it.state, it.ended, tuple(it.listed))
             for name, it in self.attempts.items()
         )

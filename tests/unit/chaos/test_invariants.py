@@ -22,7 +22,7 @@ def busy(**changes: object) -> History:
         for at in times
     )
     attempts = tuple(
-        Attempt(f"t{at:g}:1", f"t{at:g}", 1, NODE, at - 0.1, "finished", at + 0.9, listed=at + 0.8)
+        Attempt(f"t{at:g}:1", f"t{at:g}", 1, NODE, at - 0.1, "finished", at + 0.9, listed=(at + 1.0,))
         for at in times
     )
     runs = tuple(Run(f"t{at:g}:1", NODE, at, at + 0.7) for at in times)
@@ -93,10 +93,12 @@ def test_more_runs_than_places_are_told_whatever_the_pool_thinks() -> None:
 
 def test_room_of_what_has_ended_is_told_when_it_is_kept() -> None:
     first, *rest = busy().attempts
-    kept = replace(first, listed=first.ended + 7)
+    kept = replace(first, listed=(first.ended + 1, first.ended + 7))
     assert "kept room for t1:1" in one("room free within 5 s", busy(attempts=(kept, *rest)))
-    through_the_fault = replace(first, ended=19.0, listed=28.5)
+    through_the_fault = replace(first, ended=19.0, listed=(28.5,))
     assert said(busy(attempts=(through_the_fault, *rest))) == {}
+    listed_again_by_a_server_that_took_over = replace(first, listed=(21.0, 25.0))
+    assert said(busy(attempts=(listed_again_by_a_server_that_took_over, *rest))) == {}
 
 
 def without_starts(began: float, until: float, **changes: object) -> History:
