@@ -93,12 +93,14 @@ class Run:
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One look. `waiting`: tasks without a node, None where SQL was away; `running`: attempts with a living
-    process on each node; `ready`: nodes whose agents were there."""
+    process on each node; `ready`: nodes whose agents were there; `crowd`: how many processes
+    of the whole machine wanted each of its processors."""
 
     at: float
     waiting: int | None
     running: Mapping[str, int]
     ready: frozenset[str]
+    crowd: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

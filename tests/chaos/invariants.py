@@ -94,7 +94,9 @@ def no_stall(history: History) -> Violations:
 def the_backlog_drains(history: History) -> Violations:
     for number, fault in enumerate(history.faults):
         ratio = drain_ratio(history, number)
-        if ratio is not None and ratio < DRAIN_RATIO:
+        # Of so few tasks one more or less says nothing.
+        expected = _reference(history, number) * (window_end(history, number) - fault.ended - BOUND_SECONDS)
+        if ratio is not None and ratio < DRAIN_RATIO / _more_crowded(history, number) - 1 / expected:
             yield f"after {fault.name} the pool ran at {ratio:.0%} of its pace"
 
 
@@ -185,12 +187,26 @@ def pace(history: History, began: float, until: float) -> float:
 def drain_ratio(history: History, number: int) -> float | None:
     """The pace after a fault beside that without any, as it was before all of them or right before this one,
     whichever was slower: what else the machine does comes and goes. None: too short to say."""
-    after = _calm_pace(history, number)
-    before = _calm_pace(history, number - 1) if number else None
-    reference = pace(history, history.began, history.reference_until)
-    if before:
-        reference = min(reference, before)
+    after, reference = _calm_pace(history, number), _reference(history, number)
     return after / reference if after is not None and reference else None
+
+
+def _more_crowded(history: History, number: int) -> float:
+    """How many times as many processes wanted the machine after this fault as before all of them."""
+    since = history.faults[number].ended
+    after = _crowd(history, since, window_end(history, number))
+    return max(1.0, after / _crowd(history, history.began, history.reference_until))
+
+
+def _crowd(history: History, began: float, until: float) -> float:
+    seen = [max(1.0, it.crowd) for it in history.samples if began <= it.at <= until]
+    return sum(seen) / len(seen) if seen else 1.0
+
+
+def _reference(history: History, number: int) -> float:
+    before = _calm_pace(history, number - 1) if number else None
+    first = pace(history, history.began, history.reference_until)
+    return min(first, before) if before else first
 
 
 def _calm_pace(history: History, number: int) -> float | None:

@@ -4,10 +4,12 @@ on the nodes. Each by a thread of its own, so that one that is away keeps no oth
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import redis
 from sqlalchemy import NullPool, create_engine, select
@@ -55,6 +57,7 @@ class _Look:
     waiting: int | None
     alive: frozenset[str]
     ready: frozenset[str]
+    crowd: float
 
 
 class Watch:
@@ -177,7 +180,9 @@ class Watch:
                 self._runs.append(self._open_runs.pop(attempt_id))
         books_are_fresh = now - self._books_at < _FRESH_SECONDS
         ready = frozenset(it.node_id for it in self._stage.agents) - frozenset(self._stage.away)
-        self._looks.append(_Look(now, self._waiting if books_are_fresh else None, frozenset(alive), ready))
+        self._looks.append(
+            _Look(now, self._waiting if books_are_fresh else None, frozenset(alive), ready, _crowd())
+        )
 
     # -- afterwards ------------------------------------------------------------------------------------
     def samples(self) -> tuple[Sample, ...]:
@@ -186,7 +191,7 @@ class Watch:
             running: dict[str, int] = dict.fromkeys((it.node_id for it in self._stage.agents), 0)
             for attempt_id in look.alive & self.attempts.keys():
                 running[self.attempts[attempt_id].node_id] += 1
-            found.append(Sample(look.at, look.waiting, running, look.ready))
+            found.append(Sample(look.at, look.waiting, running, look.ready, look.crowd))
         return tuple(found)
 
     def runs(self) -> tuple[Run, ...]:
@@ -202,3 +207,9 @@ class Watch:
             Attempt(name, it.task_id, it.number, it.node_id, it.seen, it.state, it.ended, tuple(it.listed))
             for name, it in self.attempts.items()
         )
+
+
+def _crowd() -> float:
+    """Processes that run or could, of the whole machine, for each of its processors."""
+    runnable = Path("/proc/loadavg").read_text().split()[3].partition("/")[0]
+    return int(runnable) / (os.cpu_count() or 1)

@@ -148,6 +148,14 @@ def test_a_machine_that_has_become_slower_before_a_fault_is_not_held_against_it(
     assert drain_ratio(history, 1) == pytest.approx(1.0, abs=0.2)
 
 
+def test_a_pace_on_a_machine_that_many_more_want_may_be_slower() -> None:
+    tasks = tuple(it for number, it in enumerate(busy().tasks) if it.ended < 29 or number % 3 == 0)
+    crowded = tuple(replace(it, crowd=4.0) if it.at > 24 else it for it in busy().samples)
+    assert said(busy(tasks=tasks, samples=crowded)) == {}
+    stopped = tuple(it for it in busy().tasks if it.ended < 29)
+    assert "% of its pace" in one("backlog drains", busy(tasks=stopped, samples=crowded))
+
+
 def test_a_pace_is_not_told_from_a_moment() -> None:
     assert drain_ratio(busy(calm_until=30.0), 0) is None
 
