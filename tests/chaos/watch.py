@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import redis
-from sqlalchemy import NullPool, create_engine, select
+from sqlalchemy import create_engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from nodepool.domain.nodes.history import HistoryRules
@@ -26,7 +26,7 @@ from tests.chaos.stage import Stage
 _PERIOD_SECONDS = 0.2
 _PROBATION_AFTER = HistoryRules().probation_after
 # Older books say nothing about now.
-_FRESH_SECONDS = 1.0
+_FRESH_SECONDS = 3.0
 # The machine's, not the pool's: a watcher that slept for so long more than it wanted saw nothing.
 _PAUSE_SECONDS = 0.7
 # Between two looks a run's processes may be one another's successors.
@@ -75,7 +75,7 @@ class Watch:
         self._open_runs: dict[str, Run] = {}
         self._waiting, self._books_at = 0, float("-inf")
         self._ending = threading.Event()
-        self._engine = create_engine(stage.database_url, poolclass=NullPool)
+        self._engine = create_engine(stage.database_url, pool_size=1, pool_pre_ping=True)
         self._threads = [
             threading.Thread(target=self._loop, args=(look,), name=look.__name__, daemon=True)
             for look in (self._books, self._rooms, self._nodes)
