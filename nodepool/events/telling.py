@@ -104,7 +104,9 @@ def tell_all(events: Iterable[Event]) -> None:
 
 
 def write(event: Event) -> None:
-    """Its line, whatever there was before."""
+    """Its line, whatever there was before. A command that keeps no log has its stdout for its answer."""
+    if not structlog.is_configured():
+        return
     say = log.warning if event.level is Level.WARNING else log.info
     values = {name: _shown(value) for name, value in event.fields() if value is not None}
     say(event.sentence, action=event.action, **values)

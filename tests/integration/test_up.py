@@ -221,7 +221,8 @@ def test_it_stops_cleanly_and_keeps_everything_for_the_next_start(up: Up, user: 
     assert again.result(task)
     finish(again, up)
     assert {node.node_id for node in again.node_list()} == {"local/agent-1", "local/agent-2"}
-    assert "operator/agent-1 leaves the pool" in (up.data_dir / "logs" / "gateway.log").read_text()
+    log = (up.data_dir / "logs" / "gateway.log").read_text().splitlines()
+    assert [line for line in log if "action=node.left" in line and "node=operator/agent-1 " in line]
 
 
 def give_the_admin_a_node(path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -44,6 +46,18 @@ def test_a_line_is_one_json_object_whatever_a_name_is(capsys: pytest.CaptureFixt
     assert (told["action"], told["admin"], told["level"]) == ("admin.act", "root", "info")
     assert told["subject"].isprintable()
     assert told["subject"].startswith("x action=admin.act admin=root")
+
+
+def test_a_command_that_keeps_no_log_has_its_stdout_for_itself() -> None:
+    probe = (
+        "from nodepool.events.catalogue import AdminActed\n"
+        "from nodepool.events.telling import tell\n"
+        "tell(AdminActed(admin='root', act='block', subject='bob', detail='{}'))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_a_line_of_text_is_one_line_and_has_no_field_of_a_names_making(
