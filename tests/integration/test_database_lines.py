@@ -98,6 +98,39 @@ def test_a_statement_on_a_dead_line_ends_and_the_next_one_has_another(
 
 
 @pytest.mark.postgres
+def test_a_session_that_the_server_has_ended_unheard_is_waited_for_by_nobody(
+    database: Database, line: TcpProxy, postgres_url: str
+) -> None:
+    others = Database(postgres_url)
+
+    def dies(connection: Connection) -> int:
+        session = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        line.kill_lines()
+        # As `idle_in_transaction_session_timeout` does, and an operator.
+        with others.engine.connect() as operator:
+            operator.execute(text("SELECT pg_terminate_backend(:session)"), {"session": session})
+        return _one(connection)
+
+    with pytest.raises(UnavailableError):
+        database.read(dies)
+    assert database.read(_one) == 1
+    others.close()
+
+
+@pytest.mark.postgres
+def test_behind_a_pooler_that_has_numbers_of_its_own_nothing_is_said_of_a_session_that_is_not_found(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = make_url(postgres_url)
+    options = {"host": url.host, "port": url.port, "user": url.username, "dbname": url.database}
+    unknown = (1 << 30) + 7
+    assert silent_lines._session(unknown, (), options) is silent_lines._Session.IDLE
+    renumbered = silent_lines._STATE.replace("SELECT pg_backend_pid()", "SELECT pg_backend_pid() + 1")
+    monkeypatch.setattr(silent_lines, "_STATE", renumbered)
+    assert silent_lines._session(unknown, (), options) is silent_lines._Session.BUSY
+
+
+@pytest.mark.postgres
 def test_a_line_that_died_in_the_pool_is_another_one_when_it_is_needed(
     database: Database, line: TcpProxy
 ) -> None:

@@ -2,8 +2,8 @@
 
 libpq waits for an answer for ever, and where something holds the line and delivers nothing, the kernel sees
 no fault in it. So the server is asked, over another connection, what it does for who has waited for some
-seconds: a session that is idle there has answered, or has never been asked, and its line is dead. Knows no
-statements.
+seconds: a session that is idle there has answered, or has never been asked, and its line is dead. So is
+that of one that is there no more. Knows no statements.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ SILENT_SECONDS = 5.0
 AGAIN_SECONDS = 1.0
 ASK_SECONDS = 3.0
 _PERIOD_SECONDS = 0.5
-_STATE = "SELECT state FROM pg_stat_activity WHERE pid = %s"
+_STATE = """
+SELECT pg_backend_pid(), (SELECT coalesce(state, 'unknown') FROM pg_stat_activity WHERE pid = %s)
+"""
 
 
 class _Session(Enum):
     """What the server does for somebody who waits."""
 
     BUSY = auto()  # or nobody can tell
-    IDLE = auto()
+    IDLE = auto()  # or has ended
     UNREACHABLE = auto()
 
 
@@ -114,16 +116,19 @@ def _within_seconds(session: Callable[[int], _Session], pid: int) -> _Session:
 
 
 def _session(pid: int, arguments: Any, options: Any) -> _Session:
-    """Behind a pooler that gives sessions numbers of its own nothing is found, and nothing is cut."""
+    """One that is not there has been ended, and its last word was lost on the line. Behind a pooler, which
+    gives sessions numbers of its own, none is there, and nothing is cut."""
     try:
         with psycopg.connect(*arguments, **{**options, "connect_timeout": int(ASK_SECONDS)}) as other:
-            row = other.execute(_STATE, (pid,)).fetchone()
+            own, state = other.execute(_STATE, (pid,)).fetchone() or (0, "")
+            numbers_are_the_servers = own == other.info.backend_pid
     except (OSError, psycopg.Error) as error:
         log.debug("the database cannot be asked about a silent line: %s", error)
         # A server that refuses is there.
         refused = isinstance(error, psycopg.Error) and error.sqlstate is not None
         return _Session.BUSY if refused else _Session.UNREACHABLE
-    return _Session.IDLE if row is not None and str(row[0]).startswith("idle") else _Session.BUSY
+    gone = state is None and numbers_are_the_servers
+    return _Session.IDLE if gone or str(state).startswith("idle") else _Session.BUSY
 
 
 def _cut(connection: Any) -> None:
