@@ -11,7 +11,6 @@ from pathlib import Path
 import click
 
 from local_pool.pool_place import check_there, data_dir_option, find_place
-from local_pool.quiet_events import without_events
 from nodepool.domain.errors import NodePoolError
 from nodepool.domain.money import ledger
 from nodepool.domain.money.ledger import AccountKind, EntryKind, NewEntry
@@ -33,7 +32,7 @@ def grant(amount: int, data_dir: Path | None, *, all_without: bool, memo: str, d
     check_there(place)
     database = Database(place.database_url)
     try:
-        with translated_errors(), without_events():
+        with translated_errors():
             found = database.read(without_movements)
             given = found if dry_run else [user for user in found if _given(database, user, amount, memo)]
     except NodePoolError as error:

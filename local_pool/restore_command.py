@@ -13,7 +13,6 @@ import click
 from local_pool import backup_keys
 from local_pool.in_use import check_unused, gateway_serves
 from local_pool.pool_place import PoolPlace, data_dir_option, find_place
-from local_pool.quiet_events import without_events
 from local_pool.restore import BackupSource, BrokerLeft, RestoreDone, has_data, look, restore
 from local_pool.restored_files import check_objects
 from nodepool.domain.errors import NodePoolError, UnavailableError
@@ -70,7 +69,7 @@ def restore_command(
             if check:
                 _check(source, as_json=as_json)
                 return
-            with check_unused(place), _broker_of(place) as broker, without_events():
+            with check_unused(place), _broker_of(place) as broker:
                 if not force and has_data(place):
                     raise click.ClickException(
                         f"there is a pool's data already ({place.database_text}, {place.storage}): name an "
