@@ -13,7 +13,8 @@ from hivemind.cli.connect import connect, names_it
 from hivemind.cli.explain import dry_run
 from hivemind.cli.follow import follow
 from hivemind.cli.render.tasks import bytes_text, count_text, jsonable, transfer_bar
-from hivemind.cli.run_inputs import TakesArguments, inputs_of, takes_inputs
+from hivemind.cli.run_inputs import inputs_of, takes_inputs
+from hivemind.cli.sweep import SweepCommand, submit_sweep, sweep_options, take_sweep
 from hivemind.errors import ExitCode
 from hivemind.models import ResultInfo, exit_code_of
 from hivemind.needs import TaskNeeds
@@ -25,7 +26,7 @@ from nodepool.domain.trust.tiers import TIERS
 from nodepool.domain.trust.voting import MAX_REPLICAS
 
 
-@click.command(cls=TakesArguments)
+@click.command(cls=SweepCommand)
 @click.argument("path", type=click.Path(path_type=Path))
 @takes_inputs
 @click.option("--memory-gb", type=int, default=0, help="Memory, GiB [default: the pool's].")
@@ -84,6 +85,7 @@ from nodepool.domain.trust.voting import MAX_REPLICAS
 @click.option(
     "--dry-run", "is_dry", is_flag=True, help="Say where it would run now and its price; send nothing."
 )
+@sweep_options
 @click.option("--task-id", help="Your own id; a repeated upload with the same id changes nothing.")
 @click.option(
     "-f", "--follow", "follows", is_flag=True, help="Show the output; exit with the task's exit code."
@@ -117,15 +119,14 @@ def submit(
     Of a directory everything is sent but what .hivemindignore names (gitignore's rules), .git,
     virtual environments, caches, .env files and links. run.sh or main.py is what runs.
     """
-    if not follows and (output or stop_on_interrupt):
-        raise click.UsageError(
-            "--output and --stop-on-interrupt go with --follow; see also `hivemind result`"
-        )
-    if is_dry and follows:
-        raise click.UsageError("--dry-run sends nothing that --follow could show")
+    _check_flags(follows=follows, is_dry=is_dry, shows=bool(output or stop_on_interrupt))
     if output:
         check_destination(output, overwrite=force)
+    array = take_sweep(needs)
     options = TaskNeeds(**inputs_of(app, {name: value for name, value in needs.items() if value is not None}))
+    if array.sweep:
+        is_one = bool(follows or task_id)
+        return submit_sweep(app, path, array.sweep, options, array, is_dry=is_dry, is_one=is_one)
     if is_dry:
         dry_run(app, path, options)
         return ExitCode.OK
@@ -147,6 +148,15 @@ def submit(
         else:
             app.notice(f"· sent {bytes_text(sent.package_bytes)} as {sent.task_id}")
         return _to_the_end(app, pool, sent.task_id, output, force=force, stops=stop_on_interrupt)
+
+
+def _check_flags(*, follows: bool, is_dry: bool, shows: bool) -> None:
+    if shows and not follows:
+        raise click.UsageError(
+            "--output and --stop-on-interrupt go with --follow; see also `hivemind result`"
+        )
+    if is_dry and follows:
+        raise click.UsageError("--dry-run sends nothing that --follow could show")
 
 
 def _to_the_end(

@@ -68,6 +68,43 @@ def test_the_command_gives_a_run_its_words_and_a_name_to_find_it_by(pool: TestPo
     assert "first sweep" in hivemind("ls")
 
 
+def test_a_sweep_in_one_line_runs_each_task_with_its_own(pool: TestPool, tmp_path: Path) -> None:
+    user = pool.register_user()
+    names = ("RUN", "HIVEMIND_INDEX", "HIVEMIND_COUNT")
+    (tmp_path / "main.py").write_text(
+        f"import os, sys; print(sys.argv[1:], *(os.environ[name] for name in {names}))"
+    )
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "hivemind", "submit", str(tmp_path), "--matrix", "lr=0.1,0.01", "seed=1-2",
+            "-e", "RUN=r{index}", "--label", "exp=1", "--", "--lr", "{lr}", "{{{seed}}}",
+        ],
+        env={
+            "PATH": "/usr/bin:/bin", "HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT),
+            "HIVEMIND_GATEWAY": pool.address, "HIVEMIND_TOKEN": user.token, "LANG": "C.UTF-8",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    job_id = done.stdout.strip()
+    assert "4 tasks, at most" in done.stderr
+    said = []
+    for index in range(4):
+        user.wait_for(f"{job_id}.{index}", "COMPLETED")
+        said.append(user.logs(f"{job_id}.{index}").strip())
+    assert said == [
+        "['--lr', '0.1', '{1}'] r0 0 4",
+        "['--lr', '0.1', '{2}'] r1 1 4",
+        "['--lr', '0.01', '{1}'] r2 2 4",
+        "['--lr', '0.01', '{2}'] r3 3 4",
+    ]
+    told = user.stubs.tasks.GetJob(pb.GetJobRequest(job_id=job_id), metadata=user.metadata, timeout=20)
+    assert dict(told.job.counts) == {"SUCCEEDED": 4}
+    assert (told.job.paid_cpt, told.job.held_cpt) == (4, 0)
+
+
 def test_the_example_of_a_training_run_is_trained_with_what_it_is_given(pool: TestPool) -> None:
     user = pool.register_user()
     source = (ROOT / "examples" / "train" / "main.py").read_text(encoding="utf-8")

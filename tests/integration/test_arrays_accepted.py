@@ -191,6 +191,8 @@ def test_an_id_of_a_task_that_is_taken_refuses_all_of_it(gateway: InnerGateway) 
     code, _ = refused(lambda: job_of(someone, job_id))
     assert code is grpc.StatusCode.NOT_FOUND
     assert [it.task_id for it in _listed(someone)] == [f"{job_id}.1200"]
+    query = select(storage_accounts.c.bytes).where(storage_accounts.c.user_id == gateway.user_id(someone))
+    assert gateway.gateway.database.read(lambda c: c.execute(query).scalar_one()) == len(PACKAGE)
 
 
 def test_what_a_gateway_left_in_the_middle_is_seen_by_nobody_and_the_next_try_begins_anew(

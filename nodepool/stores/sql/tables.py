@@ -233,6 +233,23 @@ Index(
     postgresql_where=tasks.c.job_id != "",
 )
 Index(
+    "ix_tasks_job_index",
+    tasks.c.job_id,
+    tasks.c.job_index,
+    sqlite_where=tasks.c.job_id != "",
+    postgresql_where=tasks.c.job_id != "",
+)
+# Those of no job, however many of jobs wait beside them.
+_SINGLE = text("job_id = ''")
+Index(
+    "ix_tasks_single_state",
+    tasks.c.state,
+    tasks.c.created_at,
+    tasks.c.id,
+    sqlite_where=_SINGLE,
+    postgresql_where=_SINGLE,
+)
+Index(
     "ix_tasks_held_back",
     tasks.c.held_back_until,
     sqlite_where=tasks.c.held_back_until > 0,

@@ -1,0 +1,122 @@
+"""Sending an array: what its tasks share, what they differ by, and the package, in one stream."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hivemind.channel import GatewayChannel
+from hivemind.errors import RefusedError, UnsupportedError
+from hivemind.needs import TaskNeeds, needs_to_wire
+from hivemind.sweeps import Sweep
+from hivemind.zip_pack import Package, open_package
+from nodepool.domain.errors import InvalidInputError
+from nodepool.domain.ids import check_job_id
+from nodepool.domain.tasks.run_inputs import RunInputs
+from nodepool.protocol import nodepool_pb2 as pb
+
+_CHUNK_BYTES = 256 << 10
+_DEADLINE_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArraySubmission:
+    """Amounts are CPT; `most_cpt` is what all of it can cost."""
+
+    job_id: str
+    tasks: int
+    package_bytes: int
+    repeated: bool
+    message: str
+    max_minutes: int
+    price_per_minute_cpt: int
+    most_cpt: int
+    warnings: tuple[str, ...] = ()
+
+
+def new_job_id(now: datetime | None = None) -> str:
+    """`job_20250707_120000_ab12cd34`: the time in UTC and 8 random hex digits."""
+    moment = (now or datetime.now(UTC)).astimezone(UTC)
+    return f"job_{moment:%Y%m%d_%H%M%S}_{secrets.token_hex(4)}"
+
+
+def upload_array(
+    gateway: GatewayChannel,
+    source: Path,
+    sweep: Sweep,
+    needs: TaskNeeds,
+    job_id: str,
+    max_cpt: int,
+    progress: Callable[[int, int], None],
+) -> ArraySubmission:
+    """One package, many tasks (`hivemind.sweeps` makes a Sweep): all are accepted or none.
+
+    `{name}` and `{index}` in arguments and in values of the environment are each task's own. Without `job_id`
+    one is made; a repeat with the same changes nothing. `max_cpt`: refused where it could cost more; 0: no
+    bound. Each task holds its price when it is placed.
+    """
+    try:
+        job_id = check_job_id(job_id or new_job_id())
+        inputs = RunInputs(tuple(needs.arguments), dict(needs.environment))
+    except InvalidInputError as error:
+        raise RefusedError(str(error)) from error
+    items = sweep.check(inputs)
+    common = needs_to_wire(needs)
+    package = open_package(source)
+    common.package_bytes = package.size_bytes
+    try:
+        common.package_sha256 = package.sha256()
+        spec = pb.ArraySpec(job_id=job_id, task=common, names=sweep.names, tasks=len(sweep), max_cpt=max_cpt)
+        answer = _sent(gateway, spec, items, package, progress)
+    finally:
+        package.close()
+    if not answer.success:
+        raise RefusedError(answer.message or None)
+    return ArraySubmission(
+        job_id=answer.job_id,
+        tasks=answer.tasks,
+        package_bytes=package.size_bytes,
+        repeated=answer.repeated,
+        message=answer.message,
+        max_minutes=answer.max_minutes,
+        price_per_minute_cpt=answer.price_per_minute_cpt,
+        most_cpt=answer.most_cpt,
+        warnings=package.warnings,
+    )
+
+
+def _sent(
+    gateway: GatewayChannel,
+    spec: pb.ArraySpec,
+    items: bytes,
+    package: Package,
+    progress: Callable[[int, int], None],
+) -> pb.SubmitArrayResponse:
+    try:
+        return gateway.upload(
+            gateway.tasks.SubmitArray,
+            lambda: _messages(spec, items, package, progress),
+            deadline_seconds=_DEADLINE_SECONDS,
+        )
+    except UnsupportedError as error:
+        raise UnsupportedError("this pool is too old for arrays; nothing was sent") from error
+
+
+def _messages(
+    spec: pb.ArraySpec, items: bytes, package: Package, progress: Callable[[int, int], None]
+) -> Iterator[pb.SubmitArrayRequest]:
+    total, sent = len(items) + package.size_bytes, 0
+    progress(0, total)
+    yield pb.SubmitArrayRequest(array=spec)
+    for start in range(0, len(items), _CHUNK_BYTES):
+        piece = items[start : start + _CHUNK_BYTES]
+        yield pb.SubmitArrayRequest(items=piece)
+        sent += len(piece)
+        progress(sent, total)
+    for chunk in package.chunks(_CHUNK_BYTES):
+        yield pb.SubmitArrayRequest(zip_chunk=chunk)
+        sent += len(chunk)
+        progress(sent, total)
