@@ -22,22 +22,28 @@ class WaitReasonWriter:
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
-        # By requirements: until when nothing is told again, and to how many it was.
-        self._told: dict[Requirements, tuple[float, int]] = {}
+        # By requirements: until when nothing is told again, and to whom it was.
+        self._told: dict[Requirements, tuple[float, set[str]]] = {}
 
     def write_reasons(self, planner: Planner) -> None:
         now = time.monotonic()
         for group in planner.queue.groups():
             if not group.blocked:
                 continue
-            until, count = self._told.get(group.requirements, (0.0, 0))
-            if now < until and group.waiting <= count:
+            until, told = self._told.get(group.requirements, (0.0, set[str]()))
+            if now < until and group.waiting <= len(told):
                 continue
             tasks = planner.queue.tasks_of(group)
             # Those whose owner is held, or has no money for them, are told of that.
             ids = [task.task_id for task in tasks if not planner.queue.is_kept_back(task)]
-            self._told[group.requirements] = (now + _TELL_SECONDS, len(ids))
-            self._write(ids, planner.decide(group).reason())
+            if now < until:
+                # Who has come since: one more of many must not cost as much as all of them.
+                ids = [task_id for task_id in ids if task_id not in told]
+                told.update(ids)
+            else:
+                self._told[group.requirements] = (now + _TELL_SECONDS, set(ids))
+            if ids:
+                self._write(ids, planner.decide(group).reason())
         if len(self._told) > 2 * len(planner.queue.groups()) + 100:
             self._told = {requirements: told for requirements, told in self._told.items() if told[0] > now}
 
