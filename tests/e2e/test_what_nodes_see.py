@@ -121,7 +121,7 @@ def _opened(text: str | bytes) -> dict[str, Any]:
 def _form(seen: Seen) -> str:
     """Without what differs from one message to the next."""
     text = json.dumps([seen.entry, seen.message], sort_keys=True)
-    text = text.replace(seen.attempt_id, "ATTEMPT")
+    text = text.replace(seen.attempt_id, "ATTEMPT").replace(seen.spec.task_id, "TASK")
     text = re.sub(r"rogue\b|user-[0-9a-f]{8}", "NODE", text)
     text = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", "UUID", text)
     return re.sub(r"\d+(\.\d+)?", "N", text)

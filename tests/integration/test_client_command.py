@@ -299,7 +299,7 @@ def test_submit_carries_its_options(server: Scripted, alice: Shell, task: Path) 
     done = alice("submit", task, *options.split(), *more.split(), *placing.split(), "--json")
     assert done.answer["task_id"] == "mine"
     told = {"task_id", "package_bytes", "repeated", "message", "warnings"}
-    assert set(done.answer) == told | {"stored_bytes", "stored_bytes_limit"}
+    assert set(done.answer) == told | {"stored_bytes", "stored_bytes_limit", "max_minutes"}
     request = server.asked["UploadTask"][0]
     assert (request.memory_gb, request.cpu_score, request.gpu_score, request.gpu_memory_gb) == (2, 300, 4, 5)
     assert (request.location, request.gpu_name, request.image) == ("Asia", "X", "python:3.12")

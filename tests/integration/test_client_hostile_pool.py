@@ -42,6 +42,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     "ls": [["ls"]],
     "status": [["status", "t1"]],
     "explain": [["explain", "t1"]],
+    "completion": [["completion", "bash"]],
     "logs": [["logs", "-f", "t1"]],
     "stop": [["stop", "t1"]],
     "result": [["result", "t1", "--force"]],

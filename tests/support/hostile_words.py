@@ -38,7 +38,7 @@ def filled(message: type[Message], **told: Any) -> Any:
         if field.is_repeated:
             values = getattr(made, field.name)
             if field.message_type and field.message_type.GetOptions().map_entry:
-                values[HOSTILE] = 1
+                values[HOSTILE] = _scalar(field.message_type.fields_by_name["value"])
             elif field.message_type:
                 values.extend(filled(type(values.add())) for _ in range(_REPEATED))
                 del values[0:_REPEATED]
