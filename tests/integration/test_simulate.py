@@ -23,7 +23,7 @@ def simulate(folder: Path, *options: str) -> dict[str, Any]:
         env={"PATH": os.environ["PATH"], "TMPDIR": str(folder), MARK: os.environ[MARK]},
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=280,
         check=False,
     )
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]

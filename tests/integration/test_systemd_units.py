@@ -51,3 +51,10 @@ def test_the_dispatcher_takes_the_queues_that_hivemind_up_takes() -> None:
     argv = plan.dispatcher_part({}).argv
     queues = argv[argv.index("-Q") + 1]
     assert f"-Q {queues} " in (FOLDER / "hivemind-dispatcher.service").read_text()
+
+
+@pytest.mark.parametrize("part", ["gateway", "dispatcher"])
+def test_a_part_that_hangs_is_killed(part: str) -> None:
+    """Both say that they work, as tests/integration/test_up.py sees; the unit has to listen."""
+    lines = (FOLDER / f"hivemind-{part}.service").read_text().splitlines()
+    assert {"Type=notify", "WatchdogSec=30", "Restart=always"} <= set(lines)
