@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hivemind.admin import AdminAct, Operator, UserRecord
+    from hivemind.array_upload import ArraySubmission
     from hivemind.channel import Endpoint, RetryPolicy
     from hivemind.errors import (
         BadResultError,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from hivemind.explanation import Explanation, FailedClause, Suggestion
+    from hivemind.jobs import JobInfo, JobReason
     from hivemind.models import (
         AttemptInfo,
         Identity,
@@ -44,11 +46,13 @@ if TYPE_CHECKING:
     from hivemind.needs import TaskNeeds
     from hivemind.nodes import NodeInfo
     from hivemind.sdk import NodePoolClient
+    from hivemind.sweeps import Sweep
     from hivemind.watching import Position
     from nodepool.domain.tasks.states import TaskState
 
 __all__ = [
     "AdminAct",
+    "ArraySubmission",
     "AttemptInfo",
     "BadResultError",
     "Balance",
@@ -62,6 +66,8 @@ __all__ = [
     "Explanation",
     "FailedClause",
     "Identity",
+    "JobInfo",
+    "JobReason",
     "LimitError",
     "MissingError",
     "NodeInfo",
@@ -81,6 +87,7 @@ __all__ = [
     "StatementLine",
     "Submission",
     "Suggestion",
+    "Sweep",
     "TaskEvent",
     "TaskInfo",
     "TaskNeeds",
@@ -94,6 +101,10 @@ __all__ = [
 ]
 
 _HOME_OF = {
+    "ArraySubmission": "hivemind.array_upload",
+    "JobInfo": "hivemind.jobs",
+    "JobReason": "hivemind.jobs",
+    "Sweep": "hivemind.sweeps",
     "Endpoint": "hivemind.channel",
     "RetryPolicy": "hivemind.channel",
     "NodePoolClient": "hivemind.sdk",

@@ -20,7 +20,6 @@ from typing import Protocol
 
 from hivemind import downloading, money, watching
 from hivemind.admin import Operator
-from hivemind.array_upload import ArraySubmission, upload_array
 from hivemind.channel import Endpoint, GatewayChannel, RetryPolicy
 from hivemind.errors import (
     ClientError,
@@ -34,6 +33,7 @@ from hivemind.errors import (
     UnsupportedError,
 )
 from hivemind.explanation import Explanation, explanation_from_wire, explanation_of_older_pool
+from hivemind.job_calls import JobCalls
 from hivemind.models import (
     Identity,
     ResultInfo,
@@ -46,7 +46,6 @@ from hivemind.models import (
 from hivemind.money import Balance, Credit, Statement, Transferred
 from hivemind.needs import TaskNeeds, needs_to_wire
 from hivemind.nodes import NodeInfo, node_from_wire
-from hivemind.sweeps import Sweep
 from hivemind.tokens import read_token
 from hivemind.uploading import Progress, new_task_id, silent, upload_task
 from hivemind.watching import Position
@@ -54,7 +53,7 @@ from hivemind.zip_unpack import MAX_UNPACKED_BYTES
 from nodepool.protocol import nodepool_pb2 as pb
 
 
-class NodePoolClient:
+class NodePoolClient(JobCalls):
     """A connection to one pool as one user. Safe to use from several threads; close it after use."""
 
     def __init__(
@@ -213,21 +212,6 @@ class NodePoolClient:
         chosen = task_id or new_task_id()
         self._need_token()
         return upload_task(self._gateway, Path(source), chosen, needs or TaskNeeds(), progress or silent)
-
-    def submit_array(
-        self,
-        source: str | Path,
-        sweep: Sweep,
-        needs: TaskNeeds | None = None,
-        *,
-        job_id: str = "",
-        max_cpt: int = 0,
-        progress: Progress = silent,
-    ) -> ArraySubmission:
-        """Send one package as many tasks, all accepted or none; see `hivemind.array_upload`."""
-        self._need_token()
-        wanted = needs or TaskNeeds()
-        return upload_array(self._gateway, Path(source), sweep, wanted, job_id, max_cpt, progress)
 
     def status(self, task_id: str) -> TaskInfo:
         request = pb.PollTaskStatusRequest(task_id=task_id)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 import click
@@ -29,6 +30,13 @@ def task_ids(context: click.Context, _parameter: click.Parameter, begun: str) ->
     chosen = set(context.params.get("task_ids") or ())
     found = _asked(context, lambda pool: [(task.task_id, task.status) for task in pool.list()])
     return _beginning(begun, (each for each in found if each[0] not in chosen))
+
+
+def job_ids(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    found = _asked(
+        context, lambda pool: [(job.job_id, f"{job.tasks} tasks") for job in islice(pool.jobs(), _MOST)]
+    )
+    return _beginning(begun, found)
 
 
 def node_ids(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:

@@ -74,26 +74,30 @@ def test_a_sweep_in_one_line_runs_each_task_with_its_own(pool: TestPool, tmp_pat
     (tmp_path / "main.py").write_text(
         f"import os, sys; print(sys.argv[1:], *(os.environ[name] for name in {names}))"
     )
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "hivemind", "submit", str(tmp_path), "--matrix", "lr=0.1,0.01", "seed=1-2",
-            "-e", "RUN=r{index}", "--label", "exp=1", "--", "--lr", "{lr}", "{{{seed}}}",
-        ],
-        env={
-            "PATH": "/usr/bin:/bin", "HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT),
-            "HIVEMIND_GATEWAY": pool.address, "HIVEMIND_TOKEN": user.token, "LANG": "C.UTF-8",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
+
+    def hivemind(*words: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "hivemind", *words],
+            env={
+                "PATH": "/usr/bin:/bin", "HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT),
+                "HIVEMIND_GATEWAY": pool.address, "HIVEMIND_TOKEN": user.token, "LANG": "C.UTF-8",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done
+
+    done = hivemind(
+        "submit", str(tmp_path), "--matrix", "lr=0.1,0.01", "seed=1-2",
+        "-e", "RUN=r{index}", "--label", "exp=1", "--", "--lr", "{lr}", "{{{seed}}}",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
     job_id = done.stdout.strip()
     assert "4 tasks, at most" in done.stderr
-    said = []
-    for index in range(4):
-        user.wait_for(f"{job_id}.{index}", "COMPLETED")
-        said.append(user.logs(f"{job_id}.{index}").strip())
+    watched = hivemind("job", "watch", job_id, "--json").stdout.splitlines()
+    assert json.loads(watched[-1])["counts"] == {"SUCCEEDED": 4}
+    said = [user.logs(f"{job_id}.{index}").strip() for index in range(4)]
     assert said == [
         "['--lr', '0.1', '{1}'] r0 0 4",
         "['--lr', '0.1', '{2}'] r1 1 4",
@@ -103,6 +107,11 @@ def test_a_sweep_in_one_line_runs_each_task_with_its_own(pool: TestPool, tmp_pat
     told = user.stubs.tasks.GetJob(pb.GetJobRequest(job_id=job_id), metadata=user.metadata, timeout=20)
     assert dict(told.job.counts) == {"SUCCEEDED": 4}
     assert (told.job.paid_cpt, told.job.held_cpt) == (4, 0)
+    hivemind("job", "result", job_id, "--output", str(tmp_path / "out" / "{index}"), "--only", "*log*")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0", "1", "2", "3"]
+    assert (tmp_path / "out" / "2" / "execution_log.txt").is_file()
+    assert not (tmp_path / "out" / "2" / "main.py").exists()
+    assert job_id in hivemind("job", "ls").stdout
 
 
 def test_the_example_of_a_training_run_is_trained_with_what_it_is_given(pool: TestPool) -> None:

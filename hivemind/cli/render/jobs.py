@@ -1,0 +1,110 @@
+"""How a job looks to people, and its JSON shape.
+
+Knows rich; knows neither the connection nor click.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from hivemind.cli.render.columns import PlainTable
+from hivemind.cli.render.plain_text import one_line
+from hivemind.cli.render.tasks import count_text, duration_text, jsonable
+from hivemind.jobs import JobInfo
+from nodepool.domain.tasks.states import TaskState
+
+_STYLES = {
+    TaskState.QUEUED: "yellow",
+    TaskState.PLACED: "cyan",
+    TaskState.RUNNING: "cyan",
+    TaskState.SUCCEEDED: "green",
+    TaskState.FAILED: "red",
+    TaskState.STOPPED: "magenta",
+}
+
+
+def job_json(job: JobInfo) -> dict[str, Any]:
+    told: dict[str, Any] = jsonable(job)
+    return {**told, "counts": {state.value: count for state, count in job.counts.items()}, "ended": job.ended}
+
+
+def jobs_table(jobs: Sequence[JobInfo], now: float) -> PlainTable:
+    named = any(job.name for job in jobs)
+    table = PlainTable(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for title in ("JOB", *(["NAME"] if named else []), "TASKS", "ENDED", "AGE", "STATES"):
+        table.add_column(title, justify="right" if title in ("TASKS", "ENDED") else "left", overflow="fold")
+    for job in jobs:
+        table.add_row(
+            one_line(job.job_id),
+            *([one_line(job.name)] if named else []),
+            f"{job.tasks:,}",
+            f"{100 * job.ended // job.tasks if job.tasks else 100} %",
+            duration_text(now - job.created_at) if job.created_at else "",
+            _states(job),
+        )
+    return table
+
+
+def job_line(job: JobInfo, now: float) -> str:
+    """Its progress, on one line."""
+    left = job.seconds_left(now)
+    about = f", about {duration_text(left)} left at this pace" if left is not None else ""
+    return f"{job.ended:,} of {count_text(job.tasks, 'task')} ended: {_states(job).plain}{about}"
+
+
+def job_details(job: JobInfo, now: float) -> Group:
+    left = job.seconds_left(now)
+    rows = {
+        "job": one_line(job.job_id),
+        "name": one_line(job.name),
+        "labels": one_line(" ".join(f"{key}={value}" for key, value in sorted(job.labels.items()))),
+        "tasks": f"{job.tasks:,}",
+        "ended": f"{job.ended:,}",
+        "age": duration_text(now - job.created_at) if job.created_at else "",
+        "may be done in": f"{duration_text(left)} (at the pace since it was sent)"
+        if left is not None
+        else "",
+        "stop": "asked for" if job.stop_requested and not job.final else "",
+        "paid": f"{job.paid_cpt:,} CPT",
+        "held": f"{job.held_cpt:,} CPT" if job.held_cpt else "",
+    }
+    table = PlainTable.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in rows.items():
+        if text:
+            table.add_row(name, Text(text))
+    table.add_row("states", _states(job))
+    parts: list[RenderableType] = [table]
+    if job.reasons:
+        parts += ["", _reasons(job)]
+    return Group(*parts)
+
+
+def _reasons(job: JobInfo) -> PlainTable:
+    table = PlainTable(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("TASKS", justify="right", no_wrap=True)
+    table.add_column("STATE", no_wrap=True)
+    table.add_column("WHY", overflow="fold")
+    table.add_column("SUCH AS", no_wrap=True)
+    for each in job.reasons:
+        table.add_row(
+            f"{each.tasks:,}",
+            Text(each.state.value, _STYLES[each.state]),
+            one_line(each.reason) or "not known yet",
+            f"{one_line(job.job_id)}.{each.first_index}",
+        )
+    return table
+
+
+def _states(job: JobInfo) -> Text:
+    told = Text()
+    for state in TaskState:
+        if count := job.counts.get(state, 0):
+            told.append(", " if told.plain else "")
+            told.append(f"{count:,} {state.value.lower()}", _STYLES[state])
+    return told
