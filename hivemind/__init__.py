@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from hivemind.explanation import Explanation, FailedClause, Suggestion
-    from hivemind.jobs import JobInfo, JobReason
+    from hivemind.jobs import JobInfo, ReasonGroup
     from hivemind.models import (
         AttemptInfo,
         Identity,
@@ -67,7 +67,6 @@ __all__ = [
     "FailedClause",
     "Identity",
     "JobInfo",
-    "JobReason",
     "LimitError",
     "MissingError",
     "NodeInfo",
@@ -79,6 +78,7 @@ __all__ = [
     "OutputEvent",
     "PlainTextError",
     "Position",
+    "ReasonGroup",
     "RefusedError",
     "ResultInfo",
     "RetryPolicy",
@@ -103,7 +103,7 @@ __all__ = [
 _HOME_OF = {
     "ArraySubmission": "hivemind.array_upload",
     "JobInfo": "hivemind.jobs",
-    "JobReason": "hivemind.jobs",
+    "ReasonGroup": "hivemind.jobs",
     "Sweep": "hivemind.sweeps",
     "Endpoint": "hivemind.channel",
     "RetryPolicy": "hivemind.channel",

@@ -22,7 +22,7 @@ FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.5, 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobReason:
+class ReasonGroup:
     """Why so many tasks of a job wait, failed or were stopped; `first_index` is one of them."""
 
     state: TaskState
@@ -48,7 +48,7 @@ class JobInfo:
     held_cpt: int = 0
     paid_cpt: int = 0
     max_cpt: int = 0
-    reasons: tuple[JobReason, ...] = ()
+    reasons: tuple[ReasonGroup, ...] = ()
 
     @property
     def ended(self) -> int:
@@ -149,7 +149,7 @@ def _job(job: pb.Job, reasons: Sequence[pb.JobReason] = ()) -> JobInfo:
         paid_cpt=job.paid_cpt,
         max_cpt=job.max_cpt,
         reasons=tuple(
-            JobReason(
+            ReasonGroup(
                 state=state_from_word(each.state),
                 code=each.code,
                 reason=each.reason,

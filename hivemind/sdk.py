@@ -33,7 +33,7 @@ from hivemind.errors import (
     UnsupportedError,
 )
 from hivemind.explanation import Explanation, explanation_from_wire, explanation_of_older_pool
-from hivemind.job_calls import JobCalls
+from hivemind.job_methods import JobMethods
 from hivemind.models import (
     Identity,
     ResultInfo,
@@ -53,7 +53,7 @@ from hivemind.zip_unpack import MAX_UNPACKED_BYTES
 from nodepool.protocol import nodepool_pb2 as pb
 
 
-class NodePoolClient(JobCalls):
+class NodePoolClient(JobMethods):
     """A connection to one pool as one user. Safe to use from several threads; close it after use."""
 
     def __init__(

@@ -16,7 +16,7 @@ from hivemind.uploading import Progress, silent
 from nodepool.domain.tasks.states import TaskState
 
 
-class JobCalls:
+class JobMethods:
     _gateway: GatewayChannel
 
     def _need_token(self) -> str:
