@@ -59,14 +59,7 @@ def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestValk
 @pytest.fixture
 def valkey(valkey_server: TestValkey) -> TestValkey:
     """A running, empty Valkey with no users but the admin."""
-    if not valkey_server.process.is_running:
-        valkey_server.start()
-    admin = valkey_server.admin
-    admin.flushall()
-    for user in admin.acl_users():
-        if user not in ("default", valkey_server.user):
-            admin.acl_deluser(str(user))
-    return valkey_server
+    return valkey_server.emptied()
 
 
 @pytest.fixture

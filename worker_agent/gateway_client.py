@@ -105,6 +105,7 @@ class GatewayClient:
         self._options = options
         self.on_contact = on_contact
         self.on_login_refused: Callable[[LoginRefusedError], None] = lambda _: None
+        check_plain_text(options)
         self._lines = GatewayLines(options.addresses, lambda address: open_channel(options, address))
         self._users = rpc.UserServiceStub(self._lines)
         self._nodes = rpc.NodeManagerServiceStub(self._lines)
@@ -324,8 +325,20 @@ class GatewayClient:
         self._renew_at = time.monotonic() + max(_MIN_TOKEN_SECONDS, life * (1 - _RENEW_AT_PART))
 
 
+def check_plain_text(options: GatewayOptions) -> None:
+    """Raises GatewayRefusedError when plain text would leave the machine without anybody having said so.
+
+    Of all gateways at once: an agent that goes on with the next is not to find out then.
+    """
+    for address in () if options.tls or options.allow_insecure_plaintext else options.addresses:
+        if not is_loopback(address):
+            raise GatewayRefusedError(
+                f"{address} is another machine and the connection would be plain text: use --tls, or "
+                "--allow-insecure-plaintext where everyone on the way may read password and code"
+            )
+
+
 def open_channel(options: GatewayOptions, address: str) -> grpc.Channel:
-    """Raises GatewayRefusedError when plain text would leave the machine without anybody having said so."""
     settings = [
         ("grpc.max_send_message_length", _MESSAGE_BYTES),
         ("grpc.max_receive_message_length", _MESSAGE_BYTES),
@@ -337,11 +350,6 @@ def open_channel(options: GatewayOptions, address: str) -> grpc.Channel:
     if options.tls:
         roots = options.ca_file.read_bytes() if options.ca_file else None
         return grpc.secure_channel(address, grpc.ssl_channel_credentials(roots), settings)
-    if not options.allow_insecure_plaintext and not is_loopback(address):
-        raise GatewayRefusedError(
-            f"{address} is another machine and the connection would be plain text: use --tls, or "
-            "--allow-insecure-plaintext where everyone on the way may read password and code"
-        )
     return grpc.insecure_channel(address, settings)
 
 

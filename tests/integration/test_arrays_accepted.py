@@ -25,8 +25,7 @@ from tests.support.valkey import TestValkey
 
 @pytest.fixture(scope="module")
 def gateway(valkey_server: TestValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[InnerGateway]:
-    if not valkey_server.process.is_running:
-        valkey_server.start()
+    valkey_server.emptied()
     made = InnerGateway(tmp_path_factory.mktemp("gateway"), valkey_server, newcomer_balance_cpt=1000)
     yield made
     made.close()

@@ -33,8 +33,7 @@ Metadata = tuple[tuple[str, str], ...]
 
 @pytest.fixture(scope="module")
 def gateway(valkey_server: TestValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
-    if not valkey_server.process.is_running:
-        valkey_server.start()
+    valkey_server.emptied()
     process = GatewayProcess(tmp_path_factory.mktemp("gateway"), valkey_server)
     yield process.start_serving()
     process.close()

@@ -38,8 +38,7 @@ STREAMS, CALLS_OF_ACCOUNT, CALLS_OF_ADDRESS, CONNECTIONS = 6, 12, 80, 40
 
 @pytest.fixture(scope="module")
 def gateway(valkey_server: TestValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
-    if not valkey_server.process.is_running:
-        valkey_server.start()
+    valkey_server.emptied()
     process = GatewayProcess(
         tmp_path_factory.mktemp("gateway"),
         valkey_server,

@@ -63,8 +63,7 @@ def _gateway(folder: Path, valkey: TestValkey, **settings: str) -> GatewayProces
 
 @pytest.fixture(scope="module")
 def gateway(valkey_server: TestValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
-    if not valkey_server.process.is_running:
-        valkey_server.start()
+    valkey_server.emptied()
     process = _gateway(tmp_path_factory.mktemp("gateway"), valkey_server)
     yield process
     process.close()

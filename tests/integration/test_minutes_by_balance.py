@@ -21,8 +21,7 @@ DATA = package({"main.py": "print('hello')"})
 
 @pytest.fixture(scope="module")
 def gateway(valkey_server: TestValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[InnerGateway]:
-    if not valkey_server.process.is_running:
-        valkey_server.start()
+    valkey_server.emptied()
     made = InnerGateway(tmp_path_factory.mktemp("gateway"), valkey_server, newcomer_balance_cpt=100)
     yield made
     made.close()

@@ -28,8 +28,7 @@ READS, WRONG, ENTRIES, NODES = 120, 4, 40, 3
 
 @pytest.fixture(scope="module")
 def gateway(valkey_server: TestValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[InnerGateway]:
-    if not valkey_server.process.is_running:
-        valkey_server.start()
+    valkey_server.emptied()
     made = InnerGateway(
         tmp_path_factory.mktemp("gateway"),
         valkey_server,

@@ -31,8 +31,7 @@ _MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def gateway(valkey_server: TestValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[InnerGateway]:
-    if not valkey_server.process.is_running:
-        valkey_server.start()
+    valkey_server.emptied()
     made = InnerGateway(tmp_path_factory.mktemp("gateway"), valkey_server, max_stored_mb_per_user=1)
     yield made
     made.close()

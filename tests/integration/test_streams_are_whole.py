@@ -29,8 +29,7 @@ PIECE_BYTES, RANDOM_BYTES = 8 << 10, 50_000
 
 @pytest.fixture(scope="module")
 def gateway(valkey_server: TestValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[InnerGateway]:
-    if not valkey_server.process.is_running:
-        valkey_server.start()
+    valkey_server.emptied()
     made = InnerGateway(tmp_path_factory.mktemp("gateway"), valkey_server)
     yield made
     made.close()

@@ -61,8 +61,7 @@ class Two:
 
 @pytest.fixture(scope="module")
 def two(valkey_server: TestValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
-    if not valkey_server.process.is_running:
-        valkey_server.start()
+    valkey_server.emptied()
     made = Two(tmp_path_factory.mktemp("two"), valkey_server)
     yield made
     made.close()

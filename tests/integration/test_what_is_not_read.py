@@ -29,8 +29,7 @@ TASKS, NODES = "/nodepool.MasterNodeService/", "/nodepool.NodeManagerService/"
 
 @pytest.fixture(scope="module")
 def gateway(valkey_server: TestValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[InnerGateway]:
-    if not valkey_server.process.is_running:
-        valkey_server.start()
+    valkey_server.emptied()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(message_limits, "longest_stream_seconds", lambda _settings: 2.0)
         made = InnerGateway(

@@ -91,6 +91,16 @@ class TestValkey:
             self.client()
         return self._clients[0]
 
+    def emptied(self) -> TestValkey:
+        """Running, with no key and no user but the admin: what the module before left is of another pool."""
+        if not self.process.is_running:
+            self.start()
+        self.admin.flushall()
+        for user in self.admin.acl_users():
+            if user not in ("default", self.user):
+                self.admin.acl_deluser(str(user))
+        return self
+
     def start(self) -> None:
         self.process.start()
 

@@ -9,7 +9,7 @@ import pytest
 
 from nodepool.domain.tasks.states import Outcome
 from worker_agent.execution import cores_for, judge, memory_bytes
-from worker_agent.gateway_client import GatewayOptions, GatewayRefusedError, is_loopback, open_channel
+from worker_agent.gateway_client import GatewayOptions, GatewayRefusedError, check_plain_text, is_loopback
 from worker_agent.options import RunnerChoice, parse_options
 from worker_agent.runners.base import RunEnd
 
@@ -97,12 +97,18 @@ def test_plain_text_stays_on_the_machine_unless_allowed(address: str, *, loopbac
     assert is_loopback(address) is loopback
     options = {"addresses": (address,), "username": "ada", "password": "a good password"}
     if loopback:
-        open_channel(GatewayOptions(**options), address).close()
+        check_plain_text(GatewayOptions(**options))
     else:
         with pytest.raises(GatewayRefusedError, match="--allow-insecure-plaintext"):
-            open_channel(GatewayOptions(**options), address)
-    open_channel(GatewayOptions(**options, allow_insecure_plaintext=True), address).close()
-    open_channel(GatewayOptions(**options, tls=True), address).close()
+            check_plain_text(GatewayOptions(**options))
+    check_plain_text(GatewayOptions(**options, allow_insecure_plaintext=True))
+    check_plain_text(GatewayOptions(**options, tls=True))
+
+
+def test_one_gateway_elsewhere_is_enough_to_refuse_plain_text() -> None:
+    two = GatewayOptions(addresses=("127.0.0.1:1", "gateway:2"), username="ada", password="a good password")
+    with pytest.raises(GatewayRefusedError, match="gateway:2 is another machine"):
+        check_plain_text(two)
 
 
 def test_a_task_that_names_no_memory_gets_the_default() -> None:
