@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from hivemind.channel import GatewayChannel
 from hivemind.errors import RefusedError, UnsupportedError
 from hivemind.needs import TaskNeeds, needs_to_wire
 from hivemind.sweeps import Sweep
+from hivemind.uploading import CHUNK_BYTES, DEADLINE_SECONDS, Progress, new_id
 from hivemind.zip_pack import Package, open_package
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.ids import check_job_id
 from nodepool.domain.tasks.run_inputs import RunInputs
 from nodepool.protocol import nodepool_pb2 as pb
-
-_CHUNK_BYTES = 256 << 10
-_DEADLINE_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +33,9 @@ class ArraySubmission:
     warnings: tuple[str, ...] = ()
 
 
-def new_job_id(now: datetime | None = None) -> str:
-    """`job_20250707_120000_ab12cd34`: the time in UTC and 8 random hex digits."""
-    moment = (now or datetime.now(UTC)).astimezone(UTC)
-    return f"job_{moment:%Y%m%d_%H%M%S}_{secrets.token_hex(4)}"
+def new_job_id() -> str:
+    """`job_20250707_120000_ab12cd34`, made as a task's."""
+    return new_id("job")
 
 
 def upload_array(
@@ -50,7 +45,7 @@ def upload_array(
     needs: TaskNeeds,
     job_id: str,
     max_cpt: int,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> ArraySubmission:
     """One package, many tasks (`hivemind.sweeps` makes a Sweep): all are accepted or none.
 
@@ -93,30 +88,30 @@ def _sent(
     spec: pb.ArraySpec,
     items: bytes,
     package: Package,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> pb.SubmitArrayResponse:
     try:
         return gateway.upload(
             gateway.tasks.SubmitArray,
             lambda: _messages(spec, items, package, progress),
-            deadline_seconds=_DEADLINE_SECONDS,
+            deadline_seconds=DEADLINE_SECONDS,
         )
     except UnsupportedError as error:
         raise UnsupportedError("this pool is too old for arrays; nothing was sent") from error
 
 
 def _messages(
-    spec: pb.ArraySpec, items: bytes, package: Package, progress: Callable[[int, int], None]
+    spec: pb.ArraySpec, items: bytes, package: Package, progress: Progress
 ) -> Iterator[pb.SubmitArrayRequest]:
     total, sent = len(items) + package.size_bytes, 0
     progress(0, total)
     yield pb.SubmitArrayRequest(array=spec)
-    for start in range(0, len(items), _CHUNK_BYTES):
-        piece = items[start : start + _CHUNK_BYTES]
+    for start in range(0, len(items), CHUNK_BYTES):
+        piece = items[start : start + CHUNK_BYTES]
         yield pb.SubmitArrayRequest(items=piece)
         sent += len(piece)
         progress(sent, total)
-    for chunk in package.chunks(_CHUNK_BYTES):
+    for chunk in package.chunks(CHUNK_BYTES):
         yield pb.SubmitArrayRequest(zip_chunk=chunk)
         sent += len(chunk)
         progress(sent, total)

@@ -19,10 +19,10 @@ from nodepool.protocol import nodepool_pb2 as pb
 
 # Above this a package is streamed.
 STREAM_ABOVE_BYTES = 8 << 20
-_CHUNK_BYTES = 256 << 10
+CHUNK_BYTES = 256 << 10
 _NEARLY_FULL = 0.8
 # Generous: a slow line may need minutes for a large package, and keepalive notices a dead one.
-_DEADLINE_SECONDS = 3600.0
+DEADLINE_SECONDS = 3600.0
 _TOO_OLD = "this pool is too old to pass arguments or environment variables on"
 
 # (bytes done, bytes in all)
@@ -35,8 +35,12 @@ def silent(done: int, total: int) -> None:
 
 def new_task_id(now: datetime | None = None) -> str:
     """`task_20250707_120000_ab12cd34`: the time in UTC and 8 random hex digits."""
+    return new_id("task", now)
+
+
+def new_id(kind: str, now: datetime | None = None) -> str:
     moment = (now or datetime.now(UTC)).astimezone(UTC)
-    return f"task_{moment:%Y%m%d_%H%M%S}_{secrets.token_hex(4)}"
+    return f"{kind}_{moment:%Y%m%d_%H%M%S}_{secrets.token_hex(4)}"
 
 
 def upload_task(
@@ -129,10 +133,10 @@ def _send(
         return gateway.upload(
             gateway.tasks.UploadTaskStream,
             lambda: _parts(request, package, progress),
-            deadline_seconds=_DEADLINE_SECONDS,
+            deadline_seconds=DEADLINE_SECONDS,
         )
     request.task_zip = package.read()
-    answer = gateway.call(gateway.tasks.UploadTask, request, deadline_seconds=_DEADLINE_SECONDS)
+    answer = gateway.call(gateway.tasks.UploadTask, request, deadline_seconds=DEADLINE_SECONDS)
     progress(package.size_bytes, package.size_bytes)
     return answer
 
@@ -142,7 +146,7 @@ def _parts(
 ) -> Iterator[pb.UploadTaskStreamRequest]:
     yield pb.UploadTaskStreamRequest(task=request)
     sent = 0
-    for chunk in package.chunks(_CHUNK_BYTES):
+    for chunk in package.chunks(CHUNK_BYTES):
         yield pb.UploadTaskStreamRequest(zip_chunk=chunk)
         sent += len(chunk)
         progress(sent, package.size_bytes)

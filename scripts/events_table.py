@@ -7,16 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from pathlib import Path
 
 from nodepool.domain.limit_names import LimitName
 from nodepool.events.catalogue import EVENTS, Event, FloodEvent, LeaveCause, RefusalCause
 from nodepool.events.field_words import FIELD_WORDS
-
-ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "events.md"
-BEGIN = "<!-- events: begin (scripts/events_table.py) -->"
-END = "<!-- events: end -->"
+from scripts.generated_part import GeneratedPart
 
 
 def fields_of(event: type[Event]) -> list[str]:
@@ -44,27 +39,8 @@ def _row(event: type[Event]) -> str:
     return f"| `{event.action}` | {event.level} | {fields} | {event.words}{bound} |"
 
 
-def with_tables(page: str) -> str:
-    """The text with the tables between its markers. Raises ValueError when they are not there."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"docs/events.md lacks the lines {BEGIN!r} and {END!r}")
-    return f"{before}{BEGIN}\n{tables()}\n{END}{after}"
-
-
-def main(arguments: list[str]) -> int:
-    text = PAGE.read_text(encoding="utf-8")
-    wanted = with_tables(text)
-    if "--write" in arguments:
-        PAGE.write_text(wanted, encoding="utf-8")
-        return 0
-    print(tables())
-    if text != wanted:
-        print("docs/events.md is old; run: python scripts/events_table.py --write", file=sys.stderr)
-        return 1
-    return 0
+PART = GeneratedPart("events", tables)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(PART.main(sys.argv[1:]))

@@ -6,14 +6,10 @@ Without --write it prints them and says whether docs/metrics.md is old; the exit
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from nodepool.metrics.catalogue import BOTH, DISPATCHER, GATEWAY, CatalogueEntry, Part, entries
+from scripts.generated_part import GeneratedPart
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "metrics.md"
-BEGIN = "<!-- metrics: begin (scripts/metrics_table.py) -->"
-END = "<!-- metrics: end -->"
 _HEADINGS: dict[tuple[Part, ...], str] = {
     BOTH: "Gateway and dispatcher",
     GATEWAY: "Gateway",
@@ -35,27 +31,8 @@ def _row(entry: CatalogueEntry) -> str:
     return f"| `{entry.name}` | {entry.kind} | {labels} | {entry.words} |"
 
 
-def with_tables(page: str) -> str:
-    """The text with the tables between its markers. Raises ValueError when they are not there."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"docs/metrics.md lacks the lines {BEGIN!r} and {END!r}")
-    return f"{before}{BEGIN}\n{tables()}\n{END}{after}"
-
-
-def main(arguments: list[str]) -> int:
-    text = PAGE.read_text(encoding="utf-8")
-    wanted = with_tables(text)
-    if "--write" in arguments:
-        PAGE.write_text(wanted, encoding="utf-8")
-        return 0
-    print(tables())
-    if text != wanted:
-        print("docs/metrics.md is old; run: python scripts/metrics_table.py --write", file=sys.stderr)
-        return 1
-    return 0
+PART = GeneratedPart("metrics", tables)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(PART.main(sys.argv[1:]))

@@ -11,10 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nodepool.settings import Settings
-
-ROOT = Path(__file__).resolve().parent.parent
-BEGIN = "<!-- settings: begin (scripts/settings_table.py) -->"
-END = "<!-- settings: end -->"
+from scripts.generated_part import ROOT, GeneratedPart
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +49,7 @@ def table() -> str:
     return "\n".join(rows)
 
 
-def with_table(page: str) -> str:
-    """The text with the table between its markers. Raises ValueError when they are not there."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"docs/settings.md lacks the lines {BEGIN!r} and {END!r}")
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+PART = GeneratedPart("settings", table)
 
 
 def env_problems(text: str) -> list[str]:
@@ -77,18 +68,15 @@ def env_problems(text: str) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    page = ROOT / "docs" / "settings.md"
-    text = page.read_text(encoding="utf-8")
-    wanted = with_table(text)
+    text = PART.page.read_text(encoding="utf-8")
+    wanted = PART.put_into(text)
     problems = env_problems((ROOT / ".env.example").read_text(encoding="utf-8"))
     if "--write" in arguments:
-        page.write_text(wanted, encoding="utf-8")
+        PART.page.write_text(wanted, encoding="utf-8")
     else:
         print(table())
         if text != wanted:
-            problems.append(
-                "the table of docs/settings.md is old; run: python scripts/settings_table.py --write"
-            )
+            problems.append(f"the table of docs/settings.md is old; {PART.remedy}")
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0

@@ -16,7 +16,7 @@ def test_every_setting_has_a_meaning() -> None:
 
 
 def test_the_page_has_the_table_of_the_settings_as_they_are() -> None:
-    assert settings_table.with_table(PAGE) == PAGE, "run: python scripts/settings_table.py --write"
+    assert settings_table.PART.put_into(PAGE) == PAGE, "run: python scripts/settings_table.py --write"
 
 
 def test_the_example_of_an_env_file_has_every_setting_with_its_default_and_meaning() -> None:
@@ -32,4 +32,4 @@ def test_a_setting_that_is_missing_or_has_another_default_is_found() -> None:
 
 def test_a_page_without_the_markers_is_refused() -> None:
     with pytest.raises(ValueError, match="lacks the lines"):
-        settings_table.with_table("# nothing")
+        settings_table.PART.put_into("# nothing")

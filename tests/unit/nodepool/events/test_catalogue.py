@@ -42,11 +42,11 @@ def test_no_field_is_explained_that_is_nowhere() -> None:
 
 
 def test_the_page_has_every_event_as_it_is() -> None:
-    text = events_table.PAGE.read_text(encoding="utf-8")
-    assert events_table.with_tables(text) == text, "run: python scripts/events_table.py --write"
+    text = events_table.PART.page.read_text(encoding="utf-8")
+    assert events_table.PART.put_into(text) == text, "run: python scripts/events_table.py --write"
     assert all(f"| `{event.action}` |" in text for event in EVENTS)
 
 
 def test_a_page_without_the_markers_is_refused() -> None:
     with pytest.raises(ValueError, match="lacks the lines"):
-        events_table.with_tables("# nothing")
+        events_table.PART.put_into("# nothing")

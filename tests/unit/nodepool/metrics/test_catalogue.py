@@ -35,14 +35,14 @@ def test_no_name_stands_twice() -> None:
 
 
 def test_the_page_has_every_metric_as_it_is() -> None:
-    text = metrics_table.PAGE.read_text(encoding="utf-8")
-    assert metrics_table.with_tables(text) == text, "run: python scripts/metrics_table.py --write"
+    text = metrics_table.PART.page.read_text(encoding="utf-8")
+    assert metrics_table.PART.put_into(text) == text, "run: python scripts/metrics_table.py --write"
     assert all(f"`{entry.name}`" in text for entry in entries())
 
 
 def test_a_page_without_the_markers_is_refused() -> None:
     with pytest.raises(ValueError, match="lacks the lines"):
-        metrics_table.with_tables("# nothing")
+        metrics_table.PART.put_into("# nothing")
 
 
 def test_a_value_that_the_pool_does_not_know_makes_no_label() -> None:
