@@ -5,13 +5,13 @@ Knows no service and no call.
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from typing import Any
 
 import grpc
 
 from gateway.admission.message_limits import largest_message, longest_stream_seconds
+from nodepool.domain.loopback import is_loopback_host
 from nodepool.keepalive import grpc_ping_options
 from nodepool.settings import Settings
 
@@ -34,21 +34,12 @@ class CannotServeError(Exception):
         self.exit_code = exit_code
 
 
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 def check_exposure(settings: Settings) -> None:
     """CannotServeError where tokens and code would travel readable and nobody has said that they may."""
     hosts = [settings.grpc_server_host]
     if settings.proxy_protocol_port:
         hosts.append(settings.proxy_protocol_host or hosts[0])
-    host = next((host for host in hosts if not is_loopback(host)), "")
+    host = next((host for host in hosts if not is_loopback_host(host)), "")
     if settings.grpc_tls_cert_file or settings.allow_insecure_plaintext or not host:
         return
     raise CannotServeError(

@@ -32,7 +32,7 @@ _CHUNK_BYTES = 256 << 10
 _CALL_SECONDS = 10.0
 _REPORT_SECONDS = 3.0
 # A node that leaves is found out in any case: whoever stops it does not wait for a gateway that is silent.
-_FAREWELL_SECONDS = 3.0
+_SIGN_OFF_SECONDS = 3.0
 _STREAM_SECONDS = 300.0
 _FIRST_PAUSE_SECONDS = 0.1
 _LAST_PAUSE_SECONDS = 5.0
@@ -155,11 +155,11 @@ class GatewayClient:
 
     def set_draining(self, node_id: str, give_up: Callable[[], bool]) -> None:
         request = pb.SetNodeDrainingRequest(node_id=node_id, draining=True)
-        self._unary(self._nodes.SetNodeDraining, request, give_up, timeout_seconds=_FAREWELL_SECONDS)
+        self._unary(self._nodes.SetNodeDraining, request, give_up, timeout_seconds=_SIGN_OFF_SECONDS)
 
     def deregister(self, node_id: str, give_up: Callable[[], bool]) -> None:
         request = pb.DeregisterNodeRequest(node_id=node_id)
-        self._unary(self._nodes.DeregisterNode, request, give_up, timeout_seconds=_FAREWELL_SECONDS)
+        self._unary(self._nodes.DeregisterNode, request, give_up, timeout_seconds=_SIGN_OFF_SECONDS)
 
     # -- attempts ------------------------------------------------------------------------------------
     def claim(

@@ -6,11 +6,11 @@ a failure chance decides once more, or those that came back would stay idle for 
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable
 
 from nodepool.domain.errors import InvalidInputError
+from nodepool.domain.loopback import is_loopback_host
 
 MAX_GATEWAYS = 16
 # After a failure, until the others are looked at again: at least so long, and with chance up to twice that.
@@ -44,14 +44,8 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def is_loopback(address: str) -> bool:
-    """Only what is loopback by its spelling: a name could resolve to anywhere."""
-    host = split_address(address)[0]
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    """Of HOST:PORT."""
+    return is_loopback_host(split_address(address)[0])
 
 
 class GatewayChoice:

@@ -5,7 +5,6 @@ Whether that will do is decided in nodepool/domain/broker_fitness.py.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import secrets
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ import redis
 from nodepool.domain import broker_fitness
 from nodepool.domain.broker_fitness import BrokerFacts, BrokerUse
 from nodepool.domain.errors import NodePoolError, UnavailableError
+from nodepool.domain.loopback import is_loopback_host
 from nodepool.settings import Settings
 from nodepool.stores.redis import broker_users, keys, scripts
 from nodepool.stores.redis.client import Client, is_away, translated_errors
@@ -172,7 +172,4 @@ def _text(value: Any) -> str:
 def is_local(settings: Settings) -> bool:
     """Whether agents reach the broker on this machine only."""
     host = urlsplit(settings.agent_redis_url or settings.effective_redis_url).hostname or ""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return is_loopback_host(host)
