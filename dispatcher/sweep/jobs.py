@@ -6,19 +6,19 @@ All of it is derived from what is there, and done again if it is not finished: n
 from __future__ import annotations
 
 import logging
-import secrets
 
 from dispatcher.context import Dispatcher
 from dispatcher.placing.placement_loop import PlacementLoop
 from nodepool.domain.errors import NodePoolError
 from nodepool.messaging.names import PLACE, partition_queue
 from nodepool.messaging.publisher import Hint
-from nodepool.stores.sql import job_intake, jobs as job_store, storage_accounting, tasks as task_store
+from nodepool.stores.sql import job_intake, jobs as job_store, tasks as task_store
 from nodepool.stores.sql.job_rows import StoredJob
+from nodepool.workflows import unaccepted_jobs
 
 log = logging.getLogger(__name__)
 _JOBS_AT_ONCE = 200
-# Tasks that one pass stops or drops: the rest comes with the next.
+# Tasks that one pass stops: the rest comes with the next.
 _TASKS_AT_ONCE = 500
 _PAGES = 10
 _LEAST_HINT_AGE_SECONDS = 5.0
@@ -71,14 +71,11 @@ class JobKeeper:
 
     def _drop(self, job_id: str) -> None:
         """What a gateway left that ended while it accepted the job."""
-        database, now = self._dispatcher.database, self._dispatcher.clock()
-        holder, before = secrets.token_hex(12), now - job_intake.PATIENCE_SECONDS
+        database, clock = self._dispatcher.database, self._dispatcher.clock
         found = database.read(lambda c: job_intake.find_any(c, job_id))
-        if found is None or not database.write(
-            lambda c: job_intake.take_over(c, job_id, holder, now, before=before)
-        ):
+        holder = unaccepted_jobs.take_over(database, clock, job_id) if found is not None else ""
+        if found is None or not holder:
             return
-        while database.write(lambda c: job_intake.drop_some(c, job_id, holder, _TASKS_AT_ONCE, now)):
+        while unaccepted_jobs.drop_some(database, clock, job_id, holder, found.owner_id):
             pass
-        database.write(lambda c: storage_accounting.recount(c, found.owner_id))
         log.warning("job %s was never wholly accepted; what there was of it is dropped", job_id)

@@ -40,15 +40,15 @@ def find_own(gateway: Gateway, identity: CallerIdentity, job_id: str) -> StoredJ
 
 def show(gateway: Gateway, identity: CallerIdentity, job_id: str) -> ShownJob:
     job = find_own(gateway, identity, job_id)
-    counts, money, reasons, balance = gateway.database.read(
+    counts, money, reasons, balance, first = gateway.database.read(
         lambda c: (
             job_store.counts(c, [job_id]).get(job_id, {}),
             job_store.money(c, job_id),
             job_store.reasons(c, job_id, _TOLD, _REASONS),
             ledger_store.balances(c, [identity.user_id]).get(identity.user_id, 0),
+            job_store.next_unpaid(c, job_id),
         )
     )
-    first = gateway.database.read(lambda c: job_store.next_unpaid(c, job_id))
     return ShownJob(job=job, counts=counts, money=money, reasons=_with_money(reasons, first, balance))
 
 

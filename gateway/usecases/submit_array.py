@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,10 +36,9 @@ from nodepool.stores.sql.job_rows import StoredJob
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.noted_events import note
 from nodepool.stores.sql.users import credit_score
+from nodepool.workflows import unaccepted_jobs
 
 log = logging.getLogger(__name__)
-_HOLDER_BYTES = 12
-_DROPPED_AT_ONCE = 500
 _APART_SECONDS = 1e-4
 # Acceptances go on when their client is gone: the next try finds them done.
 _going_on: set[asyncio.Task[Any]] = set()
@@ -146,7 +144,7 @@ def _prepare(
             "count": request.tasks,
             "digest": digest,
             "max_cpt": request.max_cpt,
-            "holder": secrets.token_hex(_HOLDER_BYTES),
+            "holder": unaccepted_jobs.new_holder(),
         },
         price=price,
         stored_bound=storage_quota.bound(gateway, score),
@@ -286,24 +284,16 @@ async def drop_left_behind(gateway: Gateway, job_id: str, owner_id: int) -> None
         gateway.database.read, lambda c: job_intake.left_behind(c, job_id, owner_id, now)
     ):
         return
-    holder, before = secrets.token_hex(_HOLDER_BYTES), now - job_intake.PATIENCE_SECONDS
-    if await gateway.run(
-        gateway.database.write, lambda c: job_intake.take_over(c, job_id, holder, now, before=before)
-    ):
+    holder = await gateway.run(unaccepted_jobs.take_over, gateway.database, gateway.clock, job_id)
+    if holder:
         await _drop(gateway, job_id, holder, owner_id)
 
 
 async def _drop(gateway: Gateway, job_id: str, holder: str, owner_id: int, sha256: str = "") -> None:
-    def some() -> bool:
-        now = gateway.clock()
-        return gateway.database.write(
-            lambda c: job_intake.drop_some(c, job_id, holder, _DROPPED_AT_ONCE, now)
-        )
-
     try:
-        while await gateway.run(some):
+        database, clock = gateway.database, gateway.clock
+        while await gateway.run(unaccepted_jobs.drop_some, database, clock, job_id, holder, owner_id):
             pass
-        await gateway.run(gateway.database.write, lambda c: storage_accounting.recount(c, owner_id))
         if sha256:
             await gateway.run(storage_quota.discard, gateway, sha256)
     except (NodePoolError, asyncio.CancelledError) as error:
