@@ -7,21 +7,16 @@ from pathlib import Path
 
 from hivemind import jobs
 from hivemind.array_upload import ArraySubmission, upload_array
-from hivemind.channel import GatewayChannel
 from hivemind.jobs import JobInfo
 from hivemind.models import TaskInfo
 from hivemind.needs import TaskNeeds
+from hivemind.signed_in import SignedIn
 from hivemind.sweeps import Sweep
 from hivemind.uploading import Progress, silent
 from nodepool.domain.tasks.states import TaskState
 
 
-class JobMethods:
-    _gateway: GatewayChannel
-
-    def _need_token(self) -> str:
-        raise NotImplementedError
-
+class JobMethods(SignedIn):
     def submit_array(
         self,
         source: str | Path,

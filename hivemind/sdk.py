@@ -358,11 +358,6 @@ class NodePoolClient(JobMethods):
 
     # ---------------------------------------------------------------------------------------
 
-    def _need_token(self) -> str:
-        if not self._gateway.token:
-            raise NotLoggedInError
-        return self._gateway.token
-
 
 class _Answer(Protocol):
     @property

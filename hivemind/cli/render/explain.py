@@ -13,7 +13,7 @@ from rich.text import Text
 
 from hivemind.cli.render.columns import PlainTable
 from hivemind.cli.render.plain_text import one_line
-from hivemind.cli.render.tasks import bytes_text, count_text, days_text
+from hivemind.cli.render.tasks import STATE_STYLES, bytes_text, count_text, days_text
 from hivemind.explanation import Explanation, Suggestion
 from hivemind.needs import TaskNeeds
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
@@ -21,19 +21,19 @@ from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
 # A pool's list is short; what it says beyond that is not for eyes.
 _MAX_LINES = 20
 _STATE_WORDS = {
-    TaskState.QUEUED: ("is queued", "yellow"),
-    TaskState.PLACED: ("is placed", "cyan"),
-    TaskState.RUNNING: ("is running", "cyan"),
-    TaskState.SUCCEEDED: ("has succeeded", "green"),
-    TaskState.FAILED: ("has failed", "red"),
-    TaskState.STOPPED: ("was stopped", "magenta"),
+    TaskState.QUEUED: "is queued",
+    TaskState.PLACED: "is placed",
+    TaskState.RUNNING: "is running",
+    TaskState.SUCCEEDED: "has succeeded",
+    TaskState.FAILED: "has failed",
+    TaskState.STOPPED: "was stopped",
 }
 # Values that ask for nothing: the option is left out then.
 _NOT_ASKED_FOR = frozenset({"", "0", "any", "false", "none"})
 
 
 def explanation_view(told: Explanation) -> Group:
-    words, style = _STATE_WORDS[told.state] if told.state else ("", "")
+    words, style = (_STATE_WORDS[told.state], STATE_STYLES[told.state]) if told.state else ("", "")
     sentence = Text.assemble((one_line(told.task_id), "bold"), " ", (words, style))
     message = one_line(told.message)
     state = words.split(" ")[-1]

@@ -13,18 +13,9 @@ from rich.text import Text
 
 from hivemind.cli.render.columns import PlainTable
 from hivemind.cli.render.plain_text import one_line
-from hivemind.cli.render.tasks import count_text, duration_text, jsonable
+from hivemind.cli.render.tasks import STATE_STYLES, count_text, duration_text, jsonable
 from hivemind.jobs import JobInfo
 from nodepool.domain.tasks.states import TaskState
-
-_STYLES = {
-    TaskState.QUEUED: "yellow",
-    TaskState.PLACED: "cyan",
-    TaskState.RUNNING: "cyan",
-    TaskState.SUCCEEDED: "green",
-    TaskState.FAILED: "red",
-    TaskState.STOPPED: "magenta",
-}
 
 
 def job_json(job: JobInfo) -> dict[str, Any]:
@@ -94,7 +85,7 @@ def _reasons(job: JobInfo) -> PlainTable:
     for each in job.reasons:
         table.add_row(
             f"{each.tasks:,}",
-            Text(each.state.value, _STYLES[each.state]),
+            Text(each.state.value, STATE_STYLES[each.state]),
             one_line(each.reason) or "not known yet",
             f"{one_line(job.job_id)}.{each.first_index}",
         )
@@ -106,5 +97,5 @@ def _states(job: JobInfo) -> Text:
     for state in TaskState:
         if count := job.counts.get(state, 0):
             told.append(", " if told.plain else "")
-            told.append(f"{count:,} {state.value.lower()}", _STYLES[state])
+            told.append(f"{count:,} {state.value.lower()}", STATE_STYLES[state])
     return told

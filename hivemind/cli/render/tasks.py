@@ -30,7 +30,7 @@ from hivemind.cli.render.columns import Column, FittedTable, Form, PlainTable
 from hivemind.cli.render.plain_text import one_line
 from hivemind.models import AttemptInfo, ReplicaInfo, TaskInfo
 from nodepool.domain.safe_text import lines
-from nodepool.domain.tasks.states import LocationMode
+from nodepool.domain.tasks.states import LocationMode, TaskState
 
 # Wide enough that nothing is cut when the output is not for a screen.
 _PIPE_COLUMNS = 240
@@ -38,6 +38,14 @@ _REASON_CHARACTERS = 60
 _MINUTE_SECONDS, _HOUR_SECONDS, _DAY_SECONDS = 60, 3600, 86400
 
 _WRAPPED_COLUMNS = frozenset({"NAME", "NODE", "REASON"})
+STATE_STYLES = {
+    TaskState.QUEUED: "yellow",
+    TaskState.PLACED: "cyan",
+    TaskState.RUNNING: "cyan",
+    TaskState.SUCCEEDED: "green",
+    TaskState.FAILED: "red",
+    TaskState.STOPPED: "magenta",
+}
 _STATUS_STYLES = {
     "PENDING": "yellow",
     "RUNNING": "cyan",
