@@ -119,18 +119,25 @@ class Latencies:
 
     @contextmanager
     def meanwhile(self) -> Iterator[None]:
-        over = threading.Event()
-        thread = threading.Thread(target=self._until, args=(over,), daemon=True)
-        thread.start()
-        try:
+        with _beside(self._until):
             yield
-        finally:
-            over.set()
-            thread.join()
 
     def _until(self, over: threading.Event) -> None:
         while not over.is_set():
             self.once()
+
+
+@contextmanager
+def _beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """`work` goes on in a thread until the event that it is given is set."""
+    over = threading.Event()
+    thread = threading.Thread(target=work, args=(over,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 class PeakMemory:
@@ -142,14 +149,8 @@ class PeakMemory:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        over = threading.Event()
-        thread = threading.Thread(target=self._watch, args=(over,), daemon=True)
-        thread.start()
-        try:
+        with _beside(self._watch):
             yield
-        finally:
-            over.set()
-            thread.join()
 
     def _watch(self, over: threading.Event) -> None:
         while not over.wait(0.05):

@@ -21,14 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from demo_checks import EXAMPLES, DemoError, check_counts, check_pi, check_picture
-
 from hivemind import NodePoolClient
 from hivemind.models import OutputEvent, StateEvent, TaskInfo
 from hivemind.needs import TaskNeeds
 from local_pool.agent_account import NAME as LOCAL
 from nodepool.domain.tasks.states import TaskState
 from nodepool.settings import Settings
+from scripts.demo_checks import EXAMPLES, DemoError, check_counts, check_pi, check_picture
 
 RESULTS = Path("demo-results")
 PI_TASKS = 3

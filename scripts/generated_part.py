@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True, slots=True)
 class GeneratedPart:
-    """`name` is that of the page in docs, of the markers and of the script: scripts/NAME_table.py."""
+    """`name` is that of the page in docs, of the markers, and of the script, which ends in _table.py."""
 
     name: str
     made: Callable[[], str]

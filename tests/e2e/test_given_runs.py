@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from nodepool.protocol import nodepool_pb2 as pb
+from tests.support.accounts import Account
 from tests.support.environment import ROOT
 from tests.support.odd_words import ODD_VARIABLES, ODD_WORDS, TELL, TELLING_PACKAGE, told
 from tests.support.pool import TestPool
@@ -22,26 +23,31 @@ from tests.support.tasks import package, script, unpacked
 SECRET_VALUE = "a-value-nobody-else-reads"
 
 
+def run_command(
+    pool: TestPool, user: Account, folder: Path, *words: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """`hivemind WORDS` as this user, with nothing else in its environment."""
+    done = subprocess.run(
+        [sys.executable, "-m", "hivemind", *words],
+        env={
+            "PATH": "/usr/bin:/bin", "HOME": str(folder / "home"), "PYTHONPATH": str(ROOT),
+            "HIVEMIND_GATEWAY": pool.address, "HIVEMIND_TOKEN": user.token, "LANG": "C.UTF-8", **environment,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 def test_the_command_gives_a_run_its_words_and_a_name_to_find_it_by(pool: TestPool, tmp_path: Path) -> None:
     user = pool.register_user()
     (tmp_path / "main.py").write_text(TELL)
     (tmp_path.parent / "variables").write_text("# mine\nODD_B=from the file\nODD_A=of the file\n")
-    environment = {
-        "PATH": "/usr/bin:/bin", "HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT),
-        "ODD_C": "the caller's",
-        "HIVEMIND_GATEWAY": pool.address, "HIVEMIND_TOKEN": user.token, "LANG": "C.UTF-8",
-    }  # fmt: skip
 
     def hivemind(*words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "hivemind", *words],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return run_command(pool, user, tmp_path, *words, ODD_C="the caller's").stdout
 
     sent = hivemind(
         "submit", str(tmp_path), "--env-file", str(tmp_path.parent / "variables"), "-e", "ODD_A=x=y",
@@ -76,18 +82,7 @@ def test_a_sweep_in_one_line_runs_each_task_with_its_own(pool: TestPool, tmp_pat
     )
 
     def hivemind(*words: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "hivemind", *words],
-            env={
-                "PATH": "/usr/bin:/bin", "HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT),
-                "HIVEMIND_GATEWAY": pool.address, "HIVEMIND_TOKEN": user.token, "LANG": "C.UTF-8",
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return done
+        return run_command(pool, user, tmp_path, *words)
 
     done = hivemind(
         "submit", str(tmp_path), "--matrix", "lr=0.1,0.01", "seed=1-2",

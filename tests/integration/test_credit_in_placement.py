@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from dispatcher import context
 from dispatcher.placing.node_events import NodeEventListener
 from dispatcher.placing.placement_loop import PlacementLoop
 from nodepool.domain.ends.attempt_end import End
@@ -17,9 +16,8 @@ from nodepool.domain.tasks.states import Outcome
 from nodepool.domain.trust.access_limits import LIMITS
 from nodepool.domain.trust.credit import DRIFT_SECONDS
 from nodepool.domain.trust.tiers import Tier
-from nodepool.settings import Settings
 from nodepool.stores.sql import credit as credit_store, tasks as task_store
-from tests.support.databases import sqlite_file
+from tests.support.dispatchers import open_dispatcher
 from tests.support.fleet import START, Fleet
 from tests.support.stores import add_task, add_user, attempt_of
 from tests.support.valkey import TestValkey
@@ -70,18 +68,10 @@ class Pool(Fleet):
 
 @pytest.fixture
 def pool(valkey: TestValkey, tmp_path: Path) -> Iterator[Pool]:
-    settings = Settings.model_validate(
-        {
-            "redis_url": valkey.url,
-            "db_path": sqlite_file(tmp_path / "users.db"),
-            "task_storage_path": tmp_path,
-        }
-    )
     now = [START]
-    dispatcher = context.build(settings, clock=lambda: now[0], steady=lambda: now[0])
-    owner_id = dispatcher.database.write(lambda c: add_user(c, credit_score=50))
-    yield Pool(dispatcher, now, owner_id)
-    dispatcher.close()
+    with open_dispatcher(valkey, tmp_path, now) as dispatcher:
+        owner_id = dispatcher.database.write(lambda c: add_user(c, credit_score=50))
+        yield Pool(dispatcher, now, owner_id)
 
 
 def test_a_loss_takes_the_owners_nodes_to_a_lower_tier_at_once(pool: Pool) -> None:

@@ -8,17 +8,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from dispatcher import context
 from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.nodes.node import NodeView
 from nodepool.domain.resources import Resources
 from nodepool.domain.tasks.reasons import told
 from nodepool.domain.tasks.states import Outcome
 from nodepool.domain.trust.tiers import Tier
-from nodepool.settings import Settings
 from nodepool.stores.sql import nodes as node_store, tasks as task_store
 from nodepool.stores.sql.tables import users
-from tests.support.databases import sqlite_file
+from tests.support.dispatchers import open_dispatcher
 from tests.support.fleet import START, Fleet
 from tests.support.reservations import reserve
 from tests.support.stores import CLAIM, add_user, assigned_ids, attempt_of
@@ -61,17 +59,9 @@ class Stage(Fleet):
 
 @pytest.fixture
 def stage(valkey: TestValkey, tmp_path: Path) -> Iterator[Stage]:
-    settings = Settings.model_validate(
-        {
-            "redis_url": valkey.url,
-            "db_path": sqlite_file(tmp_path / "users.db"),
-            "task_storage_path": tmp_path,
-        }
-    )
     now = [START]
-    dispatcher = context.build(settings, clock=lambda: now[0], steady=lambda: now[0])
-    yield Stage(dispatcher, now, dispatcher.database.write(add_user))
-    dispatcher.close()
+    with open_dispatcher(valkey, tmp_path, now) as dispatcher:
+        yield Stage(dispatcher, now, dispatcher.database.write(add_user))
 
 
 def test_of_two_equal_nodes_the_one_with_the_better_history_gets_the_task(stage: Stage) -> None:

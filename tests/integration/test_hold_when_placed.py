@@ -10,7 +10,6 @@ import pytest
 from alembic import command
 from sqlalchemy import select, update
 
-from dispatcher import context
 from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.errors import NotEnoughCptError
 from nodepool.domain.money import ledger
@@ -23,7 +22,7 @@ from nodepool.stores.sql.database import Connection, Database
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.tables import holds, tasks
 from nodepool.workflows.attempt_end import end_in_sql
-from tests.support.databases import sqlite_file
+from tests.support.dispatchers import open_dispatcher
 from tests.support.fleet import START, Fleet
 from tests.support.migrations import alembic_to
 from tests.support.money import add_deferring_task, add_held_task, add_payer, check_sums, hold_of, spendable
@@ -134,17 +133,9 @@ def test_two_dispatchers_and_a_transfer_spend_no_cpt_twice(database: Database) -
 
 @pytest.fixture
 def pool(valkey: TestValkey, tmp_path: Path) -> Iterator[Fleet]:
-    settings = Settings.model_validate(
-        {
-            "redis_url": valkey.url,
-            "db_path": sqlite_file(tmp_path / "users.db"),
-            "task_storage_path": tmp_path,
-        }
-    )
     now = [START]
-    dispatcher = context.build(settings, clock=lambda: now[0], steady=lambda: now[0])
-    yield Fleet(dispatcher, now, dispatcher.database.write(add_user))
-    dispatcher.close()
+    with open_dispatcher(valkey, tmp_path, now) as dispatcher:
+        yield Fleet(dispatcher, now, dispatcher.database.write(add_user))
 
 
 def test_who_has_no_money_waits_with_that_reason_and_others_are_served(pool: Fleet) -> None:

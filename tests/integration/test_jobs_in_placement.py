@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from dispatcher import context
 from dispatcher.placing.job_windows import WINDOW
 from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.money import ledger
@@ -19,12 +18,11 @@ from nodepool.domain.tasks.reasons import told
 from nodepool.domain.tasks.run_inputs import RunInputs
 from nodepool.domain.tasks.states import JobKind, Outcome, TaskState
 from nodepool.messaging.names import partition_queue
-from nodepool.settings import Settings
 from nodepool.stores.redis.emptying import empty
 from nodepool.stores.sql import job_intake, jobs as job_store, tasks as task_store
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.tables import jobs, tasks
-from tests.support.databases import sqlite_file
+from tests.support.dispatchers import open_dispatcher
 from tests.support.fleet import START, Fleet
 from tests.support.money import PRICE, add_payer
 from tests.support.stores import attempt_of
@@ -77,17 +75,9 @@ class Pool(Fleet):
 
 @pytest.fixture
 def pool(valkey: TestValkey, tmp_path: Path) -> Iterator[Pool]:
-    settings = Settings.model_validate(
-        {
-            "redis_url": valkey.url,
-            "db_path": sqlite_file(tmp_path / "users.db"),
-            "task_storage_path": tmp_path,
-        }
-    )
     now = [START]
-    dispatcher = context.build(settings, clock=lambda: now[0], steady=lambda: now[0])
-    yield Pool(dispatcher, now, dispatcher.database.write(lambda c: add_payer(c, "lender", grant=0)))
-    dispatcher.close()
+    with open_dispatcher(valkey, tmp_path, now) as dispatcher:
+        yield Pool(dispatcher, now, dispatcher.database.write(lambda c: add_payer(c, "lender", grant=0)))
 
 
 def test_one_hint_is_enough_for_all_and_only_a_window_waits_in_memory(pool: Pool) -> None:

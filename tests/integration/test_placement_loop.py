@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from dispatcher import context
 from dispatcher.placing.node_events import NodeEventListener
 from dispatcher.placing.placement_loop import PlacementLoop
 from nodepool.domain.ends.attempt_end import End
@@ -18,9 +17,8 @@ from nodepool.domain.errors import UnavailableError
 from nodepool.domain.resources import RESOURCE_NAMES
 from nodepool.domain.tasks.reasons import told
 from nodepool.domain.tasks.states import Outcome
-from nodepool.settings import Settings
 from nodepool.stores.sql import tasks as task_store
-from tests.support.databases import sqlite_file
+from tests.support.dispatchers import open_dispatcher
 from tests.support.fleet import START, Fleet
 from tests.support.stores import add_task, add_user, attempt_of
 from tests.support.valkey import TestValkey
@@ -66,17 +64,9 @@ class Pool(Fleet):
 
 @pytest.fixture
 def pool(valkey: TestValkey, tmp_path: Path) -> Iterator[Pool]:
-    settings = Settings.model_validate(
-        {
-            "redis_url": valkey.url,
-            "db_path": sqlite_file(tmp_path / "users.db"),
-            "task_storage_path": tmp_path,
-        }
-    )
     now = [START]
-    dispatcher = context.build(settings, clock=lambda: now[0], steady=lambda: now[0])
-    yield Pool(dispatcher, now, dispatcher.database.write(add_user))
-    dispatcher.close()
+    with open_dispatcher(valkey, tmp_path, now) as dispatcher:
+        yield Pool(dispatcher, now, dispatcher.database.write(add_user))
 
 
 def test_the_one_task_of_a_new_user_starts_within_a_few_placements_of_anothers_two_thousand(

@@ -8,15 +8,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from dispatcher import context
 from nodepool.domain.ends.attempt_end import End
 from nodepool.domain.nodes.fitness import ASKED_AGAIN_SECONDS, LONGEST_BACKOFF_SECONDS
 from nodepool.domain.tasks.reason_classes import told_by_node
 from nodepool.domain.tasks.states import Outcome
-from nodepool.settings import Settings
 from nodepool.stores.sql import attempts as attempt_store
 from nodepool.stores.sql.tables import credit_changes, nodes, users
-from tests.support.databases import sqlite_file
+from tests.support.dispatchers import open_dispatcher
 from tests.support.fleet import START, Fleet
 from tests.support.stores import add_user, attempt_of
 from tests.support.valkey import TestValkey
@@ -70,20 +68,12 @@ class Stage(Fleet):
 
 @pytest.fixture
 def stage(valkey: TestValkey, tmp_path: Path) -> Iterator[Stage]:
-    settings = Settings.model_validate(
-        {
-            "redis_url": valkey.url,
-            "db_path": sqlite_file(tmp_path / "users.db"),
-            "task_storage_path": tmp_path,
-        }
-    )
     now = [START]
-    dispatcher = context.build(settings, clock=lambda: now[0])
-    stage = Stage(dispatcher, now, dispatcher.database.write(add_user))
-    stage.user_id = dispatcher.database.write(lambda c: add_user(c, "user"))
-    dispatcher.database.write(lambda c: c.execute(update(users).values(credit_score=100)))
-    yield stage
-    dispatcher.close()
+    with open_dispatcher(valkey, tmp_path, now, steady=False) as dispatcher:
+        stage = Stage(dispatcher, now, dispatcher.database.write(add_user))
+        stage.user_id = dispatcher.database.write(lambda c: add_user(c, "user"))
+        dispatcher.database.write(lambda c: c.execute(update(users).values(credit_score=100)))
+        yield stage
 
 
 def test_a_full_disk_on_the_only_node_fails_no_task(stage: Stage) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from dispatcher import context
 from dispatcher.placing.placement_loop import PlacementLoop
 from dispatcher.sweep.sweeper import LostLeadError, Sweeper
 from nodepool.domain.ends.attempt_end import End
@@ -18,14 +17,13 @@ from nodepool.domain.resources import Claim
 from nodepool.domain.tasks.reasons import told
 from nodepool.domain.tasks.states import Outcome, TaskState
 from nodepool.messaging import names
-from nodepool.settings import Settings
 from nodepool.stores.redis import keys
 from nodepool.stores.redis.node_registry import PENDING_SECONDS
 from nodepool.stores.redis.sweep_lock import LockHolder, SweepLock
 from nodepool.stores.sql import nodes as node_store, tasks as task_store
 from nodepool.stores.sql.tables import tasks
 from nodepool.workflows.attempt_end import end_in_sql
-from tests.support.databases import sqlite_file
+from tests.support.dispatchers import open_dispatcher
 from tests.support.fleet import START, Fleet
 from tests.support.reservations import reserve
 from tests.support.stores import CLAIM, add_user, assigned_ids, attempt_of, place
@@ -34,17 +32,9 @@ from tests.support.valkey import TestValkey
 
 @pytest.fixture
 def fleet(valkey: TestValkey, tmp_path: Path) -> Iterator[Fleet]:
-    settings = Settings.model_validate(
-        {
-            "redis_url": valkey.url,
-            "db_path": sqlite_file(tmp_path / "users.db"),
-            "task_storage_path": tmp_path,
-        }
-    )
     now = [START]
-    dispatcher = context.build(settings, clock=lambda: now[0], steady=lambda: now[0])
-    yield Fleet(dispatcher, now, dispatcher.database.write(add_user))
-    dispatcher.close()
+    with open_dispatcher(valkey, tmp_path, now) as dispatcher:
+        yield Fleet(dispatcher, now, dispatcher.database.write(add_user))
 
 
 def test_a_flush_loses_nothing(fleet: Fleet) -> None:

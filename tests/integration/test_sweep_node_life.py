@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher import context
 from dispatcher.sweep.reconciler import RotatingSlices
 from nodepool.domain.errors import UnavailableError
-from nodepool.settings import Settings
 from nodepool.stores.redis import keys
 from nodepool.stores.redis.liveness import CHUNK_NODES, Liveness
 from nodepool.stores.sql import nodes as node_store
-from tests.support.databases import sqlite_file
+from tests.support.dispatchers import open_dispatcher
 from tests.support.fleet import START, Fleet
 from tests.support.stores import add_user
 from tests.support.valkey import TestValkey
@@ -25,17 +23,9 @@ SIX = tuple(f"n{number}" for number in range(6))
 
 @pytest.fixture
 def fleet(valkey: TestValkey, tmp_path: Path) -> Iterator[Fleet]:
-    settings = Settings.model_validate(
-        {
-            "redis_url": valkey.url,
-            "db_path": sqlite_file(tmp_path / "users.db"),
-            "task_storage_path": tmp_path,
-        }
-    )
     now = [START]
-    dispatcher = context.build(settings, clock=lambda: now[0], steady=lambda: now[0])
-    yield Fleet(dispatcher, now, dispatcher.database.write(add_user))
-    dispatcher.close()
+    with open_dispatcher(valkey, tmp_path, now) as dispatcher:
+        yield Fleet(dispatcher, now, dispatcher.database.write(add_user))
 
 
 @pytest.fixture
