@@ -168,6 +168,8 @@ def waiting_reason(stage: Stage, explain: Callable[[], pb.ExplainTaskResponse], 
     def seen() -> bool:
         answers[:] = [explain()]
         clauses = {each.clause for each in answers[0].failed}
+        if clause != "offline" and "offline" in clauses:
+            return False  # seen between its registration and its first report
         # The line is kept for a moment as well: an earlier test's task may still be in it.
         return (answers[0].nodes_looked_at, answers[0].waiting_tasks) == (len(stage.nodes), 1) and (
             clause in clauses

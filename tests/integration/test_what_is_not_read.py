@@ -1,4 +1,4 @@
-"""Clients that do not read what they asked for, and streams without end: they hold little, and they end."""
+"""Clients that do not read what they asked for, and large messages: they hold little, and they end."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from typing import Any
 import grpc
 import pytest
 
-from gateway.admission import message_limits
 from nodepool.domain.trust.result_digest import OUTPUT_FILE
 from nodepool.protocol import nodepool_pb2 as pb
 from tests.support.accounts import CALL_SECONDS, Account
 from tests.support.hostile import refused
 from tests.support.http2 import RawClient, framed
 from tests.support.inner_gateway import InnerGateway, Running
-from tests.support.tasks import new_task_id, package, script
+from tests.support.tasks import package, script
 from tests.support.valkey import TestValkey
 from tests.support.waiting import wait_until
 
@@ -30,15 +29,13 @@ TASKS, NODES = "/nodepool.MasterNodeService/", "/nodepool.NodeManagerService/"
 @pytest.fixture(scope="module")
 def gateway(valkey_server: TestValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[InnerGateway]:
     valkey_server.emptied()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(message_limits, "longest_stream_seconds", lambda _settings: 2.0)
-        made = InnerGateway(
-            tmp_path_factory.mktemp("gateway"),
-            valkey_server,
-            grpc_stall_seconds=1.0,
-            grpc_memory_mb=MEMORY_MB,
-            max_output_bytes=OUTPUT_BYTES,
-        )
+    made = InnerGateway(
+        tmp_path_factory.mktemp("gateway"),
+        valkey_server,
+        grpc_stall_seconds=1.0,
+        grpc_memory_mb=MEMORY_MB,
+        max_output_bytes=OUTPUT_BYTES,
+    )
     yield made
     made.close()
 
@@ -135,28 +132,7 @@ def test_of_any_output_the_last_lines_are_told(
     assert ended.account.logs(ended.task_id) == output.decode(errors="replace")
 
 
-# -- streams without end -----------------------------------------------------------------------------
-@pytest.mark.parametrize("chunk", [b"", b"x"])
-def test_a_stream_that_never_stalls_ends_nevertheless(gateway: InnerGateway, chunk: bytes) -> None:
-    rude, before = gateway.someone(), gateway.packages()
-    over = threading.Event()
-
-    def drip() -> Iterator[pb.UploadTaskStreamRequest]:
-        yield pb.UploadTaskStreamRequest(task=pb.UploadTaskRequest(task_id=new_task_id()))
-        while not over.wait(0.01):
-            yield pb.UploadTaskStreamRequest(zip_chunk=chunk)
-
-    call = rude.stubs.tasks.UploadTaskStream
-    try:
-        code, words = refused(lambda: call(drip(), metadata=rude.metadata, timeout=CALL_SECONDS))
-    finally:
-        over.set()
-    assert code is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert "longer than" in words
-    wait_until(gateway.is_idle, "nothing of it is held")
-    assert gateway.packages() == before
-
-
+# -- large messages ----------------------------------------------------------------------------------
 def test_a_message_of_millions_of_elements_is_refused(gateway: InnerGateway) -> None:
     rude = gateway.someone()
     raw = b"\xda\x06\x00" * MIB  # of compare_outputs
@@ -166,7 +142,6 @@ def test_a_message_of_millions_of_elements_is_refused(gateway: InnerGateway) -> 
     assert "fewer" in words
 
 
-# -- large messages ----------------------------------------------------------------------------------
 def test_of_a_refused_message_nothing_stays(gateway: InnerGateway) -> None:
     rude = gateway.someone()
     raw = pb.AppendOutputRequest(attempt_id="x:1", node_id="n", data=bytes(2 * MIB)).SerializeToString()

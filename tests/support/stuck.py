@@ -84,6 +84,8 @@ class Stage:
             node.leave()
         admin = self.pool.valkey.admin
         self.pool.wait(lambda: not admin.exists("nodes"), "no node is left")
+        # The gateway keeps what it saw for a moment: the next test is not told of these nodes.
+        self.pool.wait(lambda: not explained(self.user, memory_gb=1).nodes_looked_at, "none is seen either")
 
 
 def explained(account: Account, task_id: str = "", **needs: Any) -> pb.ExplainTaskResponse:
