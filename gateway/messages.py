@@ -94,6 +94,20 @@ def task_detail(
         environment=mapping_from_json(given.environment) if given else {},
         job_id=row.job_id,
         job_index=row.job_index,
+        needs=_requirements(row),
+    )
+
+
+def _requirements(row: OwnedTask) -> pb.TaskRequirements:
+    return pb.TaskRequirements(
+        cpu_score=row.cpu_score,
+        memory_gb=row.memory_gb,
+        gpu_score=row.gpu_score,
+        gpu_memory_gb=row.gpu_memory_gb,
+        gpu_name=row.gpu_name,
+        region=row.region,
+        image=row.image,
+        network=row.network,
     )
 
 

@@ -60,6 +60,7 @@ class Explanation:
     result_days: float = 0.0
     minutes_by_balance: bool = False  # max_minutes is not named, and is what your balance covers
     waits_for_money: bool = False  # you have less than it holds when it is placed
+    array_most_cpt: int = 0  # what all tasks of an array can cost
     complete: bool = True  # False: an older pool, that tells the message and no more
 
 
@@ -90,6 +91,7 @@ def explanation_from_wire(answer: pb.ExplainTaskResponse, task_id: str = "") -> 
         result_days=finite(answer.result_days),
         minutes_by_balance=answer.minutes_by_balance,
         waits_for_money=answer.waits_for_money,
+        array_most_cpt=answer.array_most_cpt,
     )
 
 

@@ -78,6 +78,20 @@ class ReplicaInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RequirementsInfo:
+    """What a task asks of a node. Scores in points, memory in GiB; 0, empty and False ask for nothing."""
+
+    cpu_score: int = 0
+    memory_gb: int = 0
+    gpu_score: int = 0
+    gpu_memory_gb: int = 0
+    gpu_name: str = ""
+    region: str = ""
+    image: str = ""
+    network: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskInfo:
     task_id: str
     status: str  # PENDING, RUNNING, COMPLETED, FAILED or STOPPED
@@ -115,6 +129,10 @@ class TaskInfo:
     output_removed: bool = False
     minutes_by_balance: bool = False  # max_minutes was not named, and is what your balance covered
     holds_when_placed: bool = False  # its price is set aside when it is first placed
+    price_per_minute_cpt: int = 0  # 0: an older pool, that does not tell it
+    held_cpt: int = 0  # while it has not ended
+    paid_cpt: int = 0  # when it has
+    needs: RequirementsInfo | None = None  # None: an older pool, that does not tell it
 
     @property
     def final(self) -> bool:
@@ -255,6 +273,23 @@ def _task(task_id: str, status: str, detail: pb.TaskDetail | None, *, message: s
         labels=dict(detail.labels),
         minutes_by_balance=detail.minutes_by_balance,
         holds_when_placed=detail.holds_when_placed,
+        price_per_minute_cpt=detail.price_per_minute_cpt,
+        held_cpt=detail.held_cpt,
+        paid_cpt=detail.paid_cpt,
+        needs=_requirements(detail.needs) if detail.HasField("needs") else None,
+    )
+
+
+def _requirements(needs: pb.TaskRequirements) -> RequirementsInfo:
+    return RequirementsInfo(
+        cpu_score=needs.cpu_score,
+        memory_gb=needs.memory_gb,
+        gpu_score=needs.gpu_score,
+        gpu_memory_gb=needs.gpu_memory_gb,
+        gpu_name=needs.gpu_name,
+        region=needs.region,
+        image=needs.image,
+        network=needs.network,
     )
 
 

@@ -233,18 +233,32 @@ class NodePoolClient(JobMethods):
         return explanation_from_wire(answer, task_id)
 
     def quote(
-        self, needs: TaskNeeds | None = None, *, package_bytes: int = 0, package_sha256: str = ""
+        self,
+        needs: TaskNeeds | None = None,
+        *,
+        package_bytes: int = 0,
+        package_sha256: str = "",
+        unpacked_bytes: int = 0,
+        package_files: int = 0,
+        tasks: int = 0,
+        max_cpt: int = 0,
     ) -> Explanation:
         """Whether and where a task with these needs would run now, and its price; nothing is kept.
 
-        With `package_bytes` also whether there is room for its package in your storage.
+        With `package_bytes` and what follows also whether its package would be taken. `tasks`: of an array of
+        so many, which may cost `max_cpt` CPT at the most.
 
-        Raises RefusedError when the pool would not take it, UnsupportedError at an older pool.
+        Raises what `submit` raises when the pool would not take it, UnsupportedError at an older pool.
         """
         self._need_token()
-        task = needs_to_wire(needs or TaskNeeds())
-        task.package_bytes, task.package_sha256 = package_bytes, package_sha256
-        request = pb.ExplainTaskRequest(task=task)
+        request = pb.ExplainTaskRequest(
+            task=needs_to_wire(needs or TaskNeeds()),
+            unpacked_bytes=unpacked_bytes,
+            package_entries=package_files,
+            tasks=tasks,
+            max_cpt=max_cpt,
+        )
+        request.task.package_bytes, request.task.package_sha256 = package_bytes, package_sha256
         try:
             answer = self._gateway.call(self._gateway.tasks.ExplainTask, request)
         except UnsupportedError:

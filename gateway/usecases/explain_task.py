@@ -15,8 +15,8 @@ from gateway import messages as views
 from gateway.auth.tokens import CallerIdentity
 from gateway.caches.timed_cache import TimedCache
 from gateway.context import Gateway
-from gateway.usecases import storage_quota, submit_task, tasks
-from gateway.usecases.fitting_minutes import fitting_minutes
+from gateway.usecases import dry_run, storage_quota, submit_task, tasks
+from nodepool.domain.capabilities import needed
 from nodepool.domain.errors import InvalidInputError, UnavailableError
 from nodepool.domain.explain.explanation import PlacementExplanation, explain
 from nodepool.domain.explain.pool_view import PoolView
@@ -27,6 +27,7 @@ from nodepool.domain.resources import Resources
 from nodepool.domain.scheduling.fair_share import Decay
 from nodepool.domain.scheduling.request import PlacementRequest, request_of, waiting_task
 from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask
+from nodepool.domain.tasks import package_rules
 from nodepool.domain.tasks.new_task import RequestedTask
 from nodepool.domain.tasks.reasons import ReasonCode, waits_for_cpt
 from nodepool.domain.tasks.states import LocationMode, TaskKind, TaskState
@@ -42,7 +43,6 @@ from nodepool.stores.sql import (
 )
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.task_rows import OwnedTask, QueuedTask
-from nodepool.stores.sql.users import credit_score
 
 _NODES_SECONDS, _QUEUE_SECONDS, _STARTS_SECONDS = 1.0, 2.0, 5.0
 # As far back as tasks are counted that were started.
@@ -110,7 +110,7 @@ class Explainer:
         """Raises InvalidInputError, NotFoundError, PermissionDeniedError or UnavailableError."""
         subject = request.WhichOneof("subject")
         if subject == "task":
-            return self._of_dry_run(identity, request.task)
+            return self._of_dry_run(identity, request)
         if subject == "task_id":
             return self._of_task(tasks.find_own(self._gateway, identity, request.task_id))
         raise InvalidInputError("name a task_id, or describe a task for a dry run")
@@ -188,33 +188,33 @@ class Explainer:
             "its owner has to have CPT first",
         )
 
-    def _of_dry_run(self, identity: CallerIdentity, task: pb.UploadTaskRequest) -> pb.ExplainTaskResponse:
+    def _of_dry_run(self, identity: CallerIdentity, request: pb.ExplainTaskRequest) -> pb.ExplainTaskResponse:
         """What submitting it now would meet. Refused for what a submit would be refused for."""
+        task = request.task
+        size = dry_run.package_size(request)
+        package_rules.check_announced(
+            size, request.unpacked_bytes, request.package_entries, self._gateway.settings.package_limits
+        )
         task.task_id = task.task_id or _PLACEHOLDER_ID
         columns = submit_task.requested_task(self._gateway, task)
-        score = self._gateway.database.read(lambda c: credit_score(c, identity.user_id))
-        submit_task.check_access(columns, score)
-        stored = storage_quota.check_announced(self._gateway, identity, score, columns, task)
+        if request.tasks:
+            columns["capabilities"] |= needed(has_inputs=True)
+        found = dry_run.check(self._gateway, identity, columns, request)
         now = self._gateway.clock()
         # As its row would be; no task has an empty id.
-        size = max(len(task.task_zip), task.package_bytes)
-        row = _as_queued(columns, identity.user_id, task_tier(score), now, size)
+        row = _as_queued(columns, identity.user_id, task_tier(found.score), now, size)
         replicas = columns["replicas"]
-        max_minutes, fewer = self._minutes(identity, columns)
         # The first of several runs is kept from its owner's own nodes.
         not_owners = frozenset({identity.user_id} if replicas > 1 else ())
         wanted = replace(self._request_of(row, frozenset(), not_owners), package_bytes=size)
         patience = self._gateway.settings.region_patience_seconds
         answer = self._of_waiting(wanted, self._queued(row, wanted), patience)
-        answer.stored_bytes = stored
-        answer.stored_bytes_limit = storage_quota.bound(self._gateway, score)
+        answer.stored_bytes = found.stored_bytes
+        answer.stored_bytes_limit = storage_quota.bound(self._gateway, found.score)
         answer.result_days = self._gateway.settings.result_days
-        answer.minutes_by_balance = fewer
-        return _priced(answer, wanted.needs, max_minutes, replicas)
-
-    def _minutes(self, identity: CallerIdentity, columns: RequestedTask) -> tuple[int, bool]:
-        found = self._gateway.database.read(lambda c: ledger_store.balances(c, [identity.user_id]))
-        return fitting_minutes(columns, submit_task.price_of(columns), found.get(identity.user_id, 0))
+        answer.minutes_by_balance = found.minutes_by_balance
+        answer.array_most_cpt = found.array_most_cpt
+        return _priced(answer, wanted.needs, found.max_minutes, replicas)
 
     def _of_waiting(
         self, wanted: PlacementRequest, task: WaitingTask, patience_left: float

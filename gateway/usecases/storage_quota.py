@@ -11,9 +11,8 @@ import logging
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
 from nodepool.domain.errors import NodePoolError
-from nodepool.domain.tasks.new_task import PricedTask, RequestedTask
+from nodepool.domain.tasks.new_task import PricedTask
 from nodepool.domain.trust import access_limits
-from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql import storage_accounting
 from nodepool.workflows import stored_files
 
@@ -38,22 +37,6 @@ def check_room(gateway: Gateway, owner: CallerIdentity, score: int, stored: int,
     gateway.database.read(
         lambda connection: storage_accounting.check_fits(connection, columns, counted, most)
     )
-
-
-def check_announced(
-    gateway: Gateway, owner: CallerIdentity, score: int, columns: RequestedTask, task: pb.UploadTaskRequest
-) -> int:
-    """What the owner keeps. Raises StorageBoundError where the announced package would not fit."""
-    stored = gateway.database.read(lambda c: storage_accounting.stored_bytes(c, owner.user_id))
-    row: PricedTask = {
-        **columns,
-        "owner_id": owner.user_id,
-        "price_per_minute": 0,
-        "package_sha256": task.package_sha256.lower(),
-        "package_bytes": max(0, task.package_bytes),
-    }
-    check_room(gateway, owner, score, stored, row)
-    return stored
 
 
 def discard(gateway: Gateway, sha256: str) -> None:

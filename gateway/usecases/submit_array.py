@@ -72,6 +72,16 @@ class AcceptedArray:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptableArray:
+    """That nothing speaks against so far. `columns` are those that its tasks have in common."""
+
+    score: int  # its owner's credit
+    stored_bytes: int  # that its owner keeps
+    price: ArrayPrice
+    columns: PricedTask
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _PreparedArray:
     owner: CallerIdentity
     request: ArrayRequest
@@ -113,28 +123,24 @@ def _prepare(
 ) -> AcceptedArray | _PreparedArray:
     now, sha256 = gateway.clock(), package.sha256
     digest = request.digest(sha256)
-    known, score, stored, balance = gateway.database.read(lambda c: _before(c, owner, request.job_id))
+    known = gateway.database.read(lambda c: job_intake.find_any(c, request.job_id))
     if known is not None and known.accepted_at is not None:
         job_intake.check_same(known, owner.user_id, digest)
         return _repeated(gateway, known)
-    price = price_of_array(request.columns, request.tasks, balance, request.max_cpt)
-    columns: PricedTask = {
-        **request.columns,
-        "max_minutes": price.max_minutes,
-        "minutes_by_balance": price.minutes_by_balance,
-        "owner_id": owner.user_id,
-        "price_per_minute": price.price_per_minute,
-        "package_sha256": sha256,
-        "package_bytes": package.size,
-    }
-    submit_task.check_access(columns, score)
-    submit_task.check_room(gateway, owner, score, more=request.tasks)
-    storage_quota.check_room(gateway, owner, score, stored, columns)
-    package_check.check_not_refused(gateway, sha256)
+    found = check_early(
+        gateway,
+        owner,
+        request.columns,
+        tasks=request.tasks,
+        max_cpt=request.max_cpt,
+        size=package.size,
+        sha256=sha256,
+    )
+    columns = found.columns
     return _PreparedArray(
         owner=owner,
         request=request,
-        row=_row(gateway, columns, task_tier(score), now),
+        row=_row(gateway, columns, task_tier(found.score), now),
         job={
             "id": request.job_id,
             "owner_id": owner.user_id,
@@ -146,21 +152,45 @@ def _prepare(
             "max_cpt": request.max_cpt,
             "holder": unaccepted_jobs.new_holder(),
         },
-        price=price,
-        stored_bound=storage_quota.bound(gateway, score),
+        price=found.price,
+        stored_bound=storage_quota.bound(gateway, found.score),
     )
 
 
-def _before(
-    connection: Connection, owner: CallerIdentity, job_id: str
-) -> tuple[StoredJob | None, int, int, int]:
+def check_early(
+    gateway: Gateway,
+    owner: CallerIdentity,
+    columns: RequestedTask,
+    *,
+    tasks: int,
+    max_cpt: int,
+    size: int,
+    sha256: str,
+) -> AcceptableArray:
+    """What can be refused of a new array without its package and items. Keeps nothing."""
+    score, stored, balance = gateway.database.read(lambda c: _account(c, owner))
+    price = price_of_array(columns, tasks, balance, max_cpt)
+    priced: PricedTask = {
+        **columns,
+        "max_minutes": price.max_minutes,
+        "minutes_by_balance": price.minutes_by_balance,
+        "owner_id": owner.user_id,
+        "price_per_minute": price.price_per_minute,
+        "package_sha256": sha256,
+        "package_bytes": size,
+    }
+    submit_task.check_access(priced, score)
+    submit_task.check_room(gateway, owner, score, more=tasks)
+    storage_quota.check_room(gateway, owner, score, stored, priced)
+    package_check.check_not_refused(gateway, sha256)
+    return AcceptableArray(score=score, stored_bytes=stored, price=price, columns=priced)
+
+
+def _account(connection: Connection, owner: CallerIdentity) -> tuple[int, int, int]:
+    """Credit score, bytes stored and balance."""
     balance, _ = ledger_store.balance(connection, owner.user_id)
-    return (
-        job_intake.find_any(connection, job_id),
-        credit_score(connection, owner.user_id),
-        storage_accounting.stored_bytes(connection, owner.user_id),
-        balance,
-    )
+    score = credit_score(connection, owner.user_id)
+    return score, storage_accounting.stored_bytes(connection, owner.user_id), balance
 
 
 def _row(gateway: Gateway, columns: PricedTask, tier: str, now: float) -> dict[str, Any]:

@@ -71,11 +71,21 @@ def check_size(gateway: Gateway, size: int) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class AcceptableTask:
+    """That nothing speaks against so far: its owner's credit and bytes stored, and it with its price."""
+
+    score: int
+    stored_bytes: int
+    columns: PricedTask
+
+
 def check_before_it_comes(
     gateway: Gateway, owner: CallerIdentity, columns: RequestedTask, size: int, sha256: str
-) -> None:
-    """What can be refused already: a stream may be long, and many come at once. Tells nothing by itself."""
-    _check_cheap(gateway, owner, _row_of(owner, columns, size, sha256))
+) -> AcceptableTask:
+    """What can be refused already: a stream may be long, and many come at once. Keeps nothing."""
+    _, score, stored, fitted = _check_cheap(gateway, owner, _row_of(owner, columns, size, sha256))
+    return AcceptableTask(score, stored, fitted)
 
 
 def requested_task(gateway: Gateway, request: pb.UploadTaskRequest) -> RequestedTask:

@@ -12,6 +12,7 @@ import click
 
 from hivemind import config
 from hivemind.cli.render.plain_text import json_line, one_line
+from hivemind.project_file import ProjectDefaults
 
 _Function = TypeVar("_Function", bound=Any)
 
@@ -21,6 +22,7 @@ class App:
     environment: Mapping[str, str]
     options: config.CommandLineOptions = field(default_factory=config.CommandLineOptions)
     json: bool = False
+    project: ProjectDefaults = field(default_factory=ProjectDefaults)
 
     @property
     def profile_path(self) -> Path:

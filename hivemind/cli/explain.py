@@ -31,15 +31,26 @@ def explain(app: App, task_id: str) -> None:
         app.notice("note: this pool is an older one and says no more")
 
 
-def dry_run(app: App, path: Path, needs: TaskNeeds) -> None:
-    """Pack PATH, ask the pool where it would run and what it would cost, and send nothing else."""
+def dry_run(app: App, path: Path, needs: TaskNeeds, *, tasks: int = 0, max_cpt: int = 0) -> None:
+    """Pack PATH, ask the pool where it would run and what it would cost, and send nothing else.
+
+    `tasks`: as an array of so many. Raises what a submit would raise.
+    """
     package = open_package(path)
     try:
         sha256 = package.sha256()
     finally:
         package.close()
     with connect(app) as pool:
-        told = pool.quote(needs, package_bytes=package.size_bytes, package_sha256=sha256)
+        told = pool.quote(
+            needs,
+            package_bytes=package.size_bytes,
+            package_sha256=sha256,
+            unpacked_bytes=package.unpacked_bytes,
+            package_files=package.files,
+            tasks=tasks,
+            max_cpt=max_cpt,
+        )
     for warning in package.warnings:
         app.notice(f"warning: {warning}")
     if app.json:
@@ -58,4 +69,7 @@ def dry_run(app: App, path: Path, needs: TaskNeeds) -> None:
         f"runs {package.entry_script}"
     )
     show(quote_view(told))
+    if tasks:
+        most = f", all together at most {told.array_most_cpt:,} CPT" if told.array_most_cpt else ""
+        app.notice(f"· {count_text(tasks, 'task')}, each at that price{most}")
     app.notice("dry run: nothing was sent")

@@ -71,7 +71,11 @@ def inputs_of(app: App, options: Mapping[str, Any]) -> dict[str, Any]:
     environment, warnings = environment_of(values.pop("variables"), values.pop("env_files"), app.environment)
     for warning in warnings:
         app.notice(f"warning: {warning}")
-    return {**values, "environment": environment, "labels": labels_of(values["labels"])}
+    return {
+        **values,
+        "environment": {**app.project.environment, **environment},
+        "labels": {**app.project.labels, **labels_of(values["labels"])},
+    }
 
 
 def environment_of(

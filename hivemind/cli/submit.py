@@ -12,6 +12,7 @@ from hivemind.cli.completing import region_words
 from hivemind.cli.connect import connect, names_it
 from hivemind.cli.explain import dry_run
 from hivemind.cli.follow import follow
+from hivemind.cli.project_defaults import take_defaults
 from hivemind.cli.render.tasks import bytes_text, count_text, jsonable, transfer_bar
 from hivemind.cli.run_inputs import inputs_of, takes_inputs
 from hivemind.cli.sweep import SweepCommand, submit_sweep, sweep_options, take_sweep
@@ -27,7 +28,7 @@ from nodepool.domain.trust.voting import MAX_REPLICAS
 
 
 @click.command(cls=SweepCommand)
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=click.Path(path_type=Path), is_eager=True, callback=take_defaults)
 @takes_inputs
 @click.option("--memory-gb", type=int, default=0, help="Memory, GiB [default: the pool's].")
 @click.option("--cpu-score", type=int, default=0, help="CPU points; 1000 is one core of the reference.")
@@ -118,6 +119,8 @@ def submit(
 
     Of a directory everything is sent but what .hivemindignore names (gitignore's rules), .git,
     virtual environments, caches, .env files and links. run.sh or main.py is what runs.
+
+    hivemind.toml in PATH, or above it in its Git repository, has options that need not be given each time.
     """
     _check_flags(follows=follows, is_dry=is_dry, shows=bool(output or stop_on_interrupt))
     if output:

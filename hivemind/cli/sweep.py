@@ -117,8 +117,7 @@ def submit_sweep(
         raise click.UsageError("--follow and --task-id are for one task; an array has --job-id")
     if is_dry:
         sweep.check(RunInputs(tuple(needs.arguments), dict(needs.environment)))
-        dry_run(app, path, needs)
-        app.notice(f"· {count_text(len(sweep), 'task')}, each at that price")
+        dry_run(app, path, needs, tasks=len(sweep), max_cpt=choice.max_cpt)
         return ExitCode.OK
     chosen = choice.job_id or new_job_id()
     with connect(app) as pool:

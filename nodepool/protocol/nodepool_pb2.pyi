@@ -3070,7 +3070,19 @@ class ExplainTaskRequest(_message.Message):
 
     TASK_ID_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
+    UNPACKED_BYTES_FIELD_NUMBER: _builtins.int
+    PACKAGE_ENTRIES_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    MAX_CPT_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
+    unpacked_bytes: _builtins.int
+    """Of a dry run: what its package is, so that it is refused for what the upload would be refused for."""
+    package_entries: _builtins.int
+    """files and folders"""
+    tasks: _builtins.int
+    """of an array of so many; 0: one task"""
+    max_cpt: _builtins.int
+    """as in ArraySpec"""
     @_builtins.property
     def task(self) -> Global___UploadTaskRequest:
         """a dry run: only its needs are read, nothing is kept"""
@@ -3080,10 +3092,14 @@ class ExplainTaskRequest(_message.Message):
         *,
         task_id: _builtins.str = ...,
         task: Global___UploadTaskRequest | None = ...,
+        unpacked_bytes: _builtins.int = ...,
+        package_entries: _builtins.int = ...,
+        tasks: _builtins.int = ...,
+        max_cpt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject", "task", b"task", "task_id", b"task_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject", "task", b"task", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_cpt", b"max_cpt", "package_entries", b"package_entries", "subject", b"subject", "task", b"task", "task_id", b"task_id", "tasks", b"tasks", "unpacked_bytes", b"unpacked_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_subject: _TypeAlias = _typing.Literal["task_id", "task"]  # noqa: Y015
     _WhichOneofArgType_subject: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
@@ -3116,6 +3132,7 @@ class ExplainTaskResponse(_message.Message):
     RESULT_DAYS_FIELD_NUMBER: _builtins.int
     MINUTES_BY_BALANCE_FIELD_NUMBER: _builtins.int
     WAITS_FOR_MONEY_FIELD_NUMBER: _builtins.int
+    ARRAY_MOST_CPT_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
     message: _builtins.str
     """one sentence"""
@@ -3146,6 +3163,8 @@ class ExplainTaskResponse(_message.Message):
     """max_minutes is what the balance covers"""
     waits_for_money: _builtins.bool
     """its owner has less than it holds when it is placed"""
+    array_most_cpt: _builtins.int
+    """what all tasks of the array can cost, for max_minutes each"""
     @_builtins.property
     def failed(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailedClause]:
         """what kept the others, most nodes first"""
@@ -3178,10 +3197,11 @@ class ExplainTaskResponse(_message.Message):
         result_days: _builtins.float = ...,
         minutes_by_balance: _builtins.bool = ...,
         waits_for_money: _builtins.bool = ...,
+        array_most_cpt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_node", b"best_node", "can_never_run", b"can_never_run", "estimate_basis", b"estimate_basis", "estimated_wait_seconds", b"estimated_wait_seconds", "failed", b"failed", "max_minutes", b"max_minutes", "max_price_cpt", b"max_price_cpt", "message", b"message", "minutes_by_balance", b"minutes_by_balance", "nodes_looked_at", b"nodes_looked_at", "places_now", b"places_now", "position", b"position", "price_per_minute_cpt", b"price_per_minute_cpt", "result_days", b"result_days", "state", b"state", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "success", b"success", "suggestions", b"suggestions", "waiting_tasks", b"waiting_tasks", "waits_for_money", b"waits_for_money"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["array_most_cpt", b"array_most_cpt", "best_node", b"best_node", "can_never_run", b"can_never_run", "estimate_basis", b"estimate_basis", "estimated_wait_seconds", b"estimated_wait_seconds", "failed", b"failed", "max_minutes", b"max_minutes", "max_price_cpt", b"max_price_cpt", "message", b"message", "minutes_by_balance", b"minutes_by_balance", "nodes_looked_at", b"nodes_looked_at", "places_now", b"places_now", "position", b"position", "price_per_minute_cpt", b"price_per_minute_cpt", "result_days", b"result_days", "state", b"state", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "success", b"success", "suggestions", b"suggestions", "waiting_tasks", b"waiting_tasks", "waits_for_money", b"waits_for_money"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,7 +6,7 @@ Knows rich; knows neither the connection nor click. Whatever a pool says goes th
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -77,10 +77,17 @@ def _details(told: Explanation) -> Iterator[RenderableType]:
     if told.failed:
         yield Text()
         yield _clauses(told)
-    if told.suggestions:
+    shown = told.suggestions[:_MAX_LINES]
+    yours = [each for each in shown if option_of(each)]
+    others = [each for each in shown if not option_of(each)]
+    if yours:
         yield Text()
-        yield Text("What would help, as options of `hivemind submit`:", "bold")
-        yield _suggestions(told.suggestions)
+        yield Text("What you can change, as options of `hivemind submit`:", "bold")
+        yield _suggestions(yours)
+    if others:
+        yield Text()
+        yield Text("What others can do:", "bold")
+        yield _suggestions(others)
     facts = list(_facts(told))
     if facts:
         yield Text()
@@ -108,12 +115,12 @@ def _clauses(told: Explanation) -> PlainTable:
     return table
 
 
-def _suggestions(suggestions: tuple[Suggestion, ...]) -> RenderableType:
+def _suggestions(suggestions: Sequence[Suggestion]) -> RenderableType:
     table = PlainTable.grid(padding=(0, 2))
     table.add_column(no_wrap=True, style="cyan")
     table.add_column(overflow="fold")
-    for each in suggestions[:_MAX_LINES]:
-        table.add_row(f"  {option_of(each) or 'or'}", _effect(each))
+    for each in suggestions:
+        table.add_row(f"  {option_of(each) or '·'}", _effect(each))
     return table
 
 

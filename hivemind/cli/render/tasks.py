@@ -28,13 +28,14 @@ from rich.text import Text
 
 from hivemind.cli.render.columns import Column, FittedTable, Form, PlainTable
 from hivemind.cli.render.plain_text import one_line
-from hivemind.models import AttemptInfo, ReplicaInfo, TaskInfo
+from hivemind.models import AttemptInfo, ReplicaInfo, RequirementsInfo, TaskInfo
 from nodepool.domain.safe_text import lines
 from nodepool.domain.tasks.states import LocationMode, TaskState
 
 # Wide enough that nothing is cut when the output is not for a screen.
 _PIPE_COLUMNS = 240
 _REASON_CHARACTERS = 60
+_ANY = frozenset({"", "any"})
 _MINUTE_SECONDS, _HOUR_SECONDS, _DAY_SECONDS = 60, 3600, 86400
 
 _WRAPPED_COLUMNS = frozenset({"NAME", "NODE", "REASON"})
@@ -125,6 +126,12 @@ def task_details(task: TaskInfo, now: float) -> Group:
         "min trust": task.min_trust,
         "location mode": "" if task.location_mode == LocationMode.STRICT else task.location_mode,
         "longest run": _longest(task),
+        "needs": needs_text(task.needs) if task.needs else "",
+        "price": f"{task.price_per_minute_cpt:,} CPT for each started minute"
+        if task.price_per_minute_cpt
+        else "",
+        "held": f"{task.held_cpt:,} CPT" if task.held_cpt else "",
+        "paid": f"{task.paid_cpt:,} CPT" if task.final and task.price_per_minute_cpt else "",
         "exclusive": "yes: never runs twice at one moment" if task.exclusive else "",
         "exit code": "" if task.exit_code is None else str(task.exit_code),
         "stop": "asked for" if task.stop_requested and not task.final else "",
@@ -149,6 +156,21 @@ def task_details(task: TaskInfo, now: float) -> Group:
     if task.replica_records:
         parts += ["", replicas_table(task.replica_records)]
     return Group(*parts)
+
+
+def needs_text(needs: RequirementsInfo) -> str:
+    """In the words of submit's options."""
+    amounts = (
+        f"memory {needs.memory_gb} GiB" if needs.memory_gb else "",
+        f"cpu-score {needs.cpu_score}" if needs.cpu_score else "",
+        f"gpu-score {needs.gpu_score}" if needs.gpu_score else "",
+        f"GPU memory {needs.gpu_memory_gb} GiB" if needs.gpu_memory_gb else "",
+        f"GPU {needs.gpu_name}" if needs.gpu_name.casefold() not in _ANY else "",
+        f"location {needs.region}" if needs.region not in _ANY else "",
+        f"image {needs.image}" if needs.image else "",
+        "network" if needs.network else "",
+    )
+    return ", ".join(part for part in amounts if part)
 
 
 def _longest(task: TaskInfo) -> str:

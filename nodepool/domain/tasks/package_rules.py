@@ -69,6 +69,18 @@ def check_package(file: IO[bytes], limits: PackageLimits, *, read_all: bool = Fa
     return entries
 
 
+def check_announced(packed: int, unpacked: int, entries: int, limits: PackageLimits) -> None:
+    """What can be said of a package that is not here, in bytes and files. 0 says nothing.
+
+    Raises InvalidPackageError.
+    """
+    if entries > limits.max_entries:
+        raise InvalidPackageError(
+            f"the package has {entries} files and folders, more than the {limits.max_entries} allowed"
+        )
+    _check_sizes(unpacked, packed or unpacked, limits)
+
+
 def disk_bytes(entries: list[zipfile.ZipInfo]) -> int:
     """What the entries take on a disk, generously: whole blocks, and one for every file and folder."""
     folders: set[str] = set()

@@ -59,8 +59,8 @@ def test_a_suggestion_is_an_option_as_it_is_typed(field: str, value: str, option
         # Not now: the sentence says when.
         (suggestion("memory_gb", "8", "once idle", 0), "  --memory-gb 8  once idle"),
         (suggestion("location_mode", "prefer", "later", 2), "  --location-mode prefer  later (2 nodes)"),
-        (suggestion("", "", "resume bob/pc", 1), "  or  resume bob/pc (would place it now on 1 node)"),
-        (suggestion("", "", "another node joins", 0), "  or  another node joins"),
+        (suggestion("", "", "resume bob/pc", 1), "  ·  resume bob/pc (would place it now on 1 node)"),
+        (suggestion("", "", "another node joins", 0), "  ·  another node joins"),
     ],
 )  # fmt: skip
 def test_a_suggestion_says_what_it_would_do(told: Suggestion, line: str) -> None:
