@@ -25,7 +25,9 @@ def _below(words: str, command: click.Command, context: click.Context) -> Iterat
         for name in command.list_commands(context):
             found = command.get_command(context, name)
             if found is not None and not found.hidden:
-                yield from _below(f"{words} {name}", found, click.Context(found, info_name=name, parent=context))
+                yield from _below(
+                    f"{words} {name}", found, click.Context(found, info_name=name, parent=context)
+                )
 
 
 def made() -> str:
@@ -36,7 +38,9 @@ def _section(words: str, command: click.Command) -> str:
     context = click.Context(command, info_name=words)
     usage = " ".join(command.collect_usage_pieces(context))
     parts = [f"## {words}", f"`{words} {usage}`", _prose(command.help or command.short_help or "")]
-    rows = [_row(each, context) for each in command.params if isinstance(each, click.Option) and not each.hidden]
+    rows = [
+        _row(each, context) for each in command.params if isinstance(each, click.Option) and not each.hidden
+    ]
     if rows:
         parts.append("\n".join(["| option | what it does |", "|---|---|", *rows]))
     return "\n\n".join(part for part in parts if part)

@@ -198,7 +198,7 @@ class Explainer:
         task.task_id = task.task_id or _PLACEHOLDER_ID
         columns = submit_task.requested_task(self._gateway, task)
         if request.tasks:
-            columns["capabilities"] |= needed(has_inputs=True)
+            columns["capabilities"] = needed(has_inputs=True)
         found = dry_run.check(self._gateway, identity, columns, request)
         now = self._gateway.clock()
         # As its row would be; no task has an empty id.

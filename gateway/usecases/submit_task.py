@@ -44,17 +44,16 @@ from nodepool.events.catalogue import TaskAccepted
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql import (
     nodes as node_store,
-    removal as removal_store,
     replicas as replica_store,
     storage_accounting,
     task_labels as label_store,
     tasks as task_store,
 )
+from nodepool.stores.sql.account_facts import account_facts
 from nodepool.stores.sql.database import Connection
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.noted_events import note
 from nodepool.stores.sql.task_rows import WholeTask
-from nodepool.stores.sql.users import credit_score
 
 log = logging.getLogger(__name__)
 
@@ -290,19 +289,20 @@ def _before(
 ) -> tuple[WholeTask | None, int, int, PricedTask]:
     if columns["pinned_node"]:
         node_store.find_own(connection, columns["pinned_node"], owner.user_id)
-    score = credit_score(connection, owner.user_id)
-    existing = task_store.find_or_none(connection, columns["id"])
+    facts = account_facts(connection, owner.user_id, columns["id"])
+    existing = task_store.find_or_none(connection, columns["id"]) if facts.id_is_taken else None
     if existing is None:
-        if removal_store.had_hold(connection, columns["id"]):
+        if facts.id_was_held:
             raise AlreadyExistsError(
                 f"there was a task {columns['id']!r} before, which is removed; choose a new task_id"
             )
-        balance, _ = ledger_store.balance(connection, owner.user_id)
-        minutes, fewer = fitting_minutes(columns, columns["price_per_minute"], balance)
+        minutes, fewer = fitting_minutes(columns, columns["price_per_minute"], facts.balance)
         columns = {**columns, "max_minutes": minutes, "minutes_by_balance": fewer}
+        terms = ledger_store.terms_of(columns, fee_percent)
         # The hold itself is what counts; this keeps the package of a task that cannot be from being stored.
-        ledger_store.check_covered(connection, owner.user_id, ledger_store.terms_of(columns, fee_percent))
-    return existing, score, storage_accounting.stored_bytes(connection, owner.user_id), columns
+        if facts.balance < terms.amount:
+            ledger_store.check_covered(connection, owner.user_id, terms)
+    return existing, facts.credit_score, facts.stored_bytes, columns
 
 
 def _store(connection: Connection, row: NewTask, owner: CallerIdentity, fee_percent: int, bound: int) -> None:

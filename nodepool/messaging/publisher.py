@@ -113,9 +113,6 @@ class Publisher:
 
     def send_all(self, hints: Sequence[Hint]) -> None:
         """Many hints in few round trips."""
-        if len(hints) == 1 and hints[0][0] == PLACE:
-            self._send(*hints[0])
-            return
         try:
             self._push(hints)
         except self._publish_errors():

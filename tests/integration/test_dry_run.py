@@ -79,7 +79,7 @@ def test_a_package_over_a_bound(gateway: InnerGateway) -> None:
     assert "more than the 50 allowed" in dry_words
     task = pb.UploadTaskRequest(package_bytes=65 * KIB)
     code, words = refused(lambda: quote(someone, task))
-    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert "MAX_FILE_SIZE" in words
 
 

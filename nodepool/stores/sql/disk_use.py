@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Select, func, select, text
 from nodepool.domain.tasks.states import TaskKind
 from nodepool.stores.sql import removal
 from nodepool.stores.sql.tables import (
+    KEEPS_PACKAGE,
     attempts,
     credit_changes,
     holds,
@@ -54,7 +55,7 @@ _ROWS = (
 def kept(connection: Connection) -> list[Things]:
     packages = (
         select(func.max(tasks.c.package_bytes).label("bytes"))
-        .where(tasks.c.keeps_package)
+        .where(KEEPS_PACKAGE)
         .group_by(tasks.c.package_sha256)
         .subquery()
     )

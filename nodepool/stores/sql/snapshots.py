@@ -18,7 +18,7 @@ from nodepool.domain.backups.manifest import BackupError
 from nodepool.stores.sql import postgres_tools
 from nodepool.stores.sql.database import Database, database_file, translated_errors
 from nodepool.stores.sql.migrate import revision_of
-from nodepool.stores.sql.tables import tasks
+from nodepool.stores.sql.tables import KEEPS_PACKAGE, tasks
 
 SQLITE, POSTGRES = "sqlite", "postgresql"
 _FILES = {SQLITE: "pool.db", POSTGRES: "pool.dump"}
@@ -110,7 +110,7 @@ def server_major(connection: Connection) -> int:
 
 
 def named_files(connection: Connection) -> NamedFiles:
-    packages = select(tasks.c.package_sha256).where(tasks.c.keeps_package).distinct()
+    packages = select(tasks.c.package_sha256).where(KEEPS_PACKAGE).distinct()
     parents = tasks.alias()
     results = (
         select(tasks.c.result_attempt)

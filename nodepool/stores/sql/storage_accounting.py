@@ -12,16 +12,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from nodepool.domain.errors import StorageBoundError
 from nodepool.domain.tasks.states import TaskKind
-from nodepool.stores.sql.tables import attempts, storage_accounts, tasks
+from nodepool.stores.sql.tables import KEEPS_PACKAGE, STORAGE_DUE, attempts, storage_accounts, tasks
 
 _MIB = 1 << 20
 _accounts = storage_accounts.c
 _COUNTED = tasks.c.kind == TaskKind.USER
+_STORED = select(_accounts.bytes).where(_accounts.user_id == bindparam("user_id"))
+_STORED_LOCKED = _STORED.with_for_update()
+_KEPT = (
+    select(tasks.c.id)
+    .where(tasks.c.package_sha256 == bindparam("sha256"), KEEPS_PACKAGE, tasks.c.id != bindparam("but"))
+    .limit(1)
+)
+_KEPT_OF_OWNER = _KEPT.where(tasks.c.owner_id == bindparam("owner_id"), _COUNTED)
 # Of a task with several runs `started_at` is that of the first; one task's attempts have their own.
 _RAN = tasks.c.started_at.is_not(None) | (
     select(attempts.c.id).where(attempts.c.task_id == tasks.c.id, attempts.c.started_at.is_not(None)).exists()
@@ -40,18 +48,15 @@ class EndedTask:
 
 
 def stored_bytes(connection: Connection, user_id: int) -> int:
-    query = select(_accounts.bytes).where(_accounts.user_id == user_id)
-    return int(connection.execute(query).scalar_one_or_none() or 0)
+    return int(connection.execute(_STORED, {"user_id": user_id}).scalar_one_or_none() or 0)
 
 
 def is_kept(connection: Connection, sha256: str, owner_id: int | None = None, but: str = "") -> bool:
     """Whether a task keeps the package: of anybody, or of this owner; `but` is not asked."""
-    query = select(tasks.c.id).where(
-        tasks.c.package_sha256 == sha256, tasks.c.keeps_package, tasks.c.id != but
-    )
-    if owner_id is not None:
-        query = query.where(tasks.c.owner_id == owner_id, _COUNTED)
-    return connection.execute(query.limit(1)).first() is not None
+    asked = {"sha256": sha256, "but": but}
+    if owner_id is None:
+        return connection.execute(_KEPT, asked).first() is not None
+    return connection.execute(_KEPT_OF_OWNER, {**asked, "owner_id": owner_id}).first() is not None
 
 
 def check_fits(connection: Connection, task: Mapping[str, Any], stored: int, bound: int) -> None:
@@ -82,7 +87,7 @@ def recount(connection: Connection, user_id: int) -> int:
     mine = tasks.c.owner_id == user_id, _COUNTED
     packages = (
         select(tasks.c.package_sha256, func.max(tasks.c.package_bytes).label("bytes"))
-        .where(*mine, tasks.c.keeps_package)
+        .where(*mine, KEEPS_PACKAGE)
         .group_by(tasks.c.package_sha256)
         .subquery()
     )
@@ -95,7 +100,7 @@ def recount(connection: Connection, user_id: int) -> int:
 
 def due(connection: Connection, limit: int) -> list[str]:
     """Tasks that have ended and whose storage was not looked at since, the oldest first."""
-    query = select(tasks.c.id).where(tasks.c.storage_due, tasks.c.finished_at.is_not(None))
+    query = select(tasks.c.id).where(STORAGE_DUE, tasks.c.finished_at.is_not(None))
     return list(connection.execute(query.order_by(tasks.c.finished_at).limit(limit)).scalars())
 
 
@@ -129,7 +134,7 @@ def settled(connection: Connection, task_ids: Sequence[str]) -> None:
 def _settle(connection: Connection, task_ids: Sequence[str]) -> Sequence[Row[Any]]:
     query = (
         select(tasks, _RAN.label("ran"))
-        .where(tasks.c.id.in_(task_ids), tasks.c.storage_due, tasks.c.finished_at.is_not(None))
+        .where(tasks.c.id.in_(task_ids), STORAGE_DUE, tasks.c.finished_at.is_not(None))
         .order_by(tasks.c.id)
         .with_for_update(of=tasks, skip_locked=True)
     )
@@ -182,8 +187,7 @@ def _gives_up(row: Row[Any]) -> bool:
 
 
 def _lock(connection: Connection, user_id: int) -> int:
-    query = select(_accounts.bytes).where(_accounts.user_id == user_id).with_for_update()
-    found = connection.execute(query).scalar_one_or_none()
+    found = connection.execute(_STORED_LOCKED, {"user_id": user_id}).scalar_one_or_none()
     if found is None:
         try:
             with connection.begin_nested():

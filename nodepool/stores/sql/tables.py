@@ -262,18 +262,21 @@ storage_accounts = Table(
     Column("user_id", ForeignKey("users.id"), primary_key=True),
     Column("bytes", BigInteger, nullable=False, server_default="0"),
 )
+# As text: SQLite takes an index of some rows only where a query names them as the index does, and SQLAlchemy
+# would write "= 1" there.
+KEEPS_PACKAGE, STORAGE_DUE = text("tasks.keeps_package"), text("tasks.storage_due")
 Index(
     "ix_tasks_kept_package",
     tasks.c.package_sha256,
     tasks.c.owner_id,
-    sqlite_where=tasks.c.keeps_package,
-    postgresql_where=tasks.c.keeps_package,
+    sqlite_where=text("keeps_package"),
+    postgresql_where=text("keeps_package"),
 )
 Index(
     "ix_tasks_storage_due",
     tasks.c.finished_at,
-    sqlite_where=tasks.c.storage_due & tasks.c.finished_at.is_not(None),
-    postgresql_where=tasks.c.storage_due & tasks.c.finished_at.is_not(None),
+    sqlite_where=text("storage_due AND finished_at IS NOT NULL"),
+    postgresql_where=text("storage_due AND finished_at IS NOT NULL"),
 )
 # What goes after a while, oldest first (stores/sql/removal.py).
 _ENDED = "finished_at IS NOT NULL AND kind <> 'replica' AND kind <> 'audit'"

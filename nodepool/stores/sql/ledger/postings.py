@@ -23,12 +23,13 @@ from sqlalchemy import (
     insert,
     literal,
     select,
+    text,
     update,
 )
 
 from nodepool.domain.errors import NotEnoughCptError, NotFoundError, StateConflictError
 from nodepool.domain.money import ledger
-from nodepool.domain.money.ledger import AccountKind, EntryKind, HoldState, NewEntry, Posted
+from nodepool.domain.money.ledger import AccountKind, EntryKind, NewEntry, Posted
 from nodepool.stores.sql.tables import holds, ledger_accounts, ledger_entries, ledger_head
 
 _HEAD_ID = 1
@@ -48,7 +49,8 @@ _INSERT_ACCOUNT = insert(ledger_accounts)
 _BY_IDS = select(ledger_entries).where(ledger_entries.c.id.in_(bindparam("ids", expanding=True)))
 _HELD = (
     select(func.coalesce(func.sum(holds.c.amount), 0))
-    .where(holds.c.account_id == ledger_accounts.c.id, holds.c.state == HoldState.HELD)
+    # As the index of these rows has it: a value that is bound would be looked for anew each time.
+    .where(holds.c.account_id == ledger_accounts.c.id, text("holds.state = 'held'"))
     .scalar_subquery()
 )
 _BALANCE = select(ledger_accounts.c.balance, _HELD.label("held")).where(
