@@ -229,12 +229,8 @@ def task_from_detail(task_id: str, detail: pb.TaskDetail) -> TaskInfo:
 
 def _task(task_id: str, status: str, detail: pb.TaskDetail | None, *, message: str = "") -> TaskInfo:
     if detail is None:
-        return TaskInfo(
-            task_id=task_id,
-            status=status,
-            state=_STATE_OF_WORD.get(status, TaskState.QUEUED),
-            reason=message,
-        )
+        state = _STATE_OF_WORD.get(status, TaskState.QUEUED)
+        return TaskInfo(task_id=task_id, status=status, state=state, reason=message)
     state = state_from_word(detail.state)
     return TaskInfo(
         task_id=task_id,
