@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import Connection, update
 
 from gateway import context
 from gateway.auth.tokens import CallerIdentity
@@ -28,6 +28,7 @@ from nodepool.settings import Settings
 from nodepool.stores.redis import keys
 from nodepool.stores.redis.usage import UsageStore
 from nodepool.stores.sql import tasks as task_store
+from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.placements import Placement, place_all
 from nodepool.stores.sql.reason_columns import reason_columns
 from nodepool.stores.sql.tables import nodes
@@ -82,6 +83,13 @@ class Asking:
         return self.explainer.explain(CallerIdentity(self.user_id, "owner", "user"), request)
 
 
+def _rich_user(connection: Connection) -> int:
+    """A dry run is refused to those who could not pay."""
+    user_id = add_user(connection)
+    ledger_store.open_account(connection, user_id, grant=10**9, now=START)
+    return user_id
+
+
 def settings_of(url: str, database_url: str, folder: Path) -> Settings:
     return Settings.model_validate(
         {"redis_url": url, "database_url": database_url, "task_storage_path": folder / "storage"}
@@ -92,7 +100,7 @@ def settings_of(url: str, database_url: str, folder: Path) -> Settings:
 def asking(valkey: TestValkey, database_url: str, tmp_path: Path) -> Iterator[Asking]:
     now = [START]
     gateway = context.build(settings_of(valkey.url, database_url, tmp_path), lambda: now[0])
-    yield Asking(gateway, now, gateway.database.write(add_user))
+    yield Asking(gateway, now, gateway.database.write(_rich_user))
     gateway.close()
 
 
@@ -235,7 +243,7 @@ def test_without_redis_what_waits_cannot_be_explained_and_what_has_ended_can(
     url = f"redis://127.0.0.1:{free_port()}"
     gateway = context.build(settings_of(url, database_url, tmp_path), lambda: START)
     try:
-        asking = Asking(gateway, [START], gateway.database.write(add_user))
+        asking = Asking(gateway, [START], gateway.database.write(_rich_user))
         waiting, ended = asking.task(), asking.task(state=TaskState.STOPPED, reason="stopped by its owner")
         for ask in (lambda: asking.ask(waiting), lambda: asking.ask(memory_gb=1)):
             with pytest.raises(UnavailableError, match=r"Redis cannot be reached.* accepted is kept"):
