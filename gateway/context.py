@@ -37,6 +37,7 @@ from nodepool.heavy.processes import HeavyWork
 from nodepool.messaging.publisher import Publisher, make_app
 from nodepool.settings import Settings
 from nodepool.stores.files.file_store import FileStore, load_or_make_key
+from nodepool.stores.files.secret_box import SecretBox
 from nodepool.stores.redis.client import Client, connect
 from nodepool.stores.redis.monitor_words import MonitorWords
 from nodepool.stores.redis.node_registry import NodeRegistry
@@ -67,6 +68,7 @@ class Gateway:
     own_broker: OwnBroker
     registry: NodeRegistry
     files: FileStore
+    secret_box: SecretBox = field(repr=False)
     outputs: OutputStore
     publisher: Publisher
     lifecycle: Lifecycle
@@ -136,7 +138,8 @@ def build(settings: Settings, clock: Clock | None = None) -> Gateway:
     clock, registry = clock or PoolClock(BrokerTime(client)).start(), NodeRegistry(client)
     outputs = OutputStore(client, settings.max_live_output_bytes, settings.max_live_output_mb << 20)
     publisher = Publisher(make_app(settings, "gateway"))
-    own_broker, files, monitor = OwnBroker(database, client), _files(settings), MonitorWords(client)
+    own_broker, key, monitor = OwnBroker(database, client), _storage_key(settings), MonitorWords(client)
+    files = FileStore(settings.task_storage_path, key)
     memory, cheap = MemoryBudget(settings.grpc_memory_mb << 20), _cheap(settings)
     return Gateway(
         settings=settings,
@@ -145,6 +148,7 @@ def build(settings: Settings, clock: Clock | None = None) -> Gateway:
         own_broker=own_broker,
         registry=registry,
         files=files,
+        secret_box=SecretBox(key, may_seal=bool(settings.storage_key)),
         outputs=outputs,
         publisher=publisher,
         lifecycle=Lifecycle(
@@ -183,10 +187,10 @@ def _cheap(settings: Settings) -> ThreadLane:
     return ThreadLane("use-case", _bounds(settings.grpc_threads, 200, 5000))
 
 
-def _files(settings: Settings) -> FileStore:
+def _storage_key(settings: Settings) -> bytes:
     root = settings.task_storage_path
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return FileStore(root, load_or_make_key(settings.storage_key, root / "storage.key"))
+    return load_or_make_key(settings.storage_key, root / "storage.key")
 
 
 def _own_outages(settings: Settings) -> OwnOutages:

@@ -15,6 +15,7 @@ from nodepool.domain.nodes.history import HistoryRules
 from nodepool.domain.nodes.node import NodeStatus, NodeView, is_owner_only, isolation_of
 from nodepool.domain.tasks.retention import Retention, days_told
 from nodepool.domain.tasks.run_inputs import arguments_from_json, mapping_from_json
+from nodepool.domain.tasks.run_secrets import words_of
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
 from nodepool.messaging.names import partition_queue
 from nodepool.protocol import nodepool_pb2 as pb
@@ -88,6 +89,8 @@ def task_detail(
         result_removed_at=row.files_removed_at if row.result_attempt else 0,
         output_removed=gone and not row.log_bytes,
         exclusive=row.exclusive,
+        secrets=words_of(mapping_from_json(row.secrets)),
+        secrets_on_low_trust=row.secrets_on_low_trust,
         name=row.name,
         labels=mapping_from_json(row.labels),
         arguments=arguments_from_json(given.arguments) if given else (),

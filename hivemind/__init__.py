@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from hivemind.needs import TaskNeeds
     from hivemind.nodes import NodeInfo
     from hivemind.sdk import NodePoolClient
+    from hivemind.secret_methods import SecretInfo, SecretRemoved
     from hivemind.sweeps import Sweep
     from hivemind.watching import Position
     from nodepool.domain.tasks.states import TaskState
@@ -82,6 +83,8 @@ __all__ = [
     "RefusedError",
     "ResultInfo",
     "RetryPolicy",
+    "SecretInfo",
+    "SecretRemoved",
     "StateEvent",
     "Statement",
     "StatementLine",
@@ -104,6 +107,8 @@ _HOME_OF = {
     "ArraySubmission": "hivemind.array_upload",
     "JobInfo": "hivemind.jobs",
     "ReasonGroup": "hivemind.jobs",
+    "SecretInfo": "hivemind.secret_methods",
+    "SecretRemoved": "hivemind.secret_methods",
     "Sweep": "hivemind.sweeps",
     "Endpoint": "hivemind.channel",
     "RetryPolicy": "hivemind.channel",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from hivemind.channel import GatewayChannel
 from hivemind.errors import RefusedError, UnsupportedError
 from hivemind.needs import TaskNeeds, needs_to_wire
 from hivemind.sweeps import Sweep
-from hivemind.uploading import CHUNK_BYTES, DEADLINE_SECONDS, Progress, new_id
+from hivemind.uploading import CHUNK_BYTES, DEADLINE_SECONDS, Progress, check_passes_on, new_id
 from hivemind.zip_pack import Package, open_package
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.ids import check_job_id
@@ -46,6 +46,7 @@ def upload_array(
     job_id: str,
     max_cpt: int,
     progress: Progress,
+    include: Sequence[str] = (),
 ) -> ArraySubmission:
     """One package, many tasks (`hivemind.sweeps` makes a Sweep): all are accepted or none.
 
@@ -60,7 +61,9 @@ def upload_array(
         raise RefusedError(str(error)) from error
     items = sweep.check(inputs)
     common = needs_to_wire(needs)
-    package = open_package(source)
+    if needs.secrets:  # all pools that take arrays pass the rest on
+        check_passes_on(gateway, needs)
+    package = open_package(source, include=include)
     common.package_bytes = package.size_bytes
     try:
         common.package_sha256 = package.sha256()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hivemind import jobs
@@ -26,11 +26,12 @@ class JobMethods(SignedIn):
         job_id: str = "",
         max_cpt: int = 0,
         progress: Progress = silent,
+        include: Sequence[str] = (),
     ) -> ArraySubmission:
         """Send one package as many tasks, all accepted or none; see `hivemind.array_upload`."""
         self._need_token()
         wanted = needs or TaskNeeds()
-        return upload_array(self._gateway, Path(source), sweep, wanted, job_id, max_cpt, progress)
+        return upload_array(self._gateway, Path(source), sweep, wanted, job_id, max_cpt, progress, include)
 
     def jobs(self) -> Iterator[JobInfo]:
         """Your jobs, newest first, without their reasons and CPT. Pages are fetched as they are come to."""

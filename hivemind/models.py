@@ -121,6 +121,8 @@ class TaskInfo:
     exclusive: bool = False
     arguments: tuple[str, ...] = ()  # only in `NodePoolClient.status`, as the next
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secrets: tuple[str, ...] = ()  # their names, as they were asked for
+    secrets_on_low_trust: bool = False
     name: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     held_back_until: float | None = None  # its result is being checked, and is given then at the latest
@@ -265,6 +267,8 @@ def _task(task_id: str, status: str, detail: pb.TaskDetail | None, *, message: s
         output_removed=detail.output_removed,
         arguments=tuple(detail.arguments),
         environment=dict(detail.environment),
+        secrets=tuple(detail.secrets),
+        secrets_on_low_trust=detail.secrets_on_low_trust,
         name=detail.name,
         labels=dict(detail.labels),
         minutes_by_balance=detail.minutes_by_balance,

@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hivemind.errors import RefusedError
+from nodepool.domain.capabilities import Capability
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.regions import task_region
 from nodepool.domain.resources import MAX_AMOUNT, Resources
 from nodepool.domain.tasks.labels import check_labels, check_name
 from nodepool.domain.tasks.run_inputs import RunInputs
+from nodepool.domain.tasks.run_secrets import wanted_secrets
 from nodepool.domain.tasks.states import MAX_PRIORITY, LocationMode
 from nodepool.domain.trust.result_digest import check_patterns
 from nodepool.protocol import nodepool_pb2 as pb
@@ -40,7 +42,9 @@ class TaskNeeds:
     `exclusive`: it never runs twice at one moment. A node that is cut off ends it soon, also when the pool is
     away, and does not keep it until somebody answers.
     `arguments` go to the entry script and `environment` into the run's environment, exactly as they are: no
-    shell reads them. `name`, which several tasks may share, and `labels` are for finding tasks again.
+    shell reads them. `secrets` are names of secrets that you have set, as NAME or NAME=VARIABLE; nodes of low
+    trust that are not your own have them only with `secrets_on_low_trust`. `name`, which several tasks may
+    share, and `labels` are for finding tasks again.
     """
 
     cpu_score: int = 0
@@ -61,6 +65,8 @@ class TaskNeeds:
     exclusive: bool = False
     arguments: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secrets: tuple[str, ...] = ()
+    secrets_on_low_trust: bool = False
     name: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -75,6 +81,7 @@ class TaskNeeds:
             check_exclusive(exclusive=self.exclusive, replicas=replicas_from_wire(self.replicas))
             check_patterns(self.compare_outputs)
             RunInputs(tuple(self.arguments), self.environment)
+            wanted_secrets(self.secrets, self.environment)
             check_name(self.name)
             check_labels(self.labels)
         except InvalidInputError as error:
@@ -88,6 +95,12 @@ class TaskNeeds:
     def has_inputs(self) -> bool:
         """Whether the run is given anything besides its package."""
         return bool(self.arguments or self.environment)
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What pool and agents have to pass on, and older ones would drop."""
+        wanted = {Capability.INPUTS: self.has_inputs, Capability.SECRETS: bool(self.secrets)}
+        return frozenset(word for word, is_needed in wanted.items() if is_needed)
 
 
 def needs_to_wire(needs: TaskNeeds) -> pb.UploadTaskRequest:
@@ -111,6 +124,8 @@ def needs_to_wire(needs: TaskNeeds) -> pb.UploadTaskRequest:
         exclusive=needs.exclusive,
         arguments=needs.arguments,
         environment=needs.environment,
+        secrets=needs.secrets,
+        secrets_on_low_trust=needs.secrets_on_low_trust,
         name=needs.name,
         labels=needs.labels,
     )

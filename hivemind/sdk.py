@@ -13,7 +13,7 @@ network or the input can do wrong. Knows no profile, no terminal and no environm
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -46,6 +46,7 @@ from hivemind.models import (
 from hivemind.money import Balance, Credit, Statement, Transferred
 from hivemind.needs import TaskNeeds, needs_to_wire
 from hivemind.nodes import NodeInfo, node_from_wire
+from hivemind.secret_methods import SecretMethods
 from hivemind.tokens import read_token
 from hivemind.uploading import Progress, new_task_id, silent, upload_task
 from hivemind.watching import Position
@@ -53,7 +54,7 @@ from hivemind.zip_unpack import MAX_UNPACKED_BYTES
 from nodepool.protocol import nodepool_pb2 as pb
 
 
-class NodePoolClient(JobMethods):
+class NodePoolClient(JobMethods, SecretMethods):
     """A connection to one pool as one user. Safe to use from several threads; close it after use."""
 
     def __init__(
@@ -204,14 +205,17 @@ class NodePoolClient(JobMethods):
         *,
         task_id: str | None = None,
         progress: Progress | None = None,
+        include: Sequence[str] = (),
     ) -> Submission:
         """Send a directory, a ZIP or one Python file as a task.
 
-        Without `task_id` one is made. A repeat with the same id and the same bytes changes nothing.
+        Without `task_id` one is made. A repeat with the same id and the same bytes changes nothing. `include`
+        are patterns (as in .gitignore) of what of a directory is sent although it is left out by default.
         """
         chosen = task_id or new_task_id()
         self._need_token()
-        return upload_task(self._gateway, Path(source), chosen, needs or TaskNeeds(), progress or silent)
+        wanted = needs or TaskNeeds()
+        return upload_task(self._gateway, Path(source), chosen, wanted, progress or silent, include)
 
     def status(self, task_id: str) -> TaskInfo:
         request = pb.PollTaskStatusRequest(task_id=task_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from hivemind.errors import RefusedError, UnsupportedError
 from hivemind.models import Submission
 from hivemind.needs import TaskNeeds, needs_to_wire
 from hivemind.zip_pack import Package, open_package
-from nodepool.domain.capabilities import Capability
+from nodepool.domain.capabilities import Capability, in_words
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.ids import check_task_id
 from nodepool.protocol import nodepool_pb2 as pb
@@ -23,7 +23,6 @@ CHUNK_BYTES = 256 << 10
 _NEARLY_FULL = 0.8
 # Generous: a slow line may need minutes for a large package, and keepalive notices a dead one.
 DEADLINE_SECONDS = 3600.0
-_TOO_OLD = "this pool is too old to pass arguments or environment variables on"
 
 # (bytes done, bytes in all)
 Progress = Callable[[int, int], None]
@@ -44,7 +43,12 @@ def new_id(kind: str, now: datetime | None = None) -> str:
 
 
 def upload_task(
-    gateway: GatewayChannel, source: Path, task_id: str, needs: TaskNeeds, progress: Progress
+    gateway: GatewayChannel,
+    source: Path,
+    task_id: str,
+    needs: TaskNeeds,
+    progress: Progress,
+    include: Sequence[str] = (),
 ) -> Submission:
     """See `NodePoolClient.submit`."""
     try:
@@ -53,9 +57,8 @@ def upload_task(
         raise RefusedError(str(error)) from error
     request = needs_to_wire(needs)
     request.task_id = task_id
-    if needs.has_inputs:
-        _check_passes_on(gateway)
-    package = open_package(source)
+    check_passes_on(gateway, needs)
+    package = open_package(source, include=include)
     # The gateway keeps nothing else than this; so a file that changes while it is sent is not a task.
     request.package_bytes = package.size_bytes
     try:
@@ -65,10 +68,11 @@ def upload_task(
         package.close()
     if not answer.success:
         raise RefusedError(answer.message or None)
-    if needs.has_inputs and not answer.inputs_kept:
+    kept = {Capability.INPUTS: answer.inputs_kept, Capability.SECRETS: answer.secrets_kept}
+    if dropped := [word for word in sorted(needs.capabilities) if not kept[word]]:
         # Another gateway of the pool than the one that was asked is an older one.
         gateway.call(gateway.tasks.StopTask, pb.StopTaskRequest(task_id=task_id))
-        raise UnsupportedError(f"{_TOO_OLD}; task {task_id} is stopped")
+        raise UnsupportedError(f"{_too_old(dropped[0])}; task {task_id} is stopped")
     return Submission(
         task_id=task_id,
         package_bytes=package.size_bytes,
@@ -86,11 +90,17 @@ def upload_task(
     )
 
 
-def _check_passes_on(gateway: GatewayChannel) -> None:
+def check_passes_on(gateway: GatewayChannel, needs: TaskNeeds) -> None:
     """An older pool would run the task without what it is given. Raises UnsupportedError."""
+    if not needs.capabilities:
+        return
     told = gateway.call(gateway.nodes.HealthCheck, pb.HealthCheckRequest(), with_token=False)
-    if Capability.INPUTS not in told.capabilities:
-        raise UnsupportedError(f"{_TOO_OLD}; nothing was sent")
+    if missing := sorted(needs.capabilities.difference(told.capabilities)):
+        raise UnsupportedError(f"{_too_old(missing[0])}; nothing was sent")
+
+
+def _too_old(capability: Capability) -> str:
+    return f"this pool is too old to pass {in_words(capability)} on"
 
 
 def _naming_warning(needs: TaskNeeds, answer: pb.UploadTaskResponse) -> tuple[str, ...]:

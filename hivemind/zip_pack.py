@@ -11,14 +11,15 @@ import hashlib
 import os
 import stat
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import IO
 
 from hivemind.errors import MissingError, RefusedError
-from hivemind.ignore_rules import ignores_of
+from hivemind.ignore_rules import Selection
+from hivemind.private_files import PRIVATE_FILES
 from nodepool.domain.errors import InvalidPackageError
 from nodepool.domain.tasks.package_rules import PackageLimits, check_package, check_path, entry_script
 
@@ -37,8 +38,6 @@ DEFAULT_IGNORES = (
     ".pytest_cache/",
     ".ruff_cache/",
     ".DS_Store",
-    # Secrets do not belong on other people's machines.
-    ".env",
     IGNORE_FILE,
 )
 # The pool is the judge of its own limits; these only keep a mistyped path from zipping a whole disk.
@@ -47,6 +46,7 @@ _FIXED_TIME = (1980, 1, 1, 0, 0, 0)
 _UNIX = 3
 _IN_MEMORY_BYTES = 16 << 20
 _CHUNK_BYTES = 1 << 20
+_MOST_NAMED = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,19 +90,21 @@ class _Found:
     unpacked_bytes: int = 0
 
 
-def open_package(path: Path, limits: PackageLimits = LOCAL_LIMITS) -> Package:
+def open_package(path: Path, limits: PackageLimits = LOCAL_LIMITS, *, include: Sequence[str] = ()) -> Package:
     """The package of a directory, of one Python file, or a ZIP as it is.
 
+    `include`: patterns of what of a directory is packed although it would be left out.
     Raises MissingError when there is nothing at `path`, RefusedError when it cannot be a package.
     """
+    is_zip = path.is_file() and path.suffix != ".py"
     if not path.exists():
         raise MissingError(f"there is no file or directory {path}")
     try:
         if path.is_dir():
-            package = _pack(_collect(path, limits))
+            package = _pack(_collect(path, limits, include))
         elif path.suffix == ".py":
             package = _pack(_Found(files=[(path.name, path.resolve())]))
-        elif path.is_file():
+        elif is_zip:
             package = Package(path.open("rb"), path.stat().st_size)
         else:
             raise RefusedError(f"{path} is neither a directory nor a file")
@@ -113,12 +115,26 @@ def open_package(path: Path, limits: PackageLimits = LOCAL_LIMITS) -> Package:
     except InvalidPackageError as error:
         package.close()
         raise RefusedError(f"{path}: {error}") from error
+    names = [entry.filename for entry in entries]
     return replace(
         package,
-        entry_script=entry_script([entry.filename for entry in entries]),
+        warnings=(*package.warnings, *(_of_zip(names) if is_zip else ())),
+        entry_script=entry_script(names),
         files=sum(not entry.is_dir() for entry in entries),
         unpacked_bytes=sum(entry.file_size for entry in entries),
     )
+
+
+def _of_zip(names: Sequence[str]) -> tuple[str, ...]:
+    """Whoever made it by themselves meant what is in it, or did not look."""
+    private = Selection(Path(), (), PRIVATE_FILES)
+    found = [name for name in names if private.is_private(name)]
+    return (f"the ZIP is sent as it is, with what may be secret: {_named(found)}",) if found else ()
+
+
+def _named(names: Sequence[str]) -> str:
+    rest = len(names) - _MOST_NAMED
+    return ", ".join(sorted(names)[:_MOST_NAMED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _pack(found: _Found) -> Package:
@@ -159,8 +175,8 @@ def _entry(name: str, mode: int) -> zipfile.ZipInfo:
     return entry
 
 
-def _collect(root: Path, limits: PackageLimits) -> _Found:
-    ignores = ignores_of(root / IGNORE_FILE, DEFAULT_IGNORES)
+def _collect(root: Path, limits: PackageLimits, include: Sequence[str]) -> _Found:
+    selection = Selection(root / IGNORE_FILE, DEFAULT_IGNORES, PRIVATE_FILES, include)
     found = _Found()
     waiting = [(root, "")]
     while waiting:
@@ -168,20 +184,28 @@ def _collect(root: Path, limits: PackageLimits) -> _Found:
         kept = 0
         with os.scandir(folder) as entries:
             for entry in entries:
+                is_folder = entry.is_dir(follow_symlinks=False)
                 name = prefix + _readable(entry.name)
-                if ignores.match_file(name + "/" if entry.is_dir(follow_symlinks=False) else name):
+                taken = selection.takes(name + "/" if is_folder else name)
+                if not taken and not (is_folder and selection.looks_into(name + "/")):
                     continue
                 kept += 1
                 _check_name(name, entry, limits)
-                if entry.is_dir(follow_symlinks=False):
+                if is_folder:
                     found.folders += 1
                     waiting.append((Path(entry.path), name + "/"))
                 else:
                     _add(found, entry, name)
                 _check_bounds(found, limits, root)
-        if prefix and not kept:
+        if prefix and not kept and selection.takes(prefix):
             found.empty_folders.append(prefix.rstrip("/"))
     found.warnings.sort()
+    if selection.left_out:
+        left_out = _named(sorted(selection.left_out))
+        found.warnings.append(f"left out what may be secret: {left_out} (--include PATTERN sends it)")
+    found.warnings += [
+        f"--include {pattern}: there is no such file in {root}" for pattern in sorted(selection.unused)
+    ]
     return found
 
 

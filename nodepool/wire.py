@@ -15,6 +15,7 @@ from nodepool.domain.resources import Resources
 from nodepool.domain.safe_text import is_plain
 from nodepool.domain.tasks.labels import check_labels
 from nodepool.domain.tasks.run_inputs import RunInputs
+from nodepool.domain.tasks.run_secrets import wanted_secrets
 from nodepool.domain.tasks.states import DEFAULT_PRIORITY, MAX_PRIORITY, LocationMode, Outcome, TaskState
 from nodepool.domain.trust.tiers import TIERS
 from nodepool.domain.trust.voting import MAX_REPLICAS
@@ -124,6 +125,11 @@ def location_mode_from_wire(word: str) -> LocationMode:
 
 def inputs_from_wire(request: pb.UploadTaskRequest | pb.AttemptSpec) -> RunInputs:
     return RunInputs(tuple(request.arguments), dict(request.environment))
+
+
+def secrets_from_wire(request: pb.UploadTaskRequest) -> dict[str, str]:
+    """Names of secrets by the variables that they become."""
+    return wanted_secrets(request.secrets, request.environment)
 
 
 def labels_from_wire(request: pb.UploadTaskRequest) -> dict[str, str]:

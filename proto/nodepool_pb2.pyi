@@ -578,6 +578,169 @@ class AccessLimit(_message.Message):
 Global___AccessLimit: _TypeAlias = AccessLimit  # noqa: Y015
 
 @_typing.final
+class SetSecretRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    value: _builtins.str
+    """nodepool/domain/tasks/run_secrets.py has the bounds"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        value: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetSecretRequest: _TypeAlias = SetSecretRequest  # noqa: Y015
+
+@_typing.final
+class SetSecretResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    REPLACED_FIELD_NUMBER: _builtins.int
+    success: _builtins.bool
+    message: _builtins.str
+    replaced: _builtins.bool
+    """there was one of this name"""
+    def __init__(
+        self,
+        *,
+        success: _builtins.bool = ...,
+        message: _builtins.str = ...,
+        replaced: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "replaced", b"replaced", "success", b"success"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetSecretResponse: _TypeAlias = SetSecretResponse  # noqa: Y015
+
+@_typing.final
+class ListSecretsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSecretsRequest: _TypeAlias = ListSecretsRequest  # noqa: Y015
+
+@_typing.final
+class ListSecretsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
+    success: _builtins.bool
+    message: _builtins.str
+    @_builtins.property
+    def secrets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Secret]:
+        """by their names"""
+
+    def __init__(
+        self,
+        *,
+        success: _builtins.bool = ...,
+        message: _builtins.str = ...,
+        secrets: _abc.Iterable[Global___Secret] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "secrets", b"secrets", "success", b"success"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSecretsResponse: _TypeAlias = ListSecretsResponse  # noqa: Y015
+
+@_typing.final
+class Secret(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SET_AT_FIELD_NUMBER: _builtins.int
+    UNREADABLE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    set_at: _builtins.float
+    unreadable: _builtins.bool
+    """set under another key of the pool's: it has to be set again"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        set_at: _builtins.float = ...,
+        unreadable: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "set_at", b"set_at", "unreadable", b"unreadable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Secret: _TypeAlias = Secret  # noqa: Y015
+
+@_typing.final
+class RemoveSecretRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveSecretRequest: _TypeAlias = RemoveSecretRequest  # noqa: Y015
+
+@_typing.final
+class RemoveSecretResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    WAITING_TASKS_FIELD_NUMBER: _builtins.int
+    success: _builtins.bool
+    message: _builtins.str
+    waiting_tasks: _builtins.int
+    """that were to be given it and have not begun: they will fail; 1000: or more"""
+    def __init__(
+        self,
+        *,
+        success: _builtins.bool = ...,
+        message: _builtins.str = ...,
+        waiting_tasks: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "success", b"success", "waiting_tasks", b"waiting_tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveSecretResponse: _TypeAlias = RemoveSecretResponse  # noqa: Y015
+
+@_typing.final
 class RefreshTokenRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1337,6 +1500,26 @@ class AttemptSpec(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class SecretsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ATTEMPT_ID_FIELD_NUMBER: _builtins.int
     TASK_ID_FIELD_NUMBER: _builtins.int
     ATTEMPT_NUMBER_FIELD_NUMBER: _builtins.int
@@ -1355,6 +1538,7 @@ class AttemptSpec(_message.Message):
     EXCLUSIVE_FIELD_NUMBER: _builtins.int
     ARGUMENTS_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     task_id: _builtins.str
     attempt_number: _builtins.int
@@ -1380,6 +1564,10 @@ class AttemptSpec(_message.Message):
 
     @_builtins.property
     def environment(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def secrets(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Variables, too, which nothing but the run is to show; what the run prints of them is masked."""
+
     def __init__(
         self,
         *,
@@ -1401,10 +1589,11 @@ class AttemptSpec(_message.Message):
         exclusive: _builtins.bool = ...,
         arguments: _abc.Iterable[_builtins.str] | None = ...,
         environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        secrets: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "cpu_score", b"cpu_score", "environment", b"environment", "exclusive", b"exclusive", "gpu_memory_gb", b"gpu_memory_gb", "gpu_score", b"gpu_score", "image", b"image", "max_run_seconds", b"max_run_seconds", "memory_gb", b"memory_gb", "network", b"network", "of_node_owner", b"of_node_owner", "package_bytes", b"package_bytes", "package_follows", b"package_follows", "package_sha256", b"package_sha256", "stop_requested", b"stop_requested", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "cpu_score", b"cpu_score", "environment", b"environment", "exclusive", b"exclusive", "gpu_memory_gb", b"gpu_memory_gb", "gpu_score", b"gpu_score", "image", b"image", "max_run_seconds", b"max_run_seconds", "memory_gb", b"memory_gb", "network", b"network", "of_node_owner", b"of_node_owner", "package_bytes", b"package_bytes", "package_follows", b"package_follows", "package_sha256", b"package_sha256", "secrets", b"secrets", "stop_requested", b"stop_requested", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2118,6 +2307,8 @@ class UploadTaskRequest(_message.Message):
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
+    SECRETS_ON_LOW_TRUST_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     task_zip: _builtins.bytes
     memory_gb: _builtins.int
@@ -2154,6 +2345,8 @@ class UploadTaskRequest(_message.Message):
     """Never run twice at one moment: its node ends it soon when it is cut off, and does not wait for an outage's end."""
     name: _builtins.str
     """For people; several tasks may have the same."""
+    secrets_on_low_trust: _builtins.bool
+    """Nodes of low trust, whose owners can read them, may have them, too; the owner's own always may."""
     @_builtins.property
     def compare_outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Which files of the result are compared (paths or patterns); none: the whole result without its times."""
@@ -2166,6 +2359,10 @@ class UploadTaskRequest(_message.Message):
     def environment(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def secrets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the owner's secrets, as NAME or NAME=VARIABLE: the run finds their values in its environment."""
+
     def __init__(
         self,
         *,
@@ -2194,10 +2391,12 @@ class UploadTaskRequest(_message.Message):
         environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         name: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        secrets: _abc.Iterable[_builtins.str] | None = ...,
+        secrets_on_low_trust: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "priority", b"priority"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "arguments", b"arguments", "compare_outputs", b"compare_outputs", "cpu_score", b"cpu_score", "environment", b"environment", "exclusive", b"exclusive", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "image", b"image", "labels", b"labels", "location", b"location", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "memory_gb", b"memory_gb", "min_trust", b"min_trust", "name", b"name", "network", b"network", "package_bytes", b"package_bytes", "package_sha256", b"package_sha256", "priority", b"priority", "replicas", b"replicas", "take_pending", b"take_pending", "task_id", b"task_id", "task_zip", b"task_zip", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "arguments", b"arguments", "compare_outputs", b"compare_outputs", "cpu_score", b"cpu_score", "environment", b"environment", "exclusive", b"exclusive", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "image", b"image", "labels", b"labels", "location", b"location", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "memory_gb", b"memory_gb", "min_trust", b"min_trust", "name", b"name", "network", b"network", "package_bytes", b"package_bytes", "package_sha256", b"package_sha256", "priority", b"priority", "replicas", b"replicas", "secrets", b"secrets", "secrets_on_low_trust", b"secrets_on_low_trust", "take_pending", b"take_pending", "task_id", b"task_id", "task_zip", b"task_zip", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
@@ -2215,6 +2414,7 @@ class UploadTaskResponse(_message.Message):
     STORED_BYTES_FIELD_NUMBER: _builtins.int
     STORED_BYTES_LIMIT_FIELD_NUMBER: _builtins.int
     INPUTS_KEPT_FIELD_NUMBER: _builtins.int
+    SECRETS_KEPT_FIELD_NUMBER: _builtins.int
     MAX_MINUTES_FIELD_NUMBER: _builtins.int
     MINUTES_BY_BALANCE_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
@@ -2226,6 +2426,8 @@ class UploadTaskResponse(_message.Message):
     stored_bytes_limit: _builtins.int
     inputs_kept: _builtins.bool
     """Arguments, environment, name and labels were read. A pool that does not know them says nothing."""
+    secrets_kept: _builtins.bool
+    """the same of secrets"""
     max_minutes: _builtins.int
     """longest run, as it was accepted"""
     minutes_by_balance: _builtins.bool
@@ -2239,12 +2441,13 @@ class UploadTaskResponse(_message.Message):
         stored_bytes: _builtins.int = ...,
         stored_bytes_limit: _builtins.int = ...,
         inputs_kept: _builtins.bool = ...,
+        secrets_kept: _builtins.bool = ...,
         max_minutes: _builtins.int = ...,
         minutes_by_balance: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs_kept", b"inputs_kept", "max_minutes", b"max_minutes", "message", b"message", "minutes_by_balance", b"minutes_by_balance", "repeated_upload", b"repeated_upload", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "success", b"success"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs_kept", b"inputs_kept", "max_minutes", b"max_minutes", "message", b"message", "minutes_by_balance", b"minutes_by_balance", "repeated_upload", b"repeated_upload", "secrets_kept", b"secrets_kept", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "success", b"success"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2415,6 +2618,8 @@ class TaskDetail(_message.Message):
     HOLDS_WHEN_PLACED_FIELD_NUMBER: _builtins.int
     JOB_ID_FIELD_NUMBER: _builtins.int
     JOB_INDEX_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
+    SECRETS_ON_LOW_TRUST_FIELD_NUMBER: _builtins.int
     NEEDS_FIELD_NUMBER: _builtins.int
     state: _builtins.str
     """QUEUED, PLACED, RUNNING, SUCCEEDED, FAILED, STOPPED"""
@@ -2470,6 +2675,7 @@ class TaskDetail(_message.Message):
     job_id: _builtins.str
     """that it is a task of; empty: none"""
     job_index: _builtins.int
+    secrets_on_low_trust: _builtins.bool
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptRecord]:
         """Newest last; only in PollTaskStatus."""
@@ -2486,6 +2692,10 @@ class TaskDetail(_message.Message):
     def environment(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def secrets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """as they were submitted: names"""
+
     @_builtins.property
     def needs(self) -> Global___TaskRequirements:
         """what it asks of a node"""
@@ -2533,11 +2743,13 @@ class TaskDetail(_message.Message):
         holds_when_placed: _builtins.bool = ...,
         job_id: _builtins.str = ...,
         job_index: _builtins.int = ...,
+        secrets: _abc.Iterable[_builtins.str] | None = ...,
+        secrets_on_low_trust: _builtins.bool = ...,
         needs: Global___TaskRequirements | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["needs", b"needs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "assigned_node", b"assigned_node", "attempt_number", b"attempt_number", "attempts", b"attempts", "created_at", b"created_at", "environment", b"environment", "exclusive", b"exclusive", "exit_code", b"exit_code", "finished_at", b"finished_at", "has_exit_code", b"has_exit_code", "has_result", b"has_result", "held_back_until", b"held_back_until", "held_cpt", b"held_cpt", "holds_when_placed", b"holds_when_placed", "job_id", b"job_id", "job_index", b"job_index", "labels", b"labels", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "min_trust", b"min_trust", "minutes_by_balance", b"minutes_by_balance", "name", b"name", "needs", b"needs", "output_removed", b"output_removed", "owner", b"owner", "paid_cpt", b"paid_cpt", "price_per_minute_cpt", b"price_per_minute_cpt", "priority", b"priority", "queue", b"queue", "reason", b"reason", "replica_records", b"replica_records", "replicas", b"replicas", "result_bytes", b"result_bytes", "result_removed_at", b"result_removed_at", "result_until", b"result_until", "started_at", b"started_at", "state", b"state", "stop_requested", b"stop_requested", "take_pending", b"take_pending", "updated_at", b"updated_at", "verification", b"verification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "assigned_node", b"assigned_node", "attempt_number", b"attempt_number", "attempts", b"attempts", "created_at", b"created_at", "environment", b"environment", "exclusive", b"exclusive", "exit_code", b"exit_code", "finished_at", b"finished_at", "has_exit_code", b"has_exit_code", "has_result", b"has_result", "held_back_until", b"held_back_until", "held_cpt", b"held_cpt", "holds_when_placed", b"holds_when_placed", "job_id", b"job_id", "job_index", b"job_index", "labels", b"labels", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "min_trust", b"min_trust", "minutes_by_balance", b"minutes_by_balance", "name", b"name", "needs", b"needs", "output_removed", b"output_removed", "owner", b"owner", "paid_cpt", b"paid_cpt", "price_per_minute_cpt", b"price_per_minute_cpt", "priority", b"priority", "queue", b"queue", "reason", b"reason", "replica_records", b"replica_records", "replicas", b"replicas", "result_bytes", b"result_bytes", "result_removed_at", b"result_removed_at", "result_until", b"result_until", "secrets", b"secrets", "secrets_on_low_trust", b"secrets_on_low_trust", "started_at", b"started_at", "state", b"state", "stop_requested", b"stop_requested", "take_pending", b"take_pending", "updated_at", b"updated_at", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

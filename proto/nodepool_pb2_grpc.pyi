@@ -53,6 +53,10 @@ class UserServiceStub:
     """What moved on the caller's account, newest first, in pages."""
     GetCredit: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.GetCreditRequest, _nodepool_pb2.GetCreditResponse]
     """The caller's credit score, what it opens, and why it is what it is, newest change first."""
+    SetSecret: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.SetSecretRequest, _nodepool_pb2.SetSecretResponse]
+    """The caller's secrets, which tasks name and runs are given. No call tells a value."""
+    ListSecrets: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.ListSecretsRequest, _nodepool_pb2.ListSecretsResponse]
+    RemoveSecret: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.RemoveSecretRequest, _nodepool_pb2.RemoveSecretResponse]
 
 @_typing.type_check_only
 class UserServiceAsyncStub(UserServiceStub):
@@ -74,6 +78,10 @@ class UserServiceAsyncStub(UserServiceStub):
     """What moved on the caller's account, newest first, in pages."""
     GetCredit: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.GetCreditRequest, _nodepool_pb2.GetCreditResponse]  # type: ignore[assignment]
     """The caller's credit score, what it opens, and why it is what it is, newest change first."""
+    SetSecret: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.SetSecretRequest, _nodepool_pb2.SetSecretResponse]  # type: ignore[assignment]
+    """The caller's secrets, which tasks name and runs are given. No call tells a value."""
+    ListSecrets: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.ListSecretsRequest, _nodepool_pb2.ListSecretsResponse]  # type: ignore[assignment]
+    RemoveSecret: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.RemoveSecretRequest, _nodepool_pb2.RemoveSecretResponse]  # type: ignore[assignment]
 
 class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     """---------------------------------------------------------------------------------------------
@@ -140,6 +148,28 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_nodepool_pb2.GetCreditResponse, _abc.Awaitable[_nodepool_pb2.GetCreditResponse]]:
         """The caller's credit score, what it opens, and why it is what it is, newest change first."""
+
+    @_abc_1.abstractmethod
+    def SetSecret(
+        self,
+        request: _nodepool_pb2.SetSecretRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.SetSecretResponse, _abc.Awaitable[_nodepool_pb2.SetSecretResponse]]:
+        """The caller's secrets, which tasks name and runs are given. No call tells a value."""
+
+    @_abc_1.abstractmethod
+    def ListSecrets(
+        self,
+        request: _nodepool_pb2.ListSecretsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.ListSecretsResponse, _abc.Awaitable[_nodepool_pb2.ListSecretsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def RemoveSecret(
+        self,
+        request: _nodepool_pb2.RemoveSecretRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.RemoveSecretResponse, _abc.Awaitable[_nodepool_pb2.RemoveSecretResponse]]: ...
 
 def add_UserServiceServicer_to_server(servicer: UserServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -243,6 +243,8 @@ class Attempt:
         stream = self._stream(execution)
         try:
             done = execution.run(package, self._started)
+        except RunRefusedError as error:
+            raise RunRefusedError(execution.without_secrets(str(error)), error.code) from None
         finally:
             execution.output.close()
         if self._is_cut():
@@ -271,6 +273,7 @@ class Attempt:
 
     def _end(self, execution: Execution, done: Done, stream: OutputStream) -> EndReport:
         outcome, reason = judge(done.end)
+        reason = execution.without_secrets(reason)
         path = self._shop.journal.result_path(self.attempt_id)
         result = execution.pack(done, outcome, reason, path)
         end = EndReport(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from nodepool.domain.errors import InvalidInputError
@@ -55,15 +57,31 @@ def job_of(
         max_run_seconds=spec.max_run_seconds,
         arguments=tuple(spec.arguments),
         environment=_environment(spec),
+        secrets=_secrets(spec),
     )
 
 
 def _environment(spec: pb.AttemptSpec) -> dict[str, str]:
     """Not let near those who set up the sandbox unseen."""
     environment = dict(spec.environment)
-    try:
+    with _refusing():
         check_environment_names(environment, pools_too=True)
         check_bounds(spec.arguments, environment, pools_too=True)
+    return environment
+
+
+def _secrets(spec: pb.AttemptSpec) -> dict[str, str]:
+    """The same. No error's words have a value."""
+    secrets = dict(spec.secrets)
+    with _refusing():
+        check_environment_names(secrets)
+        check_bounds((), secrets, pools_too=True)
+    return secrets
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
     except InvalidInputError as error:
         raise RunRefusedError(f"this node cannot give the task: {error}", ReasonCode.CANNOT_GIVE) from error
-    return environment

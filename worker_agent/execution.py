@@ -16,6 +16,7 @@ from nodepool.domain.tasks.package_rules import PackageLimits
 from nodepool.domain.tasks.states import Outcome
 from worker_agent import wall_clock
 from worker_agent.output_buffer import OutputBuffer
+from worker_agent.output_mask import OutputMask, masked_text
 from worker_agent.result_zip import BuiltResult, RunFacts, build_result
 from worker_agent.runners.base import RunEnd, Runner, RunSpec, StartedRun, Usage
 from worker_agent.trash import remove_tree
@@ -54,6 +55,7 @@ class Job:
     max_run_seconds: int
     arguments: tuple[str, ...] = field(default=(), repr=False)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)  # values by their variables
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +110,17 @@ class Execution:
                 return Done(_not_begun(), started_at, wall_clock.now(), 0.0)
             on_started()
             began = wall_clock.monotonic()
-            run = prepared.start(self.output.append)
+            mask = OutputMask(self._job.secrets.values(), self.output.append)
+            run = prepared.start(mask.feed)
             with self._lock:
                 self._run = run
                 stopped = self._stopped
             if stopped:
                 run.stop()
-            end = run.wait()
+            try:
+                end = run.wait()
+            finally:
+                mask.close()
             run_seconds = wall_clock.monotonic() - began
         finally:
             with self._lock:
@@ -161,6 +167,10 @@ class Execution:
         output = self.output.chunk(0, self.output.size_bytes)
         return build_result(self.work_dir, destination, facts, output, self._limits.max_result_bytes)
 
+    def without_secrets(self, text: str) -> str:
+        """A text of this run for others, such as a reason."""
+        return masked_text(text, self._job.secrets.values())
+
     def clean(self) -> None:
         """Raises OSError when something of the run's folder stays."""
         self._discard(self._folder)
@@ -200,6 +210,7 @@ class Execution:
             entry=entry,
             arguments=job.arguments,
             environment=job.environment,
+            secrets=job.secrets,
             memory_bytes=job.memory_bytes,
             cpus=job.cpus,
             gpu=job.gpu,

@@ -51,7 +51,7 @@ _KINDS: Mapping[CallKind, tuple[str, ...]] = {
     CallKind.CHANGE: (
         "StopTask", "StopJob", "DeleteTask", "StopTaskExecution", "Transfer", "RefreshToken",
         "SetNodeDraining", "Mint",
-        "SetCreditScore", "SetUserBlocked", "ReversePayment",
+        "SetCreditScore", "SetUserBlocked", "ReversePayment", "SetSecret", "RemoveSecret",
     ),
     CallKind.SUBMIT: ("UploadTask", "UploadTaskStream", "SubmitArray", "ExecuteTask"),
     CallKind.PASSWORD: ("ChangePassword",),

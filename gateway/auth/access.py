@@ -31,6 +31,9 @@ _BY_SERVICE: dict[str, dict[Access, tuple[str, ...]]] = {
             "ChangePassword",
             "GetStatement",
             "GetCredit",
+            "SetSecret",
+            "ListSecrets",
+            "RemoveSecret",
         ),
     },
     "nodepool.NodeManagerService": {

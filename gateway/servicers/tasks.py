@@ -242,6 +242,7 @@ def _uploaded(accepted: Accepted) -> pb.UploadTaskResponse:
         stored_bytes=accepted.stored_bytes,
         stored_bytes_limit=accepted.stored_bytes_limit,
         inputs_kept=True,
+        secrets_kept=True,
     )
 
 

@@ -11,7 +11,7 @@ from gateway.auth import passwords
 from gateway.auth.callers import current_client, current_identity
 from gateway.auth.rate_limit import RateLimit
 from gateway.context import Gateway
-from gateway.usecases import accounts, login_guard, statements
+from gateway.usecases import accounts, login_guard, statements, user_secrets
 from nodepool.domain.errors import NodePoolError, RateLimitedError
 from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 
@@ -116,6 +116,32 @@ class UserServicer(rpc.UserServiceServicer):
         self, request: pb.GetStatementRequest, context: Context
     ) -> pb.GetStatementResponse:
         return await self._gateway.run_list(statements.statement, self._gateway, current_identity(), request)
+
+    async def SetSecret(self, request: pb.SetSecretRequest, context: Context) -> pb.SetSecretResponse:
+        identity, name = current_identity(), request.name
+        replaced = await self._gateway.run(user_secrets.put, self._gateway, identity, name, request.value)
+        words = "has another value now" if replaced else "is set"
+        return pb.SetSecretResponse(success=True, message=f"secret {name} {words}", replaced=replaced)
+
+    async def ListSecrets(self, request: pb.ListSecretsRequest, context: Context) -> pb.ListSecretsResponse:
+        found = await self._gateway.run(user_secrets.list_own, self._gateway, current_identity())
+        return pb.ListSecretsResponse(
+            success=True,
+            message=f"{len(found)} secrets",
+            secrets=[
+                pb.Secret(name=it.name, set_at=it.set_at, unreadable=not it.is_readable) for it in found
+            ],
+        )
+
+    async def RemoveSecret(
+        self, request: pb.RemoveSecretRequest, context: Context
+    ) -> pb.RemoveSecretResponse:
+        identity, name = current_identity(), request.name
+        waiting = await self._gateway.run(user_secrets.remove, self._gateway, identity, name)
+        words = f"; {waiting} tasks that have not begun need it, and will fail" if waiting else ""
+        return pb.RemoveSecretResponse(
+            success=True, message=f"secret {name} is removed{words}", waiting_tasks=waiting
+        )
 
     async def GetCredit(self, request: pb.GetCreditRequest, context: Context) -> pb.GetCreditResponse:
         return await self._gateway.run_list(statements.credit, self._gateway, current_identity(), request)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
+from gateway.usecases import user_secrets
+from gateway.usecases.user_secrets import SecretsNotGivenError
 from nodepool import wire
 from nodepool.clock import steady_clock
 from nodepool.domain import ids
@@ -18,6 +20,7 @@ from nodepool.domain.errors import (
     InvalidInputError,
     NodePoolError,
     NotAbleError,
+    NotTrustedError,
     OwnerOnlyError,
     StaleAttemptError,
     StateConflictError,
@@ -32,7 +35,9 @@ from nodepool.domain.tasks.states import AttemptState, Outcome
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.files.writer import Writer
 from nodepool.stores.sql import attempts as attempt_records, tasks as task_store
+from nodepool.stores.sql.database import Connection
 from nodepool.stores.sql.task_rows import AssignedTask
+from nodepool.stores.sql.user_secrets import StoredSecret
 from nodepool.workflows.result_files import forget_losers
 
 MAX_OUTPUT_CHUNK_BYTES = 1 << 20
@@ -44,6 +49,12 @@ _CHECKED_FOR_SECONDS = 1.0
 # In times NODE_LATE_SECONDS: so long an agent may need to come back after an outage and say what it lost.
 _BLAMELESS_PERIODS = 5
 _MAX_CHECKED = 10_000
+# What a node is not, or not any more, that was given the task.
+_NOT_THERE: Mapping[type[Exception], ReasonCode] = {
+    OwnerOnlyError: ReasonCode.OWNER_ONLY,
+    NotAbleError: ReasonCode.NOT_ABLE,
+    NotTrustedError: ReasonCode.NOT_TRUSTED,
+}
 # While the broker is away: for so long agents are asked to keep what they have and send it again. After that
 # it is only in their results, and the broker is asked this often whether it is back.
 _KEPT_FOR_SECONDS, _ASKED_AGAIN_SECONDS = 10.0, 1.0
@@ -52,24 +63,21 @@ _KEPT_FOR_SECONDS, _ASKED_AGAIN_SECONDS = 10.0, 1.0
 def claim(gateway: Gateway, identity: CallerIdentity, request: pb.ClaimAttemptRequest) -> pb.AttemptSpec:
     """Move the attempt to running on this node and say what to run."""
     now = gateway.clock()
+
+    def work(connection: Connection) -> tuple[AssignedTask, Mapping[str, StoredSecret]]:
+        attempt_id, node_id, able = request.attempt_id, request.node_id, request.capabilities
+        task = task_store.claim_attempt(connection, attempt_id, node_id, identity.user_id, now, able=able)
+        return task, user_secrets.read_wanted(connection, task.owner_id, task.secrets)
+
     try:
-        row = gateway.database.write(
-            lambda connection: task_store.claim_attempt(
-                connection,
-                request.attempt_id,
-                request.node_id,
-                identity.user_id,
-                now,
-                able=request.capabilities,
-            )
-        )
-    except (OwnerOnlyError, NotAbleError) as error:
+        row, sealed = gateway.database.write(work)
+    except tuple(_NOT_THERE) as error:
         # Nobody's fault: it has become so since the task was placed.
-        code = ReasonCode.OWNER_ONLY if isinstance(error, OwnerOnlyError) else ReasonCode.NOT_ABLE
-        reason = because(code, node=request.node_id)
+        reason = because(_NOT_THERE[type(error)], node=request.node_id)
         end = End(outcome=Outcome.REFUSED, exit_code=None, reason=reason, blameless=True)
         gateway.lifecycle.end_attempt(request.attempt_id, request.node_id, identity.user_id, end)
         raise StaleAttemptError(f"{error}; the task goes elsewhere") from error
+    secrets = _secrets(gateway, identity, request, row, sealed)
     if row.attempt_state == AttemptState.ASSIGNED:  # before: this is its first claim
         gateway.claims.note(request.attempt_id)
     with suppress(NodePoolError):  # watchers look by themselves
@@ -93,7 +101,24 @@ def claim(gateway: Gateway, identity: CallerIdentity, request: pb.ClaimAttemptRe
         exclusive=row.exclusive,
         arguments=arguments_from_json(row.arguments),
         environment=_environment(row),
+        secrets=secrets,
     )
+
+
+def _secrets(
+    gateway: Gateway,
+    identity: CallerIdentity,
+    request: pb.ClaimAttemptRequest,
+    row: AssignedTask,
+    sealed: Mapping[str, StoredSecret],
+) -> dict[str, str]:
+    """Their values. A task that cannot be given one has failed, and its node is neither blamed nor paid."""
+    try:
+        return user_secrets.opened(gateway, row.owner_id, row.secrets, sealed)
+    except SecretsNotGivenError as error:
+        end = End(outcome=Outcome.FAILED, exit_code=None, reason=error.reason, blameless=True, idle=True)
+        gateway.lifecycle.end_attempt(request.attempt_id, request.node_id, identity.user_id, end)
+        raise StaleAttemptError(f"the task has failed: {error}") from error
 
 
 def _environment(row: AssignedTask) -> dict[str, str]:

@@ -198,7 +198,7 @@ class Explainer:
         task.task_id = task.task_id or _PLACEHOLDER_ID
         columns = submit_task.requested_task(self._gateway, task)
         if request.tasks:
-            columns["capabilities"] = needed(has_inputs=True)
+            columns["capabilities"] = needed(has_inputs=True, has_secrets=bool(columns["secrets"]))
         found = dry_run.check(self._gateway, identity, columns, request)
         now = self._gateway.clock()
         # As its row would be; no task has an empty id.
@@ -335,6 +335,8 @@ def _as_queued(
         image=columns["image"],
         network=columns["network"],
         capabilities=columns["capabilities"],
+        secrets=columns["secrets"],
+        secrets_on_low_trust=columns["secrets_on_low_trust"],
         cpu_score=columns["cpu_score"],
         memory_gb=columns["memory_gb"],
         gpu_score=columns["gpu_score"],

@@ -14,7 +14,8 @@ from nodepool.stores.sql.task_rows import WholeTask
 SAME_ON_REPEAT = (
     "package_sha256", "cpu_score", "memory_gb", "gpu_score", "gpu_memory_gb", "gpu_name", "region",
     "image", "network", "max_minutes", "pinned_node", "priority", "min_trust", "location_mode",
-    "replicas", "compare_outputs", "take_pending", "exclusive", "arguments", "environment", "name", "labels",
+    "replicas", "compare_outputs", "take_pending", "exclusive", "arguments", "environment", "secrets",
+    "secrets_on_low_trust", "name", "labels",
 )  # fmt: skip
 
 

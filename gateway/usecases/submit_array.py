@@ -17,7 +17,7 @@ from typing import Any
 
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
-from gateway.usecases import package_check, storage_quota, submit_task
+from gateway.usecases import package_check, storage_quota, submit_task, user_secrets
 from gateway.usecases.array_price import ArrayPrice, price_of_array
 from gateway.usecases.incoming_package import IncomingPackage
 from nodepool.domain.capabilities import needed
@@ -168,7 +168,7 @@ def check_early(
     sha256: str,
 ) -> AcceptableArray:
     """What can be refused of a new array without its package and items. Keeps nothing."""
-    score, stored, balance = gateway.database.read(lambda c: _account(c, owner))
+    score, stored, balance = gateway.database.read(lambda c: _account(c, owner, columns))
     price = price_of_array(columns, tasks, balance, max_cpt)
     priced: PricedTask = {
         **columns,
@@ -186,8 +186,11 @@ def check_early(
     return AcceptableArray(score=score, stored_bytes=stored, price=price, columns=priced)
 
 
-def _account(connection: Connection, owner: CallerIdentity) -> tuple[int, int, int]:
-    """Credit score, bytes stored and balance."""
+def _account(
+    connection: Connection, owner: CallerIdentity, columns: RequestedTask
+) -> tuple[int, int, int]:
+    """Credit score, bytes stored and balance. Raises what is raised for secrets that there are not."""
+    user_secrets.check_wanted(connection, owner.user_id, columns["secrets"])
     balance, _ = ledger_store.balance(connection, owner.user_id)
     score = credit_score(connection, owner.user_id)
     return score, storage_accounting.stored_bytes(connection, owner.user_id), balance
@@ -198,7 +201,7 @@ def _row(gateway: Gateway, columns: PricedTask, tier: str, now: float) -> dict[s
     return {
         **{name: value for name, value in columns.items() if name not in own},
         # Its index and the number of tasks go into the environment of each.
-        "capabilities": needed(has_inputs=True),
+        "capabilities": needed(has_inputs=True, has_secrets=bool(columns["secrets"])),
         "holds_when_placed": True,
         "fee_percent": gateway.settings.platform_fee_percent,
         "state": TaskState.QUEUED,

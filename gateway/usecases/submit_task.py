@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
-from gateway.usecases import package_check, storage_quota
+from gateway.usecases import package_check, storage_quota, user_secrets
 from gateway.usecases.fitting_minutes import fitting_minutes
 from gateway.usecases.incoming_package import IncomingPackage
 from gateway.usecases.repeated_upload import Accepted, repeated
@@ -125,11 +125,13 @@ def requested_task(gateway: Gateway, request: pb.UploadTaskRequest) -> Requested
 
 
 def _given(request: pb.UploadTaskRequest) -> TaskInputs:
-    inputs = wire.inputs_from_wire(request)
+    inputs, secrets = wire.inputs_from_wire(request), wire.secrets_from_wire(request)
     return {
         "arguments": arguments_to_json(inputs.arguments),
         "environment": mapping_to_json(inputs.environment),
-        "capabilities": needed(has_inputs=bool(inputs)),
+        "secrets": mapping_to_json(secrets),
+        "secrets_on_low_trust": request.secrets_on_low_trust,
+        "capabilities": needed(has_inputs=bool(inputs), has_secrets=bool(secrets)),
         "name": check_name(request.name),
         "labels": mapping_to_json(wire.labels_from_wire(request)),
     }
@@ -296,6 +298,7 @@ def _before(
             raise AlreadyExistsError(
                 f"there was a task {columns['id']!r} before, which is removed; choose a new task_id"
             )
+        user_secrets.check_wanted(connection, owner.user_id, columns["secrets"])
         minutes, fewer = fitting_minutes(columns, columns["price_per_minute"], facts.balance)
         columns = {**columns, "max_minutes": minutes, "minutes_by_balance": fewer}
         terms = ledger_store.terms_of(columns, fee_percent)

@@ -42,6 +42,7 @@ _COMMANDS = {
     "job": ("hivemind.cli.jobs:job", "Many tasks with one id: status, results, stop."),
     "rm": ("hivemind.cli.tasks:rm", "Delete tasks that have ended."),
     "result": ("hivemind.cli.tasks:result", "Fetch a task's files."),
+    "secret": ("hivemind.cli.secret:secret", "Tokens and keys that only your runs are given."),
     "nodes": ("hivemind.cli.nodes:nodes", "The pool's nodes and their load."),
     "top": ("hivemind.cli.top:top", "The nodes, live."),
     "node": ("hivemind.cli.nodes:node", "Drain or resume a node of yours."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -31,12 +32,20 @@ def explain(app: App, task_id: str) -> None:
         app.notice("note: this pool is an older one and says no more")
 
 
-def dry_run(app: App, path: Path, needs: TaskNeeds, *, tasks: int = 0, max_cpt: int = 0) -> None:
+def dry_run(
+    app: App,
+    path: Path,
+    needs: TaskNeeds,
+    include: Sequence[str] = (),
+    *,
+    tasks: int = 0,
+    max_cpt: int = 0,
+) -> None:
     """Pack PATH, ask the pool where it would run and what it would cost, and send nothing else.
 
     `tasks`: as an array of so many. Raises what a submit would raise.
     """
-    package = open_package(path)
+    package = open_package(path, include=include)
     try:
         sha256 = package.sha256()
     finally:

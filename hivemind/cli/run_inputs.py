@@ -10,6 +10,7 @@ import click
 
 from hivemind import env_file
 from hivemind.cli.app import App
+from hivemind.cli.completing import secret_names
 from hivemind.errors import RefusedError
 
 _OPTIONS = (
@@ -29,6 +30,21 @@ _OPTIONS = (
         multiple=True,
         type=click.Path(path_type=Path),
         help="Variables from a file, one NAME=VALUE a line, as `docker run --env-file` reads it.",
+    ),
+    click.option(
+        "--secret",
+        "secrets",
+        multiple=True,
+        metavar="NAME[=VARIABLE]",
+        shell_complete=secret_names,
+        help="A secret of yours (`hivemind secret`) as a variable of the run; may be given several times.",
+    ),
+    click.option(
+        "--secret-on-low-trust",
+        "secrets_on_low_trust",
+        is_flag=True,
+        help="Also on nodes of low trust. The owner of the machine can read the secrets there, as anywhere "
+        "[default: only nodes of more trust, and your own].",
     ),
     click.option("--name", default="", help="What you call it; several tasks may have the same name."),
     click.option(
@@ -71,6 +87,8 @@ def inputs_of(app: App, options: Mapping[str, Any]) -> dict[str, Any]:
     environment, warnings = environment_of(values.pop("variables"), values.pop("env_files"), app.environment)
     for warning in warnings:
         app.notice(f"warning: {warning}")
+    if values["secrets_on_low_trust"] and not values["secrets"]:
+        raise click.UsageError("--secret-on-low-trust goes with --secret: it says where those may go")
     return {
         **values,
         "environment": {**app.project.environment, **environment},

@@ -86,6 +86,13 @@ from nodepool.domain.trust.voting import MAX_REPLICAS
 @click.option(
     "--dry-run", "is_dry", is_flag=True, help="Say where it would run now and its price; send nothing."
 )
+@click.option(
+    "--include",
+    multiple=True,
+    metavar="PATTERN",
+    help="Send files of PATH that are left out otherwise, such as '.env.test' or 'certs/*.pem'; may be given "
+    "several times.",
+)
 @sweep_options
 @click.option("--task-id", help="Your own id; a repeated upload with the same id changes nothing.")
 @click.option(
@@ -118,25 +125,28 @@ def submit(
     What comes after -- is given to what runs, word by word (at most 1,024, and 32 KiB with --env).
 
     Of a directory everything is sent but what .hivemindignore names (gitignore's rules), .git,
-    virtual environments, caches, .env files and links. run.sh or main.py is what runs. hivemind.toml
-    in PATH, or above it in its Git repository, has options that need not be given each time.
+    virtual environments, caches, links and what may be secret (.env files, keys). run.sh or main.py is what
+    runs. hivemind.toml in PATH, or above it in its Git repository, has options that need not be given each
+    time.
     """
     _check_flags(follows=follows, is_dry=is_dry, shows=bool(output or stop_on_interrupt))
     if output:
         check_destination(output, overwrite=force)
-    array = take_sweep(needs)
+    array, include = take_sweep(needs), needs.pop("include")
     options = TaskNeeds(**inputs_of(app, {name: value for name, value in needs.items() if value is not None}))
     if array.sweep:
         is_one = bool(follows or task_id)
-        return submit_sweep(app, path, array.sweep, options, array, is_dry=is_dry, is_one=is_one)
+        return submit_sweep(
+            app, path, array.sweep, options, array, include=include, is_dry=is_dry, is_one=is_one
+        )
     if is_dry:
-        dry_run(app, path, options)
+        dry_run(app, path, options, include)
         return ExitCode.OK
     with connect(app) as pool:
         chosen = task_id or new_task_id()
         words = f"send {chosen} again with `--task-id {chosen}`, which never makes two of it"
         with names_it(app, words), transfer_bar("upload", shown=not app.json) as progress:
-            sent = pool.submit(path, options, task_id=chosen, progress=progress)
+            sent = pool.submit(path, options, task_id=chosen, progress=progress, include=include)
         for warning in sent.warnings:
             app.notice(f"warning: {warning}")
         if not follows:

@@ -110,21 +110,35 @@ def take_sweep(options: dict[str, Any]) -> SweepChoice:
 
 
 def submit_sweep(
-    app: App, path: Path, sweep: Sweep, needs: TaskNeeds, choice: SweepChoice, *, is_dry: bool, is_one: bool
+    app: App,
+    path: Path,
+    sweep: Sweep,
+    needs: TaskNeeds,
+    choice: SweepChoice,
+    *,
+    include: Sequence[str],
+    is_dry: bool,
+    is_one: bool,
 ) -> int:
     """`is_one`: something was asked for that goes with one task only."""
     if is_one:
         raise click.UsageError("--follow and --task-id are for one task; an array has --job-id")
     if is_dry:
         sweep.check(RunInputs(tuple(needs.arguments), dict(needs.environment)))
-        dry_run(app, path, needs, tasks=len(sweep), max_cpt=choice.max_cpt)
+        dry_run(app, path, needs, include, tasks=len(sweep), max_cpt=choice.max_cpt)
         return ExitCode.OK
     chosen = choice.job_id or new_job_id()
     with connect(app) as pool:
         words = f"send {chosen} again with `--job-id {chosen}`, which never makes two of it"
         with names_it(app, words), transfer_bar("upload", shown=not app.json) as progress:
             sent = pool.submit_array(
-                path, sweep, needs, job_id=chosen, max_cpt=choice.max_cpt, progress=progress
+                path,
+                sweep,
+                needs,
+                job_id=chosen,
+                max_cpt=choice.max_cpt,
+                progress=progress,
+                include=include,
             )
     for warning in sent.warnings:
         app.notice(f"warning: {warning}")

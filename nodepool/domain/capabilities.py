@@ -17,11 +17,12 @@ _MOST, _LONGEST = 16, 32
 
 class Capability(StrEnum):
     INPUTS = "inputs"  # arguments and environment variables of the task
+    SECRETS = "secrets"  # variables that nothing but the run is to show
 
 
 # What an agent of this version says.
 ALL = tuple(Capability)
-_WORDS = {Capability.INPUTS: "arguments or environment variables"}
+_WORDS = {Capability.INPUTS: "arguments or environment variables", Capability.SECRETS: "secrets"}
 
 
 def check_capabilities(told: Iterable[str]) -> str:
@@ -38,9 +39,10 @@ def capabilities_of(stored: str) -> frozenset[str]:
     return frozenset(stored.split())
 
 
-def needed(*, has_inputs: bool) -> str:
+def needed(*, has_inputs: bool, has_secrets: bool) -> str:
     """What a task needs of its node's agent, as it is stored."""
-    return check_capabilities([Capability.INPUTS] if has_inputs else [])
+    wanted = {Capability.INPUTS: has_inputs, Capability.SECRETS: has_secrets}
+    return check_capabilities(word for word, is_needed in wanted.items() if is_needed)
 
 
 def lacking(needs: str, able: Iterable[str]) -> str:

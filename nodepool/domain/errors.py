@@ -55,6 +55,10 @@ class OwnerOnlyError(StaleAttemptError):
     """The attempt is of somebody else's task, and its node takes its owner's only."""
 
 
+class NotTrustedError(StaleAttemptError):
+    """The attempt's task has secrets, and its node is trusted less than they ask for."""
+
+
 class NotAbleError(StaleAttemptError):
     """The attempt's task needs what the program that asks for it cannot do."""
 

@@ -16,5 +16,6 @@ class LimitName(StrEnum):
     NEW_ACCOUNTS = "new_accounts"
     UNFINISHED_TASKS = "unfinished_tasks"
     STORED_BYTES = "stored_bytes"
+    SECRETS = "secrets"
     HEAVY_WORK = "heavy_work"
     OTHER = "other"

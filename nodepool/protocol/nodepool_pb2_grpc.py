@@ -77,6 +77,21 @@ class UserServiceStub(object):
                 request_serializer=proto_dot_nodepool__pb2.GetCreditRequest.SerializeToString,
                 response_deserializer=proto_dot_nodepool__pb2.GetCreditResponse.FromString,
                 _registered_method=True)
+        self.SetSecret = channel.unary_unary(
+                '/nodepool.UserService/SetSecret',
+                request_serializer=proto_dot_nodepool__pb2.SetSecretRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.SetSecretResponse.FromString,
+                _registered_method=True)
+        self.ListSecrets = channel.unary_unary(
+                '/nodepool.UserService/ListSecrets',
+                request_serializer=proto_dot_nodepool__pb2.ListSecretsRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.ListSecretsResponse.FromString,
+                _registered_method=True)
+        self.RemoveSecret = channel.unary_unary(
+                '/nodepool.UserService/RemoveSecret',
+                request_serializer=proto_dot_nodepool__pb2.RemoveSecretRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.RemoveSecretResponse.FromString,
+                _registered_method=True)
 
 
 class UserServiceServicer(object):
@@ -137,6 +152,25 @@ class UserServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetSecret(self, request, context):
+        """The caller's secrets, which tasks name and runs are given. No call tells a value.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSecrets(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveSecret(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UserServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -179,6 +213,21 @@ def add_UserServiceServicer_to_server(servicer, server):
                     servicer.GetCredit,
                     request_deserializer=proto_dot_nodepool__pb2.GetCreditRequest.FromString,
                     response_serializer=proto_dot_nodepool__pb2.GetCreditResponse.SerializeToString,
+            ),
+            'SetSecret': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetSecret,
+                    request_deserializer=proto_dot_nodepool__pb2.SetSecretRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.SetSecretResponse.SerializeToString,
+            ),
+            'ListSecrets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSecrets,
+                    request_deserializer=proto_dot_nodepool__pb2.ListSecretsRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.ListSecretsResponse.SerializeToString,
+            ),
+            'RemoveSecret': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveSecret,
+                    request_deserializer=proto_dot_nodepool__pb2.RemoveSecretRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.RemoveSecretResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -400,6 +449,87 @@ class UserService(object):
             '/nodepool.UserService/GetCredit',
             proto_dot_nodepool__pb2.GetCreditRequest.SerializeToString,
             proto_dot_nodepool__pb2.GetCreditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetSecret(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.UserService/SetSecret',
+            proto_dot_nodepool__pb2.SetSecretRequest.SerializeToString,
+            proto_dot_nodepool__pb2.SetSecretResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSecrets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.UserService/ListSecrets',
+            proto_dot_nodepool__pb2.ListSecretsRequest.SerializeToString,
+            proto_dot_nodepool__pb2.ListSecretsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveSecret(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.UserService/RemoveSecret',
+            proto_dot_nodepool__pb2.RemoveSecretRequest.SerializeToString,
+            proto_dot_nodepool__pb2.RemoveSecretResponse.FromString,
             options,
             channel_credentials,
             insecure,

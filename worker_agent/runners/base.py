@@ -49,6 +49,8 @@ class RunSpec:
     arguments: tuple[str, ...] = field(default=(), repr=False)  # for the entry, as they are
     # Of its owner's and the pool's. What the run itself needs wins over them.
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    # Variables, too, that only the run may show: not the engine, and no list of processes.
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     memory_bytes: int
     cpus: float
     gpu: bool

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class Attached:
     client: docker.APIClient
     container: str
     stream: Any
+    given: bytes = field(default=b"", repr=False)  # what its stdin is given: secrets
 
 
 class ContainerRun:
@@ -63,6 +64,7 @@ class ContainerRun:
         self._client = attached.client
         self._container = attached.container
         self._stream = attached.stream
+        self._given = attached.given
         self._on_output: Callable[[bytes], None] | None = on_output
         self._in_background = in_background
         self._bootstrap = bootstrap
@@ -142,6 +144,9 @@ class ContainerRun:
     def _read(self) -> None:
         demultiplexer = Demultiplexer()
         try:
+            if self._given:
+                _give(self._stream, self._given)
+                self._given = b""
             while data := _receive(self._stream):
                 for part in demultiplexer.feed(data):
                     if self._on_output is not None:
@@ -248,6 +253,13 @@ def unlimited(stream: Any) -> Any:
         if candidate is not None and hasattr(candidate, "settimeout"):
             candidate.settimeout(None)
     return stream
+
+
+def _give(stream: Any, data: bytes) -> None:
+    """A container that has ended takes nothing more: its exit code says why."""
+    # What is made for reading has the socket below it.
+    with contextlib.suppress(OSError):
+        getattr(stream, "_sock", stream).sendall(data)
 
 
 def _receive(stream: Any) -> bytes:

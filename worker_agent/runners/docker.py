@@ -35,6 +35,7 @@ from worker_agent.runners.sandbox import (
     EngineFacts,
     container_name,
     container_options,
+    secrets_input,
 )
 from worker_agent.runners.watch import Watcher
 from worker_agent.trash import remove_tree
@@ -47,7 +48,7 @@ _PULSE_SECONDS = 5
 _CONNECTIONS = 64
 _HELPERS = 8
 _CONFLICT = 409
-_ATTACH = {"stdout": 1, "stderr": 1, "stream": 1, "stdin": 0}
+_ATTACH = {"stdout": 1, "stderr": 1, "stream": 1}
 
 
 class DockerRunner:
@@ -185,7 +186,8 @@ class DockerRunner:
     def _start(self, prepared: PreparedContainer, on_output: Callable[[bytes], None]) -> ContainerRun:
         try:
             # Before the start, so that no output is lost.
-            stream = unlimited(self._client.attach_socket(prepared.container, _ATTACH))
+            attach = {**_ATTACH, "stdin": int(bool(prepared.spec.secrets))}
+            stream = unlimited(self._client.attach_socket(prepared.container, attach))
             try:
                 self._client.start(prepared.container)
             except BaseException:
@@ -196,7 +198,7 @@ class DockerRunner:
             raise _refusal(error, prepared.spec.image) from error
         return ContainerRun(
             prepared.spec,
-            Attached(self._client, prepared.container, stream),
+            Attached(self._client, prepared.container, stream, secrets_input(prepared.spec.secrets)),
             on_output,
             self._watcher,
             self._in_background,

@@ -127,6 +127,7 @@ def process_environment(
     environment = {
         "LANG": "C.UTF-8",
         **spec.environment,
+        **spec.secrets,
         "PATH": ":".join(path),
         "HOME": home,
         "TMPDIR": home,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,17 @@ _MIN_CPU_SHARES, _MAX_CPU_SHARES = 2, 1 << 18
 # Among everything on the machine a task is the first to go when memory runs out.
 OOM_SCORE_ADJUSTMENT = 500
 _NAME_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
+# How a container's shell takes secrets from its stdin, of which the engine keeps nothing: NAME=VALUE on each
+# line, in `secrets_input`'s writing, and an empty line at the end. Without that the task does not begin.
+_TAKE_SECRETS = """\
+while IFS= read -r HIVEMIND_LINE; do
+  if [ -z "$HIVEMIND_LINE" ]; then unset HIVEMIND_LINE HIVEMIND_VALUE; exec "$@" </dev/null; fi
+  HIVEMIND_VALUE=$(printf '%bx' "${HIVEMIND_LINE#*=}")
+  export "${HIVEMIND_LINE%%=*}=${HIVEMIND_VALUE%x}"
+done
+echo 'the secrets of the task did not arrive' >&2
+exit 1"""
+_AS_IT_IS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:,@+=")
 # Some images have python, some only python3.
 _EITHER_PYTHON = 'command -v python >/dev/null 2>&1 && exec python "$@"; exec python3 "$@"'
 
@@ -89,10 +100,11 @@ def container_options(
 ) -> dict[str, Any]:
     """The body of the engine's create call. `volumes` are the folders that the image declares as such."""
     interpreter, arguments = task_command(spec, bootstrap)
+    # The image's own entrypoint is not ours to run.
+    entrypoint = ["sh", "-c", _EITHER_PYTHON, "sh"] if interpreter == "python" else ["sh"]
     return {
         "Image": spec.image,
-        # The image's own entrypoint is not ours to run.
-        "Entrypoint": ["sh", "-c", _EITHER_PYTHON, "sh"] if interpreter == "python" else ["sh"],
+        "Entrypoint": ["sh", "-c", _TAKE_SECRETS, "sh", *entrypoint] if spec.secrets else entrypoint,
         "Cmd": arguments,
         "WorkingDir": WORK,
         "User": user,
@@ -105,11 +117,26 @@ def container_options(
         },
         "AttachStdout": True,
         "AttachStderr": True,
-        "OpenStdin": False,
+        "AttachStdin": bool(spec.secrets),
+        "OpenStdin": bool(spec.secrets),
+        "StdinOnce": bool(spec.secrets),
         "Tty": False,
         "Healthcheck": {"Test": ["NONE"]},  # the image's would run beside the task
         "HostConfig": _host_options(spec, engine, bootstrap, volumes),
     }
+
+
+def secrets_input(secrets: Mapping[str, str]) -> bytes:
+    """What a container's shell reads of its secrets; nothing where there are none."""
+    if not secrets:
+        return b""
+    lines = [f"{name}={_written(value)}" for name, value in secrets.items()]
+    return "\n".join([*lines, "", ""]).encode()
+
+
+def _written(value: str) -> str:
+    """In what every shell's printf reads: all but plain letters as octal numbers."""
+    return "".join(chr(byte) if byte in _AS_IT_IS else f"\\0{byte:03o}" for byte in value.encode())
 
 
 def container_environment(spec: RunSpec) -> dict[str, str]:

@@ -143,6 +143,7 @@ def task_details(task: TaskInfo, now: float) -> Group:
         "arguments": shlex.join(task.arguments),
         # Values may be what is not for everybody who sees this screen.
         "environment": " ".join(sorted(task.environment)),
+        "secrets": _secrets_text(task),
     }
     table = PlainTable.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
@@ -171,6 +172,11 @@ def needs_text(needs: RequirementsInfo) -> str:
         "network" if needs.network else "",
     )
     return ", ".join(part for part in amounts if part)
+
+
+def _secrets_text(task: TaskInfo) -> str:
+    also = " (also on nodes of low trust)" if task.secrets_on_low_trust else ""
+    return " ".join(task.secrets) + also if task.secrets else ""
 
 
 def _longest(task: TaskInfo) -> str:

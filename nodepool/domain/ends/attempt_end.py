@@ -302,7 +302,8 @@ def _settlement(snapshot: AttemptEndSnapshot, end: End, now: float, *, account: 
 def _is_looked_at(attempt: EndingAttempt, end: End, rules: EndRules, now: float, tickets: Tickets) -> bool:
     """Whether the result is paid only when it stands, where somebody else could check it.
 
-    Not that of a node of the task's own owner: anybody could order their own good name.
+    Not that of a node of the task's own owner: anybody could order their own good name. And not that of a
+    task with secrets: a second node would be given them, and by then they may be others.
     """
     task, node = attempt.task, attempt.node
     if (
@@ -310,6 +311,7 @@ def _is_looked_at(attempt: EndingAttempt, end: End, rules: EndRules, now: float,
         or end.idle
         or task.kind is not TaskKind.USER
         or task.pinned_node
+        or task.has_secrets
         or not attempt.is_a_strangers
         or rules.audits.audit_share <= 0
         or len(task.id) > ids.MAX_PARENT_ID

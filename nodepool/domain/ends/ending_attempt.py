@@ -77,6 +77,7 @@ class EndingTask:
     package_bytes: int = 0
     started_at: float | None = None
     image: str = ""
+    has_secrets: bool = False  # which the pool sends to no second node by itself
     take_pending: bool = False  # its owner takes a result before it is checked
     is_suspect: bool = False  # its owner's tasks were lost with others lately, who paid for it
 

@@ -129,7 +129,7 @@ def another_node(request: PlacementRequest, pool: PoolView) -> PlacementSuggesti
         further = (
             (request.gpu_name, "the GPU {}"),
             ("" if request.region == "any" else request.region, "in {}"),
-            (request.min_trust or "", "of {} trust or more"),
+            (request.min_trust or (Tier.NORMAL if request.secrets_of else ""), "of {} trust or more"),
             ("" if request.tier is Tier.HIGH or request.node_id else request.tier, "of {} trust at most"),
         )
         words = ", ".join([words, *(form.format(word) for word, form in further if word)])

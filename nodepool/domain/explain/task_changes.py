@@ -56,6 +56,7 @@ def changes(request: PlacementRequest, pool: PoolView, fleet: Fleet) -> list[Tas
         *_region(request, pool, fleet),
         *_gpu_name(request, pool, fleet),
         *_trust(request, pool, fleet),
+        *_secrets(request, pool, fleet),
         *_node(request, pool, fleet),
     ]
     return sorted(found, key=lambda change: (change.gives_up, -change.nodes, change.field, change.value))
@@ -173,6 +174,15 @@ def _trust(request: PlacementRequest, pool: PoolView, fleet: Fleet) -> Iterator[
         if found:
             yield from found
             return
+
+
+def _secrets(request: PlacementRequest, pool: PoolView, fleet: Fleet) -> Iterator[TaskChange]:
+    if request.secrets_of:
+        sentence = (
+            "let nodes of low trust have its secrets, too (--secret-on-low-trust): their owners can read them"
+        )
+        changed = replace(request, secrets_of=0)
+        yield from _tried(pool, fleet, changed, ("secrets_on_low_trust", "true", sentence), NONE_LEFT)
 
 
 def _node(request: PlacementRequest, pool: PoolView, fleet: Fleet) -> Iterator[TaskChange]:

@@ -37,6 +37,7 @@ NEEDS_AGENT = Clause(ClauseKind.NEEDS_AGENT)
 OWNER_ONLY = Clause(ClauseKind.OWNER_ONLY)
 TRUST = Clause(ClauseKind.TRUST)
 OTHER_OWNER = Clause(ClauseKind.OTHER_OWNER)
+SECRETS = Clause(ClauseKind.SECRETS)
 MIN_TRUST = Clause(ClauseKind.MIN_TRUST)
 REGION = Clause(ClauseKind.REGION)
 GPU_NAME = Clause(ClauseKind.GPU_NAME)
@@ -77,6 +78,8 @@ class Requirements:
     needs_agent: bool = False  # an image or the network, which only agents can give
     capabilities: frozenset[str] = frozenset()  # that the node's agent must have
     owner_id: int = 0  # whose task it is, where that counts (Fleet.owner_that_counts)
+    # Whose secrets it is given, where no others of low trust may have them: then only that user's own nodes.
+    secrets_of: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +157,8 @@ def _matching(requirements: Requirements, fleet: Fleet) -> Iterable[tuple[Clause
         yield TRUST, fleet.tier >= RANK[requirements.tier]
     if requirements.not_owners:
         yield OTHER_OWNER, ~np.isin(fleet.owner, list(requirements.not_owners))
+    if requirements.secrets_of:
+        yield SECRETS, (fleet.tier < RANK[Tier.LOW]) | (fleet.owner == requirements.secrets_of)
     if requirements.min_trust is not None:
         yield MIN_TRUST, fleet.tier <= RANK[requirements.min_trust]
     if requirements.region != regions.ANY and not requirements.relaxed:

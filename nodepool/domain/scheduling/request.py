@@ -37,7 +37,8 @@ class PlacementRequest:
     not_owners: frozenset[int] = frozenset()
     needs_agent: bool = False
     capabilities: frozenset[str] = frozenset()
-    owner_id: int = 0  # see Requirements
+    secrets_of: int = 0  # see Requirements, as the next
+    owner_id: int = 0
     over_bytes: int = 0
     package_bytes: int = 0
 
@@ -56,6 +57,7 @@ class PlacementRequest:
             not_owners=self.not_owners,
             needs_agent=self.needs_agent,
             capabilities=self.capabilities,
+            secrets_of=self.secrets_of,
             owner_id=self.owner_id,
             over_bytes=self.over_bytes,
             package_bytes=self.package_bytes,
@@ -67,6 +69,8 @@ class TaskToPlace(Protocol):
 
     @property
     def kind(self) -> TaskKind: ...
+    @property
+    def owner_id(self) -> int: ...
     @property
     def cpu_score(self) -> int: ...
     @property
@@ -93,6 +97,10 @@ class TaskToPlace(Protocol):
     def network(self) -> bool: ...
     @property
     def capabilities(self) -> str: ...
+    @property
+    def secrets(self) -> str: ...
+    @property
+    def secrets_on_low_trust(self) -> bool: ...
 
 
 def request_of(
@@ -130,6 +138,7 @@ def request_of(
         # A node that is pushed to is told neither.
         needs_agent=bool(task.network or task.image != default_image),
         capabilities=capabilities_of(task.capabilities),
+        secrets_of=task.owner_id if task.secrets and not task.secrets_on_low_trust else 0,
         owner_id=owner_id,
         over_bytes=over_bytes,
     )
@@ -140,8 +149,6 @@ class TaskInQueue(TaskToPlace, Protocol):
 
     @property
     def id(self) -> str: ...
-    @property
-    def owner_id(self) -> int: ...
     @property
     def priority(self) -> int: ...
     @property

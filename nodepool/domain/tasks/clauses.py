@@ -21,6 +21,7 @@ class ClauseKind(StrEnum):
     OWNER_ONLY = "owner_only"
     TRUST = "trust"
     OTHER_OWNER = "other_owner"
+    SECRETS = "secrets"
     MIN_TRUST = "min_trust"
     REGION = "region"
     GPU_NAME = "gpu_name"
@@ -48,6 +49,7 @@ _WORDS = {
     ),
     ClauseKind.TRUST: "trust tier above what the owner's credit opens",
     ClauseKind.OTHER_OWNER: "of an owner who has another run of it, or who submitted it",
+    ClauseKind.SECRETS: "of low trust: its owner could read the secrets of the task",
     ClauseKind.MIN_TRUST: "below the trust that it asks for",
     ClauseKind.REGION: "in another region",
     ClauseKind.GPU_NAME: "with another GPU",

@@ -22,8 +22,10 @@ class RequestedComparison(TypedDict):
 class TaskInputs(TypedDict):
     """What its entry script is given, and what people call it."""
 
-    arguments: str  # JSON, as the next
+    arguments: str  # JSON, as the next two
     environment: str
+    secrets: str  # their names, by the variables
+    secrets_on_low_trust: bool
     capabilities: str  # that its node's agent must have
     name: str
     labels: str  # JSON

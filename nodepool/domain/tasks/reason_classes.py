@@ -32,6 +32,7 @@ _CODES: Mapping[ReasonClass, tuple[ReasonCode, ...]] = {
     ReasonClass.NODE_FOR_TASK: (
         ReasonCode.OWNER_ONLY,
         ReasonCode.NOT_ABLE,
+        ReasonCode.NOT_TRUSTED,
         ReasonCode.IMAGE_ABSENT,
         ReasonCode.OTHER_PLATFORM,
         ReasonCode.TOO_LITTLE_DISK,

@@ -48,8 +48,13 @@ class ReasonCode(StrEnum):
     POOL_AWAY = "pool_away"
     OWNER_ONLY = "owner_only"
     NOT_ABLE = "not_able"
+    NOT_TRUSTED = "not_trusted"
     IDLE = "idle"
     RESTORED = "restored"
+    # What it was to be given is not there when it begins.
+    SECRET_GONE = "secret_gone"  # noqa: S105 - no secret, as the next
+    SECRET_UNREADABLE = "secret_unreadable"  # noqa: S105
+    SECRETS_TOO_LARGE = "secrets_too_large"
     # What a node says when it refuses one. Its words are `detail`; whose fault it is: reason_classes.
     IMAGE_ABSENT = "image_absent"
     OTHER_PLATFORM = "other_platform"
@@ -113,8 +118,14 @@ _WORDS: dict[ReasonCode, str] = {
     ReasonCode.POOL_AWAY: "node {node} ended it while the pool was away",
     ReasonCode.OWNER_ONLY: "node {node} takes its owner's tasks only",
     ReasonCode.NOT_ABLE: "the agent of node {node} is too old for what the task is given",
+    ReasonCode.NOT_TRUSTED: "node {node} is of low trust now, and its owner could read the task's secrets",
     ReasonCode.IDLE: "node {node} took it and did nothing for {minutes} minutes",
     ReasonCode.RESTORED: "the pool was restored from a backup while it ran",
+    ReasonCode.SECRET_GONE: "its secret {name} was removed before it began",
+    ReasonCode.SECRET_UNREADABLE: "the pool cannot read its secret {name} any more, as its STORAGE_KEY is "
+    "another one now: set the secret again",
+    ReasonCode.SECRETS_TOO_LARGE: "its secrets have {have_bytes} together now, over the {limit_bytes} that a "
+    "task is given",
     **dict.fromkeys(
         (
             ReasonCode.IMAGE_ABSENT,

@@ -76,10 +76,7 @@ def unseal(key: bytes, name: str, file: IO[bytes]) -> Iterator[bytes]:
     Raises CorruptFileError at the first thing that is wrong. A cut file is found at its end only:
     what was yielded is true, but not all there is, until the iterator ends without an error.
     """
-    header = file.read(HEADER_BYTES)
-    random = header[len(_MAGIC) : len(_MAGIC) + _RANDOM_BYTES]
-    if not hmac.compare_digest(header, _MAGIC + random + _name_tag(key, random, name)):
-        raise CorruptFileError
+    random = _random_of(key, name, file.read(HEADER_BYTES))
     yield b""
     cipher = _file_cipher(key, random)
     number = 0
@@ -110,10 +107,24 @@ def key_of(key: bytes, name: str, path: str) -> Sealed:
     """Raises CorruptFileError where the file at the path is not the one of that name; OSError."""
     with open(path, "rb") as file:  # noqa: PTH123
         header = file.read(HEADER_BYTES)
+    return Sealed(path, _file_key(key, _random_of(key, name, header)))
+
+
+def has_header_of(key: bytes, name: str, sealed: bytes) -> bool:
+    """Whether it was sealed with this key, under this name."""
+    try:
+        _random_of(key, name, sealed[:HEADER_BYTES])
+    except CorruptFileError:
+        return False
+    return True
+
+
+def _random_of(key: bytes, name: str, header: bytes) -> bytes:
+    """Raises CorruptFileError where the header is not that of a file of this name, under this key."""
     random = header[len(_MAGIC) : len(_MAGIC) + _RANDOM_BYTES]
     if not hmac.compare_digest(header, _MAGIC + random + _name_tag(key, random, name)):
         raise CorruptFileError
-    return Sealed(path, _file_key(key, random))
+    return random
 
 
 def plain_bytes(sealed_bytes: int) -> int:

@@ -14,6 +14,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -50,6 +51,17 @@ users = Table(
     Column("name_key", Text),
 )
 Index("uq_users_name_key", users.c.name_key, unique=True)
+
+# Values are encrypted (stores/files/secret_box.py), and open under this user and name alone.
+user_secrets = Table(
+    "user_secrets",
+    metadata,
+    Column("user_id", ForeignKey("users.id"), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("value_bytes", Integer, nullable=False),  # of the value itself
+    Column("set_at", Float, nullable=False),
+)
 
 # Wrong passwords in a row, alike for names that exist and names that do not.
 # nodepool/domain/accounts/lockout.py has the rules.

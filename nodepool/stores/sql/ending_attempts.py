@@ -36,6 +36,7 @@ _COLUMNS = (
     tasks.c.pinned_node,
     tasks.c.image,
     tasks.c.take_pending,
+    tasks.c.secrets,
     tasks.c.max_minutes,
     tasks.c.tier,
     tasks.c.region,
@@ -160,6 +161,7 @@ def _from_row(row: Row[Any]) -> EndingAttempt:
             started_at=row.task_started_at,
             image=row.image,
             take_pending=row.take_pending,
+            has_secrets=bool(row.secrets),
         ),
         node=EndingNode(
             id=row.node_id,

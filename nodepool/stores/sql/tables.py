@@ -26,6 +26,7 @@ from nodepool.stores.sql.account_tables import (
     login_addresses,
     login_guards,
     metadata,
+    user_secrets,
     users,
 )
 from nodepool.stores.sql.job_tables import jobs
@@ -50,6 +51,7 @@ __all__ = [
     "storage_accounts",
     "task_labels",
     "tasks",
+    "user_secrets",
     "users",
 ]
 
@@ -147,6 +149,9 @@ tasks = Table(
     # Its owner takes a result that is checked before the check has an answer.
     Column("take_pending", Boolean, nullable=False, server_default=text("false")),
     Column("exclusive", Boolean, nullable=False, server_default=text("false")),  # never twice at one moment
+    # Names of secrets by the variables that they become (JSON; domain/tasks/run_secrets.py).
+    Column("secrets", Text, nullable=False, server_default=""),
+    Column("secrets_on_low_trust", Boolean, nullable=False, server_default=text("false")),
     # For its entry script (JSON; domain/tasks/run_inputs.py), and what its node's agent must be able to do.
     Column("arguments", Text, nullable=False, server_default=""),
     Column("environment", Text, nullable=False, server_default=""),
@@ -222,6 +227,14 @@ Index(
     tasks.c.created_at,
     sqlite_where=tasks.c.name != "",
     postgresql_where=tasks.c.name != "",
+)
+# Those that are to be given secrets.
+Index(
+    "ix_tasks_secrets",
+    tasks.c.owner_id,
+    tasks.c.state,
+    sqlite_where=tasks.c.secrets != "",
+    postgresql_where=tasks.c.secrets != "",
 )
 # Counts of a job's tasks by state, and those that wait in the order of their indices.
 Index(

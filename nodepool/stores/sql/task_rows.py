@@ -48,6 +48,8 @@ class StoredTask(FromRow):
     compare_outputs: str  # one pattern a line
     take_pending: bool
     exclusive: bool
+    secrets: str  # JSON: their names, by the variables that they become
+    secrets_on_low_trust: bool
     capabilities: str  # that its node's agent must have, with blanks between
     name: str
     labels: str  # JSON
@@ -119,6 +121,8 @@ class QueuedTask(FromRow):
     pinned_node: str
     image: str
     network: bool
+    secrets: str
+    secrets_on_low_trust: bool
     capabilities: str
     cpu_score: int
     memory_gb: int
@@ -166,6 +170,8 @@ class AssignedTask(FromRow):
     exclusive: bool
     arguments: str = field(repr=False)  # JSON
     environment: str = field(repr=False)  # JSON
+    secrets: str  # JSON
+    secrets_on_low_trust: bool
     capabilities: str
     max_minutes: int
     package_sha256: str

@@ -15,6 +15,7 @@ from nodepool.domain.capabilities import capabilities_of, lacking
 from nodepool.domain.errors import (
     AlreadyExistsError,
     NotAbleError,
+    NotTrustedError,
     OwnerOnlyError,
     StaleAttemptError,
     StateConflictError,
@@ -32,7 +33,7 @@ from nodepool.domain.tasks.states import (
     check_task_transition,
 )
 from nodepool.events.catalogue import TaskEnded, TaskStopAsked
-from nodepool.stores.sql import attempts as attempt_records, replicas as replica_store
+from nodepool.stores.sql import attempts as attempt_records, replicas as replica_store, verification_records
 from nodepool.stores.sql.attempt_rows import LiveAttempt
 from nodepool.stores.sql.ledger import holds as hold_store
 from nodepool.stores.sql.noted_events import note
@@ -172,8 +173,8 @@ def claim_attempt(
 
     `able`: what the program can do that takes it; None where its node's registration says it.
 
-    Raises NotAbleError where the task needs more, and OwnerOnlyError where the node has become one of its
-    owner's alone since the task was placed.
+    Raises NotAbleError where the task needs more, OwnerOnlyError where the node has become one of its owner's
+    alone since the task was placed, and NotTrustedError where it may not have the task's secrets any more.
     """
     parent = replica_store.lock_parent_of(connection, attempt_id)
     task = live_attempt(connection, attempt_id, node_id, owner_id, lock=True)
@@ -187,6 +188,7 @@ def claim_attempt(
         given = capabilities_of(task.node_capabilities) if able is None else able
         if lacks := lacking(task.capabilities, given):
             raise NotAbleError(f"the agent of node {node_id} is too old: it passes no {lacks} on")
+        _check_trusted(connection, task, node_id, owner_id)
         check_attempt_transition(AttemptState.ASSIGNED, AttemptState.RUNNING)
         connection.execute(
             update(attempts)
@@ -207,6 +209,13 @@ def claim_attempt(
         if parent is not None:
             replica_store.begin(connection, task, node_id, now)
     return task
+
+
+def _check_trusted(connection: Connection, task: AssignedTask, node_id: str, owner_id: int) -> None:
+    if not task.secrets or task.secrets_on_low_trust or task.owner_id == owner_id:
+        return
+    if verification_records.is_low(connection, node_id):
+        raise NotTrustedError(f"node {node_id} is of low trust, and may not have the task's secrets")
 
 
 def request_stop(connection: Connection, task_id: str, now: float) -> OwnedTask:
