@@ -65,6 +65,8 @@ OPTION_OF = {
     "environment": "--env",
     "labels": "--label",
     "arguments": "arguments",
+    "secrets": "--secret",
+    "secrets_on_low_trust": "--secret-on-low-trust",
 }
 # What stands there instead of the option.
 README_WORD_OF = {"arguments": "-- ARGS…"}
@@ -82,6 +84,8 @@ SAMPLES: dict[str, Any] = {
     "arguments": ["--lr", "0.1"],
     "environment": {"LR": "0.1"},
     "labels": {"sweep": "first"},
+    "secrets": ["TOKEN", "DB=PGPASSWORD"],
+    "secrets_on_low_trust": True,
 }
 READMES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-TW.md")}
 SETTINGS = Settings(_env_file=None, allowed_images="other:1", allow_task_network=True)

@@ -11,8 +11,10 @@ from urllib.parse import quote
 import pytest
 
 from nodepool.messaging import names
+from nodepool.protocol import nodepool_pb2 as pb
 from tests.support.accounts import Account
 from tests.support.pool import FLOWER_LOGIN, PoolFactory, TestPool
+from tests.support.secret_runs import KEEPS_A_SECRET, KEPT, keeps_it
 from tests.support.tasks import script
 
 OUTPUT = "a-word-that-only-the-program-says"
@@ -119,3 +121,18 @@ def test_a_node_that_left_is_gone_at_once(pool: TestPool) -> None:
     assert name not in page(pool, "/api/workers")
     assert name not in page(pool, "/workers")
     assert quote(name, safe="") not in page(pool, "/workers")
+
+
+def test_a_secret_is_found_nowhere_but_in_the_run_that_is_given_it(pool: TestPool) -> None:
+    user = pool.register_user()
+    secret = pb.SetSecretRequest(name="TOKEN", value=KEPT)
+    user.stubs.users.SetSecret(secret, metadata=user.metadata, timeout=20)
+    careful = user.submit(script(KEEPS_A_SECRET), secrets=["TOKEN"])
+    pool.wait(lambda: user.detail(careful).reason, "it is told why it waits")
+    assert "1 of low trust: its owner could read the secrets of the task" in user.detail(careful).reason
+    told = user.stubs.tasks.ExplainTask(
+        pb.ExplainTaskRequest(task_id=careful), metadata=user.metadata, timeout=20
+    )
+    assert [(one.field, one.nodes) for one in told.suggestions] == [("secrets_on_low_trust", 1)]
+    user.stop(careful)
+    keeps_it(pool, user, user.submit(script(KEEPS_A_SECRET), secrets=["TOKEN"], secrets_on_low_trust=True))

@@ -7,8 +7,8 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
+import docker
 import grpc
 import psutil
 import pytest
@@ -18,21 +18,24 @@ from tests.support.accounts import Account
 from tests.support.environment import ROOT
 from tests.support.odd_words import ODD_VARIABLES, ODD_WORDS, TELL, TELLING_PACKAGE, told
 from tests.support.pool import TestPool
+from tests.support.secret_runs import KEEPS_A_SECRET, KEPT, keeps_it
 from tests.support.tasks import package, script, unpacked
+from tests.support.traces import everything_in
 
-SECRET_VALUE = "a-value-nobody-else-reads"
+SECRET_VALUE = KEPT
 
 
 def run_command(
-    pool: TestPool, user: Account, folder: Path, *words: str, **environment: str
+    pool: TestPool, user: Account, folder: Path, *words: str, given: str = "", **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """`hivemind WORDS` as this user, with nothing else in its environment."""
+    """`hivemind WORDS` as this user, with nothing else in its environment; `given` is its stdin."""
     done = subprocess.run(
         [sys.executable, "-m", "hivemind", *words],
         env={
             "PATH": "/usr/bin:/bin", "HOME": str(folder / "home"), "PYTHONPATH": str(ROOT),
             "HIVEMIND_GATEWAY": pool.address, "HIVEMIND_TOKEN": user.token, "LANG": "C.UTF-8", **environment,
         },
+        input=given,
         capture_output=True,
         text=True,
         check=False,
@@ -130,6 +133,28 @@ def test_a_container_is_given_the_same(docker_pool: TestPool) -> None:
     assert told(user.logs(task)) == (ODD_WORDS, ODD_VARIABLES)
 
 
+@pytest.mark.docker
+def test_a_secret_reaches_a_container_and_nothing_else_has_it(
+    docker_pool: TestPool, docker_engine: docker.DockerClient, tmp_path: Path
+) -> None:
+    """From `hivemind secret set` on: in no log, file, message, table, list of processes or engine."""
+    user = docker_pool.register_user()
+    (tmp_path / "run.sh").write_text('printf "it is %s" "$DB"; exec python3 main.py "$@"')
+    (tmp_path / "main.py").write_text(KEEPS_A_SECRET.replace("TOKEN", "DB"))
+    (tmp_path / ".env").write_text("PASSWORD=1")
+
+    def hivemind(*words: str, given: str = "") -> subprocess.CompletedProcess[str]:
+        return run_command(docker_pool, user, tmp_path, *words, given=given)
+
+    assert "secret DB_KEY is set" in hivemind("secret", "set", "DB_KEY", given=f"{SECRET_VALUE}\n").stderr
+    assert [each["name"] for each in json.loads(hivemind("secret", "ls", "--json").stdout)] == ["DB_KEY"]
+    sent = hivemind("submit", str(tmp_path), "--secret", "DB_KEY=DB", "--", "given")
+    assert "left out what may be secret: .env" in sent.stderr
+    task = sent.stdout.strip()
+    keeps_it(docker_pool, user, task, engine=docker_engine)
+    assert "DB_KEY=DB" in hivemind("status", task).stdout
+
+
 def test_a_repeated_upload_is_the_same_only_with_the_same_words(pool: TestPool) -> None:
     user = pool.register_user()
     data, given = script("print(1)"), {"arguments": ["a"], "environment": {"A": "1"}, "name": "n"}
@@ -198,28 +223,12 @@ def test_values_of_the_environment_are_in_no_log_and_in_no_broker(pool: TestPool
     user.wait_for(task, "STOPPED")
     for log in pool.folder.rglob("*.log"):
         assert SECRET_VALUE not in log.read_text(errors="replace"), log
-    assert SECRET_VALUE not in _all_of(pool.valkey.client())
+    assert SECRET_VALUE not in everything_in(pool.valkey.client())
     assert SECRET_VALUE.encode() not in user.result(task)
-
-
-def _text(word: str | bytes) -> str:
-    return word if isinstance(word, str) else word.decode()
-
-
-def _all_of(broker: Any) -> str:
-    readers = {
-        "string": broker.get,
-        "hash": broker.hgetall,
-        "set": broker.smembers,
-        "list": lambda key: broker.lrange(key, 0, -1),
-        "zset": lambda key: broker.zrange(key, 0, -1),
-        "stream": broker.xrange,
-    }
-    return repr([readers[_text(broker.type(key))](key) for key in broker.scan_iter()])
 
 
 def test_an_older_agent_is_told_from_one_of_this_version(pool: TestPool) -> None:
     user = pool.register_user()
-    assert {tuple(node.capabilities) for node in user.node_list()} == {("inputs",)}
+    assert {tuple(node.capabilities) for node in user.node_list()} == {("inputs", "secrets")}
     told_health = user.stubs.nodes.HealthCheck(pb.HealthCheckRequest(), timeout=10)
-    assert told_health.capabilities == ["inputs"]
+    assert told_health.capabilities == ["inputs", "secrets"]

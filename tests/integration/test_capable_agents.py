@@ -135,3 +135,29 @@ def test_a_database_with_such_tasks_does_not_go_back_to_a_version_that_would_dro
             migrate.downgrade(database, BEFORE)
         database.write(lambda c: c.execute(tasks.update().values(state="STOPPED", finished_at=1.0)))
         migrate.downgrade(database, BEFORE)
+
+
+def test_secrets_go_to_trusted_nodes_and_to_ones_own_and_never_to_one_without_an_agent(fleet: Fleet) -> None:
+    def owner_of_task(name: str) -> int:
+        return fleet.dispatcher.database.write(lambda c: add_user(c, name))
+
+    def task_of(owner: int, **columns: Any) -> str:
+        given = {"image": GIVEN["image"], "capabilities": "secrets", "secrets": '{"T":"T"}', **columns}
+        return fleet.dispatcher.database.write(
+            lambda c: add_task(c, owner, created_at=START, updated_at=START, hinted_at=START, **given)
+        )
+
+    ann = owner_of_task("ann")
+    fleet.node("pushed", kind=NodeKind.PUSHED, port=4000)
+    fleet.node("low", docker_status="", capabilities="inputs secrets")
+    careful, willing = task_of(ann), task_of(ann, secrets_on_low_trust=True)
+    own = task_of(fleet.owner_id)
+    fleet.place(careful, willing, own)
+    assert fleet.states(careful, willing, own) == ["QUEUED", "PLACED", "PLACED"]
+    assert fleet.row(willing).node_id == fleet.row(own).node_id == "low"
+    fleet.sweep(after=1, heard=("pushed", "low"))
+    assert "1 of low trust: its owner could read the secrets" in fleet.row(careful).reason
+    assert "1 with an older agent or none, which passes no secrets on" in fleet.row(careful).reason
+    fleet.node("trusted", capabilities="secrets")
+    fleet.sweep(after=1, heard=("pushed", "low", "trusted"))
+    assert (fleet.row(careful).state, fleet.row(careful).node_id) == ("PLACED", "trusted")

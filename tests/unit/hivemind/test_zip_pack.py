@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import zipfile
@@ -89,6 +90,62 @@ def test_caches_environments_and_secrets_stay_here(tmp_path: Path) -> None:
         },
     )
     assert names(tmp_path) == ["lib/", "main.py"]
+
+
+SECRET_FILES = (
+    ".aws/credentials", ".config/gcloud/x.db", ".env.local", ".env", ".git-credentials",
+    ".ipynb_checkpoints/a.ipynb", ".netrc", ".pgpass",
+    ".ssh/config", "certs/ca.PEM", "certs/server.key", "id_ed25519", "id_rsa.bak",
+    "service-account-7.json",
+)  # fmt: skip
+
+
+def test_what_may_be_secret_stays_here_and_is_told_in_one_line(tmp_path: Path) -> None:
+    write(tmp_path, {"main.py": "", ".env.example": "", "keys.py": "", **dict.fromkeys(SECRET_FILES, "x")})
+    assert names(tmp_path) == [".config/", "certs/", ".env.example", "keys.py", "main.py"]
+    (line,) = warnings(tmp_path)
+    assert line == (
+        "left out what may be secret: .aws/, .config/gcloud/, .env, .env.local, .git-credentials, "
+        ".ipynb_checkpoints/ and 8 more (--include PATTERN sends it)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("include", "sent"),
+    [
+        ([".env.local"], [".env.local"]),
+        (["*.key", "id_*"], ["certs/server.key", "id_ed25519", "id_rsa.bak"]),
+        (["certs/"], ["certs/ca.PEM", "certs/server.key"]),
+        (["/.aws/credentials"], [".aws/credentials"]),
+        ([".ssh/"], [".ssh/config"]),
+        (["venv/lib/a.pyc"], ["venv/lib/a.pyc"]),
+        (["notes.md"], ["notes.md"]),
+    ],
+)
+def test_what_is_included_by_its_name_is_sent(tmp_path: Path, include: list[str], sent: list[str]) -> None:
+    more = {"venv/lib/a.pyc": "", "notes.md": "", IGNORE_FILE: "notes.md\n"}
+    write(tmp_path, {"main.py": "", **more, **dict.fromkeys(SECRET_FILES, "x")})
+    with contextlib.closing(open_package(tmp_path, include=include)) as package:
+        found = [name for name in zipfile.ZipFile(package.file).namelist() if not name.endswith("/")]
+    assert found == sorted([*sent, "main.py"])
+    assert not any("there is no such file" in line for line in package.warnings)
+
+
+def test_an_include_that_finds_nothing_is_told(tmp_path: Path) -> None:
+    write(tmp_path, {"main.py": "", ".env": ""})
+    with contextlib.closing(open_package(tmp_path, include=[".envv"])) as package:
+        assert package.warnings[-1] == f"--include .envv: there is no such file in {tmp_path}"
+    with pytest.raises(RefusedError, match="line 1 of --include is longer"):
+        open_package(tmp_path, include=["x" * 300])
+
+
+def test_a_zip_of_ones_own_is_sent_as_it_is_with_a_word_of_what_may_be_secret(tmp_path: Path) -> None:
+    made = tmp_path / "task.zip"
+    with zipfile.ZipFile(made, "w") as archive:
+        for name in ("main.py", ".env", "deep/id_rsa"):
+            archive.writestr(name, "x")
+    assert names(made) == ["main.py", ".env", "deep/id_rsa"]
+    assert warnings(made) == ("the ZIP is sent as it is, with what may be secret: .env, deep/id_rsa",)
 
 
 def test_the_ignore_file_follows_the_rules_of_gitignore(tmp_path: Path) -> None:

@@ -30,7 +30,10 @@ def test_what_is_no_word_is_refused(told: list[str]) -> None:
 
 
 def test_what_is_lacking_is_told_in_words() -> None:
-    assert lacking(needed(has_inputs=True), ()) == "arguments or environment variables"
-    assert lacking(needed(has_inputs=True), [Capability.INPUTS]) == ""
-    assert lacking(needed(has_inputs=False), ()) == ""
+    inputs, both = needed(has_inputs=True, has_secrets=False), needed(has_inputs=True, has_secrets=True)
+    assert lacking(inputs, ()) == "arguments or environment variables"
+    assert lacking(inputs, [Capability.INPUTS]) == ""
+    assert lacking(both, [Capability.INPUTS]) == "secrets"
+    assert lacking(both, [Capability.INPUTS, Capability.SECRETS]) == ""
+    assert lacking(needed(has_inputs=False, has_secrets=False), ()) == ""
     assert in_words("time_travel") == "what time_travel means"

@@ -208,3 +208,11 @@ def test_a_plan_goes_to_the_launcher_word_for_word_and_no_longer_than_it_is() ->
     assert {name: got[name] for name in made if name not in ("command", "environment")} == {
         name: value for name, value in made.items() if name not in ("command", "environment")
     }
+
+
+@pytest.mark.parametrize("tools", [BUBBLEWRAP, NAMESPACES, NONE], ids=lambda tools: str(tools.sandbox))
+def test_secrets_are_in_the_environment_and_in_no_command(tools: SandboxTools) -> None:
+    made = plan(tools, spec=replace(SPEC, secrets={"TOKEN": "s3cret!", "HOME": "/"}))
+    assert made["environment"]["TOKEN"] == "s3cret!"
+    assert made["environment"]["HOME"] == "/tmp"
+    assert "s3cret!" not in " ".join(made["command"])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -14,6 +18,7 @@ from worker_agent.runners.sandbox import (
     container_name,
     container_options,
     resize_options,
+    secrets_input,
     task_command,
 )
 
@@ -80,6 +85,53 @@ def test_a_container_has_its_labels_user_and_environment() -> None:
         "hivemind.workdir_bytes": str(100 * MIB),
     }
     assert {"TASK_ID=task_1", "PYTHONUNBUFFERED=1", "HOME=/tmp"} <= set(options["Env"])
+
+
+SECRETS = {
+    "TOKEN": "s3cret!",
+    "KEY": "-----BEGIN-----\nline two\n\n",
+    "ODD": "'\"\\$(id)`id`%b\\c\t{} \u706b\U0001f372\x7f\x81 ",
+    "DASH": "-n",
+}
+SHELLS = [found for name in ("dash", "bash", "busybox", "sh") if (found := shutil.which(name))]
+
+
+def test_the_engine_is_told_of_no_secret() -> None:
+    spec = replace(SPEC, secrets=SECRETS, environment={"PLAIN": "1"})
+    options = container_options(spec, user="1:1", engine=ENGINE)
+    told = json.dumps(options, ensure_ascii=False)
+    assert not any(value in told or name in told for name, value in SECRETS.items())
+    assert "PLAIN=1" in options["Env"]
+    assert (options["OpenStdin"], options["StdinOnce"], options["AttachStdin"]) == (True, True, True)
+    assert options["Entrypoint"][-4:] == container_options(SPEC, user="1:1", engine=ENGINE)["Entrypoint"]
+    assert options["Cmd"] == ["main.py"]
+    assert secrets_input({}) == b""
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_every_shell_reads_secrets_as_they_are_and_leaves_nothing_else(shell: str) -> None:
+    spec = replace(SPEC, secrets=SECRETS, entry="run.sh")
+    _, option, program, *_ = container_options(spec, user="1:1", engine=ENGINE)["Entrypoint"]
+    tells = "import json, os, sys; print(json.dumps([dict(os.environ), sys.argv[1:], sys.stdin.read()]))"
+    command = [shell, *(["sh"] if shell.endswith("busybox") else []), option, program]
+
+    def run(given: bytes) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [*command, "sh", sys.executable, "-c", tells, "a b", "$x"],
+            input=given,
+            env={"LANG": "C.UTF-8"},
+            capture_output=True,
+            check=False,
+        )
+
+    environment, arguments, stdin = json.loads(run(secrets_input(SECRETS)).stdout)
+    assert {name: value for name, value in environment.items() if name in SECRETS} == SECRETS
+    assert not {name for name in environment if name.startswith("HIVEMIND")}
+    assert (arguments, stdin) == (["a b", "$x"], "")
+    cut = run(secrets_input(SECRETS)[:-1])
+    assert cut.returncode == 1
+    assert cut.stdout == b""
+    assert b"did not arrive" in cut.stderr
 
 
 def test_network_and_gpu_are_given_only_when_asked_for() -> None:

@@ -301,6 +301,28 @@ def test_what_was_never_claimed_cannot_have_run(outcome: Outcome) -> None:
         decide(AttemptEndSnapshot(attempt=waits), ended(outcome), RULES, NOW, TICKETS)
 
 
+def test_a_task_that_cannot_be_given_its_secrets_has_failed_and_nobody_is_paid_or_blamed() -> None:
+    effects = end(KINDS["on a node of low trust"], ended(F, blameless=True, idle=True, has_result=False))
+    assert effects.moved is not None
+    assert effects.moved.state is TaskState.FAILED
+    assert effects.settlement is not None
+    assert effects.settlement.state is HoldState.VOIDED
+    assert (effects.history, effects.scores, effects.trust.owners) == (None, (), {})
+
+
+def test_what_was_given_secrets_is_sent_to_no_second_node() -> None:
+    about = attempt(KINDS["on a node of low trust"])
+    told = ended(S)
+    assert to_be_known(about, told, RULES, NOW, TICKETS, is_run=False).others
+    secret = replace(about, task=replace(about.task, has_secrets=True))
+    assert not to_be_known(secret, told, RULES, NOW, TICKETS, is_run=False).others
+    effects = decide(AttemptEndSnapshot(attempt=secret, hold=HOLD), told, RULES, NOW, TICKETS)
+    assert effects.settlement is not None
+    payments = [entry for entry in effects.settlement.entries if entry.kind is EntryKind.PAYMENT]
+    assert [entry.credit for entry in payments] == [ledger.user_account(OWNER)]
+    assert effects.trust.kept is None
+
+
 def test_what_a_node_says_of_its_use_is_kept_within_what_can_be() -> None:
     effects = end(Kind(), ended(S, cpu_seconds=1e9, peak_memory_bytes=1 << 60))
     assert effects.closed is not None

@@ -65,6 +65,9 @@ def followed(asked: PlacementRequest, suggestion: PlacementSuggestion) -> Placem
         return replace(asked, min_trust=Tier(word) if word else None)
     if field == "gpu_name":
         return replace(asked, gpu_name=wire.gpu_name_from_wire(value))
+    if field == "secrets_on_low_trust":
+        assert value == "true"
+        return replace(asked, secrets_of=0)
     assert (field, value) == ("node_id", "any")
     return replace(asked, node_id="")
 
@@ -136,6 +139,12 @@ STUCK: dict[str, tuple[PlacementRequest, list[NodeView], str, list[tuple[str, st
         [node("a", tier=Tier.NORMAL), node("b", tier=Tier.LOW)],
         placement.MIN_TRUST,
         [("min_trust", "normal")],
+    ),
+    "secrets, and nodes of low trust": (
+        asks(secrets_of=7),
+        [node("a", tier=Tier.LOW), node("b", tier=Tier.LOW, owner_id=8)],
+        placement.SECRETS,
+        [("secrets_on_low_trust", "true")],
     ),
     "a node that is gone": (asks(node_id="gone"), [node("a")], placement.OTHER_NODE, [("node_id", "any")]),
     "less than the pool's default of memory": (

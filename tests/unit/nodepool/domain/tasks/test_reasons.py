@@ -65,6 +65,22 @@ WORDS: list[tuple[Reason, str]] = [
         "the agent of node bob/pc is too old for what the task is given",
     ),
     (
+        because(ReasonCode.NOT_TRUSTED, node=NODE),
+        "node bob/pc is of low trust now, and its owner could read the task's secrets",
+    ),
+    (because(ReasonCode.SECRET_GONE, name="TOKEN"), "its secret TOKEN was removed before it began"),
+    (
+        because(ReasonCode.SECRET_UNREADABLE, name="TOKEN"),
+        (
+            "the pool cannot read its secret TOKEN any more, as its STORAGE_KEY is another one now: set the "
+            "secret again"
+        ),
+    ),
+    (
+        because(ReasonCode.SECRETS_TOO_LARGE, have_bytes=33 << 10, limit_bytes=32 << 10),
+        "its secrets have 33 KiB together now, over the 32 KiB that a task is given",
+    ),
+    (
         because(ReasonCode.IDLE, node=NODE, minutes=4),
         "node bob/pc took it and did nothing for 4 minutes",
     ),
