@@ -92,7 +92,9 @@ class Settings(BrokerSettings, BalancerSettings, BoundsSettings):
     )
     token_expiration_hours: float = Field(24.0, gt=0, le=24 * 365, description="lifetime of a token")
     storage_key: str = Field(
-        "", description="secret that encrypts packages and results at rest; empty: made and kept"
+        "",
+        description="secret that encrypts packages, results and users' secrets; empty: made and kept, and no "
+        "secrets are taken",
     )
     task_storage_path: Path = Field(
         Path("./task_storage"), description="folder of packages, results and logs"
