@@ -76,7 +76,7 @@ class Gateway:
     standings: AccountStatuses
     registered: RegisteredTokens
     events: EventHub
-    clock: Clock
+    clock: Clock  # one for all that is decided here; its monotonic part measures runs (see Claims)
     outages: OwnOutages
     unfinished: UnfinishedCounts
     claims: Claims
@@ -134,12 +134,10 @@ def build(settings: Settings, clock: Clock | None = None) -> Gateway:
     database = Database(settings.effective_database_url, patience_seconds=_DATABASE_PATIENCE_SECONDS)
     migrate(database)
     client = connect(settings)
-    # One for all that is decided here; its monotonic part measures runs (see Claims).
     clock, registry = clock or PoolClock(BrokerTime(client)).start(), NodeRegistry(client)
     outputs = OutputStore(client, settings.max_live_output_bytes, settings.max_live_output_mb << 20)
     publisher = Publisher(make_app(settings, "gateway"))
-    own_broker, key, monitor = OwnBroker(database, client), _storage_key(settings), MonitorWords(client)
-    files = FileStore(settings.task_storage_path, key)
+    own_broker, (files, box), monitor = OwnBroker(database, client), _sealed(settings), MonitorWords(client)
     memory, cheap = MemoryBudget(settings.grpc_memory_mb << 20), _cheap(settings)
     return Gateway(
         settings=settings,
@@ -148,7 +146,7 @@ def build(settings: Settings, clock: Clock | None = None) -> Gateway:
         own_broker=own_broker,
         registry=registry,
         files=files,
-        secret_box=SecretBox(key, may_seal=bool(settings.storage_key)),
+        secret_box=box,
         outputs=outputs,
         publisher=publisher,
         lifecycle=Lifecycle(
@@ -187,10 +185,12 @@ def _cheap(settings: Settings) -> ThreadLane:
     return ThreadLane("use-case", _bounds(settings.grpc_threads, 200, 5000))
 
 
-def _storage_key(settings: Settings) -> bytes:
+def _sealed(settings: Settings) -> tuple[FileStore, SecretBox]:
+    """What is kept encrypted, all with one key."""
     root = settings.task_storage_path
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return load_or_make_key(settings.storage_key, root / "storage.key")
+    key = load_or_make_key(settings.storage_key, root / "storage.key")
+    return FileStore(root, key), SecretBox(key, may_seal=bool(settings.storage_key))
 
 
 def _own_outages(settings: Settings) -> OwnOutages:

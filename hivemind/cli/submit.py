@@ -136,9 +136,7 @@ def submit(
     options = TaskNeeds(**inputs_of(app, {name: value for name, value in needs.items() if value is not None}))
     if array.sweep:
         is_one = bool(follows or task_id)
-        return submit_sweep(
-            app, path, array.sweep, options, array, include=include, is_dry=is_dry, is_one=is_one
-        )
+        return submit_sweep(app, path, array.sweep, options, array, include, is_dry=is_dry, is_one=is_one)
     if is_dry:
         dry_run(app, path, options, include)
         return ExitCode.OK

@@ -115,8 +115,8 @@ def submit_sweep(
     sweep: Sweep,
     needs: TaskNeeds,
     choice: SweepChoice,
-    *,
     include: Sequence[str],
+    *,
     is_dry: bool,
     is_one: bool,
 ) -> int:

@@ -78,7 +78,7 @@ def claim(
     gateway.gateway.database.write(lambda c: place(c, task, node_id, number=number))
     request = pb.ClaimAttemptRequest(attempt_id=f"{task}:{number}", node_id=node_id, capabilities=able)
     answers = provider.stubs.nodes.ClaimAttempt(request, metadata=provider.metadata, timeout=CALL_SECONDS)
-    return list(answers)[0].spec
+    return next(iter(answers)).spec
 
 
 def claim_refused(gateway: InnerGateway, provider: Account, task: str, **how: Any) -> str:

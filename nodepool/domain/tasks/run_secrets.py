@@ -28,8 +28,8 @@ def check_secret_name(name: str) -> str:
     """As it is. Raises InvalidInputError, whose words never hold what may be a value instead of a name."""
     if not isinstance(name, str) or len(name) > MAX_NAME or not _NAME.fullmatch(name):
         raise InvalidInputError(
-            f"a secret's name has at most {MAX_NAME} letters, digits and underscores, and does not begin with "
-            "a digit"
+            f"a secret's name has at most {MAX_NAME} letters, digits and underscores, and does not begin "
+            "with a digit"
         )
     return name
 

@@ -228,14 +228,6 @@ Index(
     sqlite_where=tasks.c.name != "",
     postgresql_where=tasks.c.name != "",
 )
-# Those that are to be given secrets.
-Index(
-    "ix_tasks_secrets",
-    tasks.c.owner_id,
-    tasks.c.state,
-    sqlite_where=tasks.c.secrets != "",
-    postgresql_where=tasks.c.secrets != "",
-)
 # Counts of a job's tasks by state, and those that wait in the order of their indices.
 Index(
     "ix_tasks_job",
@@ -291,6 +283,8 @@ Index(
     sqlite_where=text("storage_due AND finished_at IS NOT NULL"),
     postgresql_where=text("storage_due AND finished_at IS NOT NULL"),
 )
+_GIVEN = text("secrets <> ''")
+Index("ix_tasks_secrets", tasks.c.owner_id, tasks.c.state, sqlite_where=_GIVEN, postgresql_where=_GIVEN)
 # What goes after a while, oldest first (stores/sql/removal.py).
 _ENDED = "finished_at IS NOT NULL AND kind <> 'replica' AND kind <> 'audit'"
 for _name, _column, _where in (

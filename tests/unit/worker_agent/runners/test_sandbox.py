@@ -91,7 +91,7 @@ SECRETS = {
     "TOKEN": "s3cret!",
     "KEY": "-----BEGIN-----\nline two\n\n",
     "ODD": "'\"\\$(id)`id`%b\\c\t{} \u706b\U0001f372\x7f\x81 ",
-    "DASH": "-n",
+    "DASH": "-n is no option",
 }
 SHELLS = [found for name in ("dash", "bash", "busybox", "sh") if (found := shutil.which(name))]
 

@@ -10,7 +10,7 @@ down_revision = "0020"
 branch_labels = None
 depends_on = None
 
-_WITH_SECRETS = sa.text("secrets != ''")
+_WITH_SECRETS = sa.text("secrets <> ''")
 
 
 def upgrade() -> None:
