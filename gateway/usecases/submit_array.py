@@ -186,9 +186,7 @@ def check_early(
     return AcceptableArray(score=score, stored_bytes=stored, price=price, columns=priced)
 
 
-def _account(
-    connection: Connection, owner: CallerIdentity, columns: RequestedTask
-) -> tuple[int, int, int]:
+def _account(connection: Connection, owner: CallerIdentity, columns: RequestedTask) -> tuple[int, int, int]:
     """Credit score, bytes stored and balance. Raises what is raised for secrets that there are not."""
     user_secrets.check_wanted(connection, owner.user_id, columns["secrets"])
     balance, _ = ledger_store.balance(connection, owner.user_id)

@@ -125,9 +125,8 @@ def submit(
     What comes after -- is given to what runs, word by word (at most 1,024, and 32 KiB with --env).
 
     Of a directory everything is sent but what .hivemindignore names (gitignore's rules), .git,
-    virtual environments, caches, links and what may be secret (.env files, keys). run.sh or main.py is what
-    runs. hivemind.toml in PATH, or above it in its Git repository, has options that need not be given each
-    time.
+    virtual environments, caches, links and what may be secret. run.sh or main.py is what runs. hivemind.toml
+    in PATH, or above it in its Git repository, has options that need not be given each time.
     """
     _check_flags(follows=follows, is_dry=is_dry, shows=bool(output or stop_on_interrupt))
     if output:
