@@ -23,6 +23,7 @@ def job(shown: ShownJob) -> pb.Job:
         held_cpt=shown.money.held,
         paid_cpt=shown.money.paid,
         max_cpt=row.max_cpt,
+        resubmit_of=row.resubmit_of,
     )
 
 

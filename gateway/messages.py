@@ -14,6 +14,7 @@ from nodepool.domain.nodes.generation import NO_WORK_WORDS
 from nodepool.domain.nodes.history import HistoryRules
 from nodepool.domain.nodes.node import NodeStatus, NodeView, is_owner_only, isolation_of
 from nodepool.domain.tasks.retention import Retention, days_told
+from nodepool.domain.tasks.retries import codes_from_text
 from nodepool.domain.tasks.run_inputs import arguments_from_json, mapping_from_json
 from nodepool.domain.tasks.run_secrets import words_of
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
@@ -57,8 +58,7 @@ def task_detail(
     given: WholeTask | None = None,
 ) -> pb.TaskDetail:
     """`given`: the task where it is to be told, too, what its entry script is given."""
-    held, gone = is_held_back(row), row.files_removed_at > 0
-    has_result = bool(row.result_attempt) and not held and not gone
+    held = is_held_back(row)
     return pb.TaskDetail(
         state=shown_state(row),
         reason=_checked_message(row) if held else row.reason,
@@ -66,8 +66,7 @@ def task_detail(
         attempt_number=_attempt_number(row),
         exit_code=0 if held else row.exit_code or 0,
         has_exit_code=row.exit_code is not None and not held,
-        has_result=has_result,
-        result_bytes=row.result_bytes if has_result else 0,
+        **_result(row, retention),
         created_at=row.created_at,
         updated_at=row.updated_at,
         started_at=row.started_at or 0,
@@ -85,20 +84,32 @@ def task_detail(
         replica_records=[_replica_record(run) for run in runs],
         take_pending=row.take_pending,
         held_back_until=row.held_back_until,
-        result_until=retention.result_until(row.finished_at or 0) if has_result else 0,
-        result_removed_at=row.files_removed_at if row.result_attempt else 0,
-        output_removed=gone and not row.log_bytes,
         exclusive=row.exclusive,
         secrets=words_of(mapping_from_json(row.secrets)),
         secrets_on_low_trust=row.secrets_on_low_trust,
+        **_tries(row),
         name=row.name,
         labels=mapping_from_json(row.labels),
         arguments=arguments_from_json(given.arguments) if given else (),
         environment=mapping_from_json(given.environment) if given else {},
         job_id=row.job_id,
         job_index=row.job_index,
+        resubmit_of=row.resubmit_of,
         needs=_requirements(row),
     )
+
+
+def _result(row: OwnedTask, retention: Retention) -> dict[str, Any]:
+    """The fields that say what there is of its result, and for how long."""
+    gone = row.files_removed_at > 0
+    has_result = bool(row.result_attempt) and not is_held_back(row) and not gone
+    return {
+        "has_result": has_result,
+        "result_bytes": row.result_bytes if has_result else 0,
+        "result_until": retention.result_until(row.finished_at or 0) if has_result else 0,
+        "result_removed_at": row.files_removed_at if row.result_attempt else 0,
+        "output_removed": gone and not row.log_bytes,
+    }
 
 
 def _requirements(row: OwnedTask) -> pb.TaskRequirements:
@@ -114,15 +125,27 @@ def _requirements(row: OwnedTask) -> pb.TaskRequirements:
     )
 
 
+def _tries(row: OwnedTask) -> dict[str, Any]:
+    """The fields that say what becomes of it where its own program fails, and how often it has."""
+    return {
+        "retries": row.retries,
+        "retry_on": codes_from_text(row.retry_on),
+        "backoff_seconds": row.backoff_seconds,
+        "tries_failed": 0 if is_held_back(row) else row.tries_failed,
+        "next_try_at": row.wait_until,
+    }
+
+
 def _money(row: OwnedTask) -> dict[str, Any]:
     """The fields that say what it may cost, holds and has paid."""
+    paid = row.hold_posted or 0
     return {
         "max_minutes": row.max_minutes,
         "minutes_by_balance": row.minutes_by_balance,
         "price_per_minute_cpt": row.price_per_minute,
         "holds_when_placed": row.holds_when_placed,
-        "held_cpt": (row.hold_amount or 0) if row.hold_state is HoldState.HELD else 0,
-        "paid_cpt": row.hold_posted or 0,
+        "held_cpt": (row.hold_amount or 0) - paid if row.hold_state is HoldState.HELD else 0,
+        "paid_cpt": paid,
     }
 
 

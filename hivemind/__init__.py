@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from hivemind.money import Balance, Credit, CreditChange, Statement, StatementLine, Transferred
     from hivemind.needs import TaskNeeds
     from hivemind.nodes import NodeInfo
+    from hivemind.resubmitting import Resubmission
     from hivemind.sdk import NodePoolClient
     from hivemind.secret_methods import SecretInfo, SecretRemoved
     from hivemind.sweeps import Sweep
@@ -81,6 +82,7 @@ __all__ = [
     "Position",
     "ReasonGroup",
     "RefusedError",
+    "Resubmission",
     "ResultInfo",
     "RetryPolicy",
     "SecretInfo",
@@ -110,6 +112,7 @@ _HOME_OF = {
     "SecretInfo": "hivemind.secret_methods",
     "SecretRemoved": "hivemind.secret_methods",
     "Sweep": "hivemind.sweeps",
+    "Resubmission": "hivemind.resubmitting",
     "Endpoint": "hivemind.channel",
     "RetryPolicy": "hivemind.channel",
     "NodePoolClient": "hivemind.sdk",

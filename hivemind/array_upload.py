@@ -10,7 +10,14 @@ from hivemind.channel import GatewayChannel
 from hivemind.errors import RefusedError, UnsupportedError
 from hivemind.needs import TaskNeeds, needs_to_wire
 from hivemind.sweeps import Sweep
-from hivemind.uploading import CHUNK_BYTES, DEADLINE_SECONDS, Progress, check_passes_on, new_id
+from hivemind.uploading import (
+    CHUNK_BYTES,
+    DEADLINE_SECONDS,
+    Progress,
+    check_passes_on,
+    new_id,
+    retries_warning,
+)
 from hivemind.zip_pack import Package, open_package
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.ids import check_job_id
@@ -82,7 +89,7 @@ def upload_array(
         max_minutes=answer.max_minutes,
         price_per_minute_cpt=answer.price_per_minute_cpt,
         most_cpt=answer.most_cpt,
-        warnings=package.warnings,
+        warnings=(*package.warnings, *retries_warning(needs, answer.retries)),
     )
 
 

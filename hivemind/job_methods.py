@@ -1,15 +1,17 @@
-"""What `NodePoolClient` can do with jobs: a part of it, and nothing by itself."""
+"""What `NodePoolClient` can do with jobs, and with what has ended: a part of it, and nothing by itself."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from hivemind import jobs
 from hivemind.array_upload import ArraySubmission, upload_array
 from hivemind.jobs import JobInfo
 from hivemind.models import TaskInfo
 from hivemind.needs import TaskNeeds
+from hivemind.resubmitting import Resubmission, resubmit_job, resubmit_task
 from hivemind.signed_in import SignedIn
 from hivemind.sweeps import Sweep
 from hivemind.uploading import Progress, silent
@@ -57,3 +59,30 @@ class JobMethods(SignedIn):
         """Ask that all tasks of a job be stopped; answers how many had not ended."""
         self._need_token()
         return jobs.stop(self._gateway, job_id)
+
+    def resubmit(self, task_id: str, *, new_task_id: str = "", **changes: Any) -> Resubmission:
+        """Run a task that has ended once more: a new one with its package, which stays in the pool, and all
+        that it was given. `changes` are fields of TaskNeeds, as `max_minutes=30`. One of a job gets a job of
+        its own and keeps its index. The same `new_task_id` again changes nothing.
+
+        Raises ConflictError while it has not ended or when its package is removed, and MissingError.
+        """
+        self._need_token()
+        return resubmit_task(self._gateway, task_id, new_task_id, changes)
+
+    def resubmit_job(
+        self,
+        job_id: str,
+        *states: TaskState,
+        indices: Sequence[int] = (),
+        new_job_id: str = "",
+        max_cpt: int = 0,
+        **changes: Any,
+    ) -> ArraySubmission:
+        """Run those tasks of a job once more that ended in one of `states` (none: all that have ended) and
+        are among `indices` (none: all): a new job, whose tasks keep index and values. All or none.
+
+            pool.resubmit_job(job_id, TaskState.FAILED)
+        """
+        self._need_token()
+        return resubmit_job(self._gateway, job_id, states, indices, new_job_id, max_cpt, changes)

@@ -48,6 +48,7 @@ class JobInfo:
     held_cpt: int = 0
     paid_cpt: int = 0
     max_cpt: int = 0
+    resubmit_of: str = ""  # the job that it does again
     reasons: tuple[ReasonGroup, ...] = ()
 
     @property
@@ -148,6 +149,7 @@ def _job(job: pb.Job, reasons: Sequence[pb.JobReason] = ()) -> JobInfo:
         held_cpt=job.held_cpt,
         paid_cpt=job.paid_cpt,
         max_cpt=job.max_cpt,
+        resubmit_of=job.resubmit_of,
         reasons=tuple(
             ReasonGroup(
                 state=state_from_word(each.state),

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hivemind.errors import UnsupportedError
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
@@ -119,6 +120,12 @@ class TaskInfo:
     replica_records: tuple[ReplicaInfo, ...] = ()  # only in `NodePoolClient.status`
     take_pending: bool = False
     exclusive: bool = False
+    retries: int = 0
+    retry_on: tuple[int, ...] = ()  # exit codes; none: all but that of the longest run
+    backoff_seconds: int = 0  # the first wait; 0: the pool's default
+    tries_failed: int = 0  # so many times its own program has failed
+    next_try_at: float | None = None  # it waits until then
+    resubmit_of: str = ""  # the task or job that it does again
     arguments: tuple[str, ...] = ()  # only in `NodePoolClient.status`, as the next
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     secrets: tuple[str, ...] = ()  # their names, as they were asked for
@@ -139,6 +146,12 @@ class TaskInfo:
     @property
     def final(self) -> bool:
         return self.state in FINAL_TASK_STATES
+
+    @property
+    def last_exit_code(self) -> int | None:
+        """Its own, or before that of the last try that failed. Only in `NodePoolClient.status`."""
+        tried = (it.exit_code for it in reversed(self.attempts) if it.exit_code is not None)
+        return next(tried, None) if self.exit_code is None else self.exit_code
 
     def run_seconds(self, now: float) -> float | None:
         """How long it has run, or None when it has not started."""
@@ -254,13 +267,15 @@ def _task(task_id: str, status: str, detail: pb.TaskDetail | None, *, message: s
         priority=detail.priority,
         min_trust=detail.min_trust,
         location_mode=detail.location_mode,
-        max_minutes=detail.max_minutes,
+        **_money(detail),
         attempts=tuple(map(attempt_from_wire, detail.attempts)),
         replicas=max(1, detail.replicas),
         verification=detail.verification,
         replica_records=tuple(map(_replica, detail.replica_records)),
         take_pending=detail.take_pending,
         exclusive=detail.exclusive,
+        **_tries(detail),
+        resubmit_of=detail.resubmit_of,
         held_back_until=finite(detail.held_back_until) or None,
         result_until=finite(detail.result_until) or None,
         result_removed_at=finite(detail.result_removed_at) or None,
@@ -271,11 +286,6 @@ def _task(task_id: str, status: str, detail: pb.TaskDetail | None, *, message: s
         secrets_on_low_trust=detail.secrets_on_low_trust,
         name=detail.name,
         labels=dict(detail.labels),
-        minutes_by_balance=detail.minutes_by_balance,
-        holds_when_placed=detail.holds_when_placed,
-        price_per_minute_cpt=detail.price_per_minute_cpt,
-        held_cpt=detail.held_cpt,
-        paid_cpt=detail.paid_cpt,
         needs=_requirements(detail.needs) if detail.HasField("needs") else None,
     )
 
@@ -291,6 +301,27 @@ def _requirements(needs: pb.TaskRequirements) -> RequirementsInfo:
         image=needs.image,
         network=needs.network,
     )
+
+
+def _money(detail: pb.TaskDetail) -> dict[str, Any]:
+    return {
+        "max_minutes": detail.max_minutes,
+        "minutes_by_balance": detail.minutes_by_balance,
+        "holds_when_placed": detail.holds_when_placed,
+        "price_per_minute_cpt": detail.price_per_minute_cpt,
+        "held_cpt": detail.held_cpt,
+        "paid_cpt": detail.paid_cpt,
+    }
+
+
+def _tries(detail: pb.TaskDetail) -> dict[str, Any]:
+    return {
+        "retries": detail.retries,
+        "retry_on": tuple(detail.retry_on),
+        "backoff_seconds": detail.backoff_seconds,
+        "tries_failed": detail.tries_failed,
+        "next_try_at": finite(detail.next_try_at) or None,
+    }
 
 
 def _replica(record: pb.ReplicaRecord) -> ReplicaInfo:

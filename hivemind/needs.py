@@ -14,6 +14,7 @@ from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.regions import task_region
 from nodepool.domain.resources import MAX_AMOUNT, Resources
 from nodepool.domain.tasks.labels import check_labels, check_name
+from nodepool.domain.tasks.retries import check_backoff, check_codes, check_retried, check_retries
 from nodepool.domain.tasks.run_inputs import RunInputs
 from nodepool.domain.tasks.run_secrets import wanted_secrets
 from nodepool.domain.tasks.states import MAX_PRIORITY, LocationMode
@@ -41,6 +42,10 @@ class TaskNeeds:
     `take_pending`: a result that the pool checks is given at once, as pending, and not only when it stands.
     `exclusive`: it never runs twice at one moment. A node that is cut off ends it soon, also when the pool is
     away, and does not keep it until somebody answers.
+    `retries`: where its own program fails, it is tried so many times more, and each try is paid; `retry_on`
+    names the exit codes after which (128 + S for signal S; none: all but 124, the longest run), and
+    `backoff_seconds` the first wait (0: 30), which doubles with each try up to an hour. Such tasks go to
+    nodes of normal trust or more.
     `arguments` go to the entry script and `environment` into the run's environment, exactly as they are: no
     shell reads them. `secrets` are names of secrets that you have set, as NAME or NAME=VARIABLE; nodes of low
     trust that are not your own have them only with `secrets_on_low_trust`. `name`, which several tasks may
@@ -63,6 +68,9 @@ class TaskNeeds:
     compare_outputs: tuple[str, ...] = ()
     take_pending: bool = False
     exclusive: bool = False
+    retries: int = 0
+    retry_on: tuple[int, ...] = ()
+    backoff_seconds: int = 0
     arguments: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     secrets: tuple[str, ...] = ()
@@ -80,6 +88,10 @@ class TaskNeeds:
             location_mode_from_wire(self.location_mode)
             check_exclusive(exclusive=self.exclusive, replicas=replicas_from_wire(self.replicas))
             check_patterns(self.compare_outputs)
+            check_retries(self.retries)
+            check_codes(self.retry_on)
+            check_backoff(self.backoff_seconds)
+            check_retried(retries=self.retries, replicas=self.replicas, min_trust=self.min_trust.casefold())
             RunInputs(tuple(self.arguments), self.environment)
             wanted_secrets(self.secrets, self.environment)
             check_name(self.name)
@@ -122,6 +134,9 @@ def needs_to_wire(needs: TaskNeeds) -> pb.UploadTaskRequest:
         compare_outputs=needs.compare_outputs,
         take_pending=needs.take_pending,
         exclusive=needs.exclusive,
+        retries=needs.retries,
+        retry_on=needs.retry_on,
+        backoff_seconds=needs.backoff_seconds,
         arguments=needs.arguments,
         environment=needs.environment,
         secrets=needs.secrets,

@@ -83,6 +83,7 @@ def upload_task(
             *_storage_warning(answer),
             *_naming_warning(needs, answer),
             *_minutes_warning(answer),
+            *retries_warning(needs, answer.retries),
         ),
         max_minutes=answer.max_minutes,
         stored_bytes=answer.stored_bytes,
@@ -119,6 +120,13 @@ def _storage_warning(answer: pb.UploadTaskResponse) -> tuple[str, ...]:
         "that no package is taken: hivemind rm TASK deletes one that has ended"
     )
     return (words,)
+
+
+def retries_warning(needs: TaskNeeds, accepted: int) -> tuple[str, ...]:
+    """Where the pool does not know what was asked for."""
+    if accepted == needs.retries:
+        return ()
+    return ("this pool is too old for retries: what fails is not tried again",)
 
 
 def _minutes_warning(answer: pb.UploadTaskResponse) -> tuple[str, ...]:

@@ -14,6 +14,8 @@ from nodepool.domain.nodes.node import NodeFacts, NodeKind, NodeStatus, default_
 from nodepool.domain.resources import Resources
 from nodepool.domain.safe_text import is_plain
 from nodepool.domain.tasks.labels import check_labels
+from nodepool.domain.tasks.new_task import RequestedRetries
+from nodepool.domain.tasks.retries import check_backoff, check_codes, check_retries, codes_to_text
 from nodepool.domain.tasks.run_inputs import RunInputs
 from nodepool.domain.tasks.run_secrets import wanted_secrets
 from nodepool.domain.tasks.states import DEFAULT_PRIORITY, MAX_PRIORITY, LocationMode, Outcome, TaskState
@@ -111,6 +113,15 @@ def replicas_from_wire(count: int) -> int:
     if not 0 <= count <= MAX_REPLICAS:
         raise InvalidInputError(f"replicas must be 1 to {MAX_REPLICAS}, not {count}")
     return count or 1
+
+
+def retries_from_wire(request: pb.UploadTaskRequest) -> RequestedRetries:
+    """Raises InvalidInputError."""
+    return {
+        "retries": check_retries(request.retries),
+        "retry_on": codes_to_text(check_codes(request.retry_on)),
+        "backoff_seconds": check_backoff(request.backoff_seconds),
+    }
 
 
 def location_mode_from_wire(word: str) -> LocationMode:

@@ -1772,6 +1772,129 @@ class FinishAttemptResponse(_message.Message):
 Global___FinishAttemptResponse: _TypeAlias = FinishAttemptResponse  # noqa: Y015
 
 @_typing.final
+class ResubmitTaskRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    NEW_TASK_ID_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """that has ended"""
+    new_task_id: _builtins.str
+    @_builtins.property
+    def changes(self) -> Global___UploadTaskRequest:
+        """what is to be different: of it the fields that `changed` names"""
+
+    @_builtins.property
+    def changed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """fields of UploadTaskRequest, such as max_minutes"""
+
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        new_task_id: _builtins.str = ...,
+        changes: Global___UploadTaskRequest | None = ...,
+        changed: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "changes", b"changes", "new_task_id", b"new_task_id", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResubmitTaskRequest: _TypeAlias = ResubmitTaskRequest  # noqa: Y015
+
+@_typing.final
+class ResubmitTaskResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    REPEATED_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    MAX_MINUTES_FIELD_NUMBER: _builtins.int
+    MINUTES_BY_BALANCE_FIELD_NUMBER: _builtins.int
+    success: _builtins.bool
+    message: _builtins.str
+    repeated: _builtins.bool
+    """it was accepted before"""
+    task_id: _builtins.str
+    """of a task of a job: <new_task_id>.<index>, in a job of its own"""
+    job_id: _builtins.str
+    max_minutes: _builtins.int
+    minutes_by_balance: _builtins.bool
+    """none was named, and the balance covers no more"""
+    def __init__(
+        self,
+        *,
+        success: _builtins.bool = ...,
+        message: _builtins.str = ...,
+        repeated: _builtins.bool = ...,
+        task_id: _builtins.str = ...,
+        job_id: _builtins.str = ...,
+        max_minutes: _builtins.int = ...,
+        minutes_by_balance: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "max_minutes", b"max_minutes", "message", b"message", "minutes_by_balance", b"minutes_by_balance", "repeated", b"repeated", "success", b"success", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResubmitTaskResponse: _TypeAlias = ResubmitTaskResponse  # noqa: Y015
+
+@_typing.final
+class ResubmitJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    NEW_JOB_ID_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    INDEXES_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
+    MAX_CPT_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    new_job_id: _builtins.str
+    max_cpt: _builtins.int
+    """refused where all of it could cost more; 0: no bound"""
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of tasks that are done again, as in TaskDetail: final ones; none: all of these"""
+
+    @_builtins.property
+    def indexes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """only these; none: all"""
+
+    @_builtins.property
+    def changes(self) -> Global___UploadTaskRequest:
+        """what is to be different for each: of it the fields that `changed` names"""
+
+    @_builtins.property
+    def changed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        new_job_id: _builtins.str = ...,
+        states: _abc.Iterable[_builtins.str] | None = ...,
+        indexes: _abc.Iterable[_builtins.int] | None = ...,
+        changes: Global___UploadTaskRequest | None = ...,
+        changed: _abc.Iterable[_builtins.str] | None = ...,
+        max_cpt: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "changes", b"changes", "indexes", b"indexes", "job_id", b"job_id", "max_cpt", b"max_cpt", "new_job_id", b"new_job_id", "states", b"states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResubmitJobRequest: _TypeAlias = ResubmitJobRequest  # noqa: Y015
+
+@_typing.final
 class SubmitArrayRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1855,6 +1978,7 @@ class SubmitArrayResponse(_message.Message):
     MINUTES_BY_BALANCE_FIELD_NUMBER: _builtins.int
     PRICE_PER_MINUTE_CPT_FIELD_NUMBER: _builtins.int
     MOST_CPT_FIELD_NUMBER: _builtins.int
+    RETRIES_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
     message: _builtins.str
     repeated: _builtins.bool
@@ -1869,6 +1993,8 @@ class SubmitArrayResponse(_message.Message):
     """of each"""
     most_cpt: _builtins.int
     """that all of it can cost"""
+    retries: _builtins.int
+    """of each, as they were accepted. A pool that does not know them says nothing"""
     def __init__(
         self,
         *,
@@ -1881,10 +2007,11 @@ class SubmitArrayResponse(_message.Message):
         minutes_by_balance: _builtins.bool = ...,
         price_per_minute_cpt: _builtins.int = ...,
         most_cpt: _builtins.int = ...,
+        retries: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "max_minutes", b"max_minutes", "message", b"message", "minutes_by_balance", b"minutes_by_balance", "most_cpt", b"most_cpt", "price_per_minute_cpt", b"price_per_minute_cpt", "repeated", b"repeated", "success", b"success", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "max_minutes", b"max_minutes", "message", b"message", "minutes_by_balance", b"minutes_by_balance", "most_cpt", b"most_cpt", "price_per_minute_cpt", b"price_per_minute_cpt", "repeated", b"repeated", "retries", b"retries", "success", b"success", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1946,6 +2073,7 @@ class Job(_message.Message):
     HELD_CPT_FIELD_NUMBER: _builtins.int
     PAID_CPT_FIELD_NUMBER: _builtins.int
     MAX_CPT_FIELD_NUMBER: _builtins.int
+    RESUBMIT_OF_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     kind: _builtins.str
     """array, flow"""
@@ -1959,6 +2087,8 @@ class Job(_message.Message):
     """only in GetJob, as the next"""
     paid_cpt: _builtins.int
     max_cpt: _builtins.int
+    resubmit_of: _builtins.str
+    """the job that it does again; empty: none"""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -1980,10 +2110,11 @@ class Job(_message.Message):
         held_cpt: _builtins.int = ...,
         paid_cpt: _builtins.int = ...,
         max_cpt: _builtins.int = ...,
+        resubmit_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "created_at", b"created_at", "ended_at", b"ended_at", "held_cpt", b"held_cpt", "job_id", b"job_id", "kind", b"kind", "labels", b"labels", "max_cpt", b"max_cpt", "name", b"name", "paid_cpt", b"paid_cpt", "stop_requested", b"stop_requested", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "created_at", b"created_at", "ended_at", b"ended_at", "held_cpt", b"held_cpt", "job_id", b"job_id", "kind", b"kind", "labels", b"labels", "max_cpt", b"max_cpt", "name", b"name", "paid_cpt", b"paid_cpt", "resubmit_of", b"resubmit_of", "stop_requested", b"stop_requested", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2309,6 +2440,9 @@ class UploadTaskRequest(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     SECRETS_FIELD_NUMBER: _builtins.int
     SECRETS_ON_LOW_TRUST_FIELD_NUMBER: _builtins.int
+    RETRIES_FIELD_NUMBER: _builtins.int
+    RETRY_ON_FIELD_NUMBER: _builtins.int
+    BACKOFF_SECONDS_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     task_zip: _builtins.bytes
     memory_gb: _builtins.int
@@ -2347,6 +2481,12 @@ class UploadTaskRequest(_message.Message):
     """For people; several tasks may have the same."""
     secrets_on_low_trust: _builtins.bool
     """Nodes of low trust, whose owners can read them, may have them, too; the owner's own always may."""
+    retries: _builtins.int
+    """Where its own program fails it is tried again, so many times at the most, each try paid as a run. The first wait
+    is backoff_seconds (0: the pool's default), and each that follows twice as long, up to an hour. retry_on: only
+    after these exit codes, 128 + S for signal S; none: all but 124, which a run that took all its time has.
+    """
+    backoff_seconds: _builtins.int
     @_builtins.property
     def compare_outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Which files of the result are compared (paths or patterns); none: the whole result without its times."""
@@ -2363,6 +2503,8 @@ class UploadTaskRequest(_message.Message):
     def secrets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the owner's secrets, as NAME or NAME=VARIABLE: the run finds their values in its environment."""
 
+    @_builtins.property
+    def retry_on(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
@@ -2393,10 +2535,13 @@ class UploadTaskRequest(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         secrets: _abc.Iterable[_builtins.str] | None = ...,
         secrets_on_low_trust: _builtins.bool = ...,
+        retries: _builtins.int = ...,
+        retry_on: _abc.Iterable[_builtins.int] | None = ...,
+        backoff_seconds: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "priority", b"priority"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "arguments", b"arguments", "compare_outputs", b"compare_outputs", "cpu_score", b"cpu_score", "environment", b"environment", "exclusive", b"exclusive", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "image", b"image", "labels", b"labels", "location", b"location", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "memory_gb", b"memory_gb", "min_trust", b"min_trust", "name", b"name", "network", b"network", "package_bytes", b"package_bytes", "package_sha256", b"package_sha256", "priority", b"priority", "replicas", b"replicas", "secrets", b"secrets", "secrets_on_low_trust", b"secrets_on_low_trust", "take_pending", b"take_pending", "task_id", b"task_id", "task_zip", b"task_zip", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "arguments", b"arguments", "backoff_seconds", b"backoff_seconds", "compare_outputs", b"compare_outputs", "cpu_score", b"cpu_score", "environment", b"environment", "exclusive", b"exclusive", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "image", b"image", "labels", b"labels", "location", b"location", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "memory_gb", b"memory_gb", "min_trust", b"min_trust", "name", b"name", "network", b"network", "package_bytes", b"package_bytes", "package_sha256", b"package_sha256", "priority", b"priority", "replicas", b"replicas", "retries", b"retries", "retry_on", b"retry_on", "secrets", b"secrets", "secrets_on_low_trust", b"secrets_on_low_trust", "take_pending", b"take_pending", "task_id", b"task_id", "task_zip", b"task_zip", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
@@ -2417,6 +2562,7 @@ class UploadTaskResponse(_message.Message):
     SECRETS_KEPT_FIELD_NUMBER: _builtins.int
     MAX_MINUTES_FIELD_NUMBER: _builtins.int
     MINUTES_BY_BALANCE_FIELD_NUMBER: _builtins.int
+    RETRIES_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
     message: _builtins.str
     repeated_upload: _builtins.bool
@@ -2432,6 +2578,8 @@ class UploadTaskResponse(_message.Message):
     """longest run, as it was accepted"""
     minutes_by_balance: _builtins.bool
     """the request named none, and the balance covered no more"""
+    retries: _builtins.int
+    """as they were accepted. A pool that does not know them says nothing"""
     def __init__(
         self,
         *,
@@ -2444,10 +2592,11 @@ class UploadTaskResponse(_message.Message):
         secrets_kept: _builtins.bool = ...,
         max_minutes: _builtins.int = ...,
         minutes_by_balance: _builtins.bool = ...,
+        retries: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs_kept", b"inputs_kept", "max_minutes", b"max_minutes", "message", b"message", "minutes_by_balance", b"minutes_by_balance", "repeated_upload", b"repeated_upload", "secrets_kept", b"secrets_kept", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "success", b"success"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs_kept", b"inputs_kept", "max_minutes", b"max_minutes", "message", b"message", "minutes_by_balance", b"minutes_by_balance", "repeated_upload", b"repeated_upload", "retries", b"retries", "secrets_kept", b"secrets_kept", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "success", b"success"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2620,6 +2769,12 @@ class TaskDetail(_message.Message):
     JOB_INDEX_FIELD_NUMBER: _builtins.int
     SECRETS_FIELD_NUMBER: _builtins.int
     SECRETS_ON_LOW_TRUST_FIELD_NUMBER: _builtins.int
+    RETRIES_FIELD_NUMBER: _builtins.int
+    RETRY_ON_FIELD_NUMBER: _builtins.int
+    BACKOFF_SECONDS_FIELD_NUMBER: _builtins.int
+    TRIES_FAILED_FIELD_NUMBER: _builtins.int
+    NEXT_TRY_AT_FIELD_NUMBER: _builtins.int
+    RESUBMIT_OF_FIELD_NUMBER: _builtins.int
     NEEDS_FIELD_NUMBER: _builtins.int
     state: _builtins.str
     """QUEUED, PLACED, RUNNING, SUCCEEDED, FAILED, STOPPED"""
@@ -2676,6 +2831,15 @@ class TaskDetail(_message.Message):
     """that it is a task of; empty: none"""
     job_index: _builtins.int
     secrets_on_low_trust: _builtins.bool
+    retries: _builtins.int
+    """as they were submitted, and the two that follow"""
+    backoff_seconds: _builtins.int
+    tries_failed: _builtins.int
+    """so many times its own program has failed"""
+    next_try_at: _builtins.float
+    """it waits until then; 0: it does not wait for a try"""
+    resubmit_of: _builtins.str
+    """the task or job that it does again; empty: none"""
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptRecord]:
         """Newest last; only in PollTaskStatus."""
@@ -2696,6 +2860,8 @@ class TaskDetail(_message.Message):
     def secrets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """as they were submitted: names"""
 
+    @_builtins.property
+    def retry_on(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
     def needs(self) -> Global___TaskRequirements:
         """what it asks of a node"""
@@ -2745,11 +2911,17 @@ class TaskDetail(_message.Message):
         job_index: _builtins.int = ...,
         secrets: _abc.Iterable[_builtins.str] | None = ...,
         secrets_on_low_trust: _builtins.bool = ...,
+        retries: _builtins.int = ...,
+        retry_on: _abc.Iterable[_builtins.int] | None = ...,
+        backoff_seconds: _builtins.int = ...,
+        tries_failed: _builtins.int = ...,
+        next_try_at: _builtins.float = ...,
+        resubmit_of: _builtins.str = ...,
         needs: Global___TaskRequirements | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["needs", b"needs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "assigned_node", b"assigned_node", "attempt_number", b"attempt_number", "attempts", b"attempts", "created_at", b"created_at", "environment", b"environment", "exclusive", b"exclusive", "exit_code", b"exit_code", "finished_at", b"finished_at", "has_exit_code", b"has_exit_code", "has_result", b"has_result", "held_back_until", b"held_back_until", "held_cpt", b"held_cpt", "holds_when_placed", b"holds_when_placed", "job_id", b"job_id", "job_index", b"job_index", "labels", b"labels", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "min_trust", b"min_trust", "minutes_by_balance", b"minutes_by_balance", "name", b"name", "needs", b"needs", "output_removed", b"output_removed", "owner", b"owner", "paid_cpt", b"paid_cpt", "price_per_minute_cpt", b"price_per_minute_cpt", "priority", b"priority", "queue", b"queue", "reason", b"reason", "replica_records", b"replica_records", "replicas", b"replicas", "result_bytes", b"result_bytes", "result_removed_at", b"result_removed_at", "result_until", b"result_until", "secrets", b"secrets", "secrets_on_low_trust", b"secrets_on_low_trust", "started_at", b"started_at", "state", b"state", "stop_requested", b"stop_requested", "take_pending", b"take_pending", "updated_at", b"updated_at", "verification", b"verification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "assigned_node", b"assigned_node", "attempt_number", b"attempt_number", "attempts", b"attempts", "backoff_seconds", b"backoff_seconds", "created_at", b"created_at", "environment", b"environment", "exclusive", b"exclusive", "exit_code", b"exit_code", "finished_at", b"finished_at", "has_exit_code", b"has_exit_code", "has_result", b"has_result", "held_back_until", b"held_back_until", "held_cpt", b"held_cpt", "holds_when_placed", b"holds_when_placed", "job_id", b"job_id", "job_index", b"job_index", "labels", b"labels", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "min_trust", b"min_trust", "minutes_by_balance", b"minutes_by_balance", "name", b"name", "needs", b"needs", "next_try_at", b"next_try_at", "output_removed", b"output_removed", "owner", b"owner", "paid_cpt", b"paid_cpt", "price_per_minute_cpt", b"price_per_minute_cpt", "priority", b"priority", "queue", b"queue", "reason", b"reason", "replica_records", b"replica_records", "replicas", b"replicas", "resubmit_of", b"resubmit_of", "result_bytes", b"result_bytes", "result_removed_at", b"result_removed_at", "result_until", b"result_until", "retries", b"retries", "retry_on", b"retry_on", "secrets", b"secrets", "secrets_on_low_trust", b"secrets_on_low_trust", "started_at", b"started_at", "state", b"state", "stop_requested", b"stop_requested", "take_pending", b"take_pending", "tries_failed", b"tries_failed", "updated_at", b"updated_at", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1179,6 +1179,16 @@ class MasterNodeServiceStub(object):
                 request_serializer=proto_dot_nodepool__pb2.StopJobRequest.SerializeToString,
                 response_deserializer=proto_dot_nodepool__pb2.StopJobResponse.FromString,
                 _registered_method=True)
+        self.ResubmitTask = channel.unary_unary(
+                '/nodepool.MasterNodeService/ResubmitTask',
+                request_serializer=proto_dot_nodepool__pb2.ResubmitTaskRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.ResubmitTaskResponse.FromString,
+                _registered_method=True)
+        self.ResubmitJob = channel.unary_unary(
+                '/nodepool.MasterNodeService/ResubmitJob',
+                request_serializer=proto_dot_nodepool__pb2.ResubmitJobRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.SubmitArrayResponse.FromString,
+                _registered_method=True)
 
 
 class MasterNodeServiceServicer(object):
@@ -1324,6 +1334,21 @@ class MasterNodeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ResubmitTask(self, request, context):
+        """A task that has ended, once more: a new one with its package and all that it was given. Sent again with the same
+        new_task_id it changes nothing. FAILED_PRECONDITION while it has not ended, or when its package is removed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResubmitJob(self, request, context):
+        """Tasks of a job that have ended, once more: a new job, whose tasks keep index and values. Whole or not at all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MasterNodeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -1431,6 +1456,16 @@ def add_MasterNodeServiceServicer_to_server(servicer, server):
                     servicer.StopJob,
                     request_deserializer=proto_dot_nodepool__pb2.StopJobRequest.FromString,
                     response_serializer=proto_dot_nodepool__pb2.StopJobResponse.SerializeToString,
+            ),
+            'ResubmitTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResubmitTask,
+                    request_deserializer=proto_dot_nodepool__pb2.ResubmitTaskRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.ResubmitTaskResponse.SerializeToString,
+            ),
+            'ResubmitJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResubmitJob,
+                    request_deserializer=proto_dot_nodepool__pb2.ResubmitJobRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.SubmitArrayResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -2003,6 +2038,60 @@ class MasterNodeService(object):
             '/nodepool.MasterNodeService/StopJob',
             proto_dot_nodepool__pb2.StopJobRequest.SerializeToString,
             proto_dot_nodepool__pb2.StopJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResubmitTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.MasterNodeService/ResubmitTask',
+            proto_dot_nodepool__pb2.ResubmitTaskRequest.SerializeToString,
+            proto_dot_nodepool__pb2.ResubmitTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResubmitJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.MasterNodeService/ResubmitJob',
+            proto_dot_nodepool__pb2.ResubmitJobRequest.SerializeToString,
+            proto_dot_nodepool__pb2.SubmitArrayResponse.FromString,
             options,
             channel_credentials,
             insecure,

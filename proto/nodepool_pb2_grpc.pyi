@@ -381,6 +381,12 @@ class MasterNodeServiceStub:
     ListJobTasks: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.ListJobTasksRequest, _nodepool_pb2.ListJobTasksResponse]
     StopJob: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.StopJobRequest, _nodepool_pb2.StopJobResponse]
     """Those that wait are stopped at once, and those that run as StopTask does."""
+    ResubmitTask: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.ResubmitTaskRequest, _nodepool_pb2.ResubmitTaskResponse]
+    """A task that has ended, once more: a new one with its package and all that it was given. Sent again with the same
+    new_task_id it changes nothing. FAILED_PRECONDITION while it has not ended, or when its package is removed.
+    """
+    ResubmitJob: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.ResubmitJobRequest, _nodepool_pb2.SubmitArrayResponse]
+    """Tasks of a job that have ended, once more: a new job, whose tasks keep index and values. Whole or not at all."""
 
 @_typing.type_check_only
 class MasterNodeServiceAsyncStub(MasterNodeServiceStub):
@@ -425,6 +431,12 @@ class MasterNodeServiceAsyncStub(MasterNodeServiceStub):
     ListJobTasks: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.ListJobTasksRequest, _nodepool_pb2.ListJobTasksResponse]  # type: ignore[assignment]
     StopJob: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.StopJobRequest, _nodepool_pb2.StopJobResponse]  # type: ignore[assignment]
     """Those that wait are stopped at once, and those that run as StopTask does."""
+    ResubmitTask: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.ResubmitTaskRequest, _nodepool_pb2.ResubmitTaskResponse]  # type: ignore[assignment]
+    """A task that has ended, once more: a new one with its package and all that it was given. Sent again with the same
+    new_task_id it changes nothing. FAILED_PRECONDITION while it has not ended, or when its package is removed.
+    """
+    ResubmitJob: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.ResubmitJobRequest, _nodepool_pb2.SubmitArrayResponse]  # type: ignore[assignment]
+    """Tasks of a job that have ended, once more: a new job, whose tasks keep index and values. Whole or not at all."""
 
 class MasterNodeServiceServicer(metaclass=_abc_1.ABCMeta):
     """---------------------------------------------------------------------------------------------
@@ -592,6 +604,24 @@ class MasterNodeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_nodepool_pb2.StopJobResponse, _abc.Awaitable[_nodepool_pb2.StopJobResponse]]:
         """Those that wait are stopped at once, and those that run as StopTask does."""
+
+    @_abc_1.abstractmethod
+    def ResubmitTask(
+        self,
+        request: _nodepool_pb2.ResubmitTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.ResubmitTaskResponse, _abc.Awaitable[_nodepool_pb2.ResubmitTaskResponse]]:
+        """A task that has ended, once more: a new one with its package and all that it was given. Sent again with the same
+        new_task_id it changes nothing. FAILED_PRECONDITION while it has not ended, or when its package is removed.
+        """
+
+    @_abc_1.abstractmethod
+    def ResubmitJob(
+        self,
+        request: _nodepool_pb2.ResubmitJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.SubmitArrayResponse, _abc.Awaitable[_nodepool_pb2.SubmitArrayResponse]]:
+        """Tasks of a job that have ended, once more: a new job, whose tasks keep index and values. Whole or not at all."""
 
 def add_MasterNodeServiceServicer_to_server(servicer: MasterNodeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

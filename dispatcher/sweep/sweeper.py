@@ -34,6 +34,7 @@ from dispatcher.sweep.prober import Prober
 from dispatcher.sweep.pushed_attempts import PushedAttempts
 from dispatcher.sweep.reclaimer import Reclaimer
 from dispatcher.sweep.reconciler import Live, Reconciler, RotatingSlices
+from dispatcher.sweep.retry_waits import RetryWaits
 from dispatcher.sweep.silence_teller import SilenceTeller
 from dispatcher.sweep.stored_files import StoredFiles
 from nodepool.clock import PoolClock
@@ -115,7 +116,7 @@ class Sweeper:
             grace_seconds=dispatcher.settings.outage_grace_seconds,
         )
         self._outages, self._jobs = SweepOutages(dispatcher), JobKeeper(dispatcher, placement_loop)
-        self._presence = SilenceTeller(dispatcher)
+        self._retries, self._presence = RetryWaits(dispatcher, placement_loop), SilenceTeller(dispatcher)
         self._brake = Brake(dispatcher, self._failure_detector, self._outages)
         self._forgotten = ForgottenAttempts(dispatcher)
         # Who is asked in a pass whether it still has its work.
@@ -142,6 +143,7 @@ class Sweeper:
         while not self._stopped.wait(self._pause(period)):
             self._turned_at, self._is_waiting = time.monotonic(), False
             self._next_late_at = float("inf")
+            self._retries.forget()
             try:
                 if self._mine(period):
                     self._sweep_and_say(period)
@@ -203,9 +205,10 @@ class Sweeper:
             raise LostLeadError
 
     def _pause(self, period_seconds: float) -> float:
-        """The period, or less where a node with work would be late before that."""
-        until_late = self._next_late_at - self._dispatcher.steady() + _JUST_LATE_SECONDS
-        return min(period_seconds, max(_SHORTEST_PAUSE_SECONDS, until_late))
+        """The period, or less where a node with work would be late before that, or a try is due."""
+        until_late = self._next_late_at - self._dispatcher.steady()
+        until_next = min(until_late, self._retries.seconds_left()) + _JUST_LATE_SECONDS
+        return min(period_seconds, max(_SHORTEST_PAUSE_SECONDS, until_next))
 
     def _failed(self, error: Exception) -> None:
         """Something does not answer. Redis may have forgotten; if it was an outage, its end will tell."""
@@ -250,9 +253,10 @@ class Sweeper:
         signs = list(self._liveness.signs(ids))
         now = dispatcher.steady()
         self._listen(is_full=is_full)
+        self._retries.look()
         self._keep_lead()
         self._reconciler.restore(known, ids, live, signs)
-        if not live and isinstance(dispatcher.clock, PoolClock):
+        if not live and not self._retries.anybody and isinstance(dispatcher.clock, PoolClock):
             dispatcher.clock.settle()
         self._set_pace(len(ids))
         kinds = {node.id: node.kind for node in nodes}

@@ -74,6 +74,8 @@ _BY_SERVICE: dict[str, dict[Access, tuple[str, ...]]] = {
             "ListJobs",
             "ListJobTasks",
             "StopJob",
+            "ResubmitTask",
+            "ResubmitJob",
         ),
     },
     "nodepool.WorkerNodeService": {

@@ -1,4 +1,4 @@
-"""The calls of MasterNodeService about jobs: requests in, use cases called, replies out. No rules here."""
+"""The calls of MasterNodeService about jobs and what is done again. No rules here."""
 
 # Names and arguments are the protocol's.
 # ruff: noqa: N802, ARG002
@@ -10,7 +10,7 @@ from gateway import job_messages, messages as views
 from gateway.admission.arrival import Context
 from gateway.auth.callers import current_identity
 from gateway.context import Gateway
-from gateway.usecases import jobs, submit_array
+from gateway.usecases import jobs, resubmit, submit_array
 from gateway.usecases.array_request import IncomingArray
 from gateway.usecases.submit_array import AcceptedArray
 from nodepool.protocol import nodepool_pb2 as pb
@@ -79,6 +79,25 @@ class JobCalls:
             words = f"all tasks of job {request.job_id} have ended already"
         return pb.StopJobResponse(success=bool(stopped), message=words, stopped=stopped)
 
+    async def ResubmitTask(
+        self, request: pb.ResubmitTaskRequest, context: Context
+    ) -> pb.ResubmitTaskResponse:
+        done = await resubmit.resubmit_task(self._gateway, current_identity(), request)
+        word = "was accepted before; nothing was changed" if done.repeated else "is accepted"
+        fewer = f"; {views.covered_text(done.max_minutes)}" if done.minutes_by_balance else ""
+        return pb.ResubmitTaskResponse(
+            success=True,
+            message=f"task {done.task_id} {word}{fewer}",
+            repeated=done.repeated,
+            task_id=done.task_id,
+            job_id=done.job_id,
+            max_minutes=done.max_minutes,
+            minutes_by_balance=done.minutes_by_balance,
+        )
+
+    async def ResubmitJob(self, request: pb.ResubmitJobRequest, context: Context) -> pb.SubmitArrayResponse:
+        return _accepted(await resubmit.resubmit_job(self._gateway, current_identity(), request))
+
 
 def _accepted(accepted: AcceptedArray) -> pb.SubmitArrayResponse:
     price = accepted.price
@@ -95,4 +114,5 @@ def _accepted(accepted: AcceptedArray) -> pb.SubmitArrayResponse:
         minutes_by_balance=price.minutes_by_balance,
         price_per_minute_cpt=price.price_per_minute,
         most_cpt=price.most,
+        retries=accepted.retries,
     )

@@ -238,6 +238,7 @@ def _uploaded(accepted: Accepted) -> pb.UploadTaskResponse:
         message=f"task {accepted.task_id} {word}{minutes}",
         max_minutes=accepted.max_minutes,
         minutes_by_balance=accepted.minutes_by_balance,
+        retries=accepted.retries,
         repeated_upload=accepted.repeated,
         stored_bytes=accepted.stored_bytes,
         stored_bytes_limit=accepted.stored_bytes_limit,

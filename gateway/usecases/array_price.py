@@ -17,6 +17,7 @@ class ArrayPrice:
     max_minutes: int
     minutes_by_balance: bool
     tasks: int
+    tries: int = 1  # of each, each paid
 
     @property
     def of_each(self) -> int:
@@ -25,7 +26,7 @@ class ArrayPrice:
     @property
     def most(self) -> int:
         """That all of it can cost."""
-        return self.of_each * self.tasks
+        return self.of_each * self.tasks * self.tries
 
 
 def price_of_array(columns: RequestedTask, tasks: int, balance: int, max_cpt: int) -> ArrayPrice:
@@ -36,13 +37,15 @@ def price_of_array(columns: RequestedTask, tasks: int, balance: int, max_cpt: in
     if max_cpt < 0:
         raise InvalidInputError(f"max_cpt must be 0 (for no bound) or more, not {max_cpt}")
     each, most = price_of(columns), columns["max_minutes"]
-    minutes, fewer = most, False
+    minutes, fewer, tries = most, False, columns["retries"] + 1
     if columns["minutes_by_balance"]:
         minutes = max(1, covered_minutes(balance, each, most))
         if max_cpt:
-            minutes = max(1, min(minutes, max_cpt // (each * tasks)))
+            minutes = max(1, min(minutes, max_cpt // (each * tasks * tries)))
         fewer = minutes < most
-    price = ArrayPrice(price_per_minute=each, max_minutes=minutes, minutes_by_balance=fewer, tasks=tasks)
+    price = ArrayPrice(
+        price_per_minute=each, max_minutes=minutes, minutes_by_balance=fewer, tasks=tasks, tries=tries
+    )
     if max_cpt and price.most > max_cpt:
         raise InvalidInputError(_over(price, max_cpt))
     if not 1 <= price.most <= MAX_CPT:
@@ -57,9 +60,10 @@ def price_of_array(columns: RequestedTask, tasks: int, balance: int, max_cpt: in
 
 
 def _over(price: ArrayPrice, max_cpt: int) -> str:
-    fitting = max_cpt // (price.price_per_minute * price.tasks)
+    fitting = max_cpt // (price.price_per_minute * price.tasks * price.tries)
     what = f"max_minutes {fitting} or less would do" if fitting else "fewer tasks would do"
+    tries = f", each tried {price.tries} times at the most" if price.tries > 1 else ""
     return (
         f"this array can cost {price.most} CPT ({price.tasks} tasks of {price.price_per_minute} CPT a minute "
-        f"for {price.max_minutes} minutes), over its max_cpt of {max_cpt}: {what}"
+        f"for {price.max_minutes} minutes{tries}), over its max_cpt of {max_cpt}: {what}"
     )

@@ -125,7 +125,7 @@ class Explainer:
                 state=views.shown_state(row),
                 estimate_basis="its result is being checked" if views.is_held_back(row) else basis,
             )
-            return _priced(answer, _needs(row), row.max_minutes, task.replicas)
+            return _priced(answer, _needs(row), row.max_minutes, task.replicas * (task.retries + 1))
         excluded, refused_by = self._had_it(row)
         waited = self._gateway.clock() - (row.queued_at or row.created_at)
         left = self._gateway.settings.region_patience_seconds - waited
@@ -136,7 +136,8 @@ class Explainer:
         answer.state = task.state
         self._add_held(answer, row)
         self._add_unpaid(answer, row)
-        return _priced(answer, wanted.needs, row.max_minutes, task.replicas)
+        self._add_next_try(answer, row)
+        return _priced(answer, wanted.needs, row.max_minutes, task.replicas * (task.retries + 1))
 
     def _had_it(self, row: OwnedTask) -> tuple[frozenset[str], frozenset[str]]:
         """Nodes that come after all others for it, and nodes that cannot have it."""
@@ -188,6 +189,15 @@ class Explainer:
             "its owner has to have CPT first",
         )
 
+    def _add_next_try(self, answer: pb.ExplainTaskResponse, row: OwnedTask) -> None:
+        """Where its next try is not due yet, neither nodes nor money are what it waits for."""
+        if not row.wait_until:
+            return
+        left = max(0.0, row.wait_until - self._gateway.clock())
+        answer.message = f"{row.reason} in {left:.0f} s"
+        answer.places_now, answer.best_node, answer.position = False, "", 0
+        answer.estimated_wait_seconds, answer.estimate_basis = left, "its next try is due then"
+
     def _of_dry_run(self, identity: CallerIdentity, request: pb.ExplainTaskRequest) -> pb.ExplainTaskResponse:
         """What submitting it now would meet. Refused for what a submit would be refused for."""
         task = request.task
@@ -214,7 +224,7 @@ class Explainer:
         answer.result_days = self._gateway.settings.result_days
         answer.minutes_by_balance = found.minutes_by_balance
         answer.array_most_cpt = found.array_most_cpt
-        return _priced(answer, wanted.needs, found.max_minutes, replicas)
+        return _priced(answer, wanted.needs, found.max_minutes, replicas * (columns["retries"] + 1))
 
     def _of_waiting(
         self, wanted: PlacementRequest, task: WaitingTask, patience_left: float
@@ -352,6 +362,7 @@ def _as_queued(
         price_per_minute=0,
         max_minutes=columns["max_minutes"],
         holds_when_placed=False,
+        hold_again=0,
         reason_code="",
     )
 
@@ -361,9 +372,9 @@ def _needs(row: OwnedTask) -> Resources:
 
 
 def _priced(
-    answer: pb.ExplainTaskResponse, needs: Resources, max_minutes: int, replicas: int
+    answer: pb.ExplainTaskResponse, needs: Resources, max_minutes: int, runs: int
 ) -> pb.ExplainTaskResponse:
     answer.price_per_minute_cpt = price_per_minute_cpt(needs)
-    answer.max_price_cpt = PriceTerms(answer.price_per_minute_cpt, max_minutes, replicas).amount
+    answer.max_price_cpt = PriceTerms(answer.price_per_minute_cpt, max_minutes, runs).amount
     answer.max_minutes = max_minutes
     return answer

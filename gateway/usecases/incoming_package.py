@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import io
-from typing import IO
+from typing import IO, Protocol
 
 from nodepool.stores.files.disk import disk_errors
 from nodepool.stores.files.file_store import FileStore
 
 _CHUNK_BYTES = 1 << 18
+
+
+class PackageToKeep(Protocol):
+    """What a new task is to have: it came with the task, or is there already."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def sha256(self) -> str: ...
+    def store(self, files: FileStore) -> None: ...
 
 
 class IncomingPackage:
@@ -18,26 +28,30 @@ class IncomingPackage:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._hash = hashlib.sha256()
-        self.size = 0
+        self._size = 0
 
     @classmethod
     def of_bytes(cls, data: bytes) -> IncomingPackage:
         package = cls(io.BytesIO(data))
-        package._whole, package.size = data, len(data)
+        package._whole, package._size = data, len(data)
         return package
 
     # What came in one piece is hashed where it is asked for, which is in a thread.
     _whole: bytes | None = None
 
     @property
+    def size(self) -> int:
+        return self._size
+
+    @property
     def held_bytes(self) -> int:
         """What reading all of it takes of memory besides the message that it came in."""
-        return 0 if self._whole is not None else self.size
+        return 0 if self._whole is not None else self._size
 
     def add(self, piece: bytes) -> None:
         """Raises StorageFullError."""
         self._hash.update(piece)
-        self.size += len(piece)
+        self._size += len(piece)
         with disk_errors():
             self._file.write(piece)
 

@@ -14,6 +14,7 @@ from nodepool.stores.sql.task_rows import WholeTask
 SAME_ON_REPEAT = (
     "package_sha256", "cpu_score", "memory_gb", "gpu_score", "gpu_memory_gb", "gpu_name", "region",
     "image", "network", "max_minutes", "pinned_node", "priority", "min_trust", "location_mode",
+    "retries", "retry_on", "backoff_seconds", "resubmit_of",
     "replicas", "compare_outputs", "take_pending", "exclusive", "arguments", "environment", "secrets",
     "secrets_on_low_trust", "name", "labels",
 )  # fmt: skip
@@ -26,6 +27,7 @@ class Accepted:
     stored_bytes: int = 0  # what its owner kept before
     stored_bytes_limit: int = 0
     max_minutes: int = 0
+    retries: int = 0
     minutes_by_balance: bool = False  # it named none, and the balance covers no more
 
 
@@ -44,6 +46,7 @@ def repeated(existing: WholeTask, row: PricedTask, owner: CallerIdentity) -> Acc
         repeated=True,
         max_minutes=existing.max_minutes,
         minutes_by_balance=existing.minutes_by_balance,
+        retries=existing.retries,
     )
 
 

@@ -19,7 +19,8 @@ from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
 from gateway.usecases import package_check, storage_quota, submit_task, user_secrets
 from gateway.usecases.array_price import ArrayPrice, price_of_array
-from gateway.usecases.incoming_package import IncomingPackage
+from gateway.usecases.incoming_package import IncomingPackage, PackageToKeep
+from gateway.usecases.kept_package import KeptPackage
 from nodepool.domain.capabilities import needed
 from nodepool.domain.errors import InvalidInputError, NodePoolError, UnavailableError
 from nodepool.domain.tasks.arrays import ArrayInputs
@@ -55,12 +56,18 @@ class ArrayRequest:
     max_cpt: int
     items: bytes
     spec_digest: bytes  # of what the client sent beside items and package
+    array_count: int = 0  # that its runs are told as the number of tasks; 0: so many as there are
+    resubmit_of: str = ""  # the job that it does again
 
     def digest(self, package_sha256: str) -> str:
-        whole = hashlib.sha256(self.spec_digest)
-        whole.update(hashlib.sha256(self.items).digest())
-        whole.update(package_sha256.encode())
-        return whole.hexdigest()
+        return digest_of(self.spec_digest, self.items, package_sha256)
+
+
+def digest_of(spec_digest: bytes, items: bytes, package_sha256: str) -> str:
+    whole = hashlib.sha256(spec_digest)
+    whole.update(hashlib.sha256(items).digest())
+    whole.update(package_sha256.encode())
+    return whole.hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +76,7 @@ class AcceptedArray:
     tasks: int
     price: ArrayPrice
     repeated: bool = False
+    retries: int = 0  # of each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +111,26 @@ async def submit(
         await package_check.look_into(gateway, owner, package)
     with gateway.memory.hold(owner.user_id, len(request.items)):
         pieces = await _expanded(gateway, owner, request)
+    return await _kept(gateway, prepared, package, pieces)
+
+
+async def submit_kept(
+    gateway: Gateway,
+    owner: CallerIdentity,
+    request: ArrayRequest,
+    package: KeptPackage,
+    pieces: Sequence[str],
+) -> AcceptedArray:
+    """One whose package is here already. `pieces` may be read as they are come to, in a thread."""
+    prepared = await gateway.run(_prepare, gateway, owner, request, package)
+    if isinstance(prepared, AcceptedArray):
+        return prepared
+    return await _kept(gateway, prepared, package, pieces)
+
+
+async def _kept(
+    gateway: Gateway, prepared: _PreparedArray, package: PackageToKeep, pieces: Sequence[str]
+) -> AcceptedArray:
     keeping = asyncio.ensure_future(_keep(gateway, prepared, package, pieces))
     _going_on.add(keeping)
     keeping.add_done_callback(_going_on.discard)
@@ -119,14 +147,14 @@ async def _expanded(gateway: Gateway, owner: CallerIdentity, request: ArrayReque
 
 # -- what can be refused ------------------------------------------------------------------------------
 def _prepare(
-    gateway: Gateway, owner: CallerIdentity, request: ArrayRequest, package: IncomingPackage
+    gateway: Gateway, owner: CallerIdentity, request: ArrayRequest, package: PackageToKeep
 ) -> AcceptedArray | _PreparedArray:
     now, sha256 = gateway.clock(), package.sha256
     digest = request.digest(sha256)
     known = gateway.database.read(lambda c: job_intake.find_any(c, request.job_id))
     if known is not None and known.accepted_at is not None:
         job_intake.check_same(known, owner.user_id, digest)
-        return _repeated(gateway, known)
+        return repeated(gateway, known)
     found = check_early(
         gateway,
         owner,
@@ -148,6 +176,8 @@ def _prepare(
             "name": columns["name"],
             "labels": columns["labels"],
             "count": request.tasks,
+            "array_count": request.array_count,
+            "resubmit_of": request.resubmit_of,
             "digest": digest,
             "max_cpt": request.max_cpt,
             "holder": unaccepted_jobs.new_holder(),
@@ -212,42 +242,57 @@ def _row(gateway: Gateway, columns: PricedTask, tier: str, now: float) -> dict[s
     }
 
 
-def _repeated(gateway: Gateway, job: StoredJob) -> AcceptedArray:
+def repeated(gateway: Gateway, job: StoredJob) -> AcceptedArray:
+    """This very job was accepted before."""
     task = gateway.database.read(lambda c: job_store.first_task(c, job.id))
     price = ArrayPrice(
         price_per_minute=task.price_per_minute if task else 0,
         max_minutes=task.max_minutes if task else 0,
         minutes_by_balance=task.minutes_by_balance if task else False,
         tasks=job.count,
+        tries=task.retries + 1 if task else 1,
     )
-    return AcceptedArray(job_id=job.id, tasks=job.count, price=price, repeated=True)
+    return AcceptedArray(
+        job_id=job.id,
+        tasks=job.count,
+        price=price,
+        repeated=True,
+        retries=task.retries if task else 0,
+    )
 
 
 # -- what is kept --------------------------------------------------------------------------------------
 async def _keep(
-    gateway: Gateway, prepared: _PreparedArray, package: IncomingPackage, pieces: Sequence[str]
+    gateway: Gateway, prepared: _PreparedArray, package: PackageToKeep, pieces: Sequence[str]
 ) -> AcceptedArray:
     job_id, holder = prepared.request.job_id, prepared.job["holder"]
     await drop_left_behind(gateway, job_id, prepared.owner.user_id)
-    begun = await gateway.run(_begin, gateway, prepared, package, pieces[0])
+    begun = await gateway.run(_begin, gateway, prepared, package, pieces)
     if begun is Begin.REPEATED:
         known = await gateway.run(gateway.database.read, lambda c: job_intake.find_any(c, job_id))
         if known is None:
             raise UnavailableError("the job changed at the same moment; try again")
-        return await gateway.run(_repeated, gateway, known)
+        return await gateway.run(repeated, gateway, known)
     try:
-        for number, piece in enumerate(pieces[1:], 1):
-            await gateway.run(_put_in, gateway, prepared, piece, number)
+        for number in range(1, len(pieces)):
+            await gateway.run(_put_in, gateway, prepared, pieces, number)
         await gateway.run(_accept, gateway, prepared)
     except BaseException:
         await _drop(gateway, job_id, holder, prepared.owner.user_id, prepared.row["package_sha256"])
         raise
-    _told(gateway, prepared, pieces[0])
-    return AcceptedArray(job_id=job_id, tasks=prepared.request.tasks, price=prepared.price)
+    await gateway.run(_told, gateway, prepared, pieces)
+    return AcceptedArray(
+        job_id=job_id,
+        tasks=prepared.request.tasks,
+        price=prepared.price,
+        retries=prepared.row["retries"],
+    )
 
 
-def _begin(gateway: Gateway, prepared: _PreparedArray, package: IncomingPackage, piece: str) -> Begin:
-    sha256, now = prepared.row["package_sha256"], gateway.clock()
+def _begin(
+    gateway: Gateway, prepared: _PreparedArray, package: PackageToKeep, pieces: Sequence[str]
+) -> Begin:
+    sha256, now, piece = prepared.row["package_sha256"], gateway.clock(), pieces[0]
 
     def work(connection: Connection) -> Begin:
         begun = job_intake.begin(connection, prepared.job, now)
@@ -269,9 +314,9 @@ def _begin(gateway: Gateway, prepared: _PreparedArray, package: IncomingPackage,
         raise
 
 
-def _put_in(gateway: Gateway, prepared: _PreparedArray, piece: str, number: int) -> None:
+def _put_in(gateway: Gateway, prepared: _PreparedArray, pieces: Sequence[str], number: int) -> None:
     """Each piece is a moment younger, so that lists need not put a hundred thousand of one age in order."""
-    job, now = prepared.job, gateway.clock()
+    job, now, piece = prepared.job, gateway.clock(), pieces[number]
     row = {**prepared.row, "created_at": prepared.row["created_at"] + number * _APART_SECONDS}
     gateway.database.write(lambda c: job_intake.put_in(c, job["id"], job["holder"], row, piece, now))
 
@@ -300,11 +345,11 @@ def _accept(gateway: Gateway, prepared: _PreparedArray) -> None:
     gateway.database.write(work)
 
 
-def _told(gateway: Gateway, prepared: _PreparedArray, piece: str) -> None:
+def _told(gateway: Gateway, prepared: _PreparedArray, pieces: Sequence[str]) -> None:
     """One hint for all: a dispatcher that hears of one task looks for the others."""
     row = prepared.row
     gateway.unfinished.accepted(prepared.owner.user_id, prepared.request.tasks)
-    first = job_intake.first_id(prepared.request.job_id, piece)
+    first = job_intake.first_id(prepared.request.job_id, pieces[0])
     gateway.publisher.place_soon(first, row["tier"], row["region"])
 
 

@@ -9,7 +9,8 @@ from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
 from gateway.usecases import package_check, storage_quota, user_secrets
 from gateway.usecases.fitting_minutes import fitting_minutes
-from gateway.usecases.incoming_package import IncomingPackage
+from gateway.usecases.incoming_package import IncomingPackage, PackageToKeep
+from gateway.usecases.kept_package import KeptPackage
 from gateway.usecases.repeated_upload import Accepted, repeated
 from nodepool import wire
 from nodepool.domain import ids, regions
@@ -35,6 +36,7 @@ from nodepool.domain.tasks.new_task import (
     RequestedTask,
     TaskInputs,
 )
+from nodepool.domain.tasks.retries import check_retried
 from nodepool.domain.tasks.run_inputs import arguments_to_json, mapping_to_json
 from nodepool.domain.tasks.states import TaskState, Verification
 from nodepool.domain.trust import access_limits
@@ -116,9 +118,15 @@ def requested_task(gateway: Gateway, request: pb.UploadTaskRequest) -> Requested
         "minutes_by_balance": not request.max_minutes,
         "pinned_node": "",
         "priority": wire.priority_from_wire(request),
-        "min_trust": wire.min_trust_from_wire(request.min_trust),
+        "min_trust": check_retried(
+            retries=request.retries,
+            replicas=request.replicas,
+            min_trust=wire.min_trust_from_wire(request.min_trust),
+        ),
         "location_mode": wire.location_mode_from_wire(request.location_mode),
         "exclusive": request.exclusive,
+        "resubmit_of": "",
+        **wire.retries_from_wire(request),
         **_given(request),
         **_compared(request),
     }
@@ -164,6 +172,14 @@ async def submit(
     return await gateway.run(_keep, gateway, done, package)
 
 
+def submit_kept(
+    gateway: Gateway, owner: CallerIdentity, columns: RequestedTask, package: KeptPackage
+) -> Accepted:
+    """One whose package is here already, and was looked into when it came."""
+    prepared = _prepare(gateway, owner, columns, package)
+    return prepared if isinstance(prepared, Accepted) else _keep(gateway, prepared, package)
+
+
 @dataclass(frozen=True, slots=True)
 class _Prepared:
     """What nothing cheap speaks against. `columns` are the whole row."""
@@ -188,7 +204,7 @@ def _begin(
 
 
 def _prepare(
-    gateway: Gateway, owner: CallerIdentity, columns: RequestedTask, package: IncomingPackage
+    gateway: Gateway, owner: CallerIdentity, columns: RequestedTask, package: PackageToKeep
 ) -> Accepted | _Prepared:
     now, sha256 = gateway.clock(), package.sha256
     priced = _row_of(owner, columns, package.size, sha256)
@@ -235,7 +251,7 @@ def _check_cheap(
     return existing, score, stored, fitted
 
 
-def _keep(gateway: Gateway, prepared: _Prepared, package: IncomingPackage) -> Accepted:
+def _keep(gateway: Gateway, prepared: _Prepared, package: PackageToKeep) -> Accepted:
     row, owner = prepared.columns, prepared.owner
     sha256 = row["package_sha256"]
     bound = storage_quota.bound(gateway, prepared.score)
@@ -261,6 +277,7 @@ def _keep(gateway: Gateway, prepared: _Prepared, package: IncomingPackage) -> Ac
         stored_bytes_limit=bound,
         max_minutes=row["max_minutes"],
         minutes_by_balance=row["minutes_by_balance"],
+        retries=row["retries"],
     )
 
 
@@ -344,6 +361,11 @@ def check_access(columns: RequestedTask, score: int) -> None:
     # A task that asks for more trust would wait for ever.
     min_trust = columns["min_trust"]
     if min_trust and not opens(task_tier(score), Tier(min_trust)):
+        if columns["retries"] and min_trust == Tier.NORMAL:
+            raise PermissionDeniedError(
+                f"tasks with retries go to nodes of normal trust or more, which take a credit score of "
+                f"{SCORE_OF[Tier.NORMAL]}, and yours is {score}: send it without retries"
+            )
         raise PermissionDeniedError(
             f"nodes of {min_trust} trust take a credit score of {SCORE_OF[Tier(min_trust)]} or more, "
             f"and yours is {score}: ask for min_trust {task_tier(score)} or none"

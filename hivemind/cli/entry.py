@@ -39,6 +39,7 @@ _COMMANDS = {
     "explain": ("hivemind.cli.explain:explain", "Why a task waits, and what would place it."),
     "logs": ("hivemind.cli.tasks:logs", "A task's output."),
     "stop": ("hivemind.cli.tasks:stop", "Stop a task."),
+    "resubmit": ("hivemind.cli.resubmit:resubmit", "Run tasks that have ended once more."),
     "job": ("hivemind.cli.jobs:job", "Many tasks with one id: status, results, stop."),
     "rm": ("hivemind.cli.tasks:rm", "Delete tasks that have ended."),
     "result": ("hivemind.cli.tasks:result", "Fetch a task's files."),

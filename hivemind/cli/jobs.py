@@ -1,4 +1,4 @@
-"""`hivemind job ls|status|watch|tasks|result|stop`."""
+"""`hivemind job ls|status|watch|tasks|result|stop|resubmit`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hivemind.cli.connect import connect
 from hivemind.cli.render.jobs import job_details, job_json, job_line, jobs_table
 from hivemind.cli.render.plain_text import one_line
 from hivemind.cli.render.tasks import count_text, jsonable, show, tasks_table
+from hivemind.cli.resubmit import resubmit_job
 from hivemind.errors import ExitCode
 from hivemind.job_results import AT_ONCE, Fetch, fetch_all
 from hivemind.jobs import JobInfo
@@ -24,7 +25,10 @@ _job_argument = click.argument("job_id", metavar="JOB", shell_complete=job_ids)
 
 @click.group()
 def job() -> None:
-    """Many tasks with one id: how they are, their results, and to stop them."""
+    """Many tasks with one id: how they are, their results, to stop them, and once more."""
+
+
+job.add_command(resubmit_job)
 
 
 @job.command()

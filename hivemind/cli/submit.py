@@ -14,6 +14,7 @@ from hivemind.cli.explain import dry_run
 from hivemind.cli.follow import follow
 from hivemind.cli.project_defaults import take_defaults
 from hivemind.cli.render.tasks import bytes_text, count_text, jsonable, transfer_bar
+from hivemind.cli.retrying import check_retry_options, retry_options
 from hivemind.cli.run_inputs import inputs_of, takes_inputs
 from hivemind.cli.sweep import SweepCommand, submit_sweep, sweep_options, take_sweep
 from hivemind.errors import ExitCode
@@ -83,6 +84,7 @@ from nodepool.domain.trust.voting import MAX_REPLICAS
     is_flag=True,
     help="Never run twice at one moment: a node that is cut off ends it soon [default: it goes on].",
 )
+@retry_options
 @click.option(
     "--dry-run", "is_dry", is_flag=True, help="Say where it would run now and its price; send nothing."
 )
@@ -132,7 +134,7 @@ def submit(
     if output:
         check_destination(output, overwrite=force)
     array, include = take_sweep(needs), needs.pop("include")
-    options = TaskNeeds(**inputs_of(app, {name: value for name, value in needs.items() if value is not None}))
+    options = _needs_of(app, needs)
     if array.sweep:
         is_one = bool(follows or task_id)
         return submit_sweep(app, path, array.sweep, options, array, include, is_dry=is_dry, is_one=is_one)
@@ -157,6 +159,11 @@ def submit(
         else:
             app.notice(f"· sent {bytes_text(sent.package_bytes)} as {sent.task_id}")
         return _to_the_end(app, pool, sent.task_id, output, force=force, stops=stop_on_interrupt)
+
+
+def _needs_of(app: App, options: dict[str, Any]) -> TaskNeeds:
+    check_retry_options(options)
+    return TaskNeeds(**inputs_of(app, {name: value for name, value in options.items() if value is not None}))
 
 
 def _check_flags(*, follows: bool, is_dry: bool, shows: bool) -> None:

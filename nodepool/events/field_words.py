@@ -9,7 +9,8 @@ FIELD_WORDS = {
     "attempt": "the attempt's id, empty where there was none",
     "attempts": "how many attempts the node had then",
     "cause": "why",
-    "cpt": "what the task's owner paid, with the fee; of a task with several runs it is in its `task.ended`",
+    "cpt": "what the task's owner paid, with the fee; of a task with several runs it is in its `task.ended`, "
+    "and each try of one with retries has its own",
     "cpu_score": "what the node offers, in points",
     "cpu_seconds": "CPU time of the attempt",
     "detail": "the act's details, as JSON, cut after 200 characters",

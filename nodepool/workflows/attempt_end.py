@@ -60,6 +60,7 @@ class Ended:
     changed: bool
     node_changed: bool = False
     follow_up: FollowUp | None = None  # of a run of a task with several
+    wait_until: float = 0.0  # before its next try
     tiers_changed: frozenset[int] = frozenset()  # users whose credit score opens another tier now
 
 
@@ -95,6 +96,7 @@ def _ended(attempt: EndingAttempt, effects: Effects) -> Ended:
         node_changed=effects.refusals is not None
         or (effects.history is not None and effects.history.seen_differently),
         follow_up=effects.follow_up,
+        wait_until=effects.moved.wait_until if effects.moved is not None else 0.0,
         tiers_changed=effects.tiers_changed,
     )
 
@@ -196,6 +198,8 @@ def apply(connection: Connection, effects: Effects) -> None:
         _apply_family(connection, effects.family, now)
         end_events.note_parent_end(connection, effects.family, effects)
     if effects.settlement is not None and not ledger_store.end(connection, effects.settlement, now):
+        raise StaleAttemptError
+    if effects.try_paid is not None and not ledger_store.pay_try(connection, effects.try_paid, now):
         raise StaleAttemptError
     _apply_trust(connection, effects.trust, now)
     added: dict[str, list[int]] = defaultdict(list)

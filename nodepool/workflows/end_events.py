@@ -65,4 +65,6 @@ def note_parent_end(connection: Connection, family: FamilyEffects, effects: Effe
 
 def charged(effects: Effects) -> int:
     """What the owner of the task paid by it."""
+    if effects.try_paid is not None:
+        return effects.try_paid.bill.charged
     return effects.settlement.bill.charged if effects.settlement is not None else 0

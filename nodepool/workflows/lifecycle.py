@@ -88,7 +88,7 @@ class Lifecycle:
             self.registry.release(ended.node_id, attempt_id)
             self.outputs.end(attempt_id)
             self.outputs.announce(ended.task.id)
-            if ended.changed and ended.state is TaskState.QUEUED:
+            if ended.changed and ended.state is TaskState.QUEUED and not ended.wait_until:
                 self.publisher.place(ended.task.id, ended.task.tier, ended.task.region)
             self.registry.announce(ended.node_id)
             if ended.follow_up is not None:

@@ -137,7 +137,11 @@ def forget_losers(database: Database, files: FileStore, attempt_id: str) -> None
     """After the end of this attempt: of several results of a task only the one that is the task's is kept."""
     try:
         of = database.read(lambda connection: attempt_records.task_of(connection, attempt_id))
-        if of is None or not of.parent_id:
+        if of is None:
+            return
+        if not of.parent_id:
+            if of.state is TaskState.QUEUED and of.result_attempt != attempt_id:
+                files.delete_result(attempt_id)  # of a try that failed; the next one has another
             return
         parent_id = str(of.parent_id)
         losers, false_result = database.read(lambda connection: _losers(connection, parent_id))

@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 
 from gateway.context import Gateway
+from gateway.usecases.again import READ_FROM_ROW, request_of_row, with_changes
 from gateway.usecases.repeated_upload import SAME_ON_REPEAT
 from gateway.usecases.submit_task import requested_task
 from hivemind.cli.submit import submit
@@ -40,12 +41,16 @@ NOT_COMPARED = {
     "task_id": "it is what the earlier upload is found by",
     "package_bytes": "the SHA-256 of the package says it",
 }
+_NOT_TRIED = "a run of several, or a check, is compared with others as it ended"
 NOT_COPIED = {
     "user_id": "ignored: a run belongs to the owner of its task",
     "task_id": "a run has an id of its own",
     "replicas": "a run is one run",
     "name": "people see the task, and none of its runs",
     "labels": "people see the task, and none of its runs",
+    "retries": _NOT_TRIED,
+    "retry_on": _NOT_TRIED,
+    "backoff_seconds": _NOT_TRIED,
 }
 # Sent by the owner and read back nowhere since the first version. A new field is no such case.
 _NOT_READ_BACK = "an old wish that TaskDetail has no place for; the owner has sent it"
@@ -63,6 +68,7 @@ NOT_SHOWN = {
 OPTION_OF = {
     "compare_outputs": "--compare",
     "environment": "--env",
+    "backoff_seconds": "--backoff",
     "labels": "--label",
     "arguments": "arguments",
     "secrets": "--secret",
@@ -86,6 +92,7 @@ SAMPLES: dict[str, Any] = {
     "labels": {"sweep": "first"},
     "secrets": ["TOKEN", "DB=PGPASSWORD"],
     "secrets_on_low_trust": True,
+    "retry_on": [75, 137],
 }
 READMES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-TW.md")}
 SETTINGS = Settings(_env_file=None, allowed_images="other:1", allow_task_network=True)
@@ -107,6 +114,8 @@ def _lacks(name: str) -> Iterator[str]:
     if name not in NOT_COPIED and column not in COPIED_TO_RUNS:
         yield "is not copied to a task's runs: see COPIED_TO_RUNS in nodepool/stores/sql/replicas.py"
     if name not in TRANSPORT:
+        if name not in READ_FROM_ROW:
+            yield "is lost when a task is done again: add it to READ_FROM_ROW in gateway/usecases/again.py"
         yield from _lacks_for_people(name)
 
 
@@ -132,8 +141,8 @@ def test_every_field_of_a_task_is_in_all_its_places() -> None:
 
 def test_a_field_that_is_nowhere_is_told_with_each_place_that_lacks_it() -> None:
     told = "\n".join(problems_of(["deadline"]))
-    for place in ("tables.py", "SAME_ON_REPEAT", "COPIED_TO_RUNS", "TaskDetail", "TaskInfo", "TaskNeeds",
-                  "--deadline", "README.md", "README.zh-TW.md"):  # fmt: skip
+    for place in ("tables.py", "SAME_ON_REPEAT", "COPIED_TO_RUNS", "READ_FROM_ROW", "TaskDetail", "TaskInfo",
+                  "TaskNeeds", "--deadline", "README.md", "README.zh-TW.md"):  # fmt: skip
         assert place in told
 
 
@@ -151,6 +160,21 @@ def test_a_wish_comes_from_the_sdk_into_the_row(name: str) -> None:
     for request in (before, after):
         request.task_id = "task"
     assert _row(after) != _row(before), f"submit_task.py: requested_task() does not read {name}"
+
+
+@pytest.mark.parametrize("name", [name for name in FIELDS if name not in TRANSPORT])
+def test_a_wish_comes_out_of_the_row_again(name: str) -> None:
+    """A task that is done again is given what the first one was, and what is changed alone is changed."""
+    wish = needs_to_wire(TaskNeeds(**{name: _sample(name)}))
+    wish.task_id = "task"
+    row = _row(wish)
+    again = request_of_row(cast(Any, SimpleNamespace(**row)), default_minutes=SETTINGS.default_max_minutes)
+    again.task_id = "task"
+    assert _row(again) == row
+    plain = needs_to_wire(TaskNeeds())
+    changed = with_changes(plain, wish, [name])
+    changed.task_id = "task"
+    assert _row(changed) == row
 
 
 def _row(request: pb.UploadTaskRequest) -> Mapping[str, Any]:

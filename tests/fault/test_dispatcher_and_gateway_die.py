@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -15,6 +17,13 @@ from tests.support.pool import PoolFactory, TestPool
 from tests.support.tasks import script
 
 HALF_A_SECOND = "import time; print('begun', flush=True); time.sleep(0.5); print('done')"
+FAILS = """
+import os, sys, time
+print("begun", "here", flush=True)
+while not os.path.exists("go"):
+    time.sleep(0.05)
+sys.exit(75)
+"""
 COUNTS = """
 import os, time
 n = 0
@@ -130,3 +139,30 @@ def test_tasks_that_end_while_the_gateway_is_away_are_told_later(pool: TestPool)
         user.wait_for(task, "COMPLETED")
         assert ended_once(pool, task)
         assert [row.number for row in attempts_of(pool, task)] == [1]
+
+
+def test_a_try_that_failed_is_followed_by_one_whoever_was_killed_between(pool: TestPool) -> None:
+    """Before its end was told and again while it waits: nothing is lost, and nothing run or paid twice."""
+    user = pool.register_user()
+    task = user.submit(script(FAILS), retries=1, backoff_seconds=1)
+    await_begun(pool, user, task)
+    pool.dispatcher.kill()
+    pool.gateway.kill()
+    let_go(pool, pool.agents[0], task)
+    pool.start_gateway()
+    pool.wait(lambda: attempts_of(pool, task)[0].state == "finished", "the end of the first try is told")
+    detail = user.detail(task)
+    assert (detail.state, detail.tries_failed, detail.next_try_at > 0) == ("QUEUED", 1, True)
+    pool.gateway.kill()
+    pool.dispatcher.start()
+    pool.start_gateway()
+    pool.wait(lambda: len(attempts_of(pool, task)) == 2, "it is tried again")
+    pool.wait(lambda: user.detail(task).state == "RUNNING", "the second try runs")
+    let_go(pool, pool.agents[0], task, number=2)
+    user.wait_for(task, "FAILED")
+    assert [(row.state, row.exit_code) for row in attempts_of(pool, task)] == [("finished", 75)] * 2
+    url = f"file:{pool.folder / 'users.db'}?mode=ro"
+    query = "SELECT kind, count(*) FROM ledger_entries WHERE task_id = ? GROUP BY kind"
+    with contextlib.closing(sqlite3.connect(url, uri=True, timeout=20)) as connection:
+        kinds = dict(connection.execute(query, (task,)).fetchall())
+    assert (kinds["hold"], kinds["payment"], kinds["release"]) == (2, 2, 1)

@@ -63,5 +63,7 @@ def check_sums(connection: Connection) -> None:
     ).one()
     assert total == 0
     assert lowest >= 0
-    held = select(func.coalesce(func.sum(holds.c.amount), 0)).where(holds.c.state == ledger.HoldState.HELD)
+    held = select(func.coalesce(func.sum(holds.c.amount - holds.c.posted), 0)).where(
+        holds.c.state == ledger.HoldState.HELD
+    )
     assert connection.execute(held).scalar_one() == account(connection, ledger.ESCROW)

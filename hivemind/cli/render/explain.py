@@ -146,6 +146,8 @@ def _facts(told: Explanation) -> Iterator[tuple[str, str]]:
         most = f", at most {told.max_price_cpt:,} CPT" if told.max_price_cpt else ""
         span = f" for {count_text(told.max_minutes, 'minute')}" if told.max_minutes else ""
         span += ", which is what your balance covers" if told.minutes_by_balance else ""
+        runs = told.max_price_cpt // max(1, told.price_per_minute_cpt * max(1, told.max_minutes))
+        span += f" in each of {runs} runs" if runs > 1 and told.max_minutes else ""
         yield "price", f"{told.price_per_minute_cpt:,} CPT for each started minute{most}{span}"
     if told.stored_bytes_limit:
         stay = f"; results stay {days_text(told.result_days)}" if told.result_days else ""

@@ -52,6 +52,7 @@ def job_details(job: JobInfo, now: float) -> Group:
     rows = {
         "job": one_line(job.job_id),
         "name": one_line(job.name),
+        "again": one_line(job.resubmit_of),
         "labels": one_line(" ".join(f"{key}={value}" for key, value in sorted(job.labels.items()))),
         "tasks": f"{job.tasks:,}",
         "ended": f"{job.ended:,}",

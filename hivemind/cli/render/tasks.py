@@ -133,6 +133,9 @@ def task_details(task: TaskInfo, now: float) -> Group:
         "held": f"{task.held_cpt:,} CPT" if task.held_cpt else "",
         "paid": f"{task.paid_cpt:,} CPT" if task.final and task.price_per_minute_cpt else "",
         "exclusive": "yes: never runs twice at one moment" if task.exclusive else "",
+        "retries": _retries_text(task),
+        "next try": duration_text(max(0.0, task.next_try_at - now)) if task.next_try_at is not None else "",
+        "again": task.resubmit_of,
         "exit code": "" if task.exit_code is None else str(task.exit_code),
         "stop": "asked for" if task.stop_requested and not task.final else "",
         "age": duration_text(now - task.created_at) if task.created_at else "",
@@ -182,6 +185,15 @@ def _secrets_text(task: TaskInfo) -> str:
 def _longest(task: TaskInfo) -> str:
     covered = ", what your balance covered" if task.minutes_by_balance else ""
     return f"{count_text(task.max_minutes, 'minute')}{covered}" if task.max_minutes else ""
+
+
+def _retries_text(task: TaskInfo) -> str:
+    if not task.retries:
+        return ""
+    codes = f" after {', '.join(map(str, task.retry_on))}" if task.retry_on else ""
+    failed = f"; failed {count_text(task.tries_failed, 'time')}" if task.tries_failed else ""
+    last = f", last with exit code {task.last_exit_code}" if failed and task.last_exit_code else ""
+    return f"{task.retries}{codes}{failed}{last}"
 
 
 def _result_text(task: TaskInfo, now: float) -> str:

@@ -25,10 +25,11 @@ from nodepool.domain.ends.node_end import BAD_OUTCOMES
 from nodepool.domain.ends.task_runs import TaskFamily
 from nodepool.domain.errors import StaleAttemptError, StateConflictError
 from nodepool.domain.money import ledger
-from nodepool.domain.money.settlement import Hold, HoldEnd, Provider, settle
+from nodepool.domain.money.settlement import Hold, HoldEnd, Provider, settle, settle_try
 from nodepool.domain.nodes import history
 from nodepool.domain.nodes.history import MeasuredRun
-from nodepool.domain.tasks.reasons import ReasonCode, because
+from nodepool.domain.tasks.reasons import Reason, ReasonCode, because, told
+from nodepool.domain.tasks.retries import shell_code
 from nodepool.domain.tasks.states import (
     ATTEMPT_STATE_OF_OUTCOME,
     FINAL_TASK_STATES,
@@ -97,13 +98,13 @@ def to_be_known(
     """`is_run`: the task is one run of another. Raises what `decide` raises for an end that cannot be."""
     if _is_told_before(attempt, end):
         return ToBeKnown()
-    state = _state_after(attempt, end, rules)
+    state = _state_after(attempt, end, rules, now)
     speed = node_end.counts_for_node(attempt, end) and end.outcome is Outcome.SUCCEEDED
     return ToBeKnown(
         elsewhere=speed and attempt.seconds(end, now) >= history.LEAST_COMPARED_SECONDS,
         family=is_run,
-        hold=not is_run and state in FINAL_TASK_STATES,
-        others=not is_run and _is_looked_at(attempt, end, rules, now, tickets),
+        hold=not is_run and (state in FINAL_TASK_STATES or _is_retried(attempt, end, now)),
+        others=not is_run and state in FINAL_TASK_STATES and _is_looked_at(attempt, end, rules, now, tickets),
         found_false=node_end.is_found_idle(attempt, end),
         change=node_end.credit_of_end(attempt, end),
     )
@@ -119,7 +120,7 @@ def decide(snapshot: AttemptEndSnapshot, end: End, rules: EndRules, now: float, 
     attempt = snapshot.attempt
     if _is_told_before(attempt, end):
         return Effects(now=now, told_before=True)
-    closed, moved = _closed(attempt, end, now), _moved(attempt, end, rules)
+    closed, moved = _closed(attempt, end, now), _moved(attempt, end, rules, now)
     decision = EndDecision(
         now=now, rules=rules, tickets=tickets, trust=snapshot.trust, scores=snapshot.scores
     )
@@ -131,6 +132,8 @@ def decide(snapshot: AttemptEndSnapshot, end: End, rules: EndRules, now: float, 
         follow(family, decision)
     elif moved.state in FINAL_TASK_STATES:
         _end_single(snapshot, end, decision, tickets)
+    elif moved.wait_until:
+        moved = _pay_try(snapshot, end, decision, moved)
     if node_end.is_found_idle(attempt, end):
         decision.book.found_false(attempt.node.id, attempt.node.owner_id)
         decision.follow(attempt.task.id if family is None else family.parent.id)
@@ -152,7 +155,8 @@ def _is_told_before(attempt: EndingAttempt, end: End) -> bool:
             raise StateConflictError("this attempt was never claimed")
         return False
     if end.outcome in _COMPARED:
-        same = attempt.state is AttemptState.FINISHED and task.state == end.outcome.name
+        retried = end.outcome is Outcome.FAILED and task.state is TaskState.QUEUED
+        same = attempt.state is AttemptState.FINISHED and (task.state == end.outcome.name or retried)
     else:
         # LOST is the pool's word too; a node that says it afterwards is told that it is late.
         same = attempt.state is ATTEMPT_STATE_OF_OUTCOME[end.outcome] and end.outcome is not Outcome.LOST
@@ -165,13 +169,26 @@ def _attempts_ended(attempt: EndingAttempt, end: End) -> int:
     return attempt.task.attempts_ended + int(end.counts_against_task)
 
 
-def _state_after(attempt: EndingAttempt, end: End, rules: EndRules) -> TaskState:
+def _state_after(attempt: EndingAttempt, end: End, rules: EndRules, now: float) -> TaskState:
     return task_state_after(
         end.outcome,
         attempts_ended=_attempts_ended(attempt, end),
         max_attempts=rules.max_attempts,
         stop_requested=attempt.task.stop_requested,
+        retried=_is_retried(attempt, end, now),
     )
+
+
+def _is_retried(attempt: EndingAttempt, end: End, now: float) -> bool:
+    """Its own program failed, and its owner wants such an end tried again.
+
+    Not where its node did not end it: what nobody can tell from idleness is checked before it is paid.
+    """
+    task = attempt.task
+    if end.outcome is not Outcome.FAILED or end.late or task.kind is not TaskKind.USER or task.stop_requested:
+        return False
+    at_limit = attempt.paid_seconds(end, now) >= task.max_minutes * _SECONDS_PER_MINUTE
+    return task.retry.repeats(shell_code(end.exit_code, at_time_limit=at_limit), task.tries_failed)
 
 
 def _closed(attempt: EndingAttempt, end: End, now: float) -> ClosedAttempt:
@@ -195,20 +212,20 @@ def _closed(attempt: EndingAttempt, end: End, now: float) -> ClosedAttempt:
     )
 
 
-def _moved(attempt: EndingAttempt, end: End, rules: EndRules) -> MovedTask:
-    task, state = attempt.task, _state_after(attempt, end, rules)
+def _moved(attempt: EndingAttempt, end: End, rules: EndRules, now: float) -> MovedTask:
+    task, state = attempt.task, _state_after(attempt, end, rules, now)
     check_task_transition(task.state, state)
-    ended, reason = _attempts_ended(attempt, end), end.reason
-    if state is TaskState.FAILED and end.outcome in BAD_OUTCOMES:
-        reason = because(ReasonCode.GIVEN_UP, attempts=ended, last=reason)
-    is_final = state in FINAL_TASK_STATES
+    ended, tries_failed = _attempts_ended(attempt, end), _tries_failed(attempt, end)
+    is_final, is_retried = state in FINAL_TASK_STATES, _is_retried(attempt, end, now)
     return MovedTask(
         id=task.id,
         before=task.state,
         attempt_number=task.attempt_number,
         state=state,
-        reason=reason,
+        reason=_reason(attempt, end, state, is_retried=is_retried),
         attempts_ended=ended,
+        tries_failed=tries_failed,
+        wait_until=now + task.retry.wait_seconds(tries_failed) if is_retried else 0.0,
         exit_code=end.exit_code if is_final else None,
         digest=end.digest if is_final else "",
         result_bytes=end.result_bytes if is_final and end.has_result else None,
@@ -217,9 +234,26 @@ def _moved(attempt: EndingAttempt, end: End, rules: EndRules) -> MovedTask:
     )
 
 
+def _tries_failed(attempt: EndingAttempt, end: End) -> int:
+    return attempt.task.tries_failed + int(end.outcome is Outcome.FAILED)
+
+
+def _reason(attempt: EndingAttempt, end: End, state: TaskState, *, is_retried: bool) -> Reason:
+    """Of the task; the attempt keeps the end's own."""
+    task, failed = attempt.task, _tries_failed(attempt, end)
+    last = end.reason or told(f"exit code {end.exit_code}")
+    if is_retried:
+        return because(ReasonCode.RETRY, number=failed, tries=task.retry.retries + 1, last=last)
+    if state is TaskState.FAILED and end.outcome in BAD_OUTCOMES:
+        return because(ReasonCode.GIVEN_UP, attempts=_attempts_ended(attempt, end), last=end.reason)
+    if state is TaskState.FAILED and failed > max(1, task.retry.retries):
+        return because(ReasonCode.RETRIES_USED, tries=failed, last=last)
+    return end.reason
+
+
 def with_end(family: TaskFamily, attempt: EndingAttempt, end: End, rules: EndRules, now: float) -> TaskFamily:
     """The runs as this end leaves them."""
-    closed, moved = _closed(attempt, end, now), _moved(attempt, end, rules)
+    closed, moved = _closed(attempt, end, now), _moved(attempt, end, rules, now)
     is_final = moved.state in FINAL_TASK_STATES
     runs = tuple(
         replace(
@@ -283,10 +317,27 @@ def _end_single(snapshot: AttemptEndSnapshot, end: End, decision: EndDecision, t
     decision.follow(task.id)
 
 
+def _pay_try(snapshot: AttemptEndSnapshot, end: End, decision: EndDecision, moved: MovedTask) -> MovedTask:
+    """It is paid at once, and what that takes out of the hold is set aside again before the next try."""
+    attempt, hold = snapshot.attempt, snapshot.hold
+    if hold is None:
+        return moved
+    minutes = _minutes(attempt, end, decision.now)
+    paid = settle_try(hold, _providers(attempt, minutes), minutes, attempt.id)
+    decision.try_paid = paid
+    return replace(moved, hold_again=paid.bill.charged)
+
+
 def _settlement(snapshot: AttemptEndSnapshot, end: End, now: float, *, account: str) -> HoldEnd | None:
     attempt, hold = snapshot.attempt, snapshot.hold
     if hold is None:
         return None
+    minutes = _minutes(attempt, end, now)
+    return settle(hold, _providers(attempt, minutes, account), minutes, attempt.id)
+
+
+def _minutes(attempt: EndingAttempt, end: End, now: float) -> int:
+    """That are paid."""
     minutes = ledger.minutes_to_pay(
         end.outcome,
         attempt.started_at,
@@ -294,9 +345,11 @@ def _settlement(snapshot: AttemptEndSnapshot, end: End, now: float, *, account: 
         attempt.task.max_minutes,
         ran=attempt.paid_seconds(end, now),
     )
-    minutes = 0 if end.idle else minutes
-    providers = [Provider(attempt.node.owner_id, account=account)] if minutes else []
-    return settle(hold, providers, minutes, attempt.id)
+    return 0 if end.idle else minutes
+
+
+def _providers(attempt: EndingAttempt, minutes: int, account: str = "") -> list[Provider]:
+    return [Provider(attempt.node.owner_id, account=account)] if minutes else []
 
 
 def _is_looked_at(attempt: EndingAttempt, end: End, rules: EndRules, now: float, tickets: Tickets) -> bool:
@@ -317,6 +370,9 @@ def _is_looked_at(attempt: EndingAttempt, end: End, rules: EndRules, now: float,
         or len(task.id) > ids.MAX_PARENT_ID
     ):
         return False
+    if task.retry.retries:
+        # Its owner says that it does not always do the same: it says nothing of who runs it.
+        return _is_doubtful(attempt, end, now)
     return (
         node.is_low
         or node.is_watched

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from nodepool.domain.money.settlement import HoldEnd
+from nodepool.domain.money.settlement import HoldEnd, TryPaid
 from nodepool.domain.nodes.fitness import Refusals
 from nodepool.domain.nodes.history import HistoryRules, NodeHistory
 from nodepool.domain.tasks.reasons import NO_REASON, Reason
@@ -76,6 +76,9 @@ class MovedTask:
     result_bytes: int | None = None  # None: it returned nothing
     result_attempt: str = ""
     log_bytes: int = 0  # of its output, kept apart
+    tries_failed: int = 0
+    wait_until: float = 0.0  # before it is tried again; 0: nothing keeps it
+    hold_again: int = 0  # CPT that its next placement sets aside, since the last try was paid out of its hold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +149,7 @@ class Effects:
     history: HistoryChange | None = None
     refusals: RefusalsChange | None = None
     settlement: HoldEnd | None = None
+    try_paid: TryPaid | None = None
     family: FamilyEffects | None = None
     trust: TrustEffects = TrustEffects()  # noqa: RUF009 - a frozen value
     scores: tuple[ScoreMove, ...] = ()
@@ -179,6 +183,7 @@ class EndDecision:
         self._changes: list[NewChange] = []
         self._watched: dict[str, int] = {}
         self.settlement: HoldEnd | None = None
+        self.try_paid: TryPaid | None = None
         self.family: FamilyEffects | None = None
         self._added: list[AddedRun] = []
         self._stopped: list[tuple[str, str]] = []
@@ -220,6 +225,7 @@ class EndDecision:
         return Effects(
             now=self.now,
             settlement=self.settlement,
+            try_paid=self.try_paid,
             family=self.family,
             trust=trust,
             scores=scores,

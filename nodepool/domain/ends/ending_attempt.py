@@ -13,6 +13,7 @@ from nodepool.domain.nodes.history import NodeHistory
 from nodepool.domain.resources import Claim
 from nodepool.domain.tasks.reason_classes import ReasonClass, class_of
 from nodepool.domain.tasks.reasons import Reason
+from nodepool.domain.tasks.retries import RetryRules
 from nodepool.domain.tasks.states import AttemptState, Outcome, TaskKind, TaskState
 
 
@@ -78,6 +79,8 @@ class EndingTask:
     started_at: float | None = None
     image: str = ""
     has_secrets: bool = False  # which the pool sends to no second node by itself
+    retry: RetryRules = RetryRules()  # noqa: RUF009 - a frozen value
+    tries_failed: int = 0  # by its own doing
     take_pending: bool = False  # its owner takes a result before it is checked
     is_suspect: bool = False  # its owner's tasks were lost with others lately, who paid for it
 

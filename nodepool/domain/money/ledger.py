@@ -87,6 +87,11 @@ def hold_id(task_id: str) -> str:
     return f"hold:{task_id}"
 
 
+def hold_again_id(task_id: str, number: int) -> str:
+    """Of what is set aside again before another try, the attempt of this number."""
+    return f"hold:{task_id}:{number}"
+
+
 def release_id(task_id: str) -> str:
     return f"release:{task_id}"
 

@@ -34,12 +34,15 @@ class TaskWithPrice(Protocol):
     def price_per_minute(self) -> int: ...
     @property
     def max_minutes(self) -> int: ...
+    @property
+    def hold_again(self) -> int: ...
 
 
 def to_hold_when_placed(task: TaskWithPrice) -> int:
-    """What placing the task sets aside; 0 where that was done when it was accepted or first placed."""
+    """What placing the task sets aside; 0 where that was done when it was accepted or first placed. Before
+    another try it is what the last one was paid."""
     if not task.holds_when_placed or task.attempt_number:
-        return 0
+        return task.hold_again
     return task.price_per_minute * task.max_minutes
 
 

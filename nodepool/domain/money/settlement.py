@@ -18,9 +18,10 @@ class Hold:
 
     task_id: str
     account_id: str  # whose it is
-    amount: int
+    amount: int  # that is left of it
     price_per_minute: int
     fee_percent: int = 0
+    paid: int = 0  # for tries that failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,36 @@ class HoldEnd:
     entries: tuple[NewEntry, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TryPaid:
+    """What a try costs that failed and is followed by another: the hold goes on with the rest."""
+
+    task_id: str
+    bill: Bill
+    entries: tuple[NewEntry, ...]
+
+
+def settle_try(hold: Hold, providers: Sequence[Provider], minutes: int, attempt_id: str) -> TryPaid:
+    """Pay its minutes, and give nothing back: the rest is for the next try."""
+    bill, named = _bill(hold, providers, minutes, attempt_id)
+    return TryPaid(task_id=hold.task_id, bill=bill, entries=tuple(_payments(hold, named, bill, minutes)))
+
+
 def settle(hold: Hold, providers: Sequence[Provider], minutes: int, attempt_id: str = "") -> HoldEnd:
     """Pay the minutes of all providers' runs together to them, and give the rest back."""
+    bill, named = _bill(hold, providers, minutes, attempt_id)
+    return HoldEnd(
+        task_id=hold.task_id,
+        state=HoldState.POSTED if bill.charged or hold.paid else HoldState.VOIDED,
+        bill=bill,
+        entries=(*_payments(hold, named, bill, minutes), *_release(hold, bill)),
+    )
+
+
+def _bill(
+    hold: Hold, providers: Sequence[Provider], minutes: int, attempt_id: str
+) -> tuple[Bill, list[Provider]]:
+    """And the providers, each with the attempt that is paid."""
     bill = ledger.bill(
         hold.amount,
         price_per_minute=hold.price_per_minute,
@@ -52,16 +81,10 @@ def settle(hold: Hold, providers: Sequence[Provider], minutes: int, attempt_id: 
         fee_percent=hold.fee_percent,
         shares=[provider.share for provider in providers],
     )
-    named = [replace(it, attempt_id=it.attempt_id or attempt_id) for it in providers]
-    return HoldEnd(
-        task_id=hold.task_id,
-        state=HoldState.POSTED if bill.charged else HoldState.VOIDED,
-        bill=bill,
-        entries=tuple(_entries(hold, named, bill, minutes)),
-    )
+    return bill, [replace(it, attempt_id=it.attempt_id or attempt_id) for it in providers]
 
 
-def _entries(hold: Hold, providers: Sequence[Provider], bill: Bill, minutes: int) -> list[NewEntry]:
+def _payments(hold: Hold, providers: Sequence[Provider], bill: Bill, minutes: int) -> list[NewEntry]:
     task_id, entries = hold.task_id, []
     memo = f"{minutes} min at {hold.price_per_minute} CPT a minute"
     if len(providers) > 1:
@@ -78,11 +101,13 @@ def _entries(hold: Hold, providers: Sequence[Provider], bill: Bill, minutes: int
             kept = f"{hold.fee_percent} % of {part.payment + part.fee} CPT"
             fee = ledger.fee_id(attempt)
             entries.append(NewEntry(fee, EntryKind.FEE, ledger.ESCROW, ledger.FEE, part.fee, task_id, kept))
-    if bill.released:
-        release = ledger.release_id(task_id)
-        entries.append(
-            NewEntry(
-                release, EntryKind.RELEASE, ledger.ESCROW, hold.account_id, bill.released, task_id, "not used"
-            )
-        )
     return entries
+
+
+def _release(hold: Hold, bill: Bill) -> list[NewEntry]:
+    if not bill.released:
+        return []
+    release, back = ledger.release_id(hold.task_id), hold.account_id
+    return [
+        NewEntry(release, EntryKind.RELEASE, ledger.ESCROW, back, bill.released, hold.task_id, "not used")
+    ]

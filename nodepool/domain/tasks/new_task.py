@@ -31,7 +31,15 @@ class TaskInputs(TypedDict):
     labels: str  # JSON
 
 
-class RequestedTask(RequestedComparison, TaskInputs):
+class RequestedRetries(TypedDict):
+    """What becomes of it where its own program fails."""
+
+    retries: int
+    retry_on: str  # exit codes, with blanks between; empty: all
+    backoff_seconds: int
+
+
+class RequestedTask(RequestedComparison, RequestedRetries, TaskInputs):
     """What the request decides."""
 
     id: str
@@ -50,6 +58,7 @@ class RequestedTask(RequestedComparison, TaskInputs):
     min_trust: str
     location_mode: LocationMode
     exclusive: bool
+    resubmit_of: str  # the task or job that it does again; empty: none
 
 
 class PricedTask(RequestedTask):

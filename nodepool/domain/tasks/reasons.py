@@ -30,6 +30,7 @@ class ReasonCode(StrEnum):
     RUNNING_LIMIT_BELOW = "running_limit_below"
     RUNNING_LIMIT_FROM = "running_limit_from"
     NO_MONEY = "no_money"
+    RETRY = "retry"
     # Its owner's stop.
     STOPPED = "stopped"
     STOPPED_WAITING = "stopped_waiting"
@@ -83,6 +84,7 @@ class ReasonCode(StrEnum):
     FAILED_ON_NODE_WITH = "failed_on_node_with"
     # What the pool made of several attempts or runs.
     GIVEN_UP = "given_up"
+    RETRIES_USED = "retries_used"
     NOT_NEEDED = "not_needed"
     RUNS_DIFFER = "runs_differ"
     UNVERIFIED = "unverified"
@@ -103,6 +105,7 @@ _WORDS: dict[ReasonCode, str] = {
     ReasonCode.RUNNING_LIMIT_BELOW: f"{_RUNNING} below {{score}} allows",
     ReasonCode.RUNNING_LIMIT_FROM: f"{_RUNNING} of {{score}} or more allows",
     ReasonCode.NO_MONEY: "waiting for CPT: {amount} are set aside when it is placed, and its owner has less",
+    ReasonCode.RETRY: "try {number} of {tries} failed ({last}); it is tried again",
     ReasonCode.STOPPED: "stopped by its owner",
     ReasonCode.STOPPED_WAITING: "stopped by its owner before it ran",
     ReasonCode.STOPPED_UNSENT: "stopped by its owner before it was sent to its node",
@@ -157,6 +160,7 @@ _WORDS: dict[ReasonCode, str] = {
     ReasonCode.FAILED_ON_NODE: "its node reported that it failed",
     ReasonCode.FAILED_ON_NODE_WITH: "its node reported that it failed: {detail}",
     ReasonCode.GIVEN_UP: "given up after {attempts} attempts were lost; the last: {last}",
+    ReasonCode.RETRIES_USED: "failed in each of {tries} tries; the last: {last}",
     ReasonCode.NOT_NEEDED: "the other runs of the task have decided",
     ReasonCode.RUNS_DIFFER: "its {runs} runs returned {results} different results, and no more owners could "
     "be asked: compare only files that are the same in every run, with compare_outputs",

@@ -86,7 +86,8 @@ LIVE_ATTEMPT_STATES = frozenset({AttemptState.ASSIGNED, AttemptState.RUNNING})
 TASK_TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
     # QUEUED -> FAILED: every allowed attempt was lost.
     TaskState.QUEUED: frozenset({TaskState.PLACED, TaskState.STOPPED, TaskState.FAILED}),
-    # Back to QUEUED: the attempt was lost or refused. PLACED -> FAILED: the last allowed one was lost.
+    # Back to QUEUED: the attempt was lost or refused, or it failed and is tried again. PLACED -> FAILED: the
+    # last allowed one was lost.
     TaskState.PLACED: frozenset({TaskState.RUNNING, TaskState.QUEUED, TaskState.STOPPED, TaskState.FAILED}),
     TaskState.RUNNING: frozenset(
         {TaskState.SUCCEEDED, TaskState.FAILED, TaskState.STOPPED, TaskState.QUEUED}
@@ -129,16 +130,17 @@ def check_attempt_transition(before: AttemptState, after: AttemptState) -> None:
 
 
 def task_state_after(
-    outcome: Outcome, *, attempts_ended: int, max_attempts: int, stop_requested: bool
+    outcome: Outcome, *, attempts_ended: int, max_attempts: int, stop_requested: bool, retried: bool = False
 ) -> TaskState:
     """The task's next state when its attempt ended so.
 
-    `attempts_ended` counts the lost attempts, this one included when it is one.
+    `attempts_ended` counts the lost attempts, this one included when it is one. `retried`: where it failed by
+    itself, its owner wants it tried again.
     """
     if outcome is Outcome.SUCCEEDED:
         return TaskState.SUCCEEDED
     if outcome is Outcome.STOPPED or (stop_requested and outcome in {Outcome.LOST, Outcome.REFUSED}):
         return TaskState.STOPPED
     if outcome is Outcome.FAILED:
-        return TaskState.FAILED
+        return TaskState.QUEUED if retried and not stop_requested else TaskState.FAILED
     return TaskState.FAILED if attempts_ended >= max_attempts else TaskState.QUEUED

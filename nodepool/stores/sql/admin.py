@@ -85,7 +85,7 @@ def set_blocked(connection: Connection, user_id: int, *, blocked: bool) -> bool:
 def page_of_users(connection: Connection, limit: int, after: str, contains: str) -> Sequence[UserOverview]:
     """Users by name, with what they have, hold and run. The pool's own users are not among them."""
     held = (
-        select(func.coalesce(func.sum(holds.c.amount), 0))
+        select(func.coalesce(func.sum(holds.c.amount - holds.c.posted), 0))
         .where(holds.c.account_id == ledger_accounts.c.id, holds.c.state == HoldState.HELD)
         .scalar_subquery()
     )

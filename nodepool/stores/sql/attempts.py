@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, select
+from sqlalchemy import Connection, Select, bindparam, case, select
 
 from nodepool.domain.not_visible import no_attempt
 from nodepool.domain.tasks.states import JobKind
@@ -25,7 +25,7 @@ _ASSIGNED: Select[Any] = (
         *columns(
             AssignedTask,
             tasks,
-            job_tasks=jobs.c.count,
+            job_tasks=case((jobs.c.array_count > 0, jobs.c.array_count), else_=jobs.c.count),
             number=attempts.c.number,
             attempt_id=attempts.c.id,
             attempt_state=attempts.c.state,

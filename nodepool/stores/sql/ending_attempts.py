@@ -17,6 +17,7 @@ from nodepool.domain.nodes.fitness import Refusals, images_as_json, images_from_
 from nodepool.domain.nodes.history import MeasuredRun, NodeHistory
 from nodepool.domain.not_visible import no_attempt
 from nodepool.domain.resources import Claim
+from nodepool.domain.tasks.retries import policy_of
 from nodepool.domain.tasks.states import AttemptState, TaskKind, TaskState
 from nodepool.domain.trust.tiers import Tier
 from nodepool.stores.sql.reason_columns import reason_columns
@@ -37,6 +38,10 @@ _COLUMNS = (
     tasks.c.image,
     tasks.c.take_pending,
     tasks.c.secrets,
+    tasks.c.retries,
+    tasks.c.retry_on,
+    tasks.c.backoff_seconds,
+    tasks.c.tries_failed,
     tasks.c.max_minutes,
     tasks.c.tier,
     tasks.c.region,
@@ -162,6 +167,8 @@ def _from_row(row: Row[Any]) -> EndingAttempt:
             image=row.image,
             take_pending=row.take_pending,
             has_secrets=bool(row.secrets),
+            retry=policy_of(row.retries, row.retry_on, row.backoff_seconds),
+            tries_failed=row.tries_failed,
         ),
         node=EndingNode(
             id=row.node_id,
@@ -239,11 +246,13 @@ def _values(task: MovedTask, now: float) -> dict[str, Any]:
         "state": task.state,
         **reason_columns(task.reason),
         "attempts_ended": task.attempts_ended,
+        "tries_failed": task.tries_failed,
         "updated_at": now,
         "hinted_at": now,
     }
     if task.state is TaskState.QUEUED:
-        return values | {"queued_at": now, "node_id": "", "started_at": None}
+        values |= {"wait_until": task.wait_until, "queued_at": now, "node_id": "", "started_at": None}
+        return values | ({"hold_again": task.hold_again} if task.hold_again else {})
     values |= {"finished_at": now, "exit_code": task.exit_code, "result_digest": task.digest}
     values |= {"log_bytes": task.log_bytes}
     if task.result_bytes is not None:

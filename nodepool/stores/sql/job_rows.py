@@ -18,6 +18,8 @@ class StoredJob(FromRow):
     name: str
     labels: str  # JSON
     count: int
+    array_count: int  # that its runs are told; 0: count
+    resubmit_of: str  # the job that it does again
     digest: str
     max_cpt: int
     created_at: float

@@ -27,6 +27,9 @@ jobs = Table(
     Column("name", String(128), nullable=False, server_default=""),
     Column("labels", Text, nullable=False, server_default=""),  # JSON, as its tasks have them
     Column("count", Integer, nullable=False),  # of its tasks
+    # What its runs are told as the number of tasks; 0: count. A part that is done again says the whole's.
+    Column("array_count", Integer, nullable=False, server_default="0"),
+    Column("resubmit_of", String(128), nullable=False, server_default=""),  # the job that it does again
     Column("digest", String(64), nullable=False),  # of all that was asked for: a repeat has the same
     Column("max_cpt", BigInteger, nullable=False, server_default="0"),  # that it may cost; 0: no bound
     Column("created_at", Float, nullable=False),

@@ -81,7 +81,7 @@ def reasons(connection: Connection, job_id: str, states: Collection[str], limit:
 
 def money(connection: Connection, job_id: str) -> JobMoney:
     """What its tasks hold and have paid."""
-    held = func.sum(case((holds.c.state == HoldState.HELD, holds.c.amount), else_=0))
+    held = func.sum(case((holds.c.state == HoldState.HELD, holds.c.amount - holds.c.posted), else_=0))
     query = select(held, func.sum(holds.c.posted)).join(tasks, tasks.c.id == holds.c.task_id)
     row = connection.execute(query.where(_is_in([job_id]))).one()
     return JobMoney(int(row[0] or 0), int(row[1] or 0))

@@ -31,6 +31,8 @@ from nodepool.stores.sql.typed_rows import columns
 
 # What belongs to an image or a size is known of the node (see nodepool.domain.nodes.fitness).
 _CANNOT = sorted(NODE_FOR_TASK_CODES - {ReasonCode.IMAGE_ABSENT, ReasonCode.MESSAGE_TOO_LARGE})
+# Of a task that waits again.
+_HAD_IT = [AttemptState.LOST, AttemptState.REFUSED, AttemptState.FINISHED]
 _Id = TypeVar("_Id", int, str)
 # Databases have a limit on the values of one statement.
 _AT_ONCE = 1000
@@ -41,6 +43,7 @@ _MOVE = (
         state=TaskState.PLACED,
         attempt_number=bindparam("number"),
         node_id=bindparam("node"),
+        hold_again=0,
         **reason_columns(NO_REASON),
         updated_at=bindparam("now"),
     )
@@ -50,7 +53,7 @@ _PLACED_COLUMNS = tuple(
     tasks.c[name]
     for name in (
         "id", "attempt_number", "queued_at", "created_at", "owner_id", "kind", "tier", "region",
-        "holds_when_placed", "price_per_minute", "max_minutes", "fee_percent",
+        "holds_when_placed", "price_per_minute", "max_minutes", "fee_percent", "hold_again",
     )
 )  # fmt: skip
 
@@ -96,11 +99,11 @@ def running_of(connection: Connection, owner_ids: Collection[int]) -> dict[int, 
 
 
 def failed_nodes(connection: Connection, task_ids: Sequence[str]) -> dict[str, frozenset[str]]:
-    """Nodes that lost or refused each of the tasks before."""
+    """Nodes that lost or refused each of the tasks before, or where it failed by itself."""
     found: dict[str, set[str]] = {}
     for ids in _slices(task_ids):
         query = select(attempts.c.task_id, attempts.c.node_id).where(
-            attempts.c.task_id.in_(ids), attempts.c.state.in_([AttemptState.LOST, AttemptState.REFUSED])
+            attempts.c.task_id.in_(ids), attempts.c.state.in_(_HAD_IT)
         )
         for task_id, node_id in connection.execute(query):
             found.setdefault(task_id, set()).add(node_id)
@@ -181,7 +184,8 @@ def place_all(
 
 def _hold_of(row: Row[Any]) -> DeferredHold:
     terms = PriceTerms(row.price_per_minute, row.max_minutes, fee_percent=row.fee_percent)
-    return DeferredHold(row.id, row.owner_id, terms)
+    again = row.hold_again if row.attempt_number else 0
+    return DeferredHold(row.id, row.owner_id, terms, again=again, number=row.attempt_number + 1)
 
 
 def _waited(task: Row[Any], now: float) -> float:

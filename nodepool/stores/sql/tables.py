@@ -30,6 +30,7 @@ from nodepool.stores.sql.account_tables import (
     users,
 )
 from nodepool.stores.sql.job_tables import jobs
+from nodepool.stores.sql.trust_tables import node_records, owner_records, probes, provisional_results
 
 __all__ = [
     "admin_acts",
@@ -152,6 +153,17 @@ tasks = Table(
     # Names of secrets by the variables that they become (JSON; domain/tasks/run_secrets.py).
     Column("secrets", Text, nullable=False, server_default=""),
     Column("secrets_on_low_trust", Boolean, nullable=False, server_default=text("false")),
+    # Tries of its own program where that fails (domain/tasks/retries.py): how many more, after which exit
+    # codes (with blanks between; empty: all), after how long, and how many have failed.
+    Column("retries", Integer, nullable=False, server_default="0"),
+    Column("retry_on", String(160), nullable=False, server_default=""),
+    Column("backoff_seconds", Integer, nullable=False, server_default="0"),
+    Column("tries_failed", Integer, nullable=False, server_default="0"),
+    # No node gets it before; 0: nothing keeps it. And what its next placement sets aside again.
+    Column("wait_until", Float, nullable=False, server_default="0"),
+    Column("hold_again", BigInteger, nullable=False, server_default="0"),
+    # The task or job that it does again.
+    Column("resubmit_of", String(128), nullable=False, server_default=""),
     # For its entry script (JSON; domain/tasks/run_inputs.py), and what its node's agent must be able to do.
     Column("arguments", Text, nullable=False, server_default=""),
     Column("environment", Text, nullable=False, server_default=""),
@@ -254,6 +266,13 @@ Index(
     sqlite_where=_SINGLE,
     postgresql_where=_SINGLE,
 )
+# Those that wait for their next try.
+Index(
+    "ix_tasks_wait_until",
+    tasks.c.wait_until,
+    sqlite_where=tasks.c.wait_until > 0,
+    postgresql_where=tasks.c.wait_until > 0,
+)
 Index(
     "ix_tasks_held_back",
     tasks.c.held_back_until,
@@ -294,60 +313,6 @@ for _name, _column, _where in (
     ("ix_tasks_deleted", tasks.c.deleted_at, "deleted_at > 0"),
 ):
     Index(_name, _column, sqlite_where=text(_where), postgresql_where=text(_where))
-# Tasks with an answer that the pool knows.
-probes = Table(
-    "probes",
-    metadata,
-    Column("task_id", ForeignKey("tasks.id"), primary_key=True),
-    Column("node_id", ForeignKey("nodes.id"), nullable=False),
-    Column("seed", String(64), nullable=False),  # never told before the node has claimed the task
-    Column("chains", Integer, nullable=False),
-    # How much there is to compute, in points of cpu_score times seconds, and what the node claimed then.
-    Column("work", BigInteger, nullable=False),
-    Column("claimed_cpu_score", Integer, nullable=False),
-    Column("created_at", Float, nullable=False),
-    Column("verdict", String(16), nullable=False, server_default=""),  # empty: not judged yet
-)
-Index(
-    "ix_probes_open",
-    probes.c.created_at,
-    sqlite_where=probes.c.verdict == "",
-    postgresql_where=probes.c.verdict == "",
-)
-Index("ix_probes_node", probes.c.node_id)
-# What checked results say of nodes and owners (domain/trust/audits.py). Rows come with the first finding.
-node_records = Table(
-    "node_records",
-    metadata,
-    Column("node_id", ForeignKey("nodes.id"), primary_key=True),
-    Column("verified", Integer, nullable=False, server_default="0"),  # in a row
-    Column("paused_until", Float, nullable=False, server_default="0"),
-    Column("watched", Integer, nullable=False, server_default="0"),  # results that the pool checks next
-)
-owner_records = Table(
-    "owner_records",
-    metadata,
-    Column("user_id", ForeignKey("users.id"), primary_key=True),
-    Column("strikes", Integer, nullable=False, server_default="0"),
-    Column("clean", Integer, nullable=False, server_default="0"),  # verified since the last strike
-)
-# Results of low-trust nodes that are not paid yet; a row lives until its block has passed or is recalled.
-provisional_results = Table(
-    "provisional_results",
-    metadata,
-    Column("task_id", ForeignKey("tasks.id"), primary_key=True),
-    Column("attempt_id", String(140), nullable=False),
-    Column("node_id", ForeignKey("nodes.id"), nullable=False),
-    Column("owner_id", ForeignKey("users.id"), nullable=False),  # of the node
-    Column("finished_at", Float, nullable=False),
-    # Empty while open, then the run that checks it, or the task that was drawn for it.
-    Column("block", String(128), nullable=False, server_default=""),
-    Column("drawn", Boolean, nullable=False, server_default=text("false")),
-    # strict or lenient: its node was found to lie elsewhere, and it is run again by itself.
-    Column("recalled", String(8), nullable=False, server_default=""),
-)
-Index("ix_provisional_results_node", provisional_results.c.node_id, provisional_results.c.block)
-Index("ix_provisional_results_block", provisional_results.c.block)
 Index("ix_tasks_parent", tasks.c.parent_id)
 Index("ix_tasks_owner_created", tasks.c.owner_id, tasks.c.created_at)
 Index("ix_tasks_state_created", tasks.c.state, tasks.c.created_at)

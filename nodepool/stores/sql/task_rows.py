@@ -50,6 +50,13 @@ class StoredTask(FromRow):
     exclusive: bool
     secrets: str  # JSON: their names, by the variables that they become
     secrets_on_low_trust: bool
+    retries: int  # of tries that failed by its own program
+    retry_on: str  # exit codes, with blanks between; empty: all
+    backoff_seconds: int
+    tries_failed: int
+    wait_until: float  # before its next try; 0: nothing keeps it
+    hold_again: int  # CPT that placing it sets aside, since its last try was paid
+    resubmit_of: str  # the task or job that it does again
     capabilities: str  # that its node's agent must have, with blanks between
     name: str
     labels: str  # JSON
@@ -137,6 +144,7 @@ class QueuedTask(FromRow):
     price_per_minute: int
     max_minutes: int
     holds_when_placed: bool
+    hold_again: int
     reason_code: str  # of why it waits; one of ReasonCode, or of a later version
 
     @property
@@ -196,6 +204,7 @@ class TaskOfAttempt(FromRow):
     """The task of an attempt, as far as its results are compared, and who wanted its end."""
 
     id: str
+    state: TaskState
     owner_id: int
     stop_requested: bool
     parent_id: str

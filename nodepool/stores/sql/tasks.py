@@ -78,8 +78,14 @@ _LIVE_ATTEMPTS_OF_NODE = _LIVE_ATTEMPTS.where(attempts.c.node_id == bindparam("n
 _BY_ID = _with_owner(WholeTask).where(tasks.c.id == bindparam("task_id"))
 _BY_ID_LOCKED = _BY_ID.with_for_update(of=tasks)
 _INSERT_TASK = insert(tasks)
-# For a node. Of a task with several runs these wait, and not the task itself.
-WAITS = (tasks.c.state == TaskState.QUEUED) & tasks.c.stop_requested.is_(False) & (tasks.c.replicas == 1)
+# For a node. Of a task with several runs these wait, and not the task itself; one that failed and is tried
+# again does when its time has come (see retries).
+WAITS = (
+    (tasks.c.state == TaskState.QUEUED)
+    & tasks.c.stop_requested.is_(False)
+    & (tasks.c.replicas == 1)
+    & (tasks.c.wait_until == 0)
+)
 
 
 # As its index has it, word for word: a database takes a partial index only where it sees that it fits.
@@ -236,6 +242,7 @@ def request_stop(connection: Connection, task_id: str, now: float) -> OwnedTask:
             "state": TaskState.STOPPED,
             **reason_columns(because(ReasonCode.STOPPED_WAITING)),
             "finished_at": now,
+            "wait_until": 0.0,
         }
     moved = connection.execute(
         update(tasks).where(tasks.c.id == task_id, tasks.c.state == task.state).values(values)

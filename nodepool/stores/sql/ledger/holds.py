@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import BigInteger, Connection, bindparam, insert, select, update
 
-from nodepool.domain.errors import NotEnoughCptError
+from nodepool.domain.errors import NotEnoughCptError, StateConflictError
 from nodepool.domain.money import ledger, settlement
 from nodepool.domain.money.ledger import Bill, EntryKind, HoldState, NewEntry, PriceTerms
-from nodepool.domain.money.settlement import Hold, HoldEnd, Provider
+from nodepool.domain.money.settlement import Hold, HoldEnd, Provider, TryPaid
 from nodepool.stores.sql.ledger.postings import append, balance as balance_of, balances, lock
 from nodepool.stores.sql.tables import holds
 
@@ -24,8 +24,17 @@ _STILL_HELD = select(holds).where(holds.c.task_id == bindparam("task"), holds.c.
 _END = (
     update(holds)
     .where(holds.c.task_id == bindparam("task"), holds.c.state == HoldState.HELD)
-    .values(state=bindparam("new_state"), posted=bindparam("charged"), ended_at=bindparam("now"))
+    .values(
+        state=bindparam("new_state"),
+        posted=holds.c.posted + bindparam("charged", type_=BigInteger),
+        ended_at=bindparam("now"),
+    )
 )
+_STILL = holds.c.task_id == bindparam("task"), holds.c.state == HoldState.HELD
+_HOLD_AGAIN = (
+    update(holds).where(*_STILL).values(amount=holds.c.amount + bindparam("again", type_=BigInteger))
+)
+_PAY_TRY = update(holds).where(*_STILL).values(posted=holds.c.posted + bindparam("charged", type_=BigInteger))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +51,18 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class DeferredHold:
-    """What a task that is about to be placed for the first time is to hold."""
+    """What a task is to hold that is about to be placed: for the first time, or `again` what its last try was
+    paid, before the attempt of this `number`."""
 
     task_id: str
     owner_id: int
     terms: PriceTerms
+    again: int = 0
+    number: int = 1
+
+    @property
+    def amount(self) -> int:
+        return self.again or self.terms.amount
 
 
 def terms_of(task: Mapping[str, Any], fee_percent: int) -> PriceTerms:
@@ -84,8 +100,8 @@ def covered(
     left = balances(connection, {it.owner_id for it in wanted})
     found = []
     for it in wanted:
-        if left.get(it.owner_id, 0) >= it.terms.amount:
-            left[it.owner_id] -= it.terms.amount
+        if left.get(it.owner_id, 0) >= it.amount:
+            left[it.owner_id] -= it.amount
             found.append(it)
     return found
 
@@ -95,8 +111,19 @@ def hold_all(connection: Connection, wanted: Sequence[DeferredHold], now: float)
     if not wanted:
         return
     # Before the ledger's head is locked: everybody who moves CPT waits for that.
-    connection.execute(_INSERT_HOLD, [_hold_row(it, now) for it in wanted])
+    if new := [_hold_row(it, now) for it in wanted if not it.again]:
+        connection.execute(_INSERT_HOLD, new)
+    for it in wanted:
+        if it.again:
+            _hold_again(connection, it)
     append(connection, [_hold_entry(it) for it in wanted], now)
+
+
+def _hold_again(connection: Connection, wanted: DeferredHold) -> None:
+    """Raises StateConflictError where the task holds nothing any more."""
+    more = connection.execute(_HOLD_AGAIN, {"task": wanted.task_id, "again": wanted.again})
+    if more.rowcount != 1:
+        raise StateConflictError(f"task {wanted.task_id} holds nothing any more; its placement is undone")
 
 
 def _hold_row(wanted: DeferredHold, now: float) -> dict[str, Any]:
@@ -114,14 +141,15 @@ def _hold_row(wanted: DeferredHold, now: float) -> dict[str, Any]:
 
 
 def _hold_entry(wanted: DeferredHold) -> NewEntry:
+    task_id, again = wanted.task_id, wanted.again
     return NewEntry(
-        ledger.hold_id(wanted.task_id),
+        ledger.hold_again_id(task_id, wanted.number) if again else ledger.hold_id(task_id),
         EntryKind.HOLD,
         ledger.user_account(wanted.owner_id),
         ledger.ESCROW,
-        wanted.terms.amount,
-        task_id=wanted.task_id,
-        memo=wanted.terms.memo,
+        wanted.amount,
+        task_id=task_id,
+        memo="for another try" if again else wanted.terms.memo,
     )
 
 
@@ -155,9 +183,10 @@ def find_held(connection: Connection, task_id: str) -> Hold | None:
     return Hold(
         task_id=found.task_id,
         account_id=found.account_id,
-        amount=found.amount,
+        amount=found.amount - found.posted,
         price_per_minute=found.price_per_minute,
         fee_percent=found.fee_percent,
+        paid=found.posted,
     )
 
 
@@ -174,7 +203,19 @@ def end(connection: Connection, ended: HoldEnd, now: float) -> bool:
     )
     if changed.rowcount != 1:
         return False
-    append(connection, ended.entries, now)
+    if ended.entries:  # of a hold that tries have used up nothing is left to move
+        append(connection, ended.entries, now)
+    return True
+
+
+def pay_try(connection: Connection, paid: TryPaid, now: float) -> bool:
+    """A try that failed is paid, and the hold goes on. False where it has ended: then nothing is moved."""
+    charged = paid.bill.charged
+    changed = connection.execute(_PAY_TRY, {"task": paid.task_id, "charged": charged})
+    if changed.rowcount != 1:
+        return False
+    if paid.entries:
+        append(connection, paid.entries, now)
     return True
 
 

@@ -48,7 +48,7 @@ _INSERT_ENTRY = insert(ledger_entries)
 _INSERT_ACCOUNT = insert(ledger_accounts)
 _BY_IDS = select(ledger_entries).where(ledger_entries.c.id.in_(bindparam("ids", expanding=True)))
 _HELD = (
-    select(func.coalesce(func.sum(holds.c.amount), 0))
+    select(func.coalesce(func.sum(holds.c.amount - holds.c.posted), 0))
     # As the index of these rows has it: a value that is bound would be looked for anew each time.
     .where(holds.c.account_id == ledger_accounts.c.id, text("holds.state = 'held'"))
     .scalar_subquery()

@@ -26,6 +26,7 @@ _WITH_TASK = (
         tasks.c.max_minutes.label("task_minutes"),
         tasks.c.replicas,
         tasks.c.verification,
+        tasks.c.retries,
     )
     .outerjoin(tasks, tasks.c.id == holds.c.task_id)
     .order_by(holds.c.task_id)
@@ -48,7 +49,7 @@ def check_holds(connection: Connection, report: LedgerReport) -> None:
             for text in _problems(row, entries[row.task_id]):
                 report.wrong(f"the hold of task {row.task_id} {text}")
     _check_what_has_none(connection, report)
-    held_now = select(func.sum(holds.c.amount)).where(holds.c.state == HoldState.HELD)
+    held_now = select(func.sum(holds.c.amount - holds.c.posted)).where(holds.c.state == HoldState.HELD)
     _check_account(connection, ledger.ESCROW, held_now, "tasks hold", report)
     # What was paid for results that are not verified yet.
     paid = ledger_entries.c.id == literal(ledger.payment_id("")) + provisional_results.c.attempt_id
@@ -88,34 +89,38 @@ def _check_what_has_none(connection: Connection, report: LedgerReport) -> None:
 def _problems(row: Row[Any], entries: Sequence[Row[Any]]) -> Iterator[str]:
     begun = [entry for entry in entries if entry.kind == EntryKind.HOLD]
     ended = [entry for entry in entries if entry.kind != EntryKind.HOLD]
-    if len(begun) != 1:
-        yield f"has {len(begun)} entries that set it aside, and not one"
+    first = [entry for entry in begun if entry.id == ledger.hold_id(row.task_id)]
+    if len(first) != 1:
+        yield f"has {len(first)} entries that set it aside, and not one"
     else:
-        yield from _not_as_agreed(row, begun[0])
+        yield from _not_as_agreed(row, first[0], [entry for entry in begun if entry not in first])
     yield from _not_as_its_task(row)
     if row.state == HoldState.HELD:
-        if ended or row.posted != 0 or row.ended_at is not None:
-            yield "is still held, and was divided"
+        yield from _wrongly_used(row, ended)
     elif row.state in (HoldState.POSTED, HoldState.VOIDED):
         yield from _wrongly_divided(row, ended)
     else:
         yield f"is in a state that there is not: {row.state}"
 
 
-def _not_as_agreed(row: Row[Any], entry: Row[Any]) -> Iterator[str]:
-    there = (entry.id, entry.debit_account, entry.credit_account, entry.amount, entry.created_at)
-    if there != (ledger.hold_id(row.task_id), row.account_id, ledger.ESCROW, row.amount, row.created_at):
+def _not_as_agreed(row: Row[Any], entry: Row[Any], again: Sequence[Row[Any]]) -> Iterator[str]:
+    """`again`: what was set aside before other tries."""
+    amount = row.amount - sum(it.amount for it in again)
+    there = (entry.debit_account, entry.credit_account, entry.amount, entry.created_at)
+    if there != (row.account_id, ledger.ESCROW, amount, row.created_at):
         yield f"is not what entry {entry.seq} set aside"
-    if entry.memo != _memo(row):
+    if any((it.debit_account, it.credit_account) != (row.account_id, ledger.ESCROW) for it in again):
+        yield "was added to from another account than its own"
+    if entry.memo != _memo(row, entry.amount):
         yield f"says other terms than entry {entry.seq}, which says: {entry.memo}"
 
 
-def _memo(row: Row[Any]) -> str:
+def _memo(row: Row[Any], amount: int) -> str:
     """What the hold entry would say of these terms; nothing where they cannot be."""
     try:
-        runs = row.amount // (row.price_per_minute * row.max_minutes)
+        runs = amount // (row.price_per_minute * row.max_minutes)
         terms = PriceTerms(row.price_per_minute, row.max_minutes, runs, row.fee_percent)
-        is_whole = terms.amount == row.amount
+        is_whole = terms.amount == amount
     except (InvalidInputError, ZeroDivisionError, TypeError):
         return ""
     return terms.memo if is_whole else ""
@@ -142,6 +147,17 @@ def _not_as_its_task(row: Row[Any]) -> Iterator[str]:
         yield f"has ended, and its task is {row.task_state}"
 
 
+def _wrongly_used(row: Row[Any], paid: Sequence[Row[Any]]) -> Iterator[str]:
+    """Of a hold that goes on: what was paid is for tries that failed."""
+    amount = sum(entry.amount for entry in paid)
+    divided = row.ended_at is not None or any(entry.kind == EntryKind.RELEASE for entry in paid)
+    if divided or amount != row.posted:
+        yield "is still held, and was divided"
+    if any(entry.debit_account != ledger.ESCROW for entry in paid):
+        yield "was used from another account than the escrow"
+    yield from _wrong_fees(row, paid)
+
+
 def _wrongly_divided(row: Row[Any], ended: Sequence[Row[Any]]) -> Iterator[str]:
     paid = sum(entry.amount for entry in ended if entry.kind != EntryKind.RELEASE)
     released = sum(entry.amount for entry in ended if entry.kind == EntryKind.RELEASE)
@@ -149,7 +165,7 @@ def _wrongly_divided(row: Row[Any], ended: Sequence[Row[Any]]) -> Iterator[str]:
         yield f"of {row.amount} CPT was divided into {paid} and {released}, and says {row.posted}"
     if (row.state == HoldState.POSTED) != (paid > 0):
         yield f"is {row.state}, and {paid} CPT of it were paid"
-    if any(entry.created_at != row.ended_at for entry in ended):
+    if any(_at_another_time(row, entry) for entry in ended):
         yield "ended at another time than its entries say"
     if any(entry.debit_account != ledger.ESCROW for entry in ended):
         yield "was divided from another account than the escrow"
@@ -157,6 +173,13 @@ def _wrongly_divided(row: Row[Any], ended: Sequence[Row[Any]]) -> Iterator[str]:
     if back not in ([], [row.account_id]):
         yield f"went back to {', '.join(back)}, and not to {row.account_id}"
     yield from _wrong_fees(row, ended)
+
+
+def _at_another_time(row: Row[Any], entry: Row[Any]) -> bool:
+    """A try that failed was paid at its own end; the rest goes back at the last one's. Of a task that is
+    removed nobody knows any more whether it had tries."""
+    may_differ = row.retries != 0 and entry.kind != EntryKind.RELEASE
+    return not may_differ and bool(entry.created_at != row.ended_at)
 
 
 def _wrong_fees(row: Row[Any], ended: Sequence[Row[Any]]) -> Iterator[str]:

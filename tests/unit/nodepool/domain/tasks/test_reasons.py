@@ -40,6 +40,10 @@ WORDS: list[tuple[Reason, str]] = [
         "its owner has 9 tasks running, as many as a credit score of 100 or more allows",
     ),
     (waits_for_cpt(60), "waiting for CPT: 60 are set aside when it is placed, and its owner has less"),
+    (
+        because(ReasonCode.RETRY, number=1, tries=4, last=told("exit code 75")),
+        "try 1 of 4 failed (exit code 75); it is tried again",
+    ),
     (because(ReasonCode.STOPPED), "stopped by its owner"),
     (because(ReasonCode.STOPPED_WAITING), "stopped by its owner before it ran"),
     (because(ReasonCode.STOPPED_UNSENT), "stopped by its owner before it was sent to its node"),
@@ -117,6 +121,10 @@ WORDS: list[tuple[Reason, str]] = [
     (
         because(ReasonCode.GIVEN_UP, attempts=3, last=EVICTED),
         "given up after 3 attempts were lost; the last: evicted: node bob/pc ran short of memory",
+    ),
+    (
+        because(ReasonCode.RETRIES_USED, tries=4, last=told("exit code 75")),
+        "failed in each of 4 tries; the last: exit code 75",
     ),
     (because(ReasonCode.NOT_NEEDED), "the other runs of the task have decided"),
     (

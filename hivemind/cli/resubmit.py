@@ -1,0 +1,142 @@
+"""`hivemind resubmit` and `hivemind job resubmit`: what has ended, once more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from hivemind import sweeps
+from hivemind.array_upload import new_job_id
+from hivemind.cli.app import App, json_option, pass_app
+from hivemind.cli.completing import job_ids, region_words, task_ids
+from hivemind.cli.connect import connect, names_it
+from hivemind.cli.render.plain_text import one_line
+from hivemind.cli.render.tasks import count_text, jsonable
+from hivemind.cli.retrying import retry_options
+from hivemind.errors import ClientError, ExitCode, NotLoggedInError, UnreachableError, UnsupportedError
+from hivemind.uploading import new_task_id
+from nodepool.domain.tasks.states import MAX_PRIORITY, TaskState
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+# These concern the pool and not the one task.
+_OF_THE_POOL = (NotLoggedInError, UnreachableError, UnsupportedError)
+
+
+def _changes(command: _Command) -> _Command:
+    """Options of `submit` that say what is to be different. Not said: as it was."""
+    for option in reversed(
+        (
+            click.option("--memory-gb", type=click.IntRange(min=0), help="Memory, GiB."),
+            click.option("--cpu-score", type=click.IntRange(min=0), help="CPU points."),
+            click.option("--gpu-score", type=click.IntRange(min=0), help="GPU points."),
+            click.option("--gpu-memory-gb", type=click.IntRange(min=0), help="GPU memory, GiB."),
+            click.option("--location", shell_complete=region_words, help="Region."),
+            click.option("--image", help="Container image."),
+            click.option("--max-minutes", type=click.IntRange(min=1), help="Longest run."),
+            click.option("--priority", type=click.IntRange(0, MAX_PRIORITY), help="9 first."),
+            click.option("--name", help="What you call it."),
+            retry_options,
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("ids", metavar="TASK...", nargs=-1, required=True, shell_complete=task_ids)
+@_changes
+@click.option("--task-id", help="Your own id for the new task; sent again it changes nothing.")
+@json_option
+@pass_app
+def resubmit(app: App, /, ids: tuple[str, ...], *, task_id: str | None, **options: Any) -> int:
+    """Run tasks that have ended once more, with the package that the pool has and all that they were given.
+
+    Each is a new task, whose id is printed. Options say what is to be different. One of a job gets a job of
+    its own and keeps its index. Those that cannot be are named, and the others are sent.
+    """
+    wanted = list(dict.fromkeys(ids))
+    if task_id and len(wanted) > 1:
+        raise click.UsageError("--task-id is for one task")
+    changes = _said(options)
+    code, answers = ExitCode.OK, []
+    with connect(app) as pool:
+        for old in wanted:
+            chosen = task_id or new_task_id()
+            try:
+                with names_it(app, _same_again(chosen, "--task-id")):
+                    sent = pool.resubmit(old, new_task_id=chosen, **changes)
+            except _OF_THE_POOL:
+                raise
+            except ClientError as error:
+                if len(wanted) == 1:
+                    raise
+                app.notice(one_line(f"{old}: {error}"))
+                answers.append({"resubmit_of": old, "error": str(error)})
+                code = error.exit_code
+                continue
+            answers.append({"resubmit_of": old, **jsonable(sent)})
+            if not app.json:
+                app.say(sent.task_id)
+    if app.json:
+        app.answer(answers if len(wanted) > 1 else answers[0])
+    return code
+
+
+@click.command("resubmit")
+@click.argument("job_id", metavar="JOB", shell_complete=job_ids)
+@click.option("--failed", is_flag=True, help="Tasks that failed.")
+@click.option("--stopped", is_flag=True, help="Tasks that were stopped.")
+@click.option("--all", "everything", is_flag=True, help="All tasks that have ended.")
+@click.option("--index", "indices", metavar="RANGE", help="Only these, such as 3 or 1,2,5-9.")
+@_changes
+@click.option("--new-job-id", "new_id", help="Your own id for the new job; sent again it changes nothing.")
+@click.option("--max-cpt", type=click.IntRange(min=1), help="Refuse what could cost more.")
+@json_option
+@pass_app
+def resubmit_job(
+    app: App,
+    /,
+    job_id: str,
+    *,
+    failed: bool,
+    stopped: bool,
+    everything: bool,
+    indices: str | None,
+    new_id: str | None,
+    max_cpt: int | None,
+    **options: Any,
+) -> int:
+    """Run tasks of a job once more: a new job, whose tasks keep their indices and what they were given.
+
+    All are accepted or none. `job result NEW --output out/{index}` puts their files beside the others'.
+    """
+    states = [TaskState.FAILED] * failed + [TaskState.STOPPED] * stopped
+    if everything and states:
+        raise click.UsageError("--all has those that failed and those that were stopped: take one of them")
+    if not (states or everything or indices):
+        raise click.UsageError("say which tasks: --failed, --stopped, --all or --index RANGE")
+    chosen = new_id or new_job_id()
+    only = [index for index, _ in sweeps.of_range(indices).rows] if indices else []
+    with connect(app) as pool, names_it(app, _same_again(chosen, "--new-job-id")):
+        sent = pool.resubmit_job(
+            job_id, *states, indices=only, new_job_id=chosen, max_cpt=max_cpt or 0, **_said(options)
+        )
+    if app.json:
+        app.answer(jsonable(sent))
+        return ExitCode.OK
+    app.notice(
+        f"· {count_text(sent.tasks, 'task')} of {one_line(job_id)} again, at most {sent.most_cpt:,} CPT, of "
+        "which each holds its own when it is placed"
+    )
+    app.say(sent.job_id)
+    return ExitCode.OK
+
+
+def _said(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _same_again(new_id: str, option: str) -> str:
+    return f"do it again with `{option} {new_id}`, which never makes two of it"
