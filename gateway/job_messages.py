@@ -24,6 +24,7 @@ def job(shown: ShownJob) -> pb.Job:
         paid_cpt=shown.money.paid,
         max_cpt=row.max_cpt,
         resubmit_of=row.resubmit_of,
+        worst_exit_code=shown.worst_exit_code,
     )
 
 

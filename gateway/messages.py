@@ -13,6 +13,7 @@ from nodepool.domain.money.ledger import HoldState
 from nodepool.domain.nodes.generation import NO_WORK_WORDS
 from nodepool.domain.nodes.history import HistoryRules
 from nodepool.domain.nodes.node import NodeStatus, NodeView, is_owner_only, isolation_of
+from nodepool.domain.tasks.reasons import ReasonCode, because
 from nodepool.domain.tasks.retention import Retention, days_told
 from nodepool.domain.tasks.retries import codes_from_text
 from nodepool.domain.tasks.run_inputs import arguments_from_json, mapping_from_json
@@ -27,6 +28,7 @@ from nodepool.stores.sql.task_rows import OwnedTask, ShownRun, WholeTask
 from nodepool.stores.sql.verification_records import tier_of
 
 _MIB_PER_GIB = 1024
+_STOPPED_BY_OPERATOR = str(because(ReasonCode.STOPPED_BY_OPERATOR))
 
 
 def is_held_back(row: OwnedTask) -> bool:
@@ -61,7 +63,7 @@ def task_detail(
     held = is_held_back(row)
     return pb.TaskDetail(
         state=shown_state(row),
-        reason=_checked_message(row) if held else row.reason,
+        reason=_checked_message(row) if held else _reason(row),
         assigned_node=row.node_id,
         attempt_number=_attempt_number(row),
         exit_code=0 if held else row.exit_code or 0,
@@ -196,6 +198,15 @@ def task_status(row: OwnedTask, retention: Retention) -> pb.TaskStatus:
     )
 
 
+def task_page(rows: Sequence[OwnedTask], token: str, retention: Retention) -> pb.ListTasksResponse:
+    return pb.ListTasksResponse(
+        success=True,
+        message=f"{len(rows)} tasks",
+        tasks=[task_status(row, retention) for row in rows],
+        next_page_token=token,
+    )
+
+
 def status_word(row: OwnedTask) -> str:
     return wire.TASK_STATUS_WORDS[shown_state(row)]
 
@@ -231,9 +242,15 @@ def removed_text(row: OwnedTask) -> str:
     return f"its result was removed {after} after its end, as it is done here"
 
 
+def _reason(row: OwnedTask) -> str:
+    if row.state is TaskState.STOPPED and row.stopped_by_operator:
+        return _STOPPED_BY_OPERATOR  # its node knows of no operator, and says that its owner did
+    return row.reason
+
+
 def _state_message(row: OwnedTask) -> str:
-    if row.reason:
-        return row.reason
+    if reason := _reason(row):
+        return reason
     minutes = f", for {row.max_minutes} minutes at the most, which its owner's balance covered"
     fewer = minutes if row.minutes_by_balance else ""
     return {

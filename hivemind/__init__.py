@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from hivemind.resubmitting import Resubmission
     from hivemind.sdk import NodePoolClient
     from hivemind.secret_methods import SecretInfo, SecretRemoved
+    from hivemind.selectors import Selection
     from hivemind.sweeps import Sweep
     from hivemind.watching import Position
     from nodepool.domain.tasks.states import TaskState
@@ -87,6 +88,7 @@ __all__ = [
     "RetryPolicy",
     "SecretInfo",
     "SecretRemoved",
+    "Selection",
     "StateEvent",
     "Statement",
     "StatementLine",
@@ -111,6 +113,7 @@ _HOME_OF = {
     "ReasonGroup": "hivemind.jobs",
     "SecretInfo": "hivemind.secret_methods",
     "SecretRemoved": "hivemind.secret_methods",
+    "Selection": "hivemind.selectors",
     "Sweep": "hivemind.sweeps",
     "Resubmission": "hivemind.resubmitting",
     "Endpoint": "hivemind.channel",

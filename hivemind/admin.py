@@ -7,9 +7,13 @@ from dataclasses import dataclass
 
 from hivemind.channel import GatewayChannel
 from hivemind.disk_use import DiskUse, disk_use
-from hivemind.errors import ConflictError
-from hivemind.models import finite
+from hivemind.errors import ConflictError, MissingError
+from hivemind.explanation import Explanation, explanation_from_wire
+from hivemind.models import TaskInfo, finite, task_from_list, task_from_poll
+from hivemind.task_lists import limited, page_size
+from nodepool.domain.tasks.task_filter import TaskFilter
 from nodepool.protocol import nodepool_pb2 as pb
+from nodepool.wire import filter_to_wire
 
 _PAGE = 500
 
@@ -105,6 +109,49 @@ class Operator:
         return disk_use(
             self._gateway, result_days=result_days, log_days=log_days, task_days=task_days, users=users
         )
+
+    def tasks(
+        self, wanted: TaskFilter | None = None, *, username: str = "", limit: int = 0
+    ) -> Iterator[TaskInfo]:
+        """Tasks of one user, or of everybody, newest first; 0: all. Each page is kept as an act."""
+        return limited(self._tasks(filter_to_wire(wanted or TaskFilter()), username, limit), limit)
+
+    def _tasks(self, asked: pb.TaskFilter, username: str, limit: int) -> Iterator[TaskInfo]:
+        token = ""
+        while True:
+            request = pb.ListUserTasksRequest(
+                filter=asked, username=username, page_size=page_size(limit), page_token=token
+            )
+            answer = self._gateway.call(self._gateway.admin.ListUserTasks, request)
+            yield from map(task_from_list, answer.tasks)
+            token = answer.next_page_token
+            if not token:
+                return
+
+    def task(self, task_id: str) -> TaskInfo:
+        """Anybody's task, without what it is given."""
+        request = pb.UserTaskRequest(task_id=task_id)
+        return task_from_poll(self._gateway.call(self._gateway.admin.ShowUserTask, request))
+
+    def explain(self, task_id: str) -> Explanation:
+        """Why anybody's task waits, and what would place it."""
+        request = pb.UserTaskRequest(task_id=task_id)
+        return explanation_from_wire(
+            self._gateway.call(self._gateway.admin.ExplainUserTask, request), task_id
+        )
+
+    def logs(self, task_id: str, reason: str) -> str:
+        """What anybody's task said, where the pool lets operators read it. Raises NotAllowedError else."""
+        request = pb.UserTaskRequest(task_id=task_id, reason=reason)
+        answer = self._gateway.call(self._gateway.admin.GetUserTaskLogs, request)
+        if not answer.success:
+            raise MissingError(answer.message or None)
+        return answer.logs
+
+    def stop(self, task_id: str, reason: str) -> str:
+        """Stop anybody's task; answers the pool's message."""
+        request = pb.UserTaskRequest(task_id=task_id, reason=reason)
+        return self._gateway.call(self._gateway.admin.StopUserTask, request).message
 
     def acts(self, *, limit: int = 50, before_seq: int = 0) -> tuple[AdminAct, ...]:
         """Newest first."""

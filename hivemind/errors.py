@@ -22,6 +22,7 @@ class ExitCode(IntEnum):
     UNREACHABLE = 5
     REFUSED = 6
     NOT_YET = 7
+    TIME_IS_OVER = 124
     INTERRUPTED = 130
 
 
@@ -34,7 +35,8 @@ EXIT_CODE_MEANINGS = {
     ExitCode.UNREACHABLE: "the pool cannot be reached, or did not answer in time",
     ExitCode.REFUSED: "the pool refused: bad input, a limit, a conflict, not enough CPT",
     ExitCode.NOT_YET: "not yet: the task has not ended",
-    ExitCode.INTERRUPTED: "interrupted, or (with --follow) the task was stopped",
+    ExitCode.TIME_IS_OVER: "`wait`: not all had ended when --timeout was over",
+    ExitCode.INTERRUPTED: "interrupted, or the task that was followed or waited for was stopped",
 }
 
 

@@ -49,6 +49,7 @@ class JobInfo:
     paid_cpt: int = 0
     max_cpt: int = 0
     resubmit_of: str = ""  # the job that it does again
+    worst_exit_code: int = 0  # of its tasks that failed; only of an end that is waited for
     reasons: tuple[ReasonGroup, ...] = ()
 
     @property
@@ -58,7 +59,8 @@ class JobInfo:
 
     @property
     def final(self) -> bool:
-        return self.ended >= self.tasks
+        """Nothing of it is left to end. Tasks that were deleted or removed since are not counted any more."""
+        return self.ended == sum(self.counts.values())
 
     @property
     def succeeded(self) -> int:
@@ -74,7 +76,7 @@ class JobInfo:
 def find(gateway: GatewayChannel, job_id: str) -> JobInfo:
     with _known():
         answer = gateway.call(gateway.tasks.GetJob, pb.GetJobRequest(job_id=job_id))
-    return _job(answer.job, answer.reasons)
+    return job_from_wire(answer.job, answer.reasons)
 
 
 def pages(gateway: GatewayChannel) -> Iterator[JobInfo]:
@@ -84,7 +86,7 @@ def pages(gateway: GatewayChannel) -> Iterator[JobInfo]:
         with _known():
             request = pb.ListJobsRequest(page_size=_PAGE, page_token=token)
             answer = gateway.call(gateway.tasks.ListJobs, request)
-        yield from map(_job, answer.jobs)
+        yield from map(job_from_wire, answer.jobs)
         token = answer.next_page_token
         if not token:
             return
@@ -135,7 +137,7 @@ def _known() -> Iterator[None]:
         raise UnsupportedError("this pool is too old for jobs") from None
 
 
-def _job(job: pb.Job, reasons: Sequence[pb.JobReason] = ()) -> JobInfo:
+def job_from_wire(job: pb.Job, reasons: Sequence[pb.JobReason] = ()) -> JobInfo:
     return JobInfo(
         job_id=job.job_id,
         kind=job.kind,
@@ -150,6 +152,7 @@ def _job(job: pb.Job, reasons: Sequence[pb.JobReason] = ()) -> JobInfo:
         paid_cpt=job.paid_cpt,
         max_cpt=job.max_cpt,
         resubmit_of=job.resubmit_of,
+        worst_exit_code=job.worst_exit_code,
         reasons=tuple(
             ReasonGroup(
                 state=state_from_word(each.state),

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from hivemind.errors import UnsupportedError
+from nodepool.domain.tasks.exit_codes import shell_code
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.wire import TASK_STATUS_WORDS
-
-_SIGNAL_EXIT_BASE = 128
 
 # The finest state that an answer without details still proves.
 _STATE_OF_WORD = {word: state for state, word in reversed(TASK_STATUS_WORDS.items())}
@@ -142,6 +141,8 @@ class TaskInfo:
     held_cpt: int = 0  # while it has not ended
     paid_cpt: int = 0  # when it has
     needs: RequirementsInfo | None = None  # None: an older pool, that does not tell it
+    job_id: str = ""  # that it is a task of; empty: none
+    job_index: int = 0
 
     @property
     def final(self) -> bool:
@@ -211,13 +212,7 @@ class ResultInfo:
 
 def exit_code_of(task: TaskInfo) -> int:
     """What a shell would say of an ended task: its own code, 128+n for signal n, 130 when stopped."""
-    if task.state is TaskState.STOPPED:
-        return _SIGNAL_EXIT_BASE + 2
-    if task.state is TaskState.SUCCEEDED:
-        return 0
-    if task.exit_code is None or task.exit_code == 0:
-        return 1
-    return _SIGNAL_EXIT_BASE - task.exit_code if task.exit_code < 0 else task.exit_code & 0xFF or 1
+    return shell_code(task.state, task.exit_code)
 
 
 def task_from_poll(answer: pb.PollTaskStatusResponse) -> TaskInfo:
@@ -287,6 +282,8 @@ def _task(task_id: str, status: str, detail: pb.TaskDetail | None, *, message: s
         name=detail.name,
         labels=dict(detail.labels),
         needs=_requirements(detail.needs) if detail.HasField("needs") else None,
+        job_id=detail.job_id,
+        job_index=detail.job_index,
     )
 
 

@@ -5,11 +5,14 @@ Amounts are whole CPT, times Unix seconds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from hivemind.channel import GatewayChannel
 from hivemind.models import finite
 from nodepool.protocol import nodepool_pb2 as pb
+
+_PAGE = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,3 +163,33 @@ def credit(gateway: GatewayChannel, *, limit: int, before_seq: int) -> Credit:
         ),
         next_before_seq=answer.next_before_seq,
     )
+
+
+def whole_statement(
+    page: Callable[..., Statement], *, task_id: str = "", limit: int, before_seq: int = 0
+) -> Statement:
+    """So many lines (0: all) in as many pages as it takes. `page` is `NodePoolClient.statement`."""
+    lines: list[StatementLine] = []
+    while True:
+        size = _size(limit, len(lines))
+        found = page(task_id=task_id, limit=size, before_seq=before_seq)
+        lines += found.lines
+        before_seq = found.next_before_seq
+        if not before_seq or len(found.lines) < size or len(lines) == limit:
+            return replace(found, lines=tuple(lines))
+
+
+def whole_credit(page: Callable[..., Credit], *, limit: int, before_seq: int = 0) -> Credit:
+    """So many changes (0: all) in as many pages as it takes. `page` is `NodePoolClient.credit`."""
+    changes: list[CreditChange] = []
+    while True:
+        size = _size(limit, len(changes))
+        found = page(limit=size, before_seq=before_seq)
+        changes += found.changes
+        before_seq = found.next_before_seq
+        if not before_seq or len(found.changes) < size or len(changes) == limit:
+            return replace(found, changes=tuple(changes))
+
+
+def _size(limit: int, have: int) -> int:
+    return min(_PAGE, limit - have) if limit else _PAGE

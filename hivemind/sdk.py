@@ -34,6 +34,7 @@ from hivemind.errors import (
 )
 from hivemind.explanation import Explanation, explanation_from_wire, explanation_of_older_pool
 from hivemind.job_methods import JobMethods
+from hivemind.list_methods import ListMethods
 from hivemind.models import (
     Identity,
     ResultInfo,
@@ -54,7 +55,7 @@ from hivemind.zip_unpack import MAX_UNPACKED_BYTES
 from nodepool.protocol import nodepool_pb2 as pb
 
 
-class NodePoolClient(JobMethods, SecretMethods):
+class NodePoolClient(ListMethods, JobMethods, SecretMethods):
     """A connection to one pool as one user. Safe to use from several threads; close it after use."""
 
     def __init__(
@@ -349,7 +350,7 @@ class NodePoolClient(JobMethods, SecretMethods):
         return answer.message
 
     def list(self) -> list[TaskInfo]:
-        """Your tasks, newest first."""
+        """Your newest 1,000 tasks; `tasks` has all of them, and those that you are looking for."""
         request = pb.GetAllTasksRequest(token=self._need_token())
         answer = self._gateway.call(self._gateway.tasks.GetAllTasks, request)
         _expect(answer, ClientError)

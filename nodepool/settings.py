@@ -211,6 +211,9 @@ class Settings(BrokerSettings, BalancerSettings, BoundsSettings):
         "", description="name of the first admin, made at the start when it is not there"
     )
     admin_password: str = Field("", description="password of the first admin")
+    admin_reads_logs: bool = Field(
+        False, description="admins may read what tasks of others said, with a reason that is kept"
+    )
     audit_share: float = Field(
         0.1, ge=0, le=1, description="share of low-trust tasks that are run a second time to compare results"
     )

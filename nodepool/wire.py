@@ -19,6 +19,7 @@ from nodepool.domain.tasks.retries import check_backoff, check_codes, check_retr
 from nodepool.domain.tasks.run_inputs import RunInputs
 from nodepool.domain.tasks.run_secrets import wanted_secrets
 from nodepool.domain.tasks.states import DEFAULT_PRIORITY, MAX_PRIORITY, LocationMode, Outcome, TaskState
+from nodepool.domain.tasks.task_filter import TaskFilter, states_of
 from nodepool.domain.trust.tiers import TIERS
 from nodepool.domain.trust.voting import MAX_REPLICAS
 from nodepool.protocol import nodepool_pb2 as pb
@@ -147,6 +148,30 @@ def labels_from_wire(request: pb.UploadTaskRequest) -> dict[str, str]:
     labels = dict(request.labels)
     check_labels(labels)
     return labels
+
+
+def filter_from_wire(wanted: pb.TaskFilter) -> TaskFilter:
+    return TaskFilter(
+        name=wanted.name,
+        labels=dict(wanted.labels),
+        states=states_of(wanted.states),
+        node_id=wanted.node_id,
+        job_id=wanted.job_id,
+        since=wanted.since,
+        until=wanted.until,
+    )
+
+
+def filter_to_wire(wanted: TaskFilter) -> pb.TaskFilter:
+    return pb.TaskFilter(
+        name=wanted.name,
+        labels=wanted.labels,
+        states=wanted.states,
+        node_id=wanted.node_id,
+        job_id=wanted.job_id,
+        since=wanted.since,
+        until=wanted.until,
+    )
 
 
 def node_facts_from_wire(request: pb.RegisterWorkerNodeRequest) -> NodeFacts:

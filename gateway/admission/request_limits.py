@@ -45,13 +45,14 @@ _KINDS: Mapping[CallKind, tuple[str, ...]] = {
     CallKind.FETCH: (
         "GetTaskResult", "DownloadResult", "ExplainTask", "GetStatement", "GetAllTasks", "GetNodeList",
         "ListUsers", "ListAdminActs", "GetDiskUse",
-        "GetJob", "ListJobs", "ListJobTasks",
+        "GetJob", "ListJobs", "ListJobTasks", "ListTasks",
+        "ListUserTasks", "ShowUserTask", "ExplainUserTask", "GetUserTaskLogs",
     ),
-    CallKind.WATCH: ("WatchTask",),
+    CallKind.WATCH: ("WatchTask", "WatchTasks"),
     CallKind.CHANGE: (
         "StopTask", "StopJob", "DeleteTask", "StopTaskExecution", "Transfer", "RefreshToken",
         "SetNodeDraining", "Mint",
-        "SetCreditScore", "SetUserBlocked", "ReversePayment", "SetSecret", "RemoveSecret",
+        "SetCreditScore", "SetUserBlocked", "ReversePayment", "SetSecret", "RemoveSecret", "StopUserTask",
     ),
     CallKind.SUBMIT: ("UploadTask", "UploadTaskStream", "SubmitArray", "ExecuteTask"),
     CallKind.PASSWORD: ("ChangePassword",),

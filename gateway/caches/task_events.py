@@ -43,16 +43,18 @@ class EventHub:
         self._redis.close()
 
     @contextmanager
-    def watch(self, task_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set whenever the task may have changed. On the loop's thread only."""
+    def watch(self, *task_ids: str) -> Iterator[asyncio.Event]:
+        """An event that is set whenever one of the tasks may have changed. On the loop's thread only."""
         event = asyncio.Event()
-        self._watchers[task_id].add(event)
+        for task_id in task_ids:
+            self._watchers[task_id].add(event)
         try:
             yield event
         finally:
-            self._watchers[task_id].discard(event)
-            if not self._watchers[task_id]:
-                del self._watchers[task_id]
+            for task_id in task_ids:
+                self._watchers[task_id].discard(event)
+                if not self._watchers[task_id]:
+                    del self._watchers[task_id]
 
     def _listen(self) -> None:
         while not self._closed.is_set():

@@ -7,13 +7,16 @@ from __future__ import annotations
 from gateway.admission.arrival import Context
 from gateway.auth.callers import current_identity
 from gateway.context import Gateway
+from gateway.servicers.admin_tasks import AdminTaskCalls
 from gateway.usecases import admin, disk_use
+from gateway.usecases.explain_task import Explainer
 from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 
 
-class AdminServicer(rpc.AdminServiceServicer):
+class AdminServicer(AdminTaskCalls, rpc.AdminServiceServicer):
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+        self._explainer = Explainer(gateway)
 
     async def Mint(self, request: pb.MintRequest, context: Context) -> pb.AdminResponse:
         message = await self._gateway.run(admin.mint, self._gateway, current_identity(), request)

@@ -12,11 +12,13 @@ from gateway.admission.arrival import Context
 from gateway.auth.callers import current_identity, current_identity_or_none
 from gateway.context import Gateway
 from gateway.servicers.jobs import JobCalls
+from gateway.servicers.task_lists import ListCalls
+from gateway.servicers.task_logs import earlier, logs_of
 from gateway.usecases import pushed_attempts, removal, submit_task, tasks, watch_task
 from gateway.usecases.announced_package import Announced
 from gateway.usecases.explain_task import Explainer
 from gateway.usecases.incoming_package import IncomingPackage
-from gateway.usecases.output_text import last_lines, text_of
+from gateway.usecases.output_text import last_lines
 from gateway.usecases.repeated_upload import Accepted
 from gateway.usecases.result_digests import Digests
 from nodepool.domain.errors import InvalidInputError, NotFoundError, StateConflictError, TooLargeError
@@ -27,11 +29,9 @@ from nodepool.stores.redis.output import OutputWindow
 _MAX_POLLED_LINES = 1000
 # What a reply needs around a result.
 _REPLY_ROOM_BYTES = 4096
-# Bytes, the text that is made of them, and the answer; those that are no text become three each.
-_TEXT_FACTOR = 4
 
 
-class MasterNodeServicer(JobCalls, rpc.MasterNodeServiceServicer):
+class MasterNodeServicer(ListCalls, JobCalls, rpc.MasterNodeServiceServicer):
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._explainer = Explainer(gateway)
@@ -97,14 +97,7 @@ class MasterNodeServicer(JobCalls, rpc.MasterNodeServiceServicer):
         except NotFoundError as error:
             # Existing clients show the message of an answer, and of a status only that the call failed.
             return pb.GetTaskLogsResponse(success=False, message=str(error))
-        if row.files_removed_at and not row.log_bytes:
-            return pb.GetTaskLogsResponse(
-                success=False, message=f"its output is not kept any more: {views.removed_text(row)}"
-            )
-        # All of it, where all of it is kept: the live window may have moved on.
-        window = await tasks.output_of(gateway, row)
-        with gateway.memory.hold(row.owner_id, _TEXT_FACTOR * len(window.data)):
-            return await gateway.run(_logs, views.status_message(row), window)
+        return await logs_of(gateway, row, row.owner_id)
 
     async def GetTaskResult(
         self, request: pb.GetTaskResultRequest, context: Context
@@ -247,16 +240,6 @@ def _uploaded(accepted: Accepted) -> pb.UploadTaskResponse:
     )
 
 
-def _earlier(window: OutputWindow) -> str:
-    return f"[{window.base} earlier bytes are no longer kept live]" if window.base else ""
-
-
-def _logs(message: str, window: OutputWindow) -> pb.GetTaskLogsResponse:
-    text, earlier = text_of(window.data), _earlier(window)
-    logs = f"{earlier}\n{text}" if earlier else text
-    return pb.GetTaskLogsResponse(success=True, message=message, logs=logs)
-
-
 def _last_lines(window: OutputWindow) -> list[str]:
-    lines, earlier = last_lines(window.data, _MAX_POLLED_LINES), _earlier(window)
-    return [earlier, *lines][-_MAX_POLLED_LINES:] if earlier else lines
+    lines, before = last_lines(window.data, _MAX_POLLED_LINES), earlier(window)
+    return [before, *lines][-_MAX_POLLED_LINES:] if before else lines

@@ -35,12 +35,12 @@ _MAX_REASON = 500
 def mint(gateway: Gateway, admin: CallerIdentity, request: pb.MintRequest) -> str:
     """New CPT into a user's account; the same mint_id again changes nothing."""
     ledger.check_amount(request.amount)
-    memo = _reason(request.memo, needed=False)
+    memo = check_reason(request.memo, needed=False)
     mint_id = ids.check_movement_id(request.mint_id, "mint_id")
     now = gateway.clock()
 
     def work(connection: Connection) -> bool:
-        user = _user(connection, request.username)
+        user = find_user(connection, request.username)
         entry = NewEntry(
             ledger.mint_id(mint_id),
             EntryKind.GRANT,
@@ -62,11 +62,11 @@ def mint(gateway: Gateway, admin: CallerIdentity, request: pb.MintRequest) -> st
 
 
 def set_score(gateway: Gateway, admin: CallerIdentity, request: pb.SetCreditScoreRequest) -> str:
-    reason = _reason(request.reason)
+    reason = check_reason(request.reason)
     now, start = gateway.clock(), gateway.settings.newcomer_credit_score
 
     def work(connection: Connection) -> tuple[User, frozenset[int]]:
-        user = _user(connection, request.username)
+        user = find_user(connection, request.username)
         # The record's own moment names the act: setting the same score twice is two acts.
         changed = credit_store.set_score(
             connection, user.id, request.score, act=f"{user.id}:{now!r}", reason=reason, start=start, now=now
@@ -83,14 +83,14 @@ def set_score(gateway: Gateway, admin: CallerIdentity, request: pb.SetCreditScor
 
 def set_blocked(gateway: Gateway, admin: CallerIdentity, request: pb.SetUserBlockedRequest) -> str:
     """Blocking ends tokens, tasks and the work of the user's nodes; unblocking brings back none of these."""
-    reason = _reason(request.reason, needed=request.blocked)
+    reason = check_reason(request.reason, needed=request.blocked)
     if request.username == admin.username:
         raise InvalidInputError("you cannot block yourself")
     now = gateway.clock()
     again: list[User] = []
 
     def work(connection: Connection) -> User:
-        user = _user(connection, request.username)
+        user = find_user(connection, request.username)
         if not admin_store.set_blocked(connection, user.id, blocked=request.blocked):
             word = "blocked" if request.blocked else "not blocked"
             again.append(user)
@@ -156,7 +156,7 @@ def list_users(gateway: Gateway, request: pb.ListUsersRequest) -> pb.ListUsersRe
 
 def reverse(gateway: Gateway, admin: CallerIdentity, request: pb.ReversePaymentRequest) -> str:
     """Counter-entries; a payment that was reversed before stays so."""
-    reason = _reason(request.reason)
+    reason = check_reason(request.reason)
     now = gateway.clock()
 
     def work(connection: Connection) -> int:
@@ -190,14 +190,16 @@ def list_acts(gateway: Gateway, request: pb.ListAdminActsRequest) -> pb.ListAdmi
     )
 
 
-def _user(connection: Connection, username: str) -> User:
+def find_user(connection: Connection, username: str) -> User:
+    """Raises NotFoundError."""
     user = user_store.by_name(connection, username)
     if user is None:
         raise NotFoundError(f"there is no user {username[:100]!r}")
     return user
 
 
-def _reason(text: str, *, needed: bool = True) -> str:
+def check_reason(text: str, *, needed: bool = True) -> str:
+    """Without blanks around it. Raises InvalidInputError."""
     reason = text.strip()
     if needed and not reason:
         raise InvalidInputError("say why: the reason is kept with the act")

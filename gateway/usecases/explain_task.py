@@ -112,10 +112,11 @@ class Explainer:
         if subject == "task":
             return self._of_dry_run(identity, request)
         if subject == "task_id":
-            return self._of_task(tasks.find_own(self._gateway, identity, request.task_id))
+            return self.of_task(tasks.find_own(self._gateway, identity, request.task_id))
         raise InvalidInputError("name a task_id, or describe a task for a dry run")
 
-    def _of_task(self, task: OwnedTask) -> pb.ExplainTaskResponse:
+    def of_task(self, task: OwnedTask) -> pb.ExplainTaskResponse:
+        """Whoever asks may know it."""
         row, not_owners = self._waiting_run(task)
         if row.state != TaskState.QUEUED:
             basis = "it has ended" if views.is_final(row) else "it has a node"

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from gateway import messages as views
+from gateway import messages as views, page_tokens
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
 from gateway.usecases import tasks
-from nodepool.domain.errors import InvalidInputError, NotFoundError
+from nodepool.domain.errors import NotFoundError
 from nodepool.domain.money.pricing import is_covered, to_hold_when_placed
 from nodepool.domain.tasks.reasons import ReasonCode, waits_for_cpt
 from nodepool.domain.tasks.states import TaskState
+from nodepool.domain.tasks.task_filter import states_of
 from nodepool.stores.sql import jobs as job_store
 from nodepool.stores.sql.job_rows import JobMoney, JobReason, StoredJob
 from nodepool.stores.sql.ledger import api as ledger_store
@@ -31,6 +31,7 @@ class ShownJob:
     counts: dict[str, int]
     money: JobMoney = JobMoney()  # noqa: RUF009 - a frozen value
     reasons: Sequence[JobReason] = ()
+    worst_exit_code: int = 0  # of tasks that failed, of a job whose end is waited for
 
 
 def find_own(gateway: Gateway, identity: CallerIdentity, job_id: str) -> StoredJob:
@@ -73,26 +74,26 @@ def list_own(
 ) -> tuple[list[ShownJob], str]:
     """A page, and the token of the next; empty: that was all."""
     size = views.page_size(page_size, default=_PAGE, most=_MOST)
-    before = _from_token(page_token)
+    before = _from_token(gateway, identity, page_token)
     rows = gateway.database.read(lambda c: job_store.of_owner(c, identity.user_id, size + 1, before=before))
     page = rows[:size]
     counts = gateway.database.read(lambda c: job_store.counts(c, [job.id for job in page]))
-    token = _token(page[-1]) if len(rows) > size else ""
+    token = _token(gateway, identity, page[-1]) if len(rows) > size else ""
     return [ShownJob(job=job, counts=counts.get(job.id, {})) for job in page], token
 
 
-def _token(job: StoredJob) -> str:
-    return json.dumps([job.created_at, job.id])
+_QUESTION = "jobs"
 
 
-def _from_token(token: str) -> tuple[float, str] | None:
+def _token(gateway: Gateway, identity: CallerIdentity, job: StoredJob) -> str:
+    return page_tokens.issue(gateway.tokens, identity.user_id, _QUESTION, [job.created_at, job.id])
+
+
+def _from_token(gateway: Gateway, identity: CallerIdentity, token: str) -> tuple[float, str] | None:
     if not token:
         return None
-    try:
-        at, job_id = json.loads(token)
-        return float(at), str(job_id)
-    except (ValueError, TypeError, OverflowError):
-        raise InvalidInputError("page_token must be the next_page_token of the page before") from None
+    at, job_id = page_tokens.read(gateway.tokens, identity.user_id, _QUESTION, token)
+    return float(at), str(job_id)
 
 
 def list_tasks(
@@ -105,13 +106,10 @@ def list_tasks(
 ) -> tuple[Sequence[OwnedTask], int]:
     """A page, and the index of the next; 0: that was all."""
     find_own(gateway, identity, job_id)
-    known = {state.value for state in TaskState}
-    for state in states:
-        if state not in known:
-            raise InvalidInputError(f"state {state[:40]!r} is none of {', '.join(sorted(known))}")
+    wanted = states_of(states)
     size = views.page_size(page_size, default=_PAGE, most=_MOST)
     rows = gateway.database.read(
-        lambda c: job_store.tasks_page(c, job_id, size + 1, after=from_index - 1, states=states)
+        lambda c: job_store.tasks_page(c, job_id, size + 1, after=from_index - 1, states=wanted)
     )
     following = rows[size].job_index if len(rows) > size else 0
     return rows[:size], following

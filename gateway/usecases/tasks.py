@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gateway.auth.callers import whose_work
 from gateway.auth.tokens import CallerIdentity
@@ -164,8 +164,20 @@ async def _output_in_result(gateway: Gateway, row: OwnedTask, attempt: str) -> b
 def stop(gateway: Gateway, identity: CallerIdentity, task_id: str) -> OwnedTask:
     """Ask for the task's end; returns it as it was before. A stop is state; the hint only hurries it."""
     find_own(gateway, identity, task_id)
+    return stop_found(gateway, task_id)
+
+
+def stop_found(
+    gateway: Gateway, task_id: str, beside: Callable[[Connection], None] = lambda _connection: None
+) -> OwnedTask:
+    """The same, where whoever asks may. `beside` is kept with the wish, or neither is."""
     with_what = deciding(gateway.settings, gateway.clock())
-    row, follow = gateway.database.write(lambda connection: replica_vote.stop(connection, task_id, with_what))
+
+    def work(connection: Connection) -> tuple[OwnedTask, FollowUp | None]:
+        beside(connection)
+        return replica_vote.stop(connection, task_id, with_what)
+
+    row, follow = gateway.database.write(work)
     if is_final(row):
         return row
     if is_held_back(row):

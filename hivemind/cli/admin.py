@@ -9,6 +9,7 @@ import click
 
 from hivemind.admin import Operator
 from hivemind.cli import plugins
+from hivemind.cli.admin_tasks import tasks
 from hivemind.cli.app import App, json_option, pass_app
 from hivemind.cli.connect import connect, names_it
 from hivemind.cli.disk import disk
@@ -32,7 +33,7 @@ class _AdminGroup(click.Group):
 
 @click.group(cls=_AdminGroup)
 def admin() -> None:
-    """Run the pool: CPT, scores, users, disputes; on its own host: its database, backups."""
+    """Run the pool: CPT, scores, users, tasks, disputes; on its own host: its database, backups."""
 
 
 @admin.command()
@@ -124,6 +125,7 @@ def audit(app: App, *, limit: int, before: int) -> None:
 
 
 admin.add_command(disk)
+admin.add_command(tasks)
 
 
 def _act(app: App, act: Callable[[Operator], str]) -> None:

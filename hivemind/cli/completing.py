@@ -32,6 +32,10 @@ def task_ids(context: click.Context, _parameter: click.Parameter, begun: str) ->
     return _beginning(begun, (each for each in found if each[0] not in chosen))
 
 
+def task_and_job_ids(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    return [*task_ids(context, parameter, begun), *job_ids(context, parameter, begun)][:_MOST]
+
+
 def job_ids(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
     found = _asked(
         context, lambda pool: [(job.job_id, f"{job.tasks} tasks") for job in islice(pool.jobs(), _MOST)]

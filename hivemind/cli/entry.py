@@ -34,15 +34,16 @@ _COMMANDS = {
     "logout": ("hivemind.cli.account:logout", "Forget the token."),
     "whoami": ("hivemind.cli.account:whoami", "Who you are, and until when."),
     "submit": ("hivemind.cli.submit:submit", "Send a directory or ZIP as a task."),
-    "ls": ("hivemind.cli.tasks:ls", "Your tasks, newest first."),
+    "ls": ("hivemind.cli.listing:ls", "Your tasks, newest first."),
     "status": ("hivemind.cli.tasks:status", "All about one task."),
     "explain": ("hivemind.cli.explain:explain", "Why a task waits, and what would place it."),
-    "logs": ("hivemind.cli.tasks:logs", "A task's output."),
-    "stop": ("hivemind.cli.tasks:stop", "Stop a task."),
+    "logs": ("hivemind.cli.tasks:logs", "What tasks printed."),
+    "wait": ("hivemind.cli.waiting:wait", "Wait for the end of tasks and jobs."),
+    "stop": ("hivemind.cli.tasks:stop", "Stop tasks and jobs."),
     "resubmit": ("hivemind.cli.resubmit:resubmit", "Run tasks that have ended once more."),
     "job": ("hivemind.cli.jobs:job", "Many tasks with one id: status, results, stop."),
     "rm": ("hivemind.cli.tasks:rm", "Delete tasks that have ended."),
-    "result": ("hivemind.cli.tasks:result", "Fetch a task's files."),
+    "result": ("hivemind.cli.results:result", "Fetch the files of tasks."),
     "secret": ("hivemind.cli.secret:secret", "Tokens and keys that only your runs are given."),
     "nodes": ("hivemind.cli.nodes:nodes", "The pool's nodes and their load."),
     "top": ("hivemind.cli.top:top", "The nodes, live."),
@@ -59,7 +60,8 @@ _COMMANDS = {
 _EPILOG = (
     "\b\nExit codes:\n"
     + "\n".join(f"  {int(code):3}  {meaning}" for code, meaning in EXIT_CODE_MEANINGS.items())
-    + "\n  `submit --follow` exits with the task's own code, 128+n for signal n."
+    + "\n  `submit --follow`, `logs -f --exit-status` and `wait` exit with the task's own code, 128+n for"
+    + "\n  signal n; of several with the largest of those that failed, else 130 for a stop, else 0."
     + "\n  `submit --dry-run` exits with 0 when the pool would accept the task, also when it would wait."
     + "\n\n\b\nEnvironment (wins over the profile, loses to options):\n"
     "  HIVEMIND_GATEWAY, HIVEMIND_TOKEN, HIVEMIND_PASSWORD, HIVEMIND_TLS, HIVEMIND_CA_FILE,\n"

@@ -10,6 +10,7 @@ import click
 from hivemind.cli.app import App, json_option, pass_app
 from hivemind.cli.completing import task_ids
 from hivemind.cli.connect import connect
+from hivemind.cli.naming import one_task
 from hivemind.cli.render.explain import explanation_view, quote_view
 from hivemind.cli.render.tasks import bytes_text, count_text, jsonable, show
 from hivemind.needs import TaskNeeds
@@ -23,7 +24,7 @@ from hivemind.zip_pack import open_package
 def explain(app: App, task_id: str) -> None:
     """Why a task waits, failed or was stopped; what would place it, its place in the queue and its price."""
     with connect(app) as pool:
-        told = pool.explain(task_id)
+        told = pool.explain(one_task(pool, task_id))
     if app.json:
         app.answer(jsonable(told))
         return

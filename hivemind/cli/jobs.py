@@ -10,9 +10,11 @@ import click
 from hivemind.cli.app import App, json_option, pass_app
 from hivemind.cli.completing import job_ids
 from hivemind.cli.connect import connect
+from hivemind.cli.naming import one_job
 from hivemind.cli.render.jobs import job_details, job_json, job_line, jobs_table
 from hivemind.cli.render.plain_text import one_line
-from hivemind.cli.render.tasks import count_text, jsonable, show, tasks_table
+from hivemind.cli.render.task_list import USUAL, task_list
+from hivemind.cli.render.tasks import count_text, jsonable, show
 from hivemind.cli.resubmit import resubmit_job
 from hivemind.errors import ExitCode
 from hivemind.job_results import AT_ONCE, Fetch, fetch_all
@@ -54,7 +56,7 @@ def ls(app: App, limit: int) -> None:
 def status(app: App, job_id: str) -> None:
     """How many tasks are in which state, and why; CPT; when it may be done."""
     with connect(app) as pool:
-        found = pool.job(job_id)
+        found = pool.job(one_job(pool, job_id))
     if app.json:
         app.answer(job_json(found))
     else:
@@ -73,7 +75,7 @@ def watch(app: App, job_id: str, timeout: float | None) -> int:
     """
     last: JobInfo | None = None
     with connect(app) as pool:
-        for found in pool.watch_job(job_id, timeout_seconds=timeout):
+        for found in pool.watch_job(one_job(pool, job_id), timeout_seconds=timeout):
             if last is None or found.counts != last.counts:
                 if app.json:
                     app.answer(job_json(found))
@@ -100,11 +102,11 @@ def watch(app: App, job_id: str, timeout: float | None) -> int:
 def tasks(app: App, job_id: str, states: tuple[str, ...], limit: int) -> None:
     """A job's tasks, by their indices."""
     with connect(app) as pool:
-        found = list(islice(pool.job_tasks(job_id, *map(TaskState, states)), limit))
+        found = list(islice(pool.job_tasks(one_job(pool, job_id), *map(TaskState, states)), limit))
     if app.json:
         app.answer([jsonable(task) for task in found])
     elif found:
-        show(tasks_table(found, time.time()))
+        show(task_list(found, USUAL, time.time()))
     else:
         app.notice("there are no such tasks")
 
@@ -136,7 +138,7 @@ def result(app: App, job_id: str, *, output: str, only: tuple[str, ...], at_once
     counts = dict.fromkeys(Fetch, 0)
     with connect(app) as pool:
         for each in fetch_all(
-            pool, job_id, output, only=only, at_once=at_once, max_unpacked_bytes=max_gib << 30
+            pool, one_job(pool, job_id), output, only=only, at_once=at_once, max_unpacked_bytes=max_gib << 30
         ):
             counts[each.outcome] += 1
             if app.json:
@@ -157,6 +159,7 @@ def result(app: App, job_id: str, *, output: str, only: tuple[str, ...], at_once
 def stop(app: App, job_id: str) -> None:
     """Stop all tasks of a job that have not ended."""
     with connect(app) as pool:
+        job_id = one_job(pool, job_id)
         stopped = pool.stop_job(job_id)
     if app.json:
         app.answer({"job_id": job_id, "stopped": stopped})

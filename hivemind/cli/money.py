@@ -6,6 +6,7 @@ import uuid
 
 import click
 
+from hivemind import money
 from hivemind.cli import plugins
 from hivemind.cli.app import App, json_option, pass_app
 from hivemind.cli.connect import connect, names_it
@@ -63,7 +64,9 @@ class _LedgerGroup(click.Group):
 
 @click.group(cls=_LedgerGroup, invoke_without_command=True)
 @click.option("--task", "task_id", default="", metavar="TASK", help="Only what belongs to this task.")
-@click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True, help="At most so many.")
+@click.option(
+    "--limit", type=click.IntRange(min=0), default=50, show_default=True, help="At most so many; 0: all."
+)
 @click.option("--before", type=click.IntRange(min=0), default=0, metavar="SEQ", help="Older than this one.")
 @json_option
 @click.pass_context
@@ -73,7 +76,7 @@ def ledger(context: click.Context, *, task_id: str, limit: int, before: int) -> 
         return
     app = context.ensure_object(App)
     with connect(app) as pool:
-        found = pool.statement(task_id=task_id, limit=limit, before_seq=before)
+        found = money.whole_statement(pool.statement, task_id=task_id, limit=limit, before_seq=before)
     if app.json:
         app.answer(jsonable(found))
         return
@@ -88,17 +91,22 @@ def ledger(context: click.Context, *, task_id: str, limit: int, before: int) -> 
 
 
 @click.command()
-@click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True, help="At most so many.")
+@click.option(
+    "--limit", type=click.IntRange(min=0), default=20, show_default=True, help="At most so many; 0: all."
+)
 @click.option("--before", type=click.IntRange(min=0), default=0, metavar="SEQ", help="Older than this one.")
 @json_option
 @pass_app
 def credit(app: App, *, limit: int, before: int) -> None:
     """Your credit score, what it opens, and the reason of every change."""
     with connect(app) as pool:
-        found = pool.credit(limit=limit, before_seq=before)
+        found = money.whole_credit(pool.credit, limit=limit, before_seq=before)
     if app.json:
         app.answer(jsonable(found))
         return
     show(credit_text(found))
     if found.next_before_seq:
-        app.notice(f"{count_text(limit, 'change')} shown; there are more: --before {found.next_before_seq}")
+        app.notice(
+            f"{count_text(len(found.changes), 'change')} shown; there are more: "
+            f"--before {found.next_before_seq}"
+        )

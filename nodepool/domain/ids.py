@@ -18,6 +18,8 @@ _MOVEMENT_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 _RUN_MARK = "~"
 MAX_PARENT_ID = 126  # of a task that gets runs, so that there is room for their numbers
 MAX_JOB_ID = 116  # so that there is room for the indices of its tasks
+# Of an id that somebody names by its beginning: with fewer nearly everything would be meant.
+LEAST_BEGINNING = 4
 _NODE_PART = r"[\w](?:[\w.@+-]{0,63})"
 _NODE_ID = re.compile(rf"{_NODE_PART}(?:/{_NODE_PART})?")
 
@@ -37,6 +39,17 @@ def check_job_id(job_id: str) -> str:
             "digit"
         )
     return job_id
+
+
+def check_beginning(name: str) -> str:
+    """What somebody writes for a task's or a job's id: all of it, or its beginning."""
+    if not _TASK_ID.fullmatch(name):
+        shown = name[:40].encode("unicode_escape").decode()
+        raise InvalidInputError(
+            f"{shown!r} is no id and no beginning of one: they have 1 to 128 letters, digits, '.', '_' or "
+            "'-', and begin with a letter or digit"
+        )
+    return name
 
 
 def check_node_id(node_id: str) -> str:

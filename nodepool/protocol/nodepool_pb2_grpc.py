@@ -1189,6 +1189,21 @@ class MasterNodeServiceStub(object):
                 request_serializer=proto_dot_nodepool__pb2.ResubmitJobRequest.SerializeToString,
                 response_deserializer=proto_dot_nodepool__pb2.SubmitArrayResponse.FromString,
                 _registered_method=True)
+        self.ListTasks = channel.unary_unary(
+                '/nodepool.MasterNodeService/ListTasks',
+                request_serializer=proto_dot_nodepool__pb2.ListTasksRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.ListTasksResponse.FromString,
+                _registered_method=True)
+        self.ResolveIds = channel.unary_unary(
+                '/nodepool.MasterNodeService/ResolveIds',
+                request_serializer=proto_dot_nodepool__pb2.ResolveIdsRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.ResolveIdsResponse.FromString,
+                _registered_method=True)
+        self.WatchTasks = channel.unary_stream(
+                '/nodepool.MasterNodeService/WatchTasks',
+                request_serializer=proto_dot_nodepool__pb2.WatchTasksRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.WatchTasksResponse.FromString,
+                _registered_method=True)
 
 
 class MasterNodeServiceServicer(object):
@@ -1349,6 +1364,28 @@ class MasterNodeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListTasks(self, request, context):
+        """The caller's tasks that fit the filter, newest first, a page at a time; a page is the same however many tasks
+        are added meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveIds(self, request, context):
+        """What the caller means by these words: ids, or beginnings of ids that only one task or job has.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchTasks(self, request, context):
+        """Each of these tasks and jobs first, and again when its state or its counts change, until all have ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MasterNodeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -1466,6 +1503,21 @@ def add_MasterNodeServiceServicer_to_server(servicer, server):
                     servicer.ResubmitJob,
                     request_deserializer=proto_dot_nodepool__pb2.ResubmitJobRequest.FromString,
                     response_serializer=proto_dot_nodepool__pb2.SubmitArrayResponse.SerializeToString,
+            ),
+            'ListTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTasks,
+                    request_deserializer=proto_dot_nodepool__pb2.ListTasksRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.ListTasksResponse.SerializeToString,
+            ),
+            'ResolveIds': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveIds,
+                    request_deserializer=proto_dot_nodepool__pb2.ResolveIdsRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.ResolveIdsResponse.SerializeToString,
+            ),
+            'WatchTasks': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchTasks,
+                    request_deserializer=proto_dot_nodepool__pb2.WatchTasksRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.WatchTasksResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -2102,6 +2154,87 @@ class MasterNodeService(object):
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def ListTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.MasterNodeService/ListTasks',
+            proto_dot_nodepool__pb2.ListTasksRequest.SerializeToString,
+            proto_dot_nodepool__pb2.ListTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveIds(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.MasterNodeService/ResolveIds',
+            proto_dot_nodepool__pb2.ResolveIdsRequest.SerializeToString,
+            proto_dot_nodepool__pb2.ResolveIdsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/nodepool.MasterNodeService/WatchTasks',
+            proto_dot_nodepool__pb2.WatchTasksRequest.SerializeToString,
+            proto_dot_nodepool__pb2.WatchTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class WorkerNodeServiceStub(object):
     """---------------------------------------------------------------------------------------------
@@ -2363,6 +2496,31 @@ class AdminServiceStub(object):
                 request_serializer=proto_dot_nodepool__pb2.GetDiskUseRequest.SerializeToString,
                 response_deserializer=proto_dot_nodepool__pb2.GetDiskUseResponse.FromString,
                 _registered_method=True)
+        self.ListUserTasks = channel.unary_unary(
+                '/nodepool.AdminService/ListUserTasks',
+                request_serializer=proto_dot_nodepool__pb2.ListUserTasksRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.ListTasksResponse.FromString,
+                _registered_method=True)
+        self.ShowUserTask = channel.unary_unary(
+                '/nodepool.AdminService/ShowUserTask',
+                request_serializer=proto_dot_nodepool__pb2.UserTaskRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.PollTaskStatusResponse.FromString,
+                _registered_method=True)
+        self.ExplainUserTask = channel.unary_unary(
+                '/nodepool.AdminService/ExplainUserTask',
+                request_serializer=proto_dot_nodepool__pb2.UserTaskRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.ExplainTaskResponse.FromString,
+                _registered_method=True)
+        self.GetUserTaskLogs = channel.unary_unary(
+                '/nodepool.AdminService/GetUserTaskLogs',
+                request_serializer=proto_dot_nodepool__pb2.UserTaskRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.GetTaskLogsResponse.FromString,
+                _registered_method=True)
+        self.StopUserTask = channel.unary_unary(
+                '/nodepool.AdminService/StopUserTask',
+                request_serializer=proto_dot_nodepool__pb2.UserTaskRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.AdminResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -2417,6 +2575,40 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListUserTasks(self, request, context):
+        """Tasks of all users, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShowUserTask(self, request, context):
+        """As PollTaskStatus, without what the task is given and what it said.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainUserTask(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUserTaskLogs(self, request, context):
+        """What a task said. Only where ADMIN_READS_LOGS is set, and with a reason.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopUserTask(self, request, context):
+        """As its owner's StopTask, with a reason.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -2454,6 +2646,31 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.GetDiskUse,
                     request_deserializer=proto_dot_nodepool__pb2.GetDiskUseRequest.FromString,
                     response_serializer=proto_dot_nodepool__pb2.GetDiskUseResponse.SerializeToString,
+            ),
+            'ListUserTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUserTasks,
+                    request_deserializer=proto_dot_nodepool__pb2.ListUserTasksRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.ListTasksResponse.SerializeToString,
+            ),
+            'ShowUserTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShowUserTask,
+                    request_deserializer=proto_dot_nodepool__pb2.UserTaskRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.PollTaskStatusResponse.SerializeToString,
+            ),
+            'ExplainUserTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainUserTask,
+                    request_deserializer=proto_dot_nodepool__pb2.UserTaskRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.ExplainTaskResponse.SerializeToString,
+            ),
+            'GetUserTaskLogs': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUserTaskLogs,
+                    request_deserializer=proto_dot_nodepool__pb2.UserTaskRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.GetTaskLogsResponse.SerializeToString,
+            ),
+            'StopUserTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopUserTask,
+                    request_deserializer=proto_dot_nodepool__pb2.UserTaskRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.AdminResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -2648,6 +2865,141 @@ class AdminService(object):
             '/nodepool.AdminService/GetDiskUse',
             proto_dot_nodepool__pb2.GetDiskUseRequest.SerializeToString,
             proto_dot_nodepool__pb2.GetDiskUseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUserTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.AdminService/ListUserTasks',
+            proto_dot_nodepool__pb2.ListUserTasksRequest.SerializeToString,
+            proto_dot_nodepool__pb2.ListTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShowUserTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.AdminService/ShowUserTask',
+            proto_dot_nodepool__pb2.UserTaskRequest.SerializeToString,
+            proto_dot_nodepool__pb2.PollTaskStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainUserTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.AdminService/ExplainUserTask',
+            proto_dot_nodepool__pb2.UserTaskRequest.SerializeToString,
+            proto_dot_nodepool__pb2.ExplainTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUserTaskLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.AdminService/GetUserTaskLogs',
+            proto_dot_nodepool__pb2.UserTaskRequest.SerializeToString,
+            proto_dot_nodepool__pb2.GetTaskLogsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopUserTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.AdminService/StopUserTask',
+            proto_dot_nodepool__pb2.UserTaskRequest.SerializeToString,
+            proto_dot_nodepool__pb2.AdminResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -387,6 +387,14 @@ class MasterNodeServiceStub:
     """
     ResubmitJob: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.ResubmitJobRequest, _nodepool_pb2.SubmitArrayResponse]
     """Tasks of a job that have ended, once more: a new job, whose tasks keep index and values. Whole or not at all."""
+    ListTasks: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.ListTasksRequest, _nodepool_pb2.ListTasksResponse]
+    """The caller's tasks that fit the filter, newest first, a page at a time; a page is the same however many tasks
+    are added meanwhile.
+    """
+    ResolveIds: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.ResolveIdsRequest, _nodepool_pb2.ResolveIdsResponse]
+    """What the caller means by these words: ids, or beginnings of ids that only one task or job has."""
+    WatchTasks: _grpc.UnaryStreamMultiCallable[_nodepool_pb2.WatchTasksRequest, _nodepool_pb2.WatchTasksResponse]
+    """Each of these tasks and jobs first, and again when its state or its counts change, until all have ended."""
 
 @_typing.type_check_only
 class MasterNodeServiceAsyncStub(MasterNodeServiceStub):
@@ -437,6 +445,14 @@ class MasterNodeServiceAsyncStub(MasterNodeServiceStub):
     """
     ResubmitJob: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.ResubmitJobRequest, _nodepool_pb2.SubmitArrayResponse]  # type: ignore[assignment]
     """Tasks of a job that have ended, once more: a new job, whose tasks keep index and values. Whole or not at all."""
+    ListTasks: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.ListTasksRequest, _nodepool_pb2.ListTasksResponse]  # type: ignore[assignment]
+    """The caller's tasks that fit the filter, newest first, a page at a time; a page is the same however many tasks
+    are added meanwhile.
+    """
+    ResolveIds: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.ResolveIdsRequest, _nodepool_pb2.ResolveIdsResponse]  # type: ignore[assignment]
+    """What the caller means by these words: ids, or beginnings of ids that only one task or job has."""
+    WatchTasks: _aio.UnaryStreamMultiCallable[_nodepool_pb2.WatchTasksRequest, _nodepool_pb2.WatchTasksResponse]  # type: ignore[assignment]
+    """Each of these tasks and jobs first, and again when its state or its counts change, until all have ended."""
 
 class MasterNodeServiceServicer(metaclass=_abc_1.ABCMeta):
     """---------------------------------------------------------------------------------------------
@@ -623,6 +639,32 @@ class MasterNodeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_nodepool_pb2.SubmitArrayResponse, _abc.Awaitable[_nodepool_pb2.SubmitArrayResponse]]:
         """Tasks of a job that have ended, once more: a new job, whose tasks keep index and values. Whole or not at all."""
 
+    @_abc_1.abstractmethod
+    def ListTasks(
+        self,
+        request: _nodepool_pb2.ListTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.ListTasksResponse, _abc.Awaitable[_nodepool_pb2.ListTasksResponse]]:
+        """The caller's tasks that fit the filter, newest first, a page at a time; a page is the same however many tasks
+        are added meanwhile.
+        """
+
+    @_abc_1.abstractmethod
+    def ResolveIds(
+        self,
+        request: _nodepool_pb2.ResolveIdsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.ResolveIdsResponse, _abc.Awaitable[_nodepool_pb2.ResolveIdsResponse]]:
+        """What the caller means by these words: ids, or beginnings of ids that only one task or job has."""
+
+    @_abc_1.abstractmethod
+    def WatchTasks(
+        self,
+        request: _nodepool_pb2.WatchTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_nodepool_pb2.WatchTasksResponse], _abc.AsyncIterator[_nodepool_pb2.WatchTasksResponse]]:
+        """Each of these tasks and jobs first, and again when its state or its counts change, until all have ended."""
+
 def add_MasterNodeServiceServicer_to_server(servicer: MasterNodeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class WorkerNodeServiceStub:
@@ -713,6 +755,15 @@ class AdminServiceStub:
     ListAdminActs: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.ListAdminActsRequest, _nodepool_pb2.ListAdminActsResponse]
     GetDiskUse: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.GetDiskUseRequest, _nodepool_pb2.GetDiskUseResponse]
     """What is kept for whom, and what would go now. Changes nothing."""
+    ListUserTasks: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.ListUserTasksRequest, _nodepool_pb2.ListTasksResponse]
+    """Tasks of all users, newest first."""
+    ShowUserTask: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.UserTaskRequest, _nodepool_pb2.PollTaskStatusResponse]
+    """As PollTaskStatus, without what the task is given and what it said."""
+    ExplainUserTask: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.UserTaskRequest, _nodepool_pb2.ExplainTaskResponse]
+    GetUserTaskLogs: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.UserTaskRequest, _nodepool_pb2.GetTaskLogsResponse]
+    """What a task said. Only where ADMIN_READS_LOGS is set, and with a reason."""
+    StopUserTask: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.UserTaskRequest, _nodepool_pb2.AdminResponse]
+    """As its owner's StopTask, with a reason."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -733,6 +784,15 @@ class AdminServiceAsyncStub(AdminServiceStub):
     ListAdminActs: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.ListAdminActsRequest, _nodepool_pb2.ListAdminActsResponse]  # type: ignore[assignment]
     GetDiskUse: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.GetDiskUseRequest, _nodepool_pb2.GetDiskUseResponse]  # type: ignore[assignment]
     """What is kept for whom, and what would go now. Changes nothing."""
+    ListUserTasks: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.ListUserTasksRequest, _nodepool_pb2.ListTasksResponse]  # type: ignore[assignment]
+    """Tasks of all users, newest first."""
+    ShowUserTask: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.UserTaskRequest, _nodepool_pb2.PollTaskStatusResponse]  # type: ignore[assignment]
+    """As PollTaskStatus, without what the task is given and what it said."""
+    ExplainUserTask: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.UserTaskRequest, _nodepool_pb2.ExplainTaskResponse]  # type: ignore[assignment]
+    GetUserTaskLogs: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.UserTaskRequest, _nodepool_pb2.GetTaskLogsResponse]  # type: ignore[assignment]
+    """What a task said. Only where ADMIN_READS_LOGS is set, and with a reason."""
+    StopUserTask: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.UserTaskRequest, _nodepool_pb2.AdminResponse]  # type: ignore[assignment]
+    """As its owner's StopTask, with a reason."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """---------------------------------------------------------------------------------------------
@@ -792,5 +852,44 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_nodepool_pb2.GetDiskUseResponse, _abc.Awaitable[_nodepool_pb2.GetDiskUseResponse]]:
         """What is kept for whom, and what would go now. Changes nothing."""
+
+    @_abc_1.abstractmethod
+    def ListUserTasks(
+        self,
+        request: _nodepool_pb2.ListUserTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.ListTasksResponse, _abc.Awaitable[_nodepool_pb2.ListTasksResponse]]:
+        """Tasks of all users, newest first."""
+
+    @_abc_1.abstractmethod
+    def ShowUserTask(
+        self,
+        request: _nodepool_pb2.UserTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.PollTaskStatusResponse, _abc.Awaitable[_nodepool_pb2.PollTaskStatusResponse]]:
+        """As PollTaskStatus, without what the task is given and what it said."""
+
+    @_abc_1.abstractmethod
+    def ExplainUserTask(
+        self,
+        request: _nodepool_pb2.UserTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.ExplainTaskResponse, _abc.Awaitable[_nodepool_pb2.ExplainTaskResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetUserTaskLogs(
+        self,
+        request: _nodepool_pb2.UserTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.GetTaskLogsResponse, _abc.Awaitable[_nodepool_pb2.GetTaskLogsResponse]]:
+        """What a task said. Only where ADMIN_READS_LOGS is set, and with a reason."""
+
+    @_abc_1.abstractmethod
+    def StopUserTask(
+        self,
+        request: _nodepool_pb2.UserTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.AdminResponse, _abc.Awaitable[_nodepool_pb2.AdminResponse]]:
+        """As its owner's StopTask, with a reason."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

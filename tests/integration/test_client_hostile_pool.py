@@ -32,6 +32,8 @@ ANSWERS: dict[str, Any] = {
     "RefreshToken": filled(pb.RefreshTokenResponse, token=HOSTILE_TOKEN),
     "GetStatement": filled(pb.GetStatementResponse),
     "ListUsers": filled(pb.ListUsersResponse, next_after_username=""),
+    "ListTasks": filled(pb.ListTasksResponse, next_page_token=""),
+    "ListUserTasks": filled(pb.ListTasksResponse, next_page_token=""),
 }
 COMMANDS: dict[str, list[list[str]]] = {
     "register": [["register", "alice"]],
@@ -52,8 +54,9 @@ COMMANDS: dict[str, list[list[str]]] = {
         ["job", "stop", "j1"],
     ],
     "logs": [["logs", "-f", "t1"]],
-    "stop": [["stop", "t1"]],
-    "result": [["result", "t1", "--force"]],
+    "stop": [["stop", "t1"], ["stop", "several"], ["stop", "t1", "t2"]],
+    "wait": [["wait", "t1"], ["wait", "--label", "k=v"]],
+    "result": [["result", "t1", "--force"], ["result", "--label", "k=v"]],
     "nodes": [["nodes"]],
     "top": [["top", "--once"]],
     "node": [["node", "drain", "n1"], ["node", "resume", "n1"]],
@@ -70,12 +73,17 @@ COMMANDS: dict[str, list[list[str]]] = {
         ["admin", "reverse", "e1", "--reason", "x"],
         ["admin", "list"],
         ["admin", "audit"],
+        ["admin", "tasks"],
+        ["admin", "tasks", "show", "t1"],
+        ["admin", "tasks", "explain", "t1"],
+        ["admin", "tasks", "logs", "t1", "--reason", "x"],
+        ["admin", "tasks", "stop", "t1", "--reason", "x"],
     ],
     "rm": [["rm", "t1"]],
 }
 ALL = [words for lines in COMMANDS.values() for words in lines]
 TABLES = [["ls"], ["status", "t1"], ["explain", "t1"], ["nodes"], ["top", "--once"], ["ledger"], ["credit"]]
-TABLES += [["admin", "list"], ["admin", "audit"]]
+TABLES += [["admin", "list"], ["admin", "audit"], ["admin", "tasks"], ["admin", "tasks", "show", "t1"]]
 
 
 def hostile_result() -> bytes:
@@ -95,8 +103,22 @@ def hostile(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> Scripted:
             server.answers(method.name, made)
     ended = filled(pb.TaskDetail, state="SUCCEEDED", exit_code=0)
     server.on("WatchTask", lambda *_: iter([pb.WatchTaskResponse(state=ended)]))
+    listed = pb.TaskStatus(task_id="t1", status=HOSTILE, detail=ended)
+    server.on("WatchTasks", lambda *_: iter([pb.WatchTasksResponse(task=listed)]))
+    server.on("ResolveIds", _resolve)
     server.on("DownloadResult", lambda *_: in_chunks(hostile_result()))
     return server
+
+
+def _resolve(request: pb.ResolveIdsRequest, _context: object) -> pb.ResolveIdsResponse:
+    """Anything is a task, and one name is several ones'."""
+    found = [
+        filled(pb.ResolvedId, name=name, task_id="", job_id="")
+        if name == "several"
+        else pb.ResolvedId(name=name, task_id=name)
+        for name in request.names
+    ]
+    return pb.ResolveIdsResponse(ids=found)
 
 
 def test_every_command_is_tried() -> None:

@@ -91,6 +91,18 @@ class InnerGateway:
         await self._server.start()
         return port
 
+    def restart(self) -> None:
+        """Every open call is cut, and another server answers on the same port."""
+        asyncio.run_coroutine_threadsafe(self._serve_again(), self._loop).result(30)
+
+    async def _serve_again(self) -> None:
+        await self._server.stop(None)
+        self._server, _ = make_server(self.gateway, self.calls)
+        assert (
+            bind(self._server, self.settings.model_copy(update={"grpc_server_port": self.port})) == self.port
+        )
+        await self._server.start()
+
     def someone(self) -> Account:
         return register(self.stubs, f"user-{secrets.token_hex(4)}", PASSWORD)
 

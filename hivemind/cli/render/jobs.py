@@ -13,7 +13,7 @@ from rich.text import Text
 
 from hivemind.cli.render.columns import PlainTable
 from hivemind.cli.render.plain_text import one_line
-from hivemind.cli.render.tasks import STATE_STYLES, count_text, duration_text, jsonable
+from hivemind.cli.render.tasks import STATE_STYLES, count_text, duration_text, jsonable, labels_text
 from hivemind.jobs import JobInfo
 from nodepool.domain.tasks.states import TaskState
 
@@ -53,7 +53,7 @@ def job_details(job: JobInfo, now: float) -> Group:
         "job": one_line(job.job_id),
         "name": one_line(job.name),
         "again": one_line(job.resubmit_of),
-        "labels": one_line(" ".join(f"{key}={value}" for key, value in sorted(job.labels.items()))),
+        "labels": one_line(labels_text(job.labels)),
         "tasks": f"{job.tasks:,}",
         "ended": f"{job.ended:,}",
         "age": duration_text(now - job.created_at) if job.created_at else "",

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from hivemind.admin import AdminAct, UserRecord
-from hivemind.cli.render.columns import PlainTable
+from hivemind.cli.render.columns import Column, FittedTable, Form, PlainTable
 from hivemind.cli.render.plain_text import one_line
-from hivemind.money import Credit, CreditChange, Statement
+from hivemind.cli.render.tasks import cut_text
+from hivemind.money import Credit, CreditChange, Statement, StatementLine
+
+Item = TypeVar("Item")
+_DAY = len("2026-01-31")
+_FOLDS_AT = 14
+_NAME_CHARACTERS = 16
+# By the kind of a column, how its words are shortened.
+_SHORT: dict[str, Callable[[str], str]] = {
+    "time": lambda words: words[:_DAY],
+    "name": lambda words: cut_text(words, _NAME_CHARACTERS),
+}
 
 
 def moment_text(at: float) -> str:
@@ -29,33 +41,54 @@ def amount_text(amount: int) -> Text:
     return Text(f"{amount:+,}", "green" if amount > 0 else "")
 
 
-def _table(*columns: tuple[str, str]) -> PlainTable:
-    table = PlainTable(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    for title, kind in columns:
-        if kind == "number":
-            table.add_column(title, justify="right", no_wrap=True)
-        else:
-            table.add_column(title, no_wrap=kind == "word", overflow="ellipsis" if kind == "word" else "fold")
-    return table
+def _fitted(
+    items: Sequence[Item],
+    columns: Sequence[tuple[str, str, Callable[[Item], str | Text]]],
+    shrink: Sequence[str],
+) -> FittedTable[Item]:
+    """Of columns with their kinds: number, word, name, time, and one text, which goes on below. A time can be
+    shown as its day, and a name cut."""
 
+    def cell(told: Callable[[Item], str | Text]) -> Callable[[Item], Text]:
+        def styled(item: Item) -> Text:
+            value = told(item)
+            return value if isinstance(value, Text) else Text(one_line(value))
 
-def statement_table(statement: Statement) -> PlainTable:
-    table = _table(
-        ("SEQ", "number"), ("WHEN", "word"), ("KIND", "word"), ("AMOUNT", "number"), ("BALANCE", "number"),
-        ("WITH", "word"), ("TASK", "word"), ("MEMO", "text"),
-    )  # fmt: skip
-    for line in statement.lines:
-        table.add_row(
-            str(line.seq),
-            moment_text(line.at),
-            Text(one_line(line.kind)),
-            amount_text(line.amount),
-            f"{line.balance_after:,}",
-            Text(one_line(line.counterparty)),
-            Text(one_line(line.task_id)),
-            Text(one_line(line.memo)),
+        return styled
+
+    def forms(title: str, kind: str, told: Callable[[Item], str | Text]) -> tuple[Form[Item], ...]:
+        whole = cell(told)
+        if kind not in _SHORT:
+            return (Form(title, whole),)
+        return Form(title, whole), Form(title, lambda item: Text(_SHORT[kind](whole(item).plain)))
+
+    made = [
+        Column(
+            title,
+            forms(title, kind, told),
+            justify="right" if kind == "number" else "left",
+            folds_at=_FOLDS_AT if kind == "text" else 0,
         )
-    return table
+        for title, kind, told in columns
+    ]
+    return FittedTable(items, made, shrink)
+
+
+def statement_table(statement: Statement) -> FittedTable[StatementLine]:
+    return _fitted(
+        statement.lines,
+        (
+            ("SEQ", "number", lambda line: str(line.seq)),
+            ("WHEN", "time", lambda line: moment_text(line.at)),
+            ("KIND", "word", lambda line: line.kind),
+            ("AMOUNT", "number", lambda line: amount_text(line.amount)),
+            ("BALANCE", "number", lambda line: f"{line.balance_after:,}"),
+            ("WITH", "word", lambda line: line.counterparty),
+            ("TASK", "name", lambda line: line.task_id),
+            ("MEMO", "text", lambda line: line.memo),
+        ),
+        ("SEQ", "WHEN", "WITH", "BALANCE", "TASK", "KIND", "WHEN"),
+    )
 
 
 def credit_text(credit: Credit) -> RenderableType:
@@ -81,60 +114,50 @@ def _limits(limits: dict[str, int]) -> RenderableType:
     return table
 
 
-def _changes(changes: Sequence[CreditChange]) -> PlainTable:
-    table = _table(
-        ("SEQ", "number"), ("WHEN", "word"), ("CHANGE", "number"), ("SCORE", "number"), ("WHY", "text"),
-        ("NODE", "word"), ("TASK", "word"),
-    )  # fmt: skip
-    for change in changes:
-        table.add_row(
-            str(change.seq),
-            moment_text(change.at),
-            amount_text(change.delta),
-            str(change.score_after),
-            Text(one_line(change.reason)),
-            Text(one_line(change.node_id)),
-            Text(one_line(change.task_id)),
-        )
-    return table
-
-
-def users_table(users: Iterable[UserRecord]) -> PlainTable:
-    table = _table(
-        ("USER", "word"), ("ROLE", "word"), ("SCORE", "number"), ("BALANCE", "number"), ("HELD", "number"),
-        ("NODES", "number"), ("TASKS", "number"), ("SINCE", "word"), ("", "word"),
-    )  # fmt: skip
-    for user in users:
-        table.add_row(
-            Text(one_line(user.username)),
-            Text(one_line(user.role)),
-            str(user.credit_score),
-            f"{user.balance:,}",
-            f"{user.held:,}",
-            str(user.nodes),
-            str(user.unfinished_tasks),
-            moment_text(user.created_at)[:10],
-            Text("blocked", "red") if user.blocked else "",
-        )
-    return table
-
-
-def acts_table(acts: Iterable[AdminAct]) -> PlainTable:
-    table = _table(
-        ("SEQ", "number"),
-        ("WHEN", "word"),
-        ("WHO", "word"),
-        ("WHAT", "word"),
-        ("WHOM", "word"),
-        ("DETAIL", "text"),
+def _changes(changes: Sequence[CreditChange]) -> FittedTable[CreditChange]:
+    return _fitted(
+        changes,
+        (
+            ("SEQ", "number", lambda change: str(change.seq)),
+            ("WHEN", "time", lambda change: moment_text(change.at)),
+            ("CHANGE", "number", lambda change: amount_text(change.delta)),
+            ("SCORE", "number", lambda change: str(change.score_after)),
+            ("WHY", "text", lambda change: change.reason),
+            ("NODE", "name", lambda change: change.node_id),
+            ("TASK", "name", lambda change: change.task_id),
+        ),
+        ("SEQ", "WHEN", "NODE", "TASK", "NODE", "TASK", "WHEN"),
     )
-    for act in acts:
-        table.add_row(
-            str(act.seq),
-            moment_text(act.at),
-            Text(one_line(act.admin)),
-            Text(one_line(act.action)),
-            Text(one_line(act.subject)),
-            Text(one_line(act.detail)),
-        )
-    return table
+
+
+def users_table(users: Iterable[UserRecord]) -> FittedTable[UserRecord]:
+    return _fitted(
+        tuple(users),
+        (
+            ("USER", "name", lambda user: user.username),
+            ("ROLE", "word", lambda user: user.role),
+            ("SCORE", "number", lambda user: str(user.credit_score)),
+            ("BALANCE", "number", lambda user: f"{user.balance:,}"),
+            ("HELD", "number", lambda user: f"{user.held:,}"),
+            ("NODES", "number", lambda user: str(user.nodes)),
+            ("TASKS", "number", lambda user: str(user.unfinished_tasks)),
+            ("SINCE", "word", lambda user: moment_text(user.created_at)[:_DAY]),
+            ("", "word", lambda user: Text("blocked", "red") if user.blocked else ""),
+        ),
+        ("SINCE", "HELD", "ROLE", "NODES", "USER"),
+    )
+
+
+def acts_table(acts: Iterable[AdminAct]) -> FittedTable[AdminAct]:
+    return _fitted(
+        tuple(acts),
+        (
+            ("SEQ", "number", lambda act: str(act.seq)),
+            ("WHEN", "time", lambda act: moment_text(act.at)),
+            ("WHO", "name", lambda act: act.admin),
+            ("WHAT", "word", lambda act: act.action),
+            ("WHOM", "name", lambda act: act.subject),
+            ("DETAIL", "text", lambda act: act.detail),
+        ),
+        ("SEQ", "WHEN", "WHOM", "WHO"),
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -33,8 +33,7 @@ from nodepool.domain.safe_text import lines
 from nodepool.domain.tasks.states import LocationMode, TaskState
 
 # Wide enough that nothing is cut when the output is not for a screen.
-_PIPE_COLUMNS = 240
-_REASON_CHARACTERS = 60
+_PIPE_COLUMNS = 20_000
 _ANY = frozenset({"", "any"})
 _MINUTE_SECONDS, _HOUR_SECONDS, _DAY_SECONDS = 60, 3600, 86400
 
@@ -95,28 +94,20 @@ def duration_text(seconds: float | None) -> str:
     return f"{seconds // _DAY_SECONDS:.0f} d {seconds % _DAY_SECONDS // _HOUR_SECONDS:.0f} h"
 
 
-def tasks_table(tasks: Sequence[TaskInfo], now: float) -> PlainTable:
-    named = any(task.name for task in tasks)
-    table = _table("TASK", *(["NAME"] if named else []), "STATUS", "NODE", "AGE", "RUN TIME", "REASON")
-    for task in tasks:
-        reason = one_line(task.reason)
-        short = reason if len(reason) <= _REASON_CHARACTERS else reason[: _REASON_CHARACTERS - 1] + "…"
-        table.add_row(
-            one_line(task.task_id),
-            *([one_line(task.name)] if named else []),
-            status_text(task.status),
-            one_line(task.node),
-            duration_text(now - task.created_at) if task.created_at else "",
-            duration_text(task.run_seconds(now)),
-            Text(short),
-        )
-    return table
+def cut_text(words: str, most: int) -> str:
+    """So many characters at the most."""
+    return words if len(words) <= most else words[: most - 1] + "…"
+
+
+def labels_text(labels: Mapping[str, str]) -> str:
+    return " ".join(f"{key}={value}" for key, value in sorted(labels.items()))
 
 
 def task_details(task: TaskInfo, now: float) -> Group:
     rows = {
         "task": task.task_id,
         "name": task.name,
+        "job": task.job_id,
         "status": task.status + (f" ({task.state})" if task.state != task.status else ""),
         "reason": task.reason,
         "node": task.node,
@@ -142,7 +133,7 @@ def task_details(task: TaskInfo, now: float) -> Group:
         "run time": duration_text(task.run_seconds(now)),
         "result": _result_text(task, now),
         "verified": _verification_text(task),
-        "labels": " ".join(f"{key}={value}" for key, value in sorted(task.labels.items())),
+        "labels": labels_text(task.labels),
         "arguments": shlex.join(task.arguments),
         # Values may be what is not for everybody who sees this screen.
         "environment": " ".join(sorted(task.environment)),

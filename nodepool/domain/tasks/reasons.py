@@ -37,6 +37,7 @@ class ReasonCode(StrEnum):
     STOPPED_UNSENT = "stopped_unsent"
     STOPPED_BY_POOL = "stopped_by_pool"
     STOPPED_BY_POOL_AFTER = "stopped_by_pool_after"
+    STOPPED_BY_OPERATOR = "stopped_by_operator"
     # Its longest run.
     LONGEST_RUN = "longest_run"
     LONGEST_RUN_BY_POOL = "longest_run_by_pool"
@@ -111,6 +112,7 @@ _WORDS: dict[ReasonCode, str] = {
     ReasonCode.STOPPED_UNSENT: "stopped by its owner before it was sent to its node",
     ReasonCode.STOPPED_BY_POOL: "stopped by its owner; its node did not end it",
     ReasonCode.STOPPED_BY_POOL_AFTER: "stopped by its owner; its node did not end it within {seconds:g} s",
+    ReasonCode.STOPPED_BY_OPERATOR: "stopped by the pool's operator",
     ReasonCode.LONGEST_RUN: "ended after its longest run, {minutes} minutes",
     ReasonCode.LONGEST_RUN_BY_POOL: "ended after its longest run, {minutes} minutes; its node did not end it",
     ReasonCode.NODE_LEFT: "node {node} left the pool",

@@ -114,6 +114,15 @@ def page_of_users(connection: Connection, limit: int, after: str, contains: str)
     return UserOverview.from_rows(connection.execute(query.order_by(users.c.username).limit(limit)))
 
 
+def mark_stopped(connection: Connection, task_id: str) -> None:
+    """Where nobody has asked for its end yet, it is the operator who does."""
+    connection.execute(
+        update(tasks)
+        .where(tasks.c.id == task_id, tasks.c.state.in_(_UNFINISHED), tasks.c.stop_requested.is_(False))
+        .values(stopped_by_operator=True)
+    )
+
+
 def unfinished_of(connection: Connection, owner_id: int) -> Sequence[str]:
     """Ids of what the user has not seen the end of yet, without the pool's further runs of it."""
     query = select(tasks.c.id).where(

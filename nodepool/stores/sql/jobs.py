@@ -199,3 +199,22 @@ def remove_empty(connection: Connection, before: float, limit: int) -> int:
     if ids:
         connection.execute(delete(jobs).where(jobs.c.id.in_(ids)))
     return len(ids)
+
+
+# -- by their ids, and when they are watched ------------------------------------------------------------
+def own(connection: Connection, owner_id: int, job_ids: Collection[str]) -> Sequence[StoredJob]:
+    """Those of these jobs that the owner has."""
+    query = _JOBS.where(jobs.c.owner_id == owner_id, jobs.c.id.in_(list(job_ids)))
+    return StoredJob.from_rows(connection.execute(query))
+
+
+def beginning_with(connection: Connection, owner_id: int, prefix: str, limit: int) -> list[str]:
+    begins = func.substr(jobs.c.id, 1, len(prefix)) == prefix
+    query = select(jobs.c.id).where(jobs.c.owner_id == owner_id, _ACCEPTED, begins)
+    return list(connection.execute(query.limit(limit)).scalars())
+
+
+def exit_codes_of_failed(connection: Connection, job_id: str) -> list[int | None]:
+    """Each once."""
+    failed = _is_in([job_id]) & (tasks.c.state == TaskState.FAILED)
+    return list(connection.execute(select(tasks.c.exit_code).where(failed).distinct()).scalars())

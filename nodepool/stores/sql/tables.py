@@ -190,6 +190,7 @@ tasks = Table(
     Column("attempts_ended", Integer, nullable=False, server_default="0"),
     Column("node_id", String(129), nullable=False, server_default=""),
     Column("stop_requested", Boolean, nullable=False, server_default=text("false")),
+    Column("stopped_by_operator", Boolean, nullable=False, server_default=text("false")),
     Column("exit_code", Integer),
     Column("result_bytes", BigInteger, nullable=False, server_default="0"),
     Column("result_attempt", String(140), nullable=False, server_default=""),
@@ -237,6 +238,7 @@ Index(
     tasks.c.owner_id,
     tasks.c.name,
     tasks.c.created_at,
+    tasks.c.id,
     sqlite_where=tasks.c.name != "",
     postgresql_where=tasks.c.name != "",
 )
@@ -314,8 +316,28 @@ for _name, _column, _where in (
 ):
     Index(_name, _column, sqlite_where=text(_where), postgresql_where=text(_where))
 Index("ix_tasks_parent", tasks.c.parent_id)
-Index("ix_tasks_owner_created", tasks.c.owner_id, tasks.c.created_at)
-Index("ix_tasks_state_created", tasks.c.state, tasks.c.created_at)
+# What lists are ordered by (stores/sql/task_lists.py). All tasks of an array have one time: their ids count.
+Index("ix_tasks_owner_created", tasks.c.owner_id, tasks.c.created_at, tasks.c.id)
+Index("ix_tasks_owner_state", tasks.c.owner_id, tasks.c.state, tasks.c.created_at, tasks.c.id)
+Index("ix_tasks_state_created", tasks.c.state, tasks.c.created_at, tasks.c.id)
+# For their owners those run whose result is held back.
+Index(
+    "ix_tasks_owner_held_back",
+    tasks.c.owner_id,
+    tasks.c.created_at,
+    tasks.c.id,
+    sqlite_where=tasks.c.held_back_until > 0,
+    postgresql_where=tasks.c.held_back_until > 0,
+)
+# Beginnings of ids; an array's tasks are named by their job.
+Index(
+    "ix_tasks_owner_single",
+    tasks.c.owner_id,
+    tasks.c.id,
+    sqlite_where=_SINGLE,
+    postgresql_where=_SINGLE,
+    postgresql_ops={"id": "text_pattern_ops"},
+)
 # A user's earlier runs of a package. Of ended tasks only, so that accepting one costs no more for it.
 Index(
     "ix_tasks_package_finished",

@@ -41,16 +41,19 @@ def remove(connection: Connection, task_ids: Sequence[str]) -> None:
     connection.execute(delete(task_labels).where(task_labels.c.task_id.in_(task_ids)))
 
 
-def labelled(owner_id: int, wanted: Mapping[str, str]) -> Select[tuple[str, float]]:
-    """`task_id` and `created_at` of the owner's tasks that have each of these labels with this value.
+def labelled(owner_id: int | None, wanted: Mapping[str, str]) -> Select[tuple[str, float]]:
+    """`task_id` and `created_at` of the owner's tasks that have each of these labels with this value; None:
+    everybody's, for which all of the index is read.
 
     Join it with `tasks` and order by these two, and one index finds a page in that order: of the first of the
     labels by their keys, so that with several the others are looked up for each task.
     """
     (key, value), *others = sorted(wanted.items())
     query = select(task_labels.c.task_id, task_labels.c.created_at).where(
-        task_labels.c.owner_id == owner_id, task_labels.c.key == key, task_labels.c.value == value
+        task_labels.c.key == key, task_labels.c.value == value
     )
+    if owner_id is not None:
+        query = query.where(task_labels.c.owner_id == owner_id)
     for other_key, other_value in others:
         other = task_labels.alias()
         mine = other.c.task_id == task_labels.c.task_id, other.c.key == other_key

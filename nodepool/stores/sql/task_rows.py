@@ -68,6 +68,7 @@ class StoredTask(FromRow):
     attempts_ended: int
     node_id: str
     stop_requested: bool
+    stopped_by_operator: bool  # and not by its owner
     exit_code: int | None
     result_bytes: int
     result_attempt: str
@@ -98,6 +99,17 @@ class WholeTask(OwnedTask):
 
     arguments: str = field(repr=False)  # JSON
     environment: str = field(repr=False)  # JSON
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPulse(FromRow):
+    """Whether a task that is watched has changed for its owner."""
+
+    id: str
+    state: TaskState
+    held_back_until: float
+    attempt_number: int
+    stop_requested: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,10 +118,13 @@ def of_owner(connection: Connection, owner_id: int, limit: int) -> Sequence[Owne
     return OwnedTask.from_rows(rows)
 
 
-def of_jobs_on_their_way(owner_id: int) -> ColumnElement[bool]:
-    """The owner's tasks that are put in with others, and are there for nobody before all are."""
-    unaccepted = jobs.c.owner_id == owner_id, jobs.c.ended_at.is_(None), jobs.c.accepted_at.is_(None)
-    return tasks.c.job_id.in_(select(jobs.c.id).where(*unaccepted))
+def of_jobs_on_their_way(owner_id: int | None) -> ColumnElement[bool]:
+    """The owner's tasks (None: everybody's) that are put in with others, and are there for nobody before all
+    are."""
+    unaccepted = select(jobs.c.id).where(jobs.c.ended_at.is_(None), jobs.c.accepted_at.is_(None))
+    if owner_id is not None:
+        unaccepted = unaccepted.where(jobs.c.owner_id == owner_id)
+    return tasks.c.job_id.in_(unaccepted)
 
 
 def runs_shown(connection: Connection, parent_id: str) -> Sequence[ShownRun]:

@@ -40,6 +40,7 @@ def test_the_exit_codes_are_the_promised_ones() -> None:
         "UNREACHABLE": 5,
         "REFUSED": 6,
         "NOT_YET": 7,
+        "TIME_IS_OVER": 124,
         "INTERRUPTED": 130,
     }
 

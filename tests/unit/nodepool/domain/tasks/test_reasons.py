@@ -52,6 +52,7 @@ WORDS: list[tuple[Reason, str]] = [
         because(ReasonCode.STOPPED_BY_POOL_AFTER, seconds=30.0),
         "stopped by its owner; its node did not end it within 30 s",
     ),
+    (because(ReasonCode.STOPPED_BY_OPERATOR), "stopped by the pool's operator"),
     (because(ReasonCode.LONGEST_RUN, minutes=7), "ended after its longest run, 7 minutes"),
     (
         because(ReasonCode.LONGEST_RUN_BY_POOL, minutes=7),
