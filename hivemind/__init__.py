@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from hivemind.resubmitting import Resubmission
     from hivemind.sdk import NodePoolClient
     from hivemind.secret_methods import SecretInfo, SecretRemoved
-    from hivemind.selectors import Selection
+    from hivemind.selectors import NamedIds
     from hivemind.sweeps import Sweep
     from hivemind.watching import Position
     from nodepool.domain.tasks.states import TaskState
@@ -72,6 +72,7 @@ __all__ = [
     "JobInfo",
     "LimitError",
     "MissingError",
+    "NamedIds",
     "NodeInfo",
     "NodePoolClient",
     "NotAllowedError",
@@ -88,7 +89,6 @@ __all__ = [
     "RetryPolicy",
     "SecretInfo",
     "SecretRemoved",
-    "Selection",
     "StateEvent",
     "Statement",
     "StatementLine",
@@ -113,7 +113,7 @@ _HOME_OF = {
     "ReasonGroup": "hivemind.jobs",
     "SecretInfo": "hivemind.secret_methods",
     "SecretRemoved": "hivemind.secret_methods",
-    "Selection": "hivemind.selectors",
+    "NamedIds": "hivemind.selectors",
     "Sweep": "hivemind.sweeps",
     "Resubmission": "hivemind.resubmitting",
     "Endpoint": "hivemind.channel",

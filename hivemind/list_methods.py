@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from hivemind.jobs import JobInfo
 from hivemind.models import TaskInfo
-from hivemind.selectors import Selection, select
+from hivemind.selectors import NamedIds, select
 from hivemind.signed_in import SignedIn
 from hivemind.task_lists import limited, own_tasks, task_filter
 from hivemind.waiting import ends
@@ -52,7 +52,7 @@ class ListMethods(SignedIn):
         labels: Mapping[str, str] | None = None,
         *,
         states: Iterable[TaskState] = (),
-    ) -> Selection:
+    ) -> NamedIds:
         """What `names` mean (ids, or beginnings that only one of your tasks and jobs has), or your tasks with
         all of `labels`, those in one of `states` (none: all).
 

@@ -24,7 +24,7 @@ _AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class NamedIds:
     """Ids, each once, in the order in which they were named."""
 
     tasks: tuple[str, ...] = ()
@@ -40,7 +40,7 @@ def select(
     labels: Mapping[str, str] | None = None,
     *,
     states: Iterable[TaskState] = (),
-) -> Selection:
+) -> NamedIds:
     """What `names` mean, or the tasks with all of these labels (in one of `states`), newest first.
 
     Raises MissingError where there is nothing, and RefusedError where a beginning is several ones', where
@@ -67,17 +67,17 @@ def select(
             raise RefusedError(found.problem, hint="name one of them, or write more of it")
         else:
             raise MissingError(found.problem)
-    return Selection(tuple(tasks), tuple(jobs))
+    return NamedIds(tuple(tasks), tuple(jobs))
 
 
-def _labelled(gateway: GatewayChannel, labels: Mapping[str, str], states: tuple[TaskState, ...]) -> Selection:
+def _labelled(gateway: GatewayChannel, labels: Mapping[str, str], states: tuple[TaskState, ...]) -> NamedIds:
     wanted = task_filter(labels=labels, states=states)
     found = tuple(_checked(task.task_id) for task in own_tasks(gateway, wanted, 0))
     if not found:
         told = ", ".join(f"{key}={value}" for key, value in labels.items())
         how = f" that is {' or '.join(states)}" if states else ""
         raise MissingError(f"there is no task of yours with the label {told}{how}")
-    return Selection(found)
+    return NamedIds(found)
 
 
 def _checked(pools_word: str, begins: str = "") -> str:

@@ -25,7 +25,7 @@ from hivemind.errors import (
     RefusedError,
 )
 from hivemind.sdk import NodePoolClient
-from hivemind.selectors import Selection
+from hivemind.selectors import NamedIds
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
 
 UNFINISHED = tuple(state for state in TaskState if state not in FINAL_TASK_STATES)
@@ -66,7 +66,7 @@ def chosen(
     *,
     states: Sequence[TaskState] = (),
     jobs: bool = False,
-) -> Selection:
+) -> NamedIds:
     """`states`: of tasks that are named by their labels. `jobs`: they may be named, too."""
     check_named(names, labels)
     found = pool.select(names, labels_of(labels), states=states)

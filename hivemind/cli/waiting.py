@@ -18,7 +18,7 @@ from hivemind.errors import ExitCode, NotYetError
 from hivemind.jobs import JobInfo
 from hivemind.models import TaskInfo, exit_code_of
 from hivemind.sdk import NodePoolClient
-from hivemind.selectors import Selection
+from hivemind.selectors import NamedIds
 from hivemind.waiting import MOST_AT_ONCE
 from nodepool.domain.tasks import exit_codes
 from nodepool.domain.tasks.states import TaskState
@@ -55,7 +55,7 @@ def wait(
 
 
 def _to_the_end(
-    app: App, pool: NodePoolClient, found: Selection, *, first: bool, timeout: float | None
+    app: App, pool: NodePoolClient, found: NamedIds, *, first: bool, timeout: float | None
 ) -> int:
     ends: list[tuple[TaskState, int]] = []
     spinner = Spinner()

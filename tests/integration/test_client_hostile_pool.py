@@ -52,6 +52,7 @@ COMMANDS: dict[str, list[list[str]]] = {
         ["job", "tasks", "j1", "--limit", "2"],
         ["job", "result", "j1"],
         ["job", "stop", "j1"],
+        ["job", "resubmit", "j1", "--failed"],
     ],
     "logs": [["logs", "-f", "t1"]],
     "stop": [["stop", "t1"], ["stop", "several"], ["stop", "t1", "t2"]],
@@ -80,6 +81,8 @@ COMMANDS: dict[str, list[list[str]]] = {
         ["admin", "tasks", "stop", "t1", "--reason", "x"],
     ],
     "rm": [["rm", "t1"]],
+    "resubmit": [["resubmit", "t1"]],
+    "secret": [["secret", "ls"], ["secret", "rm", "NAME"]],
 }
 ALL = [words for lines in COMMANDS.values() for words in lines]
 TABLES = [["ls"], ["status", "t1"], ["explain", "t1"], ["nodes"], ["top", "--once"], ["ledger"], ["credit"]]
