@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from gateway.usecases.jobs import ShownJob
+from nodepool.domain.tasks.dependencies import from_lines
 from nodepool.domain.tasks.run_inputs import mapping_from_json
+from nodepool.domain.tasks.states import TaskState
 from nodepool.protocol import nodepool_pb2 as pb
-from nodepool.stores.sql.job_rows import JobReason
+from nodepool.stores.sql.job_rows import JobReason, StoredStep
+from nodepool.wire import state_to_wire
 
 
 def job(shown: ShownJob) -> pb.Job:
@@ -16,7 +21,8 @@ def job(shown: ShownJob) -> pb.Job:
         name=row.name,
         labels=mapping_from_json(row.labels),
         tasks=row.count,
-        counts=shown.counts,
+        counts=_counts(shown.counts),
+        waiting=shown.counts.get(TaskState.WAITING, 0),
         created_at=row.created_at,
         ended_at=row.ended_at or 0,
         stop_requested=row.stop_requested,
@@ -28,9 +34,38 @@ def job(shown: ShownJob) -> pb.Job:
     )
 
 
+def step(row: StoredStep, shown: ShownJob) -> pb.JobStep:
+    counts = shown.step_counts.get(row.number, {})
+    return pb.JobStep(
+        name=row.name,
+        tasks=row.tasks,
+        is_array=row.is_array,
+        needs=from_lines(row.needs),
+        needs_any=from_lines(row.needs_any),
+        counts=_counts(counts),
+        waiting=counts.get(TaskState.WAITING, 0),
+        first_index=row.first_index,
+        last_index=row.last_index,
+    )
+
+
+def _counts(told: Mapping[str, int]) -> dict[str, int]:
+    """By the states that clients have always known."""
+    counts: dict[str, int] = {}
+    for state, count in told.items():
+        word = state_to_wire(TaskState(state))
+        counts[word] = counts.get(word, 0) + count
+    return counts
+
+
 def reason(row: JobReason) -> pb.JobReason:
     return pb.JobReason(
-        state=row.state, code=row.code, reason=row.words, tasks=row.tasks, first_index=row.first_index
+        state=state_to_wire(row.state),
+        waits_for_others=row.state is TaskState.WAITING,
+        code=row.code,
+        reason=row.words,
+        tasks=row.tasks,
+        first_index=row.first_index,
     )
 
 

@@ -13,6 +13,7 @@ from nodepool.domain.money.ledger import HoldState
 from nodepool.domain.nodes.generation import NO_WORK_WORDS
 from nodepool.domain.nodes.history import HistoryRules
 from nodepool.domain.nodes.node import NodeStatus, NodeView, is_owner_only, isolation_of
+from nodepool.domain.tasks.dependencies import from_lines
 from nodepool.domain.tasks.reasons import ReasonCode, because
 from nodepool.domain.tasks.retention import Retention, days_told
 from nodepool.domain.tasks.retries import codes_from_text
@@ -62,7 +63,8 @@ def task_detail(
     """`given`: the task where it is to be told, too, what its entry script is given."""
     held = is_held_back(row)
     return pb.TaskDetail(
-        state=shown_state(row),
+        state=wire.state_to_wire(shown_state(row)),
+        **_order(row),
         reason=_checked_message(row) if held else _reason(row),
         assigned_node=row.node_id,
         attempt_number=_attempt_number(row),
@@ -86,7 +88,6 @@ def task_detail(
         replica_records=[_replica_record(run) for run in runs],
         take_pending=row.take_pending,
         held_back_until=row.held_back_until,
-        exclusive=row.exclusive,
         secrets=words_of(mapping_from_json(row.secrets)),
         secrets_on_low_trust=row.secrets_on_low_trust,
         **_tries(row),
@@ -135,6 +136,16 @@ def _tries(row: OwnedTask) -> dict[str, Any]:
         "backoff_seconds": row.backoff_seconds,
         "tries_failed": 0 if is_held_back(row) else row.tries_failed,
         "next_try_at": row.wait_until,
+    }
+
+
+def _order(row: OwnedTask) -> dict[str, Any]:
+    """The fields that say when it runs: after what, and whether never twice at one moment."""
+    return {
+        "exclusive": row.exclusive,
+        "waits_for_others": row.state is TaskState.WAITING,
+        "after": from_lines(row.after),
+        "after_any": from_lines(row.after_any),
     }
 
 
@@ -255,6 +266,7 @@ def _state_message(row: OwnedTask) -> str:
     fewer = minutes if row.minutes_by_balance else ""
     return {
         TaskState.QUEUED: f"waiting for a node{fewer}",
+        TaskState.WAITING: "waiting for other tasks",
         TaskState.PLACED: f"given to node {row.node_id}{fewer}",
         TaskState.RUNNING: f"running on node {row.node_id}{fewer}",
         TaskState.SUCCEEDED: "completed",

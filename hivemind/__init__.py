@@ -30,7 +30,9 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from hivemind.explanation import Explanation, FailedClause, Suggestion
-    from hivemind.jobs import JobInfo, ReasonGroup
+    from hivemind.flow_upload import FlowSubmission
+    from hivemind.flows import FlowStep, TaskFlow, read_flow
+    from hivemind.jobs import JobInfo, ReasonGroup, StepInfo
     from hivemind.models import (
         AttemptInfo,
         Identity,
@@ -68,6 +70,8 @@ __all__ = [
     "ExistsError",
     "Explanation",
     "FailedClause",
+    "FlowStep",
+    "FlowSubmission",
     "Identity",
     "JobInfo",
     "LimitError",
@@ -92,10 +96,12 @@ __all__ = [
     "StateEvent",
     "Statement",
     "StatementLine",
+    "StepInfo",
     "Submission",
     "Suggestion",
     "Sweep",
     "TaskEvent",
+    "TaskFlow",
     "TaskInfo",
     "TaskNeeds",
     "TaskState",
@@ -105,6 +111,7 @@ __all__ = [
     "UnsupportedError",
     "UserRecord",
     "exit_code_of",
+    "read_flow",
 ]
 
 _HOME_OF = {
@@ -114,6 +121,11 @@ _HOME_OF = {
     "SecretInfo": "hivemind.secret_methods",
     "SecretRemoved": "hivemind.secret_methods",
     "NamedIds": "hivemind.selectors",
+    "StepInfo": "hivemind.jobs",
+    "TaskFlow": "hivemind.flows",
+    "FlowStep": "hivemind.flows",
+    "read_flow": "hivemind.flows",
+    "FlowSubmission": "hivemind.flow_upload",
     "Sweep": "hivemind.sweeps",
     "Resubmission": "hivemind.resubmitting",
     "Endpoint": "hivemind.channel",

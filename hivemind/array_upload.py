@@ -14,7 +14,7 @@ from hivemind.uploading import (
     CHUNK_BYTES,
     DEADLINE_SECONDS,
     Progress,
-    check_passes_on,
+    check_pool_knows,
     new_id,
     retries_warning,
 )
@@ -68,8 +68,8 @@ def upload_array(
         raise RefusedError(str(error)) from error
     items = sweep.check(inputs)
     common = needs_to_wire(needs)
-    if needs.secrets:  # all pools that take arrays pass the rest on
-        check_passes_on(gateway, needs)
+    if needs.secrets or needs.after or needs.after_any:  # all pools that take arrays pass the rest on
+        check_pool_knows(gateway, needs)
     package = open_package(source, include=include)
     common.package_bytes = package.size_bytes
     try:

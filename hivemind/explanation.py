@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hivemind.models import TaskInfo, finite, state_from_word
+from hivemind.models import TaskInfo, finite, state_told
 from nodepool.domain.tasks.states import TaskState
 from nodepool.protocol import nodepool_pb2 as pb
 
@@ -61,6 +61,7 @@ class Explanation:
     minutes_by_balance: bool = False  # max_minutes is not named, and is what your balance covers
     waits_for_money: bool = False  # you have less than it holds when it is placed
     array_most_cpt: int = 0  # what all tasks of an array can cost
+    waits_for_others: bool = False  # it comes after other tasks, and waits for no node yet
     complete: bool = True  # False: an older pool, that tells the message and no more
 
 
@@ -69,7 +70,7 @@ def explanation_from_wire(answer: pb.ExplainTaskResponse, task_id: str = "") -> 
     return Explanation(
         task_id=task_id,
         message=answer.message,
-        state=state_from_word(answer.state) if answer.state else None,
+        state=state_told(answer.state, waits_for_others=answer.waits_for_others) if answer.state else None,
         places_now=answer.places_now,
         best_node=answer.best_node,
         nodes_looked_at=answer.nodes_looked_at,
@@ -92,6 +93,7 @@ def explanation_from_wire(answer: pb.ExplainTaskResponse, task_id: str = "") -> 
         minutes_by_balance=answer.minutes_by_balance,
         waits_for_money=answer.waits_for_money,
         array_most_cpt=answer.array_most_cpt,
+        waits_for_others=answer.waits_for_others,
     )
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from hivemind import jobs
 from hivemind.array_upload import ArraySubmission, upload_array
+from hivemind.flow_upload import FlowSubmission, upload_flow
+from hivemind.flows import TaskFlow
 from hivemind.jobs import JobInfo
 from hivemind.models import TaskInfo
 from hivemind.needs import TaskNeeds
@@ -35,6 +37,11 @@ class JobMethods(SignedIn):
         wanted = needs or TaskNeeds()
         return upload_array(self._gateway, Path(source), sweep, wanted, job_id, max_cpt, progress, include)
 
+    def submit_flow(self, flow: TaskFlow, *, job_id: str = "", progress: Progress = silent) -> FlowSubmission:
+        """Send a flow as one job, all of its steps accepted or none; see `hivemind.flows`."""
+        self._need_token()
+        return upload_flow(self._gateway, flow, job_id, progress)
+
     def jobs(self) -> Iterator[JobInfo]:
         """Your jobs, newest first, without their reasons and CPT. Pages are fetched as they are come to."""
         self._need_token()
@@ -45,10 +52,10 @@ class JobMethods(SignedIn):
         self._need_token()
         return jobs.find(self._gateway, job_id)
 
-    def job_tasks(self, job_id: str, *states: TaskState) -> Iterator[TaskInfo]:
-        """A job's tasks by their indices, those in one of `states` (none: all)."""
+    def job_tasks(self, job_id: str, *states: TaskState, step: str = "") -> Iterator[TaskInfo]:
+        """A job's tasks by their indices, those in one of `states` (none: all), and of a flow's `step`."""
         self._need_token()
-        return jobs.tasks(self._gateway, job_id, states)
+        return jobs.tasks(self._gateway, job_id, states, step)
 
     def watch_job(self, job_id: str, *, timeout_seconds: float | None = None) -> Iterator[JobInfo]:
         """The job as it is, again and again, until all of its tasks have ended. Raises NotYetError."""

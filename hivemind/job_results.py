@@ -7,6 +7,7 @@ and no command.
 from __future__ import annotations
 
 import fnmatch
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
@@ -45,28 +46,48 @@ class Fetched:
     path: Path
     outcome: Fetch
     problem: str = ""
+    step: str = ""  # of a flow
 
 
-def check_template(template: str) -> None:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Which task of a job it is. `step` is empty where that is no flow."""
+
+    task_id: str
+    index: int
+    step: str = ""
+
+    def path(self, template: str) -> Path:
+        return Path(template.format(index=self.index, task=self.task_id, step=self.step))
+
+
+def check_template(template: str, *, is_flow: bool = False) -> None:
     """Raises RefusedError where two tasks would have one directory, or nothing can be made of it."""
+    steps = ("a", "b") if is_flow else ("",)
+    places = [_Place(f"job.{step}{index}", index, step) for step in steps for index in (1, 2)]
     try:
-        one, two = (_named(template, f"job.{index}", index) for index in (1, 2))
+        named = {place.path(template) for place in places}
     except (ValueError, LookupError, AttributeError, TypeError) as error:
-        raise RefusedError(f"--output {template!r} knows {{index}} and {{task}} only: {error}") from error
-    if one == two:
-        raise RefusedError(f"--output {template!r} is one directory for all tasks: put {{index}} into it")
+        raise RefusedError(
+            f"--output {template!r} knows {{index}}, {{step}} and {{task}} only: {error}"
+        ) from error
+    if len(named) < len(places):
+        lacks = "{step} and {index}" if is_flow else "{index}"
+        raise RefusedError(f"--output {template!r} is one directory for several tasks: put {lacks} into it")
 
 
-def _named(template: str, task_id: str, index: int) -> Path:
-    return Path(template.format(index=index, task=task_id))
+_OF_ARRAY = re.compile(r"(\d{1,9})")
+_OF_FLOW = re.compile(r"([A-Za-z][A-Za-z0-9_-]{0,39})(?:\.(\d{1,9}))?")
 
 
-def _index(job_id: str, task_id: str) -> int:
+def _place(job_id: str, task_id: str) -> _Place:
     """The pool's words become names of directories here, so they have to be what a job's tasks are called."""
-    index = task_id.removeprefix(f"{job_id}.")
-    if index == task_id or not (index.isascii() and index.isdigit()):
-        raise BadResultError(f"the pool named {task_id[:80]!r} as a task of {job_id}")
-    return int(index)
+    own = task_id.removeprefix(f"{job_id}.") if task_id.startswith(f"{job_id}.") else ""
+    if found := _OF_ARRAY.fullmatch(own):
+        return _Place(task_id, int(found[1]))
+    if found := _OF_FLOW.fullmatch(own):
+        return _Place(task_id, int(found[2] or 0), found[1])
+    raise BadResultError(f"the pool named {task_id[:80]!r} as a task of {job_id}")
 
 
 def fetch_all(
@@ -91,10 +112,19 @@ def fetch_all(
     ended = pool.job_tasks(job_id, *sorted(FINAL_TASK_STATES))
 
     def one(task: TaskInfo) -> Fetched:
-        index = _index(job_id, task.task_id)
-        directory = _named(template, task.task_id, index)
+        place = _place(job_id, task.task_id)
+        if place.step:
+            check_template(template, is_flow=True)
+        directory = place.path(template)
         outcome, problem = _fetched(pool, task.task_id, directory, only, max_unpacked_bytes)
-        return Fetched(task_id=task.task_id, index=index, path=directory, outcome=outcome, problem=problem)
+        return Fetched(
+            task_id=task.task_id,
+            index=place.index,
+            step=place.step,
+            path=directory,
+            outcome=outcome,
+            problem=problem,
+        )
 
     with ThreadPoolExecutor(at_once) as threads:
         while batch := list(islice(ended, _AHEAD)):

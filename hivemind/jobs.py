@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from hivemind.channel import GatewayChannel
 from hivemind.errors import NotYetError, UnsupportedError
-from hivemind.models import TaskInfo, state_from_word, task_from_list
+from hivemind.models import TaskInfo, state_from_word, state_told, task_from_list
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
 from nodepool.protocol import nodepool_pb2 as pb
 
@@ -30,6 +30,24 @@ class ReasonGroup:
     tasks: int
     first_index: int
     code: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepInfo:
+    """One step of a flow. Its tasks have these indices among those of the flow."""
+
+    name: str
+    tasks: int
+    is_array: bool
+    counts: Mapping[TaskState, int]
+    needs: tuple[str, ...] = ()
+    needs_any: tuple[str, ...] = ()
+    first_index: int = 0
+    last_index: int = 0
+
+    @property
+    def ended(self) -> int:
+        return sum(count for state, count in self.counts.items() if state in FINAL_TASK_STATES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +69,7 @@ class JobInfo:
     resubmit_of: str = ""  # the job that it does again
     worst_exit_code: int = 0  # of its tasks that failed; only of an end that is waited for
     reasons: tuple[ReasonGroup, ...] = ()
+    steps: tuple[StepInfo, ...] = ()  # of a flow that is asked for by its id
 
     @property
     def ended(self) -> int:
@@ -61,6 +80,14 @@ class JobInfo:
     def final(self) -> bool:
         """Nothing of it is left to end. Tasks that were deleted or removed since are not counted any more."""
         return self.ended == sum(self.counts.values())
+
+    def task_name(self, index: int) -> str:
+        """The id of its task of this index."""
+        for step in self.steps:
+            if step.first_index <= index <= step.last_index:
+                own = f".{index - step.first_index}" if step.is_array else ""
+                return f"{self.job_id}.{step.name}{own}"
+        return f"{self.job_id}.{index}"
 
     @property
     def succeeded(self) -> int:
@@ -76,7 +103,7 @@ class JobInfo:
 def find(gateway: GatewayChannel, job_id: str) -> JobInfo:
     with _known():
         answer = gateway.call(gateway.tasks.GetJob, pb.GetJobRequest(job_id=job_id))
-    return job_from_wire(answer.job, answer.reasons)
+    return job_from_wire(answer.job, answer.reasons, answer.steps)
 
 
 def pages(gateway: GatewayChannel) -> Iterator[JobInfo]:
@@ -92,14 +119,16 @@ def pages(gateway: GatewayChannel) -> Iterator[JobInfo]:
             return
 
 
-def tasks(gateway: GatewayChannel, job_id: str, states: Sequence[TaskState]) -> Iterator[TaskInfo]:
-    """By their indices; no state: all of them."""
+def tasks(
+    gateway: GatewayChannel, job_id: str, states: Sequence[TaskState], step: str = ""
+) -> Iterator[TaskInfo]:
+    """By their indices; no state: all of them. `step`: of a flow, those of this step."""
     words = [state.value for state in states]
     following = 0
     while True:
         with _known():
             request = pb.ListJobTasksRequest(
-                job_id=job_id, states=words, page_size=_PAGE, from_index=following
+                job_id=job_id, states=words, page_size=_PAGE, from_index=following, step=step
             )
             answer = gateway.call(gateway.tasks.ListJobTasks, request)
         yield from map(task_from_list, answer.tasks)
@@ -137,14 +166,24 @@ def _known() -> Iterator[None]:
         raise UnsupportedError("this pool is too old for jobs") from None
 
 
-def job_from_wire(job: pb.Job, reasons: Sequence[pb.JobReason] = ()) -> JobInfo:
+def _counts(job: pb.Job | pb.JobStep) -> dict[TaskState, int]:
+    counts = {state_from_word(word): count for word, count in job.counts.items()}
+    if job.waiting:
+        counts[TaskState.WAITING] = job.waiting
+        counts[TaskState.QUEUED] = counts.get(TaskState.QUEUED, 0) - job.waiting
+    return {state: count for state, count in counts.items() if count}
+
+
+def job_from_wire(
+    job: pb.Job, reasons: Sequence[pb.JobReason] = (), steps: Sequence[pb.JobStep] = ()
+) -> JobInfo:
     return JobInfo(
         job_id=job.job_id,
         kind=job.kind,
         name=job.name,
         labels=dict(job.labels),
         tasks=job.tasks,
-        counts={state_from_word(word): count for word, count in job.counts.items()},
+        counts=_counts(job),
         created_at=job.created_at,
         ended_at=job.ended_at or None,
         stop_requested=job.stop_requested,
@@ -155,12 +194,25 @@ def job_from_wire(job: pb.Job, reasons: Sequence[pb.JobReason] = ()) -> JobInfo:
         worst_exit_code=job.worst_exit_code,
         reasons=tuple(
             ReasonGroup(
-                state=state_from_word(each.state),
+                state=state_told(each.state, waits_for_others=each.waits_for_others),
                 code=each.code,
                 reason=each.reason,
                 tasks=each.tasks,
                 first_index=each.first_index,
             )
             for each in reasons
+        ),
+        steps=tuple(
+            StepInfo(
+                name=each.name,
+                tasks=each.tasks,
+                is_array=each.is_array,
+                needs=tuple(each.needs),
+                needs_any=tuple(each.needs_any),
+                counts=_counts(each),
+                first_index=each.first_index,
+                last_index=each.last_index,
+            )
+            for each in steps
         ),
     )

@@ -143,6 +143,8 @@ class TaskInfo:
     needs: RequirementsInfo | None = None  # None: an older pool, that does not tell it
     job_id: str = ""  # that it is a task of; empty: none
     job_index: int = 0
+    after: tuple[str, ...] = ()  # tasks and jobs whose success it waits for
+    after_any: tuple[str, ...] = ()  # and those whose end, however they end
 
     @property
     def final(self) -> bool:
@@ -241,7 +243,7 @@ def _task(task_id: str, status: str, detail: pb.TaskDetail | None, *, message: s
     if detail is None:
         state = _STATE_OF_WORD.get(status, TaskState.QUEUED)
         return TaskInfo(task_id=task_id, status=status, state=state, reason=message)
-    state = state_from_word(detail.state)
+    state = state_told(detail.state, waits_for_others=detail.waits_for_others)
     return TaskInfo(
         task_id=task_id,
         status=status or TASK_STATUS_WORDS[state],
@@ -284,6 +286,7 @@ def _task(task_id: str, status: str, detail: pb.TaskDetail | None, *, message: s
         needs=_requirements(detail.needs) if detail.HasField("needs") else None,
         job_id=detail.job_id,
         job_index=detail.job_index,
+        **_order(detail),
     )
 
 
@@ -361,6 +364,15 @@ def state_from_word(word: str) -> TaskState:
         return TaskState(word)
     except ValueError:
         raise UnsupportedError(f"this client does not know the task state {word[:40]!r}") from None
+
+
+def _order(detail: pb.TaskDetail) -> dict[str, Any]:
+    return {"after": tuple(detail.after), "after_any": tuple(detail.after_any)}
+
+
+def state_told(word: str, *, waits_for_others: bool) -> TaskState:
+    """Of a task that waits for other tasks the word says what clients have always known."""
+    return TaskState.WAITING if waits_for_others else state_from_word(word)
 
 
 def _seconds(text: str) -> float:

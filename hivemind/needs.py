@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hivemind.errors import RefusedError
-from nodepool.domain.capabilities import Capability
+from nodepool.domain.capabilities import AFTER_OTHERS, Capability
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.regions import task_region
 from nodepool.domain.resources import MAX_AMOUNT, Resources
+from nodepool.domain.tasks.dependencies import check_named
 from nodepool.domain.tasks.labels import check_labels, check_name
 from nodepool.domain.tasks.retries import check_backoff, check_codes, check_retried, check_retries
 from nodepool.domain.tasks.run_inputs import RunInputs
@@ -49,7 +50,9 @@ class TaskNeeds:
     `arguments` go to the entry script and `environment` into the run's environment, exactly as they are: no
     shell reads them. `secrets` are names of secrets that you have set, as NAME or NAME=VARIABLE; nodes of low
     trust that are not your own have them only with `secrets_on_low_trust`. `name`, which several tasks may
-    share, and `labels` are for finding tasks again.
+    share, and `labels` are for finding tasks again. `after` names tasks and jobs of yours whose success it
+    waits for, and `after_any` those whose end, however they end. It holds nothing meanwhile, and is stopped
+    where the success cannot come any more.
     """
 
     cpu_score: int = 0
@@ -77,6 +80,8 @@ class TaskNeeds:
     secrets_on_low_trust: bool = False
     name: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    after: tuple[str, ...] = ()
+    after_any: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises RefusedError for what no pool would take."""
@@ -96,6 +101,7 @@ class TaskNeeds:
             wanted_secrets(self.secrets, self.environment)
             check_name(self.name)
             check_labels(self.labels)
+            check_named("", self.after, self.after_any)
         except InvalidInputError as error:
             raise RefusedError(str(error)) from error
         if not 0 <= self.max_minutes <= MAX_AMOUNT:
@@ -109,9 +115,13 @@ class TaskNeeds:
         return bool(self.arguments or self.environment)
 
     @property
-    def capabilities(self) -> frozenset[Capability]:
-        """What pool and agents have to pass on, and older ones would drop."""
-        wanted = {Capability.INPUTS: self.has_inputs, Capability.SECRETS: bool(self.secrets)}
+    def capabilities(self) -> frozenset[str]:
+        """What the pool has to know of, and pool and agents to pass on, and older ones would drop."""
+        wanted = {
+            Capability.INPUTS.value: self.has_inputs,
+            Capability.SECRETS.value: bool(self.secrets),
+            AFTER_OTHERS: bool(self.after or self.after_any),
+        }
         return frozenset(word for word, is_needed in wanted.items() if is_needed)
 
 
@@ -143,6 +153,8 @@ def needs_to_wire(needs: TaskNeeds) -> pb.UploadTaskRequest:
         secrets_on_low_trust=needs.secrets_on_low_trust,
         name=needs.name,
         labels=needs.labels,
+        after=needs.after,
+        after_any=needs.after_any,
     )
     if needs.priority is not None:
         request.priority = needs.priority

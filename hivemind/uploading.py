@@ -12,7 +12,7 @@ from hivemind.errors import RefusedError, UnsupportedError
 from hivemind.models import Submission
 from hivemind.needs import TaskNeeds, needs_to_wire
 from hivemind.zip_pack import Package, open_package
-from nodepool.domain.capabilities import Capability, in_words
+from nodepool.domain.capabilities import AFTER_OTHERS, Capability, in_words
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.ids import check_task_id
 from nodepool.protocol import nodepool_pb2 as pb
@@ -57,7 +57,7 @@ def upload_task(
         raise RefusedError(str(error)) from error
     request = needs_to_wire(needs)
     request.task_id = task_id
-    check_passes_on(gateway, needs)
+    check_pool_knows(gateway, needs)
     package = open_package(source, include=include)
     # The gateway keeps nothing else than this; so a file that changes while it is sent is not a task.
     request.package_bytes = package.size_bytes
@@ -68,7 +68,8 @@ def upload_task(
         package.close()
     if not answer.success:
         raise RefusedError(answer.message or None)
-    kept = {Capability.INPUTS: answer.inputs_kept, Capability.SECRETS: answer.secrets_kept}
+    kept: dict[str, bool] = {AFTER_OTHERS: answer.order_kept}
+    kept |= {Capability.INPUTS: answer.inputs_kept, Capability.SECRETS: answer.secrets_kept}
     if dropped := [word for word in sorted(needs.capabilities) if not kept[word]]:
         # Another gateway of the pool than the one that was asked is an older one.
         gateway.call(gateway.tasks.StopTask, pb.StopTaskRequest(task_id=task_id))
@@ -91,8 +92,8 @@ def upload_task(
     )
 
 
-def check_passes_on(gateway: GatewayChannel, needs: TaskNeeds) -> None:
-    """An older pool would run the task without what it is given. Raises UnsupportedError."""
+def check_pool_knows(gateway: GatewayChannel, needs: TaskNeeds) -> None:
+    """An older pool would run the task without what it is given, or at once. Raises UnsupportedError."""
     if not needs.capabilities:
         return
     told = gateway.call(gateway.nodes.HealthCheck, pb.HealthCheckRequest(), with_token=False)
@@ -100,8 +101,10 @@ def check_passes_on(gateway: GatewayChannel, needs: TaskNeeds) -> None:
         raise UnsupportedError(f"{_too_old(missing[0])}; nothing was sent")
 
 
-def _too_old(capability: Capability) -> str:
-    return f"this pool is too old to pass {in_words(capability)} on"
+def _too_old(word: str) -> str:
+    if word == AFTER_OTHERS:
+        return "this pool is too old to let a task wait for others"
+    return f"this pool is too old to pass {in_words(word)} on"
 
 
 def _naming_warning(needs: TaskNeeds, answer: pb.UploadTaskResponse) -> tuple[str, ...]:

@@ -107,6 +107,9 @@ class Settings(BrokerSettings, BalancerSettings, BoundsSettings):
     )
     max_package_ratio: int = Field(200, ge=1, description="most that a package may grow when unpacked")
     max_result_bytes: int = Field(95 << 20, ge=1024, description="largest result ZIP, bytes")
+    max_flow_inputs_mb: int = Field(
+        1024, ge=1, description="most that one run is given of results of other steps of its flow, MiB packed"
+    )
     max_output_bytes: int = Field(10 << 20, ge=1024, description="most output kept of one attempt, bytes")
     max_live_output_bytes: int = Field(
         1 << 20, ge=1024, description="most output kept in Redis of a running attempt, bytes"

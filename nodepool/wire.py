@@ -26,12 +26,15 @@ from nodepool.protocol import nodepool_pb2 as pb
 
 TASK_STATUS_WORDS = {
     TaskState.QUEUED: "PENDING",
+    TaskState.WAITING: "PENDING",
     TaskState.PLACED: "PENDING",
     TaskState.RUNNING: "RUNNING",
     TaskState.SUCCEEDED: "COMPLETED",
     TaskState.FAILED: "FAILED",
     TaskState.STOPPED: "STOPPED",
 }
+# Finer states as clients have known them from the first on: what waits for other tasks is said beside it.
+_STATES_TOLD = {TaskState.WAITING: TaskState.QUEUED}
 NODE_OFFLINE = "OFFLINE"
 NODE_STATUS_WORDS = {
     NodeStatus.ONLINE: "ONLINE",
@@ -53,6 +56,10 @@ def unknown_fields(message: Message) -> frozenset[int]:
     """The numbers of fields that came with it and that this protocol does not have."""
     found = UnknownFieldSet(message)
     return frozenset(found[index].field_number for index in range(len(found)))
+
+
+def state_to_wire(state: TaskState) -> str:
+    return _STATES_TOLD.get(state, state).value
 
 
 def outcome_to_wire(outcome: Outcome) -> pb.AttemptOutcome.ValueType:

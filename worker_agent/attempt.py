@@ -25,6 +25,7 @@ from worker_agent.gateway_client import (
     GatewayRefusedError,
     GatewayStaleError,
 )
+from worker_agent.inputs import RunInput
 from worker_agent.journal import MAX_TAIL_BYTES, EndReport, Entry, EntryPhase, Journal
 from worker_agent.output_stream import OutputStream
 from worker_agent.package import PackageCache
@@ -228,6 +229,7 @@ class Attempt:
                 node_id=shop.node_id,
                 owner_only=shop.owner_only,
                 cpus=self._cores_for(spec.cpu_score),
+                inputs=[self._input(number, one) for number, one in enumerate(spec.inputs)],
             ),
             terms.limits,
             shop.runs_dir / attempt_slug(self.attempt_id),
@@ -250,6 +252,13 @@ class Attempt:
         if self._is_cut():
             return self._cut_off()
         return self._end(execution, done, stream)
+
+    def _input(self, number: int, told: pb.AttemptInput) -> RunInput:
+        request = pb.FetchInputRequest(node_id=self._shop.node_id, attempt_id=self.attempt_id, number=number)
+        link = self._shop.link
+        return RunInput(
+            told.path, told.result_bytes, lambda keep: link.fetch_input(request, keep, self._is_cut)
+        )
 
     def _cores_for(self, cpu_score: int) -> float:
         return cores_for(cpu_score, score_per_core=self._shop.score_per_core, cores=self._shop.cores)

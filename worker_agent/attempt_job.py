@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,6 +12,7 @@ from nodepool.domain.tasks.reasons import ReasonCode
 from nodepool.domain.tasks.run_inputs import check_bounds
 from nodepool.protocol import nodepool_pb2 as pb
 from worker_agent.execution import Job, RunLimits, memory_bytes
+from worker_agent.inputs import RunInput
 from worker_agent.runners.base import RunRefusedError
 
 
@@ -33,6 +34,7 @@ def job_of(
     node_id: str,
     owner_only: bool,
     cpus: float,
+    inputs: Sequence[RunInput] = (),
 ) -> Job:
     """Raises RunRefusedError for what this node does not give: the pool knows, and should not have sent it;
     whoever sent it does not decide."""
@@ -58,6 +60,7 @@ def job_of(
         arguments=tuple(spec.arguments),
         environment=_environment(spec),
         secrets=_secrets(spec),
+        inputs=inputs,
     )
 
 

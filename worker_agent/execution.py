@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nodepool.domain.tasks.flows import INPUTS
 from nodepool.domain.tasks.package_rules import PackageLimits
+from nodepool.domain.tasks.pool_result import MAX_RESULT_ENTRIES
 from nodepool.domain.tasks.states import Outcome
-from worker_agent import wall_clock
+from worker_agent import inputs, wall_clock
+from worker_agent.inputs import RunInput
 from worker_agent.output_buffer import OutputBuffer
 from worker_agent.output_mask import OutputMask, masked_text
 from worker_agent.result_zip import BuiltResult, RunFacts, build_result
@@ -56,6 +59,7 @@ class Job:
     arguments: tuple[str, ...] = field(default=(), repr=False)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)  # values by their variables
+    inputs: Sequence[RunInput] = field(default=(), repr=False)  # what other steps made
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,7 @@ class Execution:
         self._run: StartedRun | None = None
         self._unpacking: Unpacking | None = None
         self._stopped = False
-        self.work_dir = folder / "work"
+        self.work_dir, self._inputs_dir = folder / "work", folder / INPUTS
         self.output = OutputBuffer(limits.max_output_bytes)
 
     def run(self, package: int, on_started: Callable[[], None]) -> Done:
@@ -165,6 +169,8 @@ class Execution:
             dropped_output_bytes=self.output.dropped_bytes,
         )
         output = self.output.chunk(0, self.output.size_bytes)
+        if self._job.inputs:
+            inputs.take_away(self.work_dir)
         return build_result(self.work_dir, destination, facts, output, self._limits.max_result_bytes)
 
     def without_secrets(self, text: str) -> str:
@@ -188,7 +194,13 @@ class Execution:
             max_workdir_bytes=self._limits.max_workdir_bytes,
             max_seconds=self._job.max_run_seconds,
         )
-        unpacking = self._unpacker.unpacking(self.work_dir, limits)
+        entry = self._unpack_into(self.work_dir, package, limits)
+        if self._job.inputs and not self._stopped:
+            self._lay_out_inputs()
+        return entry
+
+    def _unpack_into(self, folder: Path, package: int, limits: UnpackLimits) -> str:
+        unpacking = self._unpacker.unpacking(folder, limits)
         with self._lock:
             self._unpacking = unpacking
             stopped = self._stopped
@@ -200,6 +212,28 @@ class Execution:
             with self._lock:
                 self._unpacking = None
 
+    def _lay_out_inputs(self) -> None:
+        """What other steps made, beside the working directory. It is no part of what the run leaves."""
+        inputs.check_room(self.work_dir)
+        limits = self._limits
+
+        def unpack(package: int, folder: Path, left_bytes: int) -> bool:
+            bounds = PackageLimits(min(left_bytes, limits.max_unpacked_bytes), MAX_RESULT_ENTRIES, _ANY_RATIO)
+            self._unpack_into(
+                folder,
+                package,
+                UnpackLimits(
+                    package=bounds,
+                    max_workdir_bytes=limits.max_workdir_bytes,
+                    max_seconds=self._job.max_run_seconds,
+                    runs=False,
+                ),
+            )
+            return not self._stopped
+
+        inputs.lay_out(self._job.inputs, self._inputs_dir, unpack, max_bytes=limits.max_workdir_bytes)
+        (self.work_dir / INPUTS).mkdir()  # where a runner shows them
+
     def _spec(self, entry: str) -> RunSpec:
         job, limits = self._job, self._limits
         return RunSpec(
@@ -207,6 +241,7 @@ class Execution:
             task_id=job.task_id,
             node_id=job.node_id,
             work_dir=self.work_dir,
+            inputs_dir=self._inputs_dir if self._job.inputs else None,
             entry=entry,
             arguments=job.arguments,
             environment=job.environment,

@@ -182,11 +182,25 @@ class GatewayClient:
                     raise GatewayRefusedError(
                         "the gateway's answer to ClaimAttempt does not begin with a spec"
                     )
-                return first.spec, keep(first.spec, _chunks(call, give_up))
+                return first.spec, keep(first.spec, _chunks(call, give_up, "package_chunk"))
             finally:
                 call.cancel()
 
         return self._retrying(once, give_up)
+
+    def fetch_input(
+        self,
+        request: pb.FetchInputRequest,
+        keep: Callable[[Iterator[bytes]], None],
+        give_up: Callable[[], bool],
+    ) -> None:
+        """`keep` is called again with a new stream when one is cut off. Raises as `claim` does."""
+
+        def once() -> None:
+            call = self._nodes.FetchInput(request, timeout=_STREAM_SECONDS, metadata=self._metadata())
+            keep(_chunks(call, give_up, "chunk"))
+
+        self._retrying(once, give_up)
 
     def append_output(
         self, request: pb.AppendOutputRequest, give_up: Callable[[], bool]
@@ -361,11 +375,11 @@ def _raise_unless_passing(error: grpc.RpcError) -> None:
         raise GatewayRefusedError(f"{code.name}: {details}") from error
 
 
-def _chunks(call: Iterator[pb.ClaimAttemptResponse], give_up: Callable[[], bool]) -> Iterator[bytes]:
+def _chunks(call: Iterator[Any], give_up: Callable[[], bool], name: str) -> Iterator[bytes]:
     for message in call:
         if give_up():
             raise GatewayGivenUpError
-        yield message.package_chunk
+        yield getattr(message, name)
 
 
 def _finish_requests(end: pb.AttemptEnd, result: Path | None) -> Iterator[pb.FinishAttemptRequest]:

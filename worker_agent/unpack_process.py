@@ -52,7 +52,9 @@ def _unpack(request: bytes, answer_to: int, package: int) -> None:
 
 def _answer(request: dict[str, Any], package: int, limits: PackageLimits) -> dict[str, Any]:
     try:
-        entry = unpack(package, Path(), limits, max_disk_bytes=request["max_disk_bytes"])
+        entry = unpack(
+            package, Path(), limits, max_disk_bytes=request["max_disk_bytes"], runs=request["runs"]
+        )
     except InvalidPackageError as error:
         return {"refused": str(error)}
     except MemoryError:

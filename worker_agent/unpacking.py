@@ -41,10 +41,13 @@ class UnpackLimits:
     package: PackageLimits
     max_workdir_bytes: int
     max_seconds: int
+    runs: bool = True  # there must be something to run
 
 
-def unpack(package: int | Path, folder: Path, limits: PackageLimits, *, max_disk_bytes: int = 0) -> str:
-    """Unpack into the empty `folder`; returns the name of what is to be run.
+def unpack(
+    package: int | Path, folder: Path, limits: PackageLimits, *, max_disk_bytes: int = 0, runs: bool = True
+) -> str:
+    """Unpack into the empty `folder`; returns the name of what is to be run, unless nothing is (`runs`).
 
     `package` is a path, or a descriptor that stays open. `max_disk_bytes`, unless 0, is asked of whole blocks
     and of folders too, before anything is written. Raises InvalidPackageError; what was unpacked until then
@@ -53,7 +56,7 @@ def unpack(package: int | Path, folder: Path, limits: PackageLimits, *, max_disk
     source = os.dup(package) if isinstance(package, int) else package
     with open(source, "rb") as file:  # noqa: PTH123  a descriptor too
         file.seek(0)
-        entries = check_package(file, limits)
+        entries = check_package(file, limits, runs=runs)
         if max_disk_bytes and (needed := disk_bytes(entries)) > max_disk_bytes:
             raise InvalidPackageError(
                 f"the package takes {needed} bytes of disk when it is unpacked, "
@@ -62,7 +65,7 @@ def unpack(package: int | Path, folder: Path, limits: PackageLimits, *, max_disk
         with ZipFile(file) as archive:
             for entry in entries:
                 _unpack_entry(archive, entry, folder)
-    return entry_script([entry.filename for entry in entries])
+    return entry_script([entry.filename for entry in entries]) if runs else ""
 
 
 def _unpack_entry(archive: ZipFile, entry: ZipInfo, folder: Path) -> None:
@@ -123,6 +126,10 @@ class Unpacking:
         self._stopped = False
         self._late = False
 
+    @property
+    def was_stopped(self) -> bool:
+        return self._stopped
+
     def run(self, package: int) -> str:
         """The name of what is to be run; empty when it was stopped.
 
@@ -132,6 +139,7 @@ class Unpacking:
             "folder": str(self._folder),
             "limits": asdict(self._limits.package),
             "max_disk_bytes": self._limits.max_workdir_bytes,
+            "runs": self._limits.runs,
             "user": self._give_folder(),
             "parent": os.getpid(),
         }

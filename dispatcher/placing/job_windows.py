@@ -42,9 +42,9 @@ class JobWindows:
             window = self._jobs.get(row.job_id)
             if window is None:
                 window = self._jobs[row.job_id] = _Window(after=-1)
-            elif row.id not in window.ids and row.job_index <= window.after:
-                # Given back, or its hint was lost: there may be more of these.
-                window.after, window.is_last = row.job_index, False
+            elif row.id not in window.ids:
+                # Given back, or its hint was lost, or a later step of a flow goes on: there may be more.
+                window.after, window.is_last = min(window.after, row.job_index), False
             window.ids.add(row.id)
 
     def more(self, queue: WaitQueue) -> list[str]:

@@ -9,6 +9,7 @@ import logging
 
 from dispatcher.context import Dispatcher
 from dispatcher.placing.placement_loop import PlacementLoop
+from dispatcher.sweep.dependents import DependentKeeper
 from nodepool.domain.errors import NodePoolError
 from nodepool.messaging.names import PLACE, partition_queue
 from nodepool.messaging.publisher import Hint
@@ -30,9 +31,11 @@ class JobKeeper:
     def __init__(self, dispatcher: Dispatcher, placement_loop: PlacementLoop) -> None:
         self._dispatcher = dispatcher
         self._placement_loop = placement_loop
+        self._dependents = DependentKeeper(dispatcher, placement_loop)
 
     def look(self) -> None:
         """One pass. Raises UnavailableError."""
+        self._dependents.look()
         database, now = self._dispatcher.database, self._dispatcher.clock()
         for job_id in database.read(lambda c: job_intake.all_left_behind(c, now, _JOBS_AT_ONCE)):
             self._drop(job_id)

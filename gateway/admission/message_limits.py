@@ -35,6 +35,7 @@ _WITH_PIECES = frozenset(
     {
         f"{_MASTER}UploadTaskStream",
         f"{_MASTER}SubmitArray",
+        f"{_MASTER}SubmitFlow",
         f"{_MASTER}StoreOutput",
         f"{_MASTER}StoreLogs",
         f"{_NODES}AppendOutput",

@@ -5,15 +5,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 
 from gateway import job_messages, messages as views
 from gateway.admission.arrival import Context
 from gateway.auth.callers import current_identity
 from gateway.context import Gateway
-from gateway.usecases import jobs, resubmit, submit_array
+from gateway.usecases import jobs, resubmit, submit_array, submit_flow
 from gateway.usecases.array_request import IncomingArray
+from gateway.usecases.flow_request import IncomingFlow
 from gateway.usecases.submit_array import AcceptedArray
 from nodepool.protocol import nodepool_pb2 as pb
+from nodepool.stores.files.disk import disk_errors
 
 
 class JobCalls:
@@ -32,6 +35,27 @@ class JobCalls:
             request, package = incoming.whole()
             return _accepted(await submit_array.submit(gateway, owner, request, package))
 
+    async def SubmitFlow(
+        self, request_iterator: AsyncIterator[pb.SubmitFlowRequest], context: Context
+    ) -> pb.SubmitFlowResponse:
+        gateway, owner = self._gateway, current_identity()
+        with disk_errors(), ExitStack() as stack:
+            incoming = IncomingFlow(gateway, stack)
+            async for message in request_iterator:
+                await incoming.take(message)
+            request, packages = incoming.whole()
+            accepted = await submit_flow.submit(gateway, owner, request, packages, stack)
+        word = "was accepted before; nothing was changed" if accepted.repeated else "is accepted"
+        most = f", at most {accepted.most} CPT" if accepted.most else ""
+        return pb.SubmitFlowResponse(
+            success=True,
+            message=f"flow {accepted.job_id} {word}: {accepted.tasks} tasks{most}",
+            repeated=accepted.repeated,
+            job_id=accepted.job_id,
+            tasks=accepted.tasks,
+            most_cpt=accepted.most,
+        )
+
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
         shown = await self._gateway.run_list(jobs.show, self._gateway, current_identity(), request.job_id)
         return pb.GetJobResponse(
@@ -39,6 +63,7 @@ class JobCalls:
             message=job_messages.sentence(shown),
             job=job_messages.job(shown),
             reasons=[job_messages.reason(row) for row in shown.reasons],
+            steps=[job_messages.step(row, shown) for row in shown.steps],
         )
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
@@ -63,6 +88,7 @@ class JobCalls:
             list(request.states),
             request.page_size,
             request.from_index,
+            request.step,
         )
         retention = self._gateway.settings.retention
         return pb.ListJobTasksResponse(

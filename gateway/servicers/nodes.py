@@ -10,9 +10,9 @@ from gateway.admission.arrival import Context
 from gateway.auth.callers import current_client, current_identity
 from gateway.context import Gateway
 from gateway.health import in_words
-from gateway.usecases import agent_attempts, agent_reports, nodes
+from gateway.usecases import agent_attempts, agent_reports, flow_inputs, nodes
 from gateway.usecases.result_digests import Digests
-from nodepool.domain.capabilities import ALL as CAPABILITIES
+from nodepool.domain.capabilities import POOL as CAPABILITIES
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
@@ -99,6 +99,14 @@ class NodeManagerServicer(rpc.NodeManagerServiceServicer):
             chunks = await gateway.run(agent_attempts.package_chunks, gateway, spec)
             while chunk := await gateway.run(next, chunks, b""):
                 yield pb.ClaimAttemptResponse(package_chunk=chunk)
+
+    async def FetchInput(
+        self, request: pb.FetchInputRequest, context: Context
+    ) -> AsyncIterator[pb.FetchInputResponse]:
+        gateway = self._gateway
+        chunks = await gateway.run(flow_inputs.chunks, gateway, current_identity(), request)
+        while chunk := await gateway.run(next, chunks, b""):
+            yield pb.FetchInputResponse(chunk=chunk)
 
     async def AppendOutput(
         self, request: pb.AppendOutputRequest, context: Context

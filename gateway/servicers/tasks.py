@@ -237,6 +237,7 @@ def _uploaded(accepted: Accepted) -> pb.UploadTaskResponse:
         stored_bytes_limit=accepted.stored_bytes_limit,
         inputs_kept=True,
         secrets_kept=True,
+        order_kept=True,
     )
 
 

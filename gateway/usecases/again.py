@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from nodepool.domain.errors import InvalidInputError
+from nodepool.domain.tasks.dependencies import from_lines
 from nodepool.domain.tasks.retries import codes_from_text
 from nodepool.domain.tasks.run_inputs import arguments_from_json, mapping_from_json
 from nodepool.domain.tasks.run_secrets import words_of
@@ -43,6 +44,8 @@ READ_FROM_ROW: Mapping[str, Callable[[WholeTask], Any]] = {
     "retries": lambda row: row.retries,
     "retry_on": lambda row: codes_from_text(row.retry_on),
     "backoff_seconds": lambda row: row.backoff_seconds,
+    "after": lambda row: from_lines(row.after),
+    "after_any": lambda row: from_lines(row.after_any),
 }
 # What differs between the tasks of an array.
 OF_EACH_TASK = frozenset({"arguments", "environment"})

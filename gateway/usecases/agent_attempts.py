@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
-from gateway.usecases import user_secrets
+from gateway.usecases import flow_inputs, user_secrets
 from gateway.usecases.user_secrets import SecretsNotGivenError
 from nodepool import wire
 from nodepool.clock import steady_clock
@@ -102,6 +102,7 @@ def claim(gateway: Gateway, identity: CallerIdentity, request: pb.ClaimAttemptRe
         arguments=arguments_from_json(row.arguments),
         environment=_environment(row),
         secrets=secrets,
+        inputs=flow_inputs.told(gateway, row.job_id, row.flow_index),
     )
 
 

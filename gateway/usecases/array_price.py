@@ -48,8 +48,7 @@ def price_of_array(columns: RequestedTask, tasks: int, balance: int, max_cpt: in
     )
     if max_cpt and price.most > max_cpt:
         raise InvalidInputError(_over(price, max_cpt))
-    if not 1 <= price.most <= MAX_CPT:
-        raise InvalidInputError("the array can cost more CPT than there can be; ask for less")
+    check_most(price.most, 0)
     if balance < price.of_each:
         raise NotEnoughCptError(
             f"a task of this array costs {each} CPT for each started minute, and holds {price.of_each} CPT "
@@ -57,6 +56,18 @@ def price_of_array(columns: RequestedTask, tasks: int, balance: int, max_cpt: in
             "fewer max_minutes, or for less memory, CPU and GPU"
         )
     return price
+
+
+def check_most(most: int, max_cpt: int) -> None:
+    """What all of a job can cost. Raises InvalidInputError for more than `max_cpt`, or than there can be."""
+    if max_cpt < 0:
+        raise InvalidInputError(f"max_cpt must be 0 (for no bound) or more, not {max_cpt}")
+    if max_cpt and most > max_cpt:
+        raise InvalidInputError(
+            f"this can cost {most} CPT, over its max_cpt of {max_cpt}: ask for fewer tasks or max_minutes"
+        )
+    if not 1 <= most <= MAX_CPT:
+        raise InvalidInputError("all of it can cost more CPT than there can be; ask for less")
 
 
 def _over(price: ArrayPrice, max_cpt: int) -> str:

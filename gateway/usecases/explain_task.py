@@ -15,7 +15,7 @@ from gateway import messages as views
 from gateway.auth.tokens import CallerIdentity
 from gateway.caches.timed_cache import TimedCache
 from gateway.context import Gateway
-from gateway.usecases import dry_run, storage_quota, submit_task, tasks
+from gateway.usecases import dry_run, storage_quota, submit_task, task_order, tasks
 from nodepool.domain.capabilities import needed
 from nodepool.domain.errors import InvalidInputError, UnavailableError
 from nodepool.domain.explain.explanation import PlacementExplanation, explain
@@ -28,6 +28,7 @@ from nodepool.domain.scheduling.fair_share import Decay
 from nodepool.domain.scheduling.request import PlacementRequest, request_of, waiting_task
 from nodepool.domain.scheduling.wait_queue import Ageing, WaitingTask
 from nodepool.domain.tasks import package_rules
+from nodepool.domain.tasks.dependencies import waits_for
 from nodepool.domain.tasks.new_task import RequestedTask
 from nodepool.domain.tasks.reasons import ReasonCode, waits_for_cpt
 from nodepool.domain.tasks.states import LocationMode, TaskKind, TaskState
@@ -43,6 +44,7 @@ from nodepool.stores.sql import (
 )
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.task_rows import OwnedTask, QueuedTask
+from nodepool.wire import state_to_wire
 
 _NODES_SECONDS, _QUEUE_SECONDS, _STARTS_SECONDS = 1.0, 2.0, 5.0
 # As far back as tasks are counted that were started.
@@ -119,12 +121,12 @@ class Explainer:
         """Whoever asks may know it."""
         row, not_owners = self._waiting_run(task)
         if row.state != TaskState.QUEUED:
-            basis = "it has ended" if views.is_final(row) else "it has a node"
             answer = pb.ExplainTaskResponse(
                 success=True,
                 message=views.status_message(row),
-                state=views.shown_state(row),
-                estimate_basis="its result is being checked" if views.is_held_back(row) else basis,
+                state=state_to_wire(views.shown_state(row)),
+                waits_for_others=row.state is TaskState.WAITING,
+                estimate_basis=_basis(row),
             )
             return _priced(answer, _needs(row), row.max_minutes, task.replicas * (task.retries + 1))
         excluded, refused_by = self._had_it(row)
@@ -225,6 +227,10 @@ class Explainer:
         answer.result_days = self._gateway.settings.result_days
         answer.minutes_by_balance = found.minutes_by_balance
         answer.array_most_cpt = found.array_most_cpt
+        after = self._gateway.database.read(lambda c: task_order.unmet(c, columns, identity.user_id))
+        if after:
+            answer.message = str(waits_for(after))
+            answer.waits_for_others, answer.places_now, answer.best_node = True, False, ""
         return _priced(answer, wanted.needs, found.max_minutes, replicas * (columns["retries"] + 1))
 
     def _of_waiting(
@@ -366,6 +372,15 @@ def _as_queued(
         hold_again=0,
         reason_code="",
     )
+
+
+def _basis(row: OwnedTask) -> str:
+    """Why nothing is estimated of a task that does not wait for a node."""
+    if views.is_held_back(row):
+        return "its result is being checked"
+    if row.state is TaskState.WAITING:
+        return "what it comes after has to end first"
+    return "it has ended" if views.is_final(row) else "it has a node"
 
 
 def _needs(row: OwnedTask) -> Resources:

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from gateway import messages as views, page_tokens
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
 from gateway.usecases import tasks
-from nodepool.domain.errors import NotFoundError
+from nodepool.domain.errors import InvalidInputError, NotFoundError, UnavailableError
 from nodepool.domain.money.pricing import is_covered, to_hold_when_placed
 from nodepool.domain.tasks.reasons import ReasonCode, waits_for_cpt
-from nodepool.domain.tasks.states import TaskState
+from nodepool.domain.tasks.states import JobKind, TaskState
 from nodepool.domain.tasks.task_filter import states_of
-from nodepool.stores.sql import jobs as job_store
-from nodepool.stores.sql.job_rows import JobMoney, JobReason, StoredJob
+from nodepool.stores.sql import job_steps, jobs as job_store
+from nodepool.stores.sql.job_rows import JobMoney, JobReason, StoredJob, StoredStep
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.task_rows import OwnedTask
+from nodepool.workflows import dependents
 
+log = logging.getLogger(__name__)
 _PAGE, _MOST = 100, 1000
 _REASONS = 20
 _AT_ONCE = 1000
-_TOLD = (TaskState.QUEUED, TaskState.FAILED, TaskState.STOPPED)
+_TOLD = (TaskState.QUEUED, TaskState.WAITING, TaskState.FAILED, TaskState.STOPPED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +35,8 @@ class ShownJob:
     money: JobMoney = JobMoney()  # noqa: RUF009 - a frozen value
     reasons: Sequence[JobReason] = ()
     worst_exit_code: int = 0  # of tasks that failed, of a job whose end is waited for
+    steps: Sequence[StoredStep] = ()  # of a flow
+    step_counts: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
 
 
 def find_own(gateway: Gateway, identity: CallerIdentity, job_id: str) -> StoredJob:
@@ -50,7 +55,20 @@ def show(gateway: Gateway, identity: CallerIdentity, job_id: str) -> ShownJob:
             job_store.next_unpaid(c, job_id),
         )
     )
-    return ShownJob(job=job, counts=counts, money=money, reasons=_with_money(reasons, first, balance))
+    steps: Sequence[StoredStep] = ()
+    step_counts: Mapping[int, Mapping[str, int]] = {}
+    if job.kind is JobKind.FLOW:
+        steps, step_counts = gateway.database.read(
+            lambda c: (job_steps.of_job(c, job_id), job_steps.counts(c, job_id))
+        )
+    return ShownJob(
+        job=job,
+        counts=counts,
+        money=money,
+        reasons=_with_money(reasons, first, balance),
+        steps=steps,
+        step_counts=step_counts,
+    )
 
 
 def _with_money(reasons: Sequence[JobReason], waiting: OwnedTask | None, balance: int) -> list[JobReason]:
@@ -103,16 +121,30 @@ def list_tasks(
     states: Collection[str],
     page_size: int,
     from_index: int,
+    step: str = "",
 ) -> tuple[Sequence[OwnedTask], int]:
-    """A page, and the index of the next; 0: that was all."""
+    """A page, and the index of the next; 0: that was all. `step`: those of this step of a flow."""
     find_own(gateway, identity, job_id)
     wanted = states_of(states)
+    last: int | None = None
+    if step:
+        found = _step(gateway, job_id, step)
+        from_index, last = max(from_index, found.first_index), found.last_index
     size = views.page_size(page_size, default=_PAGE, most=_MOST)
     rows = gateway.database.read(
-        lambda c: job_store.tasks_page(c, job_id, size + 1, after=from_index - 1, states=wanted)
+        lambda c: job_store.tasks_page(c, job_id, size + 1, after=from_index - 1, last=last, states=wanted)
     )
     following = rows[size].job_index if len(rows) > size else 0
     return rows[:size], following
+
+
+def _step(gateway: Gateway, job_id: str, name: str) -> StoredStep:
+    steps = gateway.database.read(lambda c: job_steps.of_job(c, job_id))
+    found = next((step for step in steps if step.name == name), None)
+    if found is None:
+        names = ", ".join(step.name for step in steps) or "it is no flow"
+        raise InvalidInputError(f"job {job_id} has no step {name[:40]!r}: {names}")
+    return found
 
 
 async def stop(gateway: Gateway, identity: CallerIdentity, job_id: str) -> int:
@@ -129,7 +161,15 @@ async def stop(gateway: Gateway, identity: CallerIdentity, job_id: str) -> int:
         for task_id in ids:
             await gateway.run(_stop_one, gateway, identity, task_id)
         stopped += len(ids)
+    await gateway.run(_go_on_after, gateway, job_id)
     return stopped
+
+
+def _go_on_after(gateway: Gateway, job_id: str) -> None:
+    try:
+        gateway.lifecycle.tell_dependents(dependents.after_job(gateway.lifecycle.settling, job_id))
+    except UnavailableError as error:
+        log.warning("what comes after job %s is looked at by the sweep: %s", job_id, error)
 
 
 def _stop_waiting(gateway: Gateway, job_id: str) -> list[str]:

@@ -99,6 +99,8 @@ def _columns(
     changed: Collection[str],
 ) -> RequestedTask:
     request = request_of_row(row, default_minutes=gateway.settings.default_max_minutes)
+    for name in ("after", "after_any"):  # what is done again begins at once, unless it is said anew
+        request.ClearField(name)
     request = with_changes(request, changes, changed)
     request.task_id = new_id
     return submit_task.requested_task(gateway, request)

@@ -17,20 +17,21 @@ from typing import Any
 
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
-from gateway.usecases import package_check, storage_quota, submit_task, user_secrets
+from gateway.usecases import owner_limits, package_check, storage_quota, submit_task, task_order, user_secrets
 from gateway.usecases.array_price import ArrayPrice, price_of_array
 from gateway.usecases.incoming_package import IncomingPackage, PackageToKeep
 from gateway.usecases.kept_package import KeptPackage
 from nodepool.domain.capabilities import needed
 from nodepool.domain.errors import InvalidInputError, NodePoolError, UnavailableError
 from nodepool.domain.tasks.arrays import ArrayInputs
+from nodepool.domain.tasks.dependencies import WHOLE_JOB, Need, Unit
 from nodepool.domain.tasks.new_task import PricedTask, RequestedTask
 from nodepool.domain.tasks.states import JobKind, TaskState
 from nodepool.domain.trust.tiers import task_tier
 from nodepool.events.catalogue import JobAccepted
 from nodepool.heavy import jobs
 from nodepool.heavy.worker import OutOfBoundsError
-from nodepool.stores.sql import job_intake, jobs as job_store, storage_accounting
+from nodepool.stores.sql import dependencies, job_intake, jobs as job_store, storage_accounting
 from nodepool.stores.sql.database import Connection
 from nodepool.stores.sql.job_intake import Begin
 from nodepool.stores.sql.job_rows import StoredJob
@@ -87,6 +88,7 @@ class AcceptableArray:
     stored_bytes: int  # that its owner keeps
     price: ArrayPrice
     columns: PricedTask
+    needs: Sequence[Need]  # what is still to come of what it comes after
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +97,7 @@ class _PreparedArray:
     request: ArrayRequest
     row: dict[str, Any]  # the columns that all its tasks have
     job: dict[str, Any]
+    needs: Sequence[Need]  # what is still to come of what it comes after
     price: ArrayPrice
     stored_bound: int
 
@@ -168,7 +171,7 @@ def _prepare(
     return _PreparedArray(
         owner=owner,
         request=request,
-        row=_row(gateway, columns, task_tier(found.score), now),
+        row=_row(gateway, columns, found.needs, task_tier(found.score), now),
         job={
             "id": request.job_id,
             "owner_id": owner.user_id,
@@ -182,6 +185,7 @@ def _prepare(
             "max_cpt": request.max_cpt,
             "holder": unaccepted_jobs.new_holder(),
         },
+        needs=found.needs,
         price=found.price,
         stored_bound=storage_quota.bound(gateway, found.score),
     )
@@ -198,7 +202,9 @@ def check_early(
     sha256: str,
 ) -> AcceptableArray:
     """What can be refused of a new array without its package and items. Keeps nothing."""
-    score, stored, balance = gateway.database.read(lambda c: _account(c, owner, columns))
+    needs, score, stored, balance = gateway.database.read(
+        lambda c: (task_order.unmet(c, columns, owner.user_id), *_account(c, owner, columns))
+    )
     price = price_of_array(columns, tasks, balance, max_cpt)
     priced: PricedTask = {
         **columns,
@@ -209,11 +215,11 @@ def check_early(
         "package_sha256": sha256,
         "package_bytes": size,
     }
-    submit_task.check_access(priced, score)
-    submit_task.check_room(gateway, owner, score, more=tasks)
+    owner_limits.check_access(priced, score)
+    owner_limits.check_room(gateway, owner, score, more=tasks)
     storage_quota.check_room(gateway, owner, score, stored, priced)
     package_check.check_not_refused(gateway, sha256)
-    return AcceptableArray(score=score, stored_bytes=stored, price=price, columns=priced)
+    return AcceptableArray(score=score, stored_bytes=stored, price=price, columns=priced, needs=needs)
 
 
 def _account(connection: Connection, owner: CallerIdentity, columns: RequestedTask) -> tuple[int, int, int]:
@@ -224,8 +230,11 @@ def _account(connection: Connection, owner: CallerIdentity, columns: RequestedTa
     return score, storage_accounting.stored_bytes(connection, owner.user_id), balance
 
 
-def _row(gateway: Gateway, columns: PricedTask, tier: str, now: float) -> dict[str, Any]:
-    own = {"id", "arguments", "environment"}
+def _row(
+    gateway: Gateway, columns: PricedTask, needs: Sequence[Need], tier: str, now: float
+) -> dict[str, Any]:
+    # Of what it comes after all of its tasks have the reason, and the job itself the rest.
+    own = {"id", "arguments", "environment", "after", "after_any"}
     return {
         **{name: value for name, value in columns.items() if name not in own},
         # Its index and the number of tasks go into the environment of each.
@@ -234,6 +243,7 @@ def _row(gateway: Gateway, columns: PricedTask, tier: str, now: float) -> dict[s
         "fee_percent": gateway.settings.platform_fee_percent,
         "state": TaskState.QUEUED,
         "reason": "",
+        **task_order.waiting(needs),
         "tier": tier,
         "created_at": now,
         "updated_at": now,
@@ -326,6 +336,8 @@ def _accept(gateway: Gateway, prepared: _PreparedArray) -> None:
 
     def work(connection: Connection) -> None:
         job_intake.accept(connection, job["id"], job["holder"], now)
+        if prepared.needs:
+            dependencies.add(connection, Unit(job["id"], WHOLE_JOB), prepared.needs)
         note(
             connection,
             JobAccepted(
@@ -349,6 +361,8 @@ def _told(gateway: Gateway, prepared: _PreparedArray, pieces: Sequence[str]) -> 
     """One hint for all: a dispatcher that hears of one task looks for the others."""
     row = prepared.row
     gateway.unfinished.accepted(prepared.owner.user_id, prepared.request.tasks)
+    if prepared.needs:
+        return  # what it waits for has ended meanwhile, or will: the one who ends it, or the sweep, tells
     first = job_intake.first_id(prepared.request.job_id, pieces[0])
     gateway.publisher.place_soon(first, row["tier"], row["region"])
 

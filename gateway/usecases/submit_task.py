@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
-from gateway.usecases import package_check, storage_quota, user_secrets
+from gateway.usecases import owner_limits, package_check, storage_quota, task_order, user_secrets
 from gateway.usecases.fitting_minutes import fitting_minutes
 from gateway.usecases.incoming_package import IncomingPackage, PackageToKeep
 from gateway.usecases.kept_package import KeptPackage
 from gateway.usecases.repeated_upload import Accepted, repeated
+from gateway.usecases.task_order import order_of
 from nodepool import wire
 from nodepool.domain import ids, regions
 from nodepool.domain.capabilities import needed
@@ -20,14 +21,12 @@ from nodepool.domain.errors import (
     InvalidInputError,
     NodePoolError,
     NotEnoughCptError,
-    PermissionDeniedError,
-    RateLimitedError,
     TooLargeError,
 )
 from nodepool.domain.ids import check_task_id
-from nodepool.domain.limit_names import LimitName
 from nodepool.domain.money.pricing import price_per_minute_cpt
 from nodepool.domain.resources import Resources
+from nodepool.domain.tasks.dependencies import Unit
 from nodepool.domain.tasks.labels import check_name
 from nodepool.domain.tasks.new_task import (
     NewTask,
@@ -39,12 +38,12 @@ from nodepool.domain.tasks.new_task import (
 from nodepool.domain.tasks.retries import check_retried
 from nodepool.domain.tasks.run_inputs import arguments_to_json, mapping_to_json
 from nodepool.domain.tasks.states import TaskState, Verification
-from nodepool.domain.trust import access_limits
 from nodepool.domain.trust.result_digest import check_patterns
-from nodepool.domain.trust.tiers import SCORE_OF, Tier, opens, task_tier
+from nodepool.domain.trust.tiers import task_tier
 from nodepool.events.catalogue import TaskAccepted
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql import (
+    dependencies,
     nodes as node_store,
     replicas as replica_store,
     storage_accounting,
@@ -127,6 +126,7 @@ def requested_task(gateway: Gateway, request: pb.UploadTaskRequest) -> Requested
         "exclusive": request.exclusive,
         "resubmit_of": "",
         **wire.retries_from_wire(request),
+        **order_of(request),
         **_given(request),
         **_compared(request),
     }
@@ -245,8 +245,8 @@ def _check_cheap(
         lambda connection: _before(connection, owner, columns, fee_percent)
     )
     if existing is None:
-        check_access(columns, score)
-        check_room(gateway, owner, score)
+        owner_limits.check_access(columns, score)
+        owner_limits.check_room(gateway, owner, score)
         storage_quota.check_room(gateway, owner, score, stored, columns)
     return existing, score, stored, fitted
 
@@ -259,7 +259,7 @@ def _keep(gateway: Gateway, prepared: _Prepared, package: PackageToKeep) -> Acce
         # Until its task is there, nobody removes the package as one that no task needs.
         with gateway.files.using_package(sha256):
             package.store(gateway.files)
-            row = _store_fitting(gateway, prepared, bound)
+            row, is_waiting = _store_fitting(gateway, prepared, bound)
     except AlreadyExistsError:
         storage_quota.discard(gateway, sha256)
         found = gateway.database.read(lambda connection: task_store.find(connection, row["id"]))
@@ -268,7 +268,7 @@ def _keep(gateway: Gateway, prepared: _Prepared, package: PackageToKeep) -> Acce
         storage_quota.discard(gateway, sha256)
         raise
     gateway.unfinished.accepted(owner.user_id)
-    for task_id in _to_place(row):
+    for task_id in () if is_waiting else _to_place(row):
         gateway.publisher.place_soon(task_id, row["tier"], row["region"])
     return Accepted(
         row["id"],
@@ -281,12 +281,16 @@ def _keep(gateway: Gateway, prepared: _Prepared, package: PackageToKeep) -> Acce
     )
 
 
-def _store_fitting(gateway: Gateway, prepared: _Prepared, bound: int) -> NewTask:
-    """Its owner's other tasks hold CPT at the same moment: one that names no minutes takes what is left."""
+def _store_fitting(gateway: Gateway, prepared: _Prepared, bound: int) -> tuple[NewTask, bool]:
+    """As it was stored, and whether it waits for others.
+
+    Its owner's other tasks hold CPT at the same moment: one that names no minutes takes what is left.
+    """
     row, owner, fee_percent = prepared.columns, prepared.owner, gateway.settings.platform_fee_percent
+    is_waiting = False
     for tries_left in reversed(range(_FITS)):
         try:
-            gateway.database.write(lambda c: _store(c, row, owner, fee_percent, bound))  # noqa: B023
+            is_waiting = gateway.database.write(lambda c: _store(c, row, owner, fee_percent, bound))  # noqa: B023
         except NotEnoughCptError:
             if not prepared.requested["minutes_by_balance"] or not tries_left:
                 raise
@@ -295,7 +299,7 @@ def _store_fitting(gateway: Gateway, prepared: _Prepared, bound: int) -> NewTask
             row = {**row, "max_minutes": minutes, "minutes_by_balance": fewer}
         else:
             break
-    return row
+    return row, is_waiting
 
 
 def price_of(columns: RequestedTask) -> int:
@@ -319,20 +323,29 @@ def _before(
         minutes, fewer = fitting_minutes(columns, columns["price_per_minute"], facts.balance)
         columns = {**columns, "max_minutes": minutes, "minutes_by_balance": fewer}
         terms = ledger_store.terms_of(columns, fee_percent)
+        task_order.unmet(connection, columns, owner.user_id)
         # The hold itself is what counts; this keeps the package of a task that cannot be from being stored.
         if facts.balance < terms.amount:
             ledger_store.check_covered(connection, owner.user_id, terms)
     return existing, facts.credit_score, facts.stored_bytes, columns
 
 
-def _store(connection: Connection, row: NewTask, owner: CallerIdentity, fee_percent: int, bound: int) -> None:
-    """The task, its runs where it has several, and what it may cost, or none of it."""
+def _store(connection: Connection, row: NewTask, owner: CallerIdentity, fee_percent: int, bound: int) -> bool:
+    """The task, its runs where it has several, and what it may cost, or none of it; whether it waits for
+    others."""
     now = row["created_at"]
-    task_store.insert_task(connection, row)
+    needs = task_order.unmet(connection, row, owner.user_id)
+    # One whose results are compared holds for all its runs at once, and so when it is accepted.
+    holds_later = bool(needs) and row["replicas"] == 1
+    later = {"holds_when_placed": True, "fee_percent": fee_percent} if holds_later else {}
+    task_store.insert_task(connection, {**row, **task_order.waiting(needs), **later})
     label_store.add(connection, [row])
-    if row["replicas"] > 1:
+    if needs:
+        dependencies.add(connection, Unit(row["id"]), needs)
+    elif row["replicas"] > 1:
         replica_store.add_runs(connection, row, range(1, row["replicas"] + 1), now)
-    ledger_store.hold(connection, row, fee_percent=fee_percent, now=now)
+    if not holds_later:
+        ledger_store.hold(connection, row, fee_percent=fee_percent, now=now)
     # The last: rows of storage accounts are locked after all others.
     storage_accounting.add_package(connection, row, bound)
     accepted = TaskAccepted(
@@ -347,52 +360,10 @@ def _store(connection: Connection, row: NewTask, owner: CallerIdentity, fee_perc
         package_bytes=row["package_bytes"],
     )
     note(connection, accepted)
+    return bool(needs)
 
 
 def _to_place(row: NewTask) -> list[str]:
     if row["replicas"] == 1:
         return [row["id"]]
     return [ids.run_id(row["id"], number) for number in range(1, row["replicas"] + 1)]
-
-
-def check_access(columns: RequestedTask, score: int) -> None:
-    """Raises PermissionDeniedError for what the owner's credit does not open."""
-    access_limits.check_access(columns, score)
-    # A task that asks for more trust would wait for ever.
-    min_trust = columns["min_trust"]
-    if min_trust and not opens(task_tier(score), Tier(min_trust)):
-        if columns["retries"] and min_trust == Tier.NORMAL:
-            raise PermissionDeniedError(
-                f"tasks with retries go to nodes of normal trust or more, which take a credit score of "
-                f"{SCORE_OF[Tier.NORMAL]}, and yours is {score}: send it without retries"
-            )
-        raise PermissionDeniedError(
-            f"nodes of {min_trust} trust take a credit score of {SCORE_OF[Tier(min_trust)]} or more, "
-            f"and yours is {score}: ask for min_trust {task_tier(score)} or none"
-        )
-
-
-def check_room(gateway: Gateway, owner: CallerIdentity, score: int, *, more: int = 1) -> None:
-    """Raises RateLimitedError where so many more tasks are more than the owner may have unfinished."""
-    opened = access_limits.limits_of(score).unfinished_tasks
-    limit = min(gateway.settings.max_waiting_tasks_per_user, opened)
-
-    def count() -> int:
-        return gateway.database.read(lambda c: task_store.count_unfinished(c, owner.user_id))
-
-    if not gateway.unfinished.reaches(owner.user_id, max(0, limit - more + 1), count):
-        return
-    if more > 1:
-        raise RateLimitedError(
-            f"you may have {limit} unfinished tasks here, and {more} more would be too many: send fewer, or "
-            "wait until some have ended",
-            limit=LimitName.UNFINISHED_TASKS,
-        )
-    if limit == opened:
-        raise RateLimitedError(
-            access_limits.unfinished_message(limit, score), limit=LimitName.UNFINISHED_TASKS
-        )
-    raise RateLimitedError(
-        f"you have {limit} unfinished tasks, as many as this pool allows; wait until some have ended",
-        limit=LimitName.UNFINISHED_TASKS,
-    )

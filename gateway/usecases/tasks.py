@@ -183,8 +183,9 @@ def stop_found(
     if is_held_back(row):
         _give_now(gateway, row)
         return row
-    if row.state == TaskState.QUEUED:
+    if row.state in (TaskState.QUEUED, TaskState.WAITING):
         storage_quota.release(gateway, task_id)
+        _go_on_after(gateway, task_id)
     try:
         if follow is not None:
             _stop_runs(gateway, follow)
@@ -207,6 +208,15 @@ def _give_now(gateway: Gateway, row: OwnedTask) -> None:
         gateway.outputs.announce(row.id)
     except UnavailableError as error:
         log.warning("who watches %s sees its end a little later: %s", row.id, error)
+    _go_on_after(gateway, row.id)
+
+
+def _go_on_after(gateway: Gateway, task_id: str) -> None:
+    """The task has ended: what waits for it."""
+    try:
+        gateway.lifecycle.go_on_after(task_id)
+    except UnavailableError as error:
+        log.warning("what comes after task %s is looked at by the sweep: %s", task_id, error)
 
 
 def _stop_runs(gateway: Gateway, follow: FollowUp) -> None:

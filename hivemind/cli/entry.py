@@ -41,6 +41,7 @@ _COMMANDS = {
     "wait": ("hivemind.cli.waiting:wait", "Wait for the end of tasks and jobs."),
     "stop": ("hivemind.cli.tasks:stop", "Stop tasks and jobs."),
     "resubmit": ("hivemind.cli.resubmit:resubmit", "Run tasks that have ended once more."),
+    "run": ("hivemind.cli.flows:run", "Send a flow: steps that come after each other."),
     "job": ("hivemind.cli.jobs:job", "Many tasks with one id: status, results, stop."),
     "rm": ("hivemind.cli.tasks:rm", "Delete tasks that have ended."),
     "result": ("hivemind.cli.results:result", "Fetch the files of tasks."),

@@ -84,7 +84,10 @@ def watch(app: App, job_id: str, timeout: float | None) -> int:
             last = found
     if last is None or last.succeeded == last.tasks:
         return ExitCode.OK
-    return ExitCode.INTERRUPTED if last.counts.get(TaskState.STOPPED) else ExitCode.FAILURE
+    # A failed step stops what comes after it: that is a failure, and nobody's stop.
+    failed = last.counts.get(TaskState.FAILED) and not last.stop_requested
+    stopped = last.counts.get(TaskState.STOPPED) and not failed
+    return ExitCode.INTERRUPTED if stopped else ExitCode.FAILURE
 
 
 @job.command()
@@ -96,13 +99,15 @@ def watch(app: App, job_id: str, timeout: float | None) -> int:
     type=click.Choice([state.value for state in TaskState], case_sensitive=False),
     help="Only those; may be given several times.",
 )
+@click.option("--step", default="", help="Of a flow: only those of this step.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
 @json_option
 @pass_app
-def tasks(app: App, job_id: str, states: tuple[str, ...], limit: int) -> None:
+def tasks(app: App, job_id: str, *, states: tuple[str, ...], step: str, limit: int) -> None:
     """A job's tasks, by their indices."""
     with connect(app) as pool:
-        found = list(islice(pool.job_tasks(one_job(pool, job_id), *map(TaskState, states)), limit))
+        chosen = one_job(pool, job_id)
+        found = list(islice(pool.job_tasks(chosen, *map(TaskState, states), step=step), limit))
     if app.json:
         app.answer([jsonable(task) for task in found])
     elif found:

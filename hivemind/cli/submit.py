@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from hivemind.cli.app import App, json_option, pass_app
-from hivemind.cli.completing import region_words
+from hivemind.cli.completing import region_words, task_ids
 from hivemind.cli.connect import connect, names_it
 from hivemind.cli.explain import dry_run
 from hivemind.cli.follow import follow
@@ -26,6 +26,11 @@ from hivemind.zip_unpack import MAX_UNPACKED_BYTES, check_destination
 from nodepool.domain.tasks.states import DEFAULT_PRIORITY, MAX_PRIORITY, LocationMode
 from nodepool.domain.trust.tiers import TIERS
 from nodepool.domain.trust.voting import MAX_REPLICAS
+
+
+def ids_of(_context: click.Context, _parameter: click.Parameter, words: tuple[str, ...]) -> tuple[str, ...]:
+    """Ids with commas between, of an option that may be given several times."""
+    return tuple(one for word in words for one in word.replace(",", " ").split())
 
 
 @click.command(cls=SweepCommand)
@@ -85,6 +90,22 @@ from nodepool.domain.trust.voting import MAX_REPLICAS
     help="Never run twice at one moment: a node that is cut off ends it soon [default: it goes on].",
 )
 @retry_options
+@click.option(
+    "--after",
+    multiple=True,
+    callback=ids_of,
+    metavar="ID[,ID]",
+    shell_complete=task_ids,
+    help="Wait for the success of these tasks and jobs; stopped where it cannot come any more.",
+)
+@click.option(
+    "--after-any",
+    multiple=True,
+    callback=ids_of,
+    metavar="ID[,ID]",
+    shell_complete=task_ids,
+    help="Wait until these tasks and jobs have ended, however they do.",
+)
 @click.option(
     "--dry-run", "is_dry", is_flag=True, help="Say where it would run now and its price; send nothing."
 )

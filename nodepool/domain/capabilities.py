@@ -18,11 +18,19 @@ _MOST, _LONGEST = 16, 32
 class Capability(StrEnum):
     INPUTS = "inputs"  # arguments and environment variables of the task
     SECRETS = "secrets"  # variables that nothing but the run is to show
+    RESULTS = "results"  # files that other steps of a flow made
 
 
 # What an agent of this version says.
 ALL = tuple(Capability)
-_WORDS = {Capability.INPUTS: "arguments or environment variables", Capability.SECRETS: "secrets"}
+# What a pool can do by itself, and clients ask for before they count on it.
+AFTER_OTHERS = "after"  # tasks wait for other tasks
+POOL = (*ALL, AFTER_OTHERS)
+_WORDS = {
+    Capability.INPUTS: "arguments or environment variables",
+    Capability.SECRETS: "secrets",
+    Capability.RESULTS: "results of other steps of a flow",
+}
 
 
 def check_capabilities(told: Iterable[str]) -> str:
@@ -39,9 +47,13 @@ def capabilities_of(stored: str) -> frozenset[str]:
     return frozenset(stored.split())
 
 
-def needed(*, has_inputs: bool, has_secrets: bool) -> str:
+def needed(*, has_inputs: bool, has_secrets: bool, has_results: bool = False) -> str:
     """What a task needs of its node's agent, as it is stored."""
-    wanted = {Capability.INPUTS: has_inputs, Capability.SECRETS: has_secrets}
+    wanted = {
+        Capability.INPUTS: has_inputs,
+        Capability.SECRETS: has_secrets,
+        Capability.RESULTS: has_results,
+    }
     return check_capabilities(word for word, is_needed in wanted.items() if is_needed)
 
 

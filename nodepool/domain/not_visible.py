@@ -34,6 +34,11 @@ def no_job(job_id: str) -> NotFoundError:
     return NotFoundError(f"there is no job {job_id[:_SHOWN]!r} of yours")
 
 
+def no_task_or_job(needed_id: str) -> NotFoundError:
+    """For whoever names what a task of their own comes after."""
+    return NotFoundError(f"there is no task or job {needed_id[:_SHOWN]!r} of yours to come after")
+
+
 def no_node(node_id: str) -> NotFoundError:
     """For whoever asks for a node of their own."""
     return NotFoundError(f"there is no node {node_id[:_SHOWN]!r} of yours")

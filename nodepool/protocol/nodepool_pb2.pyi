@@ -1539,6 +1539,7 @@ class AttemptSpec(_message.Message):
     ARGUMENTS_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     SECRETS_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     task_id: _builtins.str
     attempt_number: _builtins.int
@@ -1568,6 +1569,10 @@ class AttemptSpec(_message.Message):
     def secrets(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Variables, too, which nothing but the run is to show; what the run prints of them is masked."""
 
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptInput]:
+        """Fetched with FetchInput. Only for agents with the capability."""
+
     def __init__(
         self,
         *,
@@ -1590,14 +1595,85 @@ class AttemptSpec(_message.Message):
         arguments: _abc.Iterable[_builtins.str] | None = ...,
         environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         secrets: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        inputs: _abc.Iterable[Global___AttemptInput] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "cpu_score", b"cpu_score", "environment", b"environment", "exclusive", b"exclusive", "gpu_memory_gb", b"gpu_memory_gb", "gpu_score", b"gpu_score", "image", b"image", "max_run_seconds", b"max_run_seconds", "memory_gb", b"memory_gb", "network", b"network", "of_node_owner", b"of_node_owner", "package_bytes", b"package_bytes", "package_follows", b"package_follows", "package_sha256", b"package_sha256", "secrets", b"secrets", "stop_requested", b"stop_requested", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "cpu_score", b"cpu_score", "environment", b"environment", "exclusive", b"exclusive", "gpu_memory_gb", b"gpu_memory_gb", "gpu_score", b"gpu_score", "image", b"image", "inputs", b"inputs", "max_run_seconds", b"max_run_seconds", "memory_gb", b"memory_gb", "network", b"network", "of_node_owner", b"of_node_owner", "package_bytes", b"package_bytes", "package_follows", b"package_follows", "package_sha256", b"package_sha256", "secrets", b"secrets", "stop_requested", b"stop_requested", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AttemptSpec: _TypeAlias = AttemptSpec  # noqa: Y015
+
+@_typing.final
+class AttemptInput(_message.Message):
+    """The result of a task of another step of the flow, which the run finds unpacked and read-only."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    RESULT_BYTES_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """below the folder "inputs" of the working directory: STEP, or STEP/INDEX"""
+    result_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        result_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "result_bytes", b"result_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttemptInput: _TypeAlias = AttemptInput  # noqa: Y015
+
+@_typing.final
+class FetchInputRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_ID_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    attempt_id: _builtins.str
+    number: _builtins.int
+    """in AttemptSpec.inputs, the first is 0"""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        attempt_id: _builtins.str = ...,
+        number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "node_id", b"node_id", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchInputRequest: _TypeAlias = FetchInputRequest  # noqa: Y015
+
+@_typing.final
+class FetchInputResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchInputResponse: _TypeAlias = FetchInputResponse  # noqa: Y015
 
 @_typing.final
 class AppendOutputRequest(_message.Message):
@@ -2275,6 +2351,308 @@ class SubmitArrayResponse(_message.Message):
 Global___SubmitArrayResponse: _TypeAlias = SubmitArrayResponse  # noqa: Y015
 
 @_typing.final
+class SubmitFlowRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FLOW_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    PACKAGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def flow(self) -> Global___FlowSpec:
+        """the first message"""
+
+    @_builtins.property
+    def items(self) -> Global___FlowPiece:
+        """of the step of this number, the first is 0; as in SubmitArrayRequest"""
+
+    @_builtins.property
+    def package(self) -> Global___FlowPiece:
+        """of the package of this number"""
+
+    def __init__(
+        self,
+        *,
+        flow: Global___FlowSpec | None = ...,
+        items: Global___FlowPiece | None = ...,
+        package: Global___FlowPiece | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["flow", b"flow", "items", b"items", "package", b"package", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flow", b"flow", "items", b"items", "package", b"package", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["flow", "items", "package"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___SubmitFlowRequest: _TypeAlias = SubmitFlowRequest  # noqa: Y015
+
+@_typing.final
+class FlowPiece(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    data: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FlowPiece: _TypeAlias = FlowPiece  # noqa: Y015
+
+@_typing.final
+class FlowSpec(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    PACKAGES_FIELD_NUMBER: _builtins.int
+    MAX_CPT_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """its tasks are <job_id>.<step>, and of an array <job_id>.<step>.<index>"""
+    name: _builtins.str
+    """for people, as the next"""
+    max_cpt: _builtins.int
+    """refused where all of it could cost more; 0: no bound"""
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___FlowStep]: ...
+    @_builtins.property
+    def packages(self) -> _containers.RepeatedCompositeFieldContainer[Global___FlowPackage]: ...
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        steps: _abc.Iterable[Global___FlowStep] | None = ...,
+        packages: _abc.Iterable[Global___FlowPackage] | None = ...,
+        max_cpt: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "labels", b"labels", "max_cpt", b"max_cpt", "name", b"name", "packages", b"packages", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FlowSpec: _TypeAlias = FlowSpec  # noqa: Y015
+
+@_typing.final
+class FlowPackage(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PACKAGE_BYTES_FIELD_NUMBER: _builtins.int
+    PACKAGE_SHA256_FIELD_NUMBER: _builtins.int
+    package_bytes: _builtins.int
+    package_sha256: _builtins.str
+    """hex"""
+    def __init__(
+        self,
+        *,
+        package_bytes: _builtins.int = ...,
+        package_sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["package_bytes", b"package_bytes", "package_sha256", b"package_sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FlowPackage: _TypeAlias = FlowPackage  # noqa: Y015
+
+@_typing.final
+class FlowStep(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    PACKAGE_FIELD_NUMBER: _builtins.int
+    NEEDS_FIELD_NUMBER: _builtins.int
+    NEEDS_ANY_FIELD_NUMBER: _builtins.int
+    ARRAY_TASKS_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    package: _builtins.int
+    """the number of its package"""
+    array_tasks: _builtins.int
+    """how many lines of items follow for it; 0: it is one task"""
+    @_builtins.property
+    def task(self) -> Global___UploadTaskRequest:
+        """What its tasks have in common; task_id, task_zip, package_bytes and package_sha256 stay empty. In arguments and values
+        of environment {step.result} is the folder with the results of a step that it needs, read-only.
+        """
+
+    @_builtins.property
+    def needs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """steps whose success it comes after"""
+
+    @_builtins.property
+    def needs_any(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """and those whose end, however they end"""
+
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of the values of an array, as in ArraySpec"""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        task: Global___UploadTaskRequest | None = ...,
+        package: _builtins.int = ...,
+        needs: _abc.Iterable[_builtins.str] | None = ...,
+        needs_any: _abc.Iterable[_builtins.str] | None = ...,
+        array_tasks: _builtins.int = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["array_tasks", b"array_tasks", "name", b"name", "names", b"names", "needs", b"needs", "needs_any", b"needs_any", "package", b"package", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FlowStep: _TypeAlias = FlowStep  # noqa: Y015
+
+@_typing.final
+class SubmitFlowResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    REPEATED_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    MOST_CPT_FIELD_NUMBER: _builtins.int
+    success: _builtins.bool
+    message: _builtins.str
+    repeated: _builtins.bool
+    """it was accepted before"""
+    job_id: _builtins.str
+    tasks: _builtins.int
+    """of all steps"""
+    most_cpt: _builtins.int
+    """that all of it can cost"""
+    def __init__(
+        self,
+        *,
+        success: _builtins.bool = ...,
+        message: _builtins.str = ...,
+        repeated: _builtins.bool = ...,
+        job_id: _builtins.str = ...,
+        tasks: _builtins.int = ...,
+        most_cpt: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "message", b"message", "most_cpt", b"most_cpt", "repeated", b"repeated", "success", b"success", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitFlowResponse: _TypeAlias = SubmitFlowResponse  # noqa: Y015
+
+@_typing.final
+class JobStep(_message.Message):
+    """One step of a flow, as it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class CountsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    IS_ARRAY_FIELD_NUMBER: _builtins.int
+    NEEDS_FIELD_NUMBER: _builtins.int
+    NEEDS_ANY_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    FIRST_INDEX_FIELD_NUMBER: _builtins.int
+    LAST_INDEX_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    tasks: _builtins.int
+    is_array: _builtins.bool
+    waiting: _builtins.int
+    first_index: _builtins.int
+    """of its tasks among those of the flow, as the next"""
+    last_index: _builtins.int
+    @_builtins.property
+    def needs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def needs_any(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """by state, as in Job"""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        tasks: _builtins.int = ...,
+        is_array: _builtins.bool = ...,
+        needs: _abc.Iterable[_builtins.str] | None = ...,
+        needs_any: _abc.Iterable[_builtins.str] | None = ...,
+        counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        waiting: _builtins.int = ...,
+        first_index: _builtins.int = ...,
+        last_index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "first_index", b"first_index", "is_array", b"is_array", "last_index", b"last_index", "name", b"name", "needs", b"needs", "needs_any", b"needs_any", "tasks", b"tasks", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobStep: _TypeAlias = JobStep  # noqa: Y015
+
+@_typing.final
 class Job(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -2332,6 +2710,7 @@ class Job(_message.Message):
     MAX_CPT_FIELD_NUMBER: _builtins.int
     WORST_EXIT_CODE_FIELD_NUMBER: _builtins.int
     RESUBMIT_OF_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     kind: _builtins.str
     """array, flow"""
@@ -2349,6 +2728,8 @@ class Job(_message.Message):
     """The largest exit code of its tasks that failed, as a shell would say it; only in WatchTasks."""
     resubmit_of: _builtins.str
     """the job that it does again; empty: none"""
+    waiting: _builtins.int
+    """so many of those that are QUEUED wait for other tasks"""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -2372,10 +2753,11 @@ class Job(_message.Message):
         max_cpt: _builtins.int = ...,
         worst_exit_code: _builtins.int = ...,
         resubmit_of: _builtins.str = ...,
+        waiting: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "created_at", b"created_at", "ended_at", b"ended_at", "held_cpt", b"held_cpt", "job_id", b"job_id", "kind", b"kind", "labels", b"labels", "max_cpt", b"max_cpt", "name", b"name", "paid_cpt", b"paid_cpt", "resubmit_of", b"resubmit_of", "stop_requested", b"stop_requested", "tasks", b"tasks", "worst_exit_code", b"worst_exit_code"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "created_at", b"created_at", "ended_at", b"ended_at", "held_cpt", b"held_cpt", "job_id", b"job_id", "kind", b"kind", "labels", b"labels", "max_cpt", b"max_cpt", "name", b"name", "paid_cpt", b"paid_cpt", "resubmit_of", b"resubmit_of", "stop_requested", b"stop_requested", "tasks", b"tasks", "waiting", b"waiting", "worst_exit_code", b"worst_exit_code"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2392,12 +2774,15 @@ class JobReason(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     TASKS_FIELD_NUMBER: _builtins.int
     FIRST_INDEX_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_OTHERS_FIELD_NUMBER: _builtins.int
     state: _builtins.str
     code: _builtins.str
     """empty: none is known yet"""
     reason: _builtins.str
     tasks: _builtins.int
     first_index: _builtins.int
+    waits_for_others: _builtins.bool
+    """as in TaskDetail"""
     def __init__(
         self,
         *,
@@ -2406,10 +2791,11 @@ class JobReason(_message.Message):
         reason: _builtins.str = ...,
         tasks: _builtins.int = ...,
         first_index: _builtins.int = ...,
+        waits_for_others: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "first_index", b"first_index", "reason", b"reason", "state", b"state", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "first_index", b"first_index", "reason", b"reason", "state", b"state", "tasks", b"tasks", "waits_for_others", b"waits_for_others"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2442,6 +2828,7 @@ class GetJobResponse(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     JOB_FIELD_NUMBER: _builtins.int
     REASONS_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
     message: _builtins.str
     @_builtins.property
@@ -2450,6 +2837,10 @@ class GetJobResponse(_message.Message):
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobReason]:
         """of tasks that wait, failed or were stopped, most tasks first"""
 
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobStep]:
+        """of a flow"""
+
     def __init__(
         self,
         *,
@@ -2457,10 +2848,11 @@ class GetJobResponse(_message.Message):
         message: _builtins.str = ...,
         job: Global___Job | None = ...,
         reasons: _abc.Iterable[Global___JobReason] | None = ...,
+        steps: _abc.Iterable[Global___JobStep] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "message", b"message", "reasons", b"reasons", "success", b"success"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "message", b"message", "reasons", b"reasons", "steps", b"steps", "success", b"success"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2529,10 +2921,13 @@ class ListJobTasksRequest(_message.Message):
     STATES_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     FROM_INDEX_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     page_size: _builtins.int
     from_index: _builtins.int
     """next_index of the page before"""
+    step: _builtins.str
+    """of a flow: only those of this step"""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """as in TaskDetail; none: all"""
@@ -2544,10 +2939,11 @@ class ListJobTasksRequest(_message.Message):
         states: _abc.Iterable[_builtins.str] | None = ...,
         page_size: _builtins.int = ...,
         from_index: _builtins.int = ...,
+        step: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_index", b"from_index", "job_id", b"job_id", "page_size", b"page_size", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_index", b"from_index", "job_id", b"job_id", "page_size", b"page_size", "states", b"states", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2704,6 +3100,8 @@ class UploadTaskRequest(_message.Message):
     RETRIES_FIELD_NUMBER: _builtins.int
     RETRY_ON_FIELD_NUMBER: _builtins.int
     BACKOFF_SECONDS_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    AFTER_ANY_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     task_zip: _builtins.bytes
     memory_gb: _builtins.int
@@ -2766,6 +3164,12 @@ class UploadTaskRequest(_message.Message):
 
     @_builtins.property
     def retry_on(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def after(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of tasks and jobs of one's own: it waits for the success of all of these, and for any end of those."""
+
+    @_builtins.property
+    def after_any(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -2799,10 +3203,12 @@ class UploadTaskRequest(_message.Message):
         retries: _builtins.int = ...,
         retry_on: _abc.Iterable[_builtins.int] | None = ...,
         backoff_seconds: _builtins.int = ...,
+        after: _abc.Iterable[_builtins.str] | None = ...,
+        after_any: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "priority", b"priority"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "arguments", b"arguments", "backoff_seconds", b"backoff_seconds", "compare_outputs", b"compare_outputs", "cpu_score", b"cpu_score", "environment", b"environment", "exclusive", b"exclusive", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "image", b"image", "labels", b"labels", "location", b"location", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "memory_gb", b"memory_gb", "min_trust", b"min_trust", "name", b"name", "network", b"network", "package_bytes", b"package_bytes", "package_sha256", b"package_sha256", "priority", b"priority", "replicas", b"replicas", "retries", b"retries", "retry_on", b"retry_on", "secrets", b"secrets", "secrets_on_low_trust", b"secrets_on_low_trust", "take_pending", b"take_pending", "task_id", b"task_id", "task_zip", b"task_zip", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "after", b"after", "after_any", b"after_any", "arguments", b"arguments", "backoff_seconds", b"backoff_seconds", "compare_outputs", b"compare_outputs", "cpu_score", b"cpu_score", "environment", b"environment", "exclusive", b"exclusive", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "image", b"image", "labels", b"labels", "location", b"location", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "memory_gb", b"memory_gb", "min_trust", b"min_trust", "name", b"name", "network", b"network", "package_bytes", b"package_bytes", "package_sha256", b"package_sha256", "priority", b"priority", "replicas", b"replicas", "retries", b"retries", "retry_on", b"retry_on", "secrets", b"secrets", "secrets_on_low_trust", b"secrets_on_low_trust", "take_pending", b"take_pending", "task_id", b"task_id", "task_zip", b"task_zip", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
@@ -2824,6 +3230,7 @@ class UploadTaskResponse(_message.Message):
     MAX_MINUTES_FIELD_NUMBER: _builtins.int
     MINUTES_BY_BALANCE_FIELD_NUMBER: _builtins.int
     RETRIES_FIELD_NUMBER: _builtins.int
+    ORDER_KEPT_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
     message: _builtins.str
     repeated_upload: _builtins.bool
@@ -2841,6 +3248,8 @@ class UploadTaskResponse(_message.Message):
     """the request named none, and the balance covered no more"""
     retries: _builtins.int
     """as they were accepted. A pool that does not know them says nothing"""
+    order_kept: _builtins.bool
+    """after and after_any were read. A pool that does not know them says nothing"""
     def __init__(
         self,
         *,
@@ -2854,10 +3263,11 @@ class UploadTaskResponse(_message.Message):
         max_minutes: _builtins.int = ...,
         minutes_by_balance: _builtins.bool = ...,
         retries: _builtins.int = ...,
+        order_kept: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs_kept", b"inputs_kept", "max_minutes", b"max_minutes", "message", b"message", "minutes_by_balance", b"minutes_by_balance", "repeated_upload", b"repeated_upload", "retries", b"retries", "secrets_kept", b"secrets_kept", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "success", b"success"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs_kept", b"inputs_kept", "max_minutes", b"max_minutes", "message", b"message", "minutes_by_balance", b"minutes_by_balance", "order_kept", b"order_kept", "repeated_upload", b"repeated_upload", "retries", b"retries", "secrets_kept", b"secrets_kept", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "success", b"success"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3037,6 +3447,9 @@ class TaskDetail(_message.Message):
     NEXT_TRY_AT_FIELD_NUMBER: _builtins.int
     RESUBMIT_OF_FIELD_NUMBER: _builtins.int
     NEEDS_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    AFTER_ANY_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_OTHERS_FIELD_NUMBER: _builtins.int
     state: _builtins.str
     """QUEUED, PLACED, RUNNING, SUCCEEDED, FAILED, STOPPED"""
     reason: _builtins.str
@@ -3101,6 +3514,8 @@ class TaskDetail(_message.Message):
     """it waits until then; 0: it does not wait for a try"""
     resubmit_of: _builtins.str
     """the task or job that it does again; empty: none"""
+    waits_for_others: _builtins.bool
+    """state is QUEUED, and it is other tasks that it waits for, and no node yet"""
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptRecord]:
         """Newest last; only in PollTaskStatus."""
@@ -3127,6 +3542,12 @@ class TaskDetail(_message.Message):
     def needs(self) -> Global___TaskRequirements:
         """what it asks of a node"""
 
+    @_builtins.property
+    def after(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """as they were submitted; of a job's tasks the reason says it"""
+
+    @_builtins.property
+    def after_any(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -3179,10 +3600,13 @@ class TaskDetail(_message.Message):
         next_try_at: _builtins.float = ...,
         resubmit_of: _builtins.str = ...,
         needs: Global___TaskRequirements | None = ...,
+        after: _abc.Iterable[_builtins.str] | None = ...,
+        after_any: _abc.Iterable[_builtins.str] | None = ...,
+        waits_for_others: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["needs", b"needs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "assigned_node", b"assigned_node", "attempt_number", b"attempt_number", "attempts", b"attempts", "backoff_seconds", b"backoff_seconds", "created_at", b"created_at", "environment", b"environment", "exclusive", b"exclusive", "exit_code", b"exit_code", "finished_at", b"finished_at", "has_exit_code", b"has_exit_code", "has_result", b"has_result", "held_back_until", b"held_back_until", "held_cpt", b"held_cpt", "holds_when_placed", b"holds_when_placed", "job_id", b"job_id", "job_index", b"job_index", "labels", b"labels", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "min_trust", b"min_trust", "minutes_by_balance", b"minutes_by_balance", "name", b"name", "needs", b"needs", "next_try_at", b"next_try_at", "output_removed", b"output_removed", "owner", b"owner", "paid_cpt", b"paid_cpt", "price_per_minute_cpt", b"price_per_minute_cpt", "priority", b"priority", "queue", b"queue", "reason", b"reason", "replica_records", b"replica_records", "replicas", b"replicas", "resubmit_of", b"resubmit_of", "result_bytes", b"result_bytes", "result_removed_at", b"result_removed_at", "result_until", b"result_until", "retries", b"retries", "retry_on", b"retry_on", "secrets", b"secrets", "secrets_on_low_trust", b"secrets_on_low_trust", "started_at", b"started_at", "state", b"state", "stop_requested", b"stop_requested", "take_pending", b"take_pending", "tries_failed", b"tries_failed", "updated_at", b"updated_at", "verification", b"verification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "after_any", b"after_any", "arguments", b"arguments", "assigned_node", b"assigned_node", "attempt_number", b"attempt_number", "attempts", b"attempts", "backoff_seconds", b"backoff_seconds", "created_at", b"created_at", "environment", b"environment", "exclusive", b"exclusive", "exit_code", b"exit_code", "finished_at", b"finished_at", "has_exit_code", b"has_exit_code", "has_result", b"has_result", "held_back_until", b"held_back_until", "held_cpt", b"held_cpt", "holds_when_placed", b"holds_when_placed", "job_id", b"job_id", "job_index", b"job_index", "labels", b"labels", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "min_trust", b"min_trust", "minutes_by_balance", b"minutes_by_balance", "name", b"name", "needs", b"needs", "next_try_at", b"next_try_at", "output_removed", b"output_removed", "owner", b"owner", "paid_cpt", b"paid_cpt", "price_per_minute_cpt", b"price_per_minute_cpt", "priority", b"priority", "queue", b"queue", "reason", b"reason", "replica_records", b"replica_records", "replicas", b"replicas", "resubmit_of", b"resubmit_of", "result_bytes", b"result_bytes", "result_removed_at", b"result_removed_at", "result_until", b"result_until", "retries", b"retries", "retry_on", b"retry_on", "secrets", b"secrets", "secrets_on_low_trust", b"secrets_on_low_trust", "started_at", b"started_at", "state", b"state", "stop_requested", b"stop_requested", "take_pending", b"take_pending", "tries_failed", b"tries_failed", "updated_at", b"updated_at", "verification", b"verification", "waits_for_others", b"waits_for_others"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3826,6 +4250,7 @@ class ExplainTaskResponse(_message.Message):
     MINUTES_BY_BALANCE_FIELD_NUMBER: _builtins.int
     WAITS_FOR_MONEY_FIELD_NUMBER: _builtins.int
     ARRAY_MOST_CPT_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_OTHERS_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
     message: _builtins.str
     """one sentence"""
@@ -3858,6 +4283,8 @@ class ExplainTaskResponse(_message.Message):
     """its owner has less than it holds when it is placed"""
     array_most_cpt: _builtins.int
     """what all tasks of the array can cost, for max_minutes each"""
+    waits_for_others: _builtins.bool
+    """for other tasks, and for no node yet"""
     @_builtins.property
     def failed(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailedClause]:
         """what kept the others, most nodes first"""
@@ -3891,10 +4318,11 @@ class ExplainTaskResponse(_message.Message):
         minutes_by_balance: _builtins.bool = ...,
         waits_for_money: _builtins.bool = ...,
         array_most_cpt: _builtins.int = ...,
+        waits_for_others: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["array_most_cpt", b"array_most_cpt", "best_node", b"best_node", "can_never_run", b"can_never_run", "estimate_basis", b"estimate_basis", "estimated_wait_seconds", b"estimated_wait_seconds", "failed", b"failed", "max_minutes", b"max_minutes", "max_price_cpt", b"max_price_cpt", "message", b"message", "minutes_by_balance", b"minutes_by_balance", "nodes_looked_at", b"nodes_looked_at", "places_now", b"places_now", "position", b"position", "price_per_minute_cpt", b"price_per_minute_cpt", "result_days", b"result_days", "state", b"state", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "success", b"success", "suggestions", b"suggestions", "waiting_tasks", b"waiting_tasks", "waits_for_money", b"waits_for_money"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["array_most_cpt", b"array_most_cpt", "best_node", b"best_node", "can_never_run", b"can_never_run", "estimate_basis", b"estimate_basis", "estimated_wait_seconds", b"estimated_wait_seconds", "failed", b"failed", "max_minutes", b"max_minutes", "max_price_cpt", b"max_price_cpt", "message", b"message", "minutes_by_balance", b"minutes_by_balance", "nodes_looked_at", b"nodes_looked_at", "places_now", b"places_now", "position", b"position", "price_per_minute_cpt", b"price_per_minute_cpt", "result_days", b"result_days", "state", b"state", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "success", b"success", "suggestions", b"suggestions", "waiting_tasks", b"waiting_tasks", "waits_for_money", b"waits_for_money", "waits_for_others", b"waits_for_others"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

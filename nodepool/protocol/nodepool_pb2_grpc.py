@@ -598,6 +598,11 @@ class NodeManagerServiceStub(object):
                 request_serializer=proto_dot_nodepool__pb2.ClaimAttemptRequest.SerializeToString,
                 response_deserializer=proto_dot_nodepool__pb2.ClaimAttemptResponse.FromString,
                 _registered_method=True)
+        self.FetchInput = channel.unary_stream(
+                '/nodepool.NodeManagerService/FetchInput',
+                request_serializer=proto_dot_nodepool__pb2.FetchInputRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.FetchInputResponse.FromString,
+                _registered_method=True)
         self.AppendOutput = channel.unary_unary(
                 '/nodepool.NodeManagerService/AppendOutput',
                 request_serializer=proto_dot_nodepool__pb2.AppendOutputRequest.SerializeToString,
@@ -677,6 +682,13 @@ class NodeManagerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchInput(self, request, context):
+        """One of the results that a running attempt is given (AttemptSpec.inputs), a ZIP in pieces.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def AppendOutput(self, request, context):
         """Output of a running attempt. Repeats of bytes that arrived already are dropped by offset.
         """
@@ -739,6 +751,11 @@ def add_NodeManagerServiceServicer_to_server(servicer, server):
                     servicer.ClaimAttempt,
                     request_deserializer=proto_dot_nodepool__pb2.ClaimAttemptRequest.FromString,
                     response_serializer=proto_dot_nodepool__pb2.ClaimAttemptResponse.SerializeToString,
+            ),
+            'FetchInput': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchInput,
+                    request_deserializer=proto_dot_nodepool__pb2.FetchInputRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.FetchInputResponse.SerializeToString,
             ),
             'AppendOutput': grpc.unary_unary_rpc_method_handler(
                     servicer.AppendOutput,
@@ -1008,6 +1025,33 @@ class NodeManagerService(object):
             _registered_method=True)
 
     @staticmethod
+    def FetchInput(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/nodepool.NodeManagerService/FetchInput',
+            proto_dot_nodepool__pb2.FetchInputRequest.SerializeToString,
+            proto_dot_nodepool__pb2.FetchInputResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def AppendOutput(request,
             target,
             options=(),
@@ -1158,6 +1202,11 @@ class MasterNodeServiceStub(object):
                 '/nodepool.MasterNodeService/SubmitArray',
                 request_serializer=proto_dot_nodepool__pb2.SubmitArrayRequest.SerializeToString,
                 response_deserializer=proto_dot_nodepool__pb2.SubmitArrayResponse.FromString,
+                _registered_method=True)
+        self.SubmitFlow = channel.stream_unary(
+                '/nodepool.MasterNodeService/SubmitFlow',
+                request_serializer=proto_dot_nodepool__pb2.SubmitFlowRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.SubmitFlowResponse.FromString,
                 _registered_method=True)
         self.GetJob = channel.unary_unary(
                 '/nodepool.MasterNodeService/GetJob',
@@ -1323,6 +1372,14 @@ class MasterNodeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SubmitFlow(self, request_iterator, context):
+        """Steps that come after each other, as one job, accepted whole or not at all: first the flow, then the items of its
+        arrays and its packages in pieces. Sent again with the same job_id it changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetJob(self, request, context):
         """What a job has come to: counts, money, and why tasks of it wait or failed.
         """
@@ -1473,6 +1530,11 @@ def add_MasterNodeServiceServicer_to_server(servicer, server):
                     servicer.SubmitArray,
                     request_deserializer=proto_dot_nodepool__pb2.SubmitArrayRequest.FromString,
                     response_serializer=proto_dot_nodepool__pb2.SubmitArrayResponse.SerializeToString,
+            ),
+            'SubmitFlow': grpc.stream_unary_rpc_method_handler(
+                    servicer.SubmitFlow,
+                    request_deserializer=proto_dot_nodepool__pb2.SubmitFlowRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.SubmitFlowResponse.SerializeToString,
             ),
             'GetJob': grpc.unary_unary_rpc_method_handler(
                     servicer.GetJob,
@@ -1982,6 +2044,33 @@ class MasterNodeService(object):
             '/nodepool.MasterNodeService/SubmitArray',
             proto_dot_nodepool__pb2.SubmitArrayRequest.SerializeToString,
             proto_dot_nodepool__pb2.SubmitArrayResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitFlow(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/nodepool.MasterNodeService/SubmitFlow',
+            proto_dot_nodepool__pb2.SubmitFlowRequest.SerializeToString,
+            proto_dot_nodepool__pb2.SubmitFlowResponse.FromString,
             options,
             channel_credentials,
             insecure,

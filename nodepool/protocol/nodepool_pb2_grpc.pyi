@@ -200,6 +200,8 @@ class NodeManagerServiceStub:
     package (none when the node said that it has those bytes). From here on the task is RUNNING.
     Asked again by the same node for the same attempt, it answers the same.
     """
+    FetchInput: _grpc.UnaryStreamMultiCallable[_nodepool_pb2.FetchInputRequest, _nodepool_pb2.FetchInputResponse]
+    """One of the results that a running attempt is given (AttemptSpec.inputs), a ZIP in pieces."""
     AppendOutput: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.AppendOutputRequest, _nodepool_pb2.AppendOutputResponse]
     """Output of a running attempt. Repeats of bytes that arrived already are dropped by offset."""
     FinishAttempt: _grpc.StreamUnaryMultiCallable[_nodepool_pb2.FinishAttemptRequest, _nodepool_pb2.FinishAttemptResponse]
@@ -232,6 +234,8 @@ class NodeManagerServiceAsyncStub(NodeManagerServiceStub):
     package (none when the node said that it has those bytes). From here on the task is RUNNING.
     Asked again by the same node for the same attempt, it answers the same.
     """
+    FetchInput: _aio.UnaryStreamMultiCallable[_nodepool_pb2.FetchInputRequest, _nodepool_pb2.FetchInputResponse]  # type: ignore[assignment]
+    """One of the results that a running attempt is given (AttemptSpec.inputs), a ZIP in pieces."""
     AppendOutput: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.AppendOutputRequest, _nodepool_pb2.AppendOutputResponse]  # type: ignore[assignment]
     """Output of a running attempt. Repeats of bytes that arrived already are dropped by offset."""
     FinishAttempt: _aio.StreamUnaryMultiCallable[_nodepool_pb2.FinishAttemptRequest, _nodepool_pb2.FinishAttemptResponse]  # type: ignore[assignment]
@@ -317,6 +321,14 @@ class NodeManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def FetchInput(
+        self,
+        request: _nodepool_pb2.FetchInputRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_nodepool_pb2.FetchInputResponse], _abc.AsyncIterator[_nodepool_pb2.FetchInputResponse]]:
+        """One of the results that a running attempt is given (AttemptSpec.inputs), a ZIP in pieces."""
+
+    @_abc_1.abstractmethod
     def AppendOutput(
         self,
         request: _nodepool_pb2.AppendOutputRequest,
@@ -375,6 +387,10 @@ class MasterNodeServiceStub:
     """Many tasks of one package, accepted whole or not at all: first the array, then its items and its package in
     pieces. Sent again with the same job_id it changes nothing.
     """
+    SubmitFlow: _grpc.StreamUnaryMultiCallable[_nodepool_pb2.SubmitFlowRequest, _nodepool_pb2.SubmitFlowResponse]
+    """Steps that come after each other, as one job, accepted whole or not at all: first the flow, then the items of its
+    arrays and its packages in pieces. Sent again with the same job_id it changes nothing.
+    """
     GetJob: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.GetJobRequest, _nodepool_pb2.GetJobResponse]
     """What a job has come to: counts, money, and why tasks of it wait or failed."""
     ListJobs: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.ListJobsRequest, _nodepool_pb2.ListJobsResponse]
@@ -432,6 +448,10 @@ class MasterNodeServiceAsyncStub(MasterNodeServiceStub):
     SubmitArray: _aio.StreamUnaryMultiCallable[_nodepool_pb2.SubmitArrayRequest, _nodepool_pb2.SubmitArrayResponse]  # type: ignore[assignment]
     """Many tasks of one package, accepted whole or not at all: first the array, then its items and its package in
     pieces. Sent again with the same job_id it changes nothing.
+    """
+    SubmitFlow: _aio.StreamUnaryMultiCallable[_nodepool_pb2.SubmitFlowRequest, _nodepool_pb2.SubmitFlowResponse]  # type: ignore[assignment]
+    """Steps that come after each other, as one job, accepted whole or not at all: first the flow, then the items of its
+    arrays and its packages in pieces. Sent again with the same job_id it changes nothing.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.GetJobRequest, _nodepool_pb2.GetJobResponse]  # type: ignore[assignment]
     """What a job has come to: counts, money, and why tasks of it wait or failed."""
@@ -589,6 +609,16 @@ class MasterNodeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_nodepool_pb2.SubmitArrayResponse, _abc.Awaitable[_nodepool_pb2.SubmitArrayResponse]]:
         """Many tasks of one package, accepted whole or not at all: first the array, then its items and its package in
         pieces. Sent again with the same job_id it changes nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def SubmitFlow(
+        self,
+        request_iterator: _MaybeAsyncIterator[_nodepool_pb2.SubmitFlowRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.SubmitFlowResponse, _abc.Awaitable[_nodepool_pb2.SubmitFlowResponse]]:
+        """Steps that come after each other, as one job, accepted whole or not at all: first the flow, then the items of its
+        arrays and its packages in pieces. Sent again with the same job_id it changes nothing.
         """
 
     @_abc_1.abstractmethod

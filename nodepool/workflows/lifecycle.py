@@ -30,7 +30,9 @@ from nodepool.stores.redis.usage import UsageStore
 from nodepool.stores.sql import credit as credit_store, nodes as node_store, tasks as task_store
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.node_rows import StoredNode
+from nodepool.workflows import dependents
 from nodepool.workflows.attempt_end import Ended, end_in_sql
+from nodepool.workflows.dependents import Settled, Settling
 from nodepool.workflows.kept_output import keep_lost_output
 
 log = logging.getLogger(__name__)
@@ -95,6 +97,7 @@ class Lifecycle:
                 self.publish_follow_up(ended.follow_up)
             if ended.changed:
                 self._charge(ended)
+                self.go_on_after(ids.shown_task(ended.task.id))
             for owner_id in ended.tiers_changed:
                 self.sync_nodes_of(owner_id)
         except UnavailableError as error:
@@ -126,6 +129,21 @@ class Lifecycle:
             self.sync_nodes_of(owner_id)
         for node_id in follow.paused:
             self._put(self.database.read(lambda c: node_store.find(c, node_id)))  # noqa: B023
+
+    def go_on_after(self, task_id: str) -> None:
+        """What waits for this task, which may have ended. Raises UnavailableError: then the sweep does it."""
+        self.tell_dependents(dependents.after_task(self.settling, task_id))
+
+    @property
+    def settling(self) -> Settling:
+        return Settling(self.database, self.clock, self.settings.max_flow_inputs_mb << 20)
+
+    def tell_dependents(self, settled: Settled) -> None:
+        """Raises UnavailableError."""
+        for hint in settled.released:
+            self.publisher.place(hint.id, hint.tier, hint.region)
+        for task_id in (*settled.stopped, *(hint.id for hint in settled.released)):
+            self.outputs.announce(task_id)
 
     def lose_attempt(
         self, attempt_id: str, node_id: str, owner_id: int, reason: Reason, *, blameless: bool = False

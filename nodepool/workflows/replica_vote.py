@@ -10,7 +10,7 @@ from __future__ import annotations
 from nodepool.domain.ends import replicated_end
 from nodepool.domain.ends.effects import EndDecision, FollowUp
 from nodepool.domain.ends.task_runs import ParentTask
-from nodepool.domain.tasks.states import FINAL_TASK_STATES
+from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
 from nodepool.stores.sql import replicas, tasks as task_store
 from nodepool.stores.sql.database import Connection
 from nodepool.stores.sql.task_rows import OwnedTask
@@ -35,8 +35,8 @@ def follow_up(connection: Connection, parent: ParentTask, by: Deciding) -> Follo
 def stop(connection: Connection, task_id: str, by: Deciding) -> tuple[OwnedTask, FollowUp | None]:
     """task_store.request_stop, and of a task with several runs the stop of all of them."""
     before = task_store.request_stop(connection, task_id, by.now)
-    if before.replicas == 1 or before.state in FINAL_TASK_STATES:
-        return before, None
+    if before.replicas == 1 or before.state in FINAL_TASK_STATES or before.state is TaskState.WAITING:
+        return before, None  # what waits for others has no runs yet
     parent = replicas.find(connection, task_id)  # locked by the request
     if parent is None:
         return before, None

@@ -22,15 +22,16 @@ def edges_drawn(marker: str) -> list[tuple[str, str]]:
     return [(before, after) for before, after in re.findall(r"^\s+(\S+) --> (\S+)$", found[1], re.MULTILINE)]
 
 
-def edges_of(table: Mapping[StrEnum, frozenset[StrEnum]], first: StrEnum) -> set[tuple[str, str]]:
+def edges_of(table: Mapping[StrEnum, frozenset[StrEnum]], *first: StrEnum) -> set[tuple[str, str]]:
     inner = {(str(before), str(after)) for before, nexts in table.items() for after in nexts}
-    return inner | {(END, str(first))} | {(str(state), END) for state, nexts in table.items() if not nexts}
+    begin = {(END, str(state)) for state in first}
+    return inner | begin | {(str(state), END) for state, nexts in table.items() if not nexts}
 
 
 @pytest.mark.parametrize(
     ("marker", "wanted"),
     [
-        ("task", edges_of(TASK_TRANSITIONS, TaskState.QUEUED)),  # type: ignore[arg-type]
+        ("task", edges_of(TASK_TRANSITIONS, TaskState.QUEUED, TaskState.WAITING)),  # type: ignore[arg-type]
         ("attempt", edges_of(ATTEMPT_TRANSITIONS, AttemptState.ASSIGNED)),  # type: ignore[arg-type]
     ],
 )

@@ -51,6 +51,8 @@ NOT_COPIED = {
     "retries": _NOT_TRIED,
     "retry_on": _NOT_TRIED,
     "backoff_seconds": _NOT_TRIED,
+    "after": "runs are there when their task waits for nothing but nodes",
+    "after_any": "runs are there when their task waits for nothing but nodes",
 }
 # Sent by the owner and read back nowhere since the first version. A new field is no such case.
 _NOT_READ_BACK = "an old wish that TaskDetail has no place for; the owner has sent it"
@@ -93,6 +95,8 @@ SAMPLES: dict[str, Any] = {
     "secrets": ["TOKEN", "DB=PGPASSWORD"],
     "secrets_on_low_trust": True,
     "retry_on": [75, 137],
+    "after": ["first"],
+    "after_any": ["first"],
 }
 READMES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-TW.md")}
 SETTINGS = Settings(_env_file=None, allowed_images="other:1", allow_task_network=True)

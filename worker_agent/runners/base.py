@@ -45,6 +45,7 @@ class RunSpec:
     task_id: str
     node_id: str
     work_dir: Path
+    inputs_dir: Path | None = None  # seen read-only in the working directory; what other steps made
     entry: str
     arguments: tuple[str, ...] = field(default=(), repr=False)  # for the entry, as they are
     # Of its owner's and the pool's. What the run itself needs wins over them.

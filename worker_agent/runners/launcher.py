@@ -284,6 +284,8 @@ def _build_root(plan: dict[str, Any]) -> None:
         _show(source, path, read_only=True)
     for source, path in plan["own"]:
         _show(source, path, read_only=False)
+    for source, path in plan["inputs"]:
+        _show(source, path, read_only=True)
     _build_devices(plan["tmpfs_bytes"])
     _memory("/tmp", plan["tmpfs_bytes"])  # noqa: S108
     _mount("proc", _BASE + "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)

@@ -21,6 +21,7 @@ from worker_agent.runners.sandbox import (
     MAX_OPEN_FILES,
     MIN_MEMORY_BYTES,
     OOM_SCORE_ADJUSTMENT,
+    SHOWN_INPUTS,
     WORK,
     Bootstrap,
     task_command,
@@ -206,12 +207,18 @@ def _own(spec: RunSpec, bootstrap: Bootstrap | None) -> list[tuple[str, str]]:
     return own if bootstrap is None else [*own, (str(bootstrap.host_dir), DEPENDENCIES)]
 
 
+def _inputs(spec: RunSpec) -> list[tuple[str, str]]:
+    """What other steps made, within its working directory and read-only: (source, path)."""
+    return [] if spec.inputs_dir is None else [(str(spec.inputs_dir), SHOWN_INPUTS)]
+
+
 def _view(spec: RunSpec, tools: SandboxTools, bootstrap: Bootstrap | None) -> dict[str, Any]:
     return {
         "folders": _parents(tools),
         "shown": _shown(tools, network=spec.network),
         "links": _links(tools),
         "own": _own(spec, bootstrap),
+        "inputs": _inputs(spec),
         "tmpfs_bytes": spec.tmpfs_bytes,
     }
 
@@ -239,8 +246,8 @@ def _bubblewrap(
     command += ["--proc", "/proc", "--dev", "/dev"]
     for path in (_SHM, _TMP):
         command += ["--perms", "1777", "--size", str(spec.tmpfs_bytes), "--tmpfs", path]
-    for source, path in _own(spec, bootstrap):
-        command += ["--bind", source, path]
+    command += [word for pair in _own(spec, bootstrap) for word in ("--bind", *pair)]
+    command += [word for pair in _inputs(spec) for word in ("--ro-bind", *pair)]
     # What bubblewrap builds on is a tmpfs without a bound of its own.
     command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", WORK, "--"]
     return command

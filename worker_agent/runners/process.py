@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 
 from nodepool.domain.nodes.isolation import Isolation
+from nodepool.domain.tasks.flows import INPUTS
 from nodepool.domain.tasks.reasons import ReasonCode
 from worker_agent import tree_removal
 from worker_agent.runners import cgroups, orphans, proc
@@ -115,6 +116,11 @@ class ProcessRunner:
                 if user.drop_to is not None:
                     give_tree(folder, user.drop_to, user.drop_to)
                 folder.chmod(0o700)
+            if spec.inputs_dir is not None and not self.tools.separate:
+                # Without a view of its own the run follows a link; the files are not its user's.
+                link = spec.work_dir / INPUTS
+                link.rmdir()
+                link.symlink_to(spec.inputs_dir)
         except BaseException:
             prepared.discard()
             raise

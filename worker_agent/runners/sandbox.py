@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nodepool.domain.tasks.flows import INPUTS
 from worker_agent.runners.base import RunSpec
 
 WORK = "/work"
+SHOWN_INPUTS = f"{WORK}/{INPUTS}"
 DEPENDENCIES = "/deps"
 _TMP = "/tmp"  # noqa: S108
 LABEL_NODE = "hivemind.node"
@@ -149,6 +151,8 @@ def _host_options(
 ) -> dict[str, Any]:
     memory = max(spec.memory_bytes, MIN_MEMORY_BYTES)
     mounts = [_bind(spec.work_dir, WORK)]
+    if spec.inputs_dir is not None:
+        mounts.append({**_bind(spec.inputs_dir, SHOWN_INPUTS), "ReadOnly": True})
     if bootstrap is not None:
         mounts.append(_bind(bootstrap.host_dir, DEPENDENCIES))
     taken = {mount["Target"] for mount in mounts} | {_TMP}

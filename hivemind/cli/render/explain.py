@@ -22,6 +22,7 @@ from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
 _MAX_LINES = 20
 _STATE_WORDS = {
     TaskState.QUEUED: "is queued",
+    TaskState.WAITING: "is waiting",
     TaskState.PLACED: "is placed",
     TaskState.RUNNING: "is running",
     TaskState.SUCCEEDED: "has succeeded",
@@ -49,6 +50,8 @@ def quote_view(told: Explanation) -> Group:
     if told.places_now:
         where = f" on {one_line(told.best_node)}" if told.best_node else ""
         verdict = Text(f"would run now{where}", "bold green")
+    elif told.waits_for_others:
+        verdict = Text("would be accepted and wait for other tasks", "bold yellow")
     elif told.can_never_run:
         verdict = Text(
             "would be accepted, but no node could run it: it would wait until one joins", "bold red"

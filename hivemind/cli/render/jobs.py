@@ -5,7 +5,7 @@ Knows rich; knows neither the connection nor click.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -20,7 +20,14 @@ from nodepool.domain.tasks.states import TaskState
 
 def job_json(job: JobInfo) -> dict[str, Any]:
     told: dict[str, Any] = jsonable(job)
-    return {**told, "counts": {state.value: count for state, count in job.counts.items()}, "ended": job.ended}
+    told["counts"], told["ended"] = _by_word(job.counts), job.ended
+    for step, shown in zip(job.steps, told["steps"], strict=True):
+        shown["counts"], shown["ended"] = _by_word(step.counts), step.ended
+    return told
+
+
+def _by_word(counts: Mapping[TaskState, int]) -> dict[str, int]:
+    return {state.value: count for state, count in counts.items()}
 
 
 def jobs_table(jobs: Sequence[JobInfo], now: float) -> PlainTable:
@@ -35,7 +42,7 @@ def jobs_table(jobs: Sequence[JobInfo], now: float) -> PlainTable:
             f"{job.tasks:,}",
             f"{100 * job.ended // job.tasks if job.tasks else 100} %",
             duration_text(now - job.created_at) if job.created_at else "",
-            _states(job),
+            _states(job.counts),
         )
     return table
 
@@ -44,7 +51,7 @@ def job_line(job: JobInfo, now: float) -> str:
     """Its progress, on one line."""
     left = job.seconds_left(now)
     about = f", about {duration_text(left)} left at this pace" if left is not None else ""
-    return f"{job.ended:,} of {count_text(job.tasks, 'task')} ended: {_states(job).plain}{about}"
+    return f"{job.ended:,} of {count_text(job.tasks, 'task')} ended: {_states(job.counts).plain}{about}"
 
 
 def job_details(job: JobInfo, now: float) -> Group:
@@ -70,8 +77,10 @@ def job_details(job: JobInfo, now: float) -> Group:
     for name, text in rows.items():
         if text:
             table.add_row(name, Text(text))
-    table.add_row("states", _states(job))
+    table.add_row("states", _states(job.counts))
     parts: list[RenderableType] = [table]
+    if job.steps:
+        parts += ["", _steps(job)]
     if job.reasons:
         parts += ["", _reasons(job)]
     return Group(*parts)
@@ -88,15 +97,34 @@ def _reasons(job: JobInfo) -> PlainTable:
             f"{each.tasks:,}",
             Text(each.state.value, STATE_STYLES[each.state]),
             one_line(each.reason) or "not known yet",
-            f"{one_line(job.job_id)}.{each.first_index}",
+            one_line(job.task_name(each.first_index)),
         )
     return table
 
 
-def _states(job: JobInfo) -> Text:
+def _steps(job: JobInfo) -> PlainTable:
+    table = PlainTable(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("STEP", overflow="fold")
+    table.add_column("AFTER", overflow="fold")
+    table.add_column("TASKS", justify="right", no_wrap=True)
+    table.add_column("ENDED", justify="right", no_wrap=True)
+    table.add_column("STATES", overflow="fold")
+    for step in job.steps:
+        after = [*step.needs, *(f"{name} (any end)" for name in step.needs_any)]
+        table.add_row(
+            one_line(step.name),
+            one_line(", ".join(after)),
+            f"{step.tasks:,}",
+            f"{100 * step.ended // step.tasks if step.tasks else 100} %",
+            _states(step.counts),
+        )
+    return table
+
+
+def _states(counts: Mapping[TaskState, int]) -> Text:
     told = Text()
     for state in TaskState:
-        if count := job.counts.get(state, 0):
+        if count := counts.get(state, 0):
             told.append(", " if told.plain else "")
             told.append(f"{count:,} {state.value.lower()}", STATE_STYLES[state])
     return told

@@ -40,6 +40,7 @@ _MINUTE_SECONDS, _HOUR_SECONDS, _DAY_SECONDS = 60, 3600, 86400
 _WRAPPED_COLUMNS = frozenset({"NAME", "NODE", "REASON"})
 STATE_STYLES = {
     TaskState.QUEUED: "yellow",
+    TaskState.WAITING: "blue",
     TaskState.PLACED: "cyan",
     TaskState.RUNNING: "cyan",
     TaskState.SUCCEEDED: "green",
@@ -123,6 +124,7 @@ def task_details(task: TaskInfo, now: float) -> Group:
         else "",
         "held": f"{task.held_cpt:,} CPT" if task.held_cpt else "",
         "paid": f"{task.paid_cpt:,} CPT" if task.final and task.price_per_minute_cpt else "",
+        "after": " ".join((*task.after, *(f"{one} (however it ends)" for one in task.after_any))),
         "exclusive": "yes: never runs twice at one moment" if task.exclusive else "",
         "retries": _retries_text(task),
         "next try": duration_text(max(0.0, task.next_try_at - now)) if task.next_try_at is not None else "",

@@ -111,12 +111,18 @@ class ArrayInputs:
     names: tuple[str, ...]
     arguments: tuple[Template, ...]
     environment: tuple[tuple[str, Template], ...]
+    same: tuple[tuple[str, str], ...] = ()  # names and values that all tasks have
 
     @classmethod
-    def of(cls, names: Sequence[str], inputs: RunInputs) -> ArrayInputs:
-        """Raises InvalidInputError."""
-        checked = check_names(names)
-        known = (INDEX, *checked)
+    def of(
+        cls, names: Sequence[str], inputs: RunInputs, same: Mapping[str, str] | None = None
+    ) -> ArrayInputs:
+        """`same`: values that all of its tasks have, by names that nobody chooses.
+
+        Raises InvalidInputError.
+        """
+        checked, common = check_names(names), dict(same or {})
+        known = (INDEX, *checked, *common)
         return cls(
             names=checked,
             arguments=tuple(parse(text, known, "argument") for text in inputs.arguments),
@@ -124,6 +130,7 @@ class ArrayInputs:
                 (name, parse(text, known, f"environment variable {name}"))
                 for name, text in inputs.environment.items()
             ),
+            same=tuple(common.items()),
         )
 
     @property
@@ -134,7 +141,8 @@ class ArrayInputs:
 
     def of_task(self, index: int, values: Sequence[str]) -> RunInputs:
         """Raises InvalidInputError for what no run can be given."""
-        named = {INDEX: str(index), **dict(zip(self.names, values, strict=True))}
+        own = dict(zip(self.names, values, strict=True))
+        named = {**dict(self.same), INDEX: str(index), **own}
         return RunInputs(
             tuple(text.render(named) for text in self.arguments),
             {name: text.render(named) for name, text in self.environment},

@@ -39,7 +39,14 @@ class RequestedRetries(TypedDict):
     backoff_seconds: int
 
 
-class RequestedTask(RequestedComparison, RequestedRetries, TaskInputs):
+class RequestedOrder(TypedDict):
+    """What it comes after, one id a line: the success of these, and any end of those."""
+
+    after: str
+    after_any: str
+
+
+class RequestedTask(RequestedComparison, RequestedRetries, RequestedOrder, TaskInputs):
     """What the request decides."""
 
     id: str

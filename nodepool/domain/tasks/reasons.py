@@ -31,6 +31,10 @@ class ReasonCode(StrEnum):
     RUNNING_LIMIT_FROM = "running_limit_from"
     NO_MONEY = "no_money"
     RETRY = "retry"
+    AFTER_OTHERS = "after_others"
+    # What it waited for ended otherwise than it should.
+    NEEDED_FAILED = "needed_failed"
+    INPUTS_TOO_LARGE = "inputs_too_large"
     # Its owner's stop.
     STOPPED = "stopped"
     STOPPED_WAITING = "stopped_waiting"
@@ -107,6 +111,10 @@ _WORDS: dict[ReasonCode, str] = {
     ReasonCode.RUNNING_LIMIT_FROM: f"{_RUNNING} of {{score}} or more allows",
     ReasonCode.NO_MONEY: "waiting for CPT: {amount} are set aside when it is placed, and its owner has less",
     ReasonCode.RETRY: "try {number} of {tries} failed ({last}); it is tried again",
+    ReasonCode.AFTER_OTHERS: "waiting for other tasks: it comes after {after}",
+    ReasonCode.NEEDED_FAILED: "stopped before it ran: it comes after {needed}, which {ended}",
+    ReasonCode.INPUTS_TOO_LARGE: "stopped before it ran: the results that it is given have {found_bytes}, "
+    "over the {limit_bytes} that this pool gives to one run",
     ReasonCode.STOPPED: "stopped by its owner",
     ReasonCode.STOPPED_WAITING: "stopped by its owner before it ran",
     ReasonCode.STOPPED_UNSENT: "stopped by its owner before it was sent to its node",

@@ -54,6 +54,7 @@ class LocationMode(StrEnum):
 
 class TaskState(StrEnum):
     QUEUED = "QUEUED"
+    WAITING = "WAITING"  # for other tasks, and not for a node yet
     PLACED = "PLACED"
     RUNNING = "RUNNING"
     SUCCEEDED = "SUCCEEDED"
@@ -84,6 +85,8 @@ FINAL_TASK_STATES = frozenset({TaskState.SUCCEEDED, TaskState.FAILED, TaskState.
 LIVE_ATTEMPT_STATES = frozenset({AttemptState.ASSIGNED, AttemptState.RUNNING})
 
 TASK_TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
+    # To STOPPED also where what it waits for ended otherwise than it should.
+    TaskState.WAITING: frozenset({TaskState.QUEUED, TaskState.STOPPED}),
     # QUEUED -> FAILED: every allowed attempt was lost.
     TaskState.QUEUED: frozenset({TaskState.PLACED, TaskState.STOPPED, TaskState.FAILED}),
     # Back to QUEUED: the attempt was lost or refused, or it failed and is tried again. PLACED -> FAILED: the

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, case, select
+from sqlalchemy import Connection, Select, bindparam, case, func, select
 
 from nodepool.domain.not_visible import no_attempt
 from nodepool.domain.tasks.states import JobKind
+from nodepool.stores.sql import job_steps
 from nodepool.stores.sql.attempt_rows import PastAttempt
+from nodepool.stores.sql.job_tables import job_steps as job_steps_table
 from nodepool.stores.sql.tables import attempts, jobs, nodes, tasks
 from nodepool.stores.sql.task_rows import AssignedTask, TaskOfAttempt
 from nodepool.stores.sql.typed_rows import columns
@@ -25,7 +27,13 @@ _ASSIGNED: Select[Any] = (
         *columns(
             AssignedTask,
             tasks,
-            job_tasks=case((jobs.c.array_count > 0, jobs.c.array_count), else_=jobs.c.count),
+            flow_index=tasks.c.job_index,
+            job_index=tasks.c.job_index - func.coalesce(job_steps_table.c.first_index, 0),
+            job_tasks=case(
+                (jobs.c.kind == JobKind.FLOW, case((job_steps_table.c.is_array, job_steps_table.c.tasks))),
+                (jobs.c.array_count > 0, jobs.c.array_count),
+                else_=jobs.c.count,
+            ),
             number=attempts.c.number,
             attempt_id=attempts.c.id,
             attempt_state=attempts.c.state,
@@ -39,7 +47,8 @@ _ASSIGNED: Select[Any] = (
     )
     .join(attempts, attempts.c.task_id == tasks.c.id)
     .join(nodes, nodes.c.id == attempts.c.node_id)
-    .outerjoin(jobs, (jobs.c.id == tasks.c.job_id) & (jobs.c.kind == JobKind.ARRAY))
+    .outerjoin(jobs, jobs.c.id == tasks.c.job_id)
+    .outerjoin(job_steps_table, job_steps.of_step())
     .where(
         attempts.c.id == bindparam("attempt_id"),
         attempts.c.node_id == bindparam("node_id"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from typing import Any
@@ -32,6 +33,7 @@ from sqlalchemy.exc import IntegrityError
 
 from nodepool.domain.errors import AlreadyExistsError, StateConflictError, UnavailableError
 from nodepool.domain.tasks.run_inputs import mapping_from_json
+from nodepool.stores.sql import job_steps
 from nodepool.stores.sql.job_rows import StoredJob
 from nodepool.stores.sql.tables import jobs, task_labels, tasks
 from nodepool.stores.sql.typed_rows import columns
@@ -40,11 +42,22 @@ from nodepool.stores.sql.typed_rows import columns
 PATIENCE_SECONDS = 30.0
 _INSERT_JOB = insert(jobs)
 _ITEMS, _PREFIX = bindparam("items", type_=Text), bindparam("prefix", type_=Text)
+_FIRST = bindparam("first", type_=Integer)
 
 
 class Begin(Enum):
     NEW = "new"
     REPEATED = "repeated"  # it was accepted before
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """How tasks of a piece are called and numbered: by `prefix` and their index, or, where there is one task
+    alone, by the prefix; in the job they begin with `first_index`."""
+
+    prefix: str
+    first_index: int = 0
+    is_one: bool = False
 
 
 def begin(connection: Connection, row: Mapping[str, Any], now: float) -> Begin:
@@ -72,6 +85,11 @@ def check_same(found: StoredJob, owner_id: int, digest: str) -> None:
 def first_id(job_id: str, piece: str) -> str:
     """Of the first task of this piece."""
     return task_id(job_id, int(json.loads(piece)[0][0]))
+
+
+def first_named(naming: Naming, piece: str) -> str:
+    """Of the first task of a step of which this is the first piece."""
+    return naming.prefix if naming.is_one else f"{naming.prefix}{int(json.loads(piece)[0][0])}"
 
 
 def task_id(job_id: str, index: int) -> str:
@@ -102,7 +120,13 @@ def find_any(connection: Connection, job_id: str) -> StoredJob | None:
 
 
 def put_in(
-    connection: Connection, job_id: str, holder: str, row: Mapping[str, Any], piece: str, now: float
+    connection: Connection,
+    job_id: str,
+    holder: str,
+    row: Mapping[str, Any],
+    piece: str,
+    now: float,
+    naming: Naming | None = None,
 ) -> None:
     """Tasks with the columns of `row`, and of `piece` (see arrays.expand) what differs.
 
@@ -117,27 +141,29 @@ def put_in(
     if renewed.rowcount != 1:
         raise StateConflictError(f"job {job_id} is accepted elsewhere; ask for it again")
     is_sqlite = connection.dialect.name == "sqlite"
-    values = {**row, "job_id": job_id, "items": piece, "prefix": f"{job_id}."}
+    named = naming or Naming(f"{job_id}.")
+    told = {"items": piece, "prefix": named.prefix}
+    values = {**row, "job_id": job_id, **told, "first": named.first_index}
     try:
-        connection.execute(_insert_tasks(is_sqlite, tuple(sorted({*row, "job_id"}))), values)
+        connection.execute(_insert_tasks(is_sqlite, named.is_one, tuple(sorted({*row, "job_id"}))), values)
     except IntegrityError as error:
         raise AlreadyExistsError(
             f"there are tasks whose ids begin with {job_id}. already; choose another job_id"
         ) from error
     for key, value in mapping_from_json(row["labels"]).items():
         label = {"key": key, "value": value, "owner_id": row["owner_id"], "created_at": row["created_at"]}
-        connection.execute(_insert_labels(is_sqlite), {**label, "items": piece, "prefix": f"{job_id}."})
+        connection.execute(_insert_labels(is_sqlite, named.is_one), {**label, **told})
 
 
 @lru_cache(maxsize=8)
-def _insert_tasks(is_sqlite: bool, names: tuple[str, ...]) -> Insert:  # noqa: FBT001 - a key of the cache
+def _insert_tasks(is_sqlite: bool, is_one: bool, names: tuple[str, ...]) -> Insert:  # noqa: FBT001 - keys of the cache
     """The database takes the piece apart itself: the interpreter is others' meanwhile."""
     item, index, word = _pieces(is_sqlite)
     return insert(tasks).from_select(
         ["id", "job_index", "arguments", "environment", *names],
         select(
-            _PREFIX.concat(cast(index, Text)),
-            index,
+            _id(index, is_one),
+            index + _FIRST,
             word(1),
             word(2),
             *(bindparam(name, type_=tasks.c[name].type) for name in names),
@@ -145,13 +171,17 @@ def _insert_tasks(is_sqlite: bool, names: tuple[str, ...]) -> Insert:  # noqa: F
     )
 
 
-@lru_cache(maxsize=2)
-def _insert_labels(is_sqlite: bool) -> Insert:  # noqa: FBT001
+def _id(index: Any, is_one: bool) -> Any:  # noqa: FBT001
+    return _PREFIX if is_one else _PREFIX.concat(cast(index, Text))
+
+
+@lru_cache(maxsize=4)
+def _insert_labels(is_sqlite: bool, is_one: bool) -> Insert:  # noqa: FBT001
     item, index, _ = _pieces(is_sqlite)
     names = ("key", "value", "owner_id", "created_at")
     given = (bindparam(name, type_=task_labels.c[name].type) for name in names)
     return insert(task_labels).from_select(
-        ["task_id", *names], select(_PREFIX.concat(cast(index, Text)), *given).select_from(item)
+        ["task_id", *names], select(_id(index, is_one), *given).select_from(item)
     )
 
 
@@ -201,6 +231,7 @@ def drop_some(connection: Connection, job_id: str, holder: str, limit: int, now:
         connection.execute(delete(task_labels).where(task_labels.c.task_id.in_(ids)))
         connection.execute(delete(tasks).where(tasks.c.id.in_(ids)))
         return True
+    job_steps.remove(connection, [job_id])
     connection.execute(delete(jobs).where(*mine))
     return False
 

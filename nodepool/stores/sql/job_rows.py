@@ -54,3 +54,19 @@ class JobReason:
 class JobMoney:
     held: int = 0  # by tasks that have not ended
     paid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStep(FromRow):
+    """A step of a flow. Names of steps are one a line."""
+
+    job_id: str
+    number: int
+    name: str
+    is_array: bool
+    tasks: int
+    first_index: int
+    last_index: int
+    needs: str
+    needs_any: str
+    inputs: str

@@ -1,4 +1,7 @@
-"""The SQL table of jobs, which are tasks that belong together. Everybody imports it from tables.py."""
+"""The SQL tables of jobs, which are tasks that belong together, and of what waits for other tasks.
+
+Everybody imports jobs from tables.py.
+"""
 
 from __future__ import annotations
 
@@ -51,3 +54,31 @@ Index(
     sqlite_where=jobs.c.ended_at.is_(None),
     postgresql_where=jobs.c.ended_at.is_(None),
 )
+
+# Of a flow: its steps, each with a range of the indices of the flow's tasks.
+job_steps = Table(
+    "job_steps",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("is_array", Boolean, nullable=False),
+    Column("tasks", Integer, nullable=False),
+    Column("first_index", Integer, nullable=False),
+    Column("last_index", Integer, nullable=False),
+    # Names of steps, one a line: what it comes after, and whose results its runs are given.
+    Column("needs", Text, nullable=False, server_default=""),
+    Column("needs_any", Text, nullable=False, server_default=""),
+    Column("inputs", Text, nullable=False, server_default=""),
+)
+# What waits for what, as long as it does. A step is a number, or one of domain/tasks/dependencies.py.
+dependencies = Table(
+    "dependencies",
+    metadata,
+    Column("dependent_id", String(128), primary_key=True),  # a task, or a job
+    Column("dependent_step", Integer, primary_key=True),
+    Column("needed_id", String(128), primary_key=True),
+    Column("needed_step", Integer, primary_key=True),
+    Column("on_any_end", Boolean, nullable=False, server_default=text("false")),  # or on its success alone
+)
+Index("ix_dependencies_needed", dependencies.c.needed_id)

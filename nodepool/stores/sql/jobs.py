@@ -17,6 +17,7 @@ from nodepool.domain.money.ledger import HoldState
 from nodepool.domain.not_visible import no_job
 from nodepool.domain.tasks.reasons import ReasonCode, because
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState, check_task_transition
+from nodepool.stores.sql import job_steps
 from nodepool.stores.sql.job_rows import JobMoney, JobReason, StoredJob, TaskOfJob
 from nodepool.stores.sql.reason_columns import reason_columns
 from nodepool.stores.sql.tables import holds, jobs, tasks
@@ -101,10 +102,18 @@ def next_unpaid(connection: Connection, job_id: str) -> OwnedTask | None:
 
 
 def tasks_page(
-    connection: Connection, job_id: str, limit: int, *, after: int, states: Collection[str]
+    connection: Connection,
+    job_id: str,
+    limit: int,
+    *,
+    after: int,
+    states: Collection[str],
+    last: int | None = None,
 ) -> Sequence[OwnedTask]:
-    """A page of its tasks in the order of their indices."""
+    """A page of its tasks in the order of their indices, up to the last one."""
     query = WITH_OWNER.where(_is_in([job_id]), tasks.c.job_index > after, tasks.c.deleted_at == 0)
+    if last is not None:
+        query = query.where(tasks.c.job_index <= last)
     if states:
         query = query.where(tasks.c.state.in_(list(states)))
     return OwnedTask.from_rows(connection.execute(query.order_by(tasks.c.job_index).limit(limit)))
@@ -166,8 +175,10 @@ def request_stop(connection: Connection, job_id: str) -> None:
 
 def stop_waiting(connection: Connection, job_id: str, now: float, limit: int) -> list[str]:
     """Stop so many tasks of it that wait and hold nothing; their ids."""
-    check_task_transition(TaskState.QUEUED, TaskState.STOPPED)
-    never_placed = (tasks.c.state == TaskState.QUEUED) & (tasks.c.attempt_number == 0)
+    waiting = (TaskState.QUEUED, TaskState.WAITING)
+    for state in waiting:
+        check_task_transition(state, TaskState.STOPPED)
+    never_placed = tasks.c.state.in_(waiting) & (tasks.c.attempt_number == 0)
     mine = _is_in([job_id]) & never_placed & tasks.c.holds_when_placed
     ids = list(connection.execute(select(tasks.c.id).where(mine).limit(limit)).scalars())
     if ids:
@@ -197,6 +208,7 @@ def remove_empty(connection: Connection, before: float, limit: int) -> int:
     query = select(jobs.c.id).where(jobs.c.ended_at < before, none_left).limit(limit)
     ids: list[Any] = list(connection.execute(query).scalars())
     if ids:
+        job_steps.remove(connection, ids)
         connection.execute(delete(jobs).where(jobs.c.id.in_(ids)))
     return len(ids)
 

@@ -16,11 +16,19 @@ from sqlalchemy import ColumnElement, Connection, Select, delete, func, literal,
 from nodepool.domain.errors import StateConflictError
 from nodepool.domain.money.ledger import HoldState
 from nodepool.domain.not_visible import no_task
-from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskKind, TaskState, Verification
+from nodepool.domain.tasks.states import FINAL_TASK_STATES, JobKind, TaskKind, TaskState, Verification
 from nodepool.events.catalogue import TaskDeleted
 from nodepool.stores.sql import task_labels
 from nodepool.stores.sql.noted_events import note
-from nodepool.stores.sql.tables import attempts, credit_changes, holds, probes, provisional_results, tasks
+from nodepool.stores.sql.tables import (
+    attempts,
+    credit_changes,
+    holds,
+    jobs,
+    probes,
+    provisional_results,
+    tasks,
+)
 
 _FINAL = [state.value for state in FINAL_TASK_STATES]
 _LIVE = [state.value for state in TaskState if state not in FINAL_TASK_STATES]
@@ -40,10 +48,16 @@ def _has(column: ColumnElement[Any], *conditions: ColumnElement[bool]) -> Column
     return select(column).where(column == tasks.c.id, *conditions).exists()
 
 
+def _has_job(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    return (tasks.c.job_id != "") & select(jobs.c.id).where(jobs.c.id == tasks.c.job_id, *conditions).exists()
+
+
 _RUNS_GO_ON = _has(_runs.c.parent_id, _runs.c.state.not_in(_FINAL))
 _IS_CHECKED = _has(provisional_results.c.task_id)
 _PROBE_IS_OPEN = _has(probes.c.task_id, probes.c.verdict == "")
 _HOLDS = _has(holds.c.task_id, holds.c.state == HoldState.HELD)
+# Steps of a flow are given results of others: all of them stay until it has ended.
+_IN_OPEN_FLOW = _has_job(jobs.c.kind == JobKind.FLOW, jobs.c.ended_at.is_(None))
 # Nobody will ask for its package or result any more but its owner.
 _AT_REST = (
     tasks.c.state.not_in(_LIVE)
@@ -52,6 +66,7 @@ _AT_REST = (
     & ~_IS_CHECKED
     & ~_PROBE_IS_OPEN
     & ~_RUNS_GO_ON
+    & ~_IN_OPEN_FLOW
 )
 
 
@@ -151,6 +166,11 @@ def _why_not(row: Any, task_id: str) -> str:
         )
     if row.verification == Verification.PENDING:
         return f"the result of task {task_id} is being checked; delete it when that is over"
+    if row.job_id:
+        return (
+            f"task {task_id} is of a flow that has not ended: later steps may be given its result; stop the "
+            f"flow first (hivemind job stop {row.job_id})"
+        )
     return f"runs of task {task_id} are just being ended; try again in a moment"
 
 

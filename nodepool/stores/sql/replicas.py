@@ -158,10 +158,10 @@ def add_runs(
     return [str(row["id"]) for row in rows]
 
 
-def add_runs_of(connection: Connection, parent_id: str, numbers: Iterable[int], now: float) -> None:
+def add_runs_of(connection: Connection, parent_id: str, numbers: Iterable[int], now: float) -> list[str]:
     """The same of a task that is there; `parent_id` is locked, or nobody else adds runs of it now."""
     row = connection.execute(_OF_PARENT_QUERY, {"task_id": parent_id}).one()
-    add_runs(connection, dict(row._mapping), numbers, now)
+    return add_runs(connection, dict(row._mapping), numbers, now)
 
 
 def runs_of(connection: Connection, parent_id: str) -> tuple[TaskRun, ...]:

@@ -149,6 +149,8 @@ tasks = Table(
     Column("verification", String(16), nullable=False, server_default=""),
     # Its owner takes a result that is checked before the check has an answer.
     Column("take_pending", Boolean, nullable=False, server_default=text("false")),
+    Column("after", Text, nullable=False, server_default=""),  # ids, one a line; of a job's tasks not here
+    Column("after_any", Text, nullable=False, server_default=""),
     Column("exclusive", Boolean, nullable=False, server_default=text("false")),  # never twice at one moment
     # Names of secrets by the variables that they become (JSON; domain/tasks/run_secrets.py).
     Column("secrets", Text, nullable=False, server_default=""),

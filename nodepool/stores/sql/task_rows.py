@@ -47,6 +47,8 @@ class StoredTask(FromRow):
     replicas: int
     compare_outputs: str  # one pattern a line
     take_pending: bool
+    after: str  # tasks and jobs that it comes after, one id a line
+    after_any: str
     exclusive: bool
     secrets: str  # JSON: their names, by the variables that they become
     secrets_on_low_trust: bool
@@ -174,6 +176,19 @@ class TaskHint(FromRow):
 
 
 @dataclass(frozen=True, slots=True)
+class DependentTask(FromRow):
+    """A task that waited for others, as it goes on or is stopped."""
+
+    id: str
+    owner_id: int
+    kind: TaskKind
+    tier: Tier
+    region: str
+    replicas: int
+    holds_when_placed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class AssignedTask(FromRow):
     """A task with the attempt of it that a node has: what the node needs, and whether it may still."""
 
@@ -198,8 +213,10 @@ class AssignedTask(FromRow):
     package_bytes: int
     attempt_number: int  # of the task's current attempt
     stop_requested: bool
-    job_index: int
-    job_tasks: int | None  # of the array that it is a task of
+    job_id: str
+    flow_index: int  # among all tasks of the job
+    job_index: int  # its own, in its array
+    job_tasks: int | None  # of the array, or the step of a flow that is one, that it is a task of
     number: int  # of this one
     attempt_id: str
     attempt_state: AttemptState

@@ -22,6 +22,7 @@ from nodepool.domain.errors import (
 )
 from nodepool.domain.nodes.node import is_owner_only, isolation_of
 from nodepool.domain.not_visible import no_task
+from nodepool.domain.tasks.dependencies import Unit
 from nodepool.domain.tasks.reasons import ReasonCode, because
 from nodepool.domain.tasks.states import (
     FINAL_TASK_STATES,
@@ -33,7 +34,12 @@ from nodepool.domain.tasks.states import (
     check_task_transition,
 )
 from nodepool.events.catalogue import TaskEnded, TaskStopAsked
-from nodepool.stores.sql import attempts as attempt_records, replicas as replica_store, verification_records
+from nodepool.stores.sql import (
+    attempts as attempt_records,
+    dependencies,
+    replicas as replica_store,
+    verification_records,
+)
 from nodepool.stores.sql.attempt_rows import LiveAttempt
 from nodepool.stores.sql.ledger import holds as hold_store
 from nodepool.stores.sql.noted_events import note
@@ -228,7 +234,7 @@ def _check_trusted(connection: Connection, task: AssignedTask, node_id: str, own
 
 
 def request_stop(connection: Connection, task_id: str, now: float) -> OwnedTask:
-    """Mark the task; one that waits is STOPPED at once, and holds nothing any more.
+    """Mark the task; one that waits, for a node or for others, is STOPPED at once and holds nothing any more.
 
     Returns it as it was before.
     """
@@ -239,8 +245,8 @@ def request_stop(connection: Connection, task_id: str, now: float) -> OwnedTask:
     if task.state in FINAL_TASK_STATES:
         return task
     values: dict[str, Any] = {"stop_requested": True, "updated_at": now}
-    if task.state is TaskState.QUEUED:
-        check_task_transition(TaskState.QUEUED, TaskState.STOPPED)
+    if task.state in (TaskState.QUEUED, TaskState.WAITING):
+        check_task_transition(task.state, TaskState.STOPPED)
         values |= {
             "state": TaskState.STOPPED,
             **reason_columns(because(ReasonCode.STOPPED_WAITING)),
@@ -254,6 +260,8 @@ def request_stop(connection: Connection, task_id: str, now: float) -> OwnedTask:
         raise StateConflictError("the task changed at the same moment; try again")
     if "state" in values:
         hold_store.void(connection, task_id, now)
+        if task.state is TaskState.WAITING:
+            dependencies.forget(connection, Unit(task_id))
         if task.kind == TaskKind.USER:
             note(connection, _ended_waiting(task))
     elif task.kind == TaskKind.USER and not task.stop_requested:

@@ -44,6 +44,21 @@ WORDS: list[tuple[Reason, str]] = [
         because(ReasonCode.RETRY, number=1, tries=4, last=told("exit code 75")),
         "try 1 of 4 failed (exit code 75); it is tried again",
     ),
+    (
+        because(ReasonCode.AFTER_OTHERS, after="task a, job b"),
+        "waiting for other tasks: it comes after task a, job b",
+    ),
+    (
+        because(ReasonCode.NEEDED_FAILED, needed="task a", ended="has failed"),
+        "stopped before it ran: it comes after task a, which has failed",
+    ),
+    (
+        because(ReasonCode.INPUTS_TOO_LARGE, found_bytes=3 << 20, limit_bytes=1 << 20),
+        (
+            "stopped before it ran: the results that it is given have 3 MiB, over the 1 MiB that this pool "
+            "gives to one run"
+        ),
+    ),
     (because(ReasonCode.STOPPED), "stopped by its owner"),
     (because(ReasonCode.STOPPED_WAITING), "stopped by its owner before it ran"),
     (because(ReasonCode.STOPPED_UNSENT), "stopped by its owner before it was sent to its node"),

@@ -38,7 +38,7 @@ def test_a_question_that_is_none_is_refused(asked: dict[str, Any], problem: str)
 def test_states_are_told_by_their_words() -> None:
     assert states_of(["FAILED", "QUEUED", "FAILED"]) == (TaskState.FAILED, TaskState.QUEUED)
     for word in ("failed", "COMPLETED", "", "__class__"):
-        with pytest.raises(InvalidInputError, match="is none of QUEUED, PLACED"):
+        with pytest.raises(InvalidInputError, match="is none of QUEUED, WAITING, PLACED"):
             states_of([word])
 
 

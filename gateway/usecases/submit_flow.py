@@ -1,0 +1,380 @@
+"""Accepting a flow: its steps as tasks of one job, whole or not at all, and idempotent by its id.
+
+As an array is accepted (see submit_array): what is cheap to refuse is refused first, what tasks are given is
+worked out in a bounded process, and they go into SQL in short transactions, of which the last one accepts the
+job. From then on the pool runs it: a step that comes after others waits in SQL until these have ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.auth.tokens import CallerIdentity
+from gateway.context import Gateway
+from gateway.usecases import (
+    owner_limits,
+    package_check,
+    storage_quota,
+    submit_array,
+    submit_task,
+    task_order,
+    user_secrets,
+)
+from gateway.usecases.array_price import ArrayPrice, check_most, price_of_array
+from gateway.usecases.flow_request import FlowRequest, RequestedStep
+from gateway.usecases.incoming_package import IncomingPackage
+from nodepool.domain.capabilities import needed
+from nodepool.domain.errors import InvalidInputError, NodePoolError
+from nodepool.domain.tasks.dependencies import Need, Standing, Unit, to_lines
+from nodepool.domain.tasks.flows import index_ranges
+from nodepool.domain.tasks.new_task import PricedTask
+from nodepool.domain.tasks.states import JobKind, TaskState
+from nodepool.domain.trust.tiers import task_tier
+from nodepool.events.catalogue import JobAccepted
+from nodepool.heavy import jobs
+from nodepool.heavy.worker import OutOfBoundsError
+from nodepool.stores.sql import dependencies, job_intake, job_steps, storage_accounting
+from nodepool.stores.sql.database import Connection
+from nodepool.stores.sql.job_intake import Begin, Naming
+from nodepool.stores.sql.job_rows import StoredJob, StoredStep
+from nodepool.stores.sql.ledger import api as ledger_store
+from nodepool.stores.sql.noted_events import note
+from nodepool.stores.sql.users import credit_score
+from nodepool.workflows import unaccepted_jobs
+
+log = logging.getLogger(__name__)
+_UNFINISHED = Standing(has_ended=False)
+# Acceptances go on when their client is gone: the next try finds them done.
+_going_on: set[asyncio.Task[Any]] = set()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptedFlow:
+    job_id: str
+    tasks: int
+    most: int  # that all of it can cost
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """One step on its way into SQL."""
+
+    step: RequestedStep
+    stored: StoredStep
+    row: dict[str, Any]  # the columns that all its tasks have
+    needs: Sequence[Need]
+    naming: Naming
+    price: ArrayPrice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PreparedFlow:
+    owner: CallerIdentity
+    request: FlowRequest
+    parts: Sequence[_Part]
+    job: dict[str, Any]
+    packages: Sequence[IncomingPackage] = field(repr=False)
+    stored_bound: int
+
+    @property
+    def most(self) -> int:
+        return sum(part.price.most for part in self.parts)
+
+
+async def submit(
+    gateway: Gateway,
+    owner: CallerIdentity,
+    request: FlowRequest,
+    packages: Sequence[IncomingPackage],
+    stack: ExitStack,
+) -> AcceptedFlow:
+    """`stack` has the packages' files, and is taken over while they are kept. Raises what an array raises."""
+    prepared = await gateway.run(_prepare, gateway, owner, request, packages)
+    if isinstance(prepared, AcceptedFlow):
+        return prepared
+    for package in packages:
+        submit_task.check_size(gateway, package.size)
+        if not await gateway.run(package_check.is_fine, gateway, package):
+            await package_check.look_into(gateway, owner, package)
+    pieces = [await _expanded(gateway, owner, part.step) for part in prepared.parts]
+    keeping = asyncio.ensure_future(_keep(gateway, prepared, pieces))
+    files = stack.pop_all()
+    _going_on.add(keeping)
+    keeping.add_done_callback(_going_on.discard)
+    keeping.add_done_callback(lambda _: files.close())
+    return await asyncio.shield(keeping)
+
+
+async def _expanded(gateway: Gateway, owner: CallerIdentity, step: RequestedStep) -> list[str]:
+    try:
+        with gateway.memory.hold(owner.user_id, len(step.items)):
+            found: list[str] = await gateway.run_heavy(owner.user_id, jobs.expand, step.items, step.inputs)
+    except OutOfBoundsError as error:
+        raise InvalidInputError(f"step {step.order.name!r} cannot be read: {error}") from None
+    except InvalidInputError as error:
+        raise InvalidInputError(f"step {step.order.name!r}: {error}") from None
+    return found
+
+
+# -- what can be refused ------------------------------------------------------------------------------
+def _prepare(
+    gateway: Gateway, owner: CallerIdentity, request: FlowRequest, packages: Sequence[IncomingPackage]
+) -> AcceptedFlow | _PreparedFlow:
+    known, score, stored, balance = gateway.database.read(lambda c: _before(c, owner, request.job_id))
+    if known is not None and known.accepted_at is not None:
+        job_intake.check_same(known, owner.user_id, request.digest)
+        return AcceptedFlow(job_id=known.id, tasks=known.count, most=0, repeated=True)
+    parts = _parts(gateway, owner, request, packages, task_tier(score), balance)
+    owner_limits.check_room(gateway, owner, score, more=request.tasks)
+    for part in parts:
+        owner_limits.check_access(part.step.columns, score)
+        package_check.check_not_refused(gateway, part.row["package_sha256"])
+    for part in {part.row["package_sha256"]: part for part in parts}.values():
+        storage_quota.check_room(gateway, owner, score, stored, part.row)  # type: ignore[arg-type]
+        stored += part.row["package_bytes"]
+    check_most(sum(part.price.most for part in parts), request.max_cpt)
+    return _PreparedFlow(
+        owner=owner,
+        request=request,
+        parts=parts,
+        job={
+            "id": request.job_id,
+            "owner_id": owner.user_id,
+            "kind": JobKind.FLOW,
+            "name": request.name,
+            "labels": request.labels,
+            "count": request.tasks,
+            "digest": request.digest,
+            "max_cpt": request.max_cpt,
+            "holder": unaccepted_jobs.new_holder(),
+        },
+        packages=packages,
+        stored_bound=storage_quota.bound(gateway, score),
+    )
+
+
+def _before(
+    connection: Connection, owner: CallerIdentity, job_id: str
+) -> tuple[StoredJob | None, int, int, int]:
+    balance, _ = ledger_store.balance(connection, owner.user_id)
+    return (
+        job_intake.find_any(connection, job_id),
+        credit_score(connection, owner.user_id),
+        storage_accounting.stored_bytes(connection, owner.user_id),
+        balance,
+    )
+
+
+def _parts(
+    gateway: Gateway,
+    owner: CallerIdentity,
+    request: FlowRequest,
+    packages: Sequence[IncomingPackage],
+    tier: str,
+    balance: int,
+) -> list[_Part]:
+    steps = request.steps
+    ranges = index_ranges([_last_index(step) for step in steps])
+    number_of = {step.order.name: number for number, step in enumerate(steps)}
+    parts = []
+    for number, step in enumerate(steps):
+        order, package = step.order, packages[step.package]
+        needs = [
+            Need(Unit(request.job_id, number_of[name], name), on_any_end, _UNFINISHED)
+            for on_any_end, names in ((False, order.needs), (True, order.needs_any))
+            for name in names
+        ]
+        needs += gateway.database.read(lambda c: _outside(c, owner, step))  # noqa: B023
+        price = price_of_array(step.columns, step.tasks, balance, 0)
+        parts.append(
+            _Part(
+                step=step,
+                stored=_stored(request.job_id, number, step, ranges[number].first, ranges[number].last),
+                row=_row(gateway, owner, step, package, price, needs, tier),
+                needs=needs,
+                naming=Naming(
+                    f"{request.job_id}.{order.name}{'.' if step.is_array else ''}",
+                    ranges[number].first,
+                    is_one=not step.is_array,
+                ),
+                price=price,
+            )
+        )
+    return parts
+
+
+def _outside(connection: Connection, owner: CallerIdentity, step: RequestedStep) -> list[Need]:
+    """What of the owner's other tasks it comes after. Raises NotFoundError, also for secrets not set."""
+    user_secrets.check_wanted(connection, owner.user_id, step.columns["secrets"])
+    return task_order.unmet(connection, step.columns, owner.user_id)
+
+
+def _last_index(step: RequestedStep) -> int:
+    """Of its items, each of which begins with an index; what is no such line is refused when it is read."""
+    last = 0
+    for line in step.items.splitlines():
+        digits = line.strip(b" []\t\r").split(b",")[0].strip()
+        last = max(last, int(digits) if digits.isdigit() else 0)
+    return last
+
+
+def _stored(job_id: str, number: int, step: RequestedStep, first: int, last: int) -> StoredStep:
+    return StoredStep(
+        job_id=job_id,
+        number=number,
+        name=step.order.name,
+        is_array=step.is_array,
+        tasks=step.tasks,
+        first_index=first,
+        last_index=last,
+        needs=to_lines(step.order.needs),
+        needs_any=to_lines(step.order.needs_any),
+        inputs=to_lines(step.results),
+    )
+
+
+def _row(
+    gateway: Gateway,
+    owner: CallerIdentity,
+    step: RequestedStep,
+    package: IncomingPackage,
+    price: ArrayPrice,
+    needs: Sequence[Need],
+    tier: str,
+) -> dict[str, Any]:
+    now = gateway.clock()
+    columns: PricedTask = {
+        **step.columns,
+        "max_minutes": price.max_minutes,
+        "minutes_by_balance": price.minutes_by_balance,
+        "owner_id": owner.user_id,
+        "price_per_minute": price.price_per_minute,
+        "package_sha256": package.sha256,
+        "package_bytes": package.size,
+    }
+    # Of what it comes after its tasks have the reason, and the step the rest.
+    own = {"id", "arguments", "environment", "after", "after_any"}
+    has_inputs = step.is_array or bool(step.columns["arguments"] or step.columns["environment"])
+    return {
+        **{name: value for name, value in columns.items() if name not in own},
+        "capabilities": needed(
+            has_inputs=has_inputs,
+            has_secrets=bool(step.columns["secrets"]),
+            has_results=bool(step.results),
+        ),
+        "holds_when_placed": True,
+        "fee_percent": gateway.settings.platform_fee_percent,
+        "state": TaskState.QUEUED,
+        "reason": "",
+        **task_order.waiting(needs),
+        "tier": tier,
+        "created_at": now,
+        "updated_at": now,
+        "hinted_at": now,
+        "queued_at": now,
+    }
+
+
+# -- what is kept --------------------------------------------------------------------------------------
+async def _keep(gateway: Gateway, prepared: _PreparedFlow, pieces: Sequence[Sequence[str]]) -> AcceptedFlow:
+    job_id = prepared.request.job_id
+    await submit_array.drop_left_behind(gateway, job_id, prepared.owner.user_id)
+    begun = await gateway.run(gateway.database.write, lambda c: _begin(c, prepared, gateway.clock()))
+    if begun is Begin.REPEATED:
+        return AcceptedFlow(job_id=job_id, tasks=prepared.request.tasks, most=prepared.most, repeated=True)
+    try:
+        for part, of_part in zip(prepared.parts, pieces, strict=True):
+            await gateway.run(_put_in_first, gateway, prepared, part, of_part[0])
+            for piece in of_part[1:]:
+                await gateway.run(_put_in, gateway, prepared, part, piece)
+        await gateway.run(_accept, gateway, prepared)
+    except BaseException:
+        await _drop(gateway, prepared)
+        raise
+    gateway.unfinished.accepted(prepared.owner.user_id, prepared.request.tasks)
+    await gateway.run(_tell, gateway, prepared, pieces)
+    return AcceptedFlow(job_id=job_id, tasks=prepared.request.tasks, most=prepared.most)
+
+
+def _begin(connection: Connection, prepared: _PreparedFlow, now: float) -> Begin:
+    begun = job_intake.begin(connection, prepared.job, now)
+    if begun is Begin.NEW:
+        job_steps.add(connection, [part.stored for part in prepared.parts])
+    return begun
+
+
+def _put_in_first(gateway: Gateway, prepared: _PreparedFlow, part: _Part, piece: str) -> None:
+    """With its package: until its tasks are there, nobody removes that as one that no task needs."""
+    package = prepared.packages[part.step.package]
+
+    def work(connection: Connection) -> None:
+        # Before its tasks are there, which keep the package: it is counted once.
+        as_task = {**part.row, "id": prepared.request.job_id}
+        storage_accounting.add_package(connection, as_task, prepared.stored_bound)
+        _put(connection, prepared, part, piece, gateway.clock())
+
+    with gateway.files.using_package(part.row["package_sha256"]):
+        package.store(gateway.files)
+        gateway.database.write(work)
+
+
+def _put_in(gateway: Gateway, prepared: _PreparedFlow, part: _Part, piece: str) -> None:
+    gateway.database.write(lambda c: _put(c, prepared, part, piece, gateway.clock()))
+
+
+def _put(connection: Connection, prepared: _PreparedFlow, part: _Part, piece: str, now: float) -> None:
+    job = prepared.job
+    job_intake.put_in(connection, job["id"], job["holder"], part.row, piece, now, part.naming)
+
+
+def _accept(gateway: Gateway, prepared: _PreparedFlow) -> None:
+    job, row, now = prepared.job, prepared.parts[0].row, gateway.clock()
+
+    def work(connection: Connection) -> None:
+        job_intake.accept(connection, job["id"], job["holder"], now)
+        for part in prepared.parts:
+            if part.needs:
+                dependencies.add(connection, Unit(job["id"], part.stored.number), part.needs)
+        note(
+            connection,
+            JobAccepted(
+                job=job["id"],
+                owner_id=prepared.owner.user_id,
+                user=prepared.owner.username,
+                kind=job["kind"],
+                tasks=job["count"],
+                tier=row["tier"],
+                region=row["region"],
+                price_per_minute=max(part.price.price_per_minute for part in prepared.parts),
+                max_minutes=max(part.price.max_minutes for part in prepared.parts),
+                package_bytes=sum(package.size for package in prepared.packages),
+            ),
+        )
+
+    gateway.database.write(work)
+
+
+def _tell(gateway: Gateway, prepared: _PreparedFlow, pieces: Sequence[Sequence[str]]) -> None:
+    """Of each step that may begin one task: a dispatcher that hears of one looks for the others."""
+    for part, of_part in zip(prepared.parts, pieces, strict=True):
+        if not part.needs:
+            first = job_intake.first_named(part.naming, of_part[0])
+            gateway.publisher.place_soon(first, part.row["tier"], part.row["region"])
+
+
+async def _drop(gateway: Gateway, prepared: _PreparedFlow) -> None:
+    job, database, clock = prepared.job, gateway.database, gateway.clock
+    try:
+        drop = unaccepted_jobs.drop_some
+        while await gateway.run(drop, database, clock, job["id"], job["holder"], job["owner_id"]):
+            pass
+        for package in prepared.packages:
+            await gateway.run(storage_quota.discard, gateway, package.sha256)
+    except (NodePoolError, asyncio.CancelledError) as error:
+        log.warning("what there is of job %s is dropped by the sweep: %s", job["id"], error)

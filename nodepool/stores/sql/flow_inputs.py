@@ -1,0 +1,80 @@
+"""Results that runs of a flow's later steps are given: which there are, and how large.
+
+Those of a step are listed by their indices, so that whoever asks twice is told the same: a step that others
+are given has ended. Functions of a connection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Connection, func, select
+
+from nodepool.domain.tasks.dependencies import from_lines
+from nodepool.stores.sql.job_rows import StoredStep
+from nodepool.stores.sql.job_tables import job_steps
+from nodepool.stores.sql.tables import tasks
+from nodepool.stores.sql.typed_rows import columns
+
+
+@dataclass(frozen=True, slots=True)
+class FlowInput:
+    """The result of one task. `path` is where a run finds it, below the folder of inputs."""
+
+    path: str
+    attempt_id: str
+    result_bytes: int
+
+
+def of_task(connection: Connection, job_id: str, job_index: int) -> list[FlowInput]:
+    """Empty where the task is of no flow, or speaks of no results."""
+    if not job_id:
+        return []
+    its_step = job_steps.c.first_index <= job_index, job_steps.c.last_index >= job_index
+    own = select(job_steps.c.inputs).where(job_steps.c.job_id == job_id, *its_step)
+    names = from_lines(connection.execute(own).scalar() or "")
+    return [one for step in _steps(connection, job_id, names) for one in _results(connection, step)]
+
+
+def bytes_of_step(connection: Connection, job_id: str, number: int) -> int:
+    """What each run of this step is given."""
+    own = select(job_steps.c.inputs).where(job_steps.c.job_id == job_id, job_steps.c.number == number)
+    names = from_lines(connection.execute(own).scalar() or "")
+    total = 0
+    for step in _steps(connection, job_id, names):
+        query = select(func.sum(tasks.c.result_bytes)).where(*_given(step))
+        total += int(connection.execute(query).scalar() or 0)
+    return total
+
+
+def _steps(connection: Connection, job_id: str, names: list[str]) -> list[StoredStep]:
+    if not names:
+        return []
+    query = select(*columns(StoredStep, job_steps)).where(
+        job_steps.c.job_id == job_id, job_steps.c.name.in_(names)
+    )
+    return StoredStep.from_rows(connection.execute(query.order_by(job_steps.c.number)))
+
+
+def _results(connection: Connection, step: StoredStep) -> list[FlowInput]:
+    query = select(tasks.c.job_index, tasks.c.result_attempt, tasks.c.result_bytes).where(*_given(step))
+    return [
+        FlowInput(
+            f"{step.name}/{row.job_index - step.first_index}" if step.is_array else step.name,
+            row.result_attempt,
+            row.result_bytes,
+        )
+        for row in connection.execute(query.order_by(tasks.c.job_index))
+    ]
+
+
+def _given(step: StoredStep) -> tuple[ColumnElement[bool], ...]:
+    """Results that are there. The empty id is no job's: said, so that the partial index is taken."""
+    return (
+        tasks.c.job_id != "",
+        tasks.c.job_id == step.job_id,
+        tasks.c.job_index.between(step.first_index, step.last_index),
+        tasks.c.result_attempt != "",
+        tasks.c.held_back_until == 0,
+        tasks.c.files_removed_at == 0,
+    )

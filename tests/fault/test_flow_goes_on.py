@@ -1,0 +1,95 @@
+"""A flow 1 -> 50 -> 1 whose client, gateway, dispatcher and broker go in the middle: the pool runs it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import grpc
+import pytest
+from sqlalchemy import create_engine, select
+
+from nodepool.protocol import nodepool_pb2 as pb
+from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.ledger import api as ledger_store
+from nodepool.stores.sql.tables import attempts, holds, tasks
+from tests.support.accounts import CALL_SECONDS, Account
+from tests.support.environment import ROOT
+from tests.support.flows import counts_of
+from tests.support.pool import PoolFactory, TestPool
+from tests.support.tasks import unpacked
+
+FLOW = ROOT / "examples/flow/flow.toml"
+TOTAL = sum(range(1, 10_001))
+
+
+@pytest.fixture(scope="module")
+def pool(pool_factory: PoolFactory) -> TestPool:
+    return pool_factory(agents=1)
+
+
+def _counts(user: Account, job_id: str) -> dict[str, dict[str, int]]:
+    try:
+        request = pb.GetJobRequest(job_id=job_id)
+        answer = user.stubs.tasks.GetJob(request, metadata=user.metadata, timeout=CALL_SECONDS)
+    except grpc.RpcError:
+        return {}
+    return counts_of(answer)
+
+
+def test_it_goes_on_without_its_client_and_over_a_kill_of_everything_but_the_nodes(pool: TestPool) -> None:
+    user, job_id = pool.register_user(), "the-flow"
+    client = subprocess.Popen(
+        [sys.executable, "-m", "hivemind", "run", str(FLOW), "--job-id", job_id],
+        env={
+            **pool.base_environment(),
+            "HIVEMIND_GATEWAY": pool.address,
+            "HIVEMIND_TOKEN": user.token,
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    pool.wait(lambda: _counts(user, job_id), "it is accepted")
+    client.kill()
+    client.wait()
+
+    def some_are_added() -> bool:
+        return _counts(user, job_id).get("add", {}).get("SUCCEEDED", 0) >= 3
+
+    pool.wait(some_are_added, "some parts are added up")
+    pool.gateway.kill()
+    pool.dispatcher.kill()
+    pool.valkey.admin.flushall()
+    pool.start_gateway()
+    pool.dispatcher.start()
+    expected = {"split": {"SUCCEEDED": 1}, "add": {"SUCCEEDED": 50}, "total": {"SUCCEEDED": 1}}
+    pool.wait(lambda: _counts(user, job_id) == expected, "all of it has succeeded", 120)
+    assert unpacked(user.result(f"{job_id}.total"))["total.txt"] == str(TOTAL).encode()
+    assert "inputs/" not in {
+        name.partition("/")[0] + "/" for name in unpacked(user.result(f"{job_id}.total"))
+    }
+    _check_books(pool, job_id)
+
+
+def _check_books(pool: TestPool, job_id: str) -> None:
+    """Every task was finished once and paid once."""
+    engine = create_engine(pool.database_url)
+    try:
+        with engine.connect() as connection:
+            mine = select(tasks.c.id).where(tasks.c.job_id == job_id)
+            finished = select(attempts.c.task_id).where(
+                attempts.c.task_id.in_(mine), attempts.c.state == "finished"
+            )
+            ended = list(connection.execute(finished).scalars())
+            held = select(holds.c.task_id, holds.c.state, holds.c.posted).where(holds.c.task_id.in_(mine))
+            paid = connection.execute(held).all()
+    finally:
+        engine.dispose()
+    assert (len(ended), len(set(ended))) == (52, 52)
+    assert {(row.state, row.posted > 0) for row in paid} == {("posted", True)}
+    assert len(paid) == 52
+    database = Database(pool.database_url)
+    try:
+        assert ledger_store.verify_database(database).problems == []
+    finally:
+        database.close()
