@@ -10,8 +10,9 @@ import click
 from hivemind import sweeps
 from hivemind.array_upload import new_job_id
 from hivemind.cli.app import App, json_option, pass_app
-from hivemind.cli.completing import job_ids, region_words, task_ids
+from hivemind.cli.completing import job_ids, region_words
 from hivemind.cli.connect import connect, names_it
+from hivemind.cli.naming import FINISHED, chosen, is_one, one_job, takes_names
 from hivemind.cli.render.plain_text import one_line
 from hivemind.cli.render.tasks import count_text, jsonable
 from hivemind.cli.retrying import retry_options
@@ -45,32 +46,40 @@ def _changes(command: _Command) -> _Command:
 
 
 @click.command()
-@click.argument("ids", metavar="TASK...", nargs=-1, required=True, shell_complete=task_ids)
+@takes_names()
 @_changes
 @click.option("--task-id", help="Your own id for the new task; sent again it changes nothing.")
 @json_option
 @pass_app
-def resubmit(app: App, /, ids: tuple[str, ...], *, task_id: str | None, **options: Any) -> int:
+def resubmit(
+    app: App,
+    /,
+    task_ids: tuple[str, ...],
+    labels: tuple[str, ...],
+    *,
+    task_id: str | None,
+    **options: Any,
+) -> int:
     """Run tasks that have ended once more, with the package that the pool has and all that they were given.
 
     Each is a new task, whose id is printed. Options say what is to be different. One of a job gets a job of
     its own and keeps its index. Those that cannot be are named, and the others are sent.
     """
-    wanted = list(dict.fromkeys(ids))
-    if task_id and len(wanted) > 1:
+    alone = is_one(task_ids, labels)
+    if task_id and not alone:
         raise click.UsageError("--task-id is for one task")
     changes = _said(options)
     code, answers = ExitCode.OK, []
     with connect(app) as pool:
-        for old in wanted:
-            chosen = task_id or new_task_id()
+        for old in chosen(pool, task_ids, labels, states=FINISHED).tasks:
+            new_id = task_id or new_task_id()
             try:
-                with names_it(app, _same_again(chosen, "--task-id")):
-                    sent = pool.resubmit(old, new_task_id=chosen, **changes)
+                with names_it(app, _same_again(new_id, "--task-id")):
+                    sent = pool.resubmit(old, new_task_id=new_id, **changes)
             except _OF_THE_POOL:
                 raise
             except ClientError as error:
-                if len(wanted) == 1:
+                if alone:
                     raise
                 app.notice(one_line(f"{old}: {error}"))
                 answers.append({"resubmit_of": old, "error": str(error)})
@@ -80,7 +89,7 @@ def resubmit(app: App, /, ids: tuple[str, ...], *, task_id: str | None, **option
             if not app.json:
                 app.say(sent.task_id)
     if app.json:
-        app.answer(answers if len(wanted) > 1 else answers[0])
+        app.answer(answers[0] if alone else answers)
     return code
 
 
@@ -117,11 +126,16 @@ def resubmit_job(
         raise click.UsageError("--all has those that failed and those that were stopped: take one of them")
     if not (states or everything or indices):
         raise click.UsageError("say which tasks: --failed, --stopped, --all or --index RANGE")
-    chosen = new_id or new_job_id()
+    new_job = new_id or new_job_id()
     only = [index for index, _ in sweeps.of_range(indices).rows] if indices else []
-    with connect(app) as pool, names_it(app, _same_again(chosen, "--new-job-id")):
+    with connect(app) as pool, names_it(app, _same_again(new_job, "--new-job-id")):
         sent = pool.resubmit_job(
-            job_id, *states, indices=only, new_job_id=chosen, max_cpt=max_cpt or 0, **_said(options)
+            one_job(pool, job_id),
+            *states,
+            indices=only,
+            new_job_id=new_job,
+            max_cpt=max_cpt or 0,
+            **_said(options),
         )
     if app.json:
         app.answer(jsonable(sent))

@@ -254,6 +254,24 @@ def test_results_of_several_come_each_into_its_own_and_over_nothing(
     assert alice("result", "a", "b", "--zip", tmp_path / "z").code == 2
 
 
+def test_what_has_ended_is_done_again_by_its_label_or_the_beginning_of_its_id(
+    server: Scripted, alice: Shell
+) -> None:
+    knows(server, "train-1", "job_j")
+    server.on(
+        "ResubmitTask",
+        lambda request, _: pb.ResubmitTaskResponse(success=True, task_id=request.new_task_id),
+    )
+    lists(server, entry("a"), entry("b"))
+    assert len(alice("resubmit", "--label", "k=v", "--json").answer) == 2
+    assert set(server.asked["ListTasks"][0].filter.states) == {"SUCCEEDED", "FAILED", "STOPPED"}
+    assert alice("resubmit", "train", "--task-id", "new", "--json").answer["resubmit_of"] == "train-1"
+    assert [request.task_id for request in server.asked["ResubmitTask"]] == ["a", "b", "train-1"]
+    server.answers("ResubmitJob", pb.SubmitArrayResponse(success=True, job_id="job_k", tasks=2))
+    assert alice("job", "resubmit", "job_", "--failed").code == 0
+    assert server.asked["ResubmitJob"][0].job_id == "job_j"
+
+
 # -- wait ------------------------------------------------------------------------------------------------
 def ends(server: Scripted, *events: pb.WatchTasksResponse) -> None:
     server.on("WatchTasks", lambda *_: iter(events))
