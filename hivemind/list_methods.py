@@ -48,7 +48,7 @@ class ListMethods(SignedIn):
 
     def select(
         self,
-        names: Sequence[str] = (),
+        names: str | Sequence[str] = (),
         labels: Mapping[str, str] | None = None,
         *,
         states: Iterable[TaskState] = (),
@@ -59,4 +59,7 @@ class ListMethods(SignedIn):
         Raises MissingError where there is nothing, RefusedError where several begin so.
         """
         self._need_token()
-        return select(self._gateway, names, labels, states=tuple(states))
+        # One name is itself, and not each of its letters.
+        return select(
+            self._gateway, [names] if isinstance(names, str) else names, labels, states=tuple(states)
+        )

@@ -40,6 +40,8 @@ def task_filter(
         )
     except InvalidInputError as error:
         raise RefusedError(str(error)) from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise RefusedError(f"that is no question for tasks: {error}") from error
 
 
 def limited(found: Iterator[TaskInfo], limit: int) -> Iterator[TaskInfo]:

@@ -108,7 +108,11 @@ def test_the_sdk_lists_what_is_asked_for(client: NodePoolClient, ann: Account) -
     assert [task.task_id for task in client.tasks(states=[TaskState.STOPPED])] == mine[:1]
     assert [task.task_id for task in client.tasks(labels={"n": "2"})] == [mine[2]]
     assert list(client.tasks(since=4e9)) == []
-    for bad in ({"limit": -1}, {"labels": {"": ""}}, {"since": float("nan")}, {"node": "a b"}):
+    no_time: Any = "yesterday"
+    for bad in (
+        {"limit": -1}, {"labels": {"": ""}}, {"since": float("nan")}, {"node": "a b"}, {"since": no_time},
+        {"name": None}, {"labels": {"k": 1}}, {"states": ["DONE"]},
+    ):  # fmt: skip
         with pytest.raises(RefusedError):
             list(client.tasks(**bad))  # type: ignore[arg-type]
 

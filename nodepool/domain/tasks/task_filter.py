@@ -36,6 +36,7 @@ class TaskFilter:
     def __post_init__(self) -> None:
         check_name(self.name)
         check_labels(self.labels)
+        states_of(self.states)
         if self.node_id:
             check_node_id(self.node_id)
         if self.job_id:
