@@ -45,8 +45,7 @@ class TaskNeeds:
     away, and does not keep it until somebody answers.
     `retries`: where its own program fails, it is tried so many times more, and each try is paid; `retry_on`
     names the exit codes after which (128 + S for signal S; none: all but 124, the longest run), and
-    `backoff_seconds` the first wait (0: 30), which doubles with each try up to an hour. Such tasks go to
-    nodes of normal trust or more.
+    `backoff_seconds` the first wait (0: 30), which doubles with each try up to an hour.
     `arguments` go to the entry script and `environment` into the run's environment, exactly as they are: no
     shell reads them. `secrets` are names of secrets that you have set, as NAME or NAME=VARIABLE; nodes of low
     trust that are not your own have them only with `secrets_on_low_trust`. `name`, which several tasks may
@@ -96,7 +95,7 @@ class TaskNeeds:
             check_retries(self.retries)
             check_codes(self.retry_on)
             check_backoff(self.backoff_seconds)
-            check_retried(retries=self.retries, replicas=self.replicas, min_trust=self.min_trust.casefold())
+            check_retried(retries=self.retries, replicas=self.replicas)
             RunInputs(tuple(self.arguments), self.environment)
             wanted_secrets(self.secrets, self.environment)
             check_name(self.name)

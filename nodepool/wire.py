@@ -15,7 +15,13 @@ from nodepool.domain.resources import Resources
 from nodepool.domain.safe_text import is_plain
 from nodepool.domain.tasks.labels import check_labels
 from nodepool.domain.tasks.new_task import RequestedRetries
-from nodepool.domain.tasks.retries import check_backoff, check_codes, check_retries, codes_to_text
+from nodepool.domain.tasks.retries import (
+    check_backoff,
+    check_codes,
+    check_retried,
+    check_retries,
+    codes_to_text,
+)
 from nodepool.domain.tasks.run_inputs import RunInputs
 from nodepool.domain.tasks.run_secrets import wanted_secrets
 from nodepool.domain.tasks.states import DEFAULT_PRIORITY, MAX_PRIORITY, LocationMode, Outcome, TaskState
@@ -125,6 +131,7 @@ def replicas_from_wire(count: int) -> int:
 
 def retries_from_wire(request: pb.UploadTaskRequest) -> RequestedRetries:
     """Raises InvalidInputError."""
+    check_retried(retries=request.retries, replicas=request.replicas)
     return {
         "retries": check_retries(request.retries),
         "retry_on": codes_to_text(check_codes(request.retry_on)),

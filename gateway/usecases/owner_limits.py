@@ -18,11 +18,6 @@ def check_access(columns: RequestedTask, score: int) -> None:
     # A task that asks for more trust would wait for ever.
     min_trust = columns["min_trust"]
     if min_trust and not opens(task_tier(score), Tier(min_trust)):
-        if columns["retries"] and min_trust == Tier.NORMAL:
-            raise PermissionDeniedError(
-                f"tasks with retries go to nodes of normal trust or more, which take a credit score of "
-                f"{SCORE_OF[Tier.NORMAL]}, and yours is {score}: send it without retries"
-            )
         raise PermissionDeniedError(
             f"nodes of {min_trust} trust take a credit score of {SCORE_OF[Tier(min_trust)]} or more, "
             f"and yours is {score}: ask for min_trust {task_tier(score)} or none"

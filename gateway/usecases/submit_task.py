@@ -35,7 +35,6 @@ from nodepool.domain.tasks.new_task import (
     RequestedTask,
     TaskInputs,
 )
-from nodepool.domain.tasks.retries import check_retried
 from nodepool.domain.tasks.run_inputs import arguments_to_json, mapping_to_json
 from nodepool.domain.tasks.states import TaskState, Verification
 from nodepool.domain.trust.result_digest import check_patterns
@@ -117,11 +116,7 @@ def requested_task(gateway: Gateway, request: pb.UploadTaskRequest) -> Requested
         "minutes_by_balance": not request.max_minutes,
         "pinned_node": "",
         "priority": wire.priority_from_wire(request),
-        "min_trust": check_retried(
-            retries=request.retries,
-            replicas=request.replicas,
-            min_trust=wire.min_trust_from_wire(request.min_trust),
-        ),
+        "min_trust": wire.min_trust_from_wire(request.min_trust),
         "location_mode": wire.location_mode_from_wire(request.location_mode),
         "exclusive": request.exclusive,
         "resubmit_of": "",

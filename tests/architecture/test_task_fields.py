@@ -41,16 +41,12 @@ NOT_COMPARED = {
     "task_id": "it is what the earlier upload is found by",
     "package_bytes": "the SHA-256 of the package says it",
 }
-_NOT_TRIED = "a run of several, or a check, is compared with others as it ended"
 NOT_COPIED = {
     "user_id": "ignored: a run belongs to the owner of its task",
     "task_id": "a run has an id of its own",
     "replicas": "a run is one run",
     "name": "people see the task, and none of its runs",
     "labels": "people see the task, and none of its runs",
-    "retries": _NOT_TRIED,
-    "retry_on": _NOT_TRIED,
-    "backoff_seconds": _NOT_TRIED,
     "after": "runs are there when their task waits for nothing but nodes",
     "after_any": "runs are there when their task waits for nothing but nodes",
 }

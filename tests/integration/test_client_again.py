@@ -64,7 +64,7 @@ def test_retries_that_cannot_be_are_refused_before_anything_is_sent(
 
 def test_what_no_pool_takes_the_sdk_refuses_itself() -> None:
     for needs in (
-        {"retries": 1, "replicas": 2}, {"retries": 1, "min_trust": "low"}, {"retry_on": (0,)},
+        {"retries": 1, "replicas": 2}, {"retry_on": (0,)},
         {"retries": -1}, {"backoff_seconds": 3601},
     ):  # fmt: skip
         with pytest.raises(RefusedError):

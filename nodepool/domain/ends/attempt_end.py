@@ -65,6 +65,7 @@ _BYTES_PER_GIB, _BYTES_PER_MIB = 1 << 30, 1 << 20
 # What starting a program takes is more.
 _LITTLE_CPU_SECONDS = 1.0
 _COMPARED = frozenset({Outcome.SUCCEEDED, Outcome.FAILED})
+_TRIED_AGAIN = frozenset({TaskKind.USER, TaskKind.AUDIT})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,12 +181,16 @@ def _state_after(attempt: EndingAttempt, end: End, rules: EndRules, now: float) 
 
 
 def _is_retried(attempt: EndingAttempt, end: End, now: float) -> bool:
-    """Its own program failed, and its owner wants such an end tried again.
+    """Its own program failed, and its owner wants such an end tried again; a check of its result is given
+    as many tries.
 
-    Not where its node did not end it: what nobody can tell from idleness is checked before it is paid.
+    Not where a stranger's node may have done nothing: what nobody can tell from idleness is checked before it
+    is paid.
     """
     task = attempt.task
-    if end.outcome is not Outcome.FAILED or end.late or task.kind is not TaskKind.USER or task.stop_requested:
+    if end.outcome is not Outcome.FAILED or task.stop_requested or task.kind not in _TRIED_AGAIN:
+        return False
+    if end.late or (attempt.is_a_strangers and _is_doubtful(attempt, end, now)):
         return False
     at_limit = attempt.paid_seconds(end, now) >= task.max_minutes * _SECONDS_PER_MINUTE
     return task.retry.repeats(shell_code(end.exit_code, at_time_limit=at_limit), task.tries_failed)
@@ -370,9 +375,6 @@ def _is_looked_at(attempt: EndingAttempt, end: End, rules: EndRules, now: float,
         or len(task.id) > ids.MAX_PARENT_ID
     ):
         return False
-    if task.retry.retries:
-        # Its owner says that it does not always do the same: it says nothing of who runs it.
-        return _is_doubtful(attempt, end, now)
     return (
         node.is_low
         or node.is_watched

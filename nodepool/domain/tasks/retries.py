@@ -89,25 +89,13 @@ def check_backoff(seconds: int) -> int:
     return seconds
 
 
-def check_retried(*, retries: int, replicas: int, min_trust: str) -> str:
-    """The least trust of the nodes of a task with retries. Raises InvalidInputError for what excludes them.
-
-    A result of low trust is paid when another run confirms it. A program that is worth another try does not
-    always do the same, so that nobody could confirm a failed one.
-    """
-    if not retries:
-        return min_trust
-    if replicas > 1:
+def check_retried(*, retries: int, replicas: int) -> None:
+    """Raises InvalidInputError for what excludes each other."""
+    if retries and replicas > 1:
         raise InvalidInputError(
             "runs of a task with replicas are compared, and one that failed is a result like others: ask for "
             "retries or for replicas"
         )
-    if min_trust == "low":
-        raise InvalidInputError(
-            "a try that failed cannot be checked by another run, so tasks with retries do not go to nodes of "
-            "low trust: leave min_trust out, or ask for normal or high"
-        )
-    return min_trust or "normal"
 
 
 def codes_to_text(codes: Iterable[int]) -> str:

@@ -18,6 +18,7 @@ from nodepool.domain.ends.attempt_end import (
     to_be_known,
 )
 from nodepool.domain.ends.effects import Effects, MovedTask
+from nodepool.domain.ends.task_runs import ParentTask, TaskFamily, TaskRun
 from nodepool.domain.errors import StaleAttemptError
 from nodepool.domain.money import ledger
 from nodepool.domain.money.ledger import EntryKind, HoldState
@@ -27,7 +28,7 @@ from nodepool.domain.tasks.retries import RetryRules
 from nodepool.domain.tasks.states import AttemptState, Outcome, TaskKind, TaskState
 from nodepool.domain.trust.audits import Reach, Rules
 from nodepool.domain.trust.credit_moves import Score
-from nodepool.domain.trust.provisional import TrustFacts
+from nodepool.domain.trust.provisional import ProvisionalResult, TrustFacts
 
 NOW, PRICE, MINUTES = 1000.0, 3, 10
 USER, OWNER = 1, 2
@@ -172,13 +173,39 @@ def test_a_success_after_failed_tries_is_a_success() -> None:
     assert (task.state, task.tries_failed, task.result_attempt) == (TaskState.SUCCEEDED, 2, "a")
 
 
-def test_nothing_of_it_is_compared_but_what_looks_like_idleness() -> None:
-    """Its owner says that it does not always do the same."""
+def test_its_last_result_is_compared_as_any_other_and_a_try_is_not() -> None:
     success = replace(failed(0), outcome=Outcome.SUCCEEDED)
-    assert not to_be_known(attempt(), success, RULES, NOW, TICKETS, is_run=False).others
-    assert to_be_known(attempt(retry=RetryRules()), success, RULES, NOW, TICKETS, is_run=False).others
-    idle = failed(-9, output_bytes=0, cpu_seconds=0.0)
-    assert to_be_known(attempt(ran=600.0), idle, RULES, NOW, TICKETS, is_run=False).others
+    looked_at = {
+        end.exit_code: to_be_known(attempt(), end, RULES, NOW, TICKETS, is_run=False).others
+        for end in (success, failed(), failed(1))
+    }
+    assert looked_at == {0: True, 75: False, 1: True}
+
+
+def test_what_looks_like_idleness_is_checked_and_not_tried_again_but_on_ones_own_node() -> None:
+    again = RetryRules(retries=1, codes=frozenset({124}))
+    about, idle = attempt(ran=600.0, retry=again), failed(-9, output_bytes=0, cpu_seconds=0.0)
+    assert to_be_known(about, idle, RULES, NOW, TICKETS, is_run=False).others
+    effects = ended(about, idle)
+    assert (moved(effects).state, effects.trust.kept is not None) == (TaskState.FAILED, True)
+    own = replace(about, node=replace(about.node, owner_id=USER))
+    assert moved(ended(own, idle)).state is TaskState.QUEUED
+
+
+def test_a_check_is_given_as_many_tries_before_it_says_anything() -> None:
+    about = attempt(kind=TaskKind.AUDIT)
+    about = replace(about, task=replace(about.task, id="t~1"))
+    run = TaskRun(id="t~1", state=TaskState.RUNNING, attempt_state=AttemptState.RUNNING, provider_id=OWNER)
+    parent = ParentTask(id="t", owner_id=USER, state=TaskState.SUCCEEDED, result_digest="d")
+    checked = ProvisionalResult(
+        task_id="t", attempt_id="t:1", node_id="n0", owner_id=9, finished_at=NOW - 9, drawn=True, block="t"
+    )
+    family = TaskFamily(parent=parent, runs=(run,), others=True, checked=checked)
+    effects = decide(
+        AttemptEndSnapshot(attempt=about, family=family), failed(digest="e"), RULES, NOW, TICKETS
+    )
+    assert (moved(effects).state, moved(effects).wait_until) == (TaskState.QUEUED, NOW + 30)
+    assert (effects.family, effects.added, effects.settlement, effects.try_paid) == (None, (), None, None)
 
 
 def test_a_try_without_work_is_not_paid() -> None:

@@ -86,8 +86,7 @@ BAD: list[tuple[Callable[[], object], str]] = [
     (lambda: check_codes(range(1, MAX_CODES + 2)), "at most 32 exit codes"),
     (lambda: check_backoff(-1), "backoff_seconds must be 1 to 3600"),
     (lambda: check_backoff(3601), "not 3601"),
-    (lambda: check_retried(retries=1, replicas=2, min_trust=""), "ask for retries or for replicas"),
-    (lambda: check_retried(retries=1, replicas=1, min_trust="low"), "do not go to nodes of low trust"),
+    (lambda: check_retried(retries=1, replicas=2), "ask for retries or for replicas"),
 ]
 
 
@@ -95,9 +94,3 @@ BAD: list[tuple[Callable[[], object], str]] = [
 def test_what_cannot_be_is_refused_with_what_can(ask: Callable[[], object], words: str) -> None:
     with pytest.raises(InvalidInputError, match=words):
         ask()
-
-
-def test_tasks_with_retries_ask_for_normal_trust_or_more() -> None:
-    trusts = {"": "normal", "normal": "normal", "high": "high"}
-    assert {it: check_retried(retries=1, replicas=1, min_trust=it) for it in trusts} == trusts
-    assert check_retried(retries=0, replicas=3, min_trust="low") == "low"
