@@ -236,7 +236,7 @@ def test_an_operator_sees_why_somebodys_task_waits_and_each_look_is_kept(
         assert len(list(client.operator.tasks(limit=2))) == 2
         shown = client.operator.task(task_id)
         assert (shown.owner, shown.arguments, dict(shown.environment)) == (ann.username, (), {})
-        assert "no node has joined" in client.operator.explain(task_id).message
+        assert "no node" in client.operator.explain(task_id).message
         with pytest.raises(MissingError, match="no user 'nobody-here'"):
             list(client.operator.tasks(username="nobody-here"))
         with pytest.raises(MissingError, match="admin tasks --job"):
@@ -278,6 +278,21 @@ def test_an_operators_stop_is_kept_with_its_reason_or_neither_is(
     assert "nothing was changed" in stop(request, metadata=operator.metadata, timeout=CALL_SECONDS).message
     told = {"owner": ann.username, "reason": "it fills the queue"}
     assert acts(gateway, operator) == [("stop-task", task_id, told)]
+
+
+def test_the_owner_is_told_who_stopped_what_ran(gateway: InnerGateway, operator: Account) -> None:
+    for first, words in ((False, "stopped by the pool's operator"), (True, "stopped by its owner")):
+        running = gateway.running(gateway.someone(), DATA)
+        owner = running.account
+        if first:
+            assert owner.stop(running.task_id).success
+        request = pb.UserTaskRequest(task_id=running.task_id, reason="x")
+        operator.stubs.admin.StopUserTask(request, metadata=operator.metadata, timeout=CALL_SECONDS)
+        assert owner.detail(running.task_id).stop_requested
+        end = running.end(outcome=pb.ATTEMPT_OUTCOME_STOPPED, reason="stopped by its owner")
+        owner.stubs.nodes.FinishAttempt(iter([end]), metadata=owner.metadata, timeout=CALL_SECONDS)
+        detail = owner.detail(running.task_id)
+        assert (detail.state, detail.reason) == ("STOPPED", words)
 
 
 def test_nobody_else_is_an_operator(gateway: InnerGateway, ann: Account) -> None:
