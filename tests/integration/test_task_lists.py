@@ -179,6 +179,7 @@ WANTED: list[tuple[dict[str, Any], bool, str]] = [
     ({"states": (TaskState.FAILED, TaskState.QUEUED)}, True, "ix_tasks_owner_state"),
     ({"states": (TaskState.RUNNING,)}, True, "ix_tasks_owner_held_back"),
     ({"name": "n"}, True, "ix_tasks_owner_name"),
+    ({"node_id": "n"}, True, "ix_tasks_owner_node"),
     ({"labels": {"k": "v"}}, True, "ix_task_labels_found"),
     ({"since": 1.0, "until": 9.0}, True, "ix_tasks_owner_created"),
     ({}, False, "ix_tasks_state_created"),

@@ -322,6 +322,15 @@ Index("ix_tasks_parent", tasks.c.parent_id)
 Index("ix_tasks_owner_created", tasks.c.owner_id, tasks.c.created_at, tasks.c.id)
 Index("ix_tasks_owner_state", tasks.c.owner_id, tasks.c.state, tasks.c.created_at, tasks.c.id)
 Index("ix_tasks_state_created", tasks.c.state, tasks.c.created_at, tasks.c.id)
+Index(
+    "ix_tasks_owner_node",
+    tasks.c.owner_id,
+    tasks.c.node_id,
+    tasks.c.created_at,
+    tasks.c.id,
+    sqlite_where=tasks.c.node_id != "",
+    postgresql_where=tasks.c.node_id != "",
+)
 # For their owners those run whose result is held back.
 Index(
     "ix_tasks_owner_held_back",

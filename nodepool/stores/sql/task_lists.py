@@ -102,7 +102,7 @@ def _is_in(wanted: TaskFilter, owner_id: int | None, *, with_states: bool = True
     if wanted.job_id:
         parts += [tasks.c.job_id == wanted.job_id, tasks.c.job_id != ""]
     if wanted.node_id:
-        parts.append(tasks.c.node_id == wanted.node_id)
+        parts += [tasks.c.node_id == wanted.node_id, tasks.c.node_id != ""]
         if owner_id is None:
             parts.append(tasks.c.id.in_(_had_by(wanted.node_id)))
     if with_states and wanted.states:

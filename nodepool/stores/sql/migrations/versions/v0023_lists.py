@@ -11,6 +11,7 @@ branch_labels = None
 depends_on = None
 
 _FALSE = sa.text("false")
+_ON_A_NODE = sa.text("node_id != ''")
 _HELD_BACK = sa.text("held_back_until > 0")
 _NAMED = sa.text("name != ''")
 _SINGLE = sa.text("job_id = ''")
@@ -31,6 +32,13 @@ def upgrade() -> None:
         op.create_index(name, "tasks", [*columns, "id"], sqlite_where=where, postgresql_where=where)
     op.create_index("ix_tasks_owner_state", "tasks", ["owner_id", "state", "created_at", "id"])
     op.create_index(
+        "ix_tasks_owner_node",
+        "tasks",
+        ["owner_id", "node_id", "created_at", "id"],
+        sqlite_where=_ON_A_NODE,
+        postgresql_where=_ON_A_NODE,
+    )
+    op.create_index(
         "ix_tasks_owner_held_back",
         "tasks",
         ["owner_id", "created_at", "id"],
@@ -50,6 +58,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_index("ix_tasks_owner_single", "tasks")
     op.drop_index("ix_tasks_owner_held_back", "tasks")
+    op.drop_index("ix_tasks_owner_node", "tasks")
     op.drop_index("ix_tasks_owner_state", "tasks")
     for name, (columns, where) in _LONGER.items():
         op.drop_index(name, "tasks")
