@@ -706,7 +706,7 @@ def test_the_shells_side_is_printed(environment: dict[str, str], shell: str) -> 
 
 
 def test_a_command_that_is_mistyped_is_guessed(environment: dict[str, str]) -> None:
-    assert "Did you mean 'submit'?" in run(environment, "submti").stderr
+    assert "Did you mean 'submit'" in run(environment, "submti").stderr
     assert "--location" in run(environment, "submit", "--locaton", "asia", ".").stderr
 
 
