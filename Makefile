@@ -33,10 +33,11 @@ coverage: install
 	scripts/with_services.sh scripts/coverage.sh $(BIN)/python $(TEST_PROCESSES)
 
 # What takes minutes by itself: the money machine's random orders, five times as many as make test tries, and the
-# pool away for three minutes, in every way.
+# pool away for three minutes, in every way. And the sweeps of docs/sdk.md as they stand there, of 200 tasks.
 long: install
 	MONEY_EXAMPLES=1000 $(BIN)/python -m pytest -p no:cacheprovider tests/integration/test_money_machine.py
 	KILL_ROUNDS=3 scripts/with_services.sh $(BIN)/python -m pytest -s -p no:cacheprovider tests/fault/test_all_killed_in_turn.py
+	HIVEMIND_TEST_SWEEP=200 scripts/with_services.sh $(BIN)/python -m pytest -p no:cacheprovider tests/e2e/test_pool_sdk.py -k docs
 	OUTAGE_SECONDS=180 scripts/with_services.sh $(BIN)/python -m pytest -p no:cacheprovider tests/fault/test_outages.py
 
 # Does the pool stay as large as it was? build/soak/soak.csv and soak.svg show it; minutes to hours.

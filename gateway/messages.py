@@ -78,18 +78,14 @@ def task_detail(
         queue=partition_queue(row.tier, row.region),
         owner=row.owner,
         stop_requested=row.stop_requested,
-        priority=row.priority,
-        min_trust=row.min_trust,
-        location_mode=row.location_mode,
+        **_wishes(row),
         **_money(row),
         attempts=[_attempt_record(attempt, held=held) for attempt in attempts],
         replicas=row.replicas,
         verification=row.verification,
         replica_records=[_replica_record(run) for run in runs],
-        take_pending=row.take_pending,
         held_back_until=row.held_back_until,
         secrets=words_of(mapping_from_json(row.secrets)),
-        secrets_on_low_trust=row.secrets_on_low_trust,
         **_tries(row),
         name=row.name,
         labels=mapping_from_json(row.labels),
@@ -112,6 +108,19 @@ def _result(row: OwnedTask, retention: Retention) -> dict[str, Any]:
         "result_until": retention.result_until(row.finished_at or 0) if has_result else 0,
         "result_removed_at": row.files_removed_at if row.result_attempt else 0,
         "output_removed": gone and not row.log_bytes,
+    }
+
+
+def _wishes(row: OwnedTask) -> dict[str, Any]:
+    """As they were submitted."""
+    return {
+        "priority": row.priority,
+        "memory_mb": row.memory_mb,
+        "min_trust": row.min_trust,
+        "location_mode": row.location_mode,
+        "take_pending": row.take_pending,
+        "exclusive": row.exclusive,
+        "secrets_on_low_trust": row.secrets_on_low_trust,
     }
 
 

@@ -1,4 +1,5 @@
-"""The client of a HiveMind node pool: `NodePoolClient`, what it answers with, and its errors.
+"""The client of a HiveMind node pool: `connect()` for programs, `NodePoolClient` for each call of the
+protocol, what they answer with, and their errors.
 
 Names are loaded when they are asked for, so that `hivemind --help` does not pay for gRPC.
 """
@@ -12,12 +13,14 @@ if TYPE_CHECKING:
     from hivemind.admin import AdminAct, Operator, UserRecord
     from hivemind.array_upload import ArraySubmission
     from hivemind.channel import Endpoint, RetryPolicy
+    from hivemind.connecting import connect, connect_async
     from hivemind.errors import (
         BadResultError,
         ClientError,
         ConfigError,
         ConflictError,
         ExistsError,
+        InvalidInputError,
         LimitError,
         MissingError,
         NotAllowedError,
@@ -32,6 +35,16 @@ if TYPE_CHECKING:
     from hivemind.explanation import Explanation, FailedClause, Suggestion
     from hivemind.flow_upload import FlowSubmission
     from hivemind.flows import FlowStep, TaskFlow, read_flow
+    from hivemind.functions.errors import (
+        ExecutorClosedError,
+        NotAgreedError,
+        OtherPythonError,
+        RemoteError,
+        RemoteTraceback,
+        TaskFailedError,
+        WorkerSetupError,
+    )
+    from hivemind.functions.outcome import ResultFile
     from hivemind.jobs import JobInfo, ReasonGroup, StepInfo
     from hivemind.models import (
         AttemptInfo,
@@ -47,6 +60,11 @@ if TYPE_CHECKING:
     from hivemind.money import Balance, Credit, CreditChange, Statement, StatementLine, Transferred
     from hivemind.needs import TaskNeeds
     from hivemind.nodes import NodeInfo
+    from hivemind.pools.aio import AsyncJob, AsyncPool, AsyncTask
+    from hivemind.pools.executor import PoolExecutor
+    from hivemind.pools.futures import PoolFuture
+    from hivemind.pools.pool import Pool
+    from hivemind.pools.sync import Job, Task
     from hivemind.resubmitting import Resubmission
     from hivemind.sdk import NodePoolClient
     from hivemind.secret_methods import SecretInfo, SecretRemoved
@@ -58,6 +76,9 @@ if TYPE_CHECKING:
 __all__ = [
     "AdminAct",
     "ArraySubmission",
+    "AsyncJob",
+    "AsyncPool",
+    "AsyncTask",
     "AttemptInfo",
     "BadResultError",
     "Balance",
@@ -67,28 +88,39 @@ __all__ = [
     "Credit",
     "CreditChange",
     "Endpoint",
+    "ExecutorClosedError",
     "ExistsError",
     "Explanation",
     "FailedClause",
     "FlowStep",
     "FlowSubmission",
     "Identity",
+    "InvalidInputError",
+    "Job",
     "JobInfo",
     "LimitError",
     "MissingError",
     "NamedIds",
     "NodeInfo",
     "NodePoolClient",
+    "NotAgreedError",
     "NotAllowedError",
     "NotLoggedInError",
     "NotYetError",
     "Operator",
+    "OtherPythonError",
     "OutputEvent",
     "PlainTextError",
+    "Pool",
+    "PoolExecutor",
+    "PoolFuture",
     "Position",
     "ReasonGroup",
     "RefusedError",
+    "RemoteError",
+    "RemoteTraceback",
     "Resubmission",
+    "ResultFile",
     "ResultInfo",
     "RetryPolicy",
     "SecretInfo",
@@ -100,7 +132,9 @@ __all__ = [
     "Submission",
     "Suggestion",
     "Sweep",
+    "Task",
     "TaskEvent",
+    "TaskFailedError",
     "TaskFlow",
     "TaskInfo",
     "TaskNeeds",
@@ -110,11 +144,32 @@ __all__ = [
     "UnreachableError",
     "UnsupportedError",
     "UserRecord",
+    "WorkerSetupError",
+    "connect",
+    "connect_async",
     "exit_code_of",
     "read_flow",
 ]
 
 _HOME_OF = {
+    "connect": "hivemind.connecting",
+    "connect_async": "hivemind.connecting",
+    "Pool": "hivemind.pools.pool",
+    "Task": "hivemind.pools.sync",
+    "Job": "hivemind.pools.sync",
+    "AsyncPool": "hivemind.pools.aio",
+    "AsyncTask": "hivemind.pools.aio",
+    "AsyncJob": "hivemind.pools.aio",
+    "PoolExecutor": "hivemind.pools.executor",
+    "PoolFuture": "hivemind.pools.futures",
+    "ResultFile": "hivemind.functions.outcome",
+    "ExecutorClosedError": "hivemind.functions.errors",
+    "NotAgreedError": "hivemind.functions.errors",
+    "OtherPythonError": "hivemind.functions.errors",
+    "RemoteError": "hivemind.functions.errors",
+    "RemoteTraceback": "hivemind.functions.errors",
+    "TaskFailedError": "hivemind.functions.errors",
+    "WorkerSetupError": "hivemind.functions.errors",
     "ArraySubmission": "hivemind.array_upload",
     "JobInfo": "hivemind.jobs",
     "ReasonGroup": "hivemind.jobs",

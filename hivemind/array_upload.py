@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hivemind.channel import GatewayChannel
-from hivemind.errors import RefusedError, UnsupportedError
+from hivemind.errors import InvalidInputError, RefusedError, UnsupportedError
 from hivemind.needs import TaskNeeds, needs_to_wire
+from hivemind.steps import LocalWork, Steps, Upload, drive
 from hivemind.sweeps import Sweep
 from hivemind.uploading import (
     CHUNK_BYTES,
@@ -19,7 +20,7 @@ from hivemind.uploading import (
     retries_warning,
 )
 from hivemind.zip_pack import Package, open_package
-from nodepool.domain.errors import InvalidInputError
+from nodepool.domain.errors import InvalidInputError as InvalidError
 from nodepool.domain.ids import check_job_id
 from nodepool.domain.tasks.run_inputs import RunInputs
 from nodepool.protocol import nodepool_pb2 as pb
@@ -61,21 +62,33 @@ def upload_array(
     one is made; a repeat with the same changes nothing. `max_cpt`: refused where it could cost more; 0: no
     bound. Each task holds its price when it is placed.
     """
+    return drive(gateway, array_steps(source, sweep, needs, job_id, max_cpt, progress, include))
+
+
+def array_steps(
+    source: Path,
+    sweep: Sweep,
+    needs: TaskNeeds,
+    job_id: str,
+    max_cpt: int,
+    progress: Progress,
+    include: Sequence[str] = (),
+) -> Steps[ArraySubmission]:
     try:
         job_id = check_job_id(job_id or new_job_id())
         inputs = RunInputs(tuple(needs.arguments), dict(needs.environment))
-    except InvalidInputError as error:
-        raise RefusedError(str(error)) from error
-    items = sweep.check(inputs)
+    except (InvalidError, TypeError) as error:
+        raise InvalidInputError(str(error)) from error
+    items: bytes = yield LocalWork(lambda: sweep.check(inputs))
     common = needs_to_wire(needs)
     if needs.secrets or needs.after or needs.after_any:  # all pools that take arrays pass the rest on
-        check_pool_knows(gateway, needs)
-    package = open_package(source, include=include)
+        yield from check_pool_knows(needs)
+    package: Package = yield LocalWork(lambda: open_package(source, include=include))
     common.package_bytes = package.size_bytes
     try:
         common.package_sha256 = package.sha256()
         spec = pb.ArraySpec(job_id=job_id, task=common, names=sweep.names, tasks=len(sweep), max_cpt=max_cpt)
-        answer = _sent(gateway, spec, items, package, progress)
+        answer = yield from _sent(spec, items, package, progress)
     finally:
         package.close()
     if not answer.success:
@@ -94,20 +107,15 @@ def upload_array(
 
 
 def _sent(
-    gateway: GatewayChannel,
-    spec: pb.ArraySpec,
-    items: bytes,
-    package: Package,
-    progress: Progress,
-) -> pb.SubmitArrayResponse:
+    spec: pb.ArraySpec, items: bytes, package: Package, progress: Progress
+) -> Steps[pb.SubmitArrayResponse]:
     try:
-        return gateway.upload(
-            gateway.tasks.SubmitArray,
-            lambda: _messages(spec, items, package, progress),
-            deadline_seconds=DEADLINE_SECONDS,
+        answer: pb.SubmitArrayResponse = yield Upload(
+            "tasks", "SubmitArray", lambda: _messages(spec, items, package, progress), DEADLINE_SECONDS
         )
     except UnsupportedError as error:
         raise UnsupportedError("this pool is too old for arrays; nothing was sent") from error
+    return answer
 
 
 def _messages(

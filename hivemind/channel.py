@@ -13,25 +13,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 
 from hivemind.errors import (
     ClientError,
     ConfigError,
-    ConflictError,
-    ExistsError,
     LimitError,
-    MissingError,
-    NotAllowedError,
-    NotLoggedInError,
     PlainTextError,
-    RefusedError,
     TimedOutError,
     UnreachableError,
-    UnsupportedError,
 )
+from hivemind.grpc_errors import STATUS_TO_ERROR, client_error
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.gateway_choice import gateway_addresses, is_loopback, split_address
 from nodepool.gateway_lines import GatewayLines
@@ -43,35 +37,9 @@ from nodepool.protocol.nodepool_pb2_grpc import (
     UserServiceStub,
 )
 
-STATUS_TO_ERROR: dict[grpc.StatusCode, type[ClientError]] = {
-    grpc.StatusCode.UNAUTHENTICATED: NotLoggedInError,
-    grpc.StatusCode.PERMISSION_DENIED: NotAllowedError,
-    grpc.StatusCode.NOT_FOUND: MissingError,
-    grpc.StatusCode.ALREADY_EXISTS: ExistsError,
-    grpc.StatusCode.INVALID_ARGUMENT: RefusedError,
-    grpc.StatusCode.OUT_OF_RANGE: RefusedError,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: LimitError,
-    grpc.StatusCode.FAILED_PRECONDITION: ConflictError,
-    grpc.StatusCode.ABORTED: ConflictError,
-    grpc.StatusCode.UNAVAILABLE: UnreachableError,
-    grpc.StatusCode.DEADLINE_EXCEEDED: TimedOutError,
-    grpc.StatusCode.UNIMPLEMENTED: UnsupportedError,
-    # Nobody here cancels a call and waits for it: its gateway did, or what stands between.
-    grpc.StatusCode.CANCELLED: UnreachableError,
-    grpc.StatusCode.UNKNOWN: ClientError,
-    grpc.StatusCode.INTERNAL: ClientError,
-    grpc.StatusCode.DATA_LOSS: ClientError,
-}
 MAX_MESSAGE_BYTES = 128 << 20
-# What gRPC says of a line that broke in the middle of a call, beside UNAVAILABLE.
-_BROKEN_OFF = ("rst_stream", "stream removed", "socket closed")
-# What it says where the next try would end as this one.
-_NOT_PASSING = ("certificate", "wrong_version_number", "expected settings frame")
-# How it says that TLS was answered in plain text, and plain text by something else than a gateway.
-_IN_THE_CLEAR = "wrong_version_number"
-_NOT_HTTP2 = ("failed parsing http/2", "settings frame", "socket closed")
-_RETRY_AFTER_MS = "retry-after-ms"
-_MAX_DIGITS = 10
+
+__all__ = ["STATUS_TO_ERROR", "Endpoint", "GatewayChannel", "RetryPolicy", "check_address", "is_loopback"]
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -121,8 +89,9 @@ def _config_errors() -> Iterator[None]:
         raise ConfigError(str(error)) from error
 
 
-class GatewayChannel:
-    """An open connection. Close it, or use it in a `with` statement. Safe to use from several threads."""
+class Gateways:
+    """The lines to a pool's gateways with what every call on them has; how it is waited for is a
+    subclass's."""
 
     def __init__(
         self,
@@ -149,11 +118,53 @@ class GatewayChannel:
         self.on_wait: Callable[[UnreachableError, float], None] = lambda _error, _seconds: None
         self._waits = False
         self._deadline_seconds = deadline_seconds
-        self.lines = GatewayLines(addresses, lambda address: _open(endpoint, address), first=first)
+        self.lines = GatewayLines(addresses, self._open, first=first, close_line=self._close)
         self.users = UserServiceStub(self.lines)
         self.nodes = NodeManagerServiceStub(self.lines)
         self.tasks = MasterNodeServiceStub(self.lines)
         self.admin = AdminServiceStub(self.lines)
+
+    def _open(self, address: str) -> Any:
+        raise NotImplementedError
+
+    def _close(self, channel: Any) -> None:
+        raise NotImplementedError
+
+    def answered(self) -> None:
+        self._waits = False
+        self.lines.answered()
+
+    def tell_wait(self, error: UnreachableError, seconds_left: float) -> None:
+        """Once, until somebody is answered again."""
+        if not self._waits:
+            self._waits = True
+            self.on_wait(error, seconds_left)
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise client_error(error, self.endpoint.address, tls=self.endpoint.tls) from None
+        except (ValueError, grpc.aio.UsageError) as error:
+            # The line was closed under this call, because others have found it dead.
+            raise UnreachableError(f"the connection to the pool was closed: {error}") from None
+
+
+class GatewayChannel(Gateways):
+    """An open connection. Close it, or use it in a `with` statement. Safe to use from several threads."""
+
+    def _open(self, address: str) -> grpc.Channel:
+        options = line_options(address)
+        if not self.endpoint.tls:
+            return grpc.insecure_channel(address, options=options)
+        return grpc.secure_channel(address, credentials_of(self.endpoint), options=options)
+
+    def _close(self, channel: grpc.Channel) -> None:
+        channel.close()
 
     def close(self) -> None:
         self.lines.close()
@@ -208,7 +219,7 @@ class GatewayChannel:
                 call = method(request, timeout=deadline_seconds, metadata=self._metadata())
                 try:
                     for answer in call:
-                        self._answered()
+                        self.answered()
                         yield answer
                 finally:
                     call.cancel()
@@ -219,65 +230,60 @@ class GatewayChannel:
             raise
 
     def _attempts(self, send: Callable[[], _Response]) -> _Response:
-        retries, waited = Retries(self), 0.0
+        tries = Tries(self)
         while True:
-            tried_at, line = time.monotonic(), self.lines.current
+            tries.begin()
             try:
                 with self._errors():
                     answer = send()
-            except TimedOutError as error:
-                # Where nobody else can be asked, the same would only cost a busy pool the work once more.
-                error.after_unanswered = True
-                error.try_at_once = self.lines.silent(line, tried_at)
-                error.passing = False
-                retries.failed(error)
-            except UnreachableError as error:
-                error.try_at_once = self.lines.unreachable(line)
-                retries.failed(error)
-            except LimitError as error:
-                # Nothing was done, so it may be sent again whatever it is.
-                self._answered()
-                seconds = error.retry_after_seconds
-                waited += seconds
-                if not seconds or waited > self.retry.max_wait_seconds:
-                    raise
-                time.sleep(seconds + self.retry.delay_seconds(1))
             except ClientError as error:
-                self._answered()
-                error.after_unanswered = retries.unanswered
-                raise
+                time.sleep(tries.pause_after(error))
             else:
-                self._answered()
+                self.answered()
                 return answer
 
-    def _answered(self) -> None:
-        self._waits = False
-        self.lines.answered()
 
-    def tell_wait(self, error: UnreachableError, seconds_left: float) -> None:
-        """Once, until somebody is answered again."""
-        if not self._waits:
-            self._waits = True
-            self.on_wait(error, seconds_left)
+class Tries:
+    """One call, tried again as long as that may help. For one thread, or one task of an event loop."""
 
-    def _metadata(self) -> tuple[tuple[str, str], ...]:
-        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
+    def __init__(self, gateways: Gateways) -> None:
+        self._gateways, self._retries = gateways, Retries(gateways)
+        self._waited = self._tried_at = 0.0
+        self._line = gateways.lines.current
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except grpc.RpcError as error:
-            raise _client_error(error, self.endpoint) from None
-        except ValueError as error:
-            # The line was closed under this call, because others have found it dead.
-            raise UnreachableError(f"the connection to the pool was closed: {error}") from None
+    def begin(self) -> None:
+        self._tried_at, self._line = time.monotonic(), self._gateways.lines.current
+
+    def pause_after(self, error: ClientError) -> float:
+        """How long it is waited before the next try. Raises `error` where there is none."""
+        lines, retry = self._gateways.lines, self._gateways.retry
+        match error:
+            case TimedOutError():
+                # Where nobody else can be asked, the same would only cost a busy pool the work once more.
+                error.after_unanswered = True
+                error.try_at_once = lines.silent(self._line, self._tried_at)
+                error.passing = False
+                return self._retries.pause_after(error)
+            case UnreachableError():
+                error.try_at_once = lines.unreachable(self._line)
+                return self._retries.pause_after(error)
+            case LimitError(retry_after_seconds=seconds):
+                # Nothing was done, so it may be sent again whatever it is.
+                self._gateways.answered()
+                self._waited += seconds
+                if not seconds or self._waited > retry.max_wait_seconds:
+                    raise error
+                return seconds + retry.delay_seconds(1)
+            case _:
+                self._gateways.answered()
+                error.after_unanswered = self._retries.unanswered
+                raise error
 
 
 class Retries:
     """How one call, or one watch, is tried again. For one thread."""
 
-    def __init__(self, gateway: GatewayChannel) -> None:
+    def __init__(self, gateway: Gateways) -> None:
         self._gateway = gateway
         self._rounds, self._since = 0, 0.0
         self.unanswered = False  # an earlier try may have arrived
@@ -287,10 +293,14 @@ class Retries:
 
     def failed(self, error: UnreachableError, patience_seconds: float | None = None) -> None:
         """Waits until the next try, or raises `error` when there is none."""
+        time.sleep(self.pause_after(error, patience_seconds))
+
+    def pause_after(self, error: UnreachableError, patience_seconds: float | None = None) -> float:
+        """How long it is waited before the next try. Raises `error` where there is none."""
         retry, now = self._gateway.retry, time.monotonic()
         self.unanswered = error.after_unanswered = self.unanswered or not error.never_sent
         if error.try_at_once:
-            return
+            return 0.0
         self._rounds += 1
         if self._rounds == 1:
             self._since = now
@@ -299,68 +309,24 @@ class Retries:
         if left <= 0 or not error.passing or self._rounds == retry.attempts:
             raise error
         self._gateway.tell_wait(error, left)
-        time.sleep(min(left, retry.delay_seconds(self._rounds)))
+        return min(left, retry.delay_seconds(self._rounds))
 
 
-def _client_error(error: grpc.RpcError, endpoint: Endpoint) -> ClientError:
-    # What a call raises is a grpc.Call too, but its type does not say so.
-    code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
-    details = " ".join((error.details() or "").split()) if isinstance(error, grpc.Call) else str(error)
-    kind = STATUS_TO_ERROR.get(code, ClientError)
-    if kind is UnreachableError or (
-        kind is ClientError and any(words in details.casefold() for words in _BROKEN_OFF)
-    ):
-        return _unreachable(details, endpoint)
-    if kind is TimedOutError:
-        return TimedOutError(f"the pool at {endpoint.address} did not answer in time")
-    if kind is LimitError:
-        return LimitError(details or None, retry_after_seconds=_retry_after(error))
-    if kind is ClientError:
-        return ClientError(f"the pool failed ({code.name}): {details or 'no details'}")
-    return kind(details or None)
-
-
-def _retry_after(error: grpc.RpcError) -> float:
-    """When the pool says that the same call may be answered; 0 where it does not say, or not sensibly."""
-    text = ""
-    if isinstance(error, grpc.Call):
-        for key, value in error.trailing_metadata() or ():
-            text = str(value) if key == _RETRY_AFTER_MS else text
-    return int(text) / 1000 if text.isascii() and text.isdigit() and len(text) < _MAX_DIGITS else 0.0
-
-
-def _unreachable(details: str, endpoint: Endpoint) -> UnreachableError:
-    lowered = details.casefold()
-    hint: str | None = None
-    if _IN_THE_CLEAR in lowered:
-        details = "it answers in plain text, and TLS was asked for"
-        hint = "use --no-tls where nobody else can read the line, or see that its TLS is on"
-    elif endpoint.tls and any(words in lowered for words in ("certificate", "ssl", "handshake")):
-        hint = "is --ca-file its authority's, and does its certificate have this name?"
-    elif not endpoint.tls and any(words in lowered for words in _NOT_HTTP2):
-        hint = "is it a pool's gateway, and does it use TLS? Then --tls is missing"
-    message = f"the pool at {endpoint.address} cannot be reached: {details or 'no details'}"
-    error = UnreachableError(message, hint=hint)
-    error.passing = not any(words in lowered for words in _NOT_PASSING)
-    error.never_sent = "failed to connect to" in lowered or "dns resolution failed" in lowered
-    return error
-
-
-def _open(endpoint: Endpoint, address: str) -> grpc.Channel:
-    options: list[tuple[str, int]] = [
+def line_options(address: str) -> list[tuple[str, int]]:
+    return [
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         *grpc_client_options(first_delay_seconds=0.2, max_delay_seconds=2.0),
         *way_options(address),
     ]
-    if not endpoint.tls:
-        return grpc.insecure_channel(address, options=options)
+
+
+def credentials_of(endpoint: Endpoint) -> grpc.ChannelCredentials:
+    """Raises ConfigError for a CA file that cannot be read."""
     authority: bytes | None = None
     if endpoint.ca_file:
         try:
             authority = Path(endpoint.ca_file).read_bytes()
         except OSError as error:
             raise ConfigError(f"the CA file cannot be read: {error}") from error
-    return grpc.secure_channel(
-        address, grpc.ssl_channel_credentials(root_certificates=authority), options=options
-    )
+    return grpc.ssl_channel_credentials(root_certificates=authority)

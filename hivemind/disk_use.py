@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hivemind.channel import GatewayChannel
+from hivemind.made import made
 from hivemind.models import finite
 from nodepool.protocol import nodepool_pb2 as pb
 
@@ -54,8 +55,8 @@ def disk_use(
     users: int = 0,
 ) -> DiskUse:
     """None: as the pool is set."""
-    request = pb.GetDiskUseRequest(
-        result_days=result_days, log_days=log_days, task_days=task_days, users=users
+    request = made(
+        pb.GetDiskUseRequest, result_days=result_days, log_days=log_days, task_days=task_days, users=users
     )
     answer = gateway.call(gateway.admin.GetDiskUse, request)
     return DiskUse(

@@ -5,20 +5,19 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
-from hivemind.channel import GatewayChannel, Retries
 from hivemind.errors import ClientError, MissingError, NotYetError, RefusedError, UnreachableError
-from hivemind.models import ResultInfo, TaskInfo
+from hivemind.made import made
+from hivemind.models import ResultInfo, TaskInfo, task_from_poll
+from hivemind.steps import Call, LocalWork, Steps, Stream
 from hivemind.zip_unpack import check_destination, unpack
 from nodepool.protocol import nodepool_pb2 as pb
 
 _DEADLINE_SECONDS = 3600.0
-# Of a result on a line that breaks again and again; each begins at its first byte.
-_MOST_BEGINNINGS = 10
 
 
-def fetch_result(
-    gateway: GatewayChannel,
+def fetch_steps(
     task_id: str,
     destination: Path,
     *,
@@ -26,8 +25,7 @@ def fetch_result(
     overwrite: bool,
     max_unpacked_bytes: int,
     progress: Callable[[int, int], None],
-    status: Callable[[str], TaskInfo],
-) -> ResultInfo:
+) -> Steps[ResultInfo]:
     """See `NodePoolClient.result`."""
     if unpack_into:
         check_destination(destination, overwrite=overwrite)
@@ -35,74 +33,75 @@ def fetch_result(
         raise RefusedError(
             f"{destination} exists already", hint="choose another name, or overwrite with --force"
         )
-    part = destination.parent / f".{destination.name}.{secrets.token_hex(8)}.part"
+    part = _Part(destination.parent / f".{destination.name}.{secrets.token_hex(8)}.part", progress)
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         try:
-            size = _download(gateway, task_id, part, progress, status)
+            yield from _download(task_id, part)
             if unpack_into:
-                unpacked = unpack(
-                    part, destination, overwrite=overwrite, max_unpacked_bytes=max_unpacked_bytes
+                unpacked = yield LocalWork(
+                    lambda: unpack(
+                        part.path, destination, overwrite=overwrite, max_unpacked_bytes=max_unpacked_bytes
+                    )
                 )
                 return ResultInfo(
                     task_id=task_id,
                     path=destination,
-                    result_bytes=size,
+                    result_bytes=part.done,
                     files=unpacked.files,
                     warnings=unpacked.warnings,
                 )
-            part.replace(destination)
-            return ResultInfo(task_id=task_id, path=destination, result_bytes=size)
+            part.path.replace(destination)
+            return ResultInfo(task_id=task_id, path=destination, result_bytes=part.done)
         finally:
-            part.unlink(missing_ok=True)
+            part.close()
+            part.path.unlink(missing_ok=True)
     except OSError as error:
         raise RefusedError(
             f"the result cannot be written to {destination}: {error.strerror or error}"
         ) from error
 
 
-def _download(
-    gateway: GatewayChannel,
-    task_id: str,
-    part: Path,
-    progress: Callable[[int, int], None],
-    status: Callable[[str], TaskInfo],
-) -> int:
-    retries, begun = Retries(gateway), 0
-
-    def show(done: int, total: int) -> None:
-        if done and begun <= _MOST_BEGINNINGS:
-            retries.worked()
-        progress(done, total)
-
-    while True:
-        begun += 1
-        try:
-            return _download_once(gateway, task_id, part, show)
-        except MissingError as error:
-            raise _why_missing(status(task_id), error) from None
-        except UnreachableError as error:
-            retries.failed(error)
+def _download(task_id: str, part: _Part) -> Steps[None]:
+    request = made(pb.DownloadResultRequest, task_id=task_id)
+    try:
+        yield Stream("tasks", "DownloadResult", request, part, _DEADLINE_SECONDS)
+    except MissingError as error:
+        task = yield Call("tasks", "PollTaskStatus", made(pb.PollTaskStatusRequest, task_id=task_id))
+        raise _why_missing(task_from_poll(task), error) from None
 
 
-def _download_once(
-    gateway: GatewayChannel, task_id: str, part: Path, progress: Callable[[int, int], None]
-) -> int:
-    total = done = 0
-    request = pb.DownloadResultRequest(task_id=task_id)
-    with part.open("wb") as file:
-        for answer in gateway.stream(
-            gateway.tasks.DownloadResult, request, deadline_seconds=_DEADLINE_SECONDS
-        ):
-            total = total or answer.total_bytes
-            done += len(answer.chunk)
-            if done > total:
-                raise ClientError(f"the pool sent more than the {total} bytes of the result")
-            file.write(answer.chunk)
-            progress(done, total)
-    if done != total:
-        raise UnreachableError(f"the download was cut off after {done} of {total} bytes")
-    return done
+class _Part:
+    """The file that a download is written to, each try from its first byte."""
+
+    def __init__(self, path: Path, progress: Callable[[int, int], None]) -> None:
+        self.path, self._progress = path, progress
+        self.done = self._total = 0
+        self._file: IO[bytes] | None = None
+
+    def begin(self) -> None:
+        self.close()
+        self._file = self.path.open("wb")
+        self.done = self._total = 0
+
+    def take(self, answer: pb.DownloadResultResponse) -> None:
+        self._total = self._total or answer.total_bytes
+        self.done += len(answer.chunk)
+        if self.done > self._total:
+            raise ClientError(f"the pool sent more than the {self._total} bytes of the result")
+        if self._file is not None:
+            self._file.write(answer.chunk)
+        self._progress(self.done, self._total)
+
+    def end(self) -> None:
+        self.close()
+        if self.done != self._total:
+            raise UnreachableError(f"the download was cut off after {self.done} of {self._total} bytes")
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def _why_missing(task: TaskInfo, error: MissingError) -> ClientError:

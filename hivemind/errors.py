@@ -114,6 +114,12 @@ class RefusedError(ClientError):
     exit_code = ExitCode.REFUSED
 
 
+class InvalidInputError(RefusedError, ValueError):
+    """The request is not valid; nothing was sent."""
+
+    code = "invalid_input"
+
+
 class ExistsError(RefusedError):
     """That name is taken."""
 

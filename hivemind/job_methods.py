@@ -11,6 +11,7 @@ from hivemind.array_upload import ArraySubmission, upload_array
 from hivemind.flow_upload import FlowSubmission, upload_flow
 from hivemind.flows import TaskFlow
 from hivemind.jobs import JobInfo
+from hivemind.made import path_of
 from hivemind.models import TaskInfo
 from hivemind.needs import TaskNeeds
 from hivemind.resubmitting import Resubmission, resubmit_job, resubmit_task
@@ -35,7 +36,8 @@ class JobMethods(SignedIn):
         """Send one package as many tasks, all accepted or none; see `hivemind.array_upload`."""
         self._need_token()
         wanted = needs or TaskNeeds()
-        return upload_array(self._gateway, Path(source), sweep, wanted, job_id, max_cpt, progress, include)
+        place = path_of(source, "the path")
+        return upload_array(self._gateway, place, sweep, wanted, job_id, max_cpt, progress, include)
 
     def submit_flow(self, flow: TaskFlow, *, job_id: str = "", progress: Progress = silent) -> FlowSubmission:
         """Send a flow as one job, all of its steps accepted or none; see `hivemind.flows`."""

@@ -50,7 +50,7 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class JobPlace:
     """Which task of a job it is. `step` is empty where that is no flow."""
 
     task_id: str
@@ -64,7 +64,7 @@ class _Place:
 def check_template(template: str, *, is_flow: bool = False) -> None:
     """Raises RefusedError where two tasks would have one directory, or nothing can be made of it."""
     steps = ("a", "b") if is_flow else ("",)
-    places = [_Place(f"job.{step}{index}", index, step) for step in steps for index in (1, 2)]
+    places = [JobPlace(f"job.{step}{index}", index, step) for step in steps for index in (1, 2)]
     try:
         named = {place.path(template) for place in places}
     except (ValueError, LookupError, AttributeError, TypeError) as error:
@@ -80,13 +80,13 @@ _OF_ARRAY = re.compile(r"(\d{1,9})")
 _OF_FLOW = re.compile(r"([A-Za-z][A-Za-z0-9_-]{0,39})(?:\.(\d{1,9}))?")
 
 
-def _place(job_id: str, task_id: str) -> _Place:
+def place_of(job_id: str, task_id: str) -> JobPlace:
     """The pool's words become names of directories here, so they have to be what a job's tasks are called."""
     own = task_id.removeprefix(f"{job_id}.") if task_id.startswith(f"{job_id}.") else ""
     if found := _OF_ARRAY.fullmatch(own):
-        return _Place(task_id, int(found[1]))
+        return JobPlace(task_id, int(found[1]))
     if found := _OF_FLOW.fullmatch(own):
-        return _Place(task_id, int(found[2] or 0), found[1])
+        return JobPlace(task_id, int(found[2] or 0), found[1])
     raise BadResultError(f"the pool named {task_id[:80]!r} as a task of {job_id}")
 
 
@@ -112,7 +112,7 @@ def fetch_all(
     ended = pool.job_tasks(job_id, *sorted(FINAL_TASK_STATES))
 
     def one(task: TaskInfo) -> Fetched:
-        place = _place(job_id, task.task_id)
+        place = place_of(job_id, task.task_id)
         if place.step:
             check_template(template, is_flow=True)
         directory = place.path(template)
@@ -153,13 +153,13 @@ def _unpack(
     try:
         got = pool.result(task_id, part, unpack=True, max_unpacked_bytes=max_unpacked_bytes)
         for name in got.files:
-            if only and not any(_fits(name, pattern) for pattern in only):
+            if only and not any(fits(name, pattern) for pattern in only):
                 (part / name).unlink()
         part.replace(directory)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _fits(name: str, pattern: str) -> bool:
+def fits(name: str, pattern: str) -> bool:
     """A pattern without a slash is of the file's own name, in whatever directory."""
     return fnmatch.fnmatchcase(name if "/" in pattern else name.rpartition("/")[2], pattern)

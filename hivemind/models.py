@@ -83,6 +83,7 @@ class RequirementsInfo:
 
     cpu_score: int = 0
     memory_gb: int = 0
+    memory_mb: int = 0  # what memory_gb is rounded up from; 0: memory_gb says it
     gpu_score: int = 0
     gpu_memory_gb: int = 0
     gpu_name: str = ""
@@ -131,6 +132,7 @@ class TaskInfo:
     secrets_on_low_trust: bool = False
     name: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    memory_mb: int = 0  # asked for; 0: in whole GiB, or none
     held_back_until: float | None = None  # its result is being checked, and is given then at the latest
     result_until: float | None = None  # its result is removed then; None: never, or there is none
     result_removed_at: float | None = None
@@ -262,6 +264,7 @@ def _task(task_id: str, status: str, detail: pb.TaskDetail | None, *, message: s
         owner=detail.owner,
         stop_requested=detail.stop_requested,
         priority=detail.priority,
+        memory_mb=detail.memory_mb,
         min_trust=detail.min_trust,
         location_mode=detail.location_mode,
         **_money(detail),
@@ -283,17 +286,18 @@ def _task(task_id: str, status: str, detail: pb.TaskDetail | None, *, message: s
         secrets_on_low_trust=detail.secrets_on_low_trust,
         name=detail.name,
         labels=dict(detail.labels),
-        needs=_requirements(detail.needs) if detail.HasField("needs") else None,
+        needs=_requirements(detail.needs, detail.memory_mb) if detail.HasField("needs") else None,
         job_id=detail.job_id,
         job_index=detail.job_index,
         **_order(detail),
     )
 
 
-def _requirements(needs: pb.TaskRequirements) -> RequirementsInfo:
+def _requirements(needs: pb.TaskRequirements, memory_mb: int) -> RequirementsInfo:
     return RequirementsInfo(
         cpu_score=needs.cpu_score,
         memory_gb=needs.memory_gb,
+        memory_mb=memory_mb,
         gpu_score=needs.gpu_score,
         gpu_memory_gb=needs.gpu_memory_gb,
         gpu_name=needs.gpu_name,

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from hivemind.channel import GatewayChannel
+from hivemind.made import made
 from hivemind.models import finite
+from hivemind.steps import Call, Steps, drive
 from nodepool.protocol import nodepool_pb2 as pb
 
 _PAGE = 500
@@ -87,8 +89,11 @@ class Credit:
 
 
 def balance(gateway: GatewayChannel, username: str) -> Balance:
-    request = pb.GetBalanceRequest(username=username, token=gateway.token)
-    answer = gateway.call(gateway.users.GetBalance, request)
+    return drive(gateway, balance_steps(username))
+
+
+def balance_steps(username: str) -> Steps[Balance]:
+    answer = yield Call("users", "GetBalance", made(pb.GetBalanceRequest, username=username))
     return Balance(
         balance=answer.balance,
         held=answer.held,
@@ -103,8 +108,12 @@ def balance(gateway: GatewayChannel, username: str) -> Balance:
 
 def transfer(gateway: GatewayChannel, receiver: str, amount_cpt: int, transfer_id: str) -> Transferred:
     """May be repeated: the pool makes a transfer of one id once."""
-    request = pb.TransferRequest(
-        token=gateway.token, receiver_username=receiver, amount=amount_cpt, transfer_id=transfer_id
+    request = made(
+        pb.TransferRequest,
+        token=gateway.token,
+        receiver_username=receiver,
+        amount=amount_cpt,
+        transfer_id=transfer_id,
     )
     answer = gateway.call(gateway.users.Transfer, request)
     return Transferred(
@@ -116,8 +125,8 @@ def transfer(gateway: GatewayChannel, receiver: str, amount_cpt: int, transfer_i
 
 
 def statement(gateway: GatewayChannel, *, task_id: str, limit: int, before_seq: int) -> Statement:
-    request = pb.GetStatementRequest(
-        token=gateway.token, task_id=task_id, page_size=limit, before_seq=before_seq
+    request = made(
+        pb.GetStatementRequest, token=gateway.token, task_id=task_id, page_size=limit, before_seq=before_seq
     )
     answer = gateway.call(gateway.users.GetStatement, request)
     return Statement(
@@ -142,7 +151,7 @@ def statement(gateway: GatewayChannel, *, task_id: str, limit: int, before_seq: 
 
 
 def credit(gateway: GatewayChannel, *, limit: int, before_seq: int) -> Credit:
-    request = pb.GetCreditRequest(token=gateway.token, page_size=limit, before_seq=before_seq)
+    request = made(pb.GetCreditRequest, token=gateway.token, page_size=limit, before_seq=before_seq)
     answer = gateway.call(gateway.users.GetCredit, request)
     return Credit(
         score=answer.score,

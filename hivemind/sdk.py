@@ -25,6 +25,7 @@ from hivemind.errors import (
     ClientError,
     ConflictError,
     ExistsError,
+    InvalidInputError,
     MissingError,
     NotLoggedInError,
     NotYetError,
@@ -35,6 +36,7 @@ from hivemind.errors import (
 from hivemind.explanation import Explanation, explanation_from_wire, explanation_of_older_pool
 from hivemind.job_methods import JobMethods
 from hivemind.list_methods import ListMethods
+from hivemind.made import made, path_of
 from hivemind.models import (
     Identity,
     ResultInfo,
@@ -48,6 +50,7 @@ from hivemind.money import Balance, Credit, Statement, Transferred
 from hivemind.needs import TaskNeeds, needs_to_wire
 from hivemind.nodes import NodeInfo, node_from_wire
 from hivemind.secret_methods import SecretMethods
+from hivemind.steps import drive
 from hivemind.tokens import read_token
 from hivemind.uploading import Progress, new_task_id, silent, upload_task
 from hivemind.watching import Position
@@ -108,7 +111,7 @@ class NodePoolClient(ListMethods, JobMethods, SecretMethods):
     def register(self, username: str, password: str) -> None:
         """Make an account. When a try got no answer and the next finds the name taken, the password tells
         whose account it is."""
-        request = pb.RegisterRequest(username=username, password=password)
+        request = made(pb.RegisterRequest, username=username, password=password)
         try:
             answer = self._gateway.call(self._gateway.users.Register, request, with_token=False)
         except ExistsError as error:
@@ -122,7 +125,7 @@ class NodePoolClient(ListMethods, JobMethods, SecretMethods):
 
     def login(self, username: str, password: str) -> Identity:
         """Get a token and use it from here on. Raises NotLoggedInError for a wrong name or password."""
-        request = pb.LoginRequest(username=username, password=password)
+        request = made(pb.LoginRequest, username=username, password=password)
         # An old token that has expired must not keep anyone from getting a new one.
         answer = self._gateway.call(self._gateway.users.Login, request, with_token=False)
         if not answer.success:
@@ -132,7 +135,7 @@ class NodePoolClient(ListMethods, JobMethods, SecretMethods):
 
     def refresh(self) -> Identity:
         """Change a token that is still valid for a new one with a full lifetime."""
-        request = pb.RefreshTokenRequest(token=self._need_token())
+        request = made(pb.RefreshTokenRequest, token=self._need_token())
         answer = self._gateway.call(self._gateway.users.RefreshToken, request)
         _expect(answer, NotLoggedInError)
         self._gateway.token = answer.token
@@ -145,7 +148,7 @@ class NodePoolClient(ListMethods, JobMethods, SecretMethods):
     def change_password(self, old: str, new: str) -> Identity:
         """Every older token of the account ends; a new one is in use from here on. When a try got no answer
         and the next is refused, a login with the new password tells whether it is changed."""
-        request = pb.ChangePasswordRequest(token=self._need_token(), old_password=old, new_password=new)
+        request = made(pb.ChangePasswordRequest, token=self._need_token(), old_password=old, new_password=new)
         username = self.whoami().username
         try:
             answer = self._gateway.call(self._gateway.users.ChangePassword, request)
@@ -165,7 +168,7 @@ class NodePoolClient(ListMethods, JobMethods, SecretMethods):
         return self._token_for(username, password) is not None
 
     def _token_for(self, username: str, password: str) -> str | None:
-        request = pb.LoginRequest(username=username, password=password)
+        request = made(pb.LoginRequest, username=username, password=password)
         answer = self._gateway.call(self._gateway.users.Login, request, with_token=False)
         return answer.token if answer.success else None
 
@@ -176,8 +179,8 @@ class NodePoolClient(ListMethods, JobMethods, SecretMethods):
 
     def transfer(self, receiver: str, amount_cpt: int, *, transfer_id: str = "") -> Transferred:
         """Give CPT away. The same `transfer_id` again moves nothing more; without one, one is made."""
-        if amount_cpt <= 0:
-            raise RefusedError(f"the amount must be 1 CPT or more, not {amount_cpt}")
+        if isinstance(amount_cpt, bool) or not isinstance(amount_cpt, int) or amount_cpt <= 0:
+            raise InvalidInputError(f"the amount must be 1 CPT or more, not {ascii(amount_cpt)[:60]}")
         self._need_token()
         return money.transfer(self._gateway, receiver, amount_cpt, transfer_id or uuid.uuid4().hex)
 
@@ -215,11 +218,11 @@ class NodePoolClient(ListMethods, JobMethods, SecretMethods):
         """
         chosen = task_id or new_task_id()
         self._need_token()
-        wanted = needs or TaskNeeds()
-        return upload_task(self._gateway, Path(source), chosen, wanted, progress or silent, include)
+        wanted, place = needs or TaskNeeds(), path_of(source, "the path")
+        return upload_task(self._gateway, place, chosen, wanted, progress or silent, include)
 
     def status(self, task_id: str) -> TaskInfo:
-        request = pb.PollTaskStatusRequest(task_id=task_id)
+        request = made(pb.PollTaskStatusRequest, task_id=task_id)
         return task_from_poll(self._gateway.call(self._gateway.tasks.PollTaskStatus, request))
 
     def explain(self, task_id: str) -> Explanation:
@@ -230,7 +233,7 @@ class NodePoolClient(ListMethods, JobMethods, SecretMethods):
         self._need_token()
         try:
             answer = self._gateway.call(
-                self._gateway.tasks.ExplainTask, pb.ExplainTaskRequest(task_id=task_id)
+                self._gateway.tasks.ExplainTask, made(pb.ExplainTaskRequest, task_id=task_id)
             )
         except UnsupportedError:
             return explanation_of_older_pool(self.status(task_id))
@@ -256,7 +259,8 @@ class NodePoolClient(ListMethods, JobMethods, SecretMethods):
         Raises what `submit` raises when the pool would not take it, UnsupportedError at an older pool.
         """
         self._need_token()
-        request = pb.ExplainTaskRequest(
+        request = made(
+            pb.ExplainTaskRequest,
             task=needs_to_wire(needs or TaskNeeds()),
             unpacked_bytes=unpacked_bytes,
             package_entries=package_files,
@@ -293,7 +297,7 @@ class NodePoolClient(ListMethods, JobMethods, SecretMethods):
 
     def logs(self, task_id: str) -> str:
         """All output that the pool keeps of the task's last attempt."""
-        request = pb.GetTaskLogsRequest(task_id=task_id, token=self._need_token())
+        request = made(pb.GetTaskLogsRequest, task_id=task_id, token=self._need_token())
         answer = self._gateway.call(self._gateway.tasks.GetTaskLogs, request)
         _expect(answer, MissingError)
         return answer.logs
@@ -314,20 +318,19 @@ class NodePoolClient(ListMethods, JobMethods, SecretMethods):
         Nothing is at `destination` before all of it has arrived. Raises NotYetError while the task
         runs, RefusedError when something is there already and `overwrite` is false.
         """
-        return downloading.fetch_result(
-            self._gateway,
+        steps = downloading.fetch_steps(
             task_id,
-            Path(destination),
+            path_of(destination, "the destination"),
             unpack_into=unpack,
             overwrite=overwrite,
             max_unpacked_bytes=max_unpacked_bytes,
             progress=progress or silent,
-            status=self.status,
         )
+        return drive(self._gateway, steps)
 
     def stop(self, task_id: str) -> str:
         """Ask that the task be stopped; answers the pool's message."""
-        request = pb.StopTaskRequest(task_id=task_id, token=self._need_token())
+        request = made(pb.StopTaskRequest, task_id=task_id, token=self._need_token())
         answer = self._gateway.call(self._gateway.tasks.StopTask, request)
         _expect(answer, ConflictError)
         return answer.message
@@ -339,7 +342,7 @@ class NodePoolClient(ListMethods, JobMethods, SecretMethods):
         it is gone.
         """
         self._need_token()
-        request = pb.DeleteTaskRequest(task_id=task_id)
+        request = made(pb.DeleteTaskRequest, task_id=task_id)
         try:
             answer = self._gateway.call(self._gateway.tasks.DeleteTask, request)
         except MissingError as error:
@@ -351,7 +354,7 @@ class NodePoolClient(ListMethods, JobMethods, SecretMethods):
 
     def list(self) -> list[TaskInfo]:
         """Your newest 1,000 tasks; `tasks` has all of them, and those that you are looking for."""
-        request = pb.GetAllTasksRequest(token=self._need_token())
+        request = made(pb.GetAllTasksRequest, token=self._need_token())
         answer = self._gateway.call(self._gateway.tasks.GetAllTasks, request)
         _expect(answer, ClientError)
         tasks = (task_from_list(entry) for entry in answer.tasks)
@@ -362,7 +365,7 @@ class NodePoolClient(ListMethods, JobMethods, SecretMethods):
     def nodes(self) -> tuple[NodeInfo, ...]:
         """The pool's nodes, by their ids."""
         answer = self._gateway.call(
-            self._gateway.nodes.GetNodeList, pb.GetNodeListRequest(include_offline=True)
+            self._gateway.nodes.GetNodeList, made(pb.GetNodeListRequest, include_offline=True)
         )
         _expect(answer, ClientError)
         return tuple(sorted(map(node_from_wire, answer.nodes), key=lambda node: node.node_id))
@@ -370,7 +373,7 @@ class NodePoolClient(ListMethods, JobMethods, SecretMethods):
     def drain(self, node_id: str, *, draining: bool = True) -> str:
         """Give one of your nodes no new work (or work again); answers the pool's message."""
         self._need_token()
-        request = pb.SetNodeDrainingRequest(node_id=node_id, draining=draining)
+        request = made(pb.SetNodeDrainingRequest, node_id=node_id, draining=draining)
         answer = self._gateway.call(self._gateway.nodes.SetNodeDraining, request)
         _expect(answer, ConflictError)
         return answer.message

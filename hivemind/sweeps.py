@@ -10,12 +10,12 @@ import io
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hivemind.errors import RefusedError
-from nodepool.domain.errors import InvalidInputError
+from hivemind.errors import InvalidInputError
+from nodepool.domain.errors import InvalidInputError as InvalidError
 from nodepool.domain.tasks.arrays import (
     MAX_INDEX,
     MAX_ITEMS_BYTES,
@@ -34,7 +34,7 @@ _SPAN = re.compile(r"(-?\d{1,9})-(\d{1,9})")
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """Indices, and the values of each task in the order of the names. Raises RefusedError."""
+    """Indices, and the values of each task in the order of the names. Raises InvalidInputError."""
 
     names: tuple[str, ...]
     rows: tuple[tuple[int, tuple[str, ...]], ...] = field(repr=False)
@@ -43,44 +43,44 @@ class Sweep:
         try:
             check_names(self.names)
             check_count(len(self.rows))
-        except InvalidInputError as error:
-            raise RefusedError(str(error)) from error
+        except InvalidError as error:
+            raise InvalidInputError(str(error)) from error
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def items(self) -> bytes:
-        """As they are sent. Raises RefusedError."""
+        """As they are sent. Raises InvalidInputError."""
         data = "".join(item_line(index, values) for index, values in self.rows).encode()
         if len(data) > MAX_ITEMS_BYTES:
-            raise RefusedError(
+            raise InvalidInputError(
                 f"the values of all tasks have {len(data)} bytes, over an array's {MAX_ITEMS_BYTES}: "
                 "put long ones into files of the package"
             )
         return data
 
     def check(self, inputs: RunInputs) -> bytes:
-        """That every task can be given its own. What is sent of it; raises RefusedError."""
+        """That every task can be given its own. What is sent of it; raises InvalidInputError."""
         items = self.items()
         try:
             expand(items, ArrayInputs.of(self.names, inputs))
-        except InvalidInputError as error:
-            raise RefusedError(str(error)) from error
+        except InvalidError as error:
+            raise InvalidInputError(str(error)) from error
         return items
 
 
 def of_range(text: str) -> Sweep:
-    """`0-199`, `1,2,5-9`. Raises RefusedError."""
+    """`0-199`, `1,2,5-9`. Raises InvalidInputError."""
     indices: list[int] = []
     for part in text.split(","):
         found = _RANGE.fullmatch(part.strip())
         if found is None:
-            raise RefusedError(
+            raise InvalidInputError(
                 f"{part.strip()!r} is no range of indices: write 0-199, or 1,2,5-9, each 0 to {MAX_INDEX}"
             )
         first, last = int(found[1]), int(found[2] or found[1])
         if last < first:
-            raise RefusedError(f"the range {part.strip()} ends before it begins")
+            raise InvalidInputError(f"the range {part.strip()} ends before it begins")
         _check_size(len(indices) + last - first + 1)
         indices += range(first, last + 1)
     return Sweep((), tuple((index, ()) for index in _apart(indices)))
@@ -89,29 +89,29 @@ def of_range(text: str) -> Sweep:
 def _apart(indices: Sequence[int]) -> Sequence[int]:
     if len(set(indices)) != len(indices):
         twice = next(index for at, index in enumerate(indices) if index in indices[:at])
-        raise RefusedError(f"index {twice} is there twice: each task of an array has its own")
+        raise InvalidInputError(f"index {twice} is there twice: each task of an array has its own")
     return indices
 
 
 def of_lines(path: Path) -> Sweep:
-    """A CSV file: its header has the names, and each line after it is a task. Raises RefusedError."""
+    """A CSV file: its header has the names, and each line after it is a task. Raises InvalidInputError."""
     try:
         # Spreadsheets write a mark before the first name.
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise RefusedError(f"{path} cannot be read: {error.strerror}") from error
+        raise InvalidInputError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise RefusedError(f"{path} is not UTF-8: save it as CSV in UTF-8") from error
+        raise InvalidInputError(f"{path} is not UTF-8: save it as CSV in UTF-8") from error
     lines = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         names = tuple(name.strip() for name in next(lines, ()))
         if not names:
-            raise RefusedError(f"{path} is empty: its first line has the names of the columns")
+            raise InvalidInputError(f"{path} is empty: its first line has the names of the columns")
         rows = list(_rows(path, names, lines))
     except csv.Error as error:
-        raise RefusedError(f"{path}, line {lines.line_num}: {error}") from error
+        raise InvalidInputError(f"{path}, line {lines.line_num}: {error}") from error
     if not rows:
-        raise RefusedError(f"{path} has a header and no lines after it: there is nothing to run")
+        raise InvalidInputError(f"{path} has a header and no lines after it: there is nothing to run")
     return Sweep(names, tuple(enumerate(rows)))
 
 
@@ -121,7 +121,7 @@ def _rows(path: Path, names: Sequence[str], lines: Iterator[list[str]]) -> Itera
         if not line:
             continue
         if len(line) != len(names):
-            raise RefusedError(
+            raise InvalidInputError(
                 f"{path}, line {_line_of(lines)}: {len(line)} values, and the header has {len(names)} names "
                 f"({', '.join(names)})"
             )
@@ -136,17 +136,29 @@ def _line_of(lines: Iterator[list[str]]) -> int:
 
 
 def of_matrix(words: Iterable[str]) -> Sweep:
-    """`lr=0.1,0.01`, `seed=1-10`: every combination, the last name the fastest. Raises RefusedError."""
+    """`lr=0.1,0.01`, `seed=1-10`: every combination, the last name the fastest. Raises InvalidInputError."""
     names: list[str] = []
     values: list[list[str]] = []
     for word in words:
         name, mark, text = word.partition("=")
         if not mark or not text:
-            raise RefusedError(f"{word!r} is no part of a matrix: write lr=0.1,0.01 or seed=1-10")
+            raise InvalidInputError(f"{word!r} is no part of a matrix: write lr=0.1,0.01 or seed=1-10")
         names.append(name.strip())
         values.append([one for part in text.split(",") for one in _spanned(part.strip())])
     _check_size(math.prod(map(len, values)))
     return Sweep(tuple(names), tuple(enumerate(itertools.product(*values))))
+
+
+def of_values(values: Mapping[str, Iterable[object]]) -> Sweep:
+    """`{"lr": [0.1, 0.01], "seed": range(10)}`: every combination, the last name the fastest. Raises
+    RefusedError."""
+    listed: list[list[str]] = []
+    for name, each in values.items():
+        if not isinstance(name, str) or isinstance(each, str | bytes) or not isinstance(each, Iterable):
+            raise InvalidInputError(f"{name!r} takes a list of values, not {each!r:.60}")
+        listed.append([str(value) for value in each])
+    _check_size(math.prod(map(len, listed)))
+    return Sweep(tuple(values), tuple(enumerate(itertools.product(*listed))))
 
 
 def _spanned(text: str) -> list[str]:
@@ -160,4 +172,4 @@ def _spanned(text: str) -> list[str]:
 
 def _check_size(count: int) -> None:
     if count > MAX_TASKS:
-        raise RefusedError(f"an array has 1 to {MAX_TASKS} tasks, not {count}")
+        raise InvalidInputError(f"an array has 1 to {MAX_TASKS} tasks, not {count}")

@@ -8,12 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hivemind.channel import GatewayChannel
-from hivemind.errors import RefusedError, UnsupportedError
+from hivemind.errors import InvalidInputError, RefusedError, UnsupportedError
 from hivemind.models import Submission
 from hivemind.needs import TaskNeeds, needs_to_wire
+from hivemind.steps import Call, LocalWork, Steps, Upload, drive
 from hivemind.zip_pack import Package, open_package
 from nodepool.domain.capabilities import AFTER_OTHERS, Capability, in_words
-from nodepool.domain.errors import InvalidInputError
+from nodepool.domain.errors import InvalidInputError as InvalidError
 from nodepool.domain.ids import check_task_id
 from nodepool.protocol import nodepool_pb2 as pb
 
@@ -51,19 +52,25 @@ def upload_task(
     include: Sequence[str] = (),
 ) -> Submission:
     """See `NodePoolClient.submit`."""
+    return drive(gateway, upload_steps(source, task_id, needs, progress, include))
+
+
+def upload_steps(
+    source: Path, task_id: str, needs: TaskNeeds, progress: Progress, include: Sequence[str] = ()
+) -> Steps[Submission]:
     try:
         check_task_id(task_id)
-    except InvalidInputError as error:
-        raise RefusedError(str(error)) from error
+    except (InvalidError, TypeError) as error:
+        raise InvalidInputError(str(error)) from error
     request = needs_to_wire(needs)
     request.task_id = task_id
-    check_pool_knows(gateway, needs)
-    package = open_package(source, include=include)
+    yield from check_pool_knows(needs)
+    package: Package = yield LocalWork(lambda: open_package(source, include=include))
     # The gateway keeps nothing else than this; so a file that changes while it is sent is not a task.
     request.package_bytes = package.size_bytes
     try:
         request.package_sha256 = package.sha256()
-        answer = _send(gateway, request, package, progress)
+        answer = yield from _send(request, package, progress)
     finally:
         package.close()
     if not answer.success:
@@ -72,7 +79,7 @@ def upload_task(
     kept |= {Capability.INPUTS: answer.inputs_kept, Capability.SECRETS: answer.secrets_kept}
     if dropped := [word for word in sorted(needs.capabilities) if not kept[word]]:
         # Another gateway of the pool than the one that was asked is an older one.
-        gateway.call(gateway.tasks.StopTask, pb.StopTaskRequest(task_id=task_id))
+        yield Call("tasks", "StopTask", pb.StopTaskRequest(task_id=task_id))
         raise UnsupportedError(f"{_too_old(dropped[0])}; task {task_id} is stopped")
     return Submission(
         task_id=task_id,
@@ -92,11 +99,11 @@ def upload_task(
     )
 
 
-def check_pool_knows(gateway: GatewayChannel, needs: TaskNeeds) -> None:
+def check_pool_knows(needs: TaskNeeds) -> Steps[None]:
     """An older pool would run the task without what it is given, or at once. Raises UnsupportedError."""
     if not needs.capabilities:
         return
-    told = gateway.call(gateway.nodes.HealthCheck, pb.HealthCheckRequest(), with_token=False)
+    told = yield Call("nodes", "HealthCheck", pb.HealthCheckRequest(), with_token=False)
     if missing := sorted(needs.capabilities.difference(told.capabilities)):
         raise UnsupportedError(f"{_too_old(missing[0])}; nothing was sent")
 
@@ -147,17 +154,17 @@ def count(number: int, thing: str) -> str:
 
 
 def _send(
-    gateway: GatewayChannel, request: pb.UploadTaskRequest, package: Package, progress: Progress
-) -> pb.UploadTaskResponse:
+    request: pb.UploadTaskRequest, package: Package, progress: Progress
+) -> Steps[pb.UploadTaskResponse]:
     progress(0, package.size_bytes)
+    answer: pb.UploadTaskResponse
     if package.size_bytes > STREAM_ABOVE_BYTES:
-        return gateway.upload(
-            gateway.tasks.UploadTaskStream,
-            lambda: _parts(request, package, progress),
-            deadline_seconds=DEADLINE_SECONDS,
+        answer = yield Upload(
+            "tasks", "UploadTaskStream", lambda: _parts(request, package, progress), DEADLINE_SECONDS
         )
+        return answer
     request.task_zip = package.read()
-    answer = gateway.call(gateway.tasks.UploadTask, request, deadline_seconds=DEADLINE_SECONDS)
+    answer = yield Call("tasks", "UploadTask", request, DEADLINE_SECONDS)
     progress(package.size_bytes, package.size_bytes)
     return answer
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from hivemind.channel import GatewayChannel, Retries
 from hivemind.errors import NotYetError, TimedOutError, UnreachableError
+from hivemind.made import made
 from hivemind.models import OutputEvent, StateEvent, TaskEvent, TaskInfo, task_from_detail
 from nodepool.protocol import nodepool_pb2 as pb
 
@@ -91,8 +92,11 @@ def _events(
     remaining = None if deadline is None else deadline - time.monotonic()
     if remaining is not None and remaining <= 0:
         raise TimedOutError
-    request = pb.WatchTaskRequest(
-        task_id=task_id, output_offset=position.offset, attempt_number=position.attempt_number
+    request = made(
+        pb.WatchTaskRequest,
+        task_id=task_id,
+        output_offset=position.offset,
+        attempt_number=position.attempt_number,
     )
     for event in gateway.stream(gateway.tasks.WatchTask, request, deadline_seconds=remaining):
         news = position.take(task_id, event)

@@ -43,6 +43,7 @@ class GatewayLines(grpc.Channel):
         *,
         first: str = "",
         clock: Callable[[], float] = time.monotonic,
+        close_line: Callable[[grpc.Channel], None] | None = None,
     ) -> None:
         """`open_line` makes a channel to an address, and raises what is wrong with it. `first` is one that is
         known to work."""
@@ -50,6 +51,7 @@ class GatewayLines(grpc.Channel):
         order = random.sample(self.addresses, len(self.addresses))
         self._choice = GatewayChoice(sorted(order, key=lambda address: address != first))
         self._open, self._clock = open_line, clock
+        self._close = close_line or (lambda channel: channel.close())
         self._lock = threading.Lock()
         self._lines: deque[GatewayLine] = deque()
         self._answered_at = float("-inf")
@@ -100,14 +102,14 @@ class GatewayLines(grpc.Channel):
         with self._lock:
             self._closed = True
             for line in self._lines:
-                line.channel.close()
+                self._close(line.channel)
 
     def _connect(self) -> None:
         """What is still open on older lines goes on there; more than a few of them nobody waits for."""
         address = self._choice.current
         self._lines.append(GatewayLine(address, self._open(address)))
         while len(self._lines) > MOST_LINES:
-            self._lines.popleft().channel.close()
+            self._close(self._lines.popleft().channel)
 
     # -- what stubs are made of --------------------------------------------------------------------
     def unary_unary(self, method: str, *args: Any, **options: Any) -> Any:

@@ -11,7 +11,7 @@ from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.ids import check_node_id
 from nodepool.domain.nodes.generation import when_registered
 from nodepool.domain.nodes.node import NodeFacts, NodeKind, NodeStatus, default_max_tasks
-from nodepool.domain.resources import Resources
+from nodepool.domain.resources import Resources, whole_gibibytes
 from nodepool.domain.safe_text import is_plain
 from nodepool.domain.tasks.labels import check_labels
 from nodepool.domain.tasks.new_task import RequestedRetries
@@ -82,9 +82,10 @@ def outcome_from_wire(outcome: int) -> Outcome:
 def needs_from_wire(request: pb.UploadTaskRequest) -> Resources:
     return Resources(
         cpu_score=request.cpu_score,
-        memory_gb=request.memory_gb,
+        memory_gb=request.memory_gb or whole_gibibytes(request.memory_mb),
         gpu_score=request.gpu_score,
         gpu_memory_gb=request.gpu_memory_gb,
+        memory_mb=request.memory_mb,
     )
 
 

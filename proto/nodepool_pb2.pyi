@@ -1540,6 +1540,7 @@ class AttemptSpec(_message.Message):
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     SECRETS_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
+    MEMORY_MB_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     task_id: _builtins.str
     attempt_number: _builtins.int
@@ -1559,6 +1560,8 @@ class AttemptSpec(_message.Message):
     """The task belongs to the owner of the node."""
     exclusive: _builtins.bool
     """Never run twice at one moment: ended after lease_seconds without being heard."""
+    memory_mb: _builtins.int
+    """what memory_gb is rounded up from; 0: memory_gb says it"""
     @_builtins.property
     def arguments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """For the entry script, as they are: no shell reads them."""
@@ -1596,10 +1599,11 @@ class AttemptSpec(_message.Message):
         environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         secrets: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         inputs: _abc.Iterable[Global___AttemptInput] | None = ...,
+        memory_mb: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "cpu_score", b"cpu_score", "environment", b"environment", "exclusive", b"exclusive", "gpu_memory_gb", b"gpu_memory_gb", "gpu_score", b"gpu_score", "image", b"image", "inputs", b"inputs", "max_run_seconds", b"max_run_seconds", "memory_gb", b"memory_gb", "network", b"network", "of_node_owner", b"of_node_owner", "package_bytes", b"package_bytes", "package_follows", b"package_follows", "package_sha256", b"package_sha256", "secrets", b"secrets", "stop_requested", b"stop_requested", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "cpu_score", b"cpu_score", "environment", b"environment", "exclusive", b"exclusive", "gpu_memory_gb", b"gpu_memory_gb", "gpu_score", b"gpu_score", "image", b"image", "inputs", b"inputs", "max_run_seconds", b"max_run_seconds", "memory_gb", b"memory_gb", "memory_mb", b"memory_mb", "network", b"network", "of_node_owner", b"of_node_owner", "package_bytes", b"package_bytes", "package_follows", b"package_follows", "package_sha256", b"package_sha256", "secrets", b"secrets", "stop_requested", b"stop_requested", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3102,6 +3106,7 @@ class UploadTaskRequest(_message.Message):
     BACKOFF_SECONDS_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
     AFTER_ANY_FIELD_NUMBER: _builtins.int
+    MEMORY_MB_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     task_zip: _builtins.bytes
     memory_gb: _builtins.int
@@ -3146,6 +3151,8 @@ class UploadTaskRequest(_message.Message):
     after these exit codes, 128 + S for signal S; none: all but 124, which a run that took all its time has.
     """
     backoff_seconds: _builtins.int
+    memory_mb: _builtins.int
+    """MiB, for what is no whole GiB; memory_gb is it rounded up, for pools that do not know it. 0: memory_gb says it."""
     @_builtins.property
     def compare_outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Which files of the result are compared (paths or patterns); none: the whole result without its times."""
@@ -3205,10 +3212,11 @@ class UploadTaskRequest(_message.Message):
         backoff_seconds: _builtins.int = ...,
         after: _abc.Iterable[_builtins.str] | None = ...,
         after_any: _abc.Iterable[_builtins.str] | None = ...,
+        memory_mb: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "priority", b"priority"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "after", b"after", "after_any", b"after_any", "arguments", b"arguments", "backoff_seconds", b"backoff_seconds", "compare_outputs", b"compare_outputs", "cpu_score", b"cpu_score", "environment", b"environment", "exclusive", b"exclusive", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "image", b"image", "labels", b"labels", "location", b"location", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "memory_gb", b"memory_gb", "min_trust", b"min_trust", "name", b"name", "network", b"network", "package_bytes", b"package_bytes", "package_sha256", b"package_sha256", "priority", b"priority", "replicas", b"replicas", "retries", b"retries", "retry_on", b"retry_on", "secrets", b"secrets", "secrets_on_low_trust", b"secrets_on_low_trust", "take_pending", b"take_pending", "task_id", b"task_id", "task_zip", b"task_zip", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "after", b"after", "after_any", b"after_any", "arguments", b"arguments", "backoff_seconds", b"backoff_seconds", "compare_outputs", b"compare_outputs", "cpu_score", b"cpu_score", "environment", b"environment", "exclusive", b"exclusive", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "image", b"image", "labels", b"labels", "location", b"location", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "memory_gb", b"memory_gb", "memory_mb", b"memory_mb", "min_trust", b"min_trust", "name", b"name", "network", b"network", "package_bytes", b"package_bytes", "package_sha256", b"package_sha256", "priority", b"priority", "replicas", b"replicas", "retries", b"retries", "retry_on", b"retry_on", "secrets", b"secrets", "secrets_on_low_trust", b"secrets_on_low_trust", "take_pending", b"take_pending", "task_id", b"task_id", "task_zip", b"task_zip", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
@@ -3446,6 +3454,7 @@ class TaskDetail(_message.Message):
     TRIES_FAILED_FIELD_NUMBER: _builtins.int
     NEXT_TRY_AT_FIELD_NUMBER: _builtins.int
     RESUBMIT_OF_FIELD_NUMBER: _builtins.int
+    MEMORY_MB_FIELD_NUMBER: _builtins.int
     NEEDS_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
     AFTER_ANY_FIELD_NUMBER: _builtins.int
@@ -3514,6 +3523,8 @@ class TaskDetail(_message.Message):
     """it waits until then; 0: it does not wait for a try"""
     resubmit_of: _builtins.str
     """the task or job that it does again; empty: none"""
+    memory_mb: _builtins.int
+    """as it was submitted; 0: in whole GiB, or none"""
     waits_for_others: _builtins.bool
     """state is QUEUED, and it is other tasks that it waits for, and no node yet"""
     @_builtins.property
@@ -3599,6 +3610,7 @@ class TaskDetail(_message.Message):
         tries_failed: _builtins.int = ...,
         next_try_at: _builtins.float = ...,
         resubmit_of: _builtins.str = ...,
+        memory_mb: _builtins.int = ...,
         needs: Global___TaskRequirements | None = ...,
         after: _abc.Iterable[_builtins.str] | None = ...,
         after_any: _abc.Iterable[_builtins.str] | None = ...,
@@ -3606,7 +3618,7 @@ class TaskDetail(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["needs", b"needs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "after_any", b"after_any", "arguments", b"arguments", "assigned_node", b"assigned_node", "attempt_number", b"attempt_number", "attempts", b"attempts", "backoff_seconds", b"backoff_seconds", "created_at", b"created_at", "environment", b"environment", "exclusive", b"exclusive", "exit_code", b"exit_code", "finished_at", b"finished_at", "has_exit_code", b"has_exit_code", "has_result", b"has_result", "held_back_until", b"held_back_until", "held_cpt", b"held_cpt", "holds_when_placed", b"holds_when_placed", "job_id", b"job_id", "job_index", b"job_index", "labels", b"labels", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "min_trust", b"min_trust", "minutes_by_balance", b"minutes_by_balance", "name", b"name", "needs", b"needs", "next_try_at", b"next_try_at", "output_removed", b"output_removed", "owner", b"owner", "paid_cpt", b"paid_cpt", "price_per_minute_cpt", b"price_per_minute_cpt", "priority", b"priority", "queue", b"queue", "reason", b"reason", "replica_records", b"replica_records", "replicas", b"replicas", "resubmit_of", b"resubmit_of", "result_bytes", b"result_bytes", "result_removed_at", b"result_removed_at", "result_until", b"result_until", "retries", b"retries", "retry_on", b"retry_on", "secrets", b"secrets", "secrets_on_low_trust", b"secrets_on_low_trust", "started_at", b"started_at", "state", b"state", "stop_requested", b"stop_requested", "take_pending", b"take_pending", "tries_failed", b"tries_failed", "updated_at", b"updated_at", "verification", b"verification", "waits_for_others", b"waits_for_others"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "after_any", b"after_any", "arguments", b"arguments", "assigned_node", b"assigned_node", "attempt_number", b"attempt_number", "attempts", b"attempts", "backoff_seconds", b"backoff_seconds", "created_at", b"created_at", "environment", b"environment", "exclusive", b"exclusive", "exit_code", b"exit_code", "finished_at", b"finished_at", "has_exit_code", b"has_exit_code", "has_result", b"has_result", "held_back_until", b"held_back_until", "held_cpt", b"held_cpt", "holds_when_placed", b"holds_when_placed", "job_id", b"job_id", "job_index", b"job_index", "labels", b"labels", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "memory_mb", b"memory_mb", "min_trust", b"min_trust", "minutes_by_balance", b"minutes_by_balance", "name", b"name", "needs", b"needs", "next_try_at", b"next_try_at", "output_removed", b"output_removed", "owner", b"owner", "paid_cpt", b"paid_cpt", "price_per_minute_cpt", b"price_per_minute_cpt", "priority", b"priority", "queue", b"queue", "reason", b"reason", "replica_records", b"replica_records", "replicas", b"replicas", "resubmit_of", b"resubmit_of", "result_bytes", b"result_bytes", "result_removed_at", b"result_removed_at", "result_until", b"result_until", "retries", b"retries", "retry_on", b"retry_on", "secrets", b"secrets", "secrets_on_low_trust", b"secrets_on_low_trust", "started_at", b"started_at", "state", b"state", "stop_requested", b"stop_requested", "take_pending", b"take_pending", "tries_failed", b"tries_failed", "updated_at", b"updated_at", "verification", b"verification", "waits_for_others", b"waits_for_others"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -51,7 +51,7 @@ def job_of(
         attempt_id=attempt_id,
         task_id=spec.task_id,
         node_id=node_id,
-        memory_bytes=memory_bytes(spec.memory_gb),
+        memory_bytes=memory_bytes(spec.memory_gb, spec.memory_mb),
         cpus=cpus,
         gpu=spec.gpu_score > 0 or spec.gpu_memory_gb > 0,
         image=image,

@@ -27,6 +27,7 @@ from worker_agent.unpacking import Unpacker, Unpacking, UnpackLimits
 
 DEFAULT_MEMORY_BYTES = 512 << 20
 _GIB = 1 << 30
+_MIB = 1 << 20
 # The gateway has asked already; here only the absolute bounds count.
 _ANY_RATIO = 1 << 40
 _WIRE_STATUS = {Outcome.SUCCEEDED: "COMPLETED", Outcome.STOPPED: "STOPPED"}
@@ -258,8 +259,9 @@ class Execution:
         )
 
 
-def memory_bytes(memory_gb: int) -> int:
-    return memory_gb * _GIB or DEFAULT_MEMORY_BYTES
+def memory_bytes(memory_gb: int, memory_mb: int = 0) -> int:
+    """An older pool says it in GiB only."""
+    return memory_mb * _MIB or memory_gb * _GIB or DEFAULT_MEMORY_BYTES
 
 
 def cores_for(cpu_score: int, *, score_per_core: float, cores: int) -> float:

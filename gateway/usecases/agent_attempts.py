@@ -90,6 +90,7 @@ def claim(gateway: Gateway, identity: CallerIdentity, request: pb.ClaimAttemptRe
         package_bytes=row.package_bytes,
         cpu_score=row.cpu_score,
         memory_gb=row.memory_gb,
+        memory_mb=row.memory_mb,
         gpu_score=row.gpu_score,
         gpu_memory_gb=row.gpu_memory_gb,
         image=row.image,

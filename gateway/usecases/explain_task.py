@@ -356,6 +356,7 @@ def _as_queued(
         secrets_on_low_trust=columns["secrets_on_low_trust"],
         cpu_score=columns["cpu_score"],
         memory_gb=columns["memory_gb"],
+        memory_mb=columns["memory_mb"],
         gpu_score=columns["gpu_score"],
         gpu_memory_gb=columns["gpu_memory_gb"],
         package_bytes=package_bytes,
@@ -384,7 +385,7 @@ def _basis(row: OwnedTask) -> str:
 
 
 def _needs(row: OwnedTask) -> Resources:
-    return Resources(row.cpu_score, row.memory_gb, row.gpu_score, row.gpu_memory_gb)
+    return Resources(row.cpu_score, row.memory_gb, row.gpu_score, row.gpu_memory_gb, row.memory_mb)
 
 
 def _priced(

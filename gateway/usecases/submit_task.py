@@ -106,6 +106,7 @@ def requested_task(gateway: Gateway, request: pb.UploadTaskRequest) -> Requested
         "id": request.task_id,
         "cpu_score": needs.cpu_score,
         "memory_gb": needs.memory_gb,
+        "memory_mb": needs.memory_mb,
         "gpu_score": needs.gpu_score,
         "gpu_memory_gb": needs.gpu_memory_gb,
         "gpu_name": wire.gpu_name_from_wire(request.gpu_name),
@@ -299,7 +300,7 @@ def _store_fitting(gateway: Gateway, prepared: _Prepared, bound: int) -> tuple[N
 
 def price_of(columns: RequestedTask) -> int:
     needs = columns["cpu_score"], columns["memory_gb"], columns["gpu_score"], columns["gpu_memory_gb"]
-    return price_per_minute_cpt(Resources(*needs))
+    return price_per_minute_cpt(Resources(*needs, columns["memory_mb"]))
 
 
 def _before(

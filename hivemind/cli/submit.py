@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from hivemind.amounts import mebibytes_of
 from hivemind.cli.app import App, json_option, pass_app
 from hivemind.cli.completing import region_words, task_ids
 from hivemind.cli.connect import connect, names_it
@@ -33,10 +34,21 @@ def ids_of(_context: click.Context, _parameter: click.Parameter, words: tuple[st
     return tuple(one for word in words for one in word.replace(",", " ").split())
 
 
+def _mebibytes(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
+    return None if text is None else mebibytes_of(text, "--memory")
+
+
 @click.command(cls=SweepCommand)
 @click.argument("path", type=click.Path(path_type=Path), is_eager=True, callback=take_defaults)
 @takes_inputs
-@click.option("--memory-gb", type=int, default=0, help="Memory, GiB [default: the pool's].")
+@click.option(
+    "--memory",
+    "memory_mb",
+    metavar="SIZE",
+    callback=_mebibytes,
+    help="Memory, such as 512M or 1.5G [default: the pool's].",
+)
+@click.option("--memory-gb", type=int, default=0, help="The same in GiB.")
 @click.option("--cpu-score", type=int, default=0, help="CPU points; 1000 is one core of the reference.")
 @click.option("--gpu-score", type=int, default=0, help="GPU points.")
 @click.option("--gpu-memory-gb", type=int, default=0, help="GPU memory, GiB.")

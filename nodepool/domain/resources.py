@@ -13,12 +13,16 @@ MEBIBYTES_PER_GIBIBYTE = 1024
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """cpu_score and gpu_score in points (1000 = one core of the reference), memory in GiB."""
+    """cpu_score and gpu_score in points (1000 = one core of the reference), memory in GiB.
+
+    `memory_mb` is of a task that says its memory in MiB: memory_gb is that rounded up. 0: memory_gb says it.
+    """
 
     cpu_score: int = 0
     memory_gb: int = 0
     gpu_score: int = 0
     gpu_memory_gb: int = 0
+    memory_mb: int = 0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -27,6 +31,19 @@ class Resources:
                 raise InvalidInputError(f"{field.name} must be 0 or more, not {amount}")
             if amount > MAX_AMOUNT:
                 raise InvalidInputError(f"{field.name} must be at most {MAX_AMOUNT}, not {amount}")
+        if self.memory_mb and self.memory_gb != whole_gibibytes(self.memory_mb):
+            raise InvalidInputError(
+                f"memory_mb {self.memory_mb} and memory_gb {self.memory_gb} differ: name one of them"
+            )
+
+    @property
+    def memory_mebibytes(self) -> int:
+        return self.memory_mb or self.memory_gb * MEBIBYTES_PER_GIBIBYTE
+
+
+def whole_gibibytes(mebibytes: int) -> int:
+    """Rounded up."""
+    return -(-mebibytes // MEBIBYTES_PER_GIBIBYTE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +74,7 @@ def claim_of(needs: Resources, *, default_memory_mb: int) -> Claim:
     """A task that names no memory is still given, and limited to, the pool's default."""
     return Claim(
         cpu_score=needs.cpu_score,
-        memory_mb=needs.memory_gb * MEBIBYTES_PER_GIBIBYTE or default_memory_mb,
+        memory_mb=needs.memory_mebibytes or default_memory_mb,
         gpu_score=needs.gpu_score,
         gpu_memory_gb=needs.gpu_memory_gb,
     )

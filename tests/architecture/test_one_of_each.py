@@ -11,6 +11,9 @@ _FOLDERS = "nodepool gateway dispatcher worker_agent hivemind local_pool benchma
 # Made by the compiler of protocol files.
 _GENERATED = ("nodepool_pb2.py", "nodepool_pb2_grpc.py")
 
+# What programs call these in the SDK. Within the pool the words have a meaning of their own.
+_OF_PROGRAMS = {"InvalidInputError", "Job", "Pool", "Task"}
+
 
 def test_no_class_name_is_defined_twice() -> None:
     places: defaultdict[str, list[str]] = defaultdict(list)
@@ -23,4 +26,4 @@ def test_no_class_name_is_defined_twice() -> None:
                     places[node.name].append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert len(places) > 300
     twice = {name: where for name, where in places.items() if len(where) > 1}
-    assert twice == {}
+    assert twice.keys() - _OF_PROGRAMS == set(), twice

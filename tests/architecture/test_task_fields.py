@@ -68,6 +68,7 @@ OPTION_OF = {
     "environment": "--env",
     "backoff_seconds": "--backoff",
     "labels": "--label",
+    "memory_mb": "--memory",
     "arguments": "arguments",
     "secrets": "--secret",
     "secrets_on_low_trust": "--secret-on-low-trust",

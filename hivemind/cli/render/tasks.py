@@ -26,6 +26,7 @@ from rich.progress import (
 from rich.segment import Segment
 from rich.text import Text
 
+from hivemind.amounts import size_text
 from hivemind.cli.render.columns import Column, FittedTable, Form, PlainTable
 from hivemind.cli.render.plain_text import one_line
 from hivemind.models import AttemptInfo, ReplicaInfo, RequirementsInfo, TaskInfo
@@ -158,7 +159,7 @@ def task_details(task: TaskInfo, now: float) -> Group:
 def needs_text(needs: RequirementsInfo) -> str:
     """In the words of submit's options."""
     amounts = (
-        f"memory {needs.memory_gb} GiB" if needs.memory_gb else "",
+        f"memory {size_text(needs.memory_mb or needs.memory_gb << 10)}" if needs.memory_gb else "",
         f"cpu-score {needs.cpu_score}" if needs.cpu_score else "",
         f"gpu-score {needs.gpu_score}" if needs.gpu_score else "",
         f"GPU memory {needs.gpu_memory_gb} GiB" if needs.gpu_memory_gb else "",

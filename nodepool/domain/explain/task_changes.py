@@ -95,15 +95,18 @@ def _least(field: str, pool: PoolView) -> int:
 
 
 def _with_amount(request: PlacementRequest, field: str, amount: int) -> PlacementRequest:
-    return replace(request, needs=replace(request.needs, **{field: amount}))
+    in_mebibytes = {"memory_mb": 0} if field == "memory_gb" else {}
+    return replace(request, needs=replace(request.needs, **{field: amount}, **in_mebibytes))
 
 
 def _less(field: str, changed: PlacementRequest, request: PlacementRequest, pool: PoolView) -> str:
     after, before = getattr(changed.needs, field), getattr(request.needs, field)
     if field == "memory_gb":
         default = f"the pool's default of {pool.default_memory_mb} MiB"
-        words = [f"{amount} GiB of memory" if amount else default for amount in (after, before)]
-        return f"ask for {words[0]} instead of {words[1]}"
+        asked = f"{before} GiB of memory" if before else default
+        if request.needs.memory_mb:
+            asked = f"{request.needs.memory_mb} MiB of memory"
+        return f"ask for {f'{after} GiB of memory' if after else default} instead of {asked}"
     if field == "gpu_memory_gb":
         return f"ask for {after} GiB of GPU memory instead of {before}"
     return f"ask for {field} {after} instead of {before}"

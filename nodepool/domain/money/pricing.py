@@ -4,6 +4,8 @@ Price of a started minute, as the pool tells it to its users:
 
     max(1, memory_gb + cpu_score/100 + gpu_score/100 + gpu_memory_gb), rounded up
 
+where memory_gb is 0.5 for a task that asks for 512 MiB.
+
 The sum is rounded, not its parts: two tenths and three tenths of a core cost half a CPT together, and
 so one. A submit holds the price of the longest run that the task may take; its end pays the started
 minutes. Whole numbers only, so that two parts of the pool never differ by a rounding.
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from nodepool.domain.resources import Resources
+from nodepool.domain.resources import MEBIBYTES_PER_GIBIBYTE, Resources
 
 POINTS_PER_CPT = 100
 MILLISECONDS_PER_MINUTE = 60_000
@@ -21,8 +23,10 @@ MILLISECONDS_PER_MINUTE = 60_000
 
 def price_per_minute_cpt(needs: Resources) -> int:
     """CPT for one started minute. cpu_score and gpu_score are in points, the memories in GiB."""
-    points = (needs.memory_gb + needs.gpu_memory_gb) * POINTS_PER_CPT + needs.cpu_score + needs.gpu_score
-    return max(1, _divided_up(points, POINTS_PER_CPT))
+    points = needs.gpu_memory_gb * POINTS_PER_CPT + needs.cpu_score + needs.gpu_score
+    # In parts of 1024, so that memory in MiB is exact.
+    parts = points * MEBIBYTES_PER_GIBIBYTE + needs.memory_mebibytes * POINTS_PER_CPT
+    return max(1, _divided_up(parts, POINTS_PER_CPT * MEBIBYTES_PER_GIBIBYTE))
 
 
 class TaskWithPrice(Protocol):

@@ -76,6 +76,8 @@ class TaskToPlace(Protocol):
     @property
     def memory_gb(self) -> int: ...
     @property
+    def memory_mb(self) -> int: ...
+    @property
     def gpu_score(self) -> int: ...
     @property
     def gpu_memory_gb(self) -> int: ...
@@ -123,7 +125,7 @@ def request_of(
     # Who only prefers a region does not choose by it who checks the result.
     relaxed = relaxed or (task.kind == TaskKind.AUDIT and task.location_mode == LocationMode.PREFER)
     return PlacementRequest(
-        needs=Resources(task.cpu_score, task.memory_gb, task.gpu_score, task.gpu_memory_gb),
+        needs=Resources(task.cpu_score, task.memory_gb, task.gpu_score, task.gpu_memory_gb, task.memory_mb),
         tier=task.tier,
         min_trust=Tier(task.min_trust) if task.min_trust else None,
         region=task.region,

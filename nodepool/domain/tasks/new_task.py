@@ -52,6 +52,7 @@ class RequestedTask(RequestedComparison, RequestedRetries, RequestedOrder, TaskI
     id: str
     cpu_score: int
     memory_gb: int
+    memory_mb: int  # what memory_gb is rounded up from; 0: memory_gb says it
     gpu_score: int
     gpu_memory_gb: int
     gpu_name: str

@@ -72,6 +72,7 @@ def register(
     """
     values = asdict(facts)
     values |= values.pop("total")
+    del values["memory_mb"]  # only tasks say so exactly what they need
     node_id = values.pop("node_id")
     # Something has changed there. How often it refused before is not forgotten: the next time counts more.
     values |= {"backoff_until": 0.0, "absent_images": ""}

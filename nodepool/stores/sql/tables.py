@@ -129,6 +129,8 @@ tasks = Table(
     Column("reason_parameters", Text, nullable=False, server_default=""),
     Column("cpu_score", Integer, nullable=False),
     Column("memory_gb", Integer, nullable=False),
+    # What memory_gb is rounded up from; 0: memory_gb says it.
+    Column("memory_mb", Integer, nullable=False, server_default="0"),
     Column("gpu_score", Integer, nullable=False),
     Column("gpu_memory_gb", Integer, nullable=False),
     Column("gpu_name", String(200), nullable=False),

@@ -29,6 +29,7 @@ class StoredTask(FromRow):
     reason: str
     cpu_score: int
     memory_gb: int
+    memory_mb: int  # what memory_gb is rounded up from; 0: memory_gb says it
     gpu_score: int
     gpu_memory_gb: int
     gpu_name: str
@@ -160,6 +161,7 @@ class QueuedTask(FromRow):
     holds_when_placed: bool
     hold_again: int
     reason_code: str  # of why it waits; one of ReasonCode, or of a later version
+    memory_mb: int = 0
 
     @property
     def to_hold(self) -> int:
@@ -226,6 +228,7 @@ class AssignedTask(FromRow):
     node_isolation: str
     node_accepts_strangers: bool
     node_capabilities: str
+    memory_mb: int = 0
 
 
 @dataclass(frozen=True, slots=True)

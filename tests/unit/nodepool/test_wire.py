@@ -36,6 +36,13 @@ def test_other_numbers_are_no_outcome(number: int) -> None:
 def test_needs_are_read_and_checked() -> None:
     request = pb.UploadTaskRequest(cpu_score=1, memory_gb=2, gpu_score=3, gpu_memory_gb=4)
     assert wire.needs_from_wire(request) == Resources(1, 2, 3, 4)
+    fine = pb.UploadTaskRequest(memory_mb=1536)
+    assert wire.needs_from_wire(fine) == Resources(memory_gb=2, memory_mb=1536)
+    fine.memory_gb = 2
+    assert wire.needs_from_wire(fine).memory_mb == 1536
+    for wrong in ({"memory_mb": 1536, "memory_gb": 1}, {"memory_mb": -1}):
+        with pytest.raises(InvalidInputError, match="memory_mb"):
+            wire.needs_from_wire(pb.UploadTaskRequest(**wrong))
     with pytest.raises(InvalidInputError, match="gpu_score"):
         wire.needs_from_wire(pb.UploadTaskRequest(gpu_score=-1))
 

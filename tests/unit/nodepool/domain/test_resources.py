@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given, strategies as st
 
 from nodepool.domain.errors import InvalidInputError
-from nodepool.domain.resources import MAX_AMOUNT, Claim, Overcommit, Resources, capacity_of, claim_of
+from nodepool.domain.resources import (
+    MAX_AMOUNT,
+    Claim,
+    Overcommit,
+    Resources,
+    capacity_of,
+    claim_of,
+    whole_gibibytes,
+)
 
 AMOUNT = st.integers(0, MAX_AMOUNT)
 
@@ -43,3 +51,10 @@ def test_without_overcommit_capacity_is_exactly_the_total(cpu: int, memory: int,
     plain = Overcommit(cpu=1.0)
     capacity = capacity_of(Resources(cpu, memory), max_tasks=slots, overcommit=plain)
     assert capacity == Claim(cpu, memory * 1024, 0, 0, tasks=slots)
+
+
+def test_memory_in_mebibytes_is_what_is_claimed() -> None:
+    needs = Resources(memory_gb=whole_gibibytes(1536), memory_mb=1536)
+    assert (needs.memory_gb, claim_of(needs, default_memory_mb=512).memory_mb) == (2, 1536)
+    with pytest.raises(InvalidInputError, match="differ: name one of them"):
+        Resources(memory_gb=1, memory_mb=1536)

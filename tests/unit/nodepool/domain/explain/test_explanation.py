@@ -54,7 +54,8 @@ def followed(asked: PlacementRequest, suggestion: PlacementSuggestion) -> Placem
     """The task that its owner submits after having read field and value, and nothing else."""
     field, value = suggestion.field, suggestion.value
     if field in Resources.__slots__:
-        return replace(asked, needs=replace(asked.needs, **{field: int(value)}))
+        finer = {"memory_mb": 0} if field == "memory_gb" else {}
+        return replace(asked, needs=replace(asked.needs, **{field: int(value)}, **finer))
     if field == "location":
         return replace(asked, region=regions.task_region(value))
     if field == "location_mode":
@@ -147,6 +148,12 @@ STUCK: dict[str, tuple[PlacementRequest, list[NodeView], str, list[tuple[str, st
         [("secrets_on_low_trust", "true")],
     ),
     "a node that is gone": (asks(node_id="gone"), [node("a")], placement.OTHER_NODE, [("node_id", "any")]),
+    "memory that is no whole GiB": (
+        asks(memory_gb=2, memory_mb=1536),
+        [node("a", capacity=replace(ROOM, memory_mb=1200))],
+        "too small: memory",
+        [("memory_gb", "1")],
+    ),
     "less than the pool's default of memory": (
         asks(memory_gb=1),
         [node("a", capacity=replace(ROOM, memory_mb=600))],
