@@ -135,9 +135,11 @@ def _check_kinds(needs: TaskNeeds) -> None:
         fits = isinstance(value, kinds) and (kinds is bool or not isinstance(value, bool))
         if not fits and not (value is None and default is None):
             raise InvalidInputError(f"{each.name} must be {words}, not {ascii(value)[:60]}")
-    for name in ("arguments", "compare_outputs"):
+    for name in ("arguments", "compare_outputs", "secrets", "after", "after_any"):
         if not all(isinstance(word, str) for word in getattr(needs, name)):
             raise InvalidInputError(f"{name} must be a list of texts, not {ascii(getattr(needs, name))[:60]}")
+    if not all(isinstance(code, int) and not isinstance(code, bool) for code in needs.retry_on):
+        raise InvalidInputError(f"retry_on must be a list of exit codes, not {ascii(needs.retry_on)[:60]}")
     for name in ("environment", "labels"):
         for pair in getattr(needs, name).items():
             if not all(isinstance(word, str) for word in pair):

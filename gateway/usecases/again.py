@@ -20,6 +20,7 @@ from nodepool.stores.sql.task_rows import WholeTask
 _FIELDS = frozenset(pb.UploadTaskRequest.DESCRIPTOR.fields_by_name)
 READ_FROM_ROW: Mapping[str, Callable[[WholeTask], Any]] = {
     "memory_gb": lambda row: row.memory_gb,
+    "memory_mb": lambda row: row.memory_mb,
     "cpu_score": lambda row: row.cpu_score,
     "gpu_score": lambda row: row.gpu_score,
     "gpu_memory_gb": lambda row: row.gpu_memory_gb,
@@ -47,6 +48,8 @@ READ_FROM_ROW: Mapping[str, Callable[[WholeTask], Any]] = {
     "after": lambda row: from_lines(row.after),
     "after_any": lambda row: from_lines(row.after_any),
 }
+# One thing that is said in two ways.
+_MEMORY = frozenset({"memory_gb", "memory_mb"})
 # What differs between the tasks of an array.
 OF_EACH_TASK = frozenset({"arguments", "environment"})
 
@@ -67,8 +70,11 @@ def with_changes(
         if name not in READ_FROM_ROW:
             what = "comes with the package" if name in _FIELDS else "is no field of a task"
             raise InvalidInputError(f"{name[:40]!r} {what}: one of {', '.join(READ_FROM_ROW)} can be changed")
-    result = _without(request, set(changed))
-    result.MergeFrom(_without(changes, _FIELDS - set(changed)))
+    names = set(changed)
+    if _MEMORY & names:
+        names |= _MEMORY
+    result = _without(request, names)
+    result.MergeFrom(_without(changes, _FIELDS - names))
     return result
 
 

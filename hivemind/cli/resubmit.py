@@ -16,6 +16,7 @@ from hivemind.cli.naming import FINISHED, chosen, is_one, one_job, takes_names
 from hivemind.cli.render.plain_text import one_line
 from hivemind.cli.render.tasks import count_text, jsonable
 from hivemind.cli.retrying import retry_options
+from hivemind.cli.run_inputs import memory_option
 from hivemind.errors import ClientError, ExitCode, NotLoggedInError, UnreachableError, UnsupportedError
 from hivemind.uploading import new_task_id
 from nodepool.domain.tasks.states import MAX_PRIORITY, TaskState
@@ -29,7 +30,8 @@ def _changes(command: _Command) -> _Command:
     """Options of `submit` that say what is to be different. Not said: as it was."""
     for option in reversed(
         (
-            click.option("--memory-gb", type=click.IntRange(min=0), help="Memory, GiB."),
+            memory_option,
+            click.option("--memory-gb", type=click.IntRange(min=0), help="The same in GiB."),
             click.option("--cpu-score", type=click.IntRange(min=0), help="CPU points."),
             click.option("--gpu-score", type=click.IntRange(min=0), help="GPU points."),
             click.option("--gpu-memory-gb", type=click.IntRange(min=0), help="GPU memory, GiB."),

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from hivemind import env_file
+from hivemind.amounts import mebibytes_of
 from hivemind.cli.app import App
 from hivemind.cli.completing import secret_names
 from hivemind.errors import RefusedError
@@ -54,6 +55,19 @@ _OPTIONS = (
         metavar="KEY=VALUE",
         help="To find it again; may be given several times.",
     ),
+)
+
+
+def _mebibytes(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
+    return None if text is None else mebibytes_of(text, "--memory")
+
+
+memory_option = click.option(
+    "--memory",
+    "memory_mb",
+    metavar="SIZE",
+    callback=_mebibytes,
+    help="Memory, such as 512M or 1.5G [default: the pool's].",
 )
 
 

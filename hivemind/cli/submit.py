@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from hivemind.amounts import mebibytes_of
 from hivemind.cli.app import App, json_option, pass_app
 from hivemind.cli.completing import region_words, task_ids
 from hivemind.cli.connect import connect, names_it
@@ -16,7 +15,7 @@ from hivemind.cli.follow import follow
 from hivemind.cli.project_defaults import take_defaults
 from hivemind.cli.render.tasks import bytes_text, count_text, jsonable, transfer_bar
 from hivemind.cli.retrying import check_retry_options, retry_options
-from hivemind.cli.run_inputs import inputs_of, takes_inputs
+from hivemind.cli.run_inputs import inputs_of, memory_option, takes_inputs
 from hivemind.cli.sweep import SweepCommand, submit_sweep, sweep_options, take_sweep
 from hivemind.errors import ExitCode
 from hivemind.models import ResultInfo, exit_code_of
@@ -34,20 +33,10 @@ def ids_of(_context: click.Context, _parameter: click.Parameter, words: tuple[st
     return tuple(one for word in words for one in word.replace(",", " ").split())
 
 
-def _mebibytes(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
-    return None if text is None else mebibytes_of(text, "--memory")
-
-
 @click.command(cls=SweepCommand)
 @click.argument("path", type=click.Path(path_type=Path), is_eager=True, callback=take_defaults)
 @takes_inputs
-@click.option(
-    "--memory",
-    "memory_mb",
-    metavar="SIZE",
-    callback=_mebibytes,
-    help="Memory, such as 512M or 1.5G [default: the pool's].",
-)
+@memory_option
 @click.option("--memory-gb", type=int, default=0, help="The same in GiB.")
 @click.option("--cpu-score", type=int, default=0, help="CPU points; 1000 is one core of the reference.")
 @click.option("--gpu-score", type=int, default=0, help="GPU points.")

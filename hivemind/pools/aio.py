@@ -25,7 +25,7 @@ from hivemind.pools import account, downloads, given, html, work
 from hivemind.pools.executor import PoolExecutor
 from hivemind.pools.handles import JobHandle, TaskHandle
 from hivemind.pools.link import AioLink, ConnectionPlan
-from hivemind.pools.options import SubmitOptions, needs_of
+from hivemind.pools.options import SubmitOptions, changes_of, needs_of
 from hivemind.pools.progress import Progress, shown
 from hivemind.steps import Came
 from hivemind.sweeps import Sweep
@@ -60,6 +60,10 @@ class AsyncTask(TaskHandle):
     async def stop(self) -> str:
         return await self._link.do(work.stop(self.task_id))
 
+    async def resubmit(self, **options: Unpack[SubmitOptions]) -> AsyncTask:
+        again = work.resubmit(self.task_id, given.new_or(""), changes_of(options))
+        return AsyncTask(self._link, await self._link.do(again), objects=self._objects, taking=self._taking)
+
     async def done(self) -> bool:
         if self.info is None or not self.info.final:
             await self.status()
@@ -81,6 +85,9 @@ class AsyncJobTasks:
     async def __aiter__(self) -> AsyncIterator[AsyncTask]:
         for task in await self.tasks():
             yield task
+
+    async def resubmit(self, *, max_cpt: int = 0, **options: Unpack[SubmitOptions]) -> AsyncJob:
+        return await self._job.resubmit(self.states, max_cpt=max_cpt, **options)
 
     def __repr__(self) -> str:
         words = " or ".join(state.value.lower() for state in self.states)
@@ -135,6 +142,16 @@ class AsyncJob(JobHandle):
     ) -> list[Fetched]:
         steps = downloads.all_files(self.job_id, given.template(template), given.patterns(only))
         return await self._link.do(steps)
+
+    async def resubmit(
+        self, states: Iterable[TaskState] = (), *, max_cpt: int = 0, **options: Unpack[SubmitOptions]
+    ) -> AsyncJob:
+        bound, chosen = given.whole(max_cpt, "max_cpt"), given.new_job_or("")
+        again = work.resubmit_job(self.job_id, chosen, states, bound, changes_of(options))
+        info = await self._link.do(again)
+        return AsyncJob(
+            self._link, info.job_id, info=info, objects=self._objects, taking=self._taking, name=self.name
+        )
 
     async def stop(self) -> int:
         return await self._link.do(work.stop_job(self.job_id))

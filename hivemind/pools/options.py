@@ -80,6 +80,13 @@ def needs_of(options: Mapping[str, Any], *, arguments: Sequence[str] = ()) -> Ta
     return TaskNeeds(arguments=tuple(arguments), **wanted)
 
 
+def changes_of(options: Mapping[str, Any]) -> tuple[TaskNeeds, tuple[str, ...]]:
+    """What is to be another when a task is done again, and which fields say so. Raises InvalidInputError."""
+    needs = needs_of(options)
+    words = {"env": ("environment",), "memory": ("memory_gb", "memory_mb"), "gpu_memory": ("gpu_memory_gb",)}
+    return needs, tuple(sorted(field for name in options for field in words.get(name, (name,))))
+
+
 def _unknown(name: str, known: Sequence[str]) -> str:
     if name in _NOT_HERE:
         return f"{name}: {_NOT_HERE[name]}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from hivemind.job_results import Fetched
 from hivemind.jobs import JobInfo
@@ -12,6 +12,7 @@ from hivemind.models import ResultInfo, TaskInfo
 from hivemind.pools import downloads, given, work
 from hivemind.pools.handles import JobHandle, TaskHandle
 from hivemind.pools.link import Link
+from hivemind.pools.options import SubmitOptions, changes_of
 from hivemind.pools.progress import Progress, shown
 from hivemind.steps import Came
 from nodepool.domain.tasks.states import TaskState
@@ -51,6 +52,12 @@ class Task(TaskHandle):
         """Ask that it be stopped; answers the pool's message."""
         return self._link.do(work.stop(self.task_id))
 
+    def resubmit(self, **options: Unpack[SubmitOptions]) -> Task:
+        """Run it once more, when it has ended: a new task, with the package that the pool has. Options say
+        what is to be different."""
+        again = work.resubmit(self.task_id, given.new_or(""), changes_of(options))
+        return Task(self._link, self._link.do(again), objects=self._objects, taking=self._taking)
+
     def done(self) -> bool:
         """Whether it has ended, however it did."""
         if self.info is None or not self.info.final:
@@ -73,6 +80,10 @@ class JobTasks:
 
     def __iter__(self) -> Iterator[Task]:
         return iter(self.tasks())
+
+    def resubmit(self, *, max_cpt: int = 0, **options: Unpack[SubmitOptions]) -> Job:
+        """Run them once more, when they have ended: a new job, whose tasks keep their indices and items."""
+        return self._job.resubmit(self.states, max_cpt=max_cpt, **options)
 
     def __repr__(self) -> str:
         words = " or ".join(state.value.lower() for state in self.states)
@@ -142,6 +153,18 @@ class Job(JobHandle):
         What is there already is not fetched again. `only`: patterns of the files that are kept.
         """
         return self._link.do(downloads.all_files(self.job_id, given.template(template), given.patterns(only)))
+
+    def resubmit(
+        self, states: Iterable[TaskState] = (), *, max_cpt: int = 0, **options: Unpack[SubmitOptions]
+    ) -> Job:
+        """Run its tasks in these states (none: all) once more, when they have ended: a new job,
+        whose tasks keep their indices and items."""
+        bound, chosen = given.whole(max_cpt, "max_cpt"), given.new_job_or("")
+        again = work.resubmit_job(self.job_id, chosen, states, bound, changes_of(options))
+        info = self._link.do(again)
+        return Job(
+            self._link, info.job_id, info=info, objects=self._objects, taking=self._taking, name=self.name
+        )
 
     def stop(self) -> int:
         """Ask that all of its tasks be stopped; answers how many had not ended."""

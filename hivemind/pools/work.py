@@ -21,7 +21,7 @@ from hivemind.functions.outcome import Taking, value_of
 from hivemind.functions.packing import COMPARED, FunctionWork, packed
 from hivemind.job_results import place_of
 from hivemind.models import ResultInfo, Submission, TaskInfo, task_from_list, task_from_poll
-from hivemind.needs import TaskNeeds
+from hivemind.needs import TaskNeeds, needs_to_wire
 from hivemind.steps import Call, Came, LocalWork, Pause, Steps, Together
 from hivemind.sweeps import Sweep
 from hivemind.uploading import silent, upload_steps
@@ -109,6 +109,35 @@ def stop(task_id: str) -> Steps[str]:
     if not answer.success:
         raise ConflictError(answer.message or None)
     return str(answer.message)
+
+
+def resubmit(task_id: str, new_id: str, changes: tuple[TaskNeeds, Sequence[str]]) -> Steps[str]:
+    """The new task's id."""
+    request = pb.ResubmitTaskRequest(
+        task_id=task_id, new_task_id=new_id, changes=needs_to_wire(changes[0]), changed=changes[1]
+    )
+    answer = yield Call("tasks", "ResubmitTask", request)
+    return str(answer.task_id)
+
+
+def resubmit_job(
+    job_id: str,
+    new_id: str,
+    states: Iterable[TaskState],
+    max_cpt: int,
+    changes: tuple[TaskNeeds, Sequence[str]],
+) -> Steps[jobs.JobInfo]:
+    """The new job."""
+    request = pb.ResubmitJobRequest(
+        job_id=job_id,
+        new_job_id=new_id,
+        states=sorted(state.value for state in states),
+        changes=needs_to_wire(changes[0]),
+        changed=changes[1],
+        max_cpt=max_cpt,
+    )
+    answer = yield Call("tasks", "ResubmitJob", request)
+    return (yield from look_job(answer.job_id))
 
 
 def files(task_id: str, destination: Path, *, overwrite: bool = False) -> Steps[ResultInfo]:
@@ -293,7 +322,8 @@ def tasks_of(job_id: str, states: Iterable[TaskState], from_index: int = 0) -> S
 
 
 def index_of(job_id: str, task: TaskInfo) -> int:
-    """Its place among all tasks of its job, whatever their steps are. Raises BadResultError for another one's."""
+    """Its place among all tasks of its job, whatever their steps are. Raises BadResultError for another
+    one's."""
     place = place_of(job_id, task.task_id)
     return task.job_index if task.job_id else place.index
 
