@@ -33,7 +33,7 @@ def fetch_steps(
         raise RefusedError(
             f"{destination} exists already", hint="choose another name, or overwrite with --force"
         )
-    part = _Part(destination.parent / f".{destination.name}.{secrets.token_hex(8)}.part", progress)
+    part = _ResultPart(destination.parent / f".{destination.name}.{secrets.token_hex(8)}.part", progress)
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -62,7 +62,7 @@ def fetch_steps(
         ) from error
 
 
-def _download(task_id: str, part: _Part) -> Steps[None]:
+def _download(task_id: str, part: _ResultPart) -> Steps[None]:
     request = made(pb.DownloadResultRequest, task_id=task_id)
     try:
         yield Stream("tasks", "DownloadResult", request, part, _DEADLINE_SECONDS)
@@ -71,7 +71,7 @@ def _download(task_id: str, part: _Part) -> Steps[None]:
         raise _why_missing(task_from_poll(task), error) from None
 
 
-class _Part:
+class _ResultPart:
     """The file that a download is written to, each try from its first byte."""
 
     def __init__(self, path: Path, progress: Callable[[int, int], None]) -> None:

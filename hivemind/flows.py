@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hivemind import env_file, sweeps
+from hivemind.amounts import mebibytes_of
 from hivemind.errors import RefusedError
 from hivemind.needs import TaskNeeds
 from hivemind.sweeps import Sweep
@@ -23,8 +24,20 @@ from nodepool.domain.tasks.labels import check_labels, check_name
 from nodepool.domain.tasks.run_inputs import RunInputs
 
 _FLOW_KEYS = ("name", "labels", "max_cpt", "steps")
-_OWN_KEYS = ("path", "needs", "needs_any", "array", "each_line", "matrix", "env", "env_file", "include")
-_NEEDS_KEYS = tuple(each.name for each in fields(TaskNeeds) if each.name not in ("environment", "replicas"))
+_OWN_KEYS = (
+    "memory",
+    "path",
+    "needs",
+    "needs_any",
+    "array",
+    "each_line",
+    "matrix",
+    "env",
+    "env_file",
+    "include",
+)
+_IN_OTHER_WORDS = ("environment", "memory_mb", "replicas")
+_NEEDS_KEYS = tuple(each.name for each in fields(TaskNeeds) if each.name not in _IN_OTHER_WORDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +152,8 @@ def _step(name: str, told: Mapping[str, Any], folder: Path, callers: Mapping[str
         raise RefusedError(f"step {name!r} has no path: name the directory, ZIP or .py file that it runs")
     try:
         asked = {key: _fitting(key, told[key]) for key in _NEEDS_KEYS if key in told}
+        if "memory" in told:
+            asked["memory_mb"] = mebibytes_of(told["memory"], "memory")
         step = FlowStep(
             name=name,
             source=folder / _text(told["path"], "path"),

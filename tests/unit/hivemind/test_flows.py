@@ -88,7 +88,8 @@ def test_lines_and_matrices_make_arrays_of_steps(tmp_path: Path) -> None:
         ("steps = 3", "steps must be a table"),
         ("[step.a]\npath = 'a'", "a flow has no 'step': did you mean 'steps'?"),
         ("[steps.a]\n", "step 'a' has no path"),
-        ("[steps.a]\npath = 'a'\nmemory = 1", "step 'a' has no 'memory': did you mean 'memory_gb'?"),
+        ("[steps.a]\npath = 'a'\nmemry = 1", "step 'a' has no 'memry': did you mean 'memory'?"),
+        ("[steps.a]\npath = 'a'\nmemory = 1", "step 'a': memory takes a number with its unit"),
         ("[steps.a]\npath = 'a'\nmemory_gb = '1'", "memory_gb must be a whole number, not '1'"),
         ("[steps.a]\npath = 'a'\nnetwork = 1", "network is true or false, not 1"),
         ("[steps.a]\npath = 'a'\nreplicas = 2", "step 'a' has no 'replicas'"),
@@ -139,7 +140,7 @@ def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
     [("job.7", "out/7"), ("job.add.7", "out/add/7"), ("job.total", "out/total/0")],
 )
 def test_results_lie_by_step_and_index(task_id: str, path: str) -> None:
-    place = job_results._place("job", task_id)
+    place = job_results.place_of("job", task_id)
     template = "out/{step}/{index}" if place.step else "out/{index}"
     assert place.path(template) == Path(path)
 
@@ -147,7 +148,7 @@ def test_results_lie_by_step_and_index(task_id: str, path: str) -> None:
 @pytest.mark.parametrize("task_id", ["other.add.7", "job.add.x", "job./etc", "job.add.7.8", "job", "job."])
 def test_what_no_task_of_the_job_is_called_becomes_no_directory(task_id: str) -> None:
     with pytest.raises(BadResultError):
-        job_results._place("job", task_id)
+        job_results.place_of("job", task_id)
 
 
 def test_one_directory_for_several_tasks_is_refused() -> None:
