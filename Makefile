@@ -32,10 +32,14 @@ test: install
 coverage: install
 	scripts/with_services.sh scripts/coverage.sh $(BIN)/python $(TEST_PROCESSES)
 
-# What takes minutes by itself: the money machine's random orders, five times as many as make test tries, and the
-# pool away for three minutes, in every way. And the sweeps of docs/sdk.md as they stand there, of 200 tasks.
+# What takes minutes by itself: many more random orders and moments than make test tries, whole simulations, every
+# part killed in every way, and the pool away for three minutes. And the sweeps of docs/sdk.md as they stand there,
+# of 200 tasks.
+LONG_TESTS := tests/integration/test_money_machine.py tests/integration/test_reservation_properties.py \
+	tests/integration/test_simulate.py tests/unit/benchmarks/test_cheaters.py \
+	tests/fault/test_chaos.py tests/fault/test_money_survives.py
 long: install
-	MONEY_EXAMPLES=1000 $(BIN)/python -m pytest -p no:cacheprovider tests/integration/test_money_machine.py
+	HIVEMIND_TEST_LONG=1 scripts/with_services.sh $(BIN)/python -m pytest -p no:cacheprovider $(LONG_TESTS)
 	KILL_ROUNDS=3 scripts/with_services.sh $(BIN)/python -m pytest -s -p no:cacheprovider tests/fault/test_all_killed_in_turn.py
 	HIVEMIND_TEST_SWEEP=200 scripts/with_services.sh $(BIN)/python -m pytest -p no:cacheprovider tests/e2e/test_pool_sdk.py -k docs
 	OUTAGE_SECONDS=180 scripts/with_services.sh $(BIN)/python -m pytest -p no:cacheprovider tests/fault/test_outages.py

@@ -112,7 +112,8 @@ postgres_begin() {
         --username postgres --encoding UTF8 --locale C.UTF-8) >"$dir/postgres.log" 2>&1 || return 0
     port="$(free_port)"
     (cd "$dir/pg" && exec setpriv "${as[@]}" --pdeathsig INT -- "$bin/postgres" -D "$dir/pg/data" -p "$port" \
-        -c listen_addresses=127.0.0.1 -c unix_socket_directories="$dir/pg" -c fsync=off -c max_connections=200 \
+        -c listen_addresses=127.0.0.1 -c unix_socket_directories="$dir/pg" -c max_connections=200 \
+        -c fsync=off -c full_page_writes=off -c wal_level=minimal -c max_wal_senders=0 -c autovacuum=off \
         </dev/null >>"$dir/postgres.log" 2>&1 9>&-) &
     postgres_pid=$!
     postgres_url="postgresql+psycopg://postgres@127.0.0.1:$port/postgres"

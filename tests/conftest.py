@@ -11,7 +11,7 @@ from typing import Any
 import docker
 import pytest
 
-from tests.support import databases, engine, forking, postgres, spreading
+from tests.support import databases, engine, forking, postgres, spreading, statements
 from tests.support.environment import scrub
 from tests.support.pool import PoolFactory, PoolOptions, TestPool
 from tests.support.processes import MARK, end_all, open_folder, strays
@@ -26,6 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.pop(name, None)
     os.environ[MARK] = secrets.token_hex(8)
     config.pluginmanager.register(spreading.LongestFirst())
+    statements.share()
     # Tests see no tasks but their own; those of probes say that they want them.
     os.environ["PROBE_HOURS"] = "0"
     os.environ["SPOT_CHECK_SHARE"] = "0"

@@ -64,7 +64,7 @@ def await_output(pool: TestPool, user: Account, task: str, word: str) -> None:
 
 
 def distrust(pool: TestPool, user: Account) -> None:
-    with contextlib.closing(sqlite3.connect(pool.folder / "users.db", timeout=20)) as connection, connection:
+    with contextlib.closing(sqlite3.connect(pool.folder / "users.db", timeout=60)) as connection, connection:
         connection.execute("UPDATE users SET credit_score = 10 WHERE username = ?", (user.username,))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
-from sqlalchemy import create_engine, select
+from sqlalchemy import select
 
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql.tables import tasks
@@ -150,13 +150,9 @@ def confirm(pool: TestPool, checkers: list[RogueNode], run_id: str) -> None:
 
 
 def node_of(pool: TestPool, run_id: str) -> str:
-    engine = create_engine(pool.database_url)
-    try:
-        with engine.connect() as connection:
-            found = connection.execute(select(tasks.c.node_id).where(tasks.c.id == run_id)).scalar()
-            return str(found or "")
-    finally:
-        engine.dispose()
+    return "".join(
+        row.node_id or "" for row in pool.rows(select(tasks.c.node_id).where(tasks.c.id == run_id))
+    )
 
 
 def download(user: Account, task_id: str) -> Iterator[pb.DownloadResultResponse]:

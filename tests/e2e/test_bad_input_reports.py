@@ -33,7 +33,7 @@ def liar(pool: TestPool) -> RogueNode:
 @pytest.fixture(scope="module")
 def broker(liar: RogueNode) -> Iterator[redis.Redis]:
     """The liar's own connection, with its own user."""
-    client = redis.Redis.from_url(liar.broker_url, protocol=2, socket_timeout=10)
+    client = redis.Redis.from_url(liar.broker_url, protocol=2, socket_timeout=60)
     yield client
     client.close()
 

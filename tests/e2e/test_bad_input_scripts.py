@@ -176,7 +176,7 @@ def test_an_entry_that_removes_itself_has_run(user: Account) -> None:
     assert "main.py" not in unpacked(user.result(task))
 
 
-@pytest.mark.parametrize("line", ["no-such-package-of-ours==1.0", "=== what", "-r /etc/shadow", "./gone.whl"])
+@pytest.mark.parametrize("line", ["-r /etc/shadow", "./gone.whl"])
 def test_requirements_that_cannot_be_installed_fail_the_task_with_the_reason(
     user: Account, line: str
 ) -> None:

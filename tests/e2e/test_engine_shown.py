@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, select
+from sqlalchemy import select
 
 from nodepool.domain.trust import benchmark_probe
 from nodepool.stores.sql.tables import nodes, probes as probes_table, tasks
@@ -28,11 +28,8 @@ def tier(pool: TestPool, node_id: str) -> str:
 def verdict(pool: TestPool, node_id: str) -> str:
     """Of its newest probe."""
     query = select(probes_table.c.verdict).where(probes_table.c.node_id == node_id)
-    engine = create_engine(pool.database_url)
-    with engine.connect() as connection:
-        found = connection.execute(query.order_by(probes_table.c.created_at.desc())).scalars().first()
-    engine.dispose()
-    return str(found or "")
+    found = pool.rows(query.order_by(probes_table.c.created_at.desc()).limit(1))
+    return "".join(row.verdict or "" for row in found)
 
 
 def test_an_agent_with_an_engine_is_of_normal_trust_after_its_first_probe(pool: TestPool) -> None:
@@ -71,9 +68,6 @@ def test_a_node_that_only_says_that_it_has_docker_stays_low_though_its_answer_is
     }
     assert tier(pool, liar.node_id) == "low"
     # Nobody is blamed: a broken engine looks the same.
-    engine = create_engine(pool.database_url)
-    with engine.connect() as connection:
-        row = connection.execute(select(nodes).where(nodes.c.id == liar.node_id)).one()
-        assert not row.engine_shown
-        assert connection.execute(select(tasks.c.id).where(tasks.c.id.startswith("probe"))).all() == []
-    engine.dispose()
+    (row,) = pool.rows(select(nodes).where(nodes.c.id == liar.node_id))
+    assert not row.engine_shown
+    assert pool.rows(select(tasks.c.id).where(tasks.c.id.startswith("probe"))) == []

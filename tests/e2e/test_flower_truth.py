@@ -39,7 +39,7 @@ def page(pool: TestPool, path: str) -> str:
         f"http://127.0.0.1:{pool.flower_port}{path}", headers={"Authorization": f"Basic {login}"}
     )
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return str(answer.read().decode())
     except OSError:
         return "{}"  # it is not there yet

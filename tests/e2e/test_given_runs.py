@@ -102,7 +102,7 @@ def test_a_sweep_in_one_line_runs_each_task_with_its_own(pool: TestPool, tmp_pat
         "['--lr', '0.01', '{1}'] r2 2 4",
         "['--lr', '0.01', '{2}'] r3 3 4",
     ]
-    told = user.stubs.tasks.GetJob(pb.GetJobRequest(job_id=job_id), metadata=user.metadata, timeout=20)
+    told = user.stubs.tasks.GetJob(pb.GetJobRequest(job_id=job_id), metadata=user.metadata, timeout=60)
     assert dict(told.job.counts) == {"SUCCEEDED": 4}
     assert (told.job.paid_cpt, told.job.held_cpt) == (4, 0)
     hivemind("job", "result", job_id, "--output", str(tmp_path / "out" / "{index}"), "--only", "*log*")
@@ -230,5 +230,5 @@ def test_values_of_the_environment_are_in_no_log_and_in_no_broker(pool: TestPool
 def test_an_older_agent_is_told_from_one_of_this_version(pool: TestPool) -> None:
     user = pool.register_user()
     assert {tuple(node.capabilities) for node in user.node_list()} == {("inputs", "secrets")}
-    told_health = user.stubs.nodes.HealthCheck(pb.HealthCheckRequest(), timeout=10)
+    told_health = user.stubs.nodes.HealthCheck(pb.HealthCheckRequest(), timeout=60)
     assert told_health.capabilities == ["inputs", "secrets"]

@@ -152,7 +152,7 @@ def test_the_agent_itself_refuses_what_a_pool_sends_it_all_the_same(stage: Stage
     eve, pool, node_id = stage.stranger, stage.pool, stage.agents[PLAIN].node_id
 
     def believe(level: str) -> None:
-        with closing(sqlite3.connect(pool.folder / "users.db", timeout=20)) as database, database:
+        with closing(sqlite3.connect(pool.folder / "users.db", timeout=60)) as database, database:
             database.execute("UPDATE nodes SET isolation = ? WHERE id = ?", (level, node_id))
 
     task_id = eve.submit(script("print('it ran')"), location=PLAIN)
@@ -170,7 +170,7 @@ def test_the_agent_itself_refuses_what_a_pool_sends_it_all_the_same(stage: Stage
 
 def test_no_node_belongs_to_an_admin(stage: Stage) -> None:
     pool = stage.pool
-    with closing(sqlite3.connect(pool.folder / "users.db", timeout=20)) as database, database:
+    with closing(sqlite3.connect(pool.folder / "users.db", timeout=60)) as database, database:
         boss = pool.register_user("boss")
         database.execute("UPDATE users SET role = 'admin' WHERE username = 'boss'")
     request = pb.RegisterWorkerNodeRequest(node_id="boss/n", kind="agent", cpu_cores=1, memory_gb=1)

@@ -141,6 +141,6 @@ def test_who_cannot_cover_a_task_for_his_own_node_is_refused_as_well(pool: TestP
     request = pb.TransferRequest(token=poor.token, receiver_username=pool.owner.username, amount=GRANT)
     assert poor.stubs.users.Transfer(request, timeout=CALL_SECONDS).success
     run = pb.ExecuteTaskRequest(node_id=agent.node_id, task_id=new_task_id(), task_zip=HELLO)
-    code, message = refused(lambda: poor.stubs.workers.ExecuteTask(run, metadata=poor.metadata, timeout=20))
+    code, message = refused(lambda: poor.stubs.workers.ExecuteTask(run, metadata=poor.metadata, timeout=60))
     assert (code, "0 CPT in your account" in message) == (grpc.StatusCode.FAILED_PRECONDITION, True)
     agent.stop()

@@ -35,7 +35,7 @@ def test_flower_shows_the_agent_and_the_queues(pool: TestPool) -> None:
         request = urllib.request.Request(
             f"http://127.0.0.1:{pool.flower_port}{path}", headers={"Authorization": f"Basic {login}"}
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return str(answer.read().decode())
 
     name = f"agent@{pool.agents[0].node_id}"

@@ -174,7 +174,7 @@ def test_a_held_call_lives_as_long_as_its_worker_speaks_and_ends_with_the_task(
     worker.call("StoreResult", task_id=task, result_zip=RESULT)
     assert worker.call("TaskCompleted", task_id=task, node_id=worker.node_id, success=True).success
     assert user.poll(task).status == "COMPLETED"
-    assert taken.cut_off.wait(20)
+    assert taken.cut_off.wait(60)
     taken.let_go.set()
     assert user.result(task) == RESULT
 
@@ -417,7 +417,7 @@ def test_a_dispatcher_that_dies_while_it_holds_a_call_loses_no_run(
     assert taken.called.wait(60)
     worker.call("StoreOutput", task_id=task, output="first\n")
     pool.dispatcher.kill()
-    assert taken.cut_off.wait(30)
+    assert taken.cut_off.wait(60)
     pool.dispatcher.start()
     worker.call("StoreOutput", task_id=task, output="second\n")
     worker.call("StoreResult", task_id=task, result_zip=RESULT)

@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
-from sqlalchemy import create_engine, select
+from sqlalchemy import select
 
 from hivemind.uploading import new_task_id
 from nodepool.domain.tasks.package_rules import ENTRY_SCRIPTS
@@ -50,12 +50,9 @@ class Watch:
 
     def kind_of(self, attempt_id: str) -> str:
         """As only the database knows it."""
-        engine = create_engine(self.pool.database_url)
         query = select(tasks.c.kind).join(attempts, attempts.c.task_id == tasks.c.id)
-        with engine.connect() as connection:
-            kind = connection.execute(query.where(attempts.c.id == attempt_id)).scalar_one()
-        engine.dispose()
-        return str(kind)
+        (task,) = self.pool.rows(query.where(attempts.c.id == attempt_id))
+        return str(task.kind)
 
     def work(self) -> None:
         admin = self.pool.valkey.admin
@@ -165,12 +162,9 @@ def test_a_probe_cannot_be_asked_after_like_a_users_task_or_otherwise(watch: Wat
 
 def _another(watch: Watch, seen: Seen) -> RogueNode:
     """One that has nothing to do with the task: no attempt of it or of its check was given to it."""
-    engine = create_engine(watch.pool.database_url)
     query = select(attempts.c.node_id).join(tasks, attempts.c.task_id == tasks.c.id)
     of_it = (tasks.c.id == seen.spec.task_id) | (tasks.c.parent_id == seen.spec.task_id)
-    with engine.connect() as connection:
-        mine = set(connection.execute(query.where(of_it)).scalars())
-    engine.dispose()
+    mine = {row.node_id for row in watch.pool.rows(query.where(of_it))}
     return next(node for node in watch.nodes if node.node_id not in mine)
 
 
@@ -185,6 +179,6 @@ def _answers(node: RogueNode, seen: Seen) -> list[str]:
             task_id=seen.spec.task_id, task_zip=script("1"), max_minutes=1)),
     ):  # fmt: skip
         with pytest.raises(grpc.RpcError) as refused:
-            call(request, metadata=account.metadata, timeout=20)
+            call(request, metadata=account.metadata, timeout=60)
         said.append(f"{refused.value.code()} {refused.value.details()}".replace(seen.spec.task_id, "TASK"))
     return said

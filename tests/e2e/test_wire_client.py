@@ -79,14 +79,14 @@ class WireClient:
             request_serializer=type(request).SerializeToString,
             response_deserializer=self._types[f"{method}Response"].FromString,
         )
-        return answer(request, metadata=metadata, timeout=30)
+        return answer(request, metadata=metadata, timeout=60)
 
     def wait_for(self, task_id: str, status: str) -> Any:
         def reached() -> Any:
             answer = self.call("PollTaskStatus", in_metadata=True, task_id=task_id)
             return answer if answer.status == status else None
 
-        return wait_until(reached, f"{task_id} is {status}", 60, period=0.05)
+        return wait_until(reached, f"{task_id} is {status}", 60)
 
 
 @pytest.fixture(scope="module")

@@ -17,14 +17,14 @@ from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.ledger.api import verify_database
 from tests.support.accounts import FINAL_WORDS, Account
+from tests.support.environment import LONG
 from tests.support.pool import PoolFactory, TestPool
 from tests.support.tasks import script
 
 T = TypeVar("T")
 GRANT = 10_000
-KILLS = 10
+KILLS, TURNS = (10, 12) if LONG else (5, 4)
 USERS = 4
-TURNS = 12
 QUICK = script("print('done')")
 # Killed before the answer, or so busy after its start that the answer came too late.
 _CUT_OFF = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
@@ -88,7 +88,7 @@ class Load:
 
 
 def _balance(user: Account) -> pb.GetBalanceResponse:
-    return user.stubs.users.GetBalance(pb.GetBalanceRequest(token=user.token), timeout=20)
+    return user.stubs.users.GetBalance(pb.GetBalanceRequest(token=user.token), timeout=60)
 
 
 def _problems(pool: TestPool) -> list[str]:

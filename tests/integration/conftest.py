@@ -36,7 +36,7 @@ def _runs(folder: Path, *, use_bubblewrap: bool) -> Iterator[RunFactory]:
         runs = RunFactory(runner, folder)
         yield runs
         runs.end_all()
-        wait_until(lambda: not task_processes(folder.name), "no process of a run is left", 5)
+        wait_until(lambda: not task_processes(folder.name), "no process of a run is left")
         assert list((folder / "state/runs").iterdir()) == []
         assert list((folder / "state/homes").iterdir()) == []
     finally:
@@ -74,7 +74,7 @@ def make_stage(run_folder: Path, valkey: TestValkey) -> Iterator[StageMaker]:
     yield make
     for stage in stages:
         stage.close()
-    wait_until(lambda: not task_processes(run_folder.name), "no process of a run is left", 5)
+    wait_until(lambda: not task_processes(run_folder.name), "no process of a run is left")
 
 
 @pytest.fixture

@@ -141,9 +141,9 @@ def enrol(owner: Account, node_id: str) -> pb.EnrollAgentResponse:
         node_id=node_id, hostname="127.0.0.1", cpu_cores=2, memory_gb=4, cpu_score=2000, location="Asia",
         kind="agent", docker_status="running",
     )  # fmt: skip
-    assert owner.stubs.nodes.RegisterWorkerNode(request, metadata=owner.metadata, timeout=20).success
+    assert owner.stubs.nodes.RegisterWorkerNode(request, metadata=owner.metadata, timeout=60).success
     answer: pb.EnrollAgentResponse = owner.stubs.nodes.EnrollAgent(
-        pb.EnrollAgentRequest(node_id=node_id), metadata=owner.metadata, timeout=20
+        pb.EnrollAgentRequest(node_id=node_id), metadata=owner.metadata, timeout=60
     )
     assert answer.success
     return answer
@@ -164,7 +164,7 @@ def stage(request: pytest.FixtureRequest, pool_factory: PoolFactory) -> Iterator
         "other_events": other.event_exchange, "other_control": other.control_exchange, "pace": own.pace_key,
     }  # fmt: skip
     words |= {"neighbour_queue": neighbour.queue, "neighbour_report": neighbour.report_key}
-    client = redis.Redis.from_url(own.broker_url, decode_responses=True, socket_timeout=10)
+    client = redis.Redis.from_url(own.broker_url, decode_responses=True, socket_timeout=60)
     yield Stage(pool, own.broker_url, client, words)
     client.close()
 
@@ -218,10 +218,10 @@ def test_keys_of_other_databases_are_out_of_reach(stage: Stage) -> None:
 def test_the_user_is_cut_off_when_its_node_leaves(stage: Stage) -> None:
     alice = stage.pool.register_user()
     enrolment = enrol(alice, f"{alice.username}/leaves")
-    client = redis.Redis.from_url(enrolment.broker_url, decode_responses=True, socket_timeout=10)
+    client = redis.Redis.from_url(enrolment.broker_url, decode_responses=True, socket_timeout=60)
     assert client.ping()
     request = pb.DeregisterNodeRequest(node_id=f"{alice.username}/leaves")
-    assert alice.stubs.nodes.DeregisterNode(request, metadata=alice.metadata, timeout=20).success
+    assert alice.stubs.nodes.DeregisterNode(request, metadata=alice.metadata, timeout=60).success
     with pytest.raises(redis.RedisError):
         client.ping()
     client.close()
@@ -230,16 +230,16 @@ def test_the_user_is_cut_off_when_its_node_leaves(stage: Stage) -> None:
 def test_a_second_enrolment_makes_the_first_password_worthless(stage: Stage) -> None:
     user = stage.pool.register_user()
     first = enrol(user, f"{user.username}/twice")
-    connected = redis.Redis.from_url(first.broker_url, socket_timeout=10, retry=None)
+    connected = redis.Redis.from_url(first.broker_url, socket_timeout=60, retry=None)
     assert connected.ping()
     second = enrol(user, f"{user.username}/twice")
     # Whoever is connected already is cut off, not only kept from coming back.
     with pytest.raises(redis.RedisError):
         connected.ping()
     connected.close()
-    old = redis.Redis.from_url(first.broker_url, socket_timeout=10)
+    old = redis.Redis.from_url(first.broker_url, socket_timeout=60)
     with pytest.raises(redis.AuthenticationError):
         old.ping()
     old.close()
-    with redis.Redis.from_url(second.broker_url, socket_timeout=10) as new:
+    with redis.Redis.from_url(second.broker_url, socket_timeout=60) as new:
         assert new.ping()

@@ -33,7 +33,7 @@ def test_its_owner_runs_a_zip_on_the_node(
 ) -> None:
     _, node, secret = owner_call
     answer = node.ExecuteTask(
-        pb.ExecuteTaskRequest(task_id="mine", task_zip=package_of(HELLO)), metadata=secret, timeout=30
+        pb.ExecuteTaskRequest(task_id="mine", task_zip=package_of(HELLO)), metadata=secret, timeout=60
     )
     assert answer.success
     kept = ScriptedAttempt("mine:1", b"", result=answer.result)
@@ -46,13 +46,13 @@ def test_its_owner_asks_and_stops(
     stage, node, secret = owner_call
     attempt = stage.running("t:1", WAITING)
     asked = pb.RunningStatusRequest(task_id="t")
-    assert node.ReportRunningStatus(asked, metadata=secret, timeout=10).success
+    assert node.ReportRunningStatus(asked, metadata=secret, timeout=60).success
     assert node.StopTaskExecution(
-        pb.StopTaskExecutionRequest(task_id="t"), metadata=secret, timeout=10
+        pb.StopTaskExecutionRequest(task_id="t"), metadata=secret, timeout=60
     ).success
     assert stage.outcome(attempt) == "STOPPED"
     stage.wait(
-        lambda: not node.ReportRunningStatus(asked, metadata=secret, timeout=10).success, "it is not there"
+        lambda: not node.ReportRunningStatus(asked, metadata=secret, timeout=60).success, "it is not there"
     )
 
 
@@ -70,7 +70,7 @@ def test_nobody_else_is_answered(
     ]
     for call, request in calls:
         with pytest.raises(grpc.RpcError) as refused:
-            call(request, metadata=metadata, timeout=10)
+            call(request, metadata=metadata, timeout=60)
         assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
@@ -80,7 +80,7 @@ def test_nothing_of_a_strangers_message_is_read(
     stage, node, _ = owner_call
     before = _peak_memory_bytes(stage.agent.pid)
     request = pb.ExecuteTaskRequest(task_id="t", task_zip=bytes(90 << 20))
-    calls = [node.ExecuteTask.future(request, timeout=30) for _ in range(3)]
+    calls = [node.ExecuteTask.future(request, timeout=60) for _ in range(3)]
     assert {call.code() for call in calls} == {grpc.StatusCode.UNAUTHENTICATED}
     assert _peak_memory_bytes(stage.agent.pid) - before < 64 << 20
 

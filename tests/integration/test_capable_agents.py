@@ -105,12 +105,12 @@ def test_over_the_wire_the_task_goes_elsewhere_and_nobody_is_blamed(
         node = pb.RegisterWorkerNodeRequest(
             node_id=node_id, hostname="host", cpu_cores=4, memory_gb=4, kind="agent", capabilities=["inputs"]
         )
-        account.stubs.nodes.RegisterWorkerNode(node, metadata=account.metadata, timeout=30)
+        account.stubs.nodes.RegisterWorkerNode(node, metadata=account.metadata, timeout=60)
         task = account.submit(script("pass"), arguments=["a b"], environment={"A": "1"})
         gateway.gateway.database.write(lambda c: place(c, task, node_id))
         claim = pb.ClaimAttemptRequest(attempt_id=f"{task}:1", node_id=node_id)
         with pytest.raises(grpc.RpcError, match="passes no arguments or environment variables on") as refused:
-            list(account.stubs.nodes.ClaimAttempt(claim, metadata=account.metadata, timeout=30))
+            list(account.stubs.nodes.ClaimAttempt(claim, metadata=account.metadata, timeout=60))
         assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
         detail = account.detail(task)
         assert detail.state == "QUEUED"
@@ -119,7 +119,7 @@ def test_over_the_wire_the_task_goes_elsewhere_and_nobody_is_blamed(
         assert attempt.reason == f"the agent of node {node_id} is too old for what the task is given"
         gateway.gateway.database.write(lambda c: place(c, task, node_id, number=2))
         claim = pb.ClaimAttemptRequest(attempt_id=f"{task}:2", node_id=node_id, capabilities=["inputs"])
-        spec = next(account.stubs.nodes.ClaimAttempt(claim, metadata=account.metadata, timeout=30)).spec
+        spec = next(account.stubs.nodes.ClaimAttempt(claim, metadata=account.metadata, timeout=60)).spec
         assert (list(spec.arguments), dict(spec.environment)) == (["a b"], {"A": "1"})
     finally:
         gateway.close()

@@ -7,11 +7,11 @@ import os
 import secrets
 import signal
 import subprocess
-import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -29,6 +29,7 @@ from hivemind import (
     TaskState,
 )
 from hivemind.uploading import STREAM_ABOVE_BYTES
+from tests.support.command import COMMAND, Ended, run_here
 from tests.support.pool import TestPool
 from tests.support.waiting import wait_until
 
@@ -55,40 +56,31 @@ def alice(pool: TestPool) -> Any:
 
 @dataclass(frozen=True)
 class Shell:
-    """The command in processes of its own, with a home of its own."""
+    """The command in this process, with an environment and a home of its own."""
 
     environment: dict[str, str]
+    said: pytest.CaptureFixture[str]
 
-    def __call__(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*arguments),
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+    def __call__(self, *arguments: str | Path) -> Ended:
+        with mock.patch.dict(os.environ, self.environment, clear=True):
+            return run_here(self.said, *arguments)
 
     def json(self, *arguments: str | Path, code: int = 0) -> Any:
         done = self(*arguments, "--json")
-        assert done.returncode == code, done.stderr
-        return json.loads(done.stdout if code == 0 else done.stderr)
-
-    def command(self, *arguments: str | Path) -> list[str]:
-        return [sys.executable, "-m", "hivemind", *map(str, arguments)]
+        assert done.code == code, done.err
+        return json.loads(done.out if code == 0 else done.err)
 
 
 @pytest.fixture
-def shell(pool: TestPool, tmp_path: Path) -> Shell:
+def shell(pool: TestPool, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Shell:
     """Logged in as a new user."""
     home = tmp_path / "home"
     home.mkdir()
     environment = pool.base_environment() | {"HOME": str(home), "HIVEMIND_GATEWAY": pool.address}
     name = f"bob-{secrets.token_hex(4)}"
-    logged_in = Shell(environment | {"HIVEMIND_PASSWORD": PASSWORD})("register", name)
-    assert logged_in.returncode == 0, logged_in.stderr
-    return Shell(environment)
+    logged_in = Shell(environment | {"HIVEMIND_PASSWORD": PASSWORD}, capfd)("register", name)
+    assert logged_in.code == 0, logged_in.err
+    return Shell(environment, capfd)
 
 
 # -- the SDK ----------------------------------------------------------------------------------------
@@ -220,21 +212,21 @@ def test_a_watch_survives_a_restart_of_the_gateway(
 def test_following_a_task_ends_with_its_exit_code_output_and_files(shell: Shell, tmp_path: Path) -> None:
     source = "print('working'); open('half.txt', 'w').write('done'); raise SystemExit(3)"
     done = shell("submit", task_folder(tmp_path, source), "--follow", "--output", tmp_path / "out")
-    assert done.returncode == 3, done.stderr
-    assert done.stdout == "working\n"
-    assert "failed" in done.stderr
+    assert done.code == 3, done.err
+    assert done.out == "working\n"
+    assert "failed" in done.err
     assert (tmp_path / "out" / "half.txt").read_text() == "done"
 
 
 def test_a_task_ended_by_a_signal_says_which(shell: Shell, tmp_path: Path) -> None:
     done = shell("submit", task_folder(tmp_path, "import os; os.kill(os.getpid(), 9)"), "--follow")
-    assert done.returncode == 137, done.stderr
+    assert done.code == 137, done.err
 
 
 def test_following_in_json_is_for_machines(shell: Shell, tmp_path: Path) -> None:
     done = shell("submit", task_folder(tmp_path, "print('x')"), "--follow", "--json")
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (done.code, done.err) == (0, "")
+    lines = [json.loads(line) for line in done.out.splitlines()]
     assert lines[0]["event"] == "submitted"
     assert "".join(line["text"] for line in lines if line["event"] == "output") == "x\n"
     assert lines[-1]["event"] == "end"
@@ -244,7 +236,7 @@ def test_following_in_json_is_for_machines(shell: Shell, tmp_path: Path) -> None
 
 def test_commands_answer_in_json(shell: Shell, pool: TestPool, tmp_path: Path) -> None:
     task_id = shell.json("submit", task_folder(tmp_path, "print('x')"))["task_id"]
-    assert shell("logs", "-f", task_id).stdout == "x\n"
+    assert shell("logs", "-f", task_id).out == "x\n"
     status = shell.json("status", task_id)
     assert (status["task_id"], status["status"], status["exit_code"]) == (task_id, "COMPLETED", 0)
     assert [task["task_id"] for task in shell.json("ls")] == [task_id]
@@ -263,8 +255,8 @@ def test_commands_answer_in_json(shell: Shell, pool: TestPool, tmp_path: Path) -
 
 
 def test_tables_are_for_people(shell: Shell, pool: TestPool, tmp_path: Path) -> None:
-    task_id = shell("submit", task_folder(tmp_path, "print('x')")).stdout.strip()
-    assert shell("logs", "-f", task_id).returncode == 0
+    task_id = shell("submit", task_folder(tmp_path, "print('x')")).out.strip()
+    assert shell("logs", "-f", task_id).code == 0
     for arguments, words in (
         (("ls",), (task_id, "COMPLETED")),
         (("status", task_id), (task_id, "COMPLETED", "attempt")),
@@ -272,8 +264,8 @@ def test_tables_are_for_people(shell: Shell, pool: TestPool, tmp_path: Path) -> 
         (("explain", task_id), (task_id, "succeeded")),
     ):
         done = shell(*arguments)
-        assert done.returncode == 0, done.stderr
-        assert all(word in done.stdout for word in words), done.stdout
+        assert done.code == 0, done.err
+        assert all(word in done.out for word in words), done.out
 
 
 def test_a_dry_run_tells_the_node_and_a_suggestion_that_is_followed_places_the_task(
@@ -296,14 +288,14 @@ def test_a_task_keeps_its_wishes_and_a_record_of_its_attempt(
 ) -> None:
     requested = ("--priority", "8", "--min-trust", "low", "--location", "asia", "--location-mode", "prefer")
     task_id = shell.json("submit", task_folder(tmp_path, "print('x')"), *requested)["task_id"]
-    assert shell("logs", "-f", task_id).stdout == "x\n"
+    assert shell("logs", "-f", task_id).out == "x\n"
     status = shell.json("status", task_id)
     assert (status["priority"], status["min_trust"], status["location_mode"]) == (8, "low", "prefer")
     (attempt,) = status["attempts"]
     assert (attempt["number"], attempt["node"], attempt["state"]) == (1, pool.agents[0].node_id, "finished")
     assert (attempt["exit_code"], attempt["bytes_in"] > 0, attempt["bytes_out"] > 0) == (0, True, True)
     assert attempt["placed_at"] <= attempt["started_at"] <= attempt["finished_at"]
-    (look,) = [json.loads(line) for line in shell("top", "--once", "--json").stdout.splitlines()]
+    (look,) = [json.loads(line) for line in shell("top", "--once", "--json").out.splitlines()]
     assert look["totals"]["online"] >= 1
     assert look["totals"]["cpu"]["capacity"] > 0
 
@@ -314,7 +306,7 @@ def test_an_interrupt_can_stop_the_task_and_still_bring_its_files(shell: Shell, 
     )
     options = ("--follow", "--stop-on-interrupt", "--output", tmp_path / "out")
     with subprocess.Popen(
-        shell.command("submit", task_folder(tmp_path, source), *options),
+        [*COMMAND, "submit", str(task_folder(tmp_path, source)), *map(str, options)],
         env=shell.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -330,20 +322,20 @@ def test_an_interrupt_can_stop_the_task_and_still_bring_its_files(shell: Shell, 
 
 
 def test_a_result_is_not_there_before_the_end(shell: Shell, tmp_path: Path) -> None:
-    task_id = shell("submit", task_folder(tmp_path, "import time; time.sleep(600)")).stdout.strip()
+    task_id = shell("submit", task_folder(tmp_path, "import time; time.sleep(600)")).out.strip()
     error = shell.json("result", task_id, "--output", tmp_path / "out", code=7)["error"]
     assert error["code"] == "not_yet"
     assert not (tmp_path / "out").exists()
-    assert shell("stop", task_id).returncode == 0
+    assert shell("stop", task_id).code == 0
     wait_until(lambda: shell.json("status", task_id)["status"] == "STOPPED", "the task is stopped")
 
 
 def test_a_task_that_fits_nowhere_tells_why_and_can_be_stopped(shell: Shell, tmp_path: Path) -> None:
     folder = task_folder(tmp_path, "print('x')")
-    task_id = shell("submit", folder, "--memory-gb", "100000").stdout.strip()
+    task_id = shell("submit", folder, "--memory-gb", "100000").out.strip()
     wait_until(lambda: "memory" in shell.json("explain", task_id)["message"], "the reason names the memory")
     assert shell.json("explain", task_id)["state"] == "QUEUED"
-    assert shell("stop", task_id).returncode == 0
+    assert shell("stop", task_id).code == 0
     wait_until(lambda: shell.json("status", task_id)["status"] == "STOPPED", "the task is stopped")
 
 
@@ -364,35 +356,35 @@ def test_what_is_not_there_is_exit_code_4(shell: Shell, arguments: tuple[str, ..
 
 
 def test_cpt_that_is_not_there_cannot_be_given(shell: Shell, pool: TestPool) -> None:
-    assert shell("transfer", pool.owner.username, str(10**15)).returncode == 6
+    assert shell("transfer", pool.owner.username, str(10**15)).code == 6
 
 
 def test_refused_uploads_are_exit_code_6(shell: Shell, tmp_path: Path) -> None:
     folder = task_folder(tmp_path, "print('x')")
-    assert shell("submit", folder, "--network").returncode == 6
-    assert shell("submit", folder, "--image", "not/allowed:1").returncode == 6
+    assert shell("submit", folder, "--network").code == 6
+    assert shell("submit", folder, "--image", "not/allowed:1").code == 6
     (tmp_path / "empty").mkdir()
-    assert shell("submit", tmp_path / "empty").returncode == 6
+    assert shell("submit", tmp_path / "empty").code == 6
     huge = task_folder(tmp_path, "print('x')", **{"noise.bin": os.urandom(11 << 20)})
-    assert shell("submit", huge).returncode == 6
+    assert shell("submit", huge).code == 6
 
 
 def test_a_node_is_drained_and_resumed_by_its_owner_only(shell: Shell, pool: TestPool) -> None:
     node_id = pool.agents[0].node_id
-    assert shell("node", "drain", node_id).returncode in {3, 4}
-    owner = Shell(shell.environment | {"HIVEMIND_TOKEN": pool.owner.token})
+    assert shell("node", "drain", node_id).code in {3, 4}
+    owner = Shell(shell.environment | {"HIVEMIND_TOKEN": pool.owner.token}, shell.said)
 
     def draining() -> bool:
         return bool(next(n["draining"] for n in owner.json("nodes") if n["node_id"] == node_id))
 
-    assert owner("node", "drain", node_id).returncode == 0
+    assert owner("node", "drain", node_id).code == 0
     wait_until(draining, "the node is draining")
-    assert owner("node", "resume", node_id).returncode == 0
+    assert owner("node", "resume", node_id).code == 0
     wait_until(lambda: not draining(), "the node takes work again")
 
 
 def test_a_logged_out_user_is_told_to_log_in(shell: Shell) -> None:
-    assert shell("logout").returncode == 0
+    assert shell("logout").code == 0
     error = shell.json("ls", code=3)["error"]
     assert "hivemind login" in error["hint"]
 

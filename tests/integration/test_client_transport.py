@@ -161,7 +161,7 @@ def test_every_status_becomes_its_error_with_the_pools_words(
 
 def test_a_pool_that_does_not_answer_in_time(server: Scripted) -> None:
     release = threading.Event()
-    server.on("GetAllTasks", lambda *_: (release.wait(30), pb.GetAllTasksResponse(success=True))[1])
+    server.on("GetAllTasks", lambda *_: (release.wait(60), pb.GetAllTasksResponse(success=True))[1])
     with NodePoolClient(server.address, token=TOKEN, retry=QUICK, deadline_seconds=0.2) as slow:
         with pytest.raises(TimedOutError, match="did not answer in time"):
             slow.list()
@@ -408,7 +408,7 @@ def test_a_watch_survives_a_gateway_that_is_started_anew(server: Scripted, alice
             stopped = threading.Event()
             context.add_callback(stopped.set)
             first.set()
-            stopped.wait(30)
+            stopped.wait(60)
             return
         yield output(1, request.output_offset, b"after")
         yield state("SUCCEEDED")
@@ -416,7 +416,7 @@ def test_a_watch_survives_a_gateway_that_is_started_anew(server: Scripted, alice
     server.on("WatchTask", handler)
 
     def restart() -> None:
-        assert first.wait(30)
+        assert first.wait(60)
         server.stop()
         server.start()
 
@@ -472,13 +472,13 @@ def test_a_watch_that_is_left_is_ended_at_the_server(server: Scripted, alice: No
     def handler(_request: Any, context: grpc.ServicerContext) -> Iterator[pb.WatchTaskResponse]:
         context.add_callback(left.set)
         yield state("RUNNING")
-        left.wait(30)
+        left.wait(60)
 
     server.on("WatchTask", handler)
     events = alice.watch("t")
     next(events)
     events.close()  # type: ignore[attr-defined]
-    assert left.wait(10)
+    assert left.wait(60)
 
 
 def test_waiting_ends_when_its_time_is_over(server: Scripted, alice: NodePoolClient) -> None:
@@ -486,7 +486,7 @@ def test_waiting_ends_when_its_time_is_over(server: Scripted, alice: NodePoolCli
         yield state("RUNNING")
         ended = threading.Event()
         context.add_callback(ended.set)
-        ended.wait(30)
+        ended.wait(60)
 
     server.on("WatchTask", handler)
     with pytest.raises(NotYetError, match="has not ended in time"):

@@ -106,7 +106,7 @@ def test_a_write_that_fails_does_not_undo_its_neighbours(database: Database) -> 
             if number % 4 == 3:
                 add_user(connection, f"user{number}")  # the name is taken now
 
-        go.wait(30)
+        go.wait(60)
         database.write(work)
 
     with ThreadPoolExecutor(40) as threads:
@@ -201,9 +201,9 @@ def test_a_closed_database_refuses_writes_and_answers_those_before(tmp_path: Pat
 
     with ThreadPoolExecutor(8) as threads:
         futures = [threads.submit(write, number) for number in range(200)]
-        assert started.wait(30)
+        assert started.wait(60)
         database.close()
-        outcomes = [future.result(timeout=30) for future in futures]
+        outcomes = [future.result(timeout=60) for future in futures]
     with migrated(str(database.engine.url)) as again:
         assert len(_names(again)) == outcomes.count("kept")
     with pytest.raises(UnavailableError):

@@ -218,7 +218,7 @@ def test_many_kinds_of_question_at_once_get_the_answers_of_their_own(asking: Ask
     barrier = threading.Barrier(4)
 
     def ask(start: int) -> list[bool]:
-        barrier.wait(30)
+        barrier.wait(60)
         return [asking.ask(memory_gb=size).places_now == (size <= 8) for size in sizes[start::4]]
 
     with ThreadPoolExecutor(4) as threads:

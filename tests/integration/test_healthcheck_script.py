@@ -42,7 +42,7 @@ def test_a_gateway_with_tls_is_asked_and_one_that_hangs_is_not_healthy(
         tmp_path, valkey, GRPC_TLS_CERT_FILE=str(certificate), GRPC_TLS_KEY_FILE=str(both)
     ).start_serving()
     try:
-        wait_until(lambda: _check(gateway)[0] == 0, "it is healthy", 25)
+        wait_until(lambda: _check(gateway)[0] == 0, "it is healthy")
         # It is there, and the kernel goes on taking connections for it.
         gateway.freeze()
         code, said = _check(gateway)

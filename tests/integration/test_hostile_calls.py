@@ -131,7 +131,7 @@ def test_messages_that_never_come_whole_end(gateway: GatewayProcess) -> None:
 def test_strangers_long_calls_are_few(gateway: GatewayProcess) -> None:
     with _channels(gateway, 20) as everybody:
         watches = [
-            health_pb2_grpc.HealthStub(stubs.channel).Watch(health_pb2.HealthCheckRequest(), timeout=30)
+            health_pb2_grpc.HealthStub(stubs.channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
             for stubs in everybody
         ]
         answers = [_first(watch) for watch in watches]

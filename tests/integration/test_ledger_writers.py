@@ -43,7 +43,7 @@ def _at_once(work: Callable[[int], Any], count: int = WRITERS) -> list[Any]:
     together = threading.Barrier(count)
 
     def run(number: int) -> Any:
-        together.wait(30)
+        together.wait(60)
         return work(number)
 
     with ThreadPoolExecutor(count) as threads:

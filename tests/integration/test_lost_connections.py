@@ -171,12 +171,12 @@ def test_a_transaction_of_somebody_who_stands_still_holds_nobody_up(
         done = pay(connection, "still")
         if not begun.is_set():
             begun.set()
-            free.wait(30)  # as a process that is stopped
+            free.wait(60)  # as a process that is stopped
         return done
 
     with ThreadPoolExecutor(1) as pool:
         written = pool.submit(still.write, stands_still)
-        assert begun.wait(30)
+        assert begun.wait(60)
         assert other.write(lambda c: pay(c, "other")) == 1
         free.set()
         assert written.result(30) == 1
@@ -239,7 +239,7 @@ def test_a_server_that_takes_no_writes_any_more_is_left_for_the_one_that_does(da
 
 
 def test_two_who_wait_for_each_other_are_both_served(database: Database) -> None:
-    both = threading.Barrier(2, timeout=30)
+    both = threading.Barrier(2, timeout=60)
     first_run = [True, True]
 
     def crosses(number: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from pathlib import Path
 
@@ -12,15 +11,16 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from nodepool.settings import Settings
+from tests.support.environment import LONG
 from tests.support.money_machine import MAX_ATTEMPTS, Money, Stage, add_people
 from tests.support.stores import migrated
 
-# `make long` takes more. Some examples are shorter than they may be.
-EXAMPLES, STEPS = int(os.environ.get("MONEY_EXAMPLES", "200")), 50
+# Some examples are shorter than they may be.
+EXAMPLES, STEPS = 1000 if LONG else 60, 50
 LEAST_STEPS = EXAMPLES * STEPS * 0.85
 
 
-# It computes for a minute; a busy machine may need many for that.
+# It computes for minutes; a busy machine may need many for that.
 @pytest.mark.timeout(1200)
 def test_no_order_of_events_crashes_and_repeats_makes_or_loses_a_cpt(tmp_path: Path) -> None:
     path = tmp_path / "template.db"

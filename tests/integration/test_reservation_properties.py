@@ -16,6 +16,7 @@ from nodepool.domain.resources import Claim
 from nodepool.domain.scheduling.reclaim import MeasuredUse, RunView, plan
 from nodepool.domain.trust.tiers import Tier
 from nodepool.stores.redis.node_registry import PENDING_SECONDS, NodeRegistry
+from tests.support.environment import LONG
 from tests.support.reservations import reserve, resize
 from tests.support.valkey import TestValkey
 
@@ -228,7 +229,7 @@ def test_reservations_never_exceed_the_capacity(valkey: TestValkey) -> None:
         run_state_machine_as_test(  # type: ignore[no-untyped-call]
             machine,
             settings=settings(
-                max_examples=200,
+                max_examples=400 if LONG else 60,
                 stateful_step_count=40,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),

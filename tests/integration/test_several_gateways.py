@@ -84,7 +84,7 @@ def test_what_says_that_it_does_not_serve_is_left_for_the_next(
 def test_what_does_not_answer_is_left_for_the_next(both: tuple[Scripted, Scripted], in_order: None) -> None:
     first, second = both
     free = threading.Event()
-    first.on("GetNodeList", lambda *_: free.wait(30) and pb.GetNodeListResponse())
+    first.on("GetNodeList", lambda *_: free.wait(60) and pb.GetNodeListResponse())
     with NodePoolClient(addresses(first, second), token=TOKEN, retry=QUICK, deadline_seconds=1) as client:
         client.nodes()
     free.set()
@@ -173,7 +173,7 @@ def test_output_goes_on_at_the_next_gateway_without_a_gap_or_a_line_twice(
         stopped = threading.Event()
         context.add_callback(stopped.set)
         cut.set()
-        stopped.wait(30)
+        stopped.wait(60)
 
     def at_second(request: Any, _context: grpc.ServicerContext) -> Iterator[pb.WatchTaskResponse]:
         yield state("RUNNING", attempt_number=1)
@@ -183,7 +183,7 @@ def test_output_goes_on_at_the_next_gateway_without_a_gap_or_a_line_twice(
 
     first.on("WatchTask", at_first)
     second.on("WatchTask", at_second)
-    killing = threading.Thread(target=lambda: (cut.wait(30), first.stop()))
+    killing = threading.Thread(target=lambda: (cut.wait(60), first.stop()))
     killing.start()
     events = list(client.watch("t"))
     killing.join(30)

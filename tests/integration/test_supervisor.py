@@ -192,7 +192,7 @@ def test_leftovers_of_an_earlier_life_are_ended(
     process = started()
     write_pid_file(stage.folder / "run" / "gateway.pid", process.pid)
     stage.supervisor.end_leftovers()
-    assert process.wait(10) == -signal.SIGTERM
+    assert process.wait(60) == -signal.SIGTERM
     assert stage.said == ["ended gateway, left over from an earlier run"]
     assert not list((stage.folder / "run").glob("*.pid"))
 
@@ -216,7 +216,7 @@ def test_a_leftover_that_ignores_the_request_is_killed(tmp_path: Path) -> None:
         write_pid_file(tmp_path / "agent.pid", process.pid)
         # Nobody waits for it here until it is dead, and a dead child that nobody waited for counts as ended.
         assert end_leftovers([tmp_path / "agent.pid"], grace_seconds=0.1) == ["agent"]
-        assert process.wait(10) == -signal.SIGKILL
+        assert process.wait(60) == -signal.SIGKILL
 
 
 def test_a_torn_pid_file_is_no_process(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def line(proxy: TcpProxy) -> Iterator[socket.socket]:
 
 
 def _dial(proxy: TcpProxy) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", proxy.port), timeout=10)
+    return socket.create_connection(("127.0.0.1", proxy.port), timeout=60)
 
 
 def _says(end: socket.socket, word: bytes) -> bytes:

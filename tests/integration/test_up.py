@@ -61,7 +61,7 @@ def finish(user: Account, up: Up) -> None:
 def test_when_it_says_ready_the_gateway_serves_and_both_agents_are_online(up: Up, user: Account) -> None:
     health = up.stubs().nodes.HealthCheck
     # Another test may just have ended a part, which is back.
-    up.wait(lambda: health(pb.HealthCheckRequest(), timeout=5).healthy, "the gateway is healthy")
+    up.wait(lambda: health(pb.HealthCheckRequest(), timeout=20).healthy, "the gateway is healthy")
     online = {node.node_id for node in user.node_list() if node.status == "ONLINE"}
     assert online == {"local/agent-1", "local/agent-2"}
     log = up.process.log()
@@ -138,7 +138,7 @@ def test_flower_is_a_window_and_commands_nobody(up: Up) -> None:
         headers={"Authorization": f"Basic {login}"},
     )
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(request, timeout=10)
+        urllib.request.urlopen(request, timeout=60)
     assert refused.value.code == 403
     refused.value.close()
 
@@ -194,7 +194,7 @@ def test_a_part_that_is_killed_comes_back_and_work_goes_on(up: Up, user: Account
 
     def serves() -> bool:
         try:
-            return bool(stubs.nodes.HealthCheck(pb.HealthCheckRequest(), timeout=5).healthy)
+            return bool(stubs.nodes.HealthCheck(pb.HealthCheckRequest(), timeout=20).healthy)
         except grpc.RpcError:
             return False
 
@@ -259,7 +259,7 @@ def test_a_part_that_hangs_is_started_again(up: Up, user: Account, part: str) ->
 
     def works() -> bool:
         try:
-            return bool(user.stubs.nodes.HealthCheck(pb.HealthCheckRequest(), timeout=5).healthy)
+            return bool(user.stubs.nodes.HealthCheck(pb.HealthCheckRequest(), timeout=20).healthy)
         except grpc.RpcError:
             return False
 

@@ -12,7 +12,7 @@ from tests.support.tasks import new_task_id
 from tests.support.waiting import wait_until
 
 FINAL_WORDS = frozenset({"COMPLETED", "FAILED", "STOPPED"})
-CALL_SECONDS = 20.0
+CALL_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Account:
             assert answer.status not in FINAL_WORDS, f"{task_id} ended {answer.status}: {answer}"
             return None
 
-        found = wait_until(reached, f"{task_id} is {' or '.join(words)}", timeout, period=0.05)
+        found = wait_until(reached, f"{task_id} is {' or '.join(words)}", timeout)
         assert found is not None
         return found
 

@@ -81,10 +81,10 @@ class Stage:
         self.wait(lambda: bool(attempt.output), f"{attempt_id} prints")
         return attempt
 
-    def outcome(self, attempt: ScriptedAttempt, timeout: float = 20.0) -> str:
+    def outcome(self, attempt: ScriptedAttempt, timeout: float = 60.0) -> str:
         return self.wait(lambda: attempt.outcome, f"{attempt.attempt_id} ends", timeout)
 
-    def wait(self, predicate: Callable[[], object], description: str, timeout: float = 20.0) -> object:
+    def wait(self, predicate: Callable[[], object], description: str, timeout: float = 60.0) -> object:
         try:
             return wait_until(predicate, description, timeout)
         except AssertionError as error:

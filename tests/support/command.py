@@ -71,6 +71,14 @@ def run(
     )
 
 
+def run_here(said: pytest.CaptureFixture[str], *arguments: str | Path) -> Ended:
+    """The command in this process; `said` is the test's own capfd."""
+    said.readouterr()
+    code = main([str(argument) for argument in arguments])
+    captured = said.readouterr()
+    return Ended(code, captured.out, captured.err)
+
+
 class Shell:
     """Runs the command in this process, with a home of its own."""
 
@@ -79,10 +87,7 @@ class Shell:
         self.profile = home / ".config" / "hivemind" / "profile.json"
 
     def __call__(self, *arguments: str | Path) -> Ended:
-        self._capfd.readouterr()
-        code = main([str(argument) for argument in arguments])
-        captured = self._capfd.readouterr()
-        return Ended(code, captured.out, captured.err)
+        return run_here(self._capfd, *arguments)
 
 
 @pytest.fixture

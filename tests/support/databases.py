@@ -59,3 +59,4 @@ def close() -> None:
     """At the end of the tests: the templates go."""
     _postgres_template.cache_clear()
     _templates.close()
+    postgres.close()

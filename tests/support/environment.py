@@ -13,6 +13,8 @@ from nodepool.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("HIVEMIND_TEST_", "HIVEMIND_REQUIRE_ALL")
+# `make long`: more random orders and moments, and larger simulations, than CI waits for.
+LONG = os.environ.get("HIVEMIND_TEST_LONG") == "1"
 FOREIGN = ("HIVEMIND_", "REDIS_", "CELERY_", "FLOWER_", "GRPC_", "JWT_", "DATABASE_URL", "PG")
 
 

@@ -47,7 +47,7 @@ def attempts_of(pool: TestPool, task_id: str) -> list[AttemptRow]:
     """Every attempt that a pool on SQLite ever made at the task, the first one first."""
     url = f"file:{pool.folder / 'users.db'}?mode=ro"
     query = "SELECT number, node_id, state, exit_code FROM attempts WHERE task_id = ? ORDER BY number"
-    with contextlib.closing(sqlite3.connect(url, uri=True, timeout=20)) as connection:
+    with contextlib.closing(sqlite3.connect(url, uri=True, timeout=60)) as connection:
         return [AttemptRow(*row) for row in connection.execute(query, (task_id,))]
 
 

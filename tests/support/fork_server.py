@@ -7,6 +7,7 @@ own environment, and all that is read from it when a module is imported is impor
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
 import json
@@ -50,6 +51,8 @@ _PRELOADED = (
     "worker_agent.runners.process",
     "worker_agent.worker_service",
 )
+# Of an agent's look at its machine: a tenth of what it takes in life.
+_BENCHMARK_SECONDS = 0.03
 # Its package reads the environment and makes the Celery app: not here, and once in each dispatcher.
 _STAND_IN = "dispatcher"
 
@@ -61,6 +64,9 @@ def preload() -> None:
     for name in _PRELOADED:
         importlib.import_module(name)
     del sys.modules[_STAND_IN]
+    capacity = sys.modules["worker_agent.capacity"]
+    briefly = functools.partial(capacity.benchmark_rounds_per_second, seconds=_BENCHMARK_SECONDS)
+    setattr(capacity, "benchmark_rounds_per_second", briefly)  # noqa: B010 - no type checker knows the module
     # What is never collected is never written to, and stays shared.
     gc.collect()
     gc.freeze()

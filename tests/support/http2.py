@@ -24,7 +24,7 @@ class RawClient:
 
     def __init__(self, port: int, *, window: int | None = None) -> None:
         """`window`: what the server may send on a stream before it has to wait, where not HTTP/2's own."""
-        self.line = socket.create_connection(("127.0.0.1", port), timeout=30)
+        self.line = socket.create_connection(("127.0.0.1", port), timeout=60)
         settings = b"" if window is None else struct.pack(">HI", 4, window)
         self.line.sendall(_PREFACE + _frame(SETTINGS, 0, 0, settings))
         self.windows = {0: 65_535}

@@ -61,7 +61,7 @@ def main() -> None:
     subprocess.run([sys.executable, "-c", "import threading, ssl, hashlib"], check=True)
     done = threading.Event()
     threading.Thread(target=done.set).start()
-    assert done.wait(30)
+    assert done.wait(60)
     if shutil.which("git"):
         subprocess.run(["git", "init", "-q", "repository"], check=True)
     print("all of it worked")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
-from sqlalchemy import create_engine, select
+from sqlalchemy import Engine, Executable, NullPool, Row, create_engine, select
 
 from local_pool import plan
 from nodepool.protocol import nodepool_pb2 as pb
@@ -287,12 +289,18 @@ class TestPool:
     def attempt(self, task_id: str, number: int = 1) -> str:
         """The id of this attempt of the task, which only the database knows."""
         columns = attempts.c.task_id == task_id, attempts.c.number == number
-        engine = create_engine(self.database_url)
-        try:
-            with engine.connect() as connection:
-                return str(connection.execute(select(attempts.c.id).where(*columns)).scalar_one())
-        finally:
-            engine.dispose()
+        (found,) = self.rows(select(attempts.c.id).where(*columns))
+        return str(found.id)
+
+    @functools.cached_property
+    def _engine(self) -> Engine:
+        """It compiles each statement once, and keeps no connection."""
+        return create_engine(self.database_url, poolclass=NullPool)
+
+    def rows(self, query: Executable) -> list[Row[Any]]:
+        """What the database answers, whatever part of the pool runs."""
+        with self._engine.connect() as connection:
+            return list(connection.execute(query))
 
     def register_user(self, name: str = "") -> Account:
         """A new user, logged in; a name is made up when none is given."""
@@ -312,7 +320,7 @@ class TestPool:
     def wait(self, predicate: Callable[[], object], description: str, timeout: float = 60.0) -> None:
         """wait_until, with the logs of all parts where it fails."""
         try:
-            wait_until(predicate, description, timeout, period=0.05)
+            wait_until(predicate, description, timeout)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.logs()}") from None
 

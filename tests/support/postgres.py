@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import secrets
 from collections.abc import Iterator
@@ -33,16 +34,28 @@ def fresh_database(template: str = "template1") -> Iterator[str]:
 @contextlib.contextmanager
 def named_database(template: str = "template1") -> Iterator[tuple[str, str]]:
     """(name, URL) of the same."""
-    server = server_url()
     name = f"hivemind_{secrets.token_hex(6)}"
-    engine = sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool)
+    _administer(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
     try:
-        with engine.connect() as connection:
-            connection.execute(sqlalchemy.text(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'))
-        try:
-            yield name, server.set(database=name).render_as_string(hide_password=False)
-        finally:
-            with engine.connect() as connection:
-                connection.execute(sqlalchemy.text(f'DROP DATABASE "{name}" WITH (FORCE)'))
+        yield name, server_url().set(database=name).render_as_string(hide_password=False)
     finally:
-        engine.dispose()
+        _administer(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def _administer(statement: str) -> None:
+    with _administrator(server_url()).connect() as connection:
+        connection.exec_driver_sql(statement)
+
+
+@functools.cache
+def _administrator(server: URL) -> sqlalchemy.Engine:
+    """One connection for all databases of this process."""
+    return sqlalchemy.create_engine(
+        server, isolation_level="AUTOCOMMIT", pool_size=1, max_overflow=-1, pool_pre_ping=True
+    )
+
+
+def close() -> None:
+    """At the end of the tests."""
+    if url := os.environ.get(VARIABLE):
+        _administrator(make_url(url)).dispose()

@@ -81,12 +81,12 @@ class PostgresServer:
         """As `pg_ctl stop -m immediate`: its children end with it, which SIGKILL would leave behind."""
         if self.process.is_running:
             self.process.send(signal.SIGQUIT)
-            self.process.process.wait(30)
+            self.process.process.wait(60)
 
     def end(self, number: signal.Signals) -> None:
         """SIGINT: fast; SIGQUIT: immediate; SIGKILL: its children end when they notice."""
         self.process.send(number)
-        self.process.process.wait(30)
+        self.process.process.wait(60)
 
     def freeze(self) -> None:
         self._all(signal.SIGSTOP)

@@ -93,7 +93,7 @@ class TestProcess:
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    def stop(self, timeout: float = 30.0) -> int:
+    def stop(self, timeout: float = 60.0) -> int:
         """SIGTERM and its exit status; AssertionError when it does not end in time (it is killed then)."""
         if self.is_running:
             self.send(signal.SIGTERM)
@@ -162,4 +162,4 @@ def end_all(processes: Sequence[psutil.Process]) -> None:
     for process in processes:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(list(processes), timeout=10)
+    psutil.wait_procs(list(processes), timeout=30)

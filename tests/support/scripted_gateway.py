@@ -112,7 +112,7 @@ class ScriptedGateway(rpc.UserServiceServicer, rpc.NodeManagerServiceServicer):
 
     def stop(self) -> None:
         if self._server is not None:
-            self._server.stop(None).wait(10)
+            self._server.stop(None).wait(60)
             self._server = None
 
     def close(self) -> None:

@@ -77,7 +77,7 @@ class Scripted:
 
     def stop(self) -> None:
         if self._server is not None:
-            assert self._server.stop(0).wait(10)
+            assert self._server.stop(0).wait(60)
             self._server = None
 
     def _servicer(self, base: type) -> Any:

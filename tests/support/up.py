@@ -66,7 +66,7 @@ class Up:
             return predicate()
 
         try:
-            return wait_until(still, description, timeout, period=0.1)
+            return wait_until(still, description, timeout)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.logs()}") from None
 
@@ -92,7 +92,7 @@ class Up:
         login = f"flower:{self.secret('flower')}" if login is None else login
         headers = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"} if login else {}
         request = urllib.request.Request(f"http://127.0.0.1:{self.flower_port}{path}", headers=headers)
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 
     def close(self) -> None:

@@ -8,23 +8,36 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+LEAST_PAUSE_SECONDS, MOST_PAUSE_SECONDS = 0.02, 0.25
+# Of the time that it has waited so far, and of what a look takes: who waits leaves the processor to those it
+# waits for.
+_OF_WAITED, _OF_LOOK = 0.1, 4.0
 
 
 def wait_until(
-    predicate: Callable[[], T], description: str, timeout: float = 60.0, period: float = 0.02
+    predicate: Callable[[], T], description: str, timeout: float = 60.0, period: float | None = None
 ) -> T:
-    """The first true value of `predicate`, asked every `period` seconds for at most `timeout` seconds.
+    """The first true value of `predicate`, asked for at most `timeout` seconds.
 
-    Raises AssertionError with the description and the last value. What the predicate raises is raised.
+    It is asked every `period` seconds; where none is given, often at first, and the less often the longer it
+    takes and the more each look costs. Raises AssertionError with the description and the last value. What
+    the predicate raises is raised.
     """
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
     pause = threading.Event()
     while True:
+        asked = time.monotonic()
         value = predicate()
         if value:
             return value
-        if time.monotonic() >= deadline:
+        now = time.monotonic()
+        if now - began >= timeout:
             raise AssertionError(
                 f"after {timeout:g} s it is still not so that {description}; last: {value!r}"
             )
-        pause.wait(period)
+        pause.wait(_pause(now - began, now - asked) if period is None else period)
+
+
+def _pause(waited: float, look: float) -> float:
+    wanted = max(LEAST_PAUSE_SECONDS, _OF_WAITED * waited, _OF_LOOK * look)
+    return min(MOST_PAUSE_SECONDS, wanted)

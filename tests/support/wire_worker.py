@@ -224,7 +224,7 @@ class WireWorker:
     def close(self) -> None:
         self._ended.set()
         if self._server is not None:
-            self._server.stop(0).wait(10)
+            self._server.stop(0).wait(60)
         for thread in self._threads:
             thread.join(30)
         self._channel.close()

@@ -138,7 +138,7 @@ def test_ordinary_folders_do_not_wait_for_a_large_one(
 
     def held(trash: Trash, path: Path) -> str:
         begun.set()
-        assert go_on.wait(20)
+        assert go_on.wait(60)
         return real(trash, path)
 
     monkeypatch.setattr(Trash, "_remove_apart", held)
@@ -146,7 +146,7 @@ def test_ordinary_folders_do_not_wait_for_a_large_one(
     trash = Trash(tmp_path / "trash", max_large=1)
     try:
         trash.throw(tmp_path / "large")
-        assert begun.wait(20)
+        assert begun.wait(60)
         for number in range(40):
             (tmp_path / f"{number}").mkdir()
             trash.throw(tmp_path / f"{number}")

@@ -105,7 +105,7 @@ def test_what_was_left_out_is_said_when_nothing_follows() -> None:
     def told() -> int:
         return sum(it.lines if isinstance(it, LinesLeftOut) else 1 for it in list(written))
 
-    wait_until(lambda: told() == MOST_LINES_OF_ONE + 5, "what was left out is said", 10)
+    wait_until(lambda: told() == MOST_LINES_OF_ONE + 5, "what was left out is said")
     assert any(isinstance(it, LinesLeftOut) for it in written)
 
 

@@ -102,7 +102,7 @@ def test_workers_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
         assert owner.stdout is not None
         pid = int(owner.stdout.readline())
         owner.send_signal(signal.SIGKILL)
-        wait_until(lambda: not _lives(pid), "the worker is gone", 20)
+        wait_until(lambda: not _lives(pid), "the worker is gone")
     finally:
         owner.kill()
         owner.communicate()

@@ -33,7 +33,7 @@ class Reads:
         self.gate.set()
 
     def __call__(self) -> Mapping[SampledMetric, Samples]:
-        assert self.gate.wait(30)
+        assert self.gate.wait(60)
         self.times += 1
         self.time.now += self.takes_seconds
         if self.fails:

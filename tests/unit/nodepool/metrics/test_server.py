@@ -42,7 +42,7 @@ def is_open(port: int) -> bool:
 
 
 def get(port: int, path: str = "/metrics") -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
         return str(answer.read().decode())
 
 
@@ -56,7 +56,7 @@ def test_nothing_else_is_there(port: int) -> None:
         get(port, "/")
     request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", method="DELETE")
     with pytest.raises(urllib.error.HTTPError, match="501"):
-        urllib.request.urlopen(request, timeout=10)
+        urllib.request.urlopen(request, timeout=60)
 
 
 def test_who_connects_and_says_nothing_does_not_keep_the_others_out(port: int) -> None:
