@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from tests.support.accounts import FINAL_WORDS, Account
 from tests.support.environment import LONG
 from tests.support.pool import PoolFactory, TestPool
 from tests.support.tasks import script
+from tests.support.waiting import wait_until
 
 T = TypeVar("T")
 GRANT = 10_000
@@ -56,17 +56,20 @@ class Load:
 
     def insist(self, call: Callable[[], T]) -> T:
         """Until there is an answer: whoever was cut off does not know whether it was done."""
-        give_up = time.monotonic() + GIVE_UP_SECONDS
-        while True:
+
+        def answered() -> tuple[T] | None:
             try:
-                value = call()
+                return (call(),)
             except grpc.RpcError as error:
-                if error.code() not in _CUT_OFF or time.monotonic() > give_up:
+                if error.code() not in _CUT_OFF:
                     raise
-                continue
-            with self._lock:
-                self.answered += 1
-            return value
+            return None
+
+        found = wait_until(answered, "the gateway answers", GIVE_UP_SECONDS)
+        assert found is not None
+        with self._lock:
+            self.answered += 1
+        return found[0]
 
     def work(self, number: int) -> None:
         me, other = self.users[number], self.users[(number + 1) % USERS]

@@ -137,8 +137,9 @@ def test_listed_work_whose_message_was_lost_is_started(stage: Stage) -> None:
     attempt = stage.gateway.attempt("t:1", HELLO)
     stage.gateway.assign(stage.node_id, "t:1")
     assert stage.outcome(attempt) == "SUCCEEDED"
-    # The consumer, which was suspected, still works.
+    # The consumer, which was suspected, still works: it is not suspected again.
     assert stage.outcome(stage.send("u:1", HELLO)) == "SUCCEEDED"
+    assert stage.agent.log().count("assigned work was not delivered") == 1
 
 
 def test_the_list_says_stop(stage: Stage) -> None:

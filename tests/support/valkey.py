@@ -81,9 +81,8 @@ class TestValkey:
     def client(self, user: str | None = None, password: str | None = None) -> redis.Redis:
         """A client with text answers, the admin's or another user's; closed with the server."""
         url = self.url if user is None else self.url_for(user, password or "")
-        client = redis.Redis.from_url(
-            url, decode_responses=True, socket_timeout=30, socket_connect_timeout=30
-        )
+        patience = {"socket_timeout": 30, "socket_connect_timeout": 30}
+        client = redis.Redis.from_url(url, decode_responses=True, **patience)
         self._clients.append(client)
         return client
 
