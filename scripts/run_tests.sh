@@ -5,4 +5,6 @@ set -u
 python="$1" processes="$2"
 # Else every process of the tests, and every part that they start, compiles all that it imports.
 unset PYTHONDONTWRITEBYTECODE
+# What pytest makes of the tests' files it keeps itself. Once, and not in each process at the same time.
+[ -d tests/__pycache__ ] || "$python" -m pytest -q --collect-only tests >/dev/null 2>&1 || true
 exec "$python" -m pytest -n "$processes" tests
