@@ -13,7 +13,7 @@ install: $(STAMP)
 
 $(STAMP): pyproject.toml requirements.txt
 	scripts/make_venv.sh $(PYTHON) $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	scripts/install.sh $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $(STAMP)
 

@@ -76,7 +76,7 @@ def test_what_people_install_is_a_range_with_the_servers_version_in_it() -> None
 
 
 def test_everything_is_installed_with_hashes_and_built_by_what_has_one() -> None:
-    for file in ("Makefile", "deploy/Dockerfile"):
+    for file in ("Makefile", "scripts/install.sh", "deploy/Dockerfile"):
         text = (ROOT / file).read_text(encoding="utf-8").replace("\\\n", " ")
         for line in text.splitlines():
             if "pip install" in line:
