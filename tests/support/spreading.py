@@ -22,9 +22,10 @@ _ENGINE = "engine"
 # By what they took; the others of a folder come as they come.
 _LONGEST = (
     _ENGINE,
-    "tests/integration/test_money_machine.py",
     "tests/integration/test_up.py",
-    "tests/integration/test_client.py",
+    "tests/integration/test_agent_consumer.py",
+    "tests/fault/test_network_cut.py",
+    "tests/integration/test_prober.py",
     "tests/integration/test_simulate.py",
     "tests/e2e/test_allocation.py",
     "tests/fault/",

@@ -18,8 +18,13 @@ from benchmarks.cheating.ours import Ours
 from benchmarks.cheating.outcome import AIM_EXTRA, AIM_WRONG, figures
 from benchmarks.cheating.stage import History, play
 from nodepool.domain.trust import audits as verification
+from tests.support.environment import LONG
 
-SMALL = Scene(rounds=450, honest=24, lazy=2, lying=2, on_off=3, sneaky=2, colluding=5, idler=2, sock_puppet=4)
+SMALL = Scene(rounds=450, honest=16, lazy=1, lying=1, on_off=2, sneaky=1, colluding=4, idler=1, sock_puppet=2)
+if LONG:
+    SMALL = replace(
+        SMALL, honest=24, lazy=2, lying=2, on_off=3, sneaky=2, colluding=5, idler=2, sock_puppet=4
+    )
 ALL_HONEST = Scene(
     rounds=500, honest=12, lazy=0, lying=0, on_off=0, sneaky=0, colluding=0, idler=0, sock_puppet=0
 )
@@ -92,14 +97,14 @@ def test_the_same_seed_gives_the_same_json_and_another_one_another() -> None:
 
 def test_the_command_prints_one_json_object_and_draws_a_picture(tmp_path: Path) -> None:
     picture = tmp_path / "cheaters.png"
-    command = [sys.executable, "-m", "benchmarks.cheaters", "--seed", "7", "--rounds", "10", "--json"]
+    command = [sys.executable, "-m", "benchmarks.cheaters", "--seed", "7", "--rounds", "4", "--json"]
     done = subprocess.run([*command, "--plot", str(picture)], capture_output=True, text=True, check=False)
     report = json.loads(done.stdout)
     for rule in ("ours", "boinc"):
         assert {"wrong_accepted_share", "extra_work_share", "earned_per_node"} <= set(report[rule])
         assert set(report[rule]["earned_per_node"]) == {kind.value for kind in Kind}
     assert picture.read_bytes().startswith(b"\x89PNG")
-    # Ten rounds are not the long run: the exit code says whether the aims are met.
+    # Four rounds are not the long run: the exit code says whether the aims are met.
     assert done.returncode == bool(report["missed"])
 
 
@@ -130,7 +135,9 @@ class BelievesFriends(Ours):
 
 def test_idlers_are_paid_nothing_and_friends_win_no_trust_by_agreeing() -> None:
     """Sock puppets live by what they really work for strangers, and are paid for no more lies than others."""
-    scene = replace(ALL_HONEST, rounds=300, honest=24, idler=2, sock_puppet=8)
+    # The longer it takes, the less there is in it for friends.
+    rounds, most = (300, 0.3) if LONG else (200, 0.4)
+    scene = replace(ALL_HONEST, rounds=rounds, honest=24, idler=2, sock_puppet=8)
     believed, ours = play(scene, 1, BelievesFriends), play(scene, 1, Ours)
 
     def lies_paid(history: Any) -> int:
@@ -138,4 +145,4 @@ def test_idlers_are_paid_nothing_and_friends_win_no_trust_by_agreeing() -> None:
 
     assert lies_paid(ours) < lies_paid(believed)
     assert figures(ours)["earned_per_node"]["idler"] == 0
-    assert figures(ours)["earned_per_node"]["sock_puppet"] < 0.3 * figures(ours)["earned_per_node"]["honest"]
+    assert figures(ours)["earned_per_node"]["sock_puppet"] < most * figures(ours)["earned_per_node"]["honest"]
