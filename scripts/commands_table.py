@@ -6,17 +6,28 @@ Without --write it prints the page's part; the exit status is 1 when docs/comman
 from __future__ import annotations
 
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from unittest import mock
 
 import click
 
+from hivemind.cli import plugins
 from hivemind.cli.entry import cli
-from scripts.generated_part import GeneratedPart
+from scripts.generated_part import ROOT, GeneratedPart
 
 
-def commands() -> Iterator[tuple[str, click.Command]]:
+def commands() -> list[tuple[str, click.Command]]:
     """Each with its words, such as `hivemind job ls`. Those of other packages are left out."""
-    yield from _below("hivemind", cli, click.Context(cli, info_name="hivemind"))
+    with mock.patch.object(plugins, "_found", _declared):
+        return list(_below("hivemind", cli, click.Context(cli, info_name="hivemind")))
+
+
+def _declared(group: str) -> dict[str, EntryPoint]:
+    """As pyproject.toml has them: an environment has those of the day on which it was made."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return {name: EntryPoint(name, value, group) for name, value in project["entry-points"][group].items()}
 
 
 def _below(words: str, command: click.Command, context: click.Context) -> Iterator[tuple[str, click.Command]]:
