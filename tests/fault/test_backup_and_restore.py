@@ -88,6 +88,8 @@ class _Load:
 def test_nothing_that_had_ended_is_lost_nothing_is_paid_twice_and_nobody_is_to_blame(pool: TestPool) -> None:
     user, environment, folder = pool.register_user(), pool.environment(), pool.folder / "backups"
     ended = [user.submit(QUICK) for _ in range(2)]
+    secret = pb.SetSecretRequest(name="TOKEN", value="a-value-that-nobody-reads")
+    user.stubs.users.SetSecret(secret, metadata=user.metadata, timeout=20)
     for task in ended:
         user.wait_for(task, "COMPLETED")
     results = {task: user.result(task) for task in ended}
@@ -119,6 +121,8 @@ def test_nothing_that_had_ended_is_lost_nothing_is_paid_twice_and_nobody_is_to_b
     for task, result in results.items():
         assert user.poll(task).status == "COMPLETED"
         assert user.result(task) == result
+    kept = user.stubs.users.ListSecrets(pb.ListSecretsRequest(), metadata=user.metadata, timeout=20).secrets
+    assert [(it.name, it.unreadable) for it in kept] == [("TOKEN", False)]
     # What ran begins again, at nobody's cost; who still runs it for a pool that is gone ends that.
     again = {}
     for task in (ends, runs_on):

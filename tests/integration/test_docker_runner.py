@@ -15,7 +15,15 @@ import docker
 import pytest
 
 from tests.support.engine import our_containers
-from tests.support.odd_words import ODD_VARIABLES, ODD_WORDS, TELL, TELLING_PACKAGE, told
+from tests.support.odd_words import (
+    ODD_ENVIRONMENT,
+    ODD_SECRETS,
+    ODD_VARIABLES,
+    ODD_WORDS,
+    TELL,
+    TELLING_PACKAGE,
+    told,
+)
 from tests.support.runs import MIB, RunFactory
 from tests.support.waiting import wait_until
 from worker_agent.runners.base import RunRefusedError
@@ -47,7 +55,12 @@ def inspected(engine: docker.DockerClient, attempt_id: str) -> dict[str, object]
 def test_a_run_is_given_its_arguments_and_environment_exactly(
     runs: RunFactory, files: dict[str, str]
 ) -> None:
-    end, live = runs.run(files, arguments=ODD_WORDS, environment={**ODD_VARIABLES, "TASK_ID": "another"})
+    end, live = runs.run(
+        files,
+        arguments=ODD_WORDS,
+        environment={**ODD_ENVIRONMENT, "TASK_ID": "another"},
+        secrets=ODD_SECRETS,
+    )
     assert end.exit_code == 0, live.output
     assert told(live.output) == (ODD_WORDS, ODD_VARIABLES)
 

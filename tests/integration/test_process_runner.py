@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from nodepool.domain.tasks.run_inputs import MAX_INPUT_BYTES
-from tests.support.odd_words import ODD_VARIABLES, ODD_WORDS, TELL, TELLING_PACKAGE, told
+from tests.support.odd_words import (
+    ODD_ENVIRONMENT,
+    ODD_SECRETS,
+    ODD_VARIABLES,
+    ODD_WORDS,
+    TELL,
+    TELLING_PACKAGE,
+    told,
+)
 from tests.support.runs import MIB, RunFactory
 from tests.support.waiting import wait_until
 from worker_agent.runners.base import RunRefusedError
@@ -66,7 +74,12 @@ print(json.dumps([os.getcwd(), dict(os.environ), os.getuid(), os.listdir('.')]))
 def test_a_run_is_given_its_arguments_and_environment_exactly(
     runs: RunFactory, files: dict[str, str]
 ) -> None:
-    end, live = runs.run(files, arguments=ODD_WORDS, environment={**ODD_VARIABLES, "TASK_ID": "another"})
+    end, live = runs.run(
+        files,
+        arguments=ODD_WORDS,
+        environment={**ODD_ENVIRONMENT, "TASK_ID": "another"},
+        secrets=ODD_SECRETS,
+    )
     assert end.exit_code == 0, live.output
     assert told(live.output) == (ODD_WORDS, ODD_VARIABLES)
 

@@ -19,6 +19,9 @@ ODD_WORDS = (
     "key=value=",
 )
 ODD_VARIABLES = {f"ODD_{number}": word for number, word in enumerate(ODD_WORDS)}
+# The same as two that a run is given in different ways.
+ODD_SECRETS = dict(list(ODD_VARIABLES.items())[::2])
+ODD_ENVIRONMENT = {name: word for name, word in ODD_VARIABLES.items() if name not in ODD_SECRETS}
 TELL = """
 import json, os, sys
 print(json.dumps([sys.argv[1:], {name: os.environ[name] for name in os.environ if name.startswith("ODD_")}]))

@@ -192,6 +192,8 @@ def _is_retried(attempt: EndingAttempt, end: End, now: float) -> bool:
         return False
     if end.late or (attempt.is_a_strangers and _is_doubtful(attempt, end, now)):
         return False
+    if end.blameless:  # its program was never begun
+        return False
     at_limit = attempt.paid_seconds(end, now) >= task.max_minutes * _SECONDS_PER_MINUTE
     return task.retry.repeats(shell_code(end.exit_code, at_time_limit=at_limit), task.tries_failed)
 

@@ -113,7 +113,9 @@ def class_of(outcome: Outcome, code: ReasonCode) -> ReasonClass:
     """Of an attempt that ended so."""
     if outcome in _HANDED_BACK:
         return _CLASS_OF.get(code, ReasonClass.NODE)
-    return ReasonClass.TASK if outcome is Outcome.FAILED else ReasonClass.NONE
+    if outcome is not Outcome.FAILED:
+        return ReasonClass.NONE
+    return ReasonClass.POOL if code is ReasonCode.SECRET_UNREADABLE else ReasonClass.TASK
 
 
 def class_of_stored(outcome: Outcome, code: str) -> ReasonClass:

@@ -26,6 +26,7 @@ from nodepool.domain.money import ledger
 from nodepool.domain.money.ledger import EntryKind, HoldState
 from nodepool.domain.money.settlement import Hold
 from nodepool.domain.tasks.reasons import ReasonCode, told
+from nodepool.domain.tasks.retries import RetryRules
 from nodepool.domain.tasks.states import AttemptState, Outcome, TaskKind, TaskState
 from nodepool.domain.trust.audits import Reach
 from nodepool.domain.trust.credit import Cause
@@ -308,6 +309,16 @@ def test_a_task_that_cannot_be_given_its_secrets_has_failed_and_nobody_is_paid_o
     assert effects.settlement is not None
     assert effects.settlement.state is HoldState.VOIDED
     assert (effects.history, effects.scores, effects.trust.owners) == (None, (), {})
+    # Its owner wants its program's failures tried again, and this is none.
+    about = attempt(KINDS["on a trusted node"])
+    again = replace(about, task=replace(about.task, retry=RetryRules(retries=3)))
+    for how, state in (
+        (ended(F, exit_code=None, blameless=True, idle=True), "FAILED"),
+        (ended(F), "QUEUED"),
+    ):
+        effects = decide(AttemptEndSnapshot(attempt=again, hold=HOLD), how, RULES, NOW, TICKETS)
+        assert effects.moved is not None
+        assert effects.moved.state == state
 
 
 def test_what_was_given_secrets_is_sent_to_no_second_node() -> None:

@@ -32,6 +32,11 @@ def test_what_an_old_agent_says_has_a_code(words: str, code: ReasonCode) -> None
     assert (reason.code, str(reason)) == (code, words)
 
 
+def test_a_task_without_its_secrets_failed_by_itself_but_where_the_pool_cannot_read_them() -> None:
+    assert class_of(Outcome.FAILED, ReasonCode.SECRET_GONE) is ReasonClass.TASK
+    assert class_of(Outcome.FAILED, ReasonCode.SECRET_UNREADABLE) is ReasonClass.POOL
+
+
 def test_a_code_counts_more_than_its_words_and_an_unknown_one_less() -> None:
     absent = "the image x is not on this node, which never pulls images itself"
     assert told_by_node(Outcome.REFUSED, "disk_full", absent).code is ReasonCode.DISK_FULL
