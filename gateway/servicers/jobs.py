@@ -11,10 +11,11 @@ from gateway import job_messages, messages as views
 from gateway.admission.arrival import Context
 from gateway.auth.callers import current_identity
 from gateway.context import Gateway
-from gateway.usecases import jobs, resubmit, submit_array, submit_flow
+from gateway.usecases import jobs, resubmit, resubmit_flow, submit_array, submit_flow
 from gateway.usecases.array_request import IncomingArray
 from gateway.usecases.flow_request import IncomingFlow
 from gateway.usecases.submit_array import AcceptedArray
+from gateway.usecases.submit_flow import AcceptedFlow
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.files.disk import disk_errors
 
@@ -45,11 +46,9 @@ class JobCalls:
                 await incoming.take(message)
             request, packages = incoming.whole()
             accepted = await submit_flow.submit(gateway, owner, request, packages, stack)
-        word = "was accepted before; nothing was changed" if accepted.repeated else "is accepted"
-        most = f", at most {accepted.most} CPT" if accepted.most else ""
         return pb.SubmitFlowResponse(
             success=True,
-            message=f"flow {accepted.job_id} {word}: {accepted.tasks} tasks{most}",
+            message=_flow_text(accepted),
             repeated=accepted.repeated,
             job_id=accepted.job_id,
             tasks=accepted.tasks,
@@ -122,7 +121,24 @@ class JobCalls:
         )
 
     async def ResubmitJob(self, request: pb.ResubmitJobRequest, context: Context) -> pb.SubmitArrayResponse:
-        return _accepted(await resubmit.resubmit_job(self._gateway, current_identity(), request))
+        gateway, owner = self._gateway, current_identity()
+        flow = await resubmit_flow.resubmit_if_flow(gateway, owner, request)
+        if flow is None:
+            return _accepted(await resubmit.resubmit_job(gateway, owner, request))
+        return pb.SubmitArrayResponse(
+            success=True,
+            message=_flow_text(flow),
+            repeated=flow.repeated,
+            job_id=flow.job_id,
+            tasks=flow.tasks,
+            most_cpt=flow.most,
+        )
+
+
+def _flow_text(accepted: AcceptedFlow) -> str:
+    word = "was accepted before; nothing was changed" if accepted.repeated else "is accepted"
+    most = f", at most {accepted.most} CPT" if accepted.most else ""
+    return f"flow {accepted.job_id} {word}: {accepted.tasks} tasks{most}"
 
 
 def _accepted(accepted: AcceptedArray) -> pb.SubmitArrayResponse:

@@ -139,7 +139,10 @@ def _chosen(
 ) -> tuple[ArrayRequest, KeptPackage, Sequence[int]]:
     job = jobs.find_own(gateway, owner, request.job_id)
     if job.kind is not JobKind.ARRAY:
-        raise InvalidInputError(f"job {job.id} is no array: its tasks cannot be done again by their indices")
+        raise InvalidInputError(
+            f"job {job.id} is a flow: its tasks are not done again one by one; `hivemind job resubmit "
+            f"{job.id} --failed` goes on from where it failed"
+        )
     _check_changes(request.changed)
     states = _states(request.states)
     indices = _indices(gateway, job, request.indexes, states)

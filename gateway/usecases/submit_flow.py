@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,12 +27,12 @@ from gateway.usecases import (
 )
 from gateway.usecases.array_price import ArrayPrice, check_most, price_of_array
 from gateway.usecases.flow_request import FlowRequest, RequestedStep
-from gateway.usecases.incoming_package import IncomingPackage
+from gateway.usecases.incoming_package import IncomingPackage, PackageToKeep
 from nodepool.domain.capabilities import needed
 from nodepool.domain.errors import InvalidInputError, NodePoolError
-from nodepool.domain.tasks.dependencies import Need, Standing, Unit, to_lines
+from nodepool.domain.tasks.dependencies import Need, Standing, Unit, from_lines, to_lines
 from nodepool.domain.tasks.flows import index_ranges
-from nodepool.domain.tasks.new_task import PricedTask
+from nodepool.domain.tasks.new_task import PricedTask, RequestedTask
 from nodepool.domain.tasks.states import JobKind, TaskState
 from nodepool.domain.trust.tiers import task_tier
 from nodepool.events.catalogue import JobAccepted
@@ -41,7 +41,7 @@ from nodepool.heavy.worker import OutOfBoundsError
 from nodepool.stores.sql import dependencies, job_intake, job_steps, storage_accounting
 from nodepool.stores.sql.database import Connection
 from nodepool.stores.sql.job_intake import Begin, Naming
-from nodepool.stores.sql.job_rows import StoredJob, StoredStep
+from nodepool.stores.sql.job_rows import StoredStep
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.noted_events import note
 from nodepool.stores.sql.users import credit_score
@@ -62,11 +62,11 @@ class AcceptedFlow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Part:
+class FlowPart:
     """One step on its way into SQL."""
 
-    step: RequestedStep
     stored: StoredStep
+    package: PackageToKeep = field(repr=False)
     row: dict[str, Any]  # the columns that all its tasks have
     needs: Sequence[Need]
     naming: Naming
@@ -74,13 +74,14 @@ class _Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _PreparedFlow:
+class PreparedFlow:
+    """`other_steps` have no tasks: those that succeeded in the flow that this one does again."""
+
     owner: CallerIdentity
-    request: FlowRequest
-    parts: Sequence[_Part]
+    parts: Sequence[FlowPart]
     job: dict[str, Any]
-    packages: Sequence[IncomingPackage] = field(repr=False)
     stored_bound: int
+    other_steps: Sequence[StoredStep] = ()
 
     @property
     def most(self) -> int:
@@ -102,7 +103,14 @@ async def submit(
         submit_task.check_size(gateway, package.size)
         if not await gateway.run(package_check.is_fine, gateway, package):
             await package_check.look_into(gateway, owner, package)
-    pieces = [await _expanded(gateway, owner, part.step) for part in prepared.parts]
+    pieces = [await _expanded(gateway, owner, step) for step in request.steps]
+    return await keep(gateway, prepared, pieces, stack)
+
+
+async def keep(
+    gateway: Gateway, prepared: PreparedFlow, pieces: Sequence[Sequence[str]], stack: ExitStack
+) -> AcceptedFlow:
+    """Goes on when whoever called is gone, and closes what is on the stack then."""
     keeping = asyncio.ensure_future(_keep(gateway, prepared, pieces))
     files = stack.pop_all()
     _going_on.add(keeping)
@@ -125,49 +133,65 @@ async def _expanded(gateway: Gateway, owner: CallerIdentity, step: RequestedStep
 # -- what can be refused ------------------------------------------------------------------------------
 def _prepare(
     gateway: Gateway, owner: CallerIdentity, request: FlowRequest, packages: Sequence[IncomingPackage]
-) -> AcceptedFlow | _PreparedFlow:
-    known, score, stored, balance = gateway.database.read(lambda c: _before(c, owner, request.job_id))
+) -> AcceptedFlow | PreparedFlow:
+    known = gateway.database.read(lambda c: job_intake.find_any(c, request.job_id))
     if known is not None and known.accepted_at is not None:
         job_intake.check_same(known, owner.user_id, request.digest)
         return AcceptedFlow(job_id=known.id, tasks=known.count, most=0, repeated=True)
-    parts = _parts(gateway, owner, request, packages, task_tier(score), balance)
-    owner_limits.check_room(gateway, owner, score, more=request.tasks)
+    account = read_account(gateway, owner)
+    job = {
+        "id": request.job_id,
+        "name": request.name,
+        "labels": request.labels,
+        "digest": request.digest,
+        "max_cpt": request.max_cpt,
+    }
+    return prepare(gateway, owner, account, job, _parts(gateway, owner, request, packages, account))
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    score: int  # credit
+    stored_bytes: int
+    balance: int
+
+
+def read_account(gateway: Gateway, owner: CallerIdentity) -> Account:
+    def look(connection: Connection) -> Account:
+        return Account(
+            credit_score(connection, owner.user_id),
+            storage_accounting.stored_bytes(connection, owner.user_id),
+            ledger_store.balance(connection, owner.user_id)[0],
+        )
+
+    return gateway.database.read(look)
+
+
+def prepare(
+    gateway: Gateway,
+    owner: CallerIdentity,
+    account: Account,
+    job: Mapping[str, Any],
+    parts: Sequence[FlowPart],
+    other_steps: Sequence[StoredStep] = (),
+) -> PreparedFlow:
+    """What can be refused of all steps together. `job`: columns of its row."""
+    tasks, stored = sum(part.stored.tasks for part in parts), account.stored_bytes
+    owner_limits.check_room(gateway, owner, account.score, more=tasks)
     for part in parts:
-        owner_limits.check_access(part.step.columns, score)
-        package_check.check_not_refused(gateway, part.row["package_sha256"])
-    for part in {part.row["package_sha256"]: part for part in parts}.values():
-        storage_quota.check_room(gateway, owner, score, stored, part.row)  # type: ignore[arg-type]
-        stored += part.row["package_bytes"]
-    check_most(sum(part.price.most for part in parts), request.max_cpt)
-    return _PreparedFlow(
+        owner_limits.check_access(part.row, account.score)  # type: ignore[arg-type]
+        package_check.check_not_refused(gateway, part.package.sha256)
+    for part in {part.package.sha256: part for part in parts}.values():
+        storage_quota.check_room(gateway, owner, account.score, stored, part.row)  # type: ignore[arg-type]
+        stored += part.package.size
+    check_most(sum(part.price.most for part in parts), job["max_cpt"])
+    own = {"owner_id": owner.user_id, "kind": JobKind.FLOW, "count": tasks}
+    return PreparedFlow(
         owner=owner,
-        request=request,
         parts=parts,
-        job={
-            "id": request.job_id,
-            "owner_id": owner.user_id,
-            "kind": JobKind.FLOW,
-            "name": request.name,
-            "labels": request.labels,
-            "count": request.tasks,
-            "digest": request.digest,
-            "max_cpt": request.max_cpt,
-            "holder": unaccepted_jobs.new_holder(),
-        },
-        packages=packages,
-        stored_bound=storage_quota.bound(gateway, score),
-    )
-
-
-def _before(
-    connection: Connection, owner: CallerIdentity, job_id: str
-) -> tuple[StoredJob | None, int, int, int]:
-    balance, _ = ledger_store.balance(connection, owner.user_id)
-    return (
-        job_intake.find_any(connection, job_id),
-        credit_score(connection, owner.user_id),
-        storage_accounting.stored_bytes(connection, owner.user_id),
-        balance,
+        job={**job, **own, "holder": unaccepted_jobs.new_holder()},
+        stored_bound=storage_quota.bound(gateway, account.score),
+        other_steps=other_steps,
     )
 
 
@@ -176,37 +200,51 @@ def _parts(
     owner: CallerIdentity,
     request: FlowRequest,
     packages: Sequence[IncomingPackage],
-    tier: str,
-    balance: int,
-) -> list[_Part]:
+    account: Account,
+) -> list[FlowPart]:
     steps = request.steps
     ranges = index_ranges([_last_index(step) for step in steps])
     number_of = {step.order.name: number for number, step in enumerate(steps)}
     parts = []
     for number, step in enumerate(steps):
-        order, package = step.order, packages[step.package]
-        needs = [
-            Need(Unit(request.job_id, number_of[name], name), on_any_end, _UNFINISHED)
-            for on_any_end, names in ((False, order.needs), (True, order.needs_any))
-            for name in names
-        ]
+        stored = _stored(request.job_id, number, step, ranges[number].first, ranges[number].last)
+        needs = needs_of(stored, number_of)
         needs += gateway.database.read(lambda c: _outside(c, owner, step))  # noqa: B023
-        price = price_of_array(step.columns, step.tasks, balance, 0)
-        parts.append(
-            _Part(
-                step=step,
-                stored=_stored(request.job_id, number, step, ranges[number].first, ranges[number].last),
-                row=_row(gateway, owner, step, package, price, needs, tier),
-                needs=needs,
-                naming=Naming(
-                    f"{request.job_id}.{order.name}{'.' if step.is_array else ''}",
-                    ranges[number].first,
-                    is_one=not step.is_array,
-                ),
-                price=price,
-            )
-        )
+        parts.append(part_of(gateway, owner, account, stored, step.columns, packages[step.package], needs))
     return parts
+
+
+def needs_of(step: StoredStep, number_of: Mapping[str, int]) -> list[Need]:
+    """On steps that are in the flow by these numbers."""
+    return [
+        Need(Unit(step.job_id, number_of[name], name), on_any_end, _UNFINISHED)
+        for on_any_end, names in ((False, step.needs), (True, step.needs_any))
+        for name in from_lines(names)
+        if name in number_of
+    ]
+
+
+def part_of(
+    gateway: Gateway,
+    owner: CallerIdentity,
+    account: Account,
+    stored: StoredStep,
+    columns: RequestedTask,
+    package: PackageToKeep,
+    needs: Sequence[Need],
+) -> FlowPart:
+    """Raises NotEnoughCptError where the balance covers none of its tasks."""
+    price = price_of_array(columns, stored.tasks, account.balance, 0)
+    mark = "." if stored.is_array else ""
+    prefix = f"{stored.job_id}.{stored.name}{mark}"
+    return FlowPart(
+        stored=stored,
+        package=package,
+        row=_row(gateway, owner, stored, columns, package, price, needs, task_tier(account.score)),
+        needs=needs,
+        naming=Naming(prefix, stored.first_index, is_one=not stored.is_array),
+        price=price,
+    )
 
 
 def _outside(connection: Connection, owner: CallerIdentity, step: RequestedStep) -> list[Need]:
@@ -236,21 +274,23 @@ def _stored(job_id: str, number: int, step: RequestedStep, first: int, last: int
         needs=to_lines(step.order.needs),
         needs_any=to_lines(step.order.needs_any),
         inputs=to_lines(step.results),
+        array_count=step.tasks,
     )
 
 
 def _row(
     gateway: Gateway,
     owner: CallerIdentity,
-    step: RequestedStep,
-    package: IncomingPackage,
+    stored: StoredStep,
+    requested: RequestedTask,
+    package: PackageToKeep,
     price: ArrayPrice,
     needs: Sequence[Need],
     tier: str,
 ) -> dict[str, Any]:
     now = gateway.clock()
     columns: PricedTask = {
-        **step.columns,
+        **requested,
         "max_minutes": price.max_minutes,
         "minutes_by_balance": price.minutes_by_balance,
         "owner_id": owner.user_id,
@@ -260,13 +300,13 @@ def _row(
     }
     # Of what it comes after its tasks have the reason, and the step the rest.
     own = {"id", "arguments", "environment", "after", "after_any"}
-    has_inputs = step.is_array or bool(step.columns["arguments"] or step.columns["environment"])
+    has_inputs = stored.is_array or bool(requested["arguments"] or requested["environment"])
     return {
         **{name: value for name, value in columns.items() if name not in own},
         "capabilities": needed(
             has_inputs=has_inputs,
-            has_secrets=bool(step.columns["secrets"]),
-            has_results=bool(step.results),
+            has_secrets=bool(requested["secrets"]),
+            has_results=bool(stored.inputs),
         ),
         "holds_when_placed": True,
         "fee_percent": gateway.settings.platform_fee_percent,
@@ -282,12 +322,12 @@ def _row(
 
 
 # -- what is kept --------------------------------------------------------------------------------------
-async def _keep(gateway: Gateway, prepared: _PreparedFlow, pieces: Sequence[Sequence[str]]) -> AcceptedFlow:
-    job_id = prepared.request.job_id
+async def _keep(gateway: Gateway, prepared: PreparedFlow, pieces: Sequence[Sequence[str]]) -> AcceptedFlow:
+    job_id, tasks = prepared.job["id"], prepared.job["count"]
     await submit_array.drop_left_behind(gateway, job_id, prepared.owner.user_id)
     begun = await gateway.run(gateway.database.write, lambda c: _begin(c, prepared, gateway.clock()))
     if begun is Begin.REPEATED:
-        return AcceptedFlow(job_id=job_id, tasks=prepared.request.tasks, most=prepared.most, repeated=True)
+        return AcceptedFlow(job_id=job_id, tasks=tasks, most=prepared.most, repeated=True)
     try:
         for part, of_part in zip(prepared.parts, pieces, strict=True):
             await gateway.run(_put_in_first, gateway, prepared, part, of_part[0])
@@ -297,43 +337,42 @@ async def _keep(gateway: Gateway, prepared: _PreparedFlow, pieces: Sequence[Sequ
     except BaseException:
         await _drop(gateway, prepared)
         raise
-    gateway.unfinished.accepted(prepared.owner.user_id, prepared.request.tasks)
+    gateway.unfinished.accepted(prepared.owner.user_id, tasks)
     await gateway.run(_tell, gateway, prepared, pieces)
-    return AcceptedFlow(job_id=job_id, tasks=prepared.request.tasks, most=prepared.most)
+    return AcceptedFlow(job_id=job_id, tasks=tasks, most=prepared.most)
 
 
-def _begin(connection: Connection, prepared: _PreparedFlow, now: float) -> Begin:
+def _begin(connection: Connection, prepared: PreparedFlow, now: float) -> Begin:
     begun = job_intake.begin(connection, prepared.job, now)
     if begun is Begin.NEW:
-        job_steps.add(connection, [part.stored for part in prepared.parts])
+        job_steps.add(connection, [*(part.stored for part in prepared.parts), *prepared.other_steps])
     return begun
 
 
-def _put_in_first(gateway: Gateway, prepared: _PreparedFlow, part: _Part, piece: str) -> None:
+def _put_in_first(gateway: Gateway, prepared: PreparedFlow, part: FlowPart, piece: str) -> None:
     """With its package: until its tasks are there, nobody removes that as one that no task needs."""
-    package = prepared.packages[part.step.package]
 
     def work(connection: Connection) -> None:
         # Before its tasks are there, which keep the package: it is counted once.
-        as_task = {**part.row, "id": prepared.request.job_id}
+        as_task = {**part.row, "id": prepared.job["id"]}
         storage_accounting.add_package(connection, as_task, prepared.stored_bound)
         _put(connection, prepared, part, piece, gateway.clock())
 
     with gateway.files.using_package(part.row["package_sha256"]):
-        package.store(gateway.files)
+        part.package.store(gateway.files)
         gateway.database.write(work)
 
 
-def _put_in(gateway: Gateway, prepared: _PreparedFlow, part: _Part, piece: str) -> None:
+def _put_in(gateway: Gateway, prepared: PreparedFlow, part: FlowPart, piece: str) -> None:
     gateway.database.write(lambda c: _put(c, prepared, part, piece, gateway.clock()))
 
 
-def _put(connection: Connection, prepared: _PreparedFlow, part: _Part, piece: str, now: float) -> None:
+def _put(connection: Connection, prepared: PreparedFlow, part: FlowPart, piece: str, now: float) -> None:
     job = prepared.job
     job_intake.put_in(connection, job["id"], job["holder"], part.row, piece, now, part.naming)
 
 
-def _accept(gateway: Gateway, prepared: _PreparedFlow) -> None:
+def _accept(gateway: Gateway, prepared: PreparedFlow) -> None:
     job, row, now = prepared.job, prepared.parts[0].row, gateway.clock()
 
     def work(connection: Connection) -> None:
@@ -353,14 +392,16 @@ def _accept(gateway: Gateway, prepared: _PreparedFlow) -> None:
                 region=row["region"],
                 price_per_minute=max(part.price.price_per_minute for part in prepared.parts),
                 max_minutes=max(part.price.max_minutes for part in prepared.parts),
-                package_bytes=sum(package.size for package in prepared.packages),
+                package_bytes=sum(
+                    {part.package.sha256: part.package.size for part in prepared.parts}.values()
+                ),
             ),
         )
 
     gateway.database.write(work)
 
 
-def _tell(gateway: Gateway, prepared: _PreparedFlow, pieces: Sequence[Sequence[str]]) -> None:
+def _tell(gateway: Gateway, prepared: PreparedFlow, pieces: Sequence[Sequence[str]]) -> None:
     """Of each step that may begin one task: a dispatcher that hears of one looks for the others."""
     for part, of_part in zip(prepared.parts, pieces, strict=True):
         if not part.needs:
@@ -368,13 +409,13 @@ def _tell(gateway: Gateway, prepared: _PreparedFlow, pieces: Sequence[Sequence[s
             gateway.publisher.place_soon(first, part.row["tier"], part.row["region"])
 
 
-async def _drop(gateway: Gateway, prepared: _PreparedFlow) -> None:
+async def _drop(gateway: Gateway, prepared: PreparedFlow) -> None:
     job, database, clock = prepared.job, gateway.database, gateway.clock
     try:
         drop = unaccepted_jobs.drop_some
         while await gateway.run(drop, database, clock, job["id"], job["holder"], job["owner_id"]):
             pass
-        for package in prepared.packages:
-            await gateway.run(storage_quota.discard, gateway, package.sha256)
+        for part in prepared.parts:
+            await gateway.run(storage_quota.discard, gateway, part.package.sha256)
     except (NodePoolError, asyncio.CancelledError) as error:
         log.warning("what there is of job %s is dropped by the sweep: %s", job["id"], error)

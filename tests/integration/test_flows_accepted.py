@@ -229,6 +229,71 @@ def test_an_agent_that_passes_no_results_on_does_not_get_the_task(gateway: Inner
     assert code is grpc.StatusCode.FAILED_PRECONDITION
 
 
+def _again(account: Account, job_id: str, new_id: str, *states: str, **more: Any) -> pb.SubmitArrayResponse:
+    request = pb.ResubmitJobRequest(job_id=job_id, new_job_id=new_id, states=states, **more)
+    return account.stubs.tasks.ResubmitJob(request, metadata=account.metadata, timeout=CALL_SECONDS)
+
+
+def test_a_flow_goes_on_from_where_it_failed_with_the_results_of_what_succeeded(
+    gateway: InnerGateway,
+) -> None:
+    someone, job_id, new_id, last_id = _with_node(gateway), new_job_id(), new_job_id(), new_job_id()
+    submit_flow(someone, job_id, SPLIT_COUNT_SUM, name="words")
+    run, _ = _claim(gateway, someone, f"{job_id}.split")
+    _finish(run)
+    for index in range(3):
+        run, _ = _claim(gateway, someone, f"{job_id}.count.{index}")
+        failed = {"outcome": pb.ATTEMPT_OUTCOME_FAILED, "exit_code": 3} if index == 1 else {}
+        _finish(run, **failed)
+    assert counts_of(job_of(someone, job_id))["sum"] == {"STOPPED": 1}
+    answer = _again(someone, job_id, new_id, "FAILED")
+    assert (answer.tasks, answer.most_cpt, answer.repeated) == (2, 120, False)
+    assert _again(someone, job_id, new_id, "FAILED").repeated
+    told = job_of(someone, new_id)
+    assert (told.job.kind, told.job.name, told.job.tasks, told.job.resubmit_of) == (
+        "flow",
+        "words",
+        2,
+        job_id,
+    )
+    assert counts_of(told) == {"split": {}, "count": {"QUEUED": 1}, "sum": {"WAITING": 1}}
+    # Once more in vain, and from there once more: results of the first flow are found over both.
+    run, spec = _claim(gateway, someone, f"{new_id}.count.1")
+    assert dict(spec.environment) == {"HIVEMIND_INDEX": "1", "HIVEMIND_COUNT": "3"}
+    assert [one.path for one in spec.inputs] == ["split"]
+    _finish(run, outcome=pb.ATTEMPT_OUTCOME_FAILED, exit_code=3)
+    assert _again(someone, new_id, last_id, "FAILED").tasks == 2
+    run, _ = _claim(gateway, someone, f"{last_id}.count.1")
+    other = package({"task_logs.txt": "", "part.txt": "another"})
+    _finish(run, other)
+    run, spec = _claim(gateway, someone, f"{last_id}.sum")
+    assert [one.path for one in spec.inputs] == ["count/0", "count/1", "count/2"]
+    assert [_fetch(run, number) for number in range(3)] == [RESULT, other, RESULT]
+    _finish(run)
+    assert counts_of(job_of(someone, last_id)) == {
+        "split": {}, "count": {"SUCCEEDED": 1}, "sum": {"SUCCEEDED": 1},
+    }  # fmt: skip
+    assert ledger_store.verify_database(gateway.gateway.database).problems == []
+
+
+def test_what_cannot_go_on_is_refused_with_what_to_do(gateway: InnerGateway) -> None:
+    someone, job_id = _with_node(gateway), new_job_id()
+    submit_flow(someone, job_id, SPLIT_COUNT_SUM)
+    state = grpc.StatusCode.FAILED_PRECONDITION
+    code, words = refused(lambda: _again(someone, job_id, new_job_id(), "FAILED"))
+    assert (code, "there is nothing to do again" in words) == (state, True)
+    run, _ = _claim(gateway, someone, f"{job_id}.split")
+    _finish(run)
+    someone.stop(f"{job_id}.count.1")
+    code, words = refused(lambda: _again(someone, job_id, new_job_id(), "FAILED"))
+    assert (code, "(--failed --stopped)" in words) == (state, True)
+    code, words = refused(lambda: _again(someone, job_id, new_job_id(), "STOPPED"))
+    assert (code, "did not succeed and are not done again" in words) == (state, True)
+    code, words = refused(lambda: _again(someone, job_id, new_job_id(), indexes=[1]))
+    assert (code, "is said by states" in words) == (INVALID, True)
+    assert refused(lambda: _again(gateway.someone(), job_id, new_job_id()))[0] is grpc.StatusCode.NOT_FOUND
+
+
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 BAD: list[tuple[str, Callable[[Account, str], object], grpc.StatusCode, str]] = [
     ("none", lambda a, j: submit_flow(a, j, []), INVALID, "1 to 100 steps, not 0"),

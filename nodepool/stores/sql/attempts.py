@@ -30,7 +30,10 @@ _ASSIGNED: Select[Any] = (
             flow_index=tasks.c.job_index,
             job_index=tasks.c.job_index - func.coalesce(job_steps_table.c.first_index, 0),
             job_tasks=case(
-                (jobs.c.kind == JobKind.FLOW, case((job_steps_table.c.is_array, job_steps_table.c.tasks))),
+                (
+                    jobs.c.kind == JobKind.FLOW,
+                    case((job_steps_table.c.is_array, job_steps_table.c.array_count)),
+                ),
                 (jobs.c.array_count > 0, jobs.c.array_count),
                 else_=jobs.c.count,
             ),

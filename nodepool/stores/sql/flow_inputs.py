@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import ColumnElement, Connection, select
 
 from nodepool.domain.tasks.dependencies import from_lines
 from nodepool.stores.sql.job_rows import StoredStep
 from nodepool.stores.sql.job_tables import job_steps
-from nodepool.stores.sql.tables import tasks
+from nodepool.stores.sql.tables import jobs, tasks
 from nodepool.stores.sql.typed_rows import columns
+
+# Of flows that go on from one another.
+_LONGEST_CHAIN = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +34,36 @@ def of_task(connection: Connection, job_id: str, job_index: int) -> list[FlowInp
     if not job_id:
         return []
     its_step = job_steps.c.first_index <= job_index, job_steps.c.last_index >= job_index
-    own = select(job_steps.c.inputs).where(job_steps.c.job_id == job_id, *its_step)
-    names = from_lines(connection.execute(own).scalar() or "")
-    return [one for step in _steps(connection, job_id, names) for one in _results(connection, step)]
+    return _of_step(connection, job_id, *its_step)
 
 
 def bytes_of_step(connection: Connection, job_id: str, number: int) -> int:
     """What each run of this step is given."""
-    own = select(job_steps.c.inputs).where(job_steps.c.job_id == job_id, job_steps.c.number == number)
+    return sum(one.result_bytes for one in _of_step(connection, job_id, job_steps.c.number == number))
+
+
+def _of_step(connection: Connection, job_id: str, *which: ColumnElement[bool]) -> list[FlowInput]:
+    """What is done again counts before what was there: a flow that goes on from another has its steps."""
+    own = select(job_steps.c.inputs).where(job_steps.c.job_id == job_id, *which)
     names = from_lines(connection.execute(own).scalar() or "")
-    total = 0
+    found: dict[str, FlowInput] = {}
     for step in _steps(connection, job_id, names):
-        query = select(func.sum(tasks.c.result_bytes)).where(*_given(step))
-        total += int(connection.execute(query).scalar() or 0)
-    return total
+        of_step: dict[int, FlowInput] = {}
+        for one_job in _chain(connection, job_id):
+            for index, one in _results(connection, step, one_job):
+                of_step.setdefault(index, one)
+        found |= {one.path: one for _, one in sorted(of_step.items())}
+    return list(found.values())
+
+
+def _chain(connection: Connection, job_id: str) -> list[str]:
+    """The flow, the one that it does again, and so on."""
+    chain: list[str] = []
+    while job_id and job_id not in chain and len(chain) < _LONGEST_CHAIN:
+        chain.append(job_id)
+        query = select(jobs.c.resubmit_of).where(jobs.c.id == job_id)
+        job_id = connection.execute(query).scalar() or ""
+    return chain
 
 
 def _steps(connection: Connection, job_id: str, names: list[str]) -> list[StoredStep]:
@@ -56,25 +75,24 @@ def _steps(connection: Connection, job_id: str, names: list[str]) -> list[Stored
     return StoredStep.from_rows(connection.execute(query.order_by(job_steps.c.number)))
 
 
-def _results(connection: Connection, step: StoredStep) -> list[FlowInput]:
-    query = select(tasks.c.job_index, tasks.c.result_attempt, tasks.c.result_bytes).where(*_given(step))
-    return [
-        FlowInput(
-            f"{step.name}/{row.job_index - step.first_index}" if step.is_array else step.name,
-            row.result_attempt,
-            row.result_bytes,
-        )
-        for row in connection.execute(query.order_by(tasks.c.job_index))
-    ]
-
-
-def _given(step: StoredStep) -> tuple[ColumnElement[bool], ...]:
+def _results(connection: Connection, step: StoredStep, job_id: str) -> list[tuple[int, FlowInput]]:
     """Results that are there. The empty id is no job's: said, so that the partial index is taken."""
-    return (
+    query = select(tasks.c.job_index, tasks.c.result_attempt, tasks.c.result_bytes).where(
         tasks.c.job_id != "",
-        tasks.c.job_id == step.job_id,
+        tasks.c.job_id == job_id,
         tasks.c.job_index.between(step.first_index, step.last_index),
         tasks.c.result_attempt != "",
         tasks.c.held_back_until == 0,
         tasks.c.files_removed_at == 0,
     )
+    return [
+        (
+            row.job_index,
+            FlowInput(
+                f"{step.name}/{row.job_index - step.first_index}" if step.is_array else step.name,
+                row.result_attempt,
+                row.result_bytes,
+            ),
+        )
+        for row in connection.execute(query.order_by(tasks.c.job_index))
+    ]

@@ -65,6 +65,7 @@ class StoredStep(FromRow):
     name: str
     is_array: bool
     tasks: int
+    array_count: int  # that its runs are told
     first_index: int
     last_index: int
     needs: str

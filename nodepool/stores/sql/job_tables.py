@@ -64,6 +64,8 @@ job_steps = Table(
     Column("name", String(64), nullable=False),
     Column("is_array", Boolean, nullable=False),
     Column("tasks", Integer, nullable=False),
+    # That its runs are told as the number of tasks: of one that is done again in part, those of the whole.
+    Column("array_count", Integer, nullable=False, server_default="0"),
     Column("first_index", Integer, nullable=False),
     Column("last_index", Integer, nullable=False),
     # Names of steps, one a line: what it comes after, and whose results its runs are given.

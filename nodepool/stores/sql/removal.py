@@ -56,8 +56,11 @@ _RUNS_GO_ON = _has(_runs.c.parent_id, _runs.c.state.not_in(_FINAL))
 _IS_CHECKED = _has(provisional_results.c.task_id)
 _PROBE_IS_OPEN = _has(probes.c.task_id, probes.c.verdict == "")
 _HOLDS = _has(holds.c.task_id, holds.c.state == HoldState.HELD)
-# Steps of a flow are given results of others: all of them stay until it has ended.
-_IN_OPEN_FLOW = _has_job(jobs.c.kind == JobKind.FLOW, jobs.c.ended_at.is_(None))
+# Steps of a flow are given results of others: all of them stay until it has ended, and so do those of a flow
+# that an open one goes on from.
+_OPEN_FLOW = jobs.c.kind == JobKind.FLOW, jobs.c.ended_at.is_(None)
+_GONE_ON_FROM = select(jobs.c.resubmit_of).where(*_OPEN_FLOW, jobs.c.resubmit_of != "")
+_IN_OPEN_FLOW = _has_job(*_OPEN_FLOW) | ((tasks.c.job_id != "") & tasks.c.job_id.in_(_GONE_ON_FROM))
 # Nobody will ask for its package or result any more but its owner.
 _AT_REST = (
     tasks.c.state.not_in(_LIVE)

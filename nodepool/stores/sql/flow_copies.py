@@ -1,0 +1,60 @@
+"""Tasks of a flow that are done again: how each ended, and what it was given. Functions of a connection; they
+only read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, select
+
+from nodepool.domain.errors import StateConflictError
+from nodepool.domain.tasks.reasons import ReasonCode
+from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
+from nodepool.stores.sql import job_copies
+from nodepool.stores.sql.job_copies import task_at
+from nodepool.stores.sql.tables import tasks
+from nodepool.stores.sql.typed_rows import FromRow, columns
+
+__all__ = ["EndedTask", "ended_tasks", "piece", "task_at"]
+
+_STOPPED_FOR_OTHERS = frozenset({ReasonCode.NEEDED_FAILED.value, ReasonCode.INPUTS_TOO_LARGE.value})
+
+
+@dataclass(frozen=True, slots=True)
+class EndedTask(FromRow):
+    job_index: int
+    state: TaskState
+    reason_code: str
+    files_removed_at: float
+
+    @property
+    def was_stopped_for_others(self) -> bool:
+        return self.state is TaskState.STOPPED and self.reason_code in _STOPPED_FOR_OTHERS
+
+    @property
+    def is_removed(self) -> bool:
+        return self.files_removed_at > 0
+
+
+def ended_tasks(connection: Connection, job_id: str) -> Sequence[EndedTask]:
+    """By their indices; not those whose owner has not been told how they ended."""
+    final = [state.value for state in FINAL_TASK_STATES]
+    query = select(*columns(EndedTask, tasks)).where(
+        tasks.c.job_id != "",
+        tasks.c.job_id == job_id,
+        tasks.c.state.in_(final),
+        tasks.c.held_back_until == 0,
+        tasks.c.deleted_at == 0,
+    )
+    return EndedTask.from_rows(connection.execute(query.order_by(tasks.c.job_index)))
+
+
+def piece(connection: Connection, job_id: str, indices: Sequence[int], first_index: int) -> str:
+    """As `arrays.expand` makes one, with indices of their own step. Raises StateConflictError."""
+    found = job_copies.piece(connection, job_id, indices)
+    if found is None:
+        raise StateConflictError(f"tasks of flow {job_id} were removed at the same moment; ask again")
+    rows = [[index - first_index, *given] for index, *given in json.loads(found)]
+    return json.dumps(rows, ensure_ascii=False, separators=(",", ":"))
