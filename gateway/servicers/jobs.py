@@ -14,8 +14,8 @@ from gateway.context import Gateway
 from gateway.usecases import jobs, resubmit, resubmit_flow, submit_array, submit_flow
 from gateway.usecases.array_request import IncomingArray
 from gateway.usecases.flow_request import IncomingFlow
+from gateway.usecases.keep_flow import AcceptedFlow
 from gateway.usecases.submit_array import AcceptedArray
-from gateway.usecases.submit_flow import AcceptedFlow
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.files.disk import disk_errors
 

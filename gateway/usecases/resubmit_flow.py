@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
-from gateway.usecases import submit_flow, submit_task
+from gateway.usecases import keep_flow, submit_flow, submit_task
 from gateway.usecases.again import request_of_row, with_changes
+from gateway.usecases.keep_flow import AcceptedFlow, FlowPart, PreparedFlow
 from gateway.usecases.kept_package import KeptPackage
-from gateway.usecases.submit_flow import AcceptedFlow, Account, FlowPart, PreparedFlow
+from gateway.usecases.submit_flow import Account
 from nodepool.domain.errors import InvalidInputError, StateConflictError
 from nodepool.domain.ids import check_job_id
 from nodepool.domain.tasks.arrays import PIECE_TASKS
@@ -56,7 +57,7 @@ async def resubmit_if_flow(
     if request.indexes:
         raise InvalidInputError(f"job {job.id} is a flow: what of it is done again is said by states")
     prepared, pieces = await gateway.run(_prepare, gateway, owner, job, request, digest)
-    return await submit_flow.keep(gateway, prepared, pieces, ExitStack())
+    return await keep_flow.keep(gateway, prepared, pieces, ExitStack())
 
 
 def _jobs(
