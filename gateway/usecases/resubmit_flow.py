@@ -18,7 +18,7 @@ from gateway.usecases import keep_flow, submit_flow, submit_task
 from gateway.usecases.again import request_of_row, with_changes
 from gateway.usecases.keep_flow import AcceptedFlow, FlowPart, PreparedFlow
 from gateway.usecases.kept_package import KeptPackage
-from gateway.usecases.submit_flow import Account
+from gateway.usecases.submit_flow import FlowOwner
 from nodepool.domain.errors import InvalidInputError, StateConflictError
 from nodepool.domain.ids import check_job_id
 from nodepool.domain.tasks.arrays import PIECE_TASKS
@@ -27,7 +27,7 @@ from nodepool.domain.tasks.states import FINAL_TASK_STATES, JobKind, TaskState
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql import flow_copies, job_intake, job_steps
 from nodepool.stores.sql.database import Connection
-from nodepool.stores.sql.flow_copies import EndedTask
+from nodepool.stores.sql.flow_copies import EndedFlowTask
 from nodepool.stores.sql.job_rows import StoredJob, StoredStep
 from nodepool.stores.sql.task_rows import WholeTask
 
@@ -93,7 +93,7 @@ def _prepare(
     return prepared, [_pieces(gateway, job.id, again[part.stored.number]) for part in parts]
 
 
-def _chosen(job: StoredJob, ended: Sequence[EndedTask], words: Sequence[str]) -> list[int]:
+def _chosen(job: StoredJob, ended: Sequence[EndedFlowTask], words: Sequence[str]) -> list[int]:
     """With those that failed go those that were stopped for it. No word: all that have ended."""
     known = {state.value: state for state in FINAL_TASK_STATES}
     for word in words:
@@ -122,11 +122,11 @@ def _of_step(gateway: Gateway, job: StoredJob, step: StoredStep, chosen: Sequenc
 
 
 def _check_needs(
-    steps: Sequence[StoredStep], again: Mapping[int, _Again | None], ended: Sequence[EndedTask]
+    steps: Sequence[StoredStep], again: Mapping[int, _Again | None], ended: Sequence[EndedFlowTask]
 ) -> None:
     """What is not done again and is needed has succeeded, and left what is wanted of it."""
     by_name = {step.name: step for step in steps}
-    states: dict[int, list[EndedTask]] = defaultdict(list)
+    states: dict[int, list[EndedFlowTask]] = defaultdict(list)
     for task in ended:
         for step in steps:
             if step.first_index <= task.job_index <= step.last_index:
@@ -154,7 +154,7 @@ def _check_needs(
 def _part(
     gateway: Gateway,
     owner: CallerIdentity,
-    account: Account,
+    account: FlowOwner,
     request: pb.ResubmitJobRequest,
     found: _Again,
     again: Mapping[int, _Again | None],

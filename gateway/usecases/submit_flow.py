@@ -97,15 +97,15 @@ def _prepare(
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class FlowOwner:
     score: int  # credit
     stored_bytes: int
     balance: int
 
 
-def read_account(gateway: Gateway, owner: CallerIdentity) -> Account:
-    def look(connection: Connection) -> Account:
-        return Account(
+def read_account(gateway: Gateway, owner: CallerIdentity) -> FlowOwner:
+    def look(connection: Connection) -> FlowOwner:
+        return FlowOwner(
             credit_score(connection, owner.user_id),
             storage_accounting.stored_bytes(connection, owner.user_id),
             ledger_store.balance(connection, owner.user_id)[0],
@@ -117,7 +117,7 @@ def read_account(gateway: Gateway, owner: CallerIdentity) -> Account:
 def prepare(
     gateway: Gateway,
     owner: CallerIdentity,
-    account: Account,
+    account: FlowOwner,
     job: Mapping[str, Any],
     parts: Sequence[FlowPart],
     other_steps: Sequence[StoredStep] = (),
@@ -147,7 +147,7 @@ def _parts(
     owner: CallerIdentity,
     request: FlowRequest,
     packages: Sequence[IncomingPackage],
-    account: Account,
+    account: FlowOwner,
 ) -> list[FlowPart]:
     steps = request.steps
     ranges = index_ranges([_last_index(step) for step in steps])
@@ -174,7 +174,7 @@ def needs_of(step: StoredStep, number_of: Mapping[str, int]) -> list[Need]:
 def part_of(
     gateway: Gateway,
     owner: CallerIdentity,
-    account: Account,
+    account: FlowOwner,
     stored: StoredStep,
     columns: RequestedTask,
     package: PackageToKeep,

@@ -17,13 +17,13 @@ from nodepool.stores.sql.job_copies import task_at
 from nodepool.stores.sql.tables import tasks
 from nodepool.stores.sql.typed_rows import FromRow, columns
 
-__all__ = ["EndedTask", "ended_tasks", "piece", "task_at"]
+__all__ = ["EndedFlowTask", "ended_tasks", "piece", "task_at"]
 
 _STOPPED_FOR_OTHERS = frozenset({ReasonCode.NEEDED_FAILED.value, ReasonCode.INPUTS_TOO_LARGE.value})
 
 
 @dataclass(frozen=True, slots=True)
-class EndedTask(FromRow):
+class EndedFlowTask(FromRow):
     job_index: int
     state: TaskState
     reason_code: str
@@ -38,17 +38,17 @@ class EndedTask(FromRow):
         return self.files_removed_at > 0
 
 
-def ended_tasks(connection: Connection, job_id: str) -> Sequence[EndedTask]:
+def ended_tasks(connection: Connection, job_id: str) -> Sequence[EndedFlowTask]:
     """By their indices; not those whose owner has not been told how they ended."""
     final = [state.value for state in FINAL_TASK_STATES]
-    query = select(*columns(EndedTask, tasks)).where(
+    query = select(*columns(EndedFlowTask, tasks)).where(
         tasks.c.job_id != "",
         tasks.c.job_id == job_id,
         tasks.c.state.in_(final),
         tasks.c.held_back_until == 0,
         tasks.c.deleted_at == 0,
     )
-    return EndedTask.from_rows(connection.execute(query.order_by(tasks.c.job_index)))
+    return EndedFlowTask.from_rows(connection.execute(query.order_by(tasks.c.job_index)))
 
 
 def piece(connection: Connection, job_id: str, indices: Sequence[int], first_index: int) -> str:
