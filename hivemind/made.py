@@ -13,6 +13,10 @@ _Message = TypeVar("_Message")
 
 def made(kind: type[_Message], /, **fields: Any) -> _Message:
     """Raises InvalidInputError for a value that the field cannot have."""
+    for name, value in fields.items():
+        # For a message it would be as if nothing had been said.
+        if value is None:
+            raise InvalidInputError(f"{name} is missing")
     try:
         return kind(**fields)
     except (TypeError, ValueError) as error:

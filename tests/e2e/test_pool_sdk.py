@@ -11,6 +11,7 @@ import concurrent.futures
 import io
 import os
 import re
+import resource
 import shlex
 import signal
 import subprocess
@@ -69,6 +70,10 @@ def prepares(word: str) -> None:
     os.environ["READY"] = word
 
 
+def limit() -> int:
+    return resource.getrlimit(resource.RLIMIT_DATA)[0]
+
+
 def waits(_: int = 0) -> None:
     signal.pause()
 
@@ -92,6 +97,10 @@ def test_a_path_is_given_words_and_gives_files(sdk: hivemind.Pool, tmp_path: Pat
     assert job.task(1).logs() == "['2']\n"
     assert sorted(each.index for each in job.download("out/{index}", only=["made"])) == [0, 1]
     assert [path.name for path in (tmp_path / "out" / "1").iterdir()] == ["made"]
+
+
+def test_a_run_is_given_the_memory_that_was_asked_for(sdk: hivemind.Pool) -> None:
+    assert sdk.submit(limit, memory="300M").result() == 300 << 20
 
 
 def test_a_function_is_mapped_over_items(sdk: hivemind.Pool) -> None:

@@ -207,3 +207,39 @@ def test_without_a_login_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         pytest.raises(hivemind.NotLoggedInError),
     ):
         pool.balance()
+
+
+OLDER: dict[str, Callable[[hivemind.NodePoolClient], Any]] = {
+    "a source": lambda client: client.submit(None),  # type: ignore[arg-type]
+    "a task's id": lambda client: client.submit("main.py", task_id=7),  # type: ignore[arg-type]
+    "an amount": lambda client: client.transfer("bob", "5"),  # type: ignore[arg-type]
+    "nobody": lambda client: client.transfer(None, 5),  # type: ignore[arg-type]
+    "a status": lambda client: client.status(7),  # type: ignore[arg-type]
+    "an explanation": lambda client: client.explain(None),  # type: ignore[arg-type]
+    "logs": lambda client: client.logs(["t"]),  # type: ignore[arg-type]
+    "a stop": lambda client: client.stop(b"\xff"),  # type: ignore[arg-type]
+    "a delete": lambda client: client.delete(7),  # type: ignore[arg-type]
+    "a node": lambda client: client.drain(7),  # type: ignore[arg-type]
+    "a destination": lambda client: client.result("t", 7),  # type: ignore[arg-type]
+    "a result": lambda client: client.result(7, "out"),  # type: ignore[arg-type]
+    "a watch": lambda client: list(client.watch(7)),  # type: ignore[arg-type]
+    "a name that is no text": lambda client: client.status("\ud800"),
+    "a page": lambda client: client.statement(limit="all"),  # type: ignore[arg-type]
+    "a larger page": lambda client: client.credit(limit=1 << 40),
+    "a login": lambda client: client.login("ada", None),  # type: ignore[arg-type]
+    "a registration": lambda client: client.register(7, "a password"),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("call", OLDER.values(), ids=OLDER)
+def test_the_older_client_refuses_it_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[hivemind.NodePoolClient], Any]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "main.py").write_text("")
+    retry = hivemind.RetryPolicy(patience_seconds=0)
+    with (
+        hivemind.NodePoolClient(NOWHERE, token=TOKEN, retry=retry) as client,
+        pytest.raises(InvalidInputError),
+    ):
+        call(client)
