@@ -148,9 +148,8 @@ def _tries(row: OwnedTask) -> dict[str, Any]:
 
 
 def _order(row: OwnedTask) -> dict[str, Any]:
-    """The fields that say when it runs: after what, and whether never twice at one moment."""
+    """The fields that say after what it runs."""
     return {
-        "exclusive": row.exclusive,
         "waits_for_others": row.state is TaskState.WAITING,
         "after": from_lines(row.after),
         "after_any": from_lines(row.after_any),
