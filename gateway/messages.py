@@ -119,6 +119,7 @@ def _wishes(row: OwnedTask) -> dict[str, Any]:
         "min_trust": row.min_trust,
         "location_mode": row.location_mode,
         "take_pending": row.take_pending,
+        "exclusive": row.exclusive,
         "secrets_on_low_trust": row.secrets_on_low_trust,
     }
 
