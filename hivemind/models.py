@@ -376,7 +376,8 @@ def _order(detail: pb.TaskDetail) -> dict[str, Any]:
 
 def state_told(word: str, *, waits_for_others: bool) -> TaskState:
     """Of a task that waits for other tasks the word says what clients have always known."""
-    return TaskState.WAITING if waits_for_others else state_from_word(word)
+    state = state_from_word(word)
+    return TaskState.WAITING if waits_for_others and state is TaskState.QUEUED else state
 
 
 def _seconds(text: str) -> float:

@@ -82,6 +82,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     ],
     "rm": [["rm", "t1"]],
     "resubmit": [["resubmit", "t1"]],
+    "run": [["run", "FLOW"], ["run", "FLOW", "--dry-run"]],
     "secret": [["secret", "ls"], ["secret", "rm", "NAME"]],
 }
 ALL = [words for lines in COMMANDS.values() for words in lines]
@@ -132,12 +133,14 @@ def test_no_word_of_others_is_obeyed_by_a_terminal_or_hidden_from_an_eye(
     hostile: Scripted, alice: Shell, task: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert hostile.port
+    (task / "flow.toml").write_text('[steps.one]\npath = "."\n')
+    files = {"TASK": str(task), "FLOW": str(task / "flow.toml")}
     for words in ALL:
         with Path(os.devnull).open() as nothing, monkeypatch.context() as patch:
             if words[0] in {"whoami", "passwd", "login", "register"}:
                 patch.setenv("HIVEMIND_TOKEN", HOSTILE_TOKEN)
             patch.setattr(sys, "stdin", nothing)
-            shown = alice(*(str(task) if word == "TASK" else word for word in words))
+            shown = alice(*(files.get(word, word) for word in words))
         assert unsafe(shown.out + shown.err) == [], words
 
 
