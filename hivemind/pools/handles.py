@@ -102,7 +102,8 @@ class JobHandle:
     @property
     def counts(self) -> Mapping[TaskState, int]:
         """How many tasks were in which state when it was seen last: ask `status` for how it is now."""
-        return self.info.counts if self.info else {}
+        counts = self.info.counts if self.info else {}
+        return {state: counts[state] for state in TaskState if counts.get(state)}
 
     def _seen(self, info: JobInfo) -> JobInfo:
         self.info = info
@@ -110,7 +111,7 @@ class JobHandle:
 
     def __repr__(self) -> str:
         name = f" {harmless(self.name)!r}" if self.name else ""
-        counts = [f"{count:,} {word.value.lower()}" for word, count in self.counts.items() if count]
+        counts = [f"{count:,} {word.value.lower()}" for word, count in self.counts.items()]
         states = f": {', '.join(counts)}" if counts else ""
         return f"<{type(self).__name__} {harmless(self.job_id)}{name}, {len(self):,} tasks{states}>"
 
@@ -118,7 +119,7 @@ class JobHandle:
         rows = [("name", html.text(self.name))] if self.name else []
         rows.append(("tasks", html.bar(self.info.ended if self.info else 0, len(self))))
         if self.info is not None:
-            rows.append(("states", html.counts(self.info.counts)))
+            rows.append(("states", html.counts(self.counts)))
             rows.append(("CPT", f"{self.info.paid_cpt:,} paid, {self.info.held_cpt:,} held"))
             rows += [
                 (group.state.value.lower(), f"{group.tasks:,}: {html.text(group.reason)}")

@@ -37,7 +37,7 @@ def state(word: TaskState) -> str:
 
 
 def counts(found: Mapping[TaskState, int]) -> str:
-    return ", ".join(f"{count:,} {state(word)}" for word, count in found.items() if count)
+    return ", ".join(f"{count:,} {state(word)}" for word, count in found.items())
 
 
 def bar(done: int, total: int) -> str:

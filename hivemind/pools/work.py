@@ -282,6 +282,9 @@ class Following:
         found: list[TaskInfo] = []
         if self.job.ended > self._told:
             found = yield from self._ended()
+        if self._told > self.job.ended:
+            # Some have ended since they were counted: what is told of the job is not older than its tasks.
+            self.job = yield from look_job(self.job.job_id)
         self._waiting.answered(news=bool(found))
         return found
 

@@ -117,7 +117,7 @@ def test_a_function_is_mapped_over_items(sdk: hivemind.Pool) -> None:
         job.results()
     values = job.results(return_exceptions=True)
     assert (values[:2], values[3], type(values[2])) == ([10.0, 5.0], 2.5, ZeroDivisionError)
-    assert repr(job) == f"<Job {job.job_id} 'halves', 4 tasks: 1 failed, 3 succeeded>"
+    assert repr(job) == f"<Job {job.job_id} 'halves', 4 tasks: 3 succeeded, 1 failed>"
     assert "3 <span" in job._repr_html_()
     once_more = job.failed.resubmit(memory="300M")
     assert (len(once_more), type(once_more.results(return_exceptions=True)[0])) == (1, ZeroDivisionError)

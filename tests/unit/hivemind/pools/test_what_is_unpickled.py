@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -16,6 +17,7 @@ from hivemind.pools import work
 from hivemind.pools.handles import JobHandle, TaskHandle
 from hivemind.steps import Came, LocalWork, Pause, Steps, Together, drive
 from nodepool.domain.tasks.states import Verification
+from nodepool.protocol import nodepool_pb2 as pb
 
 NO_GATEWAY = cast(GatewayChannel, None)
 
@@ -145,3 +147,25 @@ def test_outcomes_come_by_their_indices() -> None:
         work.in_order(came, return_exceptions=False)
     del came[0]
     assert [str(value) for value in work.in_order(came, return_exceptions=False)] == ["b", "a value"]
+
+
+def test_a_job_is_never_told_older_than_its_tasks() -> None:
+    """Between its count and the list of its tasks one more has ended."""
+    counts = [{"SUCCEEDED": 1, "RUNNING": 1}, {"SUCCEEDED": 2}]
+    ended = pb.ListJobTasksResponse(
+        success=True, tasks=[pb.TaskStatus(task_id=f"job.{index}", status="COMPLETED") for index in (0, 1)]
+    )
+
+    class Gateway:
+        tasks = SimpleNamespace(GetJob="GetJob", ListJobTasks="ListJobTasks")
+
+        def call(self, method: str, _request: object, **_options: object) -> object:
+            if method == "ListJobTasks":
+                return ended
+            return pb.GetJobResponse(success=True, job=pb.Job(job_id="job", tasks=2, counts=counts.pop(0)))
+
+    following = work.Following("job")
+    found = drive(cast(GatewayChannel, Gateway()), following.next())
+    assert [task.task_id for task in found] == ["job.0", "job.1"]
+    assert following.is_over
+    assert following.job.counts == {TaskState.SUCCEEDED: 2}
