@@ -55,9 +55,9 @@ def disk_use(
     users: int = 0,
 ) -> DiskUse:
     """None: as the pool is set."""
-    request = made(
-        pb.GetDiskUseRequest, result_days=result_days, log_days=log_days, task_days=task_days, users=users
-    )
+    days = {"result_days": result_days, "log_days": log_days, "task_days": task_days}
+    said = {name: value for name, value in days.items() if value is not None}
+    request = made(pb.GetDiskUseRequest, users=users, **said)
     answer = gateway.call(gateway.admin.GetDiskUse, request)
     return DiskUse(
         result_days=finite(answer.result_days),

@@ -24,8 +24,8 @@ def test_all_tasks_of_a_loaded_pool_complete_once(two_agents: TestPool) -> None:
     user = pool.register_user()
     tasks = [user.submit(script(ABOUT_A_SECOND)) for _ in range(20)]
     pool.wait(lambda: sum(user.poll(task).status == "COMPLETED" for task in tasks) >= 4, "four have ended")
-    unfinished = [task for task in tasks if user.poll(task).status != "COMPLETED"]
-    assert unfinished, "nothing is left to be disturbed"
+    # However long the look at the others took, there is something left to be disturbed.
+    tasks += [user.submit(script(ABOUT_A_SECOND)) for _ in range(4)]
     pool.valkey.admin.flushall()
     for task in tasks:
         user.wait_for(task, "COMPLETED", timeout=90)

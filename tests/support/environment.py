@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import socket
 from pathlib import Path
 from typing import NoReturn
@@ -15,6 +17,10 @@ ROOT = Path(__file__).resolve().parents[2]
 OURS = ("HIVEMIND_TEST_", "HIVEMIND_REQUIRE_ALL")
 # `make long`: more random orders and moments, and larger simulations, than CI waits for.
 LONG = os.environ.get("HIVEMIND_TEST_LONG") == "1"
+_NEVER_GIVEN = (16_384, 32_768)
+_handed_out: set[int] = set()
+# Not the one whose seed pytest sets: processes beside this one would draw the same.
+_random = random.SystemRandom()
 FOREIGN = ("HIVEMIND_", "REDIS_", "CELERY_", "FLOWER_", "GRPC_", "JWT_", "DATABASE_URL", "PG")
 
 
@@ -43,6 +49,15 @@ def not_here(what: str) -> NoReturn:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One that is free, and that no connection takes by chance before it is listened on.
+
+    The system gives outgoing connections their ports from higher ones.
+    """
+    while True:
+        port = _random.randrange(*_NEVER_GIVEN)
+        if port in _handed_out:
+            continue
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            _handed_out.add(port)
+            return port
