@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import psycopg
 import pytest
@@ -33,9 +34,10 @@ CREATE TABLE payments (id TEXT PRIMARY KEY);
 CREATE TABLE account (balance INTEGER NOT NULL);
 INSERT INTO account VALUES (0);
 CREATE TABLE slow (id TEXT PRIMARY KEY);
-CREATE FUNCTION sleep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(1); RETURN NULL; END $$;
+CREATE FUNCTION held_up() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NULL; END $$;
 CREATE CONSTRAINT TRIGGER slow_commit AFTER INSERT ON slow DEFERRABLE INITIALLY DEFERRED
-    FOR EACH ROW EXECUTE FUNCTION sleep();
+    FOR EACH ROW EXECUTE FUNCTION held_up();
 """
 
 
@@ -115,8 +117,16 @@ def test_what_is_written_while_the_server_ends_and_comes_back_is_there_once(
     assert len(set(database.read(balance))) == 1
 
 
+@contextmanager
+def commits_held_up(server: PostgresServer) -> Iterator[None]:
+    """COMMITs of what is written `slowly` wait at the server meanwhile, however long that is."""
+    with psycopg.connect(server.url.replace("+psycopg", "")) as connection:
+        connection.execute("SELECT pg_advisory_lock(1)")
+        yield
+
+
 def slowly(runs: list[str], name: str, connection: Connection) -> str:
-    """Its COMMIT takes a second at the server."""
+    """Its COMMIT can be held up."""
     runs.append(name)
     connection.execute(text("INSERT INTO slow VALUES (:id)"), {"id": name})
     return f"{name} by run {len(runs)}"
@@ -137,9 +147,10 @@ def test_a_commit_whose_answer_is_lost_is_found_and_not_done_again(
 ) -> None:
     aside, runs = Database(server.url), list[str]()
     with ThreadPoolExecutor(1) as pool:
-        written = pool.submit(database.write, lambda c: slowly(runs, "kept", c))
-        wait_until(lambda: aside.read(commits), "it commits", period=0.02)
-        line.reset_lines()
+        with commits_held_up(server):
+            written = pool.submit(database.write, lambda c: slowly(runs, "kept", c))
+            wait_until(lambda: aside.read(commits), "it commits")
+            line.reset_lines()
         assert written.result(30) == "kept by run 1"
     assert (runs, aside.read(lambda c: count(c, "kept"))) == (["kept"], 1)
     aside.close()
@@ -150,10 +161,11 @@ def test_a_commit_that_was_undone_is_done_again(
 ) -> None:
     aside, runs = Database(server.url), list[str]()
     with ThreadPoolExecutor(1) as pool:
-        written = pool.submit(database.write, lambda c: slowly(runs, "undone", c))
-        wait_until(lambda: aside.read(commits), "it commits", period=0.02)
-        ends = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%COMMIT'"
-        aside.read(lambda c: c.execute(text(ends)).all())
+        with commits_held_up(server):
+            written = pool.submit(database.write, lambda c: slowly(runs, "undone", c))
+            wait_until(lambda: aside.read(commits), "it commits")
+            ends = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%COMMIT'"
+            aside.read(lambda c: c.execute(text(ends)).all())
         assert written.result(30) == "undone by run 2"
     assert (len(runs), aside.read(lambda c: count(c, "undone"))) == (2, 1)
     aside.close()
@@ -211,9 +223,10 @@ def test_a_write_in_doubt_that_nobody_can_tell_of_says_so(
     url = make_url(server.url).set(port=line.port).render_as_string(hide_password=False)
     database, aside = Database(url, patience_seconds=0.2), Database(server.url)
     with ThreadPoolExecutor(1) as pool:
-        written = pool.submit(database.write, lambda c: slowly([], "in doubt", c))
-        wait_until(lambda: aside.read(commits), "it commits", period=0.02)
-        line.refuse()
+        with commits_held_up(server):
+            written = pool.submit(database.write, lambda c: slowly([], "in doubt", c))
+            wait_until(lambda: aside.read(commits), "it commits")
+            line.refuse()
         with pytest.raises(UnavailableError, match="whether it was is not known"):
             written.result(30)
     database.close()
