@@ -68,16 +68,17 @@ log = structlog.get_logger(__name__)
 _TICK_SECONDS = 0.5
 _CACHE_BYTES = 1 << 30
 # Ending runs takes 1.5 s at most; the rest is for telling the gateway.
-_FAREWELL_SECONDS = 8.0
-_RPC_AT_END_SECONDS = 3.0
+_FAREWELL_SECONDS, _RPC_AT_END_SECONDS = 8.0, 3.0
+_LEAVING_SECONDS = 20.0  # each part has a bound of its own; this is for one that hangs
 
 
 class Agent:
     """`run` in the main thread; `ask_to_stop` from a signal handler, a second time for "at once".
 
-    `on_turn` is called every second or so for as long as it decides anything."""
+    `on_turn` is called every second or so while it decides anything, `on_leaving` with the seconds left."""
 
     on_turn: Callable[[], object] = bool
+    on_leaving: Callable[[float], object] = bool
 
     def __init__(
         self, setup: NodeSetup, link: GatewayClient, runner: Runner, on_online: Callable[[], None]
@@ -94,12 +95,9 @@ class Agent:
         self._attempts: dict[str, Attempt] = {}
         # Not an Event, whose lock the one may hold that a signal handler interrupts.
         self._requests: SimpleQueue[str] = SimpleQueue()
-        self._stop_asked = threading.Event()
-        self._hurry = threading.Event()
-        self._set_up = threading.Event()
-        self._ready = threading.Event()
-        self._closing = threading.Event()
-        self._drained = threading.Event()
+        self._stop_asked, self._hurry = threading.Event(), threading.Event()
+        self._set_up, self._ready = threading.Event(), threading.Event()
+        self._closing, self._drained = threading.Event(), threading.Event()
         self._state = AgentState(NO_LIMITS, PoolContact(monotonic_seconds()))
         self._gateway_reports = GatewayReports(link, self._membership, self._report, self.handle)
         self.trash = Trash(setup.data_dir / "trash")
@@ -374,6 +372,7 @@ class Agent:
         self._set_up.wait()
         log.info("the node leaves the pool", action="drain.began", held=len(self._attempts))
         try:
+            self.on_leaving(self._setup.grace_seconds + _FAREWELL_SECONDS + _LEAVING_SECONDS)
             self.handle(DrainBegan())
             self._consumer.end()
             if self._replaced is None:
@@ -385,6 +384,7 @@ class Agent:
             if self._replaced is None:
                 self._say(lambda late: self._link.deregister(self._setup.node_id, late))
         finally:
+            self.on_leaving(_LEAVING_SECONDS)
             self._drained.set()
 
     def _wait_idle(self, seconds: float, *, hurry: bool) -> None:

@@ -22,6 +22,7 @@ from nodepool.domain.nodes.node import default_max_tasks
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.starting import DISTRIBUTION
 from nodepool.watchdog import Watchdog
+from worker_agent import last_resort
 from worker_agent.agent import Agent
 from worker_agent.capacity import Hardware, probe_hardware
 from worker_agent.gateway_client import GatewayClient, GatewayOptions
@@ -75,6 +76,7 @@ def _run(options: AgentOptions, watchdog: Watchdog) -> int:
     _say_whose_tasks(options, runner)
     agent = Agent(_setup(options, hardware, runner), link, runner, lambda: _say_online(options.node_id))
     agent.on_turn = watchdog.alive
+    agent.on_leaving = last_resort.end_within
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: agent.ask_to_stop())
     end_service = _serve_owner(options, agent, runner) if options.port else None
@@ -87,6 +89,7 @@ def _run(options: AgentOptions, watchdog: Watchdog) -> int:
             end_service()
         agent.close()
         os.close(lock)
+        last_resort.ended()
     log.info("the agent has ended", action="agent.ended")
     return 0
 
