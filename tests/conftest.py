@@ -10,6 +10,7 @@ from typing import Any
 
 import docker
 import pytest
+import structlog
 
 from tests.support import databases, engine, forking, postgres, spreading, statements
 from tests.support.environment import scrub
@@ -156,3 +157,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
             if isinstance(value, TestPool):
                 report.sections.append(("the pool's logs", value.logs()))
     return report
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before() -> Iterator[None]:
+    """What a test does to the log of this process ends with it: events are told where a log is set up, and on
+    stdout where nothing else is said, as `structlog.testing.capture_logs` leaves it."""
+    was_set_up = structlog.is_configured()
+    yield
+    if structlog.is_configured() and not was_set_up:
+        structlog.reset_defaults()
