@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ def _config_errors() -> Iterator[None]:
         raise ConfigError(str(error)) from error
 
 
-class Gateways:
+class Gateways(ABC):
     """The lines to a pool's gateways with what every call on them has; how it is waited for is a
     subclass's."""
 
@@ -124,11 +125,13 @@ class Gateways:
         self.tasks = MasterNodeServiceStub(self.lines)
         self.admin = AdminServiceStub(self.lines)
 
+    @abstractmethod
     def _open(self, address: str) -> Any:
-        raise NotImplementedError
+        """A channel to one gateway."""
 
+    @abstractmethod
     def _close(self, channel: Any) -> None:
-        raise NotImplementedError
+        """The channel is not used any more."""
 
     def answered(self) -> None:
         self._waits = False

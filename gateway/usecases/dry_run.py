@@ -35,7 +35,7 @@ def check(
     submit_task.check_size(gateway, size)
     package_check.check_not_refused(gateway, sha256)
     if request.tasks:
-        return _check_array(gateway, owner, columns, request)
+        return _check_array(gateway, owner, columns, request, size, sha256)
     known = submit_task.check_before_it_comes(gateway, owner, columns, size, sha256)
     return Acceptable(
         score=known.score,
@@ -46,7 +46,12 @@ def check(
 
 
 def _check_array(
-    gateway: Gateway, owner: CallerIdentity, columns: RequestedTask, request: pb.ExplainTaskRequest
+    gateway: Gateway,
+    owner: CallerIdentity,
+    columns: RequestedTask,
+    request: pb.ExplainTaskRequest,
+    size: int,
+    sha256: str,
 ) -> Acceptable:
     found = submit_array.check_early(
         gateway,
@@ -54,8 +59,8 @@ def _check_array(
         columns,
         tasks=check_count(request.tasks),
         max_cpt=request.max_cpt,
-        size=package_size(request),
-        sha256=request.task.package_sha256.lower(),
+        size=size,
+        sha256=sha256,
     )
     return Acceptable(
         score=found.score,

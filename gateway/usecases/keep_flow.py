@@ -5,8 +5,6 @@ What speaks against it was asked before. A gateway that ends in between leaves t
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -14,13 +12,9 @@ from typing import Any
 
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
-from gateway.usecases import (
-    storage_quota,
-    submit_array,
-)
+from gateway.usecases import job_acceptance
 from gateway.usecases.array_price import ArrayPrice
 from gateway.usecases.incoming_package import PackageToKeep
-from nodepool.domain.errors import NodePoolError
 from nodepool.domain.tasks.dependencies import Need, Unit
 from nodepool.events.catalogue import JobAccepted
 from nodepool.stores.sql import dependencies, job_intake, job_steps, storage_accounting
@@ -28,11 +22,6 @@ from nodepool.stores.sql.database import Connection
 from nodepool.stores.sql.job_intake import Begin, Naming
 from nodepool.stores.sql.job_rows import StoredStep
 from nodepool.stores.sql.noted_events import note
-from nodepool.workflows import unaccepted_jobs
-
-log = logging.getLogger(__name__)
-# Acceptances go on when their client is gone: the next try finds them done.
-_going_on: set[asyncio.Task[Any]] = set()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,17 +63,13 @@ async def keep(
     gateway: Gateway, prepared: PreparedFlow, pieces: Sequence[Sequence[str]], stack: ExitStack
 ) -> AcceptedFlow:
     """Goes on when whoever called is gone, and closes what is on the stack then."""
-    keeping = asyncio.ensure_future(_keep(gateway, prepared, pieces))
     files = stack.pop_all()
-    _going_on.add(keeping)
-    keeping.add_done_callback(_going_on.discard)
-    keeping.add_done_callback(lambda _: files.close())
-    return await asyncio.shield(keeping)
+    return await job_acceptance.to_its_end(_keep(gateway, prepared, pieces), when_done=files.close)
 
 
 async def _keep(gateway: Gateway, prepared: PreparedFlow, pieces: Sequence[Sequence[str]]) -> AcceptedFlow:
     job_id, tasks = prepared.job["id"], prepared.job["count"]
-    await submit_array.drop_left_behind(gateway, job_id, prepared.owner.user_id)
+    await job_acceptance.drop_left_behind(gateway, job_id, prepared.owner.user_id)
     begun = await gateway.run(gateway.database.write, lambda c: _begin(c, prepared, gateway.clock()))
     if begun is Begin.REPEATED:
         return AcceptedFlow(job_id=job_id, tasks=tasks, most=prepared.most, repeated=True)
@@ -95,7 +80,8 @@ async def _keep(gateway: Gateway, prepared: PreparedFlow, pieces: Sequence[Seque
                 await gateway.run(_put_in, gateway, prepared, part, piece)
         await gateway.run(_accept, gateway, prepared)
     except BaseException:
-        await _drop(gateway, prepared)
+        job, packages = prepared.job, {part.package.sha256: None for part in prepared.parts}
+        await job_acceptance.drop(gateway, job_id, job["holder"], job["owner_id"], packages)
         raise
     gateway.unfinished.accepted(prepared.owner.user_id, tasks)
     await gateway.run(_tell, gateway, prepared, pieces)
@@ -167,15 +153,3 @@ def _tell(gateway: Gateway, prepared: PreparedFlow, pieces: Sequence[Sequence[st
         if not part.needs:
             first = job_intake.first_named(part.naming, of_part[0])
             gateway.publisher.place_soon(first, part.row["tier"], part.row["region"])
-
-
-async def _drop(gateway: Gateway, prepared: PreparedFlow) -> None:
-    job, database, clock = prepared.job, gateway.database, gateway.clock
-    try:
-        drop = unaccepted_jobs.drop_some
-        while await gateway.run(drop, database, clock, job["id"], job["holder"], job["owner_id"]):
-            pass
-        for part in prepared.parts:
-            await gateway.run(storage_quota.discard, gateway, part.package.sha256)
-    except (NodePoolError, asyncio.CancelledError) as error:
-        log.warning("what there is of job %s is dropped by the sweep: %s", job["id"], error)

@@ -18,7 +18,6 @@ from gateway.usecases import keep_flow, submit_flow, submit_task
 from gateway.usecases.again import request_of_row, with_changes
 from gateway.usecases.keep_flow import AcceptedFlow, FlowPart, PreparedFlow
 from gateway.usecases.kept_package import KeptPackage
-from gateway.usecases.submit_flow import FlowOwner
 from nodepool.domain.errors import InvalidInputError, StateConflictError
 from nodepool.domain.ids import check_job_id
 from nodepool.domain.tasks.arrays import PIECE_TASKS
@@ -26,6 +25,7 @@ from nodepool.domain.tasks.dependencies import from_lines
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, JobKind, TaskState
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql import flow_copies, job_intake, job_steps
+from nodepool.stores.sql.account_facts import AccountFacts, account_facts
 from nodepool.stores.sql.database import Connection
 from nodepool.stores.sql.flow_copies import EndedFlowTask
 from nodepool.stores.sql.job_rows import StoredJob, StoredStep
@@ -76,7 +76,7 @@ def _prepare(
     chosen = _chosen(job, ended, request.states)
     again = {step.number: _of_step(gateway, job, step, chosen) for step in steps}
     _check_needs(steps, again, ended)
-    account = submit_flow.read_account(gateway, owner)
+    account = gateway.database.read(lambda c: account_facts(c, owner.user_id))
     parts = [
         _part(gateway, owner, account, request, found, again) for found in again.values() if found is not None
     ]
@@ -154,7 +154,7 @@ def _check_needs(
 def _part(
     gateway: Gateway,
     owner: CallerIdentity,
-    account: FlowOwner,
+    account: AccountFacts,
     request: pb.ResubmitJobRequest,
     found: _Again,
     again: Mapping[int, _Again | None],

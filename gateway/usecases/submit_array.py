@@ -8,16 +8,22 @@ tasks that nobody sees; the next try with this id, or the sweep, drops them.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
-from gateway.usecases import owner_limits, package_check, storage_quota, submit_task, task_order, user_secrets
+from gateway.usecases import (
+    job_acceptance,
+    owner_limits,
+    package_check,
+    storage_quota,
+    submit_task,
+    task_order,
+    user_secrets,
+)
 from gateway.usecases.array_price import ArrayPrice, price_of_array
 from gateway.usecases.incoming_package import IncomingPackage, PackageToKeep
 from gateway.usecases.kept_package import KeptPackage
@@ -32,18 +38,14 @@ from nodepool.events.catalogue import JobAccepted
 from nodepool.heavy import jobs
 from nodepool.heavy.worker import OutOfBoundsError
 from nodepool.stores.sql import dependencies, job_intake, jobs as job_store, storage_accounting
+from nodepool.stores.sql.account_facts import AccountFacts, account_facts
 from nodepool.stores.sql.database import Connection
 from nodepool.stores.sql.job_intake import Begin
 from nodepool.stores.sql.job_rows import StoredJob
-from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.noted_events import note
-from nodepool.stores.sql.users import credit_score
 from nodepool.workflows import unaccepted_jobs
 
-log = logging.getLogger(__name__)
 _APART_SECONDS = 1e-4
-# Acceptances go on when their client is gone: the next try finds them done.
-_going_on: set[asyncio.Task[Any]] = set()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,10 +136,7 @@ async def submit_kept(
 async def _kept(
     gateway: Gateway, prepared: _PreparedArray, package: PackageToKeep, pieces: Sequence[str]
 ) -> AcceptedArray:
-    keeping = asyncio.ensure_future(_keep(gateway, prepared, package, pieces))
-    _going_on.add(keeping)
-    keeping.add_done_callback(_going_on.discard)
-    return await asyncio.shield(keeping)
+    return await job_acceptance.to_its_end(_keep(gateway, prepared, package, pieces))
 
 
 async def _expanded(gateway: Gateway, owner: CallerIdentity, request: ArrayRequest) -> list[str]:
@@ -202,10 +201,8 @@ def check_early(
     sha256: str,
 ) -> AcceptableArray:
     """What can be refused of a new array without its package and items. Keeps nothing."""
-    needs, score, stored, balance = gateway.database.read(
-        lambda c: (task_order.unmet(c, columns, owner.user_id), *_account(c, owner, columns))
-    )
-    price = price_of_array(columns, tasks, balance, max_cpt)
+    needs, account = gateway.database.read(lambda c: _before(c, owner, columns))
+    price = price_of_array(columns, tasks, account.balance, max_cpt)
     priced: PricedTask = {
         **columns,
         "max_minutes": price.max_minutes,
@@ -215,19 +212,23 @@ def check_early(
         "package_sha256": sha256,
         "package_bytes": size,
     }
+    score = account.credit_score
     owner_limits.check_access(priced, score)
     owner_limits.check_room(gateway, owner, score, more=tasks)
-    storage_quota.check_room(gateway, owner, score, stored, priced)
+    storage_quota.check_room(gateway, owner, score, account.stored_bytes, priced)
     package_check.check_not_refused(gateway, sha256)
-    return AcceptableArray(score=score, stored_bytes=stored, price=price, columns=priced, needs=needs)
+    return AcceptableArray(
+        score=score, stored_bytes=account.stored_bytes, price=price, columns=priced, needs=needs
+    )
 
 
-def _account(connection: Connection, owner: CallerIdentity, columns: RequestedTask) -> tuple[int, int, int]:
-    """Credit score, bytes stored and balance. Raises what is raised for secrets that there are not."""
+def _before(
+    connection: Connection, owner: CallerIdentity, columns: RequestedTask
+) -> tuple[Sequence[Need], AccountFacts]:
+    """Raises what is raised for secrets that there are not, and for what it cannot come after."""
+    needs = task_order.unmet(connection, columns, owner.user_id)
     user_secrets.check_wanted(connection, owner.user_id, columns["secrets"])
-    balance, _ = ledger_store.balance(connection, owner.user_id)
-    score = credit_score(connection, owner.user_id)
-    return score, storage_accounting.stored_bytes(connection, owner.user_id), balance
+    return needs, account_facts(connection, owner.user_id)
 
 
 def _row(
@@ -276,7 +277,7 @@ async def _keep(
     gateway: Gateway, prepared: _PreparedArray, package: PackageToKeep, pieces: Sequence[str]
 ) -> AcceptedArray:
     job_id, holder = prepared.request.job_id, prepared.job["holder"]
-    await drop_left_behind(gateway, job_id, prepared.owner.user_id)
+    await job_acceptance.drop_left_behind(gateway, job_id, prepared.owner.user_id)
     begun = await gateway.run(_begin, gateway, prepared, package, pieces)
     if begun is Begin.REPEATED:
         known = await gateway.run(gateway.database.read, lambda c: job_intake.find_any(c, job_id))
@@ -288,7 +289,9 @@ async def _keep(
             await gateway.run(_put_in, gateway, prepared, pieces, number)
         await gateway.run(_accept, gateway, prepared)
     except BaseException:
-        await _drop(gateway, job_id, holder, prepared.owner.user_id, prepared.row["package_sha256"])
+        await job_acceptance.drop(
+            gateway, job_id, holder, prepared.owner.user_id, [prepared.row["package_sha256"]]
+        )
         raise
     await gateway.run(_told, gateway, prepared, pieces)
     return AcceptedArray(
@@ -365,26 +368,3 @@ def _told(gateway: Gateway, prepared: _PreparedArray, pieces: Sequence[str]) -> 
         return  # what it waits for has ended meanwhile, or will: the one who ends it, or the sweep, tells
     first = job_intake.first_id(prepared.request.job_id, pieces[0])
     gateway.publisher.place_soon(first, row["tier"], row["region"])
-
-
-async def drop_left_behind(gateway: Gateway, job_id: str, owner_id: int) -> None:
-    """What an earlier try left, that nobody goes on with."""
-    now = gateway.clock()
-    if not await gateway.run(
-        gateway.database.read, lambda c: job_intake.left_behind(c, job_id, owner_id, now)
-    ):
-        return
-    holder = await gateway.run(unaccepted_jobs.take_over, gateway.database, gateway.clock, job_id)
-    if holder:
-        await _drop(gateway, job_id, holder, owner_id)
-
-
-async def _drop(gateway: Gateway, job_id: str, holder: str, owner_id: int, sha256: str = "") -> None:
-    try:
-        database, clock = gateway.database, gateway.clock
-        while await gateway.run(unaccepted_jobs.drop_some, database, clock, job_id, holder, owner_id):
-            pass
-        if sha256:
-            await gateway.run(storage_quota.discard, gateway, sha256)
-    except (NodePoolError, asyncio.CancelledError) as error:
-        log.warning("what there is of job %s is dropped by the sweep: %s", job_id, error)

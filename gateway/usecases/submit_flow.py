@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 from gateway.auth.tokens import CallerIdentity
@@ -36,12 +35,11 @@ from nodepool.domain.tasks.states import JobKind, TaskState
 from nodepool.domain.trust.tiers import task_tier
 from nodepool.heavy import jobs
 from nodepool.heavy.worker import OutOfBoundsError
-from nodepool.stores.sql import job_intake, storage_accounting
+from nodepool.stores.sql import job_intake
+from nodepool.stores.sql.account_facts import AccountFacts, account_facts
 from nodepool.stores.sql.database import Connection
 from nodepool.stores.sql.job_intake import Naming
 from nodepool.stores.sql.job_rows import StoredStep
-from nodepool.stores.sql.ledger import api as ledger_store
-from nodepool.stores.sql.users import credit_score
 from nodepool.workflows import unaccepted_jobs
 
 _UNFINISHED = Standing(has_ended=False)
@@ -85,7 +83,7 @@ def _prepare(
     if known is not None and known.accepted_at is not None:
         job_intake.check_same(known, owner.user_id, request.digest)
         return AcceptedFlow(job_id=known.id, tasks=known.count, most=0, repeated=True)
-    account = read_account(gateway, owner)
+    account = gateway.database.read(lambda c: account_facts(c, owner.user_id))
     job = {
         "id": request.job_id,
         "name": request.name,
@@ -96,40 +94,22 @@ def _prepare(
     return prepare(gateway, owner, account, job, _parts(gateway, owner, request, packages, account))
 
 
-@dataclass(frozen=True, slots=True)
-class FlowOwner:
-    score: int  # credit
-    stored_bytes: int
-    balance: int
-
-
-def read_account(gateway: Gateway, owner: CallerIdentity) -> FlowOwner:
-    def look(connection: Connection) -> FlowOwner:
-        return FlowOwner(
-            credit_score(connection, owner.user_id),
-            storage_accounting.stored_bytes(connection, owner.user_id),
-            ledger_store.balance(connection, owner.user_id)[0],
-        )
-
-    return gateway.database.read(look)
-
-
 def prepare(
     gateway: Gateway,
     owner: CallerIdentity,
-    account: FlowOwner,
+    account: AccountFacts,
     job: Mapping[str, Any],
     parts: Sequence[FlowPart],
     other_steps: Sequence[StoredStep] = (),
 ) -> PreparedFlow:
     """What can be refused of all steps together. `job`: columns of its row."""
     tasks, stored = sum(part.stored.tasks for part in parts), account.stored_bytes
-    owner_limits.check_room(gateway, owner, account.score, more=tasks)
+    owner_limits.check_room(gateway, owner, account.credit_score, more=tasks)
     for part in parts:
-        owner_limits.check_access(part.row, account.score)  # type: ignore[arg-type]
+        owner_limits.check_access(part.row, account.credit_score)  # type: ignore[arg-type]
         package_check.check_not_refused(gateway, part.package.sha256)
     for part in {part.package.sha256: part for part in parts}.values():
-        storage_quota.check_room(gateway, owner, account.score, stored, part.row)  # type: ignore[arg-type]
+        storage_quota.check_room(gateway, owner, account.credit_score, stored, part.row)  # type: ignore[arg-type]
         stored += part.package.size
     check_most(sum(part.price.most for part in parts), job["max_cpt"])
     own = {"owner_id": owner.user_id, "kind": JobKind.FLOW, "count": tasks}
@@ -137,7 +117,7 @@ def prepare(
         owner=owner,
         parts=parts,
         job={**job, **own, "holder": unaccepted_jobs.new_holder()},
-        stored_bound=storage_quota.bound(gateway, account.score),
+        stored_bound=storage_quota.bound(gateway, account.credit_score),
         other_steps=other_steps,
     )
 
@@ -147,7 +127,7 @@ def _parts(
     owner: CallerIdentity,
     request: FlowRequest,
     packages: Sequence[IncomingPackage],
-    account: FlowOwner,
+    account: AccountFacts,
 ) -> list[FlowPart]:
     steps = request.steps
     ranges = index_ranges([_last_index(step) for step in steps])
@@ -174,7 +154,7 @@ def needs_of(step: StoredStep, number_of: Mapping[str, int]) -> list[Need]:
 def part_of(
     gateway: Gateway,
     owner: CallerIdentity,
-    account: FlowOwner,
+    account: AccountFacts,
     stored: StoredStep,
     columns: RequestedTask,
     package: PackageToKeep,
@@ -187,7 +167,7 @@ def part_of(
     return FlowPart(
         stored=stored,
         package=package,
-        row=_row(gateway, owner, stored, columns, package, price, needs, task_tier(account.score)),
+        row=_row(gateway, owner, stored, columns, package, price, needs, task_tier(account.credit_score)),
         needs=needs,
         naming=Naming(prefix, stored.first_index, is_one=not stored.is_array),
         price=price,

@@ -1,4 +1,4 @@
-"""What accepting a task needs to know of its owner and of its id, in one look."""
+"""What accepting a task or a job needs to know of its owner and of its id, in one look."""
 
 from __future__ import annotations
 
@@ -37,8 +37,11 @@ class AccountFacts(FromRow):
     id_was_held: bool
 
 
-def account_facts(connection: Connection, user_id: int, task_id: str) -> AccountFacts:
-    """Raises UnauthenticatedError and NotFoundError for an account that is not there."""
+def account_facts(connection: Connection, user_id: int, task_id: str = "") -> AccountFacts:
+    """For what is no task, no `task_id`: no task has the empty one.
+
+    Raises UnauthenticatedError and NotFoundError for an account that is not there.
+    """
     asked = {"user_id": user_id, "task_id": task_id, "account": user_account(user_id)}
     row = connection.execute(_FACTS, asked).one_or_none()
     if row is None:
