@@ -58,6 +58,15 @@ def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestValk
     server.close()
 
 
+@pytest.fixture(scope="session")
+def other_valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestValkey]:
+    """For a gateway beside the one of a module: a pool takes a broker that is nobody's, and keeps it."""
+    server = TestValkey(tmp_path_factory.mktemp("other-valkey"))
+    server.start()
+    yield server
+    server.close()
+
+
 @pytest.fixture
 def valkey(valkey_server: TestValkey) -> TestValkey:
     """A running, empty Valkey with no users but the admin."""

@@ -207,7 +207,7 @@ def test_what_a_gateway_left_in_the_middle_is_seen_by_nobody_and_the_next_try_be
 
     with monkeypatch.context() as patch:
         patch.setattr("gateway.usecases.submit_array._accept", dies)
-        patch.setattr("gateway.usecases.submit_array._drop", leaves_it)
+        patch.setattr("gateway.usecases.job_acceptance.drop", leaves_it)
         # Nobody answers; well before whoever tries again would be let in.
         refused(lambda: submit_array(someone, job_id, 700, timeout=20.0))
     assert _count(gateway, job_id) == 700

@@ -53,6 +53,12 @@ MakeGateway = Callable[..., GatewayProcess]
 
 
 @pytest.fixture
+def valkey(other_valkey_server: TestValkey) -> TestValkey:
+    """Not that of the module's gateway."""
+    return other_valkey_server.emptied()
+
+
+@pytest.fixture
 def make_gateway(valkey: TestValkey, tmp_path: Path) -> Iterator[MakeGateway]:
     made: list[GatewayProcess] = []
 

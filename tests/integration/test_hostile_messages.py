@@ -69,6 +69,12 @@ def gateway(valkey_server: TestValkey, tmp_path_factory: pytest.TempPathFactory)
     process.close()
 
 
+@pytest.fixture
+def valkey(other_valkey_server: TestValkey) -> TestValkey:
+    """Not that of the module's gateway."""
+    return other_valkey_server.emptied()
+
+
 @pytest.fixture(scope="module")
 def operator(gateway: GatewayProcess) -> Account:
     return log_in(gateway.stubs, ADMIN, PASSWORD)
