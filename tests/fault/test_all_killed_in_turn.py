@@ -180,17 +180,24 @@ def faults(pool: SeveralOfEach, load: Load) -> Iterator[tuple[str, Callable[[], 
         pool.second_gateway.stop()
         pool.revive(pool.second_gateway)
 
+    def first_leads() -> object:
+        """Its lock; the second must not be able to take it."""
+        pool.valkey.admin.delete(SWEEPER)
+        pool.wait(lambda: pool.valkey.admin.get(SWEEPER), "the first leads")
+        return pool.valkey.admin.get(SWEEPER)
+
     def second_dispatcher_dies() -> None:
         """And the first one leads afterwards."""
         pool.second_dispatcher.kill()
-        pool.valkey.admin.delete(SWEEPER)
-        pool.wait(lambda: pool.valkey.admin.get(SWEEPER), "the first leads")
+        first_leads()
         pool.second_dispatcher.start()
 
     def leader_stands_still() -> None:
-        """For longer than its lock lasts."""
-        lock = pool.valkey.admin.get(SWEEPER)
+        """For longer than its lock lasts. Which of the two leads is for chance until here."""
+        pool.second_dispatcher.freeze()
+        lock = first_leads()
         pool.dispatcher.freeze()
+        pool.second_dispatcher.thaw()
         pool.wait(lambda: pool.valkey.admin.get(SWEEPER) not in {lock, None}, "another leads")
         pool.dispatcher.thaw()
 
