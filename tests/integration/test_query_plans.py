@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event
 
-from nodepool.stores.sql import account_facts, storage_accounting
+from nodepool.domain.tasks.reasons import Reason, ReasonCode
+from nodepool.stores.sql import account_facts, placements, storage_accounting, task_lists, tasks as task_store
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.ledger import api as ledger_store
 from tests.support.databases import sqlite_file
@@ -22,12 +23,45 @@ ASKED: dict[str, Callable[[Connection, int], Any]] = {
     "ended tasks whose storage is due": lambda c, _: storage_accounting.due(c, 10),
     "a balance with what is held": ledger_store.balance,
 }
+_IDS = [f"t{number}" for number in range(500)]
+_REASON = Reason(ReasonCode.STOPPED)
+# However many tasks wait, or their owner has.
+ASKED_BY_ID: dict[str, Callable[[Connection, int], Any]] = {
+    "which of them wait": lambda c, _: placements.waiting(c, _IDS),
+    "to whom it is news why it waits": lambda c, _: placements.set_reason(c, _IDS, _REASON, 1.0),
+    "what one watches": lambda c, user: task_lists.pulses(c, user, _IDS),
+    "what one asks for": lambda c, user: task_lists.own(c, user, _IDS),
+}
+# However many tasks of jobs wait.
+ASKED_OF_SINGLE: dict[str, Callable[[Connection, int], Any]] = {
+    "the oldest": lambda c, _: task_store.queued(c, 500),
+    "the oldest hints": lambda c, _: task_store.queued(c, 500, hinted_before=1.0),
+}
 
 
 @pytest.mark.parametrize("what", ASKED)
 def test_nothing_is_looked_through(tmp_path: Path, what: str) -> None:
     """On SQLite, whose indexes of some rows fit a query only where it names these rows as the index does."""
-    database = Database(f"sqlite:///{sqlite_file(tmp_path / 'users.db')}")
+    for statement, plan in _plans(tmp_path, ASKED[what]):
+        assert "SCAN" not in plan.replace("SCAN CONSTANT ROW", ""), f"{statement}\n{plan}"
+        assert "ix_tasks_owner_created" not in plan, "all tasks of an owner would be looked through"
+
+
+@pytest.mark.parametrize("what", ASKED_BY_ID)
+def test_what_has_an_id_is_found_by_it(tmp_path: Path, what: str) -> None:
+    for statement, plan in _plans(tmp_path, ASKED_BY_ID[what]):
+        assert "SEARCH tasks USING INDEX sqlite_autoindex_tasks_1 (id=?)" in plan, f"{statement}\n{plan}"
+
+
+@pytest.mark.parametrize("what", ASKED_OF_SINGLE)
+def test_tasks_of_no_job_are_found_beside_many_of_jobs(tmp_path: Path, what: str) -> None:
+    for statement, plan in _plans(tmp_path, ASKED_OF_SINGLE[what]):
+        assert "ix_tasks_single_state (job_id=? AND state=?)" in plan, f"{statement}\n{plan}"
+
+
+def _plans(folder: Path, ask: Callable[[Connection, int], Any]) -> list[tuple[str, str]]:
+    """Each SELECT of it, and how SQLite would go about it."""
+    database = Database(f"sqlite:///{sqlite_file(folder / 'users.db')}")
     seen: list[tuple[str, Any]] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
@@ -37,15 +71,16 @@ def test_nothing_is_looked_through(tmp_path: Path, what: str) -> None:
         user = database.write(add_user)
         database.write(lambda c: ledger_store.open_account(c, user, now=1.0))
         event.listen(database.engine, "before_cursor_execute", note)
-        database.read(lambda c: ASKED[what](c, user))
+        database.write(lambda c: ask(c, user))
         event.remove(database.engine, "before_cursor_execute", note)
         asked = [it for it in seen if it[0].startswith("SELECT")]
         assert asked
         with database.engine.connect() as connection:
-            for statement, parameters in asked:
-                rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
-                plan = "\n".join(str(row[-1]) for row in rows)
-                assert "SCAN" not in plan.replace("SCAN CONSTANT ROW", ""), f"{statement}\n{plan}"
-                assert "ix_tasks_owner_created" not in plan, "all tasks of an owner would be looked through"
+            return [(statement, _plan(connection, statement, parameters)) for statement, parameters in asked]
     finally:
         database.close()
+
+
+def _plan(connection: Connection, statement: str, parameters: Any) -> str:
+    rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+    return "\n".join(str(row[-1]) for row in rows)

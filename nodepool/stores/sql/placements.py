@@ -26,7 +26,7 @@ from nodepool.stores.sql.reason_columns import reason_columns
 from nodepool.stores.sql.replicas import Apart
 from nodepool.stores.sql.tables import attempts, nodes, tasks
 from nodepool.stores.sql.task_rows import QueuedTask
-from nodepool.stores.sql.tasks import WAITS
+from nodepool.stores.sql.tasks import WAITS, WAITS_BY_ID
 from nodepool.stores.sql.typed_rows import columns
 
 # What belongs to an image or a size is known of the node (see nodepool.domain.nodes.fitness).
@@ -82,7 +82,7 @@ def waiting(connection: Connection, task_ids: Sequence[str]) -> list[QueuedTask]
     """Those of the tasks that wait for a node."""
     found: list[QueuedTask] = []
     for ids in _slices(task_ids):
-        query = select(*columns(QueuedTask, tasks)).where(tasks.c.id.in_(ids), WAITS)
+        query = select(*columns(QueuedTask, tasks)).where(tasks.c.id.in_(ids), WAITS_BY_ID)
         found += QueuedTask.from_rows(connection.execute(query))
     return found
 
@@ -145,7 +145,9 @@ def place_all(
     for ids in _slices([placement.task_id for placement in placements]):
         query: Select[Any] = select(*_PLACED_COLUMNS)
         # Nobody moves them before this transaction ends; SQLite has one writer anyway, and leaves this out.
-        for row in connection.execute(query.where(tasks.c.id.in_(ids), WAITS).with_for_update(of=tasks)):
+        for row in connection.execute(
+            query.where(tasks.c.id.in_(ids), WAITS_BY_ID).with_for_update(of=tasks)
+        ):
             found[row.id] = row
     moving = [
         it
@@ -229,7 +231,7 @@ def set_reason(connection: Connection, task_ids: Sequence[str], reason: Reason, 
     is_news = or_(*(tasks.c[name] != value for name, value in told.items()))
     news: list[str] = []
     for ids in _slices(task_ids):
-        other = tasks.c.id.in_(ids) & WAITS & is_news
+        other = tasks.c.id.in_(ids) & WAITS_BY_ID & is_news
         changed = connection.execute(select(tasks.c.id).where(other)).scalars().all()
         if changed:
             connection.execute(update(tasks).where(other).values(**told, updated_at=now))

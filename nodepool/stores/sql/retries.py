@@ -45,7 +45,7 @@ def wake(connection: Connection, now: float, limit: int) -> Woken:
             .values(wait_until=0.0, queued_at=now, hinted_at=now, updated_at=now)
         )
         hints = select(*columns(TaskHint, tasks)).where(
-            tasks.c.id.in_(ids), tasks.c.state == TaskState.QUEUED
+            tasks.c.id.in_(ids), tasks.c.state.concat("") == TaskState.QUEUED
         )
         found = TaskHint.from_rows(connection.execute(hints))
     return Woken(found, next_at(connection))

@@ -262,10 +262,11 @@ Index(
     sqlite_where=tasks.c.job_id != "",
     postgresql_where=tasks.c.job_id != "",
 )
-# Those of no job, however many of jobs wait beside them.
+# Those of no job. SQLite takes an index of which it knows two columns before one of which it knows one.
 _SINGLE = text("job_id = ''")
 Index(
     "ix_tasks_single_state",
+    tasks.c.job_id,
     tasks.c.state,
     tasks.c.created_at,
     tasks.c.id,

@@ -111,8 +111,12 @@ def _is_in(wanted: TaskFilter, owner_id: int | None, *, with_states: bool = True
 
 
 def _visible(owner_id: int | None) -> ColumnElement[bool]:
-    there = (tasks.c.kind == TaskKind.USER) & (tasks.c.deleted_at == 0) & ~of_jobs_on_their_way(owner_id)
+    there = _is_there(owner_id)
     return there if owner_id is None else (tasks.c.owner_id == owner_id) & there
+
+
+def _is_there(owner_id: int | None) -> ColumnElement[bool]:
+    return (tasks.c.kind == TaskKind.USER) & (tasks.c.deleted_at == 0) & ~of_jobs_on_their_way(owner_id)
 
 
 def _had_by(node_id: str) -> Select[Any]:
@@ -142,15 +146,20 @@ def _in_order(connection: Connection, ids: Sequence[str]) -> list[OwnedTask]:
 
 
 # -- by their ids --------------------------------------------------------------------------------------
+def _own_by_id(owner_id: int, ids: Sequence[str]) -> ColumnElement[bool]:
+    """Not by an index of the owner's tasks, which may be very many."""
+    return tasks.c.id.in_(list(ids)) & (tasks.c.owner_id + 0 == owner_id) & _is_there(owner_id)
+
+
 def own(connection: Connection, owner_id: int, ids: Sequence[str]) -> Sequence[OwnedTask]:
     """Those of these tasks that the owner has."""
-    rows = connection.execute(WITH_OWNER.where(tasks.c.id.in_(list(ids)), _visible(owner_id)))
+    rows = connection.execute(WITH_OWNER.where(_own_by_id(owner_id, ids)))
     return OwnedTask.from_rows(rows)
 
 
 def pulses(connection: Connection, owner_id: int, ids: Sequence[str]) -> Sequence[TaskPulse]:
     """The same, with as little of each as tells whether it has changed."""
-    query = select(*columns(TaskPulse, tasks)).where(tasks.c.id.in_(list(ids)), _visible(owner_id))
+    query = select(*columns(TaskPulse, tasks)).where(_own_by_id(owner_id, ids))
     return TaskPulse.from_rows(connection.execute(query))
 
 

@@ -86,12 +86,11 @@ _BY_ID_LOCKED = _BY_ID.with_for_update(of=tasks)
 _INSERT_TASK = insert(tasks)
 # For a node. Of a task with several runs these wait, and not the task itself; one that failed and is tried
 # again does when its time has come (see retries).
-WAITS = (
-    (tasks.c.state == TaskState.QUEUED)
-    & tasks.c.stop_requested.is_(False)
-    & (tasks.c.replicas == 1)
-    & (tasks.c.wait_until == 0)
-)
+_MAY_BE_PLACED = tasks.c.stop_requested.is_(False) & (tasks.c.replicas == 1) & (tasks.c.wait_until == 0)
+WAITS = (tasks.c.state == TaskState.QUEUED) & _MAY_BE_PLACED
+# The same of tasks that are named by their ids. SQLite, which does not know how many wait, would else look
+# through all of them by the index of states.
+WAITS_BY_ID = (tasks.c.state.concat("") == TaskState.QUEUED) & _MAY_BE_PLACED
 
 
 # As its index has it, word for word: a database takes a partial index only where it sees that it fits.
