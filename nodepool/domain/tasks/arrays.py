@@ -24,8 +24,8 @@ MAX_ITEMS_BYTES = 32 << 20
 INDEX = "index"
 # What the pool sets in each run beside what its owner sets.
 INDEX_VARIABLE, COUNT_VARIABLE = "HIVEMIND_INDEX", "HIVEMIND_COUNT"
-# Tasks of one piece of what `expand` makes: what is kept in one transaction.
-PIECE_TASKS = 200
+# Tasks of one piece of what `expand` makes: what is kept in one transaction, for which everybody else waits.
+PIECE_TASKS = 100
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _SHOWN = 60
