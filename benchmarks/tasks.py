@@ -30,10 +30,10 @@ class Timeline:
     ended: float
 
 
-def package(script: str) -> bytes:
+def package(script: str, entry: str = "main.py") -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("main.py", script)
+        archive.writestr(entry, script)
     return buffer.getvalue()
 
 
