@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from hivemind.errors import RefusedError
 
@@ -20,6 +21,15 @@ _MOST_BYTES = 1 << 20
 class EnvironmentFile:
     variables: dict[str, str]
     warnings: tuple[str, ...]
+
+
+def read(path: Path) -> bytes:
+    """As much of the file as shows whether it is one of variables. Raises RefusedError."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise RefusedError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def parse(data: bytes, callers: Mapping[str, str], source: str) -> EnvironmentFile:

@@ -23,6 +23,7 @@ from nodepool.domain.tasks.flows import StepOrder, check_steps, check_tasks, res
 from nodepool.domain.tasks.labels import check_labels, check_name
 from nodepool.domain.tasks.run_inputs import RunInputs
 
+_MAX_BYTES = 1 << 20
 _FLOW_KEYS = ("name", "labels", "max_cpt", "steps")
 _OWN_KEYS = (
     "memory",
@@ -127,10 +128,14 @@ def read_flow(path: Path, callers: Mapping[str, str] | None = None) -> TaskFlow:
     Raises RefusedError.
     """
     try:
-        told = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise RefusedError(f"{path} has more than {_MAX_BYTES >> 20} MiB, and is no flow")
+        told = tomllib.loads(data.decode("utf-8-sig"))
     except OSError as error:
         raise RefusedError(f"{path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise RefusedError(f"{path} is no TOML: {error}") from error
     try:
         _check_keys(told, _FLOW_KEYS, "a flow")
@@ -172,11 +177,7 @@ def _environment(told: Mapping[str, Any], folder: Path, callers: Mapping[str, st
     """What `env` says wins over files."""
     found: dict[str, str] = {}
     for file in _words(told.get("env_file", []), "env_file"):
-        try:
-            data = (folder / file).read_bytes()
-        except OSError as error:
-            raise RefusedError(f"{folder / file} cannot be read: {error.strerror}") from error
-        found |= env_file.parse(data, callers, file).variables
+        found |= env_file.parse(env_file.read(folder / file), callers, file).variables
     own = told.get("env", {})
     if isinstance(own, list):
         for name in _words(own, "env"):
@@ -200,12 +201,13 @@ def _sweep(told: Mapping[str, Any], folder: Path) -> Sweep | None:
     matrix = told["matrix"]
     if isinstance(matrix, str):
         return sweeps.of_matrix(matrix.split())
-    parts = _table(matrix, "matrix").items()
-    return sweeps.of_matrix(f"{name}={_matrix_values(values)}" for name, values in parts)
+    parts = _table(matrix, "matrix")
+    return sweeps.combined(parts, [_matrix_values(values) for values in parts.values()])
 
 
-def _matrix_values(values: Any) -> str:
-    return ",".join(map(_plain, values)) if isinstance(values, list) else _plain(values)
+def _matrix_values(values: Any) -> list[str]:
+    """Those of a list as they are; a text is spread as on the command line."""
+    return [*map(_plain, values)] if isinstance(values, list) else sweeps.spread(_plain(values))
 
 
 def _fitting(key: str, value: Any) -> Any:

@@ -11,6 +11,7 @@ from hivemind.signed_in import SignedIn
 from hivemind.task_lists import limited, own_tasks, task_filter
 from hivemind.waiting import ends
 from nodepool.domain.tasks.states import TaskState
+from nodepool.protocol import nodepool_pb2 as pb
 
 
 class ListMethods(SignedIn):
@@ -63,3 +64,8 @@ class ListMethods(SignedIn):
         return select(
             self._gateway, [names] if isinstance(names, str) else names, labels, states=tuple(states)
         )
+
+    def images(self) -> tuple[str, ...]:
+        """What tasks may name as their image, first that of tasks that name none. Empty: an older pool."""
+        self._need_token()
+        return tuple(self._gateway.call(self._gateway.nodes.GetNodeList, pb.GetNodeListRequest()).images)

@@ -28,6 +28,8 @@ from nodepool.domain.tasks.arrays import (
 )
 from nodepool.domain.tasks.run_inputs import RunInputs
 
+# Whose values no array would take; quotes may double what is in them.
+_MOST_FILE_BYTES = 2 * MAX_ITEMS_BYTES
 _RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
 _SPAN = re.compile(r"(-?\d{1,9})-(\d{1,9})")
 
@@ -87,17 +89,25 @@ def of_range(text: str) -> Sweep:
 
 
 def _apart(indices: Sequence[int]) -> Sequence[int]:
-    if len(set(indices)) != len(indices):
-        twice = next(index for at, index in enumerate(indices) if index in indices[:at])
-        raise InvalidInputError(f"index {twice} is there twice: each task of an array has its own")
+    seen: set[int] = set()
+    for index in indices:
+        if index in seen:
+            raise InvalidInputError(f"index {index} is there twice: each task of an array has its own")
+        seen.add(index)
     return indices
 
 
 def of_lines(path: Path) -> Sweep:
     """A CSV file: its header has the names, and each line after it is a task. Raises InvalidInputError."""
     try:
+        with path.open("rb") as file:
+            data = file.read(_MOST_FILE_BYTES + 1)
+        if len(data) > _MOST_FILE_BYTES:
+            raise InvalidInputError(
+                f"{path} has more than {_MOST_FILE_BYTES} bytes: leave out columns that no argument names"
+            )
         # Spreadsheets write a mark before the first name.
-        text = path.read_bytes().decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except OSError as error:
         raise InvalidInputError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -144,7 +154,17 @@ def of_matrix(words: Iterable[str]) -> Sweep:
         if not mark or not text:
             raise InvalidInputError(f"{word!r} is no part of a matrix: write lr=0.1,0.01 or seed=1-10")
         names.append(name.strip())
-        values.append([one for part in text.split(",") for one in _spanned(part.strip())])
+        values.append(spread(text))
+    return combined(names, values)
+
+
+def spread(text: str) -> list[str]:
+    """The values of `0.1,0.01` and of `1-10`."""
+    return [one for part in text.split(",") for one in _spanned(part.strip())]
+
+
+def combined(names: Iterable[str], values: Sequence[Sequence[str]]) -> Sweep:
+    """Every combination of each name's values, the last name the fastest. Raises InvalidInputError."""
     _check_size(math.prod(map(len, values)))
     return Sweep(tuple(names), tuple(enumerate(itertools.product(*values))))
 
@@ -157,8 +177,7 @@ def of_values(values: Mapping[str, Iterable[object]]) -> Sweep:
         if not isinstance(name, str) or isinstance(each, str | bytes) or not isinstance(each, Iterable):
             raise InvalidInputError(f"{name!r} takes a list of values, not {each!r:.60}")
         listed.append([str(value) for value in each])
-    _check_size(math.prod(map(len, listed)))
-    return Sweep(tuple(values), tuple(enumerate(itertools.product(*listed))))
+    return combined(values, listed)
 
 
 def _spanned(text: str) -> list[str]:

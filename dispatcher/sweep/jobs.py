@@ -13,7 +13,7 @@ from dispatcher.sweep.dependents import DependentKeeper
 from nodepool.domain.errors import NodePoolError
 from nodepool.messaging.names import PLACE, partition_queue
 from nodepool.messaging.publisher import Hint
-from nodepool.stores.sql import job_intake, jobs as job_store, tasks as task_store
+from nodepool.stores.sql import held_back_results, job_intake, jobs as job_store, tasks as task_store
 from nodepool.stores.sql.job_rows import StoredJob
 from nodepool.workflows import unaccepted_jobs
 
@@ -71,6 +71,9 @@ class JobKeeper:
                 database.write(lambda c: task_store.request_stop(c, task_id, now))  # noqa: B023
             except NodePoolError as error:
                 log.warning("task %s is stopped later: %s", task_id, error)
+        held = database.read(lambda c: held_back_results.ids_of_job(c, job.id, _TASKS_AT_ONCE))
+        for task_id in database.write(lambda c: held_back_results.give(c, held, now)) if held else ():
+            self._dispatcher.lifecycle.outputs.announce(task_id)
 
     def _drop(self, job_id: str) -> None:
         """What a gateway left that ended while it accepted the job."""

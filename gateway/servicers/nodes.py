@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from gateway.admission.arrival import Context
-from gateway.auth.callers import current_client, current_identity
+from gateway.auth.callers import current_client, current_identity, current_identity_or_none
 from gateway.context import Gateway
 from gateway.health import in_words
 from gateway.usecases import agent_attempts, agent_reports, flow_inputs, nodes
@@ -62,7 +62,8 @@ class NodeManagerServicer(rpc.NodeManagerServiceServicer):
         found = await self._gateway.run_list(
             nodes.listed, self._gateway, include_offline=request.include_offline
         )
-        return pb.GetNodeListResponse(success=True, message=f"{len(found)} nodes", nodes=found)
+        images = self._gateway.settings.image_allow_list if current_identity_or_none() else ()
+        return pb.GetNodeListResponse(success=True, message=f"{len(found)} nodes", nodes=found, images=images)
 
     async def EnrollAgent(self, request: pb.EnrollAgentRequest, context: Context) -> pb.EnrollAgentResponse:
         return await self._gateway.run(

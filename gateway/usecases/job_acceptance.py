@@ -9,13 +9,26 @@ from typing import Any, TypeVar
 
 from gateway.context import Gateway
 from gateway.usecases import storage_quota
-from nodepool.domain.errors import NodePoolError
+from nodepool.domain.errors import InvalidInputError, NodePoolError
+from nodepool.domain.tasks.arrays import ArrayInputs
+from nodepool.heavy import jobs
+from nodepool.heavy.worker import OutOfBoundsError
 from nodepool.stores.sql import job_intake
 from nodepool.workflows import unaccepted_jobs
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 _going_on: set[asyncio.Future[Any]] = set()
+
+
+async def expanded(gateway: Gateway, owner_id: int, items: bytes, inputs: ArrayInputs) -> list[str]:
+    """What is stored of each task, in pieces (see arrays.expand). Raises InvalidInputError."""
+    try:
+        with gateway.memory.hold(owner_id, len(items)):
+            pieces: list[str] = await gateway.run_heavy(owner_id, jobs.expand, items, inputs)
+    except OutOfBoundsError as error:
+        raise InvalidInputError(f"the array cannot be read: {error}; send fewer tasks at once") from None
+    return pieces
 
 
 async def to_its_end(accepting: Awaitable[T], when_done: Callable[[], object] | None = None) -> T:

@@ -15,7 +15,7 @@ from nodepool.domain.money.pricing import is_covered, to_hold_when_placed
 from nodepool.domain.tasks.reasons import ReasonCode, waits_for_cpt
 from nodepool.domain.tasks.states import JobKind, TaskState
 from nodepool.domain.tasks.task_filter import states_of
-from nodepool.stores.sql import job_steps, jobs as job_store
+from nodepool.stores.sql import held_back_results, job_steps, jobs as job_store
 from nodepool.stores.sql.job_rows import JobMoney, JobReason, StoredJob, StoredStep
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.task_rows import OwnedTask
@@ -148,19 +148,19 @@ def _step(gateway: Gateway, job_id: str, name: str) -> StoredStep:
 
 
 async def stop(gateway: Gateway, identity: CallerIdentity, job_id: str) -> int:
-    """How many tasks of it had not ended. Those that wait are stopped here, a thousand at a time, and those
-    that run are asked; what a gateway that ends meanwhile leaves undone the sweep does."""
+    """How many tasks of it had not ended. Those that wait are stopped here, a thousand at a time, those that
+    run are asked, and results that are held back are given, unchecked; what a gateway that ends meanwhile
+    leaves undone the sweep does."""
     await gateway.run(find_own, gateway, identity, job_id)
     await gateway.run(gateway.database.write, lambda c: job_store.request_stop(c, job_id))
     stopped = 0
     while ids := await gateway.run(_stop_waiting, gateway, job_id):
         stopped += len(ids)
-    while ids := await gateway.run(
-        gateway.database.read, lambda c: job_store.still_to_stop(c, job_id, _AT_ONCE)
-    ):
-        for task_id in ids:
-            await gateway.run(_stop_one, gateway, identity, task_id)
-        stopped += len(ids)
+    for left in (job_store.still_to_stop, held_back_results.ids_of_job):
+        while ids := await gateway.run(gateway.database.read, lambda c: left(c, job_id, _AT_ONCE)):  # noqa: B023
+            for task_id in ids:
+                await gateway.run(_stop_one, gateway, identity, task_id)
+            stopped += len(ids)
     await gateway.run(_go_on_after, gateway, job_id)
     return stopped
 

@@ -28,15 +28,13 @@ from gateway.usecases.array_price import ArrayPrice, price_of_array
 from gateway.usecases.incoming_package import IncomingPackage, PackageToKeep
 from gateway.usecases.kept_package import KeptPackage
 from nodepool.domain.capabilities import needed
-from nodepool.domain.errors import InvalidInputError, NodePoolError, UnavailableError
+from nodepool.domain.errors import NodePoolError, UnavailableError
 from nodepool.domain.tasks.arrays import ArrayInputs
 from nodepool.domain.tasks.dependencies import WHOLE_JOB, Need, Unit
 from nodepool.domain.tasks.new_task import PricedTask, RequestedTask
 from nodepool.domain.tasks.states import JobKind, TaskState
 from nodepool.domain.trust.tiers import task_tier
 from nodepool.events.catalogue import JobAccepted
-from nodepool.heavy import jobs
-from nodepool.heavy.worker import OutOfBoundsError
 from nodepool.stores.sql import dependencies, job_intake, jobs as job_store, storage_accounting
 from nodepool.stores.sql.account_facts import AccountFacts, account_facts
 from nodepool.stores.sql.database import Connection
@@ -114,8 +112,7 @@ async def submit(
         return prepared
     if not await gateway.run(package_check.is_fine, gateway, package):
         await package_check.look_into(gateway, owner, package)
-    with gateway.memory.hold(owner.user_id, len(request.items)):
-        pieces = await _expanded(gateway, owner, request)
+    pieces = await job_acceptance.expanded(gateway, owner.user_id, request.items, request.inputs)
     return await _kept(gateway, prepared, package, pieces)
 
 
@@ -137,14 +134,6 @@ async def _kept(
     gateway: Gateway, prepared: _PreparedArray, package: PackageToKeep, pieces: Sequence[str]
 ) -> AcceptedArray:
     return await job_acceptance.to_its_end(_keep(gateway, prepared, package, pieces))
-
-
-async def _expanded(gateway: Gateway, owner: CallerIdentity, request: ArrayRequest) -> list[str]:
-    try:
-        pieces: list[str] = await gateway.run_heavy(owner.user_id, jobs.expand, request.items, request.inputs)
-    except OutOfBoundsError as error:
-        raise InvalidInputError(f"the array cannot be read: {error}; send fewer tasks at once") from None
-    return pieces
 
 
 # -- what can be refused ------------------------------------------------------------------------------

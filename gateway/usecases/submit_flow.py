@@ -14,6 +14,7 @@ from typing import Any
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
 from gateway.usecases import (
+    job_acceptance,
     keep_flow,
     owner_limits,
     package_check,
@@ -33,8 +34,6 @@ from nodepool.domain.tasks.flows import index_ranges
 from nodepool.domain.tasks.new_task import PricedTask, RequestedTask
 from nodepool.domain.tasks.states import JobKind, TaskState
 from nodepool.domain.trust.tiers import task_tier
-from nodepool.heavy import jobs
-from nodepool.heavy.worker import OutOfBoundsError
 from nodepool.stores.sql import job_intake
 from nodepool.stores.sql.account_facts import AccountFacts, account_facts
 from nodepool.stores.sql.database import Connection
@@ -60,19 +59,15 @@ async def submit(
         submit_task.check_size(gateway, package.size)
         if not await gateway.run(package_check.is_fine, gateway, package):
             await package_check.look_into(gateway, owner, package)
-    pieces = [await _expanded(gateway, owner, step) for step in request.steps]
+    pieces = [await _pieces(gateway, owner, step) for step in request.steps]
     return await keep_flow.keep(gateway, prepared, pieces, stack)
 
 
-async def _expanded(gateway: Gateway, owner: CallerIdentity, step: RequestedStep) -> list[str]:
+async def _pieces(gateway: Gateway, owner: CallerIdentity, step: RequestedStep) -> list[str]:
     try:
-        with gateway.memory.hold(owner.user_id, len(step.items)):
-            found: list[str] = await gateway.run_heavy(owner.user_id, jobs.expand, step.items, step.inputs)
-    except OutOfBoundsError as error:
-        raise InvalidInputError(f"step {step.order.name!r} cannot be read: {error}") from None
+        return await job_acceptance.expanded(gateway, owner.user_id, step.items, step.inputs)
     except InvalidInputError as error:
         raise InvalidInputError(f"step {step.order.name!r}: {error}") from None
-    return found
 
 
 # -- what can be refused ------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import click
 
 from hivemind.cli.app import App, json_option, pass_app, write_stdout
 from hivemind.cli.connect import connect
-from hivemind.cli.listing import list_options, tell_tasks
+from hivemind.cli.listing import check_looks, list_options, tell_tasks
 from hivemind.cli.render.explain import explanation_view
 from hivemind.cli.render.plain_text import one_line
 from hivemind.cli.render.tasks import jsonable, show, task_details
@@ -38,6 +38,7 @@ def tasks(context: click.Context, /, **options: Any) -> None:
 def _list(
     app: App, *, limit: int, columns: tuple[str, ...] | None, quiet: bool, username: str, **asked: Any
 ) -> None:
+    check_looks(columns, quiet=quiet)
     wanted = task_filter(
         labels=labels_of(asked["labels"]),
         states=tuple(TaskState(word) for word in asked["states"]),

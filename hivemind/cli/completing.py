@@ -13,12 +13,48 @@ from itertools import islice
 from typing import Any
 
 import click
-from click.shell_completion import BashComplete, CompletionItem, FishComplete, ShellComplete, ZshComplete
+from click.shell_completion import (
+    BashComplete,
+    CompletionItem,
+    FishComplete,
+    ShellComplete,
+    ZshComplete,
+    add_completion_class,
+)
 
 from hivemind.cli.app import App
 from nodepool.domain import regions
 
-_SHELLS: dict[str, type[ShellComplete]] = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
+
+class _Bash(BashComplete):
+    """bash cuts words at colons, as in an image's name or a gateway's address, and takes for the word that is
+    begun what follows the last colon."""
+
+    _cut = ""
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        args, begun = super().get_completion_args()
+        words: list[str] = []
+        is_going_on = False
+        for word in [*args, begun]:
+            is_colon = word == ":"
+            if words and (is_going_on or is_colon):
+                words[-1] += word
+            else:
+                words.append(word)
+            is_going_on = is_colon
+        whole = words.pop()
+        self._cut = whole[: whole.rfind(":") + 1]
+        return words, whole
+
+    def format_completion(self, item: CompletionItem) -> str:
+        return super().format_completion(
+            CompletionItem(item.value.removeprefix(self._cut), type=item.type, help=item.help)
+        )
+
+
+add_completion_class(_Bash)
+_SHELLS: dict[str, type[ShellComplete]] = {"bash": _Bash, "zsh": ZshComplete, "fish": FishComplete}
 VARIABLE = "_HIVEMIND_COMPLETE"
 # Someone waits at the prompt.
 _PATIENCE_SECONDS = 2.0
@@ -54,6 +90,11 @@ def node_ids(context: click.Context, _parameter: click.Parameter, begun: str) ->
     return _beginning(begun, found)
 
 
+def image_names(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Those that the pool allows; which node has which, only its engine knows."""
+    return _beginning(begun, _asked(context, lambda pool: [(image, "") for image in pool.images()]))
+
+
 def region_words(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
     return _beginning(begun.casefold(), ((region, "") for region in regions.TASK_REGIONS))
 
@@ -61,7 +102,7 @@ def region_words(_context: click.Context, _parameter: click.Parameter, begun: st
 @click.command()
 @click.argument("shell", type=click.Choice(list(_SHELLS)))
 def completion(shell: str) -> None:
-    """Print what makes SHELL complete commands, options, tasks, nodes and regions.
+    """Print what makes SHELL complete commands, options, ids, nodes, regions and images.
 
     \b
     bash: eval "$(hivemind completion bash)"    in ~/.bashrc
@@ -73,7 +114,12 @@ def completion(shell: str) -> None:
 
 
 def _beginning(begun: str, words: Iterable[tuple[str, str]]) -> list[CompletionItem]:
-    fitting = [CompletionItem(word, help=told) for word, told in words if word.startswith(begun)]
+    # A shell takes them apart by lines and blanks: what has such is no name of ours.
+    fitting = [
+        CompletionItem(word, help=told)
+        for word, told in words
+        if word.startswith(begun) and word.isprintable() and " " not in word
+    ]
     return fitting[:_MOST]
 
 

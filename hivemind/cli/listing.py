@@ -81,6 +81,12 @@ _OPTIONS = (
 )
 
 
+def check_looks(columns: Sequence[str] | None, *, quiet: bool) -> None:
+    """Raises click.UsageError."""
+    if quiet and columns:
+        raise click.UsageError("-q prints ids alone, and --columns says what is shown: take one of them")
+
+
 def list_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_OPTIONS):
         command = option(command)
@@ -104,6 +110,7 @@ def ls(
     **asked: Any,
 ) -> None:
     """Your tasks, newest first. All that is asked for must hold."""
+    check_looks(columns, quiet=quiet)
     wanted = _wanted(asked, status)
     with connect(app) as pool:
         # One more tells whether that was all.

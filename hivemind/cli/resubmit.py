@@ -10,7 +10,7 @@ import click
 from hivemind import sweeps
 from hivemind.array_upload import new_job_id
 from hivemind.cli.app import App, json_option, pass_app
-from hivemind.cli.completing import job_ids, region_words
+from hivemind.cli.completing import image_names, job_ids, region_words
 from hivemind.cli.connect import connect, names_it
 from hivemind.cli.naming import FINISHED, chosen, is_one, one_job, takes_names
 from hivemind.cli.render.plain_text import one_line
@@ -36,7 +36,7 @@ def _changes(command: _Command) -> _Command:
             click.option("--gpu-score", type=click.IntRange(min=0), help="GPU points."),
             click.option("--gpu-memory-gb", type=click.IntRange(min=0), help="GPU memory, GiB."),
             click.option("--location", shell_complete=region_words, help="Region."),
-            click.option("--image", help="Container image."),
+            click.option("--image", shell_complete=image_names, help="Container image."),
             click.option("--max-minutes", type=click.IntRange(min=1), help="Longest run."),
             click.option("--priority", type=click.IntRange(0, MAX_PRIORITY), help="9 first."),
             click.option("--name", help="What you call it."),

@@ -12,7 +12,6 @@ from hivemind import env_file
 from hivemind.amounts import mebibytes_of
 from hivemind.cli.app import App
 from hivemind.cli.completing import secret_names
-from hivemind.errors import RefusedError
 
 _OPTIONS = (
     click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGS...]"),
@@ -120,7 +119,7 @@ def environment_of(
     found: dict[str, str] = {}
     warnings: list[str] = []
     for file in files:
-        read = env_file.parse(_read(file), callers, str(file))
+        read = env_file.parse(env_file.read(file), callers, str(file))
         found |= read.variables
         warnings += read.warnings
     for variable in variables:
@@ -142,10 +141,3 @@ def labels_of(labels: Iterable[str]) -> dict[str, str]:
             raise click.UsageError(f"--label {key} is given twice: a task has each key once")
         found[key] = value
     return found
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise RefusedError(f"{file} cannot be read: {error.strerror}") from error

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from hivemind.cli.app import App, json_option, pass_app
-from hivemind.cli.completing import region_words, task_ids
+from hivemind.cli.completing import image_names, region_words, task_and_job_ids
 from hivemind.cli.connect import connect, names_it
 from hivemind.cli.explain import dry_run
 from hivemind.cli.follow import follow
@@ -53,7 +53,12 @@ def ids_of(_context: click.Context, _parameter: click.Parameter, words: tuple[st
     help="prefer: after a while the nearest other region will do [default: strict].",
 )
 @click.option("--gpu-name", default="", help="A GPU of this name only.")
-@click.option("--image", default="", help="Container image, one that the pool allows.")
+@click.option(
+    "--image",
+    default="",
+    shell_complete=image_names,
+    help="Container image, one that the pool allows.",
+)
 @click.option("--network", is_flag=True, help="The task needs the network, where the pool allows it.")
 @click.option("--max-minutes", type=int, default=0, help="Longest run [default: the pool's].")
 @click.option(
@@ -96,7 +101,7 @@ def ids_of(_context: click.Context, _parameter: click.Parameter, words: tuple[st
     multiple=True,
     callback=ids_of,
     metavar="ID[,ID]",
-    shell_complete=task_ids,
+    shell_complete=task_and_job_ids,
     help="Wait for the success of these tasks and jobs; stopped where it cannot come any more.",
 )
 @click.option(
@@ -104,7 +109,7 @@ def ids_of(_context: click.Context, _parameter: click.Parameter, words: tuple[st
     multiple=True,
     callback=ids_of,
     metavar="ID[,ID]",
-    shell_complete=task_ids,
+    shell_complete=task_and_job_ids,
     help="Wait until these tasks and jobs have ended, however they do.",
 )
 @click.option(

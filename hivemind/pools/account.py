@@ -44,6 +44,11 @@ def nodes() -> Steps[tuple[NodeInfo, ...]]:
     return tuple(sorted(map(node_from_wire, answer.nodes), key=lambda node: node.node_id))
 
 
+def images() -> Steps[tuple[str, ...]]:
+    answer = yield Call("nodes", "GetNodeList", pb.GetNodeListRequest())
+    return tuple(answer.images)
+
+
 def as_whom(token: str) -> str:
     """` as ada`; empty where the token does not say, or has expired."""
     try:

@@ -290,6 +290,9 @@ class AsyncPool:
     async def nodes(self) -> tuple[NodeInfo, ...]:
         return await self._link.do(account.nodes())
 
+    async def images(self) -> tuple[str, ...]:
+        return await self._link.do(account.images())
+
     async def balance(self) -> Balance:
         return await self._link.do(balance_steps(self.whoami().username))
 

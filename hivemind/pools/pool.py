@@ -162,6 +162,10 @@ class Pool:
         """The pool's nodes, by their ids."""
         return self._link.do(account.nodes())
 
+    def images(self) -> tuple[str, ...]:
+        """What tasks may name as their image, first that of tasks that name none. Empty: an older pool."""
+        return self._link.do(account.images())
+
     def balance(self) -> Balance:
         """Your CPT, what of it tasks hold, and your credit score."""
         return self._link.do(balance_steps(self.whoami().username))

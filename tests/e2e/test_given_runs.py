@@ -13,10 +13,12 @@ import grpc
 import psutil
 import pytest
 
+import hivemind
 from nodepool.domain.capabilities import ALL as CAPABILITIES
 from nodepool.protocol import nodepool_pb2 as pb
 from tests.support.accounts import Account
 from tests.support.environment import ROOT
+from tests.support.flows import Step, submit_flow
 from tests.support.odd_words import ODD_VARIABLES, ODD_WORDS, TELL, TELLING_PACKAGE, told
 from tests.support.pool import TestPool
 from tests.support.secret_runs import KEEPS_A_SECRET, KEPT, keeps_it
@@ -24,6 +26,35 @@ from tests.support.tasks import package, script, unpacked
 from tests.support.traces import everything_in
 
 SECRET_VALUE = KEPT
+READS_INPUTS = """
+import json, os, sys
+from pathlib import Path
+
+made = Path(sys.argv[1])
+changes = {
+    "a new file": lambda: (made / "mine").write_text("x"),
+    "a file beside": lambda: (made.parent / "mine").write_text("x"),
+    "its text": lambda: (made / "made.txt").write_text("x"),
+    "its mode": lambda: (made / "made.txt").chmod(0o777),
+    "its name": lambda: (made / "made.txt").rename(made / "other.txt"),
+    "that it is there": lambda: (made / "made.txt").unlink(),
+}
+changed = []
+for name, change in changes.items():
+    try:
+        change()
+    except OSError:
+        continue
+    changed.append(name)
+print(json.dumps({
+    "argument": sys.argv[1],
+    "variable": os.environ["MADE"],
+    "there": sorted(path.name for path in made.iterdir()),
+    "text": (made / "made.txt").read_text(),
+    "is_read_only": bool(os.statvfs(made).f_flag & os.ST_RDONLY),
+    "changed": changed,
+}))
+"""
 
 
 def run_command(
@@ -154,6 +185,48 @@ def test_a_secret_reaches_a_container_and_nothing_else_has_it(
     task = sent.stdout.strip()
     keeps_it(docker_pool, user, task, engine=docker_engine)
     assert "DB_KEY=DB" in hivemind("status", task).stdout
+
+
+@pytest.mark.docker
+def test_a_container_reads_what_a_step_made_and_changes_nothing_of_it(
+    docker_pool: TestPool,
+) -> None:
+    user, job_id = docker_pool.register_user(), "in-containers"
+    steps = [
+        Step(name="make", zip_bytes=script("open('made.txt', 'w').write('of another container')")),
+        Step(
+            name="read", needs=["make"], zip_bytes=script(READS_INPUTS),
+            task={"arguments": ["{make.result}"], "environment": {"MADE": "{make.result}"}},
+        ),
+    ]  # fmt: skip
+    submit_flow(user, job_id, steps)
+    user.wait_for(f"{job_id}.read", "COMPLETED")
+    said = json.loads(user.logs(f"{job_id}.read"))
+    assert said["argument"] == said["variable"] == "inputs/make"
+    assert ("made.txt" in said["there"], said["text"], said["is_read_only"]) == (
+        True, "of another container", True,
+    )  # fmt: skip
+    assert said["changed"] == []
+    assert not any(name.startswith("inputs") for name in unpacked(user.result(f"{job_id}.read")))
+
+
+def _where(number: int) -> tuple[float, bool]:
+    return 10 / number, Path("/.dockerenv").exists()
+
+
+@pytest.mark.docker
+def test_functions_run_in_containers_and_their_objects_and_errors_come_back(
+    docker_pool: TestPool, tmp_path: Path
+) -> None:
+    user = docker_pool.register_user()
+    with hivemind.connect(docker_pool.address, token=user.token, profile=tmp_path / "none") as pool:
+        job = pool.map(_where, [4, 0], memory="128M")
+        value, error = job.results(return_exceptions=True)
+        assert value == (2.5, True)
+        assert isinstance(error, ZeroDivisionError)
+        assert "return 10 / number" in str(error.__cause__)
+        with pool.executor(memory="128M") as executor:
+            assert executor.submit(_where, 5).result() == (2.0, True)
 
 
 def test_a_repeated_upload_is_the_same_only_with_the_same_words(pool: TestPool) -> None:

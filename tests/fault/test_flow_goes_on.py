@@ -1,4 +1,4 @@
-"""A flow 1 -> 50 -> 1 whose client, gateway, dispatcher and broker go in the middle: the pool runs it."""
+"""A flow 1 -> 50 -> 1, and an array, go on when everything but the nodes goes in the middle."""
 
 from __future__ import annotations
 
@@ -14,13 +14,24 @@ from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.tables import attempts, holds, tasks
 from tests.support.accounts import CALL_SECONDS, Account
+from tests.support.arrays import job_of, submit_array
 from tests.support.environment import ROOT
+from tests.support.faults import await_begun, let_go
 from tests.support.flows import counts_of
 from tests.support.pool import PoolFactory, TestPool
-from tests.support.tasks import unpacked
+from tests.support.tasks import script, unpacked
 
 FLOW = ROOT / "examples/flow/flow.toml"
 TOTAL = sum(range(1, 10_001))
+SQUARES = """
+import os, pathlib, time
+index = int(os.environ["HIVEMIND_INDEX"])
+print("begun", os.urandom(4).hex(), flush=True)
+while not index and not os.path.exists("go"):
+    time.sleep(0.05)
+pathlib.Path("square").write_text(str(index**2))
+print("done")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +79,38 @@ def test_it_goes_on_without_its_client_and_over_a_kill_of_everything_but_the_nod
     assert "inputs/" not in {
         name.partition("/")[0] + "/" for name in unpacked(user.result(f"{job_id}.total"))
     }
-    _check_books(pool, job_id)
+    _check_books(pool, job_id, 52)
 
 
-def _check_books(pool: TestPool, job_id: str) -> None:
+def test_an_array_is_neither_lost_nor_doubled_nor_paid_twice(pool: TestPool) -> None:
+    """Its first task runs all the time, others have ended by then, and others wait."""
+    user, job_id, count = pool.register_user(), "the-array", 14
+    submit_array(user, job_id, count, zip_bytes=script(SQUARES))
+    first = f"{job_id}.0"
+    name = await_begun(pool, user, first)
+    pool.wait(lambda: job_of(user, job_id).job.counts["SUCCEEDED"] >= 2, "two others have ended")
+    pool.gateway.kill()
+    pool.dispatcher.kill()
+    pool.valkey.admin.flushall()
+    let_go(pool, pool.agents[0], first)
+    pool.start_gateway()
+    pool.dispatcher.start()
+
+    def counts() -> dict[str, int]:
+        try:
+            return dict(job_of(user, job_id).job.counts)
+        except grpc.RpcError:
+            return {}
+
+    pool.wait(lambda: counts() == {"SUCCEEDED": count}, "all of it has succeeded", 120)
+    made = [int(unpacked(user.result(f"{job_id}.{index}"))["square"]) for index in range(count)]
+    assert made == [index**2 for index in range(count)]
+    assert user.logs(first) == f"begun {name}\ndone\n", "it was not begun anew"
+    assert job_of(user, job_id).job.paid_cpt == count
+    _check_books(pool, job_id, count)
+
+
+def _check_books(pool: TestPool, job_id: str, count: int) -> None:
     """Every task was finished once and paid once."""
     engine = create_engine(pool.database_url)
     try:
@@ -85,9 +124,9 @@ def _check_books(pool: TestPool, job_id: str) -> None:
             paid = connection.execute(held).all()
     finally:
         engine.dispose()
-    assert (len(ended), len(set(ended))) == (52, 52)
+    assert (len(ended), len(set(ended))) == (count, count)
     assert {(row.state, row.posted > 0) for row in paid} == {("posted", True)}
-    assert len(paid) == 52
+    assert len(paid) == count
     database = Database(pool.database_url)
     try:
         assert ledger_store.verify_database(database).problems == []

@@ -669,14 +669,19 @@ def _offered(environment: dict[str, str], *words: str) -> list[str]:
     return [line.removeprefix("plain,") for line in done.stdout.splitlines() if line]
 
 
-def test_a_shell_completes_commands_regions_tasks_and_nodes(
+def test_a_shell_completes_commands_regions_tasks_nodes_and_images(
     environment: dict[str, str], server: Scripted
 ) -> None:
     known = environment | {"HIVEMIND_TOKEN": TOKEN}
-    tasks = [pb.TaskStatus(task_id=each, status="RUNNING") for each in ("task_1", "task_2", "other")]
+    tasks = [
+        pb.TaskStatus(task_id=each, status="RUNNING") for each in ("task_1", "task_2", "other", "task_3\n*")
+    ]
     server.answers("GetAllTasks", pb.GetAllTasksResponse(success=True, tasks=tasks))
     server.answers(
-        "GetNodeList", pb.GetNodeListResponse(success=True, nodes=[pb.WorkerNodeInfo(node_id="bob/pc")])
+        "GetNodeList",
+        pb.GetNodeListResponse(
+            success=True, nodes=[pb.WorkerNodeInfo(node_id="bob/pc")], images=["python:3.12", "pytorch:2"]
+        ),
     )
     assert _offered(known, "st") == ["status", "stop"]
     assert "--location-mode" in _offered(known, "submit", "--loc")
@@ -685,6 +690,12 @@ def test_a_shell_completes_commands_regions_tasks_and_nodes(
     # One that stands there already is not offered twice.
     assert _offered(known, "rm", "task_1", "task") == ["task_2"]
     assert _offered(known, "node", "drain", "") == ["bob/pc"]
+    assert _offered(known, "submit", "--image", "pyt") == ["python:3.12", "pytorch:2"]
+    # bash cuts words at colons, and replaces what follows the last one.
+    assert _offered(known, "submit", "--image", "python", ":", "3") == ["3.12"]
+    assert _offered(known, "submit", "--image", "python", ":") == ["3.12"]
+    address = known["HIVEMIND_GATEWAY"].partition(":")
+    assert _offered(known, "--gateway", *address, "status", "task") == ["task_1", "task_2"]
 
 
 def test_a_pool_that_refuses_or_is_away_offers_nothing(environment: dict[str, str], server: Scripted) -> None:

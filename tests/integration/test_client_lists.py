@@ -110,6 +110,7 @@ def test_a_pipe_gets_whole_reasons(server: Scripted, alice: Shell) -> None:
         (["--node", "no node"], 6, "node_id must be"),
         (["--columns", "reasons"], 2, "did you mean 'reason'?"),
         (["--columns", ","], 2, "name some of"),
+        (["-q", "--columns", "task"], 2, "take one of them"),
         (["--limit", "x"], 2, "limit"),
     ],
 )

@@ -338,7 +338,8 @@ def _left(pool: context.Gateway, person: CallerIdentity) -> int:
 # -- other settings ----------------------------------------------------------------------------------
 def test_anonymous_reads_where_they_are_allowed(make_gateway: MakeGateway) -> None:
     stubs = make_gateway(ALLOW_ANONYMOUS_READS="true").start_serving().stubs
-    assert stubs.nodes.GetNodeList(pb.GetNodeListRequest()).success
+    nodes = stubs.nodes.GetNodeList(pb.GetNodeListRequest())
+    assert (nodes.success, list(nodes.images)) == (True, []), "which images there are only accounts are told"
     missing = refused(lambda: stubs.tasks.PollTaskStatus(pb.PollTaskStatusRequest(task_id="t")))
     assert missing[0] is grpc.StatusCode.NOT_FOUND
     bad = refused(lambda: stubs.nodes.GetNodeList(pb.GetNodeListRequest(), metadata=_bearer("bad")))

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from nodepool.domain.errors import StateConflictError
 from nodepool.domain.tasks.arrays import ArrayInputs, expand, item_line
 from nodepool.domain.tasks.run_inputs import RunInputs, arguments_from_json, mapping_from_json
 from nodepool.domain.tasks.states import JobKind, TaskState
-from nodepool.stores.sql import job_intake, jobs as job_store, tasks as task_store
+from nodepool.stores.sql import held_back_results, job_intake, jobs as job_store, tasks as task_store
 from nodepool.stores.sql.database import Database
-from nodepool.stores.sql.tables import task_labels
+from nodepool.stores.sql.tables import task_labels, tasks
 from tests.support.money import PRICE, add_payer
 
 ODD = ["", "ü\n\"quoted\" 'text' \\ {index}", "0"]
@@ -56,6 +56,43 @@ def test_what_each_task_is_given_arrives_as_it_was(database: Database) -> None:
     assert [it.id for it in page] == ["j.200", "j.201", "j.202"]
     (why,) = database.read(lambda c: job_store.reasons(c, "j", [TaskState.QUEUED], 5))
     assert (why.tasks, why.first_index) == (450, 0)
+
+
+def _change(database: Database, index: int, **values: Any) -> None:
+    change = update(tasks).where(tasks.c.id == f"j.{index}").values(**values)
+    database.write(lambda c: c.execute(change))
+
+
+def test_both_databases_count_tasks_as_their_owner_sees_them(database: Database) -> None:
+    _put(database, 6)
+    said = {"reason": "stopped by its owner", "reason_code": "stopped", "state": TaskState.STOPPED}
+    _change(database, 0, state=TaskState.FAILED, held_back_until=9.0, reason="it failed", exit_code=3)
+    _change(database, 1, state=TaskState.SUCCEEDED, held_back_until=9.0)
+    _change(database, 2, state=TaskState.SUCCEEDED)
+    _change(database, 3, **said, stopped_by_operator=True)
+    _change(database, 4, **said)
+    _change(database, 5, state=TaskState.RUNNING)
+    assert database.read(lambda c: job_store.counts(c, ["j", "other"])) == {
+        "j": {"RUNNING": 3, "SUCCEEDED": 1, "STOPPED": 2}
+    }
+    told = database.read(lambda c: job_store.reasons(c, "j", [TaskState.FAILED, TaskState.STOPPED], 5))
+    assert {(it.code, it.words, it.tasks, it.first_index) for it in told} == {
+        ("stopped", "stopped by its owner", 1, 4),
+        ("stopped_by_operator", "stopped by the pool's operator", 1, 3),
+    }
+    page = database.read(
+        lambda c: job_store.tasks_page(c, "j", 9, after=-1, states=[TaskState.FAILED, TaskState.RUNNING])
+    )
+    assert [it.job_index for it in page] == [0, 1, 5]
+    assert database.read(lambda c: job_store.exit_codes_of_failed(c, "j")) == []
+    _change(database, 5, state=TaskState.SUCCEEDED)
+    assert database.read(lambda c: job_store.is_unfinished(c, "j"))
+    assert sorted(database.read(lambda c: held_back_results.ids_of_job(c, "j", 9))) == ["j.0", "j.1"]
+    database.write(lambda c: held_back_results.give(c, ["j.0", "j.1"], 3.0))
+    assert not database.read(lambda c: job_store.is_unfinished(c, "j"))
+    assert database.read(lambda c: job_store.counts(c, ["j"])) == {
+        "j": {"FAILED": 1, "SUCCEEDED": 3, "STOPPED": 2}
+    }
 
 
 def test_who_lost_the_job_puts_nothing_in_and_what_is_dropped_is_gone(database: Database) -> None:

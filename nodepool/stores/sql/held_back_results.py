@@ -1,20 +1,35 @@
 """Results that are kept from the owners of their tasks until they are checked. Functions of a connection.
 
-When one is given, and how long it is held back, is in domain/trust/holding_back.py.
+When one is given, and how long it is held back, is in domain/trust/holding_back.py. What is counted or listed
+for an owner takes a task whose result is held back for one that runs, as its own status does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    Select,
+    cast,
+    func,
+    literal,
+    or_,
+    select,
+    union_all,
+    update,
+)
 
-from nodepool.domain.tasks.states import TaskState
+from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
 from nodepool.stores.sql.tables import tasks
 
 _checks = tasks.alias("checks")
 _HELD = tasks.c.held_back_until > 0
+NOT_HELD = tasks.c.held_back_until == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +60,56 @@ def give(connection: Connection, task_ids: Sequence[str], now: float) -> list[st
         .returning(tasks.c.id)
     )
     return [str(task_id) for task_id in given.scalars()]
+
+
+# -- as owners see it -----------------------------------------------------------------------------------
+def shown_as(state: TaskState) -> list[ColumnElement[bool]]:
+    """Rows that people read as being in this state: one whose result is held back is RUNNING for them."""
+    is_it = tasks.c.state == state
+    if state in FINAL_TASK_STATES:
+        return [is_it & NOT_HELD]
+    if state is TaskState.RUNNING:
+        return [is_it, _HELD]
+    return [is_it]
+
+
+def shown_as_any(states: Collection[str]) -> ColumnElement[bool]:
+    """The same, of several states."""
+    return or_(*(one for state in states for one in shown_as(TaskState(state))))
+
+
+def of_jobs(job_ids: Collection[str]) -> ColumnElement[bool]:
+    """Of a task of these jobs, that its result is held back.
+
+    By the index of those that are held back, which are few: no column of the job's index is named.
+    """
+    return _HELD & tasks.c.job_id.concat("").in_(list(job_ids))
+
+
+def ids_of_job(connection: Connection, job_id: str, limit: int) -> list[str]:
+    return list(connection.execute(_ids(job_id).limit(limit)).scalars())
+
+
+def any_of_job(connection: Connection, job_id: str) -> bool:
+    return connection.execute(_ids(job_id).limit(1)).first() is not None
+
+
+def _ids(job_id: str) -> Select[Any]:
+    return select(tasks.c.id).where(of_jobs([job_id]))
+
+
+def counted(each: Select[Any], all_of_them: ColumnElement[bool], job_ids: Collection[str]) -> Select[Any]:
+    """`each`: something, a state and a number of tasks, grouped; the same by the states that owners see.
+
+    One statement, since each sees another moment: the index of jobs counts all, and what is held back is
+    counted once more, taken away where it is and added to what runs.
+    """
+    held = each.where(of_jobs(job_ids)).subquery()
+    every = each.where(all_of_them).subquery()
+    parts = union_all(
+        select(*every.c),
+        select(held.c[0], held.c[1], -held.c[2]),
+        select(held.c[0], literal(TaskState.RUNNING.value), held.c[2]),
+    ).subquery()
+    total = func.sum(parts.c[2])
+    return select(parts.c[0], parts.c[1], cast(total, Integer)).group_by(*parts.c[:2]).having(total > 0)

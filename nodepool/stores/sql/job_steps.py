@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select
 
+from nodepool.stores.sql import held_back_results as held_back
 from nodepool.stores.sql.job_rows import StoredStep
 from nodepool.stores.sql.job_tables import job_steps
 from nodepool.stores.sql.tables import tasks
@@ -25,15 +26,13 @@ def of_job(connection: Connection, job_id: str) -> Sequence[StoredStep]:
 
 
 def counts(connection: Connection, job_id: str) -> dict[int, dict[str, int]]:
-    """How many tasks of each step are in each state."""
+    """How many tasks of each step are in each state, for its owner."""
+    per = job_steps.c.number, tasks.c.state
+    its_step = tasks.c.job_index.between(job_steps.c.first_index, job_steps.c.last_index)
+    each = select(*per, func.count()).join(tasks, its_step).where(job_steps.c.job_id == job_id).group_by(*per)
     found: dict[int, dict[str, int]] = defaultdict(dict)
-    query = (
-        select(job_steps.c.number, tasks.c.state, func.count())
-        .join(tasks, of_step())
-        .where(job_steps.c.job_id == job_id, tasks.c.job_id == job_id, tasks.c.job_id != "")
-        .group_by(job_steps.c.number, tasks.c.state)
-    )
-    for number, state, count in connection.execute(query):
+    of_job = (tasks.c.job_id == job_id) & (tasks.c.job_id != "")
+    for number, state, count in connection.execute(held_back.counted(each, of_job, [job_id])):
         found[number][state] = count
     return found
 

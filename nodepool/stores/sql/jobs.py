@@ -11,13 +11,24 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, case, delete, func, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Text,
+    case,
+    delete,
+    func,
+    literal,
+    select,
+    tuple_,
+    update,
+)
 
 from nodepool.domain.money.ledger import HoldState
 from nodepool.domain.not_visible import no_job
 from nodepool.domain.tasks.reasons import ReasonCode, because
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState, check_task_transition
-from nodepool.stores.sql import job_steps
+from nodepool.stores.sql import held_back_results as held_back, job_steps
 from nodepool.stores.sql.job_rows import JobMoney, JobReason, StoredJob, TaskOfJob
 from nodepool.stores.sql.reason_columns import reason_columns
 from nodepool.stores.sql.tables import holds, jobs, tasks
@@ -29,6 +40,7 @@ LIVE = tuple(state.value for state in TaskState if state not in FINAL_TASK_STATE
 _ACCEPTED = jobs.c.accepted_at.is_not(None)
 _OPEN = jobs.c.ended_at.is_(None)
 _JOBS = select(*columns(StoredJob, jobs)).where(_ACCEPTED)
+_BY_OPERATOR = reason_columns(because(ReasonCode.STOPPED_BY_OPERATOR))
 
 
 def find(connection: Connection, job_id: str, owner_id: int) -> StoredJob:
@@ -56,28 +68,36 @@ def is_accepted(connection: Connection, job_id: str) -> bool:
 
 # -- what it has come to -------------------------------------------------------------------------------
 def counts(connection: Connection, job_ids: Collection[str]) -> dict[str, dict[str, int]]:
-    """How many tasks of each job are in each state."""
+    """How many tasks of each job are in each state, for its owner."""
+    per = tasks.c.job_id, tasks.c.state
     found: dict[str, dict[str, int]] = defaultdict(dict)
-    query = select(tasks.c.job_id, tasks.c.state, func.count()).where(_is_in(job_ids))
-    for job_id, state, count in connection.execute(query.group_by(tasks.c.job_id, tasks.c.state)):
+    query = held_back.counted(select(*per, func.count()).group_by(*per), _is_in(job_ids), job_ids)
+    for job_id, state, count in connection.execute(query):
         found[job_id][state] = count
     return found
 
 
 def reasons(connection: Connection, job_id: str, states: Collection[str], limit: int) -> list[JobReason]:
-    """Why tasks of it are in these states, most tasks first."""
+    """Why tasks of it are in these states for its owner, most tasks first."""
+    wanted = _is_in([job_id]), tasks.c.state.in_(list(states)), held_back.NOT_HELD
+    told = tasks.c.state, _told("reason_code"), _told("reason")
+    each = select(*told, tasks.c.job_index).where(*wanted).subquery()
+    state, code, words, index = each.c
     count = func.count()
     query = (
-        select(tasks.c.state, tasks.c.reason_code, tasks.c.reason, count, func.min(tasks.c.job_index))
-        .where(_is_in([job_id]), tasks.c.state.in_(list(states)))
-        .group_by(tasks.c.state, tasks.c.reason_code, tasks.c.reason)
-        .order_by(count.desc(), tasks.c.state, tasks.c.reason)
+        select(state, code, words, count, func.min(index))
+        .group_by(state, code, words)
+        .order_by(count.desc(), state, words)
         .limit(limit)
     )
-    return [
-        JobReason(TaskState(state), code, words, number, first)
-        for state, code, words, number, first in connection.execute(query)
-    ]
+    rows = connection.execute(query)
+    return [JobReason(TaskState(row[0]), *row[1:]) for row in rows]
+
+
+def _told(name: str) -> ColumnElement[str]:
+    """A column of the reason. Nodes know of no operator: what they say of a stop, they say of the owner."""
+    is_operators = (tasks.c.state == TaskState.STOPPED) & tasks.c.stopped_by_operator
+    return case((is_operators, literal(_BY_OPERATOR[name], Text())), else_=tasks.c[name]).label(name)
 
 
 def money(connection: Connection, job_id: str) -> JobMoney:
@@ -110,12 +130,13 @@ def tasks_page(
     states: Collection[str],
     last: int | None = None,
 ) -> Sequence[OwnedTask]:
-    """A page of its tasks in the order of their indices, up to the last one."""
+    """A page of its tasks in the order of their indices, up to the last one; those that are in one of these
+    states for its owner."""
     query = WITH_OWNER.where(_is_in([job_id]), tasks.c.job_index > after, tasks.c.deleted_at == 0)
     if last is not None:
         query = query.where(tasks.c.job_index <= last)
     if states:
-        query = query.where(tasks.c.state.in_(list(states)))
+        query = query.where(held_back.shown_as_any(states))
     return OwnedTask.from_rows(connection.execute(query.order_by(tasks.c.job_index).limit(limit)))
 
 
@@ -159,8 +180,10 @@ def mark_hinted(connection: Connection, job_ids: Collection[str], now: float) ->
 
 
 def is_unfinished(connection: Connection, job_id: str) -> bool:
+    """For its owner, who has not seen the end of what is held back."""
     unfinished = select(tasks.c.id).where(_is_in([job_id]), tasks.c.state.in_(LIVE)).limit(1)
-    return connection.execute(unfinished).first() is not None
+    is_live = connection.execute(unfinished).first() is not None
+    return is_live or held_back.any_of_job(connection, job_id)
 
 
 def note_end(connection: Connection, job_id: str, now: float) -> None:
@@ -228,5 +251,5 @@ def beginning_with(connection: Connection, owner_id: int, prefix: str, limit: in
 
 def exit_codes_of_failed(connection: Connection, job_id: str) -> list[int | None]:
     """Each once."""
-    failed = _is_in([job_id]) & (tasks.c.state == TaskState.FAILED)
+    failed = _is_in([job_id]) & (tasks.c.state == TaskState.FAILED) & held_back.NOT_HELD
     return list(connection.execute(select(tasks.c.exit_code).where(failed).distinct()).scalars())

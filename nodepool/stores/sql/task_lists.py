@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, case, or_, select, text, tuple_, union_all
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, select, text, tuple_, union_all
 
-from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskKind, TaskState
+from nodepool.domain.tasks.states import TaskKind, TaskState
 from nodepool.domain.tasks.task_filter import TaskFilter
 from nodepool.stores.sql import task_labels as label_store
+from nodepool.stores.sql.held_back_results import shown_as, shown_as_any
 from nodepool.stores.sql.tables import attempts, tasks
 from nodepool.stores.sql.task_rows import OwnedTask, TaskPulse
 from nodepool.stores.sql.tasks import WITH_OWNER, of_jobs_on_their_way
@@ -51,7 +52,7 @@ def page_query(wanted: TaskFilter, limit: int, owner_id: int | None, after: Plac
     branches = [_is_in(wanted, owner_id)]
     if not has_range and states:
         mine = _is_in(wanted, owner_id, with_states=False)
-        branches = [mine & one for state in states for one in _shown_as(state)]
+        branches = [mine & one for state in states for one in shown_as(state)]
     parts = [
         _cut(
             select(tasks.c.id, tasks.c.created_at).where(branch),
@@ -106,7 +107,7 @@ def _is_in(wanted: TaskFilter, owner_id: int | None, *, with_states: bool = True
         if owner_id is None:
             parts.append(tasks.c.id.in_(_had_by(wanted.node_id)))
     if with_states and wanted.states:
-        parts.append(or_(*(one for state in wanted.states for one in _shown_as(state))))
+        parts.append(shown_as_any(wanted.states))
     return and_(*parts)
 
 
@@ -125,16 +126,6 @@ def _had_by(node_id: str) -> Select[Any]:
     shown = case((had.c.parent_id != "", had.c.parent_id), else_=had.c.id)
     query = select(shown).select_from(attempts).join(had, had.c.id == attempts.c.task_id)
     return query.where(attempts.c.node_id == node_id)
-
-
-def _shown_as(state: TaskState) -> list[ColumnElement[bool]]:
-    """Rows that people read as being in this state: one whose result is held back is RUNNING for them."""
-    is_it = tasks.c.state == state
-    if state in FINAL_TASK_STATES:
-        return [is_it & (tasks.c.held_back_until == 0)]
-    if state is TaskState.RUNNING:
-        return [is_it, tasks.c.held_back_until > 0]
-    return [is_it]
 
 
 def _in_order(connection: Connection, ids: Sequence[str]) -> list[OwnedTask]:

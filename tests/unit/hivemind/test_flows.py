@@ -74,9 +74,14 @@ def test_lines_and_matrices_make_arrays_of_steps(tmp_path: Path) -> None:
     path = "a"
     matrix = {lr = [0.1, 0.01], seed = "1-3"}
     env = ["HOME_OF_MINE"]
+    [steps.c]
+    path = "a"
+    matrix = {prompt = ["hello, world", "1-3"]}
     """
     flow = read_flow(_write(tmp_path, text), {"HOME_OF_MINE": "here"})
-    assert [step.tasks for step in flow.steps] == [2, 6]
+    assert [step.tasks for step in flow.steps] == [2, 6, 2]
+    assert flow.steps[2].sweep is not None
+    assert [values for _, values in flow.steps[2].sweep.rows] == [("hello, world",), ("1-3",)]
     assert flow.steps[1].task.environment == {"HOME_OF_MINE": "here"}
 
 
@@ -84,6 +89,8 @@ def test_lines_and_matrices_make_arrays_of_steps(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("[steps.a", "is no TOML"),
+        ("a = " + "[" * 100_000, "is no TOML"),
+        ("#" * ((1 << 20) + 1), "has more than 1 MiB"),
         ("", "1 to 100 steps, not 0"),
         ("steps = 3", "steps must be a table"),
         ("[step.a]\npath = 'a'", "a flow has no 'step': did you mean 'steps'?"),

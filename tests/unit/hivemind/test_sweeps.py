@@ -30,6 +30,7 @@ def test_a_range_is_its_indices() -> None:
         ("-1", "is no range"),
         ("5-1", "ends before it begins"),
         ("0-3,2", "index 2 is there twice"),
+        ("0-99998,99998", "index 99998 is there twice"),
         ("0-100000", "1 to 100000 tasks, not 100001"),
         ("0-999999999", "1 to 100000 tasks"),
     ],
@@ -58,6 +59,9 @@ def test_lines_of_a_spreadsheet_are_read_with_mark_line_ends_and_quotes(tmp_path
         (b"index\n1\n", "cannot be called 'index'"),
         (b'lr\n"1\n', "line 2"),
         (b"lr\n\xff\n", "is not UTF-8"),
+        ("lr\n1\n".encode("utf-16"), "is not UTF-8"),
+        (b"lr\n" + b"1\n" * 100_001, "1 to 100000 tasks, not 100001"),
+        (b"lr\n" + b"x" * (64 << 20), "has more than 67108864 bytes"),
     ],
 )
 def test_what_is_no_table_is_refused_with_its_line(tmp_path: Path, data: bytes, words: str) -> None:
