@@ -166,6 +166,13 @@ class Load:
         return value
 
 
+def first_leads(pool: SeveralOfEach) -> object:
+    """Its lock; the second must not be able to take it."""
+    pool.valkey.admin.delete(SWEEPER)
+    pool.wait(lambda: pool.valkey.admin.get(SWEEPER), "the first leads")
+    return pool.valkey.admin.get(SWEEPER)
+
+
 def faults(pool: SeveralOfEach, load: Load) -> Iterator[tuple[str, Callable[[], None]]]:
     """Each is over when it returns."""
 
@@ -180,22 +187,16 @@ def faults(pool: SeveralOfEach, load: Load) -> Iterator[tuple[str, Callable[[], 
         pool.second_gateway.stop()
         pool.revive(pool.second_gateway)
 
-    def first_leads() -> object:
-        """Its lock; the second must not be able to take it."""
-        pool.valkey.admin.delete(SWEEPER)
-        pool.wait(lambda: pool.valkey.admin.get(SWEEPER), "the first leads")
-        return pool.valkey.admin.get(SWEEPER)
-
     def second_dispatcher_dies() -> None:
         """And the first one leads afterwards."""
         pool.second_dispatcher.kill()
-        first_leads()
+        first_leads(pool)
         pool.second_dispatcher.start()
 
     def leader_stands_still() -> None:
         """For longer than its lock lasts. Which of the two leads is for chance until here."""
         pool.second_dispatcher.freeze()
-        lock = first_leads()
+        lock = first_leads(pool)
         pool.dispatcher.freeze()
         pool.second_dispatcher.thaw()
         pool.wait(lambda: pool.valkey.admin.get(SWEEPER) not in {lock, None}, "another leads")
