@@ -193,13 +193,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not (problem := missing(error, "client")):
             raise
         return _tell(app, "usage", problem, "", ExitCode.USAGE)
-    except (_ReaderLeftError, BrokenPipeError):
-        # The interpreter's last flush would complain again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _BROKEN_PIPE_EXIT
+    except (_ReaderLeftError, OSError) as error:
+        return _tell_system(app, error)
     except (KeyboardInterrupt, click.Abort):
         return _tell(app, "interrupted", "interrupted", "", ExitCode.INTERRUPTED)
     return code if isinstance(code, int) else ExitCode.OK
+
+
+def _give_stdout_up() -> None:
+    """The interpreter's last flush would complain again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _tell_system(app: App, error: _ReaderLeftError | OSError) -> int:
+    """What this machine refuses: a pipe that nobody reads, a full disk, a folder that is not ours."""
+    if isinstance(error, _ReaderLeftError | BrokenPipeError):
+        _give_stdout_up()
+        return _BROKEN_PIPE_EXIT
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _give_stdout_up()
+    # Of what is written Python does not say where to.
+    where = error.filename or "what was to be written"
+    return _tell(app, "failure", f"{where}: {error.strerror or error}", "", ExitCode.FAILURE)
 
 
 def _own(words: list[str]) -> list[str]:
@@ -208,7 +225,11 @@ def _own(words: list[str]) -> list[str]:
 
 
 def _make_writable() -> None:
-    """A console that has not all characters (cp950, latin-1, ascii) is shown marks for the others."""
+    """A console that has not all characters (cp950, latin-1, ascii) is shown marks for the others, and who
+    closed a stream (`>&-`) is shown nothing on it."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="replace")

@@ -10,8 +10,9 @@ import click
 from hivemind.cli.app import App, json_option, pass_app
 from hivemind.cli.completing import job_ids
 from hivemind.cli.connect import connect
+from hivemind.cli.moments import as_duration
 from hivemind.cli.naming import one_job
-from hivemind.cli.render.jobs import job_details, job_json, job_line, jobs_table
+from hivemind.cli.render.jobs import job_bar, job_details, job_json, job_line, jobs_table
 from hivemind.cli.render.plain_text import one_line
 from hivemind.cli.render.task_list import USUAL, task_list
 from hivemind.cli.render.tasks import count_text, jsonable, show
@@ -65,23 +66,27 @@ def status(app: App, job_id: str) -> None:
 
 @job.command()
 @_job_argument
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Give up after so long.")
+@click.option("--timeout", callback=as_duration, metavar="TIME", help="Give up after so long: 90s, 10m, 2h.")
 @json_option
 @pass_app
 def watch(app: App, job_id: str, timeout: float | None) -> int:
-    """Wait until all tasks have ended; with --json a line for each change.
+    """Wait until all tasks have ended, with a bar; in a pipe and with --json a line for each change.
 
     Exits with 0 when all succeeded, 1 when some did not, 130 when the job was stopped, 7 after --timeout.
     """
     last: JobInfo | None = None
-    with connect(app) as pool:
+    with connect(app) as pool, job_bar(shown=not app.json) as bar:
         for found in pool.watch_job(one_job(pool, job_id), timeout_seconds=timeout):
-            if last is None or found.counts != last.counts:
-                if app.json:
-                    app.answer(job_json(found))
-                else:
-                    app.notice(job_line(found, time.time()))
+            is_news = last is None or found.counts != last.counts
+            if bar is not None:
+                bar(found)
+            elif is_news and app.json:
+                app.answer(job_json(found))
+            elif is_news:
+                app.notice(job_line(found, time.time()))
             last = found
+    if last is not None and bar is not None:
+        app.notice(job_line(last, time.time()))
     if last is None or last.succeeded == last.tasks:
         return ExitCode.OK
     # A failed step stops what comes after it: that is a failure, and nobody's stop.

@@ -26,6 +26,7 @@ from hivemind.errors import (
 )
 from hivemind.sdk import NodePoolClient
 from hivemind.selectors import NamedIds
+from nodepool.domain.not_visible import no_job
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
 
 UNFINISHED = tuple(state for state in TaskState if state not in FINAL_TASK_STATES)
@@ -82,7 +83,10 @@ def one_task(pool: NodePoolClient, name: str) -> str:
 
 def one_job(pool: NodePoolClient, name: str) -> str:
     """The job that is meant. Of a task the pool says that there is no such job."""
-    found = pool.select([name])
+    try:
+        found = pool.select([name])
+    except MissingError:
+        raise MissingError(str(no_job(name))) from None
     return (found.jobs or found.tasks)[0]
 
 

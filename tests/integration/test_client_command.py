@@ -237,6 +237,45 @@ def test_a_reader_that_leaves_early_is_no_error(environment: dict[str, str], ser
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["nodes"], ["logs", "t"]])
+def test_an_answer_that_cannot_be_written_is_one_line(
+    environment: dict[str, str], server: Scripted, arguments: list[str], unbuffered: str
+) -> None:
+    server.answers("GetTaskLogs", pb.GetTaskLogsResponse(success=True, logs="x" * 100_000))
+    server.answers(
+        "GetNodeList", pb.GetNodeListResponse(success=True, nodes=[pb.WorkerNodeInfo(node_id="bob/pc")])
+    )
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment
+            | {
+                "PYTHONPATH": os.pathsep.join(sys.path),
+                "HIVEMIND_TOKEN": TOKEN,
+                "PYTHONUNBUFFERED": unbuffered,
+            },
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "what was to be written: No space left on device" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_who_closed_stdout_is_told_nothing_on_it(environment: dict[str, str], server: Scripted) -> None:
+    server.answers(
+        "GetNodeList", pb.GetNodeListResponse(success=True, nodes=[pb.WorkerNodeInfo(node_id="bob/pc")])
+    )
+    known = environment | {"PYTHONPATH": os.pathsep.join(sys.path), "HIVEMIND_TOKEN": TOKEN}
+    words = ["sh", "-c", 'exec "$@" >&-', "sh", *COMMAND, "nodes"]
+    done = subprocess.run(words, stderr=subprocess.PIPE, text=True, env=known, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_large_log_arrives_whole(environment: dict[str, str], server: Scripted, unbuffered: str) -> None:
     server.answers("GetTaskLogs", pb.GetTaskLogsResponse(success=True, logs="x" * 1_000_000))
     done = run(environment | {"HIVEMIND_TOKEN": TOKEN, "PYTHONUNBUFFERED": unbuffered}, "logs", "t")

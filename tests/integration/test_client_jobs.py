@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,11 @@ from typing import Any
 import grpc
 import pytest
 
-from hivemind import BadResultError, NodePoolClient, NotYetError, RefusedError, TaskState
+from hivemind import BadResultError, JobInfo, NodePoolClient, NotYetError, RefusedError, TaskState
+from hivemind.cli.render.jobs import job_details, jobs_table
+from hivemind.cli.render.tasks import PlainConsole
 from hivemind.job_results import Fetch, fetch_all
+from hivemind.jobs import ReasonGroup
 from nodepool.protocol import nodepool_pb2 as pb
 from tests.support import command
 from tests.support.command import RESULT, TOKEN, Shell
@@ -111,6 +115,44 @@ def test_a_job_is_watched_to_its_end(server: Scripted, alice: Shell, end: dict[s
     done = alice("job", "watch", JOB, "--json")
     assert done.code == code
     assert [line["counts"] for line in done.lines] == [{"RUNNING": 3}, end]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_is_shown_a_bar_and_how_it_ended(
+    server: Scripted, alice: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tells(server, job(RUNNING=3), job(RUNNING=1, SUCCEEDED=2), job(SUCCEEDED=2, FAILED=1))
+    screen = Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    assert alice("job", "watch", JOB).code == 1
+    shown = screen.getvalue()
+    assert "━" in shown
+    assert "3/3" in shown
+    assert shown.endswith("3 of 3 tasks ended: 2 succeeded, 1 failed\n")
+
+
+@pytest.mark.parametrize(("width", "such_as"), [(60, ".7"), (80, f"{JOB}.7")])
+def test_ids_are_whole_on_a_narrow_screen(width: int, such_as: str) -> None:
+    words = "failed in each of 3 tries; the last: the task ended with exit code 3"
+    reason = ReasonGroup(state=TaskState.FAILED, reason=words, tasks=50, first_index=7)
+    told = JobInfo(
+        job_id=JOB, kind="array", tasks=100_000, name="n" * 40, created_at=1.0, reasons=(reason,),
+        counts={TaskState.SUCCEEDED: 99_950, TaskState.FAILED: 50},
+    )  # fmt: skip
+    shown = []
+    for each in (jobs_table([told, told], 500_000.0), job_details(told, 500_000.0)):
+        screen = io.StringIO()
+        PlainConsole(file=screen, width=width).print(each)
+        lines = screen.getvalue().splitlines()
+        assert max(map(len, lines)) <= width
+        assert any(JOB in line for line in lines)
+        shown += lines
+    assert any(line.split()[-1:] == [such_as] for line in shown)
 
 
 def test_a_watch_that_is_bounded_gives_up(server: Scripted, alice: Shell) -> None:

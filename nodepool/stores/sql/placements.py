@@ -143,12 +143,9 @@ def place_all(
     apart = Apart.of(connection, [(it.task_id, it.node_id) for it in placements])
     found: dict[str, Row[Any]] = {}
     for ids in _slices([placement.task_id for placement in placements]):
-        query: Select[Any] = select(*_PLACED_COLUMNS)
+        query: Select[Any] = select(*_PLACED_COLUMNS).where(tasks.c.id.in_(ids), WAITS_BY_ID)
         # Nobody moves them before this transaction ends; SQLite has one writer anyway, and leaves this out.
-        for row in connection.execute(
-            query.where(tasks.c.id.in_(ids), WAITS_BY_ID).with_for_update(of=tasks)
-        ):
-            found[row.id] = row
+        found |= {row.id: row for row in connection.execute(query.with_for_update(of=tasks))}
     moving = [
         it
         for it in placements
