@@ -12,7 +12,7 @@ import docker
 import pytest
 import structlog
 
-from tests.support import databases, engine, forking, postgres, spreading, statements
+from tests.support import databases, engine, forking, forks, postgres, spreading, statements
 from tests.support.environment import scrub
 from tests.support.pool import PoolFactory, PoolOptions, TestPool
 from tests.support.processes import MARK, end_all, open_folder, strays
@@ -20,7 +20,13 @@ from tests.support.valkey import TestValkey
 from worker_agent.trash import remove_tree
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--forks", type=int, default=0, metavar="N", help="run the tests in N forked processes")
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if processes := config.getoption("--forks"):
+        config.pluginmanager.register(forks.Forks(processes), "forks")
     scrub(os.environ)
     # Of a terminal that no test has: what spreads the tests over processes sets them.
     for name in ("COLUMNS", "LINES"):

@@ -1,8 +1,10 @@
 """The process that tests.support.forking starts: it imports what the pool's parts import, and forks them.
 
 `python -P -m tests.support.fork_server DESCRIPTOR`: a socket that says what to start and asks how it ended.
-This ends with the socket. It must hold no thread and no connection, and know no setting: each part has its
-own environment, and all that is read from it when a module is imported is imported by the part itself.
+With a second descriptor, of a socket that listens, whoever connects there gets such a process of its own,
+forked from this one. This ends with the socket. It must hold no thread and no connection, and know no
+setting: each part has its own environment, and all that is read from it when a module is imported is imported
+by the part itself.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import importlib
 import json
 import os
 import runpy
+import select
+import signal
 import socket
 import sys
 import types
@@ -72,6 +76,23 @@ def preload() -> None:
     gc.freeze()
 
 
+def share(control: socket.socket, listening: socket.socket) -> socket.socket:
+    """Returns only in a child, with the socket of somebody who has connected."""
+    # Nobody asks how these end.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        ready, _, _ = select.select([control, listening], [], [])
+        if control in ready:
+            os._exit(0)
+        connected, _ = listening.accept()
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            control.close()
+            listening.close()
+            return connected
+        connected.close()
+
+
 def serve(control: socket.socket) -> dict[str, Any]:
     """Returns only in a child, with what it is to be."""
     while True:
@@ -111,6 +132,7 @@ def become(wanted: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     preload()
-    runpy.run_module(
-        become(serve(socket.socket(fileno=int(sys.argv[1])))), run_name="__main__", alter_sys=True
-    )
+    line, *others = (socket.socket(fileno=int(word)) for word in sys.argv[1:])
+    if others:
+        line = share(line, others[0])
+    runpy.run_module(become(serve(line)), run_name="__main__", alter_sys=True)

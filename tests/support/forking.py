@@ -23,6 +23,9 @@ from tests.support.fork_server import MOST_BYTES
 
 # `0`: every part is started by itself, for what must see processes start, as what measures coverage does.
 SWITCH = "HIVEMIND_TEST_FORK"
+# Set in every process that the tests start; children inherit it, so strays can be told apart from
+# everybody else's processes.
+MARK = "HIVEMIND_TEST_RUN"
 MODULES = frozenset({"gateway", "celery", "worker_agent", "dispatcher.flower"})
 
 
@@ -64,19 +67,9 @@ class ForkedProcess:
 class ForkServer:
     """One process that forks others; thread-safe. It ends when it is closed, or its owner ends."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tests.support.fork_server", str(theirs.fileno())],
-                # Numpy's threads would not come along.
-                env={**environment, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"},
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        self._control = ours
+    def __init__(self, control: socket.socket, process: subprocess.Popen[bytes] | None = None) -> None:
+        """`process`: this one's own, and not one that somebody else has started for several."""
+        self._control, self._process = control, process
         self._lock = threading.Lock()
 
     def start(self, argv: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path) -> ForkedProcess:
@@ -89,7 +82,8 @@ class ForkServer:
 
     def close(self) -> None:
         self._control.close()
-        self._process.wait(30)
+        if self._process is not None:
+            self._process.wait(30)
 
     def _ask(self, question: Mapping[str, object]) -> object:
         with self._lock:
@@ -101,8 +95,53 @@ class ForkServer:
         return answer
 
 
+class SharedServer:
+    """For processes that are forked from this one: each gets a server that is forked from a ready one."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+            # A name that the kernel makes, in no folder.
+            listening.bind("")
+            listening.listen()
+            self._address = listening.getsockname()
+            self._control, self._process = _begin(environment, listening)
+
+    def connect(self) -> ForkServer:
+        line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        line.connect(self._address)
+        return ForkServer(line)
+
+    def close(self) -> None:
+        self._control.close()
+        self._process.wait(30)
+
+    def leave(self) -> None:
+        """In a process that was forked: it is the other one's, who ends it."""
+        self._control.close()
+        self._process.returncode = 0
+
+
+def _begin(
+    environment: Mapping[str, str], *more: socket.socket
+) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    descriptors = [theirs.fileno(), *(each.fileno() for each in more)]
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "tests.support.fork_server", *map(str, descriptors)],
+            # Numpy's threads would not come along.
+            env={**environment, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"},
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            pass_fds=descriptors,
+            start_new_session=True,
+        )
+    return ours, process
+
+
 _lock = threading.Lock()
 _servers: list[ForkServer] = []
+_shared: list[SharedServer] = []
 
 
 def forkable(argv: Sequence[str]) -> list[str] | None:
@@ -115,12 +154,35 @@ def forkable(argv: Sequence[str]) -> list[str] | None:
     return words[1:] if words[1] in MODULES else None
 
 
-def server(environment: Mapping[str, str]) -> ForkServer:
+def server() -> ForkServer:
     """This process's own, started when it is needed first."""
     with _lock:
         if not _servers:
-            _servers.append(ForkServer(environment))
+            _servers.append(_shared[0].connect() if _shared else ForkServer(*_begin(_environment())))
         return _servers[0]
+
+
+def share() -> None:
+    """Processes that are forked from now on need none of their own."""
+    if os.environ.get(SWITCH) != "0":
+        _shared.append(SharedServer(_environment()))
+
+
+def leave_shared() -> None:
+    """In a process that was forked."""
+    for shared in _shared:
+        shared.leave()
+
+
+def end_shared() -> None:
+    """When the processes that were forked have ended."""
+    while _shared:
+        _shared.pop().close()
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: os.environ[name] for name in ("PATH", MARK) if name in os.environ}
+    return {**kept, "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
 
 
 def close() -> None:

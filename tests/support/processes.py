@@ -15,9 +15,7 @@ import psutil
 from tests.support import forking
 from tests.support.waiting import wait_until
 
-# Set in every process that the tests start; children inherit it, so strays can be told apart from
-# everybody else's processes.
-MARK = "HIVEMIND_TEST_RUN"
+MARK = forking.MARK
 LOG_TAIL_BYTES = 8000
 Started = subprocess.Popen[bytes] | forking.ForkedProcess
 
@@ -46,9 +44,7 @@ class TestProcess:
         environment = {**self.env, **_kept()}
         # A library that is loaded before all others is loaded at a start only.
         if "LD_PRELOAD" not in self.env and (words := forking.forkable(self.argv)):
-            mark = {name: os.environ[name] for name in ("PATH", MARK) if name in os.environ}
-            server = forking.server({**mark, "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"})
-            self._process = server.start(words, environment, self.cwd, self.log_path)
+            self._process = forking.server().start(words, environment, self.cwd, self.log_path)
             return
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
