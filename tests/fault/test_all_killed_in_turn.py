@@ -212,12 +212,6 @@ def faults(pool: SeveralOfEach, load: Load) -> Iterator[tuple[str, Callable[[], 
 
         return end
 
-    def sentinel_dies() -> None:
-        broker = pool.valkey
-        assert isinstance(broker, SentinelBroker)
-        broker.sentinels[2].kill()
-        broker.sentinels[2].start()
-
     yield "gateway 1, kill -9", killed(pool.gateway)
     yield "dispatcher 1, stands still", leader_stands_still
     yield "PostgreSQL, kill -9", database_ends(signal.SIGKILL)
@@ -228,7 +222,14 @@ def faults(pool: SeveralOfEach, load: Load) -> Iterator[tuple[str, Callable[[], 
     yield "dispatcher 1, kill -9", killed(pool.dispatcher)
     yield "PostgreSQL, restart (fast)", database_ends(signal.SIGINT)
     yield "PostgreSQL, immediate", database_ends(signal.SIGQUIT)
-    yield "a sentinel, kill -9", sentinel_dies
+    yield "a sentinel, kill -9", lambda: sentinel_dies(pool)
+
+
+def sentinel_dies(pool: SeveralOfEach) -> None:
+    broker = pool.valkey
+    assert isinstance(broker, SentinelBroker)
+    broker.sentinels[2].kill()
+    broker.sentinels[2].start()
 
 
 def broker_fails_over(pool: SeveralOfEach) -> None:
