@@ -16,8 +16,8 @@ from nodepool.domain.trust.tiers import TIERS
 # One queue per trust tier and region, `high.asia` to `low.any`. The anonymous exchange needs no
 # binding keys in Redis, so a FLUSHALL cannot cut a queue off.
 _direct = Exchange("", type="direct")
-# `push` is first: what it holds takes a moment, and must not wait behind tasks to place.
-_names = ["push", *(f"{tier}.{region}" for tier in TIERS for region in TASK_REGIONS)]
+# `push` and `notify` are first: what they hold takes a moment, and must not wait behind tasks to place.
+_names = ["push", "notify", *(f"{tier}.{region}" for tier in TIERS for region in TASK_REGIONS)]
 task_queues = [Queue(name, _direct, routing_key=name) for name in _names]
 task_default_queue = "low.any"
 task_default_exchange = ""

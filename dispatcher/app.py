@@ -13,7 +13,9 @@ from celery.app.task import Task
 
 from dispatcher import metrics_sources
 from dispatcher.celery_metrics import CeleryMetrics
-from dispatcher.context import Dispatcher, build, open_files
+from dispatcher.context import Dispatcher, build, open_files, open_secret_box
+from dispatcher.notify.notifier import Notifier
+from dispatcher.notify.sender import NotificationSender
 from dispatcher.placing.node_events import NodeEventListener
 from dispatcher.placing.placement_loop import PlacementLoop
 from dispatcher.push.outcomes import PushOutcomes
@@ -68,6 +70,9 @@ class _Worker:
     # Made when the first node is to be called.
     pusher: Pusher | None = None
     making_pusher = threading.Lock()
+    # Made when the first notification is to be sent.
+    notifier: Notifier | None = None
+    sender: NotificationSender | None = None
 
 
 @signals.setup_logging.connect(weak=False)
@@ -143,6 +148,10 @@ def _close(**_: Any) -> None:
     for part in (_Worker.sweeper, _Worker.placement_loop, _Worker.listener):
         if part:
             part.stop()
+    if _Worker.notifier:
+        _Worker.notifier.close()
+    if _Worker.sender:
+        _Worker.sender.close()
     if _Worker.pusher:
         _Worker.pusher.close()
     if _Worker.dispatcher:
@@ -166,6 +175,19 @@ def pusher() -> Pusher:
         if _Worker.pusher is None:
             _Worker.pusher = Pusher(PushOutcomes(dispatcher(), open_files(settings())))
         return _Worker.pusher
+
+
+def notifier() -> Notifier:
+    with _Worker.making_pusher:
+        if _Worker.notifier is None:
+            _Worker.sender = NotificationSender(dispatcher(), open_secret_box(settings()))
+            _Worker.notifier = Notifier(dispatcher(), _Worker.sender)
+        return _Worker.notifier
+
+
+@app.task(name=names.NOTIFY, bind=True)
+def notify(_task: Task[Any, Any], _what: str) -> None:
+    notifier().look()
 
 
 @app.task(name=names.PUSH, bind=True)

@@ -26,7 +26,7 @@ from nodepool.metrics.disks import disk_samples
 from nodepool.metrics.sampling import Sampler, Source
 from nodepool.stores.redis.broker_status import broker_status, queue_lengths
 from nodepool.stores.redis.sweep_mark import SweepMarks
-from nodepool.stores.sql import pool_records, pool_statistics
+from nodepool.stores.sql import notifications, pool_records, pool_statistics
 
 Found = Mapping[SampledMetric, Samples]
 
@@ -57,6 +57,7 @@ def sampler(dispatcher: Dispatcher, placement_loop: PlacementLoop, hostname: str
             Source("ended_tasks", partial(_ended_tasks, dispatcher), _SELDOM_SECONDS),
             Source("broker", partial(_broker, dispatcher), _OFTEN_SECONDS),
             Source("ledger", partial(_ledger, dispatcher), _OFTEN_SECONDS),
+            Source("notifications", partial(_notifications, dispatcher), _OFTEN_SECONDS),
             Source("disk", partial(disk_samples, settings.watched_folders), _OFTEN_SECONDS),
         ]
     )
@@ -114,6 +115,11 @@ def _ledger(dispatcher: Dispatcher) -> Found:
         catalogue.ledger_right: {_NOTHING: float(last.is_right)},
         catalogue.ledger_verified_entries: {_NOTHING: last.entries},
     }
+
+
+def _notifications(dispatcher: Dispatcher) -> Found:
+    waiting = dispatcher.database.read(notifications.count_waiting)
+    return {catalogue.notifications_waiting: {_NOTHING: waiting}}
 
 
 def _celery(hostname: str, threads: int) -> Found:

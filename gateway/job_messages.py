@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gateway.told_messages import notification
 from gateway.usecases.jobs import ShownJob
 from nodepool.domain.tasks.dependencies import from_lines
 from nodepool.domain.tasks.run_inputs import mapping_from_json
@@ -31,6 +32,8 @@ def job(shown: ShownJob) -> pb.Job:
         max_cpt=row.max_cpt,
         resubmit_of=row.resubmit_of,
         worst_exit_code=shown.worst_exit_code,
+        notify=from_lines(row.notify),
+        notifications=map(notification, shown.told),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from gateway.told_messages import notification
 from nodepool import wire
 from nodepool.domain import ids
 from nodepool.domain.errors import InvalidInputError
@@ -25,6 +26,7 @@ from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.redis.node_registry import NodeReport
 from nodepool.stores.sql.attempt_rows import PastAttempt
 from nodepool.stores.sql.node_rows import StoredNode
+from nodepool.stores.sql.notifications import StoredNotification
 from nodepool.stores.sql.task_rows import OwnedTask, ShownRun, WholeTask
 from nodepool.stores.sql.verification_records import tier_of
 
@@ -59,6 +61,7 @@ def task_detail(
     attempts: Sequence[PastAttempt] = (),
     runs: Sequence[ShownRun] = (),
     given: WholeTask | None = None,
+    told: Sequence[StoredNotification] = (),
 ) -> pb.TaskDetail:
     """`given`: the task where it is to be told, too, what its entry script is given."""
     held = is_held_back(row)
@@ -95,6 +98,8 @@ def task_detail(
         job_index=row.job_index,
         resubmit_of=row.resubmit_of,
         needs=_requirements(row),
+        notify=from_lines(row.notify),
+        notifications=map(notification, told),
     )
 
 

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from hivemind.money import Balance, Credit, CreditChange, Statement, StatementLine, Transferred
     from hivemind.needs import TaskNeeds
     from hivemind.nodes import NodeInfo
+    from hivemind.notify_targets import NotifyTarget, NotifyTargetSet
     from hivemind.pools.aio import AsyncJob, AsyncPool, AsyncTask
     from hivemind.pools.executor import PoolExecutor
     from hivemind.pools.futures import PoolFuture
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from hivemind.secret_methods import SecretInfo, SecretRemoved
     from hivemind.selectors import NamedIds
     from hivemind.sweeps import Sweep
+    from hivemind.told import NotificationInfo
     from hivemind.watching import Position
     from nodepool.domain.tasks.states import TaskState
 
@@ -107,6 +109,9 @@ __all__ = [
     "NotAllowedError",
     "NotLoggedInError",
     "NotYetError",
+    "NotificationInfo",
+    "NotifyTarget",
+    "NotifyTargetSet",
     "Operator",
     "OtherPythonError",
     "OutputEvent",
@@ -173,6 +178,9 @@ _HOME_OF = {
     "ArraySubmission": "hivemind.array_upload",
     "JobInfo": "hivemind.jobs",
     "ReasonGroup": "hivemind.jobs",
+    "NotificationInfo": "hivemind.told",
+    "NotifyTarget": "hivemind.notify_targets",
+    "NotifyTargetSet": "hivemind.notify_targets",
     "SecretInfo": "hivemind.secret_methods",
     "SecretRemoved": "hivemind.secret_methods",
     "NamedIds": "hivemind.selectors",

@@ -17,6 +17,7 @@ from hivemind.uploading import (
     Progress,
     check_pool_knows,
     new_id,
+    notify_warning,
     retries_warning,
 )
 from hivemind.zip_pack import Package, open_package
@@ -102,7 +103,11 @@ def array_steps(
         max_minutes=answer.max_minutes,
         price_per_minute_cpt=answer.price_per_minute_cpt,
         most_cpt=answer.most_cpt,
-        warnings=(*package.warnings, *retries_warning(needs, answer.retries)),
+        warnings=(
+            *package.warnings,
+            *retries_warning(needs, answer.retries),
+            *notify_warning(needs.notify, kept=answer.notify_kept),
+        ),
     )
 
 

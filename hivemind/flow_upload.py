@@ -12,7 +12,7 @@ from hivemind.channel import GatewayChannel
 from hivemind.errors import RefusedError, UnsupportedError
 from hivemind.flows import TaskFlow
 from hivemind.needs import needs_to_wire
-from hivemind.uploading import CHUNK_BYTES, DEADLINE_SECONDS, Progress
+from hivemind.uploading import CHUNK_BYTES, DEADLINE_SECONDS, Progress, notify_warning
 from hivemind.zip_pack import Package, open_package
 from nodepool.domain.errors import InvalidInputError
 from nodepool.domain.ids import check_job_id
@@ -56,8 +56,12 @@ def upload_flow(gateway: GatewayChannel, flow: TaskFlow, job_id: str, progress: 
         repeated=answer.repeated,
         message=answer.message,
         most_cpt=answer.most_cpt,
-        warnings=warnings,
+        warnings=(*warnings, *notify_warning(_told(flow), kept=answer.notify_kept)),
     )
+
+
+def _told(flow: TaskFlow) -> list[str]:
+    return [*flow.notify, *(name for step in flow.steps for name in step.task.notify)]
 
 
 def _packed(flow: TaskFlow, stack: ExitStack) -> tuple[list[Package], list[int]]:
@@ -80,6 +84,7 @@ def _spec(flow: TaskFlow, job_id: str, packages: Sequence[Package], number_of: S
         name=flow.name,
         labels=flow.labels,
         max_cpt=flow.max_cpt,
+        notify=flow.notify,
         steps=[
             pb.FlowStep(
                 name=step.name,

@@ -18,13 +18,14 @@ from hivemind.errors import RefusedError
 from hivemind.needs import TaskNeeds
 from hivemind.sweeps import Sweep
 from nodepool.domain.errors import InvalidInputError
+from nodepool.domain.notifications.targets import wanted_targets
 from nodepool.domain.tasks.arrays import ArrayInputs, expand, item_line
 from nodepool.domain.tasks.flows import StepOrder, check_steps, check_tasks, result_values, used_results
 from nodepool.domain.tasks.labels import check_labels, check_name
 from nodepool.domain.tasks.run_inputs import RunInputs
 
 _MAX_BYTES = 1 << 20
-_FLOW_KEYS = ("name", "labels", "max_cpt", "steps")
+_FLOW_KEYS = ("name", "labels", "max_cpt", "notify", "steps")
 _OWN_KEYS = (
     "memory",
     "path",
@@ -84,6 +85,7 @@ class TaskFlow:
     name: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     max_cpt: int = 0
+    notify: tuple[str, ...] = ()  # targets that are told when all of it has ended
 
     def __post_init__(self) -> None:
         try:
@@ -91,11 +93,17 @@ class TaskFlow:
             check_tasks({step.name: step.tasks for step in self.steps})
             check_name(self.name)
             check_labels(self.labels)
+            wanted_targets(self.notify)
         except InvalidInputError as error:
             raise RefusedError(str(error)) from error
         for step in self.steps:
             if step.task.replicas > 1:
                 raise RefusedError(f"step {step.name!r}: tasks of a flow run once each, without replicas")
+            if step.task.notify and step.sweep:
+                raise RefusedError(
+                    f"step {step.name!r} is an array, whose tasks are not told of one by one: give notify to "
+                    "the flow, or to a step that is one task"
+                )
 
     @property
     def tasks(self) -> int:
@@ -146,6 +154,7 @@ def read_flow(path: Path, callers: Mapping[str, str] | None = None) -> TaskFlow:
             name=_text(told.get("name", ""), "name"),
             labels=_texts_of(told.get("labels", {}), "labels"),
             max_cpt=_number(told.get("max_cpt", 0), "max_cpt"),
+            notify=_words(told.get("notify", []), "notify"),
         )
     except RefusedError as error:
         raise RefusedError(f"{path}: {error}") from error

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from hivemind.channel import GatewayChannel
 from hivemind.errors import NotYetError, UnsupportedError
 from hivemind.models import TaskInfo, state_from_word, state_told, task_from_list
+from hivemind.told import NotificationInfo, notification_from_wire
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
 from nodepool.protocol import nodepool_pb2 as pb
 
@@ -70,6 +71,8 @@ class JobInfo:
     worst_exit_code: int = 0  # of its tasks that failed; only of an end that is waited for
     reasons: tuple[ReasonGroup, ...] = ()
     steps: tuple[StepInfo, ...] = ()  # of a flow that is asked for by its id
+    notify: tuple[str, ...] = ()  # targets that are told of its end
+    notifications: tuple[NotificationInfo, ...] = ()  # what became of it; of one asked for by its id
 
     @property
     def ended(self) -> int:
@@ -186,6 +189,8 @@ def job_from_wire(
         counts=_counts(job),
         created_at=job.created_at,
         ended_at=job.ended_at or None,
+        notify=tuple(job.notify),
+        notifications=tuple(map(notification_from_wire, job.notifications)),
         stop_requested=job.stop_requested,
         held_cpt=job.held_cpt,
         paid_cpt=job.paid_cpt,

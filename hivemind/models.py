@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hivemind.errors import UnsupportedError
+from hivemind.told import NotificationInfo, notification_from_wire
 from nodepool.domain.tasks.exit_codes import shell_code
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
 from nodepool.protocol import nodepool_pb2 as pb
@@ -147,6 +148,8 @@ class TaskInfo:
     job_index: int = 0
     after: tuple[str, ...] = ()  # tasks and jobs whose success it waits for
     after_any: tuple[str, ...] = ()  # and those whose end, however they end
+    notify: tuple[str, ...] = ()  # targets that are told of its end
+    notifications: tuple[NotificationInfo, ...] = ()  # what became of it; only in `NodePoolClient.status`
 
     @property
     def final(self) -> bool:
@@ -371,7 +374,13 @@ def state_from_word(word: str) -> TaskState:
 
 
 def _order(detail: pb.TaskDetail) -> dict[str, Any]:
-    return {"after": tuple(detail.after), "after_any": tuple(detail.after_any)}
+    """After what it runs, and who is told of its end."""
+    return {
+        "after": tuple(detail.after),
+        "after_any": tuple(detail.after_any),
+        "notify": tuple(detail.notify),
+        "notifications": tuple(map(notification_from_wire, detail.notifications)),
+    }
 
 
 def state_told(word: str, *, waits_for_others: bool) -> TaskState:

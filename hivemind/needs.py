@@ -12,6 +12,7 @@ from typing import Any
 from hivemind.errors import InvalidInputError
 from nodepool.domain.capabilities import AFTER_OTHERS, Capability
 from nodepool.domain.errors import InvalidInputError as InvalidError
+from nodepool.domain.notifications.targets import wanted_targets
 from nodepool.domain.regions import task_region
 from nodepool.domain.resources import MAX_AMOUNT, Resources, whole_gibibytes
 from nodepool.domain.tasks.dependencies import check_named
@@ -51,7 +52,8 @@ class TaskNeeds:
     as NAME or NAME=VARIABLE; nodes of low trust that are not your own have them only with
     `secrets_on_low_trust`. `name`, which several tasks may share, and `labels` are for finding tasks again.
     `after` names tasks and jobs of yours whose success it waits for, and `after_any` those whose end, however
-    they end. It holds nothing meanwhile, and is stopped where the success cannot come any more.
+    they end. It holds nothing meanwhile, and is stopped where the success cannot come any more. `notify`
+    names targets of yours (`set_notify_target`) that are told when it has ended; of an array, when all has.
     """
 
     cpu_score: int = 0
@@ -82,6 +84,7 @@ class TaskNeeds:
     labels: Mapping[str, str] = field(default_factory=dict)
     after: tuple[str, ...] = ()
     after_any: tuple[str, ...] = ()
+    notify: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises InvalidInputError for what no pool would take."""
@@ -104,6 +107,7 @@ class TaskNeeds:
             check_name(self.name)
             check_labels(self.labels)
             check_named("", self.after, self.after_any)
+            wanted_targets(self.notify)
         except InvalidError as error:
             raise InvalidInputError(str(error)) from error
         if not 0 <= self.max_minutes <= MAX_AMOUNT:
@@ -135,7 +139,7 @@ def _check_kinds(needs: TaskNeeds) -> None:
         fits = isinstance(value, kinds) and (kinds is bool or not isinstance(value, bool))
         if not fits and not (value is None and default is None):
             raise InvalidInputError(f"{each.name} must be {words}, not {ascii(value)[:60]}")
-    for name in ("arguments", "compare_outputs", "secrets", "after", "after_any"):
+    for name in ("arguments", "compare_outputs", "secrets", "after", "after_any", "notify"):
         if not all(isinstance(word, str) for word in getattr(needs, name)):
             raise InvalidInputError(f"{name} must be a list of texts, not {ascii(getattr(needs, name))[:60]}")
     if not all(isinstance(code, int) and not isinstance(code, bool) for code in needs.retry_on):
@@ -192,6 +196,7 @@ def needs_to_wire(needs: TaskNeeds) -> pb.UploadTaskRequest:
         labels=needs.labels,
         after=needs.after,
         after_any=needs.after_any,
+        notify=needs.notify,
     )
     if needs.priority is not None:
         request.priority = needs.priority

@@ -49,6 +49,7 @@ from hivemind.models import (
 from hivemind.money import Balance, Credit, Statement, Transferred
 from hivemind.needs import TaskNeeds, needs_to_wire
 from hivemind.nodes import NodeInfo, node_from_wire
+from hivemind.notify_methods import NotifyMethods
 from hivemind.secret_methods import SecretMethods
 from hivemind.steps import drive
 from hivemind.tokens import read_token
@@ -58,7 +59,7 @@ from hivemind.zip_unpack import MAX_UNPACKED_BYTES
 from nodepool.protocol import nodepool_pb2 as pb
 
 
-class NodePoolClient(ListMethods, JobMethods, SecretMethods):
+class NodePoolClient(ListMethods, JobMethods, SecretMethods, NotifyMethods):
     """A connection to one pool as one user. Safe to use from several threads; close it after use."""
 
     def __init__(

@@ -92,6 +92,7 @@ def upload_steps(
             *_naming_warning(needs, answer),
             *_minutes_warning(answer),
             *retries_warning(needs, answer.retries),
+            *notify_warning(needs.notify, kept=answer.notify_kept),
         ),
         max_minutes=answer.max_minutes,
         stored_bytes=answer.stored_bytes,
@@ -137,6 +138,11 @@ def retries_warning(needs: TaskNeeds, accepted: int) -> tuple[str, ...]:
     if accepted == needs.retries:
         return ()
     return ("this pool is too old for retries: what fails is not tried again",)
+
+
+def notify_warning(notify: Sequence[str], *, kept: bool) -> tuple[str, ...]:
+    """Where the pool does not know what was asked for."""
+    return () if kept or not notify else ("this pool is too old to tell anybody of the end of tasks",)
 
 
 def _minutes_warning(answer: pb.UploadTaskResponse) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ SECRET_NAMES = frozenset(
         "JWT_SECRET_KEY",
         "REDIS_SENTINEL_PASSWORD",
         "REDIS_URL",
+        "SMTP_PASSWORD",
         "STORAGE_KEY",
         "VALKEY_PASSWORD",
     }

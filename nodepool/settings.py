@@ -19,13 +19,14 @@ from nodepool.domain.tasks.package_rules import PackageLimits
 from nodepool.settings_balancer import BalancerSettings
 from nodepool.settings_bounds import BoundsSettings
 from nodepool.settings_broker import BrokerSettings
+from nodepool.settings_notify import NotifySettings
 
 MIN_SECRET_LENGTH = 32
 _SQLITE_FILE = "sqlite:///"
 _EXAMPLE_SECRETS = frozenset({"change-me", "secret", "your-secret-key", "your_secret_key_here"})
 
 
-class Settings(BrokerSettings, BalancerSettings, BoundsSettings):
+class Settings(BrokerSettings, BalancerSettings, BoundsSettings, NotifySettings):
     """Every setting of gateway and dispatcher. Sizes are bytes and times seconds unless the name says."""
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True)
@@ -186,7 +187,8 @@ class Settings(BrokerSettings, BalancerSettings, BoundsSettings):
     )
     push_allowed_networks: str = Field(
         "",
-        description="networks (CIDR, comma separated) of such nodes besides the address they register from",
+        description="networks (CIDR, comma separated) of such nodes besides the address they register from, "
+        "and of webhooks besides the public internet",
     )
     push_timeout_seconds: float = Field(
         10.0, gt=0, description="how long such a node may take to answer that it has taken a task"

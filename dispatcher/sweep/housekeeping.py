@@ -13,6 +13,7 @@ from dispatcher.context import Dispatcher, open_files
 from dispatcher.sweep import left_nodes
 from dispatcher.sweep.expired_tasks import ExpiredTasks
 from dispatcher.sweep.left_nodes import LeftNodes
+from dispatcher.sweep.notifications import remove_old as remove_notifications
 from dispatcher.sweep.orphans import OrphanScan
 from nodepool.domain.errors import NodePoolError
 from nodepool.domain.scheduling.fair_turns import QueueBounds
@@ -83,6 +84,7 @@ class Housekeeping:
                 (30.0, nodes.remove_keys),
                 (600.0, nodes.remove_users),
                 (600.0, self._remove_marks),
+                (600.0, lambda: remove_notifications(self._dispatcher)),
                 (left_nodes.NOTED_SECONDS, nodes.note_seen),
                 (left_nodes.NOTED_SECONDS, nodes.take_out),
             ]

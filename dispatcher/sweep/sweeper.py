@@ -27,6 +27,7 @@ from dispatcher.sweep.housekeeping import Housekeeping
 from dispatcher.sweep.jobs import JobKeeper
 from dispatcher.sweep.left_outputs import LeftOutputs
 from dispatcher.sweep.lost_hints import tell_again
+from dispatcher.sweep.notifications import NotificationTeller
 from dispatcher.sweep.overdue_attempts import OverdueAttempts
 from dispatcher.sweep.own_outages import SweepOutages
 from dispatcher.sweep.pending_votes import PendingVotes
@@ -118,7 +119,7 @@ class Sweeper:
         self._outages, self._jobs = SweepOutages(dispatcher), JobKeeper(dispatcher, placement_loop)
         self._retries, self._presence = RetryWaits(dispatcher, placement_loop), SilenceTeller(dispatcher)
         self._brake = Brake(dispatcher, self._failure_detector, self._outages)
-        self._forgotten = ForgottenAttempts(dispatcher)
+        self._forgotten, self._teller = ForgottenAttempts(dispatcher), NotificationTeller(dispatcher)
         # Who is asked in a pass whether it still has its work.
         self._questioned = RotatingSlices(_QUESTIONED_WITHIN_PASSES)
         # Nobody can begin or end an attempt, nor be heard, during an outage.
@@ -276,6 +277,7 @@ class Sweeper:
         self._credit_drift.look()
         tell_again(dispatcher, self._placement_loop)
         self._jobs.look()
+        self._teller.look()
         self._prober.look()
 
     def _listen(self, *, is_full: bool) -> None:

@@ -53,6 +53,7 @@ _KINDS: Mapping[CallKind, tuple[str, ...]] = {
         "StopTask", "StopJob", "DeleteTask", "StopTaskExecution", "Transfer", "RefreshToken",
         "SetNodeDraining", "Mint",
         "SetCreditScore", "SetUserBlocked", "ReversePayment", "SetSecret", "RemoveSecret", "StopUserTask",
+        "SetNotifyTarget", "RemoveNotifyTarget", "TestNotifyTarget", "ConfirmNotifyTarget",
     ),
     CallKind.SUBMIT: ("UploadTask", "UploadTaskStream", "SubmitArray", "SubmitFlow", "ExecuteTask"),
     CallKind.PASSWORD: ("ChangePassword",),

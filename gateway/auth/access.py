@@ -34,6 +34,11 @@ _BY_SERVICE: dict[str, dict[Access, tuple[str, ...]]] = {
             "SetSecret",
             "ListSecrets",
             "RemoveSecret",
+            "SetNotifyTarget",
+            "ListNotifyTargets",
+            "RemoveNotifyTarget",
+            "TestNotifyTarget",
+            "ConfirmNotifyTarget",
         ),
     },
     "nodepool.NodeManagerService": {

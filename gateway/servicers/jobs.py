@@ -53,6 +53,7 @@ class JobCalls:
             job_id=accepted.job_id,
             tasks=accepted.tasks,
             most_cpt=accepted.most,
+            notify_kept=True,
         )
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
@@ -132,6 +133,7 @@ class JobCalls:
             job_id=flow.job_id,
             tasks=flow.tasks,
             most_cpt=flow.most,
+            notify_kept=True,
         )
 
 
@@ -157,4 +159,5 @@ def _accepted(accepted: AcceptedArray) -> pb.SubmitArrayResponse:
         price_per_minute_cpt=price.price_per_minute,
         most_cpt=price.most,
         retries=accepted.retries,
+        notify_kept=True,
     )

@@ -14,7 +14,7 @@ from gateway.context import Gateway
 from gateway.servicers.jobs import JobCalls
 from gateway.servicers.task_lists import ListCalls
 from gateway.servicers.task_logs import earlier, logs_of
-from gateway.usecases import pushed_attempts, removal, submit_task, tasks, watch_task
+from gateway.usecases import notify_targets, pushed_attempts, removal, submit_task, tasks, watch_task
 from gateway.usecases.announced_package import Announced
 from gateway.usecases.explain_task import Explainer
 from gateway.usecases.incoming_package import IncomingPackage
@@ -76,6 +76,8 @@ class MasterNodeServicer(ListCalls, JobCalls, rpc.MasterNodeServiceServicer):
         row = await gateway.run(tasks.find_own, gateway, identity, request.task_id)
         attempts = await gateway.run(tasks.attempts_of_task, gateway, row)
         runs = await gateway.run(tasks.runs_of_task, gateway, row)
+        notify = row.notify if identity else ""
+        told = await gateway.run(notify_targets.told, gateway, row.owner_id, row.id, notify) if notify else ()
         window = await tasks.output_of(gateway, row)
         with gateway.memory.hold(row.owner_id, len(window.data)):
             output = await gateway.run(_last_lines, window)
@@ -86,7 +88,12 @@ class MasterNodeServicer(ListCalls, JobCalls, rpc.MasterNodeServiceServicer):
             message=views.status_message(row),
             # What a task is given is its owner's alone, also where anybody may ask how it is.
             detail=views.task_detail(
-                row, gateway.settings.retention, attempts, runs, given=row if identity else None
+                row,
+                gateway.settings.retention,
+                attempts,
+                runs,
+                given=row if identity else None,
+                told=told,
             ),
         )
 
@@ -238,6 +245,7 @@ def _uploaded(accepted: Accepted) -> pb.UploadTaskResponse:
         inputs_kept=True,
         secrets_kept=True,
         order_kept=True,
+        notify_kept=True,
     )
 
 

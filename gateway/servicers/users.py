@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from functools import partial
 
+from gateway import notify_messages, told_messages
 from gateway.admission.arrival import Context
 from gateway.auth import passwords
 from gateway.auth.callers import current_client, current_identity
 from gateway.auth.rate_limit import RateLimit
 from gateway.context import Gateway
-from gateway.usecases import accounts, login_guard, statements, user_secrets
+from gateway.usecases import accounts, login_guard, notify_targets, statements, user_secrets
 from nodepool.domain.errors import NodePoolError, RateLimitedError
 from nodepool.protocol import nodepool_pb2 as pb, nodepool_pb2_grpc as rpc
 
@@ -142,6 +143,48 @@ class UserServicer(rpc.UserServiceServicer):
         return pb.RemoveSecretResponse(
             success=True, message=f"secret {name} is removed{words}", waiting_tasks=waiting
         )
+
+    async def SetNotifyTarget(
+        self, request: pb.SetNotifyTargetRequest, context: Context
+    ) -> pb.SetNotifyTargetResponse:
+        identity, name, url = current_identity(), request.name, request.url
+        put = partial(notify_targets.put, self._gateway, identity, name, url, rotate=request.rotate)
+        return notify_messages.was_set(await self._gateway.run(put))
+
+    async def ListNotifyTargets(
+        self, request: pb.ListNotifyTargetsRequest, context: Context
+    ) -> pb.ListNotifyTargetsResponse:
+        found = await self._gateway.run(notify_targets.list_own, self._gateway, current_identity())
+        return pb.ListNotifyTargetsResponse(
+            success=True,
+            message=f"{len(found)} targets",
+            targets=[notify_messages.target(it) for it in found],
+        )
+
+    async def RemoveNotifyTarget(
+        self, request: pb.RemoveNotifyTargetRequest, context: Context
+    ) -> pb.RemoveNotifyTargetResponse:
+        await self._gateway.run(notify_targets.remove, self._gateway, current_identity(), request.name)
+        return pb.RemoveNotifyTargetResponse(success=True, message=f"target {request.name} is removed")
+
+    async def TestNotifyTarget(
+        self, request: pb.TestNotifyTargetRequest, context: Context
+    ) -> pb.TestNotifyTargetResponse:
+        gateway, identity = self._gateway, current_identity()
+        if request.event_id:
+            found = await gateway.run(notify_targets.look_at_test, gateway, identity, request.event_id)
+        else:
+            found = await gateway.run(notify_targets.begin_test, gateway, identity, request.name)
+        told = told_messages.notification(found)
+        return pb.TestNotifyTargetResponse(success=True, message=found.state, notification=told)
+
+    async def ConfirmNotifyTarget(
+        self, request: pb.ConfirmNotifyTargetRequest, context: Context
+    ) -> pb.ConfirmNotifyTargetResponse:
+        gateway, identity = self._gateway, current_identity()
+        done = await gateway.run(notify_targets.confirm, gateway, identity, request.name, request.code)
+        word = "is confirmed" if done else "was confirmed before"
+        return pb.ConfirmNotifyTargetResponse(success=True, message=f"target {request.name} {word}")
 
     async def GetCredit(self, request: pb.GetCreditRequest, context: Context) -> pb.GetCreditResponse:
         return await self._gateway.run_list(statements.credit, self._gateway, current_identity(), request)

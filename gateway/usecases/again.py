@@ -47,6 +47,7 @@ READ_FROM_ROW: Mapping[str, Callable[[WholeTask], Any]] = {
     "backoff_seconds": lambda row: row.backoff_seconds,
     "after": lambda row: from_lines(row.after),
     "after_any": lambda row: from_lines(row.after_any),
+    "notify": lambda row: from_lines(row.notify),
 }
 # One thing that is said in two ways.
 _MEMORY = frozenset({"memory_gb", "memory_mb"})

@@ -17,7 +17,9 @@ from gateway.usecases.incoming_package import IncomingPackage
 from nodepool import wire
 from nodepool.domain.errors import InvalidInputError, TooLargeError
 from nodepool.domain.ids import check_job_id
+from nodepool.domain.notifications.targets import wanted_targets
 from nodepool.domain.tasks.arrays import MAX_ITEMS_BYTES, ArrayInputs, check_count, item_line
+from nodepool.domain.tasks.dependencies import to_lines
 from nodepool.domain.tasks.flows import StepOrder, check_steps, check_tasks, result_values, used_results
 from nodepool.domain.tasks.labels import check_labels, check_name
 from nodepool.domain.tasks.new_task import RequestedTask
@@ -47,6 +49,7 @@ class FlowRequest:
     steps: Sequence[RequestedStep]
     tasks: int
     max_cpt: int
+    notify: str  # targets that are told of its end, one a line
     digest: str
 
 
@@ -80,6 +83,7 @@ class IncomingFlow:
         check_job_id(spec.job_id)
         check_name(spec.name)
         check_labels(dict(spec.labels))
+        wanted_targets(spec.notify)
         self._orders = [
             StepOrder(name=step.name, needs=tuple(step.needs), needs_any=tuple(step.needs_any))
             for step in spec.steps
@@ -111,6 +115,11 @@ class IncomingFlow:
             raise InvalidInputError(
                 f"step {step.name!r} asks for replicas: tasks of a flow run once each; send those whose "
                 "results are to be compared one by one"
+            )
+        if task.notify and step.array_tasks:
+            raise InvalidInputError(
+                f"step {step.name!r} is an array, whose tasks are not told of one by one: notify goes to the "
+                "whole flow, or to a step that is one task"
             )
         named = pb.UploadTaskRequest()
         named.CopyFrom(task)
@@ -160,6 +169,7 @@ class IncomingFlow:
             steps=steps,
             tasks=sum(step.tasks for step in steps),
             max_cpt=spec.max_cpt,
+            notify=to_lines(wanted_targets(spec.notify)),
             digest=_digest(spec, steps, packages),
         )
         return request, packages

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from gateway import messages as views, page_tokens
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
-from gateway.usecases import tasks
+from gateway.usecases import notify_targets, tasks
 from nodepool.domain.errors import InvalidInputError, NotFoundError, UnavailableError
 from nodepool.domain.money.pricing import is_covered, to_hold_when_placed
 from nodepool.domain.tasks.reasons import ReasonCode, waits_for_cpt
@@ -18,6 +18,7 @@ from nodepool.domain.tasks.task_filter import states_of
 from nodepool.stores.sql import held_back_results, job_steps, jobs as job_store
 from nodepool.stores.sql.job_rows import JobMoney, JobReason, StoredJob, StoredStep
 from nodepool.stores.sql.ledger import api as ledger_store
+from nodepool.stores.sql.notifications import StoredNotification
 from nodepool.stores.sql.task_rows import OwnedTask
 from nodepool.workflows import dependents
 
@@ -37,6 +38,7 @@ class ShownJob:
     worst_exit_code: int = 0  # of tasks that failed, of a job whose end is waited for
     steps: Sequence[StoredStep] = ()  # of a flow
     step_counts: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+    told: Sequence[StoredNotification] = ()
 
 
 def find_own(gateway: Gateway, identity: CallerIdentity, job_id: str) -> StoredJob:
@@ -68,6 +70,7 @@ def show(gateway: Gateway, identity: CallerIdentity, job_id: str) -> ShownJob:
         reasons=_with_money(reasons, first, balance),
         steps=steps,
         step_counts=step_counts,
+        told=notify_targets.told(gateway, job.owner_id, job.id, job.notify),
     )
 
 

@@ -16,7 +16,7 @@ SAME_ON_REPEAT = (
     "region", "image", "network", "max_minutes", "pinned_node", "priority", "min_trust", "location_mode",
     "retries", "retry_on", "backoff_seconds", "resubmit_of",
     "replicas", "compare_outputs", "take_pending", "exclusive", "arguments", "environment", "secrets",
-    "secrets_on_low_trust", "name", "labels", "after", "after_any",
+    "secrets_on_low_trust", "name", "labels", "after", "after_any", "notify",
 )  # fmt: skip
 
 

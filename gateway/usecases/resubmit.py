@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
 from gateway.messages import is_final, status_message
-from gateway.usecases import jobs, submit_array, submit_task, tasks
+from gateway.usecases import jobs, notify_targets, submit_array, submit_task, tasks
 from gateway.usecases.again import OF_EACH_TASK, request_of_row, with_changes
 from gateway.usecases.kept_package import KeptPackage
 from gateway.usecases.submit_array import AcceptedArray, ArrayRequest
@@ -50,6 +50,8 @@ async def resubmit_task(
         return await _as_job(gateway, owner, request, row)
     columns = _columns(gateway, row, request.new_task_id, request.changes, request.changed)
     columns["pinned_node"], columns["resubmit_of"] = row.pinned_node, row.id
+    if "notify" not in request.changed:
+        columns["notify"] = notify_targets.still_set(gateway, owner, row.notify)
     package = KeptPackage(row.package_bytes, row.package_sha256)
     accepted = await gateway.run(submit_task.submit_kept, gateway, owner, columns, package)
     return Resubmitted(
@@ -150,6 +152,8 @@ def _chosen(
     if row is None:
         raise _gone(job.id)
     columns = _columns(gateway, row, request.new_job_id, request.changes, request.changed)
+    if "notify" not in request.changed:
+        columns["notify"] = notify_targets.still_set(gateway, owner, job.notify)
     if columns["replicas"] > 1:
         raise InvalidInputError("tasks of a job run once each: replicas cannot be asked for here")
     again = ArrayRequest(

@@ -14,14 +14,15 @@ from dataclasses import dataclass, replace
 
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
-from gateway.usecases import keep_flow, submit_flow, submit_task
+from gateway.usecases import keep_flow, notify_targets, submit_flow, submit_task
 from gateway.usecases.again import request_of_row, with_changes
 from gateway.usecases.keep_flow import AcceptedFlow, FlowPart, PreparedFlow
 from gateway.usecases.kept_package import KeptPackage
 from nodepool.domain.errors import InvalidInputError, StateConflictError
 from nodepool.domain.ids import check_job_id
+from nodepool.domain.notifications.targets import wanted_targets
 from nodepool.domain.tasks.arrays import PIECE_TASKS
-from nodepool.domain.tasks.dependencies import from_lines
+from nodepool.domain.tasks.dependencies import from_lines, to_lines
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, JobKind, TaskState
 from nodepool.protocol import nodepool_pb2 as pb
 from nodepool.stores.sql import flow_copies, job_intake, job_steps
@@ -88,9 +89,19 @@ def _prepare(
         "digest": digest,
         "max_cpt": request.max_cpt,
         "resubmit_of": job.id,
+        "notify": _notify(gateway, owner, job, request),
     }
     prepared = submit_flow.prepare(gateway, owner, account, row, parts, others)
     return prepared, [_pieces(gateway, job.id, again[part.stored.number]) for part in parts]
+
+
+def _notify(gateway: Gateway, owner: CallerIdentity, job: StoredJob, request: pb.ResubmitJobRequest) -> str:
+    """Who is told of the end of all of it."""
+    if "notify" not in request.changed:
+        return notify_targets.still_set(gateway, owner, job.notify)
+    notify = to_lines(wanted_targets(request.changes.notify))
+    gateway.database.read(lambda c: notify_targets.check_wanted(c, owner.user_id, notify))
+    return notify
 
 
 def _chosen(job: StoredJob, ended: Sequence[EndedFlowTask], words: Sequence[str]) -> list[int]:
@@ -162,7 +173,8 @@ def _part(
     wanted = request_of_row(found.row, default_minutes=gateway.settings.default_max_minutes)
     for name in ("after", "after_any"):
         wanted.ClearField(name)
-    wanted = with_changes(wanted, request.changes, request.changed)
+    wanted.notify[:] = from_lines(notify_targets.still_set(gateway, owner, to_lines(wanted.notify)))
+    wanted = with_changes(wanted, request.changes, [name for name in request.changed if name != "notify"])
     wanted.task_id = f"{request.new_job_id}.{found.stored.name}"
     columns = submit_task.requested_task(gateway, wanted)
     stored = replace(found.stored, job_id=request.new_job_id, tasks=len(found.indices))

@@ -17,6 +17,7 @@ from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
 from gateway.usecases import (
     job_acceptance,
+    notify_targets,
     owner_limits,
     package_check,
     storage_quota,
@@ -168,6 +169,7 @@ def _prepare(
             "labels": columns["labels"],
             "count": request.tasks,
             "array_count": request.array_count,
+            "notify": columns["notify"],
             "resubmit_of": request.resubmit_of,
             "digest": digest,
             "max_cpt": request.max_cpt,
@@ -217,14 +219,16 @@ def _before(
     """Raises what is raised for secrets that there are not, and for what it cannot come after."""
     needs = task_order.unmet(connection, columns, owner.user_id)
     user_secrets.check_wanted(connection, owner.user_id, columns["secrets"])
+    notify_targets.check_wanted(connection, owner.user_id, columns["notify"])
     return needs, account_facts(connection, owner.user_id)
 
 
 def _row(
     gateway: Gateway, columns: PricedTask, needs: Sequence[Need], tier: str, now: float
 ) -> dict[str, Any]:
-    # Of what it comes after all of its tasks have the reason, and the job itself the rest.
-    own = {"id", "arguments", "environment", "after", "after_any"}
+    # Of what it comes after all of its tasks have the reason, and the job itself the rest; it is the job's
+    # end that is told.
+    own = {"id", "arguments", "environment", "after", "after_any", "notify"}
     return {
         **{name: value for name, value in columns.items() if name not in own},
         # Its index and the number of tasks go into the environment of each.

@@ -16,6 +16,7 @@ from gateway.context import Gateway
 from gateway.usecases import (
     job_acceptance,
     keep_flow,
+    notify_targets,
     owner_limits,
     package_check,
     storage_quota,
@@ -78,15 +79,22 @@ def _prepare(
     if known is not None and known.accepted_at is not None:
         job_intake.check_same(known, owner.user_id, request.digest)
         return AcceptedFlow(job_id=known.id, tasks=known.count, most=0, repeated=True)
-    account = gateway.database.read(lambda c: account_facts(c, owner.user_id))
+    account = gateway.database.read(lambda c: _account(c, owner, request.notify))
     job = {
         "id": request.job_id,
         "name": request.name,
         "labels": request.labels,
         "digest": request.digest,
         "max_cpt": request.max_cpt,
+        "notify": request.notify,
     }
     return prepare(gateway, owner, account, job, _parts(gateway, owner, request, packages, account))
+
+
+def _account(connection: Connection, owner: CallerIdentity, notify: str) -> AccountFacts:
+    """Raises NotFoundError for targets that are not set."""
+    notify_targets.check_wanted(connection, owner.user_id, notify)
+    return account_facts(connection, owner.user_id)
 
 
 def prepare(
@@ -172,6 +180,7 @@ def part_of(
 def _outside(connection: Connection, owner: CallerIdentity, step: RequestedStep) -> list[Need]:
     """What of the owner's other tasks it comes after. Raises NotFoundError, also for secrets not set."""
     user_secrets.check_wanted(connection, owner.user_id, step.columns["secrets"])
+    notify_targets.check_wanted(connection, owner.user_id, step.columns["notify"])
     return task_order.unmet(connection, step.columns, owner.user_id)
 
 

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
-from gateway.usecases import owner_limits, package_check, storage_quota, task_order, user_secrets
+from gateway.usecases import (
+    notify_targets,
+    owner_limits,
+    package_check,
+    storage_quota,
+    task_order,
+    user_secrets,
+)
 from gateway.usecases.fitting_minutes import fitting_minutes
 from gateway.usecases.incoming_package import IncomingPackage, PackageToKeep
 from gateway.usecases.kept_package import KeptPackage
@@ -25,8 +32,9 @@ from nodepool.domain.errors import (
 )
 from nodepool.domain.ids import check_task_id
 from nodepool.domain.money.pricing import price_per_minute_cpt
+from nodepool.domain.notifications.targets import wanted_targets
 from nodepool.domain.resources import Resources
-from nodepool.domain.tasks.dependencies import Unit
+from nodepool.domain.tasks.dependencies import Unit, to_lines
 from nodepool.domain.tasks.labels import check_name
 from nodepool.domain.tasks.new_task import (
     NewTask,
@@ -121,6 +129,7 @@ def requested_task(gateway: Gateway, request: pb.UploadTaskRequest) -> Requested
         "location_mode": wire.location_mode_from_wire(request.location_mode),
         "exclusive": request.exclusive,
         "resubmit_of": "",
+        "notify": to_lines(wanted_targets(request.notify)),
         **wire.retries_from_wire(request),
         **order_of(request),
         **_given(request),
@@ -316,6 +325,7 @@ def _before(
                 f"there was a task {columns['id']!r} before, which is removed; choose a new task_id"
             )
         user_secrets.check_wanted(connection, owner.user_id, columns["secrets"])
+        notify_targets.check_wanted(connection, owner.user_id, columns["notify"])
         minutes, fewer = fitting_minutes(columns, columns["price_per_minute"], facts.balance)
         columns = {**columns, "max_minutes": minutes, "minutes_by_balance": fewer}
         terms = ledger_store.terms_of(columns, fee_percent)

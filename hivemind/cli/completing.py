@@ -85,6 +85,12 @@ def secret_names(context: click.Context, _parameter: click.Parameter, begun: str
     return _beginning(begun, (each for each in found if each[0] not in chosen))
 
 
+def target_names(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    chosen = {*(context.params.get("names") or ()), *(context.params.get("notify") or ())}
+    found = _asked(context, lambda pool: [(each.name, each.url) for each in pool.notify_targets()])
+    return _beginning(begun, (each for each in found if each[0] not in chosen))
+
+
 def node_ids(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
     found = _asked(context, lambda pool: [(node.node_id, str(node.status)) for node in pool.nodes()])
     return _beginning(begun, found)

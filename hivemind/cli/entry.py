@@ -46,6 +46,7 @@ _COMMANDS = {
     "rm": ("hivemind.cli.tasks:rm", "Delete tasks that have ended."),
     "result": ("hivemind.cli.results:result", "Fetch the files of tasks."),
     "secret": ("hivemind.cli.secret:secret", "Tokens and keys that only your runs are given."),
+    "notify": ("hivemind.cli.notify:notify", "Be told when tasks end, by webhook or mail."),
     "nodes": ("hivemind.cli.nodes:nodes", "The pool's nodes and their load."),
     "top": ("hivemind.cli.top:top", "The nodes, live."),
     "node": ("hivemind.cli.nodes:node", "Drain or resume a node of yours."),

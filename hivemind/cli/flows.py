@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hivemind.cli.app import App, json_option, pass_app
 from hivemind.cli.connect import connect, names_it
 from hivemind.cli.render.flows import QuotedStep, flow_json, flow_view
 from hivemind.cli.render.tasks import bytes_text, count_text, jsonable, show, transfer_bar
+from hivemind.cli.run_inputs import notify_option
 from hivemind.errors import ExitCode, RefusedError
 from hivemind.flows import TaskFlow, read_flow
 from hivemind.sdk import NodePoolClient
@@ -28,16 +30,18 @@ from hivemind.zip_pack import open_package
 )
 @click.option("--job-id", help="Your own id for the flow; sent again it changes nothing.")
 @click.option("--max-cpt", type=click.IntRange(min=1), help="Refuse a flow that could cost more.")
+@notify_option
 @json_option
 @pass_app
-def run(app: App, file: Path, *, is_dry: bool, job_id: str | None, max_cpt: int | None) -> int:
+def run(
+    app: App, file: Path, *, is_dry: bool, job_id: str | None, max_cpt: int | None, notify: tuple[str, ...]
+) -> int:
     """Send the steps of FILE [default: flow.toml] as one job, which the pool runs: all are accepted or none.
 
     `hivemind job status|watch|result|stop JOB` shows and ends it.
     """
     flow = read_flow(file, app.environment)
-    if max_cpt:
-        flow = TaskFlow(steps=flow.steps, name=flow.name, labels=flow.labels, max_cpt=max_cpt)
+    flow = replace(flow, max_cpt=max_cpt or flow.max_cpt, notify=notify or flow.notify)
     flow.check()
     if is_dry:
         _dry_run(app, flow)

@@ -14,7 +14,7 @@ from hivemind.errors import RefusedError
 # What belongs to one submit alone, or to whoever submits.
 COMMAND_LINE_ONLY = frozenset({
     "after", "after-any", "array", "dry-run", "each-line", "env-file", "follow", "force", "include", "job-id",
-    "json", "label", "matrix", "max-cpt", "notify", "output", "secret", "secret-on-low-trust",
+    "json", "label", "matrix", "max-cpt", "output", "secret", "secret-on-low-trust",
     "stop-on-interrupt", "task-id",
 })  # fmt: skip
 

@@ -11,8 +11,16 @@ import click
 from hivemind import env_file
 from hivemind.amounts import mebibytes_of
 from hivemind.cli.app import App
-from hivemind.cli.completing import secret_names
+from hivemind.cli.completing import secret_names, target_names
 
+notify_option = click.option(
+    "--notify",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=target_names,
+    help="A target of yours (`hivemind notify`) that is told when all of it has ended; may be given several "
+    "times.",
+)
 _OPTIONS = (
     click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGS...]"),
     click.option(
@@ -54,6 +62,7 @@ _OPTIONS = (
         metavar="KEY=VALUE",
         help="To find it again; may be given several times.",
     ),
+    notify_option,
 )
 
 

@@ -16,11 +16,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
+from hivemind import notify_targets
 from hivemind.job_results import Fetched
 from hivemind.jobs import JobInfo
 from hivemind.models import Identity, ResultInfo, TaskInfo
 from hivemind.money import Balance, balance_steps
 from hivemind.nodes import NodeInfo
+from hivemind.notify_targets import NotifyTarget, NotifyTargetSet
 from hivemind.pools import account, downloads, given, html, work
 from hivemind.pools.executor import PoolExecutor
 from hivemind.pools.handles import JobHandle, TaskHandle
@@ -30,6 +32,7 @@ from hivemind.pools.progress import Progress, shown
 from hivemind.steps import Came
 from hivemind.sweeps import Sweep
 from hivemind.tokens import read_token
+from hivemind.told import NotificationInfo
 from nodepool.domain.tasks.states import TaskState
 
 _Result = TypeVar("_Result")
@@ -292,6 +295,22 @@ class AsyncPool:
 
     async def images(self) -> tuple[str, ...]:
         return await self._link.do(account.images())
+
+    async def set_notify_target(self, name: str, url: str, *, rotate: bool = False) -> NotifyTargetSet:
+        """Be told at a URL when tasks end that say `notify=[name]`; see `NodePoolClient`."""
+        return await self._link.do(notify_targets.set_steps(name, url, rotate=rotate))
+
+    async def notify_targets(self) -> tuple[NotifyTarget, ...]:
+        return await self._link.do(notify_targets.list_steps())
+
+    async def remove_notify_target(self, name: str) -> str:
+        return await self._link.do(notify_targets.remove_steps(name))
+
+    async def test_notify_target(self, name: str, *, event_id: str = "") -> NotificationInfo:
+        return await self._link.do(notify_targets.try_steps(name, event_id))
+
+    async def confirm_notify_target(self, name: str, code: str) -> str:
+        return await self._link.do(notify_targets.confirm_steps(name, code))
 
     async def balance(self) -> Balance:
         return await self._link.do(balance_steps(self.whoami().username))

@@ -46,6 +46,7 @@ class SubmitOptions(TypedDict, total=False):
     backoff_seconds: int
     after: Sequence[str]
     after_any: Sequence[str]
+    notify: Sequence[str]
 
 
 # What is said with a unit here.

@@ -17,9 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Unpack
 
+from hivemind import notify_targets
 from hivemind.models import Identity
 from hivemind.money import Balance, balance_steps
 from hivemind.nodes import NodeInfo
+from hivemind.notify_targets import NotifyTarget, NotifyTargetSet
 from hivemind.pools import account, given, html, work
 from hivemind.pools.executor import PoolExecutor
 from hivemind.pools.link import ConnectionPlan, LastingToken, Link
@@ -27,6 +29,7 @@ from hivemind.pools.options import SubmitOptions, needs_of
 from hivemind.pools.sync import Job, Task
 from hivemind.sweeps import Sweep
 from hivemind.tokens import read_token
+from hivemind.told import NotificationInfo
 
 
 class Pool:
@@ -165,6 +168,22 @@ class Pool:
     def images(self) -> tuple[str, ...]:
         """What tasks may name as their image, first that of tasks that name none. Empty: an older pool."""
         return self._link.do(account.images())
+
+    def set_notify_target(self, name: str, url: str, *, rotate: bool = False) -> NotifyTargetSet:
+        """Be told at a URL when tasks end that say `notify=[name]`; see `NodePoolClient`."""
+        return self._link.do(notify_targets.set_steps(name, url, rotate=rotate))
+
+    def notify_targets(self) -> tuple[NotifyTarget, ...]:
+        return self._link.do(notify_targets.list_steps())
+
+    def remove_notify_target(self, name: str) -> str:
+        return self._link.do(notify_targets.remove_steps(name))
+
+    def test_notify_target(self, name: str, *, event_id: str = "") -> NotificationInfo:
+        return self._link.do(notify_targets.try_steps(name, event_id))
+
+    def confirm_notify_target(self, name: str, code: str) -> str:
+        return self._link.do(notify_targets.confirm_steps(name, code))
 
     def balance(self) -> Balance:
         """Your CPT, what of it tasks hold, and your credit score."""

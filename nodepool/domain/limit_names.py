@@ -17,5 +17,8 @@ class LimitName(StrEnum):
     UNFINISHED_TASKS = "unfinished_tasks"
     STORED_BYTES = "stored_bytes"
     SECRETS = "secrets"
+    NOTIFY_TARGETS = "notify_targets"
+    NOTIFY_CODES = "notify_codes"
+    NOTIFICATIONS = "notifications"
     HEAVY_WORK = "heavy_work"
     OTHER = "other"

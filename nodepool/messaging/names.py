@@ -18,6 +18,9 @@ STOP = "worker_agent.stop"
 # What is told to nodes without an agent. A queue of its own, so that no backlog of tasks to place holds
 # it up, and so that the dispatchers that call strangers' machines may be others than those that place.
 PUSH_QUEUE = "push"
+# A look at what is to be sent to people's targets. A queue of its own, for the same reasons.
+NOTIFY = "dispatcher.notify"
+NOTIFY_QUEUE = "notify"
 
 
 # Of messages whose id follows from what they are about.

@@ -20,6 +20,8 @@ from nodepool.domain.broker_address import celery_options
 from nodepool.messaging.message_template import MessageTemplates
 from nodepool.messaging.names import (
     EXECUTE,
+    NOTIFY,
+    NOTIFY_QUEUE,
     PLACE,
     PUSH,
     PUSH_ASK,
@@ -134,6 +136,10 @@ class Publisher:
     def push_ask(self, node_id: str, attempt_id: str) -> bool:  # noqa: ARG002
         """Ask the node whether it still has the attempt."""
         return self._send_to_node(PUSH_ASK, attempt_id, PUSH_QUEUE)
+
+    def notify(self) -> bool:
+        """Look for notifications that are due."""
+        return self._send(NOTIFY, "due", NOTIFY_QUEUE)
 
     def close(self) -> None:
         """Close every thread's connection; called when none of them publishes any more."""

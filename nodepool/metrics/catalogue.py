@@ -292,6 +292,16 @@ ledger_verified_at = _sampled(
 ledger_right = _sampled("hivemind_ledger_right", "1 where it found the ledger right, else 0.")
 ledger_verified_entries = _sampled("hivemind_ledger_verified_entries", "How many entries it looked at.")
 
+notifications = _counter(
+    "hivemind_notifications_total",
+    "Notifications by what became of a try: sent, retried (later again), failed (given up), dropped.",
+    ("method", "outcome"),
+    DISPATCHER,
+)
+notifications_waiting = _sampled(
+    "hivemind_notifications_waiting", "Notifications to be sent, or to be tried again."
+)
+
 # -- the dispatcher's Celery, under the names of celery-exporter -------------------------------------
 _CELERY = ("name", "hostname", "queue_name")
 celery_queue_length = _sampled(

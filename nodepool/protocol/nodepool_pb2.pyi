@@ -741,6 +741,324 @@ class RemoveSecretResponse(_message.Message):
 Global___RemoveSecretResponse: _TypeAlias = RemoveSecretResponse  # noqa: Y015
 
 @_typing.final
+class SetNotifyTargetRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    ROTATE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    url: _builtins.str
+    """https://, http:// or mailto:; nodepool/domain/notifications/targets.py has the rules"""
+    rotate: _builtins.bool
+    """of a webhook that is set: a new key; the one before signs beside it for a day"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        url: _builtins.str = ...,
+        rotate: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "rotate", b"rotate", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetNotifyTargetRequest: _TypeAlias = SetNotifyTargetRequest  # noqa: Y015
+
+@_typing.final
+class SetNotifyTargetResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    CODE_IS_SENT_FIELD_NUMBER: _builtins.int
+    success: _builtins.bool
+    message: _builtins.str
+    key: _builtins.str
+    """signs what is sent (Standard Webhooks); told here alone. Empty: it is the one it was"""
+    code_is_sent: _builtins.bool
+    """of a mail: ConfirmNotifyTarget takes the code that was mailed"""
+    def __init__(
+        self,
+        *,
+        success: _builtins.bool = ...,
+        message: _builtins.str = ...,
+        key: _builtins.str = ...,
+        code_is_sent: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_is_sent", b"code_is_sent", "key", b"key", "message", b"message", "success", b"success"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetNotifyTargetResponse: _TypeAlias = SetNotifyTargetResponse  # noqa: Y015
+
+@_typing.final
+class ListNotifyTargetsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListNotifyTargetsRequest: _TypeAlias = ListNotifyTargetsRequest  # noqa: Y015
+
+@_typing.final
+class ListNotifyTargetsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    TARGETS_FIELD_NUMBER: _builtins.int
+    success: _builtins.bool
+    message: _builtins.str
+    @_builtins.property
+    def targets(self) -> _containers.RepeatedCompositeFieldContainer[Global___NotifyTarget]:
+        """by their names"""
+
+    def __init__(
+        self,
+        *,
+        success: _builtins.bool = ...,
+        message: _builtins.str = ...,
+        targets: _abc.Iterable[Global___NotifyTarget] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "success", b"success", "targets", b"targets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListNotifyTargetsResponse: _TypeAlias = ListNotifyTargetsResponse  # noqa: Y015
+
+@_typing.final
+class NotifyTarget(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    SET_AT_FIELD_NUMBER: _builtins.int
+    CONFIRMED_FIELD_NUMBER: _builtins.int
+    TOLD_AT_FIELD_NUMBER: _builtins.int
+    TOLD_STATE_FIELD_NUMBER: _builtins.int
+    TOLD_WORDS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    kind: _builtins.str
+    """webhook, mail"""
+    url: _builtins.str
+    set_at: _builtins.float
+    confirmed: _builtins.bool
+    """of a mail: by its code"""
+    told_at: _builtins.float
+    """of the newest try, as the next two; 0: nothing was sent yet"""
+    told_state: _builtins.str
+    """as Notification.state"""
+    told_words: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        url: _builtins.str = ...,
+        set_at: _builtins.float = ...,
+        confirmed: _builtins.bool = ...,
+        told_at: _builtins.float = ...,
+        told_state: _builtins.str = ...,
+        told_words: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed", b"confirmed", "kind", b"kind", "name", b"name", "set_at", b"set_at", "told_at", b"told_at", "told_state", b"told_state", "told_words", b"told_words", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NotifyTarget: _TypeAlias = NotifyTarget  # noqa: Y015
+
+@_typing.final
+class RemoveNotifyTargetRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveNotifyTargetRequest: _TypeAlias = RemoveNotifyTargetRequest  # noqa: Y015
+
+@_typing.final
+class RemoveNotifyTargetResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    success: _builtins.bool
+    message: _builtins.str
+    def __init__(
+        self,
+        *,
+        success: _builtins.bool = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "success", b"success"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveNotifyTargetResponse: _TypeAlias = RemoveNotifyTargetResponse  # noqa: Y015
+
+@_typing.final
+class TestNotifyTargetRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    event_id: _builtins.str
+    """of a test that was begun: what has become of it. Empty: one is begun"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        event_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TestNotifyTargetRequest: _TypeAlias = TestNotifyTargetRequest  # noqa: Y015
+
+@_typing.final
+class TestNotifyTargetResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    NOTIFICATION_FIELD_NUMBER: _builtins.int
+    success: _builtins.bool
+    message: _builtins.str
+    @_builtins.property
+    def notification(self) -> Global___Notification: ...
+    def __init__(
+        self,
+        *,
+        success: _builtins.bool = ...,
+        message: _builtins.str = ...,
+        notification: Global___Notification | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["notification", b"notification"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "notification", b"notification", "success", b"success"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TestNotifyTargetResponse: _TypeAlias = TestNotifyTargetResponse  # noqa: Y015
+
+@_typing.final
+class ConfirmNotifyTargetRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    code: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        code: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmNotifyTargetRequest: _TypeAlias = ConfirmNotifyTargetRequest  # noqa: Y015
+
+@_typing.final
+class ConfirmNotifyTargetResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    success: _builtins.bool
+    message: _builtins.str
+    def __init__(
+        self,
+        *,
+        success: _builtins.bool = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "success", b"success"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmNotifyTargetResponse: _TypeAlias = ConfirmNotifyTargetResponse  # noqa: Y015
+
+@_typing.final
+class Notification(_message.Message):
+    """What was sent, or is to be sent, to a target."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    TRIES_FIELD_NUMBER: _builtins.int
+    WORDS_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    """the same in every try, as the receiver is told it"""
+    target: _builtins.str
+    state: _builtins.str
+    """waiting, sent, failed, dropped"""
+    tries: _builtins.int
+    words: _builtins.str
+    """what came of the newest try"""
+    at: _builtins.float
+    """when it was sent or given up; while it waits: when it is tried next"""
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        target: _builtins.str = ...,
+        state: _builtins.str = ...,
+        tries: _builtins.int = ...,
+        words: _builtins.str = ...,
+        at: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "event_id", b"event_id", "state", b"state", "target", b"target", "tries", b"tries", "words", b"words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Notification: _TypeAlias = Notification  # noqa: Y015
+
+@_typing.final
 class RefreshTokenRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -2322,6 +2640,7 @@ class SubmitArrayResponse(_message.Message):
     PRICE_PER_MINUTE_CPT_FIELD_NUMBER: _builtins.int
     MOST_CPT_FIELD_NUMBER: _builtins.int
     RETRIES_FIELD_NUMBER: _builtins.int
+    NOTIFY_KEPT_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
     message: _builtins.str
     repeated: _builtins.bool
@@ -2338,6 +2657,8 @@ class SubmitArrayResponse(_message.Message):
     """that all of it can cost"""
     retries: _builtins.int
     """of each, as they were accepted. A pool that does not know them says nothing"""
+    notify_kept: _builtins.bool
+    """as in UploadTaskResponse"""
     def __init__(
         self,
         *,
@@ -2351,10 +2672,11 @@ class SubmitArrayResponse(_message.Message):
         price_per_minute_cpt: _builtins.int = ...,
         most_cpt: _builtins.int = ...,
         retries: _builtins.int = ...,
+        notify_kept: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "max_minutes", b"max_minutes", "message", b"message", "minutes_by_balance", b"minutes_by_balance", "most_cpt", b"most_cpt", "price_per_minute_cpt", b"price_per_minute_cpt", "repeated", b"repeated", "retries", b"retries", "success", b"success", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "max_minutes", b"max_minutes", "message", b"message", "minutes_by_balance", b"minutes_by_balance", "most_cpt", b"most_cpt", "notify_kept", b"notify_kept", "price_per_minute_cpt", b"price_per_minute_cpt", "repeated", b"repeated", "retries", b"retries", "success", b"success", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2448,6 +2770,7 @@ class FlowSpec(_message.Message):
     STEPS_FIELD_NUMBER: _builtins.int
     PACKAGES_FIELD_NUMBER: _builtins.int
     MAX_CPT_FIELD_NUMBER: _builtins.int
+    NOTIFY_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """its tasks are <job_id>.<step>, and of an array <job_id>.<step>.<index>"""
     name: _builtins.str
@@ -2460,6 +2783,10 @@ class FlowSpec(_message.Message):
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___FlowStep]: ...
     @_builtins.property
     def packages(self) -> _containers.RepeatedCompositeFieldContainer[Global___FlowPackage]: ...
+    @_builtins.property
+    def notify(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """told when all of it has ended; a step that is one task may have its own"""
+
     def __init__(
         self,
         *,
@@ -2469,10 +2796,11 @@ class FlowSpec(_message.Message):
         steps: _abc.Iterable[Global___FlowStep] | None = ...,
         packages: _abc.Iterable[Global___FlowPackage] | None = ...,
         max_cpt: _builtins.int = ...,
+        notify: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "labels", b"labels", "max_cpt", b"max_cpt", "name", b"name", "packages", b"packages", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "labels", b"labels", "max_cpt", b"max_cpt", "name", b"name", "notify", b"notify", "packages", b"packages", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2564,6 +2892,7 @@ class SubmitFlowResponse(_message.Message):
     JOB_ID_FIELD_NUMBER: _builtins.int
     TASKS_FIELD_NUMBER: _builtins.int
     MOST_CPT_FIELD_NUMBER: _builtins.int
+    NOTIFY_KEPT_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
     message: _builtins.str
     repeated: _builtins.bool
@@ -2573,6 +2902,8 @@ class SubmitFlowResponse(_message.Message):
     """of all steps"""
     most_cpt: _builtins.int
     """that all of it can cost"""
+    notify_kept: _builtins.bool
+    """as in UploadTaskResponse"""
     def __init__(
         self,
         *,
@@ -2582,10 +2913,11 @@ class SubmitFlowResponse(_message.Message):
         job_id: _builtins.str = ...,
         tasks: _builtins.int = ...,
         most_cpt: _builtins.int = ...,
+        notify_kept: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "message", b"message", "most_cpt", b"most_cpt", "repeated", b"repeated", "success", b"success", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "message", b"message", "most_cpt", b"most_cpt", "notify_kept", b"notify_kept", "repeated", b"repeated", "success", b"success", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2721,6 +3053,8 @@ class Job(_message.Message):
     WORST_EXIT_CODE_FIELD_NUMBER: _builtins.int
     RESUBMIT_OF_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
+    NOTIFY_FIELD_NUMBER: _builtins.int
+    NOTIFICATIONS_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     kind: _builtins.str
     """array, flow"""
@@ -2746,6 +3080,14 @@ class Job(_message.Message):
     def counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """by state, as in TaskDetail; those that are 0 are left out"""
 
+    @_builtins.property
+    def notify(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """targets that are told when all of it has ended"""
+
+    @_builtins.property
+    def notifications(self) -> _containers.RepeatedCompositeFieldContainer[Global___Notification]:
+        """what became of it; only in GetJob"""
+
     def __init__(
         self,
         *,
@@ -2764,10 +3106,12 @@ class Job(_message.Message):
         worst_exit_code: _builtins.int = ...,
         resubmit_of: _builtins.str = ...,
         waiting: _builtins.int = ...,
+        notify: _abc.Iterable[_builtins.str] | None = ...,
+        notifications: _abc.Iterable[Global___Notification] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "created_at", b"created_at", "ended_at", b"ended_at", "held_cpt", b"held_cpt", "job_id", b"job_id", "kind", b"kind", "labels", b"labels", "max_cpt", b"max_cpt", "name", b"name", "paid_cpt", b"paid_cpt", "resubmit_of", b"resubmit_of", "stop_requested", b"stop_requested", "tasks", b"tasks", "waiting", b"waiting", "worst_exit_code", b"worst_exit_code"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "created_at", b"created_at", "ended_at", b"ended_at", "held_cpt", b"held_cpt", "job_id", b"job_id", "kind", b"kind", "labels", b"labels", "max_cpt", b"max_cpt", "name", b"name", "notifications", b"notifications", "notify", b"notify", "paid_cpt", b"paid_cpt", "resubmit_of", b"resubmit_of", "stop_requested", b"stop_requested", "tasks", b"tasks", "waiting", b"waiting", "worst_exit_code", b"worst_exit_code"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3113,6 +3457,7 @@ class UploadTaskRequest(_message.Message):
     AFTER_FIELD_NUMBER: _builtins.int
     AFTER_ANY_FIELD_NUMBER: _builtins.int
     MEMORY_MB_FIELD_NUMBER: _builtins.int
+    NOTIFY_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     task_zip: _builtins.bytes
     memory_gb: _builtins.int
@@ -3183,6 +3528,10 @@ class UploadTaskRequest(_message.Message):
 
     @_builtins.property
     def after_any(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def notify(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the owner's targets that are told when it has ended; of an array, when all of it has."""
+
     def __init__(
         self,
         *,
@@ -3219,10 +3568,11 @@ class UploadTaskRequest(_message.Message):
         after: _abc.Iterable[_builtins.str] | None = ...,
         after_any: _abc.Iterable[_builtins.str] | None = ...,
         memory_mb: _builtins.int = ...,
+        notify: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "priority", b"priority"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "after", b"after", "after_any", b"after_any", "arguments", b"arguments", "backoff_seconds", b"backoff_seconds", "compare_outputs", b"compare_outputs", "cpu_score", b"cpu_score", "environment", b"environment", "exclusive", b"exclusive", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "image", b"image", "labels", b"labels", "location", b"location", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "memory_gb", b"memory_gb", "memory_mb", b"memory_mb", "min_trust", b"min_trust", "name", b"name", "network", b"network", "package_bytes", b"package_bytes", "package_sha256", b"package_sha256", "priority", b"priority", "replicas", b"replicas", "retries", b"retries", "retry_on", b"retry_on", "secrets", b"secrets", "secrets_on_low_trust", b"secrets_on_low_trust", "take_pending", b"take_pending", "task_id", b"task_id", "task_zip", b"task_zip", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "after", b"after", "after_any", b"after_any", "arguments", b"arguments", "backoff_seconds", b"backoff_seconds", "compare_outputs", b"compare_outputs", "cpu_score", b"cpu_score", "environment", b"environment", "exclusive", b"exclusive", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "image", b"image", "labels", b"labels", "location", b"location", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "memory_gb", b"memory_gb", "memory_mb", b"memory_mb", "min_trust", b"min_trust", "name", b"name", "network", b"network", "notify", b"notify", "package_bytes", b"package_bytes", "package_sha256", b"package_sha256", "priority", b"priority", "replicas", b"replicas", "retries", b"retries", "retry_on", b"retry_on", "secrets", b"secrets", "secrets_on_low_trust", b"secrets_on_low_trust", "take_pending", b"take_pending", "task_id", b"task_id", "task_zip", b"task_zip", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
@@ -3245,6 +3595,7 @@ class UploadTaskResponse(_message.Message):
     MINUTES_BY_BALANCE_FIELD_NUMBER: _builtins.int
     RETRIES_FIELD_NUMBER: _builtins.int
     ORDER_KEPT_FIELD_NUMBER: _builtins.int
+    NOTIFY_KEPT_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
     message: _builtins.str
     repeated_upload: _builtins.bool
@@ -3264,6 +3615,8 @@ class UploadTaskResponse(_message.Message):
     """as they were accepted. A pool that does not know them says nothing"""
     order_kept: _builtins.bool
     """after and after_any were read. A pool that does not know them says nothing"""
+    notify_kept: _builtins.bool
+    """the same of notify"""
     def __init__(
         self,
         *,
@@ -3278,10 +3631,11 @@ class UploadTaskResponse(_message.Message):
         minutes_by_balance: _builtins.bool = ...,
         retries: _builtins.int = ...,
         order_kept: _builtins.bool = ...,
+        notify_kept: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs_kept", b"inputs_kept", "max_minutes", b"max_minutes", "message", b"message", "minutes_by_balance", b"minutes_by_balance", "order_kept", b"order_kept", "repeated_upload", b"repeated_upload", "retries", b"retries", "secrets_kept", b"secrets_kept", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "success", b"success"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs_kept", b"inputs_kept", "max_minutes", b"max_minutes", "message", b"message", "minutes_by_balance", b"minutes_by_balance", "notify_kept", b"notify_kept", "order_kept", b"order_kept", "repeated_upload", b"repeated_upload", "retries", b"retries", "secrets_kept", b"secrets_kept", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "success", b"success"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3465,6 +3819,8 @@ class TaskDetail(_message.Message):
     AFTER_FIELD_NUMBER: _builtins.int
     AFTER_ANY_FIELD_NUMBER: _builtins.int
     WAITS_FOR_OTHERS_FIELD_NUMBER: _builtins.int
+    NOTIFY_FIELD_NUMBER: _builtins.int
+    NOTIFICATIONS_FIELD_NUMBER: _builtins.int
     state: _builtins.str
     """QUEUED, PLACED, RUNNING, SUCCEEDED, FAILED, STOPPED"""
     reason: _builtins.str
@@ -3565,6 +3921,14 @@ class TaskDetail(_message.Message):
 
     @_builtins.property
     def after_any(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def notify(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """as it was submitted; of an array's tasks its job has it"""
+
+    @_builtins.property
+    def notifications(self) -> _containers.RepeatedCompositeFieldContainer[Global___Notification]:
+        """what became of it; only in PollTaskStatus, and for its owner alone"""
+
     def __init__(
         self,
         *,
@@ -3621,10 +3985,12 @@ class TaskDetail(_message.Message):
         after: _abc.Iterable[_builtins.str] | None = ...,
         after_any: _abc.Iterable[_builtins.str] | None = ...,
         waits_for_others: _builtins.bool = ...,
+        notify: _abc.Iterable[_builtins.str] | None = ...,
+        notifications: _abc.Iterable[Global___Notification] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["needs", b"needs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "after_any", b"after_any", "arguments", b"arguments", "assigned_node", b"assigned_node", "attempt_number", b"attempt_number", "attempts", b"attempts", "backoff_seconds", b"backoff_seconds", "created_at", b"created_at", "environment", b"environment", "exclusive", b"exclusive", "exit_code", b"exit_code", "finished_at", b"finished_at", "has_exit_code", b"has_exit_code", "has_result", b"has_result", "held_back_until", b"held_back_until", "held_cpt", b"held_cpt", "holds_when_placed", b"holds_when_placed", "job_id", b"job_id", "job_index", b"job_index", "labels", b"labels", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "memory_mb", b"memory_mb", "min_trust", b"min_trust", "minutes_by_balance", b"minutes_by_balance", "name", b"name", "needs", b"needs", "next_try_at", b"next_try_at", "output_removed", b"output_removed", "owner", b"owner", "paid_cpt", b"paid_cpt", "price_per_minute_cpt", b"price_per_minute_cpt", "priority", b"priority", "queue", b"queue", "reason", b"reason", "replica_records", b"replica_records", "replicas", b"replicas", "resubmit_of", b"resubmit_of", "result_bytes", b"result_bytes", "result_removed_at", b"result_removed_at", "result_until", b"result_until", "retries", b"retries", "retry_on", b"retry_on", "secrets", b"secrets", "secrets_on_low_trust", b"secrets_on_low_trust", "started_at", b"started_at", "state", b"state", "stop_requested", b"stop_requested", "take_pending", b"take_pending", "tries_failed", b"tries_failed", "updated_at", b"updated_at", "verification", b"verification", "waits_for_others", b"waits_for_others"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "after_any", b"after_any", "arguments", b"arguments", "assigned_node", b"assigned_node", "attempt_number", b"attempt_number", "attempts", b"attempts", "backoff_seconds", b"backoff_seconds", "created_at", b"created_at", "environment", b"environment", "exclusive", b"exclusive", "exit_code", b"exit_code", "finished_at", b"finished_at", "has_exit_code", b"has_exit_code", "has_result", b"has_result", "held_back_until", b"held_back_until", "held_cpt", b"held_cpt", "holds_when_placed", b"holds_when_placed", "job_id", b"job_id", "job_index", b"job_index", "labels", b"labels", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "memory_mb", b"memory_mb", "min_trust", b"min_trust", "minutes_by_balance", b"minutes_by_balance", "name", b"name", "needs", b"needs", "next_try_at", b"next_try_at", "notifications", b"notifications", "notify", b"notify", "output_removed", b"output_removed", "owner", b"owner", "paid_cpt", b"paid_cpt", "price_per_minute_cpt", b"price_per_minute_cpt", "priority", b"priority", "queue", b"queue", "reason", b"reason", "replica_records", b"replica_records", "replicas", b"replicas", "resubmit_of", b"resubmit_of", "result_bytes", b"result_bytes", "result_removed_at", b"result_removed_at", "result_until", b"result_until", "retries", b"retries", "retry_on", b"retry_on", "secrets", b"secrets", "secrets_on_low_trust", b"secrets_on_low_trust", "started_at", b"started_at", "state", b"state", "stop_requested", b"stop_requested", "take_pending", b"take_pending", "tries_failed", b"tries_failed", "updated_at", b"updated_at", "verification", b"verification", "waits_for_others", b"waits_for_others"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -92,6 +92,31 @@ class UserServiceStub(object):
                 request_serializer=proto_dot_nodepool__pb2.RemoveSecretRequest.SerializeToString,
                 response_deserializer=proto_dot_nodepool__pb2.RemoveSecretResponse.FromString,
                 _registered_method=True)
+        self.SetNotifyTarget = channel.unary_unary(
+                '/nodepool.UserService/SetNotifyTarget',
+                request_serializer=proto_dot_nodepool__pb2.SetNotifyTargetRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.SetNotifyTargetResponse.FromString,
+                _registered_method=True)
+        self.ListNotifyTargets = channel.unary_unary(
+                '/nodepool.UserService/ListNotifyTargets',
+                request_serializer=proto_dot_nodepool__pb2.ListNotifyTargetsRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.ListNotifyTargetsResponse.FromString,
+                _registered_method=True)
+        self.RemoveNotifyTarget = channel.unary_unary(
+                '/nodepool.UserService/RemoveNotifyTarget',
+                request_serializer=proto_dot_nodepool__pb2.RemoveNotifyTargetRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.RemoveNotifyTargetResponse.FromString,
+                _registered_method=True)
+        self.TestNotifyTarget = channel.unary_unary(
+                '/nodepool.UserService/TestNotifyTarget',
+                request_serializer=proto_dot_nodepool__pb2.TestNotifyTargetRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.TestNotifyTargetResponse.FromString,
+                _registered_method=True)
+        self.ConfirmNotifyTarget = channel.unary_unary(
+                '/nodepool.UserService/ConfirmNotifyTarget',
+                request_serializer=proto_dot_nodepool__pb2.ConfirmNotifyTargetRequest.SerializeToString,
+                response_deserializer=proto_dot_nodepool__pb2.ConfirmNotifyTargetResponse.FromString,
+                _registered_method=True)
 
 
 class UserServiceServicer(object):
@@ -171,6 +196,37 @@ class UserServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetNotifyTarget(self, request, context):
+        """Where the caller is told when tasks end that name it. Nothing is sent by these calls themselves.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListNotifyTargets(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveNotifyTarget(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TestNotifyTarget(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ConfirmNotifyTarget(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UserServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -228,6 +284,31 @@ def add_UserServiceServicer_to_server(servicer, server):
                     servicer.RemoveSecret,
                     request_deserializer=proto_dot_nodepool__pb2.RemoveSecretRequest.FromString,
                     response_serializer=proto_dot_nodepool__pb2.RemoveSecretResponse.SerializeToString,
+            ),
+            'SetNotifyTarget': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetNotifyTarget,
+                    request_deserializer=proto_dot_nodepool__pb2.SetNotifyTargetRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.SetNotifyTargetResponse.SerializeToString,
+            ),
+            'ListNotifyTargets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListNotifyTargets,
+                    request_deserializer=proto_dot_nodepool__pb2.ListNotifyTargetsRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.ListNotifyTargetsResponse.SerializeToString,
+            ),
+            'RemoveNotifyTarget': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveNotifyTarget,
+                    request_deserializer=proto_dot_nodepool__pb2.RemoveNotifyTargetRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.RemoveNotifyTargetResponse.SerializeToString,
+            ),
+            'TestNotifyTarget': grpc.unary_unary_rpc_method_handler(
+                    servicer.TestNotifyTarget,
+                    request_deserializer=proto_dot_nodepool__pb2.TestNotifyTargetRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.TestNotifyTargetResponse.SerializeToString,
+            ),
+            'ConfirmNotifyTarget': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfirmNotifyTarget,
+                    request_deserializer=proto_dot_nodepool__pb2.ConfirmNotifyTargetRequest.FromString,
+                    response_serializer=proto_dot_nodepool__pb2.ConfirmNotifyTargetResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -530,6 +611,141 @@ class UserService(object):
             '/nodepool.UserService/RemoveSecret',
             proto_dot_nodepool__pb2.RemoveSecretRequest.SerializeToString,
             proto_dot_nodepool__pb2.RemoveSecretResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetNotifyTarget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.UserService/SetNotifyTarget',
+            proto_dot_nodepool__pb2.SetNotifyTargetRequest.SerializeToString,
+            proto_dot_nodepool__pb2.SetNotifyTargetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListNotifyTargets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.UserService/ListNotifyTargets',
+            proto_dot_nodepool__pb2.ListNotifyTargetsRequest.SerializeToString,
+            proto_dot_nodepool__pb2.ListNotifyTargetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveNotifyTarget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.UserService/RemoveNotifyTarget',
+            proto_dot_nodepool__pb2.RemoveNotifyTargetRequest.SerializeToString,
+            proto_dot_nodepool__pb2.RemoveNotifyTargetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TestNotifyTarget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.UserService/TestNotifyTarget',
+            proto_dot_nodepool__pb2.TestNotifyTargetRequest.SerializeToString,
+            proto_dot_nodepool__pb2.TestNotifyTargetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConfirmNotifyTarget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodepool.UserService/ConfirmNotifyTarget',
+            proto_dot_nodepool__pb2.ConfirmNotifyTargetRequest.SerializeToString,
+            proto_dot_nodepool__pb2.ConfirmNotifyTargetResponse.FromString,
             options,
             channel_credentials,
             insecure,

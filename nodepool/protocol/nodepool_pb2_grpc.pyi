@@ -57,6 +57,12 @@ class UserServiceStub:
     """The caller's secrets, which tasks name and runs are given. No call tells a value."""
     ListSecrets: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.ListSecretsRequest, _nodepool_pb2.ListSecretsResponse]
     RemoveSecret: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.RemoveSecretRequest, _nodepool_pb2.RemoveSecretResponse]
+    SetNotifyTarget: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.SetNotifyTargetRequest, _nodepool_pb2.SetNotifyTargetResponse]
+    """Where the caller is told when tasks end that name it. Nothing is sent by these calls themselves."""
+    ListNotifyTargets: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.ListNotifyTargetsRequest, _nodepool_pb2.ListNotifyTargetsResponse]
+    RemoveNotifyTarget: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.RemoveNotifyTargetRequest, _nodepool_pb2.RemoveNotifyTargetResponse]
+    TestNotifyTarget: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.TestNotifyTargetRequest, _nodepool_pb2.TestNotifyTargetResponse]
+    ConfirmNotifyTarget: _grpc.UnaryUnaryMultiCallable[_nodepool_pb2.ConfirmNotifyTargetRequest, _nodepool_pb2.ConfirmNotifyTargetResponse]
 
 @_typing.type_check_only
 class UserServiceAsyncStub(UserServiceStub):
@@ -82,6 +88,12 @@ class UserServiceAsyncStub(UserServiceStub):
     """The caller's secrets, which tasks name and runs are given. No call tells a value."""
     ListSecrets: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.ListSecretsRequest, _nodepool_pb2.ListSecretsResponse]  # type: ignore[assignment]
     RemoveSecret: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.RemoveSecretRequest, _nodepool_pb2.RemoveSecretResponse]  # type: ignore[assignment]
+    SetNotifyTarget: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.SetNotifyTargetRequest, _nodepool_pb2.SetNotifyTargetResponse]  # type: ignore[assignment]
+    """Where the caller is told when tasks end that name it. Nothing is sent by these calls themselves."""
+    ListNotifyTargets: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.ListNotifyTargetsRequest, _nodepool_pb2.ListNotifyTargetsResponse]  # type: ignore[assignment]
+    RemoveNotifyTarget: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.RemoveNotifyTargetRequest, _nodepool_pb2.RemoveNotifyTargetResponse]  # type: ignore[assignment]
+    TestNotifyTarget: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.TestNotifyTargetRequest, _nodepool_pb2.TestNotifyTargetResponse]  # type: ignore[assignment]
+    ConfirmNotifyTarget: _aio.UnaryUnaryMultiCallable[_nodepool_pb2.ConfirmNotifyTargetRequest, _nodepool_pb2.ConfirmNotifyTargetResponse]  # type: ignore[assignment]
 
 class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     """---------------------------------------------------------------------------------------------
@@ -170,6 +182,42 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _nodepool_pb2.RemoveSecretRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_nodepool_pb2.RemoveSecretResponse, _abc.Awaitable[_nodepool_pb2.RemoveSecretResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def SetNotifyTarget(
+        self,
+        request: _nodepool_pb2.SetNotifyTargetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.SetNotifyTargetResponse, _abc.Awaitable[_nodepool_pb2.SetNotifyTargetResponse]]:
+        """Where the caller is told when tasks end that name it. Nothing is sent by these calls themselves."""
+
+    @_abc_1.abstractmethod
+    def ListNotifyTargets(
+        self,
+        request: _nodepool_pb2.ListNotifyTargetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.ListNotifyTargetsResponse, _abc.Awaitable[_nodepool_pb2.ListNotifyTargetsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def RemoveNotifyTarget(
+        self,
+        request: _nodepool_pb2.RemoveNotifyTargetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.RemoveNotifyTargetResponse, _abc.Awaitable[_nodepool_pb2.RemoveNotifyTargetResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def TestNotifyTarget(
+        self,
+        request: _nodepool_pb2.TestNotifyTargetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.TestNotifyTargetResponse, _abc.Awaitable[_nodepool_pb2.TestNotifyTargetResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ConfirmNotifyTarget(
+        self,
+        request: _nodepool_pb2.ConfirmNotifyTargetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodepool_pb2.ConfirmNotifyTargetResponse, _abc.Awaitable[_nodepool_pb2.ConfirmNotifyTargetResponse]]: ...
 
 def add_UserServiceServicer_to_server(servicer: UserServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

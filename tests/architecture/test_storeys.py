@@ -28,8 +28,8 @@ PACKAGES = (
 # What of Python's own library is arithmetic on what is passed in.
 PURE = {
     "__future__", "base64", "binascii", "collections", "copy", "dataclasses", "difflib", "enum", "fractions",
-    "graphlib", "hashlib", "heapq", "ipaddress", "json", "lzma", "math", "re", "stat", "statistics", "struct",
-    "types", "typing", "unicodedata", "urllib", "zipfile", "zlib",
+    "graphlib", "hashlib", "heapq", "hmac", "ipaddress", "json", "lzma", "math", "re", "stat", "statistics",
+    "struct", "types", "typing", "unicodedata", "urllib", "zipfile", "zlib",
 }  # fmt: skip
 # Guarded because names are looked up when they are first used, so that `import hivemind` stays quick.
 LAZY = frozenset({"hivemind"})

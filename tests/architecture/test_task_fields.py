@@ -49,6 +49,7 @@ NOT_COPIED = {
     "labels": "people see the task, and none of its runs",
     "after": "runs are there when their task waits for nothing but nodes",
     "after_any": "runs are there when their task waits for nothing but nodes",
+    "notify": "the end of the task is told, and of none of its runs",
 }
 # Sent by the owner and read back nowhere since the first version. A new field is no such case.
 _NOT_READ_BACK = "an old wish that TaskDetail has no place for; the owner has sent it"
@@ -94,6 +95,7 @@ SAMPLES: dict[str, Any] = {
     "retry_on": [75, 137],
     "after": ["first"],
     "after_any": ["first"],
+    "notify": ["phone"],
 }
 READMES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-TW.md")}
 SETTINGS = Settings(_env_file=None, allowed_images="other:1", allow_task_network=True)

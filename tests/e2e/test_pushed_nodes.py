@@ -16,6 +16,7 @@ from nodepool.stores.redis import keys
 from tests.support.accounts import CALL_SECONDS, Account
 from tests.support.hostile import refused
 from tests.support.pool import PoolFactory, TestPool
+from tests.support.receivers import Receiver
 from tests.support.tasks import new_task_id, package, script, unpacked
 from tests.support.waiting import wait_until
 from tests.support.wire_worker import WireWorker
@@ -461,3 +462,17 @@ def test_where_pushing_is_off_such_nodes_register_and_get_no_work(pool_factory: 
     wait_until(lambda: "agents only" in owner.detail(task).reason, "the reason is told", 30)
     assert not worker.asked["ExecuteTask"]
     worker.close()
+
+
+def test_the_end_of_a_task_is_told_to_a_webhook_that_the_pool_may_call(pool: TestPool, user: Account) -> None:
+    """By the sweep, the queue of its own and the dispatcher's senders, as in life."""
+    with Receiver() as receiver:
+        target = pb.SetNotifyTargetRequest(name="hook", url=receiver.url)
+        stub = user.stubs.users.SetNotifyTarget
+        key = stub(target, metadata=user.metadata, timeout=CALL_SECONDS).key
+        task = user.submit(SOURCE, notify=["hook"])
+        user.stop(task)
+        (came,) = receiver.wait_for(1)
+        assert came.is_signed_with(key)
+        assert (came.told["data"]["task_id"], came.told["data"]["state"]) == (task, "STOPPED")
+        wait_until(lambda: user.detail(task).notifications[0].state == "sent", "that it came is noted")

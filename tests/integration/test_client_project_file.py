@@ -90,7 +90,7 @@ def test_what_only_the_command_line_says_is_of_one_submit_or_of_who_submits() ->
     assert options - COMMAND_LINE_ONLY == {
         "compare", "cpu-score", "env", "exclusive", "gpu-memory-gb", "gpu-name", "gpu-score", "image",
         "location", "location-mode", "max-minutes", "memory", "memory-gb", "min-trust", "name", "network",
-        "priority", "replicas", "retries", "retry-on", "backoff", "take-pending",
+        "notify", "priority", "replicas", "retries", "retry-on", "backoff", "take-pending",
     }  # fmt: skip
 
 

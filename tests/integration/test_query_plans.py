@@ -10,7 +10,15 @@ import pytest
 from sqlalchemy import Connection, event
 
 from nodepool.domain.tasks.reasons import Reason, ReasonCode
-from nodepool.stores.sql import account_facts, placements, storage_accounting, task_lists, tasks as task_store
+from nodepool.stores.sql import (
+    account_facts,
+    ends_to_tell,
+    notifications,
+    placements,
+    storage_accounting,
+    task_lists,
+    tasks as task_store,
+)
 from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.ledger import api as ledger_store
 from tests.support.databases import sqlite_file
@@ -37,6 +45,35 @@ ASKED_OF_SINGLE: dict[str, Callable[[Connection, int], Any]] = {
     "the oldest": lambda c, _: task_store.queued(c, 500),
     "the oldest hints": lambda c, _: task_store.queued(c, 500, hinted_before=1.0),
 }
+
+
+# Asked in every pass of the sweep, mostly for nothing: each by the index of those that it looks for.
+ASKED_TO_TELL: dict[str, tuple[str, Callable[[Connection, int], Any]]] = {
+    "tasks that are to be told of": ("ix_tasks_notify", lambda c, _: ends_to_tell.tasks_to_tell(c, 10)),
+    "jobs that are to be told of": ("ix_jobs_notify", lambda c, _: ends_to_tell.jobs_to_tell(c, 10)),
+    "what is due": ("ix_notifications_due", lambda c, _: notifications.is_due(c, 1.0)),
+    "what is to be sent": ("ix_notifications_due", lambda c, _: notifications.due(c, 1.0, of_one=5, limit=9)),
+    "what goes": ("ix_notifications_ended", lambda c, _: notifications.remove_old(c, 1.0, 9)),
+    "how often a user is told": (
+        "ix_notifications_user",
+        lambda c, user: notifications.first_due_before(c, user, 60),
+    ),
+    "codes for an address": (
+        "ix_notifications_codes",
+        lambda c, _: notifications.count_codes(c, "a@b.co", 1.0),
+    ),
+    "what became of one": (
+        "ix_notifications_subject",
+        lambda c, user: notifications.of_subject(c, user, "t"),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ASKED_TO_TELL)
+def test_what_is_to_be_told_is_found_by_an_index_of_its_own(tmp_path: Path, what: str) -> None:
+    index, ask = ASKED_TO_TELL[what]
+    for statement, plan in _plans(tmp_path, ask):
+        assert index in plan, f"{statement}\n{plan}"
 
 
 @pytest.mark.parametrize("what", ASKED)

@@ -26,6 +26,7 @@ from hivemind.cli.render.tasks import (
     jsonable,
     labels_text,
 )
+from hivemind.cli.render.told import told_text
 from hivemind.jobs import JobInfo, ReasonGroup
 from nodepool.domain.tasks.states import TaskState
 
@@ -124,6 +125,7 @@ def job_details(job: JobInfo, now: float) -> Group:
         "stop": "asked for" if job.stop_requested and not job.final else "",
         "paid": f"{job.paid_cpt:,} CPT",
         "held": f"{job.held_cpt:,} CPT" if job.held_cpt else "",
+        "notify": one_line(told_text(job.notifications, job.notify)),
     }
     table = PlainTable.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)

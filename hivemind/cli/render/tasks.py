@@ -29,6 +29,7 @@ from rich.text import Text
 from hivemind.amounts import size_text
 from hivemind.cli.render.columns import Column, FittedTable, Form, PlainTable
 from hivemind.cli.render.plain_text import one_line
+from hivemind.cli.render.told import told_text
 from hivemind.models import AttemptInfo, ReplicaInfo, RequirementsInfo, TaskInfo
 from nodepool.domain.safe_text import lines
 from nodepool.domain.tasks.states import LocationMode, TaskState
@@ -141,6 +142,7 @@ def task_details(task: TaskInfo, now: float) -> Group:
         # Values may be what is not for everybody who sees this screen.
         "environment": " ".join(sorted(task.environment)),
         "secrets": _secrets_text(task),
+        "notify": told_text(task.notifications, task.notify),
     }
     table = PlainTable.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)

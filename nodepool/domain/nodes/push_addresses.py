@@ -65,10 +65,10 @@ def is_within(address: str, networks: Sequence[Network]) -> bool:
     return any(parsed in network for network in networks)
 
 
-def literal(host: str) -> Address | None:
+def literal(host: str, what: str = "hostname") -> Address | None:
     """The address that is written there; None for a name. Raises InvalidInputError for anything else."""
     if "%" in host:
-        raise InvalidInputError("hostname must be an address without a zone (%…), or a name")
+        raise InvalidInputError(f"{what} must be an address without a zone (%…), or a name")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     try:
         return _plain(ipaddress.ip_address(bare))
@@ -76,10 +76,10 @@ def literal(host: str) -> Address | None:
         pass
     labels = host.removesuffix(".").split(".")
     if len(host) > _MAX_NAME or not all(_LABEL.fullmatch(label) for label in labels):
-        raise InvalidInputError("hostname must be an address or a DNS name at which the node can be called")
+        raise InvalidInputError(f"{what} must be an address or a DNS name at which the pool can call it")
     if _NUMBER.fullmatch(labels[-1]):
         raise InvalidInputError(
-            "hostname must be four decimal numbers, such as 192.0.2.7, for an IPv4 address"
+            f"{what} must be four decimal numbers, such as 192.0.2.7, for an IPv4 address"
         )
     return None
 
@@ -129,17 +129,41 @@ def choose(found: Sequence[Address], *, peer: str, networks: Sequence[Network]) 
     return good[0]
 
 
+def choose_reachable(found: Sequence[Address], *, networks: Sequence[Network]) -> Address:
+    """The same for what registers from nowhere, such as a webhook: any address that the pool may call."""
+    chosen: Address | None = None
+    for address in map(_plain, found):
+        if why := refusal(address, peer=str(address), networks=networks):
+            raise StateConflictError(why)
+        chosen = chosen or address
+    if chosen is None:
+        raise StateConflictError("the name has no address")
+    return chosen
+
+
+def check_callable(host: str, what: str = "hostname") -> Address | None:
+    """What `literal` finds; refuses names of the pool's own machine, too."""
+    address = literal(host, what)
+    if address is None and host.removesuffix(".").rpartition(".")[2].casefold() == "localhost":
+        raise InvalidInputError(f"{what} must be one at which the pool can call it, not localhost")
+    return address
+
+
+def check_reachable(host: str, *, networks: Sequence[Network], what: str) -> None:
+    """Refuses what can never be called. A name is asked about when it is resolved."""
+    address = check_callable(host)
+    if address is not None and (why := refusal(address, peer=str(address), networks=networks)):
+        raise StateConflictError(f"{what} cannot be called: {why}")
+
+
 def check_registration(hostname: str, port: int, *, peer: str, networks: Sequence[Network]) -> None:
     """Refuses what can never be called. A name is asked about again whenever it is resolved."""
     if not hostname or not port:
         raise InvalidInputError(
             "a node without an agent must register the hostname and the port at which the pool calls it"
         )
-    address = literal(hostname)
-    if address is None:
-        if hostname.removesuffix(".").rpartition(".")[2].casefold() == "localhost":
-            raise InvalidInputError("hostname must be one at which the pool can call the node, not localhost")
-    elif why := refusal(address, peer=peer, networks=networks):
+    address = check_callable(hostname)
+    if address is not None and (why := refusal(address, peer=peer, networks=networks)):
         raise StateConflictError(f"this node cannot be called: {why}")
 
 

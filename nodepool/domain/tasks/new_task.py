@@ -67,6 +67,7 @@ class RequestedTask(RequestedComparison, RequestedRetries, RequestedOrder, TaskI
     location_mode: LocationMode
     exclusive: bool
     resubmit_of: str  # the task or job that it does again; empty: none
+    notify: str  # targets that are told of its end, one a line
 
 
 class PricedTask(RequestedTask):

@@ -29,6 +29,7 @@ class StoredJob(FromRow):
     hinted_at: float
     stop_requested: bool
     ended_at: float | None
+    notify: str  # names of targets that are told of its end, one a line
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,9 @@ jobs = Table(
     Column("stop_requested", Boolean, nullable=False, server_default=text("false")),
     # When the sweep saw that nothing of it is unfinished.
     Column("ended_at", Float),
+    # Names of targets that are told of that, one a line, and when it was written down; 0: not yet.
+    Column("notify", Text, nullable=False, server_default=""),
+    Column("notified_at", Float, nullable=False, server_default="0"),
 )
 Index("ix_jobs_owner_created", jobs.c.owner_id, jobs.c.created_at, jobs.c.id)
 Index(
@@ -54,6 +57,9 @@ Index(
     sqlite_where=jobs.c.ended_at.is_(None),
     postgresql_where=jobs.c.ended_at.is_(None),
 )
+
+_TO_TELL = text("notify <> '' AND notified_at = 0 AND ended_at IS NOT NULL")
+Index("ix_jobs_notify", jobs.c.ended_at, sqlite_where=_TO_TELL, postgresql_where=_TO_TELL)
 
 # Of a flow: its steps, each with a range of the indices of the flow's tasks.
 job_steps = Table(

@@ -29,7 +29,9 @@ from nodepool.stores.sql.account_tables import (
     user_secrets,
     users,
 )
+from nodepool.stores.sql.attempt_tables import attempts
 from nodepool.stores.sql.job_tables import jobs
+from nodepool.stores.sql.notify_tables import notifications, notify_targets
 from nodepool.stores.sql.trust_tables import node_records, owner_records, probes, provisional_results
 
 __all__ = [
@@ -46,6 +48,8 @@ __all__ = [
     "metadata",
     "node_records",
     "nodes",
+    "notifications",
+    "notify_targets",
     "owner_records",
     "probes",
     "provisional_results",
@@ -175,6 +179,9 @@ tasks = Table(
     # For people. Labels are JSON here, as they are shown; task_labels finds tasks by them.
     Column("name", String(128), nullable=False, server_default=""),
     Column("labels", Text, nullable=False, server_default=""),
+    # Names of targets that are told of its end, one a line, and when that was written down; 0: not yet.
+    Column("notify", Text, nullable=False, server_default=""),
+    Column("notified_at", Float, nullable=False, server_default="0"),
     # When its result is given at the latest; 0: nothing is held back.
     Column("held_back_until", Float, nullable=False, server_default="0"),
     Column("result_digest", String(64), nullable=False, server_default=""),
@@ -311,6 +318,8 @@ Index(
 )
 _GIVEN = text("secrets <> ''")
 Index("ix_tasks_secrets", tasks.c.owner_id, tasks.c.state, sqlite_where=_GIVEN, postgresql_where=_GIVEN)
+_TO_TELL = text("notify <> '' AND notified_at = 0 AND finished_at IS NOT NULL")
+Index("ix_tasks_notify", tasks.c.finished_at, sqlite_where=_TO_TELL, postgresql_where=_TO_TELL)
 # What goes after a while, oldest first (stores/sql/removal.py).
 _ENDED = "finished_at IS NOT NULL AND kind <> 'replica' AND kind <> 'audit'"
 for _name, _column, _where in (
@@ -361,39 +370,3 @@ Index(
     sqlite_where=tasks.c.finished_at.is_not(None),
     postgresql_where=tasks.c.finished_at.is_not(None),
 )
-
-attempts = Table(
-    "attempts",
-    metadata,
-    Column("id", String(140), primary_key=True),
-    Column("task_id", ForeignKey("tasks.id"), nullable=False, index=True),
-    Column("number", Integer, nullable=False),
-    Column("node_id", ForeignKey("nodes.id"), nullable=False),
-    Column("state", String(16), nullable=False),
-    # In words, as they are shown; what it is by code and parameters (JSON). See domain/tasks/reasons.py.
-    Column("reason", Text, nullable=False, server_default=""),
-    Column("reason_code", String(32), nullable=False, server_default=""),
-    Column("reason_parameters", Text, nullable=False, server_default=""),
-    Column("claim_cpu_score", Integer, nullable=False),
-    Column("claim_memory_mb", Integer, nullable=False),
-    Column("claim_gpu_score", Integer, nullable=False),
-    Column("claim_gpu_memory_gb", Integer, nullable=False),
-    Column("created_at", Float, nullable=False),
-    # When its node was called, where the pool calls it; 0: not yet. An attempt is sent at most once.
-    Column("pushed_at", Float, nullable=False, server_default="0"),
-    Column("started_at", Float),
-    Column("finished_at", Float),
-    Column("exit_code", Integer),
-    Column("cpu_seconds", Float),
-    Column("peak_memory_bytes", BigInteger),
-    Column("queue_seconds", Float, nullable=False, server_default="0"),
-    Column("bytes_in", BigInteger, nullable=False, server_default="0"),
-    Column("bytes_out", BigInteger, nullable=False, server_default="0"),
-    Column("run_seconds", Float),  # as it is paid for (domain/money/run_time.py); none: as its times say
-    # Nothing showed that its node worked at it: not paid.
-    Column("idle", Boolean, nullable=False, server_default=text("false")),
-)
-Index("ix_attempts_node_state", attempts.c.node_id, attempts.c.state)
-Index("ix_attempts_state", attempts.c.state)
-# How many were started lately.
-Index("ix_attempts_created", attempts.c.created_at)

@@ -63,6 +63,7 @@ class StoredTask(FromRow):
     capabilities: str  # that its node's agent must have, with blanks between
     name: str
     labels: str  # JSON
+    notify: str  # names of targets that are told of its end, one a line
     verification: str  # one of Verification or, of a run, of RunVerdict
     result_digest: str
     package_sha256: str

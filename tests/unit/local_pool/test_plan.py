@@ -130,7 +130,7 @@ def test_no_secret_is_on_a_command_line_where_everybody_could_read_it(
 def test_the_dispatcher_serves_high_before_normal_before_low() -> None:
     argv = plan.dispatcher_part({}).argv
     tiers = [queue.split(".")[0] for queue in argv[argv.index("-Q") + 1].split(",")]
-    assert tiers == ["push"] + ["high"] * 8 + ["normal"] * 8 + ["low"] * 8
+    assert tiers == ["push", "notify"] + ["high"] * 8 + ["normal"] * 8 + ["low"] * 8
 
 
 def test_agents_stop_first_and_the_gateway_last(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
