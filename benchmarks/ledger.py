@@ -47,7 +47,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="hivemind-bench-") as folder:
         found["sqlite"] = _measure(f"sqlite:///{Path(folder) / 'pool.db'}", given)
     for name, url in urls.items():
-        with _fresh_database(url) as fresh:
+        with fresh_database(url) as fresh:
             found[name] = _measure(fresh, given)
     if given.json:
         print(json.dumps({"writers": given.writers, "databases": found}, indent=2))
@@ -67,7 +67,7 @@ def _arguments() -> argparse.Namespace:
 
 
 @contextmanager
-def _fresh_database(url: str) -> Iterator[str]:
+def fresh_database(url: str) -> Iterator[str]:
     name = f"hivemind_bench_{secrets.token_hex(4)}"
     server = make_url(url).set(drivername="postgresql+psycopg")
     engine = create_engine(server, isolation_level="AUTOCOMMIT")

@@ -13,6 +13,7 @@ import numpy as np
 
 from celeryconfig import task_queues
 from dispatcher.context import Dispatcher
+from dispatcher.ended_task_counts import EndedTaskCounts
 from dispatcher.placing.placement_loop import PlacementLoop
 from nodepool.domain.errors import UnavailableError
 from nodepool.domain.regions import TASK_REGIONS
@@ -54,7 +55,7 @@ def sampler(dispatcher: Dispatcher, placement_loop: PlacementLoop, hostname: str
             Source("fleet", partial(_fleet, placement_loop)),
             Source("celery", partial(_celery, hostname, threads)),
             Source("tasks", partial(_tasks, dispatcher), _OFTEN_SECONDS),
-            Source("ended_tasks", partial(_ended_tasks, dispatcher), _SELDOM_SECONDS),
+            Source("ended_tasks", partial(_ended_tasks, dispatcher, EndedTaskCounts()), _SELDOM_SECONDS),
             Source("broker", partial(_broker, dispatcher), _OFTEN_SECONDS),
             Source("ledger", partial(_ledger, dispatcher), _OFTEN_SECONDS),
             Source("notifications", partial(_notifications, dispatcher), _OFTEN_SECONDS),
@@ -85,8 +86,8 @@ def _tasks(dispatcher: Dispatcher) -> Found:
     }
 
 
-def _ended_tasks(dispatcher: Dispatcher) -> Found:
-    by_state = dispatcher.database.read(lambda c: pool_statistics.count_by_state(c, pool_statistics.FINAL))
+def _ended_tasks(dispatcher: Dispatcher, counts: EndedTaskCounts) -> Found:
+    by_state = dispatcher.database.read(counts.look)
     return {catalogue.tasks: {(state.value,): count for state, count in by_state.items()}}
 
 

@@ -14,7 +14,7 @@ from nodepool.domain.errors import CorruptFileError, NotFoundError, StorageFullE
 from nodepool.heavy import jobs
 from nodepool.heavy.worker import OutOfBoundsError
 from nodepool.stores.files.file_store import FileStore
-from nodepool.stores.sql import jobs as job_store, removal
+from nodepool.stores.sql import removal
 from nodepool.stores.sql.removal import ExpiredFiles
 from nodepool.workflows import stored_files
 
@@ -41,7 +41,6 @@ class ExpiredTasks:
             self.remove_files,
             self.remove_logs,
             self.remove_rows,
-            self.remove_jobs,
             self.remove_credit_changes,
         )
 
@@ -111,7 +110,7 @@ class ExpiredTasks:
         return len(due)
 
     def remove_rows(self) -> int:
-        """Tasks with their runs, attempts and probes; their money stays."""
+        """Tasks with their runs, attempts and probes, jobs with their last task; their money stays."""
         database, now = self._dispatcher.database, self._dispatcher.clock()
         before = self._retention.tasks_before(now)
         due = database.read(
@@ -126,15 +125,13 @@ class ExpiredTasks:
             log.info("%d tasks that ended long ago are removed; their payments stay", gone)
         return gone
 
-    def remove_jobs(self) -> int:
-        """Those whose tasks are all removed."""
-        database, now = self._dispatcher.database, self._dispatcher.clock()
-        return database.write(lambda c: job_store.remove_empty(c, now, _AT_ONCE))
-
     def remove_credit_changes(self) -> int:
         """Why scores moved, as long ago as tasks are kept."""
         before = self._retention.tasks_before(self._dispatcher.clock())
         if before is None:
             return 0
         database = self._dispatcher.database
+        oldest = database.read(removal.oldest_credit_change)
+        if oldest is None or oldest >= before:
+            return 0
         return database.write(lambda c: removal.remove_credit_changes(c, before, _CREDIT_AT_ONCE))

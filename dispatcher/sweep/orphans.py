@@ -1,4 +1,5 @@
-"""Files in the store that no row speaks of: found folder by folder, slowly, and removed.
+"""Files in the store that no row speaks of: found folder by folder, slowly, and removed. A look costs the
+same however many files there are.
 
 A crash between a file and its row leaves one. What was written lately is left alone: its row may be on its
 way. Nothing is removed from a store that another database has used: to this one, all would be orphans.
@@ -17,6 +18,7 @@ from nodepool.workflows import stored_files
 log = logging.getLogger(__name__)
 # Longer than any call that writes a file and then tells of it.
 WRITTEN_LATELY_SECONDS = 2 * 3600.0
+# Of each kind in one step.
 _AT_ONCE = 200
 _KINDS: tuple[StoredKind, ...] = ("results", "logs", "packages")
 
@@ -28,18 +30,24 @@ class OrphanScan:
         self._dispatcher = dispatcher
         self._files = files
         self._number = 0
+        # In its folder, of each kind: what comes behind this name was not looked at yet.
+        self._after: dict[StoredKind, str] = {}
 
     def step(self) -> int:
-        """One folder of each kind; FOLDERS steps see all. How many files were removed."""
+        """A page of a folder, and then the next folder. How many files were removed."""
         if not self._is_ours():
             return 0
-        number, self._number = self._number, (self._number + 1) % FOLDERS
         before = self._dispatcher.clock() - WRITTEN_LATELY_SECONDS
-        removed = 0
+        removed, is_done = 0, True
         for kind in _KINDS:
-            names = self._files.listed(kind, number, before)
-            for start in range(0, len(names), _AT_ONCE):
-                removed += self._look(kind, names[start : start + _AT_ONCE])
+            after = self._after.get(kind, "")
+            names = [name for name in self._files.listed(kind, self._number, before) if name > after]
+            if page := names[:_AT_ONCE]:
+                removed += self._look(kind, page)
+                self._after[kind] = page[-1]
+            is_done = is_done and len(names) == len(page)
+        if is_done:
+            self._number, self._after = (self._number + 1) % FOLDERS, {}
         if removed:
             log.warning("%d files that belonged to nothing are removed", removed)
         return removed

@@ -119,6 +119,16 @@ Index("ix_ledger_entries_debit", ledger_entries.c.debit_account, ledger_entries.
 Index("ix_ledger_entries_credit", ledger_entries.c.credit_account, ledger_entries.c.seq)
 Index("ix_ledger_entries_task", ledger_entries.c.task_id, ledger_entries.c.seq)
 
+# Who sent whom CPT, which is seldom beside what tasks move.
+_TRANSFER = text("kind = 'transfer'")
+Index(
+    "ix_ledger_entries_transfer",
+    ledger_entries.c.debit_account,
+    ledger_entries.c.credit_account,
+    sqlite_where=_TRANSFER,
+    postgresql_where=_TRANSFER,
+)
+
 # One row: the newest entry. Who writes entries locks it first.
 ledger_head = Table(
     "ledger_head",

@@ -92,7 +92,9 @@ def page_of_users(connection: Connection, limit: int, after: str, contains: str)
     own_nodes = select(func.count()).where(nodes.c.owner_id == users.c.id, nodes.c.active).scalar_subquery()
     unfinished = (
         select(func.count())
-        .where(tasks.c.owner_id == users.c.id, tasks.c.state.in_(_UNFINISHED), tasks.c.parent_id == "")
+        .where(
+            tasks.c.owner_id == users.c.id, tasks.c.state.in_(_UNFINISHED), tasks.c.parent_id.concat("") == ""
+        )
         .scalar_subquery()
     )
     query = (
@@ -126,6 +128,6 @@ def mark_stopped(connection: Connection, task_id: str) -> None:
 def unfinished_of(connection: Connection, owner_id: int) -> Sequence[str]:
     """Ids of what the user has not seen the end of yet, without the pool's further runs of it."""
     query = select(tasks.c.id).where(
-        tasks.c.owner_id == owner_id, tasks.c.state.in_(_UNFINISHED), tasks.c.parent_id == ""
+        tasks.c.owner_id == owner_id, tasks.c.state.in_(_UNFINISHED), tasks.c.parent_id.concat("") == ""
     )
     return connection.execute(query).scalars().all()

@@ -49,7 +49,11 @@ attempts = Table(
     # Nothing showed that its node worked at it: not paid.
     Column("idle", Boolean, nullable=False, server_default=text("false")),
 )
-Index("ix_attempts_node_state", attempts.c.node_id, attempts.c.state)
-Index("ix_attempts_state", attempts.c.state)
+# With when they ended: the last end on a node is the end of a range.
+Index("ix_attempts_node_state", attempts.c.node_id, attempts.c.state, attempts.c.finished_at)
+# Of what ended long ago there is more than of anything else: no index by state has it.
+_LIVE = text("state IN ('assigned', 'running')")
+Index("ix_attempts_live", attempts.c.created_at, sqlite_where=_LIVE, postgresql_where=_LIVE)
+LIVE_ATTEMPT = text("attempts.state IN ('assigned', 'running')")
 # How many were started lately.
 Index("ix_attempts_created", attempts.c.created_at)

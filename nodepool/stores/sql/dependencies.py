@@ -19,7 +19,7 @@ from nodepool.stores.sql import job_steps, replicas as replica_store
 from nodepool.stores.sql.job_tables import dependencies, job_steps as job_steps_table
 from nodepool.stores.sql.ledger import holds as hold_store
 from nodepool.stores.sql.reason_columns import reason_columns
-from nodepool.stores.sql.tables import jobs, tasks
+from nodepool.stores.sql.tables import HELD_BACK, jobs, tasks
 from nodepool.stores.sql.task_rows import DependentTask, TaskHint
 from nodepool.stores.sql.typed_rows import columns
 
@@ -154,7 +154,7 @@ def _has(connection: Connection, unit: Unit, *conditions: ColumnElement[bool]) -
 
 def _holds_back(connection: Connection, unit: Unit) -> bool:
     """By the index of those that are held back, which are few: no column of the job's index is named."""
-    held = [tasks.c.held_back_until > 0, tasks.c.job_id.concat("") == unit.id]
+    held = [HELD_BACK, tasks.c.job_id.concat("") == unit.id]
     if unit.step != WHOLE_JOB:
         held.append(job_steps.in_step(unit.id, unit.step))
     return connection.execute(select(tasks.c.id).where(*held).limit(1)).first() is not None

@@ -25,10 +25,9 @@ from sqlalchemy import (
 )
 
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
-from nodepool.stores.sql.tables import tasks
+from nodepool.stores.sql.tables import HELD_BACK, tasks
 
 _checks = tasks.alias("checks")
-_HELD = tasks.c.held_back_until > 0
 NOT_HELD = tasks.c.held_back_until == 0
 
 
@@ -46,7 +45,7 @@ def page(connection: Connection, limit: int, *, after: str = "") -> list[HeldBac
         .where(_checks.c.parent_id == tasks.c.id, _checks.c.state == TaskState.QUEUED)
         .scalar_subquery()
     )
-    query = select(tasks.c.id, tasks.c.held_back_until, waits_since).where(_HELD, tasks.c.id > after)
+    query = select(tasks.c.id, tasks.c.held_back_until, waits_since).where(HELD_BACK, tasks.c.id > after)
     rows = connection.execute(query.order_by(tasks.c.id).limit(limit))
     return [HeldBackResult(str(row[0]), float(row[1]), row[2]) for row in rows]
 
@@ -55,7 +54,7 @@ def give(connection: Connection, task_ids: Sequence[str], now: float) -> list[st
     """These are held back no longer; those that were are returned."""
     given = connection.execute(
         update(tasks)
-        .where(_HELD, tasks.c.id.in_(task_ids))
+        .where(HELD_BACK, tasks.c.id.in_(task_ids))
         .values(held_back_until=0, updated_at=now)
         .returning(tasks.c.id)
     )
@@ -83,7 +82,7 @@ def of_jobs(job_ids: Collection[str]) -> ColumnElement[bool]:
 
     By the index of those that are held back, which are few: no column of the job's index is named.
     """
-    return _HELD & tasks.c.job_id.concat("").in_(list(job_ids))
+    return HELD_BACK & tasks.c.job_id.concat("").in_(list(job_ids))
 
 
 def ids_of_job(connection: Connection, job_id: str, limit: int) -> list[str]:

@@ -225,7 +225,8 @@ def drop_some(connection: Connection, job_id: str, holder: str, limit: int, now:
     mine = jobs.c.id == job_id, jobs.c.holder == holder, jobs.c.accepted_at.is_(None)
     if connection.execute(update(jobs).where(*mine).values(renewed_at=now)).rowcount != 1:
         return False
-    some = select(tasks.c.id).where(tasks.c.job_id == job_id).limit(limit)
+    # The empty id is no job's: said, so that the partial index is taken.
+    some = select(tasks.c.id).where(tasks.c.job_id == job_id, tasks.c.job_id != "").limit(limit)
     ids = list(connection.execute(some).scalars())
     if ids:
         connection.execute(delete(task_labels).where(task_labels.c.task_id.in_(ids)))

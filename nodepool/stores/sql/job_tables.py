@@ -51,6 +51,8 @@ jobs = Table(
     Column("notified_at", Float, nullable=False, server_default="0"),
 )
 Index("ix_jobs_owner_created", jobs.c.owner_id, jobs.c.created_at, jobs.c.id)
+# Beginnings of ids.
+Index("ix_jobs_owner_id", jobs.c.owner_id, jobs.c.id, postgresql_ops={"id": "text_pattern_ops"})
 Index(
     "ix_jobs_open",
     jobs.c.created_at,

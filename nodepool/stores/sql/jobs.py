@@ -34,7 +34,7 @@ from nodepool.stores.sql.reason_columns import reason_columns
 from nodepool.stores.sql.tables import holds, jobs, tasks
 from nodepool.stores.sql.task_rows import OwnedTask, TaskHint
 from nodepool.stores.sql.tasks import WAITS, WITH_OWNER, find_or_none
-from nodepool.stores.sql.typed_rows import columns
+from nodepool.stores.sql.typed_rows import begins_with, columns
 
 LIVE = tuple(state.value for state in TaskState if state not in FINAL_TASK_STATES)
 _ACCEPTED = jobs.c.accepted_at.is_not(None)
@@ -187,8 +187,9 @@ def is_unfinished(connection: Connection, job_id: str) -> bool:
 
 
 def note_end(connection: Connection, job_id: str, now: float) -> None:
-    """Nothing of the job is unfinished."""
+    """Nothing of the job is unfinished. Where its tasks have been removed meanwhile it goes, too."""
     connection.execute(update(jobs).where(jobs.c.id == job_id, _OPEN).values(ended_at=now))
+    remove_empty(connection, [job_id])
 
 
 # -- its owner's stop ---------------------------------------------------------------------------------
@@ -225,10 +226,12 @@ def still_to_stop(connection: Connection, job_id: str, limit: int) -> list[str]:
     return list(connection.execute(select(tasks.c.id).where(*mine).limit(limit)).scalars())
 
 
-def remove_empty(connection: Connection, before: float, limit: int) -> int:
-    """Jobs that ended before that, and whose tasks are all removed."""
+def remove_empty(connection: Connection, job_ids: Collection[str]) -> int:
+    """Those of these jobs that have ended, and whose tasks are all removed."""
+    if not job_ids:
+        return 0
     none_left = ~select(tasks.c.id).where(tasks.c.job_id == jobs.c.id, tasks.c.job_id != "").exists()
-    query = select(jobs.c.id).where(jobs.c.ended_at < before, none_left).limit(limit)
+    query = select(jobs.c.id).where(jobs.c.id.in_(sorted(job_ids)), jobs.c.ended_at.is_not(None), none_left)
     ids: list[Any] = list(connection.execute(query).scalars())
     if ids:
         job_steps.remove(connection, ids)
@@ -244,7 +247,7 @@ def own(connection: Connection, owner_id: int, job_ids: Collection[str]) -> Sequ
 
 
 def beginning_with(connection: Connection, owner_id: int, prefix: str, limit: int) -> list[str]:
-    begins = func.substr(jobs.c.id, 1, len(prefix)) == prefix
+    begins = begins_with(jobs.c.id, prefix, connection)
     query = select(jobs.c.id).where(jobs.c.owner_id == owner_id, _ACCEPTED, begins)
     return list(connection.execute(query.limit(limit)).scalars())
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, case, func, select, text
+from sqlalchemy import Connection, case, func, select, text, tuple_
 
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
 from nodepool.stores.sql.tables import tasks
@@ -16,6 +16,8 @@ from nodepool.stores.sql.tasks import WAITS
 
 _LONGEST_MS = 20_000
 UNFINISHED = tuple(state for state in TaskState if state not in FINAL_TASK_STATES)
+# When a task was submitted, and its id.
+Place = tuple[float, str]
 FINAL = tuple(state for state in TaskState if state in FINAL_TASK_STATES)
 
 
@@ -37,6 +39,22 @@ def count_by_state(connection: Connection, states: tuple[TaskState, ...]) -> dic
     query = select(tasks.c.state, func.count()).where(tasks.c.state.in_(states)).group_by(tasks.c.state)
     found = {str(state): int(count) for state, count in connection.execute(query)}
     return {state: found.get(state, 0) for state in states}
+
+
+def count_some(
+    connection: Connection, state: TaskState, after: Place | None, limit: int
+) -> tuple[int, Place | None]:
+    """How many tasks in this state are among the next so many, and the last of these; None: that was all."""
+    _bound(connection)
+    place = tasks.c.created_at, tasks.c.id
+    those = select(*place).where(tasks.c.state == state).order_by(*place)
+    if after is not None:
+        those = those.where(tuple_(*place) > after)
+    last = connection.execute(those.offset(limit - 1).limit(1)).one_or_none()
+    if last is not None:
+        return limit, (float(last.created_at), str(last.id))
+    rest = those.limit(limit).subquery()
+    return int(connection.execute(select(func.count()).select_from(rest)).scalar_one()), None
 
 
 def waiting(connection: Connection) -> list[WaitingTasks]:

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert, select, text, update
 
 from nodepool.domain.nodes.node import ENGINE_AWAY, NodeKind
 from nodepool.domain.tasks.states import TaskKind, TaskState
+from nodepool.domain.tasks.task_filter import TaskFilter
 from nodepool.domain.trust.benchmark_probe import Belief, ProbeVerdict
 from nodepool.domain.trust.credit import Cause
 from nodepool.domain.trust.credit_moves import NewChange, change_id
@@ -24,6 +25,7 @@ from nodepool.stores.sql import (
 from nodepool.stores.sql.node_rows import DueNode
 from nodepool.stores.sql.owner_only_nodes import takes_strangers
 from nodepool.stores.sql.tables import attempts, nodes, probes, tasks, users
+from nodepool.stores.sql.task_lists import page_query
 from nodepool.stores.sql.task_rows import OpenProbe, RecentTask
 from nodepool.stores.sql.typed_rows import columns
 from nodepool.stores.sql.users import NewUser
@@ -31,7 +33,7 @@ from nodepool.stores.sql.users import NewUser
 # Nobody can register such a name, or log in with it.
 POOL_USERNAME = "(pool)"
 _LEAST_PRIORITY = 0
-_OPEN = probes.c.verdict == ""
+_OPEN = text("probes.verdict = ''")
 _MAY_BE_PROBED = (
     nodes.c.active
     & nodes.c.draining.is_(False)
@@ -204,8 +206,9 @@ def change_of(probe: OpenProbe, cause: Cause, reason: str) -> NewChange:
 
 def recent_tasks(connection: Connection, limit: int) -> Sequence[RecentTask]:
     """What users sent last."""
-    query = select(*columns(RecentTask, tasks)).where(tasks.c.kind == TaskKind.USER)
-    return RecentTask.from_rows(connection.execute(query.order_by(tasks.c.created_at.desc()).limit(limit)))
+    ids = list(connection.execute(page_query(TaskFilter(), limit, None, None)).scalars())
+    query = select(*columns(RecentTask, tasks)).where(tasks.c.id.in_(ids))
+    return RecentTask.from_rows(connection.execute(query.order_by(tasks.c.created_at.desc())))
 
 
 def answered_elsewhere(connection: Connection, owner_id: int, since: float) -> bool:

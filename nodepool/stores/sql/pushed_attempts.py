@@ -13,10 +13,10 @@ from sqlalchemy import Connection, Select, bindparam, case, func, select, update
 from nodepool.domain.nodes.node import NodeKind
 from nodepool.domain.tasks.states import LIVE_ATTEMPT_STATES, AttemptState
 from nodepool.stores.sql.attempt_rows import PushedAttempt
-from nodepool.stores.sql.tables import attempts, holds, nodes, tasks
+from nodepool.stores.sql.tables import LIVE_ATTEMPT, attempts, holds, nodes, tasks
 from nodepool.stores.sql.typed_rows import columns
 
-_LIVE = [state.value for state in LIVE_ATTEMPT_STATES]
+_ENDED = [state.value for state in AttemptState if state not in LIVE_ATTEMPT_STATES]
 _BETWEEN_TASKS_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 8.0
 _COLUMNS: Select[Any] = (
@@ -81,7 +81,7 @@ def had(connection: Connection, task_id: str, owner_id: int) -> bool:
 
 def live(connection: Connection, attempt_ids: Sequence[str] | None = None) -> Sequence[PushedAttempt]:
     """Live attempts on nodes without an agent: these, or all."""
-    query = _COLUMNS.where(attempts.c.state.in_(_LIVE), nodes.c.kind == NodeKind.PUSHED)
+    query = _COLUMNS.where(LIVE_ATTEMPT, nodes.c.kind == NodeKind.PUSHED)
     if attempt_ids is not None:
         query = query.where(attempts.c.id.in_(attempt_ids))
     return PushedAttempt.from_rows(connection.execute(query.order_by(attempts.c.created_at)))
@@ -94,7 +94,7 @@ def pause_seconds(connection: Connection, row: PushedAttempt, now: float) -> flo
     refused or lost this task before is not asked again at once: all attempts would be gone in no time.
     """
     others = attempts.c.node_id == row.node_id, attempts.c.id != row.id
-    last = connection.execute(select(func.max(attempts.c.finished_at)).where(*others)).scalar() or 0.0
+    last = max(_last_end(connection, row.node_id, state) for state in _ENDED)
     before = connection.execute(
         select(func.count(), func.max(attempts.c.finished_at)).where(
             *others, attempts.c.task_id == row.task_id
@@ -104,6 +104,11 @@ def pause_seconds(connection: Connection, row: PushedAttempt, now: float) -> flo
     if before[0]:
         free_at = max(free_at, before[1] + min(_LONGEST_PAUSE_SECONDS, float(2 ** (before[0] - 1))))
     return max(0.0, min(_LONGEST_PAUSE_SECONDS, free_at - now))
+
+
+def _last_end(connection: Connection, node_id: str, state: str) -> float:
+    of_node = attempts.c.node_id == node_id, attempts.c.state == state
+    return connection.execute(select(func.max(attempts.c.finished_at)).where(*of_node)).scalar() or 0.0
 
 
 def mark_pushed(connection: Connection, attempt_id: str, now: float) -> bool:

@@ -18,7 +18,7 @@ from nodepool.domain.money.ledger import HoldState
 from nodepool.domain.not_visible import no_task
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, JobKind, TaskKind, TaskState, Verification
 from nodepool.events.catalogue import TaskDeleted
-from nodepool.stores.sql import task_labels
+from nodepool.stores.sql import jobs as job_store, task_labels
 from nodepool.stores.sql.noted_events import note
 from nodepool.stores.sql.tables import (
     attempts,
@@ -196,7 +196,8 @@ def _nothing_left() -> ColumnElement[bool]:
 
 
 def remove_rows(connection: Connection, task_ids: Sequence[str], now: float) -> int:
-    """These tasks with their runs, attempts and probes. Their holds say when that was."""
+    """These tasks with their runs, attempts and probes, and jobs of which they were the last. Their holds say
+    when that was."""
     query = (
         select(tasks.c.id)
         .where(tasks.c.id.in_(task_ids), tasks.c.files_removed_at > 0, _nothing_left())
@@ -206,11 +207,14 @@ def remove_rows(connection: Connection, task_ids: Sequence[str], now: float) -> 
     if not mine:
         return 0
     family = [*connection.execute(select(tasks.c.id).where(tasks.c.parent_id.in_(mine))).scalars(), *mine]
+    of_jobs = select(tasks.c.job_id).where(tasks.c.id.in_(mine), tasks.c.job_id != "").distinct()
+    job_ids = list(connection.execute(of_jobs).scalars())
     connection.execute(delete(attempts).where(attempts.c.task_id.in_(family)))
     connection.execute(delete(probes).where(probes.c.task_id.in_(family)))
     task_labels.remove(connection, mine)
     connection.execute(update(holds).where(holds.c.task_id.in_(family)).values(task_removed_at=now))
     connection.execute(delete(tasks).where(tasks.c.id.in_(family)))
+    job_store.remove_empty(connection, job_ids)
     return len(mine)
 
 
@@ -253,6 +257,12 @@ def remove_credit_changes(connection: Connection, before: float, limit: int) -> 
     if old:
         connection.execute(delete(credit_changes).where(credit_changes.c.seq.in_(old)))
     return len(old)
+
+
+def oldest_credit_change(connection: Connection) -> float | None:
+    """When the oldest one that is kept was; none: there is none."""
+    oldest = select(credit_changes.c.created_at).order_by(credit_changes.c.seq).limit(1)
+    return connection.execute(oldest).scalar()
 
 
 # -- files that no row speaks of -------------------------------------------------------------------------

@@ -29,7 +29,15 @@ from nodepool.domain.tasks.states import (
 )
 from nodepool.stores.sql.owner_only_nodes import is_understood, takes_strangers
 from nodepool.stores.sql.reason_columns import reason_columns
-from nodepool.stores.sql.tables import attempts, node_records, nodes, owner_records, tasks, users
+from nodepool.stores.sql.tables import (
+    UNDECIDED,
+    attempts,
+    node_records,
+    nodes,
+    owner_records,
+    tasks,
+    users,
+)
 from nodepool.stores.sql.task_rows import AssignedTask
 from nodepool.stores.sql.verification_records import is_trusted
 
@@ -101,6 +109,12 @@ _RUNS: Select[Any] = (
     .outerjoin(owner_records, owner_records.c.user_id == nodes.c.owner_id)
 )
 _CHILDREN = _RUNS.where(tasks.c.parent_id == bindparam("task_id"))
+_UNDECIDED = (
+    select(tasks.c.id)
+    .where(UNDECIDED, tasks.c.id > bindparam("after"))
+    .order_by(tasks.c.id)
+    .limit(bindparam("limit"))
+)
 
 
 def lock_parent_of(connection: Connection, attempt_id: str) -> ParentTask | None:
@@ -386,5 +400,4 @@ def somebody_else(connection: Connection, taken: Collection[int], *, allow_pushe
 
 def undecided(connection: Connection, limit: int, *, after: str = "") -> list[str]:
     """Tasks with several runs that have not ended, a page of them in the order of their ids."""
-    query = select(tasks.c.id).where(tasks.c.replicas > 1, tasks.c.state.not_in(_FINAL), tasks.c.id > after)
-    return [str(it) for it in connection.execute(query.order_by(tasks.c.id).limit(limit)).scalars()]
+    return [str(it) for it in connection.execute(_UNDECIDED, {"after": after, "limit": limit}).scalars()]

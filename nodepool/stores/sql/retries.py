@@ -13,12 +13,11 @@ from sqlalchemy import Connection, func, or_, select, update
 
 from nodepool.domain.tasks.retries import MAX_BACKOFF_SECONDS
 from nodepool.domain.tasks.states import TaskState
-from nodepool.stores.sql.tables import tasks
+from nodepool.stores.sql.tables import WAITS_FOR_TRY, tasks
 from nodepool.stores.sql.task_rows import TaskHint
 from nodepool.stores.sql.typed_rows import columns
 
 LONGEST_WAIT_SECONDS = float(MAX_BACKOFF_SECONDS)
-_WAITING = tasks.c.wait_until > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +34,13 @@ def wake(connection: Connection, now: float, limit: int) -> Woken:
     No wait is longer than the bound: where one is, the pool's time was set back, and it has waited.
     """
     is_due = or_(tasks.c.wait_until <= now, tasks.c.wait_until > now + LONGEST_WAIT_SECONDS)
-    due = select(tasks.c.id).where(_WAITING, is_due).order_by(tasks.c.wait_until).limit(limit)
+    due = select(tasks.c.id).where(WAITS_FOR_TRY, is_due).order_by(tasks.c.wait_until).limit(limit)
     ids = list(connection.execute(due).scalars())
     found: Sequence[TaskHint] = ()
     if ids:
         connection.execute(
             update(tasks)
-            .where(tasks.c.id.in_(ids), _WAITING)
+            .where(tasks.c.id.in_(ids), WAITS_FOR_TRY)
             .values(wait_until=0.0, queued_at=now, hinted_at=now, updated_at=now)
         )
         hints = select(*columns(TaskHint, tasks)).where(
@@ -53,4 +52,4 @@ def wake(connection: Connection, now: float, limit: int) -> Woken:
 
 def next_at(connection: Connection) -> float | None:
     """When the first of those that wait is due; none: nobody waits."""
-    return connection.execute(select(func.min(tasks.c.wait_until)).where(_WAITING)).scalar()
+    return connection.execute(select(func.min(tasks.c.wait_until)).where(WAITS_FOR_TRY)).scalar()

@@ -29,12 +29,14 @@ from nodepool.stores.sql.account_tables import (
     user_secrets,
     users,
 )
-from nodepool.stores.sql.attempt_tables import attempts
+from nodepool.stores.sql.attempt_tables import LIVE_ATTEMPT, attempts
 from nodepool.stores.sql.job_tables import jobs
+from nodepool.stores.sql.node_tables import nodes
 from nodepool.stores.sql.notify_tables import notifications, notify_targets
 from nodepool.stores.sql.trust_tables import node_records, owner_records, probes, provisional_results
 
 __all__ = [
+    "LIVE_ATTEMPT",
     "admin_acts",
     "attempts",
     "credit_changes",
@@ -59,67 +61,6 @@ __all__ = [
     "user_secrets",
     "users",
 ]
-
-nodes = Table(
-    "nodes",
-    metadata,
-    Column("id", String(129), primary_key=True),
-    Column("owner_id", ForeignKey("users.id"), nullable=False, index=True),
-    Column("hostname", String(200), nullable=False),
-    Column("port", Integer, nullable=False),
-    # Where the last registration came from, without a port; empty when the gateway could not tell.
-    Column("peer_address", String(64), nullable=False, server_default=""),
-    # Of the token that a node without an agent is registered with: it counts for that node's words (hex).
-    Column("token_sha256", String(64), nullable=False, server_default=""),
-    Column("kind", String(16), nullable=False),
-    Column("cpu_cores", Integer, nullable=False),
-    Column("cpu_score", Integer, nullable=False),
-    Column("memory_gb", Integer, nullable=False),
-    Column("gpu_score", Integer, nullable=False),
-    Column("gpu_memory_gb", Integer, nullable=False),
-    Column("gpu_name", String(200), nullable=False),
-    Column("location", String(200), nullable=False),
-    Column("region", String(16), nullable=False),
-    Column("docker_status", String(200), nullable=False),
-    # As the agent tells (nodepool/domain/nodes/isolation.py); empty: it does not, and docker_status says it.
-    Column("isolation", String(16), nullable=False, server_default=""),
-    Column("accepts_strangers", Boolean, nullable=False, server_default=text("false")),
-    # What its agent can do for a run, with blanks between (nodepool/domain/capabilities.py).
-    Column("capabilities", Text, nullable=False, server_default=""),
-    Column("max_tasks", Integer, nullable=False),
-    Column("draining", Boolean, nullable=False, server_default=text("false")),
-    Column("active", Boolean, nullable=False, server_default=text("true")),
-    Column("registered_at", Float, nullable=False),
-    Column("heard_at", Float, nullable=False, server_default="0"),  # by a gateway that cannot tell Redis
-    # History: decayed sums of attempts that ended well and badly, and of speed beside cpu_score, as of
-    # history_at; nodepool/domain/nodes/history.py has the rules.
-    Column("history_good", Float, nullable=False, server_default="0"),
-    Column("history_bad", Float, nullable=False, server_default="0"),
-    Column("history_speed_sum", Float, nullable=False, server_default="0"),
-    Column("history_speed_weight", Float, nullable=False, server_default="0"),
-    Column("history_at", Float, nullable=False, server_default="0"),
-    # Attempts lost or refused since the last one that ended well; several put the node on probation.
-    Column("bad_streak", Integer, nullable=False, server_default="0"),
-    # What probes found where the node claims much more; 0: its word is taken.
-    Column("measured_cpu_score", Integer, nullable=False, server_default="0"),
-    Column("slow_probes", Integer, nullable=False, server_default="0"),  # in a row
-    Column("probe_due_at", Float, nullable=False, server_default="0"),
-    # Docker counts: a probe ran in a container, or nobody probes here.
-    Column("engine_shown", Boolean, nullable=False, server_default=text("false")),
-    # Why it can run nothing now, and what it refused; nodepool/domain/nodes/fitness.py has the rules.
-    Column("unfit", String(200), nullable=False, server_default=""),
-    Column("refused_in_row", Integer, nullable=False, server_default="0"),
-    Column("refused_user", Integer, nullable=False, server_default="0"),
-    Column("backoff_until", Float, nullable=False, server_default="0"),
-    Column("message_bytes", BigInteger, nullable=False, server_default="0"),  # the largest that it takes
-    Column("message_bytes_at", Float, nullable=False, server_default="0"),
-    # What it has shown to speak; nodepool/domain/nodes/generation.py has the rules.
-    Column("generation", String(16), nullable=False, server_default=""),
-    Column("absent_images", Text, nullable=False, server_default=""),  # JSON: image, and when it was missed
-    # When it was last heard of, noted about once an hour; 0: not known.
-    Column("seen_at", Float, nullable=False, server_default="0"),
-)
-Index("ix_nodes_away", nodes.c.seen_at)
 
 tasks = Table(
     "tasks",
@@ -287,12 +228,12 @@ Index(
     sqlite_where=tasks.c.wait_until > 0,
     postgresql_where=tasks.c.wait_until > 0,
 )
-Index(
-    "ix_tasks_held_back",
-    tasks.c.held_back_until,
-    sqlite_where=tasks.c.held_back_until > 0,
-    postgresql_where=tasks.c.held_back_until > 0,
-)
+# In the order in which the sweep pages through them: those whose result is held back, and those that have
+# not ended and whose runs are compared.
+_HELD_BACK = text("held_back_until > 0")
+Index("ix_tasks_held_back", tasks.c.id, sqlite_where=_HELD_BACK, postgresql_where=_HELD_BACK)
+_UNDECIDED = text("replicas > 1 AND state IN ('WAITING', 'QUEUED', 'PLACED', 'RUNNING')")
+Index("ix_tasks_undecided", tasks.c.id, sqlite_where=_UNDECIDED, postgresql_where=_UNDECIDED)
 # How many bytes the tasks of an account keep (see storage_store).
 storage_accounts = Table(
     "storage_accounts",
@@ -303,6 +244,8 @@ storage_accounts = Table(
 # As text: SQLite takes an index of some rows only where a query names them as the index does, and SQLAlchemy
 # would write "= 1" there.
 KEEPS_PACKAGE, STORAGE_DUE = text("tasks.keeps_package"), text("tasks.storage_due")
+HELD_BACK, WAITS_FOR_TRY = text("tasks.held_back_until > 0"), text("tasks.wait_until > 0")
+UNDECIDED = text("tasks.replicas > 1 AND tasks.state IN ('WAITING', 'QUEUED', 'PLACED', 'RUNNING')")
 Index(
     "ix_tasks_kept_package",
     tasks.c.package_sha256,

@@ -19,14 +19,12 @@ from nodepool.stores.sql.held_back_results import shown_as, shown_as_any
 from nodepool.stores.sql.tables import attempts, tasks
 from nodepool.stores.sql.task_rows import OwnedTask, TaskPulse
 from nodepool.stores.sql.tasks import WITH_OWNER, of_jobs_on_their_way
-from nodepool.stores.sql.typed_rows import columns
+from nodepool.stores.sql.typed_rows import begins_with, columns
 
 # When a task was submitted, and its id.
 Place = tuple[float, str]
 # As its index has it, word for word.
 _SINGLE = text("tasks.job_id = ''")
-# Behind every letter that an id may have.
-_END = "\x7f"
 
 
 def page(
@@ -96,7 +94,8 @@ def _ids(query: Select[Any]) -> Select[Any]:
 
 def _is_in(wanted: TaskFilter, owner_id: int | None, *, with_states: bool = True) -> ColumnElement[bool]:
     """All but the labels and the time."""
-    parts = [_visible(owner_id)]
+    # Where a job is named its index has them, and the owner's is not taken.
+    parts = [_visible(owner_id, found_by_owner=not wanted.job_id)]
     if wanted.name:
         # The second says that the partial index is enough.
         parts += [tasks.c.name == wanted.name, tasks.c.name != ""]
@@ -111,9 +110,12 @@ def _is_in(wanted: TaskFilter, owner_id: int | None, *, with_states: bool = True
     return and_(*parts)
 
 
-def _visible(owner_id: int | None) -> ColumnElement[bool]:
-    there = _is_there(owner_id)
-    return there if owner_id is None else (tasks.c.owner_id == owner_id) & there
+def _visible(owner_id: int | None, *, found_by_owner: bool = True) -> ColumnElement[bool]:
+    """`found_by_owner`: false where another column is to find them: an owner's tasks may be very many."""
+    if owner_id is None:
+        return _is_there(owner_id)
+    owner = tasks.c.owner_id if found_by_owner else tasks.c.owner_id + 0
+    return (owner == owner_id) & _is_there(owner_id)
 
 
 def _is_there(owner_id: int | None) -> ColumnElement[bool]:
@@ -138,8 +140,7 @@ def _in_order(connection: Connection, ids: Sequence[str]) -> list[OwnedTask]:
 
 # -- by their ids --------------------------------------------------------------------------------------
 def _own_by_id(owner_id: int, ids: Sequence[str]) -> ColumnElement[bool]:
-    """Not by an index of the owner's tasks, which may be very many."""
-    return tasks.c.id.in_(list(ids)) & (tasks.c.owner_id + 0 == owner_id) & _is_there(owner_id)
+    return tasks.c.id.in_(list(ids)) & _visible(owner_id, found_by_owner=False)
 
 
 def own(connection: Connection, owner_id: int, ids: Sequence[str]) -> Sequence[OwnedTask]:
@@ -156,13 +157,6 @@ def pulses(connection: Connection, owner_id: int, ids: Sequence[str]) -> Sequenc
 
 def beginning_with(connection: Connection, owner_id: int, prefix: str, limit: int) -> list[str]:
     """Ids of the owner's tasks that begin so and are of no job."""
-    from_here: ColumnElement[bool]
-    to_here: ColumnElement[bool]
-    if connection.dialect.name == "postgresql":
-        # By the letters' numbers and not by a language's order, as the index has them.
-        from_here, to_here = tasks.c.id.op("~>=~")(prefix), tasks.c.id.op("~<~")(prefix + _END)
-    else:
-        from_here, to_here = tasks.c.id >= prefix, tasks.c.id < prefix + _END
     mine = tasks.c.owner_id == owner_id, tasks.c.kind == TaskKind.USER, tasks.c.deleted_at == 0, _SINGLE
-    query = select(tasks.c.id).where(*mine, from_here, to_here).limit(limit)
+    query = select(tasks.c.id).where(*mine, begins_with(tasks.c.id, prefix, connection)).limit(limit)
     return list(connection.execute(query).scalars())

@@ -44,7 +44,7 @@ from nodepool.stores.sql.attempt_rows import LiveAttempt
 from nodepool.stores.sql.ledger import holds as hold_store
 from nodepool.stores.sql.noted_events import note
 from nodepool.stores.sql.reason_columns import reason_columns
-from nodepool.stores.sql.tables import attempts, holds, jobs, nodes, tasks, users
+from nodepool.stores.sql.tables import LIVE_ATTEMPT, attempts, holds, jobs, nodes, tasks, users
 from nodepool.stores.sql.task_rows import AssignedTask, OwnedTask, ShownRun, TaskHint, WholeTask
 from nodepool.stores.sql.typed_rows import columns
 
@@ -77,7 +77,7 @@ _LIVE_ATTEMPTS: Select[Any] = (
     .join(tasks, tasks.c.id == attempts.c.task_id)
     .join(nodes, nodes.c.id == attempts.c.node_id)
     .join(users, users.c.id == tasks.c.owner_id)
-    .where(attempts.c.state.in_([state.value for state in LIVE_ATTEMPT_STATES]))
+    .where(LIVE_ATTEMPT)
     .order_by(attempts.c.created_at)
 )
 _LIVE_ATTEMPTS_OF_NODE = _LIVE_ATTEMPTS.where(attempts.c.node_id == bindparam("node_id"))
@@ -119,7 +119,7 @@ def find_or_none(connection: Connection, task_id: str) -> WholeTask | None:
 def of_owner(connection: Connection, owner_id: int, limit: int) -> Sequence[OwnedTask]:
     mine = tasks.c.owner_id == owner_id, tasks.c.kind == TaskKind.USER, tasks.c.deleted_at == 0
     query = WITH_OWNER.where(*mine, ~of_jobs_on_their_way(owner_id))
-    rows = connection.execute(query.order_by(tasks.c.created_at.desc(), tasks.c.id).limit(limit))
+    rows = connection.execute(query.order_by(tasks.c.created_at.desc(), tasks.c.id.desc()).limit(limit))
     return OwnedTask.from_rows(rows)
 
 
@@ -128,7 +128,8 @@ def of_jobs_on_their_way(owner_id: int | None) -> ColumnElement[bool]:
     are."""
     unaccepted = select(jobs.c.id).where(jobs.c.ended_at.is_(None), jobs.c.accepted_at.is_(None))
     if owner_id is not None:
-        unaccepted = unaccepted.where(jobs.c.owner_id == owner_id)
+        # Not found by their owner: of unaccepted ones there are few.
+        unaccepted = unaccepted.where(jobs.c.owner_id + 0 == owner_id)
     return tasks.c.job_id.in_(unaccepted)
 
 

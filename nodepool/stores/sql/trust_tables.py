@@ -20,12 +20,8 @@ probes = Table(
     Column("created_at", Float, nullable=False),
     Column("verdict", String(16), nullable=False, server_default=""),  # empty: not judged yet
 )
-Index(
-    "ix_probes_open",
-    probes.c.created_at,
-    sqlite_where=probes.c.verdict == "",
-    postgresql_where=probes.c.verdict == "",
-)
+# Those that are not judged yet, and the newest with a verdict.
+Index("ix_probes_verdict", probes.c.verdict, probes.c.created_at)
 Index("ix_probes_node", probes.c.node_id)
 # What checked results say of nodes and owners (domain/trust/audits.py). Rows come with the first finding.
 node_records = Table(

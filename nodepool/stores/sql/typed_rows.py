@@ -12,8 +12,10 @@ from enum import StrEnum
 from types import NoneType
 from typing import Any, Self, TypeAlias, cast, get_args, get_type_hints
 
-from sqlalchemy import ColumnElement, Row, Table
+from sqlalchemy import Column, ColumnElement, Connection, Row, Table, and_
 
+# Behind every letter that an id may have.
+_BEHIND_IDS = "\x7f"
 _Members: TypeAlias = dict[str | None, StrEnum | None]
 _Choices: TypeAlias = tuple[tuple[int, _Members], ...]
 # By class, once each.
@@ -77,3 +79,12 @@ def _choices(kind: type[Any]) -> _Choices:
                 nothing: _Members = {None: None} if NoneType in kinds else {}
                 found.append((index, nothing | {member.value: member for member in one}))
     return tuple(found)
+
+
+def begins_with(column: Column[str], prefix: str, connection: Connection) -> ColumnElement[bool]:
+    """Ids that begin so, as a range of an index."""
+    end = prefix + _BEHIND_IDS
+    if connection.dialect.name == "postgresql":
+        # By the letters' numbers and not by a language's order, as the index has them.
+        return and_(column.op("~>=~")(prefix), column.op("~<~")(end))
+    return and_(column >= prefix, column < end)

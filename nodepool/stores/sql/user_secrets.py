@@ -73,5 +73,7 @@ def count_waiting(connection: Connection, user_id: int, name: str) -> int:
     # As run_inputs.mapping_to_json writes a value.
     told = tasks.c.secrets.contains(f':"{name}"', autoescape=True)
     with_it = tasks.c.secrets != "", tasks.c.owner_id == user_id, tasks.c.state.in_(_NOT_BEGUN), told
-    some = select(tasks.c.id).where(*with_it, tasks.c.parent_id == "").limit(MOST_COUNTED).subquery()
+    some = (
+        select(tasks.c.id).where(*with_it, tasks.c.parent_id.concat("") == "").limit(MOST_COUNTED).subquery()
+    )
     return connection.execute(select(func.count()).select_from(some)).scalar_one()

@@ -82,9 +82,12 @@ def _side(account: str, task_id: str, before_seq: int, limit: int, *, incoming: 
         (columns.credit_balance if incoming else columns.debit_balance).label("balance_after"),
         (columns.debit_account if incoming else columns.credit_account).label("other"),
         literal(1 if incoming else -1).label("sign"),
-    ).where(mine == account)
+    )
     if task_id:
-        query = query.where(columns.task_id == task_id)
+        # No column of the account's index is named: a task has few entries, an account may have a million.
+        query = query.where(columns.task_id == task_id, mine.concat("") == account)
+    else:
+        query = query.where(mine == account)
     if before_seq > 0:
         query = query.where(columns.seq < before_seq)
     return query.order_by(columns.seq.desc()).limit(limit)
