@@ -71,7 +71,7 @@ class FinishedTasks:
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
-        self._jobs: dict[str, tuple[JobKind, int, int]] = {}
+        self._jobs: dict[str, tuple[str, int]] = {}
 
     def batch(self, count: int) -> dict[Any, list[Row]]:
         """Rows of so many further tasks of users, by their tables, in the order in which they go in."""
@@ -116,13 +116,14 @@ class FinishedTasks:
 
     def _of_job(self, rows: dict[Any, list[Row]], owner: int, task_id: str, number: int, at: float) -> Row:
         """A fifth of all are of arrays, and a twentieth of flows."""
-        kind, size = {0: (JobKind.ARRAY, _IN_JOB), 1: (JobKind.FLOW, _IN_FLOW)}.get(
-            0 if number % 5 == 0 else 1 if number % 20 == 1 else 2, (None, 1)
-        )
-        if kind is None:
+        if number % 5 == 0:
+            kind, size = JobKind.ARRAY, _IN_JOB
+        elif number % 20 == 1:
+            kind, size = JobKind.FLOW, _IN_FLOW
+        else:
             return {}
         key = f"{kind}:{owner}"
-        job_id, index = self._jobs.get(key, ("", size))  # type: ignore[assignment]
+        job_id, index = self._jobs.get(key, ("", size))
         if index >= size:
             job_id, index = f"{kind}_{task_id}", 0
             rows[jobs].append(_job_row(job_id, owner, kind, size, at))
@@ -133,7 +134,7 @@ class FinishedTasks:
                         "array_count": size, "first_index": 0, "last_index": size - 1,
                     }
                 )  # fmt: skip
-        self._jobs[key] = (job_id, index + 1)  # type: ignore[assignment]
+        self._jobs[key] = (job_id, index + 1)
         return {"job_id": job_id, "job_index": index}
 
     def _label(self, rows: dict[Any, list[Row]], row: Row) -> None:

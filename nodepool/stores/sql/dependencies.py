@@ -154,10 +154,10 @@ def _has(connection: Connection, unit: Unit, *conditions: ColumnElement[bool]) -
 
 def _holds_back(connection: Connection, unit: Unit) -> bool:
     """By the index of those that are held back, which are few: no column of the job's index is named."""
-    held = [HELD_BACK, tasks.c.job_id.concat("") == unit.id]
+    held = select(tasks.c.id).where(HELD_BACK, tasks.c.job_id.concat("") == unit.id)
     if unit.step != WHOLE_JOB:
-        held.append(job_steps.in_step(unit.id, unit.step))
-    return connection.execute(select(tasks.c.id).where(*held).limit(1)).first() is not None
+        held = held.where(job_steps.in_step(unit.id, unit.step))
+    return connection.execute(held.limit(1)).first() is not None
 
 
 def _tasks_of(unit: Unit) -> tuple[ColumnElement[bool], ...]:
