@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from sqlalchemy import Column, Integer, MetaData, Table, Text, create_engine, insert, text, update
+from sqlalchemy import Column, Integer, MetaData, Table, Text, bindparam, create_engine, insert, text, update
 from sqlalchemy.engine import make_url
 
 from nodepool.stores.sql import tasks as task_store
@@ -38,6 +38,9 @@ WRITERS = 40
 GRANT = 10**12
 PRICE, MINUTES, PAID, FEE_PERCENT = 3, 60, 7, 10
 BARE = Table("benchmark_rows", MetaData(), Column("id", Integer, primary_key=True), Column("what", Text))
+# Made once, as the pool's own are.
+_INSERT_BARE = insert(BARE).values(what="a row of about this length")
+_END_TASK = update(tasks).where(tasks.c.id == bindparam("task")).values(state="SUCCEEDED")
 
 
 def main() -> int:
@@ -147,7 +150,7 @@ class Bench:
         return done / (time.perf_counter() - began)
 
     def insert_one(self) -> None:
-        self._database.write(lambda c: c.execute(insert(BARE).values(what="a row of about this length")))
+        self._database.write(lambda c: c.execute(_INSERT_BARE))
 
     def settle_one(self) -> None:
         task_id = f"task_{next(self._numbers):012}"
@@ -158,11 +161,11 @@ class Bench:
             ledger_store.hold(connection, row, fee_percent=FEE_PERCENT, now=1.0)
 
         def end(connection: Any) -> None:
-            connection.execute(update(tasks).where(tasks.c.id == task_id).values(state="SUCCEEDED"))
+            connection.execute(_END_TASK, {"task": task_id})
             ledger_store.settle(connection, task_id, f"{task_id}:1", [Provider(self._provider)], PAID, 2.0)
 
-        self._database.write(submit)
-        self._database.write(end)
+        self._database.write(submit, sharing=ledger_store.TOGETHER, order=self._payer)
+        self._database.write(end, sharing=ledger_store.TOGETHER)
 
 
 def _task(task_id: str, owner_id: int) -> dict[str, Any]:

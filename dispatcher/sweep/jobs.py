@@ -15,6 +15,7 @@ from nodepool.messaging.names import PLACE, partition_queue
 from nodepool.messaging.publisher import Hint
 from nodepool.stores.sql import held_back_results, job_intake, jobs as job_store, tasks as task_store
 from nodepool.stores.sql.job_rows import StoredJob
+from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.workflows import unaccepted_jobs
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,10 @@ class JobKeeper:
                 break
         for task_id in database.read(lambda c: job_store.still_to_stop(c, job.id, _TASKS_AT_ONCE)):
             try:
-                database.write(lambda c: task_store.request_stop(c, task_id, now))  # noqa: B023
+                database.write(
+                    lambda c: task_store.request_stop(c, task_id, now),  # noqa: B023
+                    sharing=ledger_store.TOGETHER,
+                )
             except NodePoolError as error:
                 log.warning("task %s is stopped later: %s", task_id, error)
         held = database.read(lambda c: held_back_results.ids_of_job(c, job.id, _TASKS_AT_ONCE))

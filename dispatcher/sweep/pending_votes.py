@@ -16,6 +16,7 @@ from nodepool.domain.trust import holding_back
 from nodepool.domain.trust.audits import MOST_BLOCK_SECONDS
 from nodepool.stores.sql import held_back_results, provisional_results, replicas as replica_store
 from nodepool.stores.sql.database import Connection
+from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.workflows import audit as audit_ends, replica_vote
 from nodepool.workflows.decision import Deciding, deciding
 
@@ -79,7 +80,8 @@ class PendingVotes:
         before = now.now - MOST_BLOCK_SECONDS
         for node_id in dispatcher.database.read(lambda c: provisional_results.blocks_since_before(c, before)):
             added = dispatcher.database.write(
-                lambda c, node_id=node_id: audit_ends.close_block(c, node_id, now)  # type: ignore[misc]
+                lambda c, node_id=node_id: audit_ends.close_block(c, node_id, now),  # type: ignore[misc]
+                sharing=ledger_store.TOGETHER,
             )
             for run in added:
                 dispatcher.publisher.place(run.task_id, run.tier, run.region)
@@ -89,7 +91,7 @@ class PendingVotes:
             parent = replica_store.lock(connection, task_id)
             return follow_up(connection, parent, now) if parent is not None else None
 
-        follow = self._dispatcher.database.write(work)
+        follow = self._dispatcher.database.write(work, sharing=ledger_store.TOGETHER)
         if follow is not None:
             log.info("runs of task %s: %d added, %d stopped, ended: %s", task_id, len(follow.added),
                      len(follow.stopped), follow.ended)  # fmt: skip

@@ -23,6 +23,7 @@ from nodepool.domain.trust.benchmark_probe import DEFAULT_RUN_MEMORY_BYTES, Prob
 from nodepool.domain.trust.credit import MOVES, Cause
 from nodepool.stores.files.file_store import FileStore
 from nodepool.stores.sql import probes as probe_store, tasks as task_store
+from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.node_rows import DueNode
 from nodepool.stores.sql.probes import Closing, NewProbe
 from nodepool.stores.sql.task_rows import OpenProbe
@@ -145,14 +146,18 @@ class Prober:
         runs = probe.attempt_state is AttemptState.RUNNING
         too_long = runs and now - (probe.started_at or now) > _MOST_SECONDS
         if not probe.stop_requested and (waits_too_long or too_long or probe.draining or not probe.active):
-            self._dispatcher.database.write(lambda c: task_store.request_stop(c, probe.task_id, now))
+            self._dispatcher.database.write(
+                lambda c: task_store.request_stop(c, probe.task_id, now), sharing=ledger_store.TOGETHER
+            )
         return False
 
     def _close(self, probe: OpenProbe, now: float) -> None:
         dispatcher = self._dispatcher
         closing = self._judged(probe, now)
         by = deciding(dispatcher.settings, now)
-        closed = dispatcher.database.write(lambda c: probe_verdict.close(c, probe, closing, by))
+        closed = dispatcher.database.write(
+            lambda c: probe_verdict.close(c, probe, closing, by), sharing=ledger_store.TOGETHER
+        )
         self._tidy_up(probe)
         if closed is None:
             return

@@ -295,7 +295,11 @@ def _store_fitting(gateway: Gateway, prepared: _Prepared, bound: int) -> tuple[N
     is_waiting = False
     for tries_left in reversed(range(_FITS)):
         try:
-            is_waiting = gateway.database.write(lambda c: _store(c, row, owner, fee_percent, bound))  # noqa: B023
+            is_waiting = gateway.database.write(
+                lambda c: _store(c, row, owner, fee_percent, bound),  # noqa: B023
+                sharing=ledger_store.TOGETHER,
+                order=owner.user_id,
+            )
         except NotEnoughCptError:
             if not prepared.requested["minutes_by_balance"] or not tries_left:
                 raise

@@ -27,6 +27,7 @@ from nodepool.stores.sql import (
 )
 from nodepool.stores.sql.attempt_rows import PastAttempt
 from nodepool.stores.sql.database import Connection
+from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.task_rows import OwnedTask, ShownRun, WholeTask
 from nodepool.workflows import replica_vote
 from nodepool.workflows.decision import deciding
@@ -177,7 +178,7 @@ def stop_found(
         beside(connection)
         return replica_vote.stop(connection, task_id, with_what)
 
-    row, follow = gateway.database.write(work)
+    row, follow = gateway.database.write(work, sharing=ledger_store.TOGETHER)
     if is_final(row):
         return row
     if is_held_back(row):

@@ -17,6 +17,7 @@ from nodepool.domain.tasks.states import TaskKind, TaskState
 from nodepool.events.catalogue import TaskEnded
 from nodepool.stores.sql import dependencies, flow_inputs
 from nodepool.stores.sql.database import Connection, Database
+from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.noted_events import note
 from nodepool.stores.sql.task_rows import DependentTask, TaskHint
 
@@ -71,7 +72,7 @@ def settle(by: Settling, units: Iterable[Unit]) -> Settled:
         for _ in range(_PIECES):
             if database.read(lambda c: what_next(dependencies.needs_of(c, unit))[0]) is NextStep.WAIT:  # noqa: B023
                 break
-            piece = database.write(lambda c: _piece(c, unit, by))  # noqa: B023
+            piece = database.write(lambda c: _piece(c, unit, by), sharing=ledger_store.TOGETHER)  # noqa: B023
             found.released += piece.released if unit.step == TASK else piece.released[:1]
             stopped += piece.stopped
             if piece.is_last:

@@ -29,6 +29,7 @@ from nodepool.stores.redis.output import OutputStore
 from nodepool.stores.redis.usage import UsageStore
 from nodepool.stores.sql import credit as credit_store, nodes as node_store, tasks as task_store
 from nodepool.stores.sql.database import Database
+from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.node_rows import StoredNode
 from nodepool.workflows import dependents
 from nodepool.workflows.attempt_end import Ended, end_in_sql
@@ -57,7 +58,8 @@ class Lifecycle:
         ended = self.database.write(
             lambda connection: end_in_sql(
                 connection, attempt_id, node_id, owner_id, end, settings=self.settings, now=now
-            )
+            ),
+            sharing=ledger_store.TOGETHER,
         )
         self._after_end(attempt_id, ended, end)
         if ended.changed:

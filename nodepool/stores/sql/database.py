@@ -2,7 +2,8 @@
 
 A write is a function of a connection that runs in one transaction. On SQLite, which has one writer
 at a time anyway, waiting writes of this process share a transaction (each in its own savepoint) and
-so one fsync: group commit. On PostgreSQL, which groups commits itself, each has its own.
+so one fsync: group commit. On PostgreSQL, which groups commits itself, those share one that would wait
+for each other's locks all the same (shared_writes.py), and each other write has its own.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from nodepool.events.catalogue import Event
 from nodepool.events.telling import tell_all
 from nodepool.stores.sql import noted_events
 from nodepool.stores.sql.lost_connections import SESSION, OutagePatience, Transaction, is_lost
+from nodepool.stores.sql.shared_writes import SharedWrites, Sharing
 
 __all__ = ["Connection", "Database", "database_file", "shown_url", "translated_errors"]
 
@@ -72,6 +74,8 @@ class Database:
         self.engine = _sqlite_engine(parsed) if self.is_sqlite else _postgres_engine(parsed, session)
         self._writer = _GroupWriter(self.engine) if self.is_sqlite else None
         self._patience = OutagePatience(patience_seconds) if patience_seconds and not self.is_sqlite else None
+        # Of writes that share what they lock, by what that is.
+        self._shared: dict[Sharing, SharedWrites] = {}
         # When a write of this process was last on disk, by time.monotonic.
         self.written_at: float | None = None
 
@@ -88,14 +92,22 @@ class Database:
         with translated_errors():
             return self._again(once)
 
-    def write(self, work: Callable[[Connection], T], *, patient: bool = True) -> T:
+    def write(
+        self,
+        work: Callable[[Connection], T],
+        *,
+        patient: bool = True,
+        sharing: Sharing | None = None,
+        order: int = 0,
+    ) -> T:
         """Run `work` in a transaction and return when it is on disk; its exception undoes it.
 
         What was noted in it is told then (`noted_events`), and of one that is undone nothing.
 
         `work` must be quick and only touch the connection: on SQLite other writes wait for it, and where
         PostgreSQL goes away it is run again. What it does is kept once. `patient`: false for who wants to
-        know at once that nothing can be kept.
+        know at once that nothing can be kept. `sharing`: what it and others begin with, so that they can be
+        in one transaction; of those in one the lowest `order` is first.
         """
 
         def noting(connection: Connection) -> tuple[T, list[Event]]:
@@ -104,14 +116,25 @@ class Database:
         with translated_errors():
             if self._writer:
                 value, events = self._writer.run(noting)
-            elif self._patience is None:
-                with self.engine.begin() as connection:
-                    value, events = noting(connection)
+            elif sharing is not None:
+                value, events = self._shared_writes(sharing).write(noting, order)
             else:
-                value, events = self._write_again(noting, patient=patient)
+                value, events = self._transaction(noting, patient=patient)
         self.written_at = time.monotonic()
         tell_all(events)
         return value
+
+    def _shared_writes(self, sharing: Sharing) -> SharedWrites:
+        # Of two that are made at once the same one is used by both.
+        return self._shared.get(sharing) or self._shared.setdefault(
+            sharing, SharedWrites(self._transaction, sharing)
+        )
+
+    def _transaction(self, work: Callable[[Connection], T], *, patient: bool = True) -> T:
+        if self._patience is not None:
+            return self._write_again(work, patient=patient)
+        with self.engine.begin() as connection:
+            return work(connection)
 
     def _write_again(self, work: Callable[[Connection], T], *, patient: bool) -> T:
         transaction = Transaction(self.engine)

@@ -44,11 +44,20 @@ def is_lost(error: BaseException) -> bool:
     """Whether the same may be tried again, on another connection."""
     if not isinstance(error, DBAPIError):
         return False
+    return _has_crossed(error) or is_away(error)
+
+
+def is_away(error: DBAPIError) -> bool:
+    """Whether there is no server for it just now."""
     state = str(getattr(error.orig, "sqlstate", None) or "")
     if state:
-        return state in _AWAY or state in _CROSSED or state.startswith(_CONNECTION_CLASS)
+        return state in _AWAY or state.startswith(_CONNECTION_CLASS)
     # Without a state the server has said nothing: there is none, or the line broke.
     return error.connection_invalidated or type(error.orig).__name__ in {"OperationalError", "InterfaceError"}
+
+
+def _has_crossed(error: DBAPIError) -> bool:
+    return str(getattr(error.orig, "sqlstate", None) or "") in _CROSSED
 
 
 class OutagePatience:

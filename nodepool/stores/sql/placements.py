@@ -140,6 +140,9 @@ def place_all(
     NotEnoughCptError where its owner's money went elsewhere meanwhile, which cannot be with `lock_ledger`.
     """
     check_task_transition(TaskState.QUEUED, TaskState.PLACED)
+    if lock_ledger or _somebody_holds(connection, [it.task_id for it in placements]):
+        # Whoever moves CPT locks the head before rows of tasks.
+        hold_store.lock(connection)
     apart = Apart.of(connection, [(it.task_id, it.node_id) for it in placements])
     found: dict[str, Row[Any]] = {}
     for ids in _slices([placement.task_id for placement in placements]):
@@ -179,6 +182,15 @@ def place_all(
     # The last: everybody who moves CPT waits for it.
     hold_store.hold_all(connection, paid, now)
     return Placed(frozenset(it.task_id for it in moving), frozenset(unpaid))
+
+
+def _somebody_holds(connection: Connection, task_ids: Sequence[str]) -> bool:
+    """Whether one of these tasks may hold its price when it is placed."""
+    holds = tasks.c.holds_when_placed | (tasks.c.hold_again > 0)
+    return any(
+        connection.execute(select(tasks.c.id).where(tasks.c.id.in_(ids), holds).limit(1)).first()
+        for ids in _slices(task_ids)
+    )
 
 
 def _hold_of(row: Row[Any]) -> DeferredHold:

@@ -23,9 +23,11 @@ from nodepool.stores.sql.ledger.statements import (
     reverse,
     statement,
 )
+from nodepool.stores.sql.ledger.together import TOGETHER
 from nodepool.stores.sql.ledger.verify import verify, verify_database
 
 __all__ = [
+    "TOGETHER",
     "AccountMovement",
     "AccountStatement",
     "LedgerReport",

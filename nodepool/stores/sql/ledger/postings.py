@@ -9,6 +9,7 @@ after it.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -33,6 +34,8 @@ from nodepool.domain.money.ledger import AccountKind, EntryKind, NewEntry, Poste
 from nodepool.stores.sql.tables import holds, ledger_accounts, ledger_entries, ledger_head
 
 _HEAD_ID = 1
+# Where a transaction has what its writes share (see `together`).
+SHARED_HEAD = "hivemind ledger"
 # Databases have a limit on the values of one statement.
 _AT_ONCE = 1000
 # SQLite has one writer anyway, and leaves the lock out.
@@ -56,6 +59,14 @@ _HELD = (
 _BALANCE = select(ledger_accounts.c.balance, _HELD.label("held")).where(
     ledger_accounts.c.id == bindparam("account")
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The newest entry of the chain."""
+
+    seq: int
+    hash: str
 
 
 def open_account(connection: Connection, user_id: int, *, grant: int = 0, now: float) -> None:
@@ -114,7 +125,7 @@ def move(connection: Connection, entries: Sequence[NewEntry], now: float) -> lis
         raise StateConflictError("one request names the same movement twice")
     if not wanted:
         return []
-    head = _lock_head(connection)
+    head = _head(connection)
     known = connection.execute(_BY_IDS, {"ids": list(wanted)}).all()
     for row in known:
         _check_same(row, wanted.pop(row.id))
@@ -126,14 +137,14 @@ def move(connection: Connection, entries: Sequence[NewEntry], now: float) -> lis
 
 def lock(connection: Connection) -> None:
     """Nobody else moves CPT, or does what is done under the same lock, until the transaction ends."""
-    _lock_head(connection)
+    _head(connection)
 
 
 def append(connection: Connection, entries: Sequence[NewEntry], now: float) -> None:
     """The same for movements that the caller knows to be new; an id that is there is an IntegrityError."""
     for entry in entries:
         ledger.check_entry(entry)
-    _append(connection, _lock_head(connection), entries, now)
+    _append(connection, _head(connection), entries, now)
 
 
 def _check_same(row: Row[Any], entry: NewEntry) -> None:
@@ -144,25 +155,49 @@ def _check_same(row: Row[Any], entry: NewEntry) -> None:
         )
 
 
-def _lock_head(connection: Connection) -> Row[int, str]:
-    return connection.execute(_LOCK_HEAD).one()
+def _head(connection: Connection) -> Head:
+    """Locked, by this or by what shares its transaction."""
+    shared = connection.info.get(SHARED_HEAD)
+    return lock_head(connection) if shared is None else shared.head  # type: ignore[no-any-return]
 
 
-def _append(connection: Connection, head: Row[int, str], entries: Sequence[NewEntry], now: float) -> None:
-    running = _change_balances(connection, entries)
+def lock_head(connection: Connection) -> Head:
+    row = connection.execute(_LOCK_HEAD).one()
+    return Head(row.seq, row.hash)
+
+
+def _append(connection: Connection, head: Head, entries: Sequence[NewEntry], now: float) -> None:
+    shared = connection.info.get(SHARED_HEAD)
+    if shared is not None and shared.collects:
+        shared.append(entries, now)
+        return
+    rows, after = posted(head, entries, _change_balances(connection, entries), now)
+    connection.execute(_INSERT_ENTRY, rows if len(rows) > 1 else rows[0])
+    move_head(connection, head.seq, after)
+    if shared is not None:
+        shared.head = after
+
+
+def posted(
+    head: Head, entries: Sequence[NewEntry], running: dict[str, int], now: float
+) -> tuple[list[dict[str, Any]], Head]:
+    """The rows of these entries, and the head after them. `running`: balances, which it changes. Raises
+    NotEnoughCptError."""
     rows, before = [], head.hash
     for seq, entry in enumerate(entries, head.seq + 1):
         running[entry.debit] -= entry.amount
         if running[entry.debit] < ledger.lowest_balance(entry.debit):
             raise _not_covered(entry.debit)
         running[entry.credit] += entry.amount
-        posted = Posted(seq, entry, running[entry.debit], running[entry.credit], float(now))
-        before = ledger.entry_hash(before, posted)
-        rows.append(_row(posted, before))
-    connection.execute(_INSERT_ENTRY, rows if len(rows) > 1 else rows[0])
-    moved = connection.execute(
-        _MOVE_HEAD, {"before": head.seq, "after": head.seq + len(rows), "new_hash": before}
-    )
+        new = Posted(seq, entry, running[entry.debit], running[entry.credit], float(now))
+        before = ledger.entry_hash(before, new)
+        rows.append(_row(new, before))
+    return rows, Head(head.seq + len(rows), before)
+
+
+def move_head(connection: Connection, before_seq: int, after: Head) -> None:
+    """Raises StateConflictError where the newest entry is not that one."""
+    moved = connection.execute(_MOVE_HEAD, {"before": before_seq, "after": after.seq, "new_hash": after.hash})
     if moved.rowcount != 1:
         raise StateConflictError("the ledger changed at the same moment; try again")
 
