@@ -196,7 +196,9 @@ def test_a_page_is_read_off_an_index_in_its_order(
         look = partial(task_lists.page, wanted=wanted, limit=50, owner_id=owner_id, after=after)
         plan = plan_of(database, look)
         assert index in plan, (asked, plan)
-        assert "SCAN tasks" not in plan, (asked, plan)
+        # All of an index that has the few whose result is held back.
+        few = plan.replace("SCAN tasks USING INDEX ix_tasks_held_back", "")
+        assert "SCAN tasks" not in few, (asked, plan)
         if asked.get("states") in (None, (TaskState.FAILED,)) and of_owner:
             assert "Sort" not in plan.replace("Sort Key", ""), (asked, plan)
             assert "TEMP B-TREE" not in plan, (asked, plan)

@@ -158,7 +158,7 @@ def _check_same(row: Row[Any], entry: NewEntry) -> None:
 def _head(connection: Connection) -> Head:
     """Locked, by this or by what shares its transaction."""
     shared = connection.info.get(SHARED_HEAD)
-    return lock_head(connection) if shared is None else shared.head  # type: ignore[no-any-return]
+    return lock_head(connection) if shared is None else shared.head
 
 
 def lock_head(connection: Connection) -> Head:
