@@ -1,5 +1,5 @@
-"""Writes that share a transaction on PostgreSQL: which do, what one that fails takes with it, what gateways do
-to each other, and that nobody is answered before the COMMIT."""
+"""Writes that share a transaction on PostgreSQL: which do, what one that fails takes with it, what several
+gateways do to each other, and that nobody is answered before the COMMIT."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def shown_as(state: TaskState) -> list[ColumnElement[bool]]:
     if state in FINAL_TASK_STATES:
         return [is_it & NOT_HELD]
     if state is TaskState.RUNNING:
-        return [is_it, _HELD]
+        return [is_it, HELD_BACK]
     return [is_it]
 
 

@@ -6,6 +6,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Float,
     ForeignKey,
     Index,
@@ -13,6 +14,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    literal_column,
     text,
 )
 
@@ -244,7 +246,8 @@ storage_accounts = Table(
 # As text: SQLite takes an index of some rows only where a query names them as the index does, and SQLAlchemy
 # would write "= 1" there.
 KEEPS_PACKAGE, STORAGE_DUE = text("tasks.keeps_package"), text("tasks.storage_due")
-HELD_BACK, WAITS_FOR_TRY = text("tasks.held_back_until > 0"), text("tasks.wait_until > 0")
+HELD_BACK: ColumnElement[bool] = literal_column("tasks.held_back_until > 0")
+WAITS_FOR_TRY = text("tasks.wait_until > 0")
 UNDECIDED = text("tasks.replicas > 1 AND tasks.state IN ('WAITING', 'QUEUED', 'PLACED', 'RUNNING')")
 Index(
     "ix_tasks_kept_package",
