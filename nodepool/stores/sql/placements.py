@@ -19,7 +19,7 @@ from nodepool.domain.tasks.reason_classes import NODE_FOR_TASK_CODES
 from nodepool.domain.tasks.reasons import NO_REASON, Reason, ReasonCode
 from nodepool.domain.tasks.states import ORDERED_BY_POOL, AttemptState, TaskState, check_task_transition
 from nodepool.events.catalogue import TaskPlaced
-from nodepool.stores.sql.ledger import holds as hold_store
+from nodepool.stores.sql.ledger import api as ledger_store, holds as hold_store
 from nodepool.stores.sql.ledger.holds import DeferredHold
 from nodepool.stores.sql.noted_events import note
 from nodepool.stores.sql.reason_columns import reason_columns
@@ -142,7 +142,7 @@ def place_all(
     check_task_transition(TaskState.QUEUED, TaskState.PLACED)
     if lock_ledger or _somebody_holds(connection, [it.task_id for it in placements]):
         # Whoever moves CPT locks the head before rows of tasks.
-        hold_store.lock(connection)
+        ledger_store.lock(connection)
     apart = Apart.of(connection, [(it.task_id, it.node_id) for it in placements])
     found: dict[str, Row[Any]] = {}
     for ids in _slices([placement.task_id for placement in placements]):
