@@ -7,10 +7,9 @@ large one what was true some looks ago. For one thread.
 
 from __future__ import annotations
 
-from sqlalchemy import Connection
-
 from nodepool.domain.tasks.states import TaskState
 from nodepool.stores.sql import pool_statistics
+from nodepool.stores.sql.database import Connection
 from nodepool.stores.sql.pool_statistics import FINAL, Place
 
 # Of one look: a few milliseconds.
