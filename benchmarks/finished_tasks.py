@@ -9,47 +9,39 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select
-
 from nodepool.domain import ids
 from nodepool.domain.money import ledger
-from nodepool.domain.money.ledger import AccountKind, EntryKind, HoldState, NewEntry, Posted, PriceTerms
+from nodepool.domain.money.ledger import EntryKind, HoldState, NewEntry, Posted, PriceTerms
 from nodepool.domain.tasks.states import AttemptState, JobKind, TaskKind, TaskState
 from nodepool.domain.trust.benchmark_probe import ProbeVerdict
 from nodepool.domain.trust.credit import Cause
-from nodepool.stores.sql.database import Database
 from nodepool.stores.sql.job_tables import job_steps
 from nodepool.stores.sql.tables import (
     attempts,
     credit_changes,
     holds,
     jobs,
-    ledger_accounts,
     ledger_entries,
-    ledger_head,
-    nodes,
     probes,
-    storage_accounts,
     task_labels,
     tasks,
-    users,
 )
 
 _AT_ONCE = 5000
 _IN_JOB = 500  # tasks of one array
 _IN_FLOW = 10
-_NODES = 20
+NODES = 20
 _PACKAGES = 1000
 # Of each so many tasks, one.
 _REPLICATED, _PROBE, _AUDITED, _LABELLED, _RETRIED, _REFUSED, _SCORED = 50, 60, 70, 10, 30, 40, 100
 _RUNS = 3
 _PRICE, _MINUTES, _FEE_PERCENT = 2, 30, 10
 _LONGEST_MINUTES = 5
-_SCORE = 80
+SCORE = 80
 _GRANT = 1 << 50
 # Ends lie as far back as results are kept by default; nothing of it is due yet.
 SPREAD_SECONDS = 5 * 86_400.0
@@ -91,7 +83,7 @@ class FinishedTasks:
         owner = self.owners[0] if number % 2 else self.owners[number // 2 % len(self.owners)]
         ended_at = self.now - SPREAD_SECONDS * rng.random() - 60.0
         task_id = f"task_{rng.getrandbits(48):012x}{number:x}"
-        node_id = _node_id(rng.randrange(_NODES))
+        node_id = node_id_of(rng.randrange(NODES))
         runs = _RUNS if number % _REPLICATED == 0 else 1
         state = TaskState.SUCCEEDED if rng.random() < 0.9 else TaskState.FAILED
         row = {
@@ -155,7 +147,7 @@ class FinishedTasks:
         if runs > 1:
             names = []
             for run in range(1, runs + 1):
-                node = _node_id(number + run)
+                node = node_id_of(number + run)
                 run_row = {
                     **row, "id": f"{row['id']}~{run}", "parent_id": row["id"], "kind": TaskKind.REPLICA,
                     "replicas": 1, "node_id": node, "verification": "agreed", "labels": "", "name": "",
@@ -167,10 +159,10 @@ class FinishedTasks:
             return names
         last = row.get("attempt_number", 1)
         if last > 1:
-            self._attempt(rows, row, 1, AttemptState.FINISHED, _node_id(number), ended_at - 60)
+            self._attempt(rows, row, 1, AttemptState.FINISHED, node_id_of(number), ended_at - 60)
         elif number % _REFUSED == 0:
             last = row["attempt_number"] = 2
-            self._attempt(rows, row, 1, AttemptState.REFUSED, _node_id(number), ended_at - 60)
+            self._attempt(rows, row, 1, AttemptState.REFUSED, node_id_of(number), ended_at - 60)
         name = self._attempt(rows, row, last, AttemptState.FINISHED, node_id, ended_at)
         row["result_attempt"] = name
         if number % _AUDITED == 0:
@@ -178,7 +170,7 @@ class FinishedTasks:
                 **row, "id": f"{row['id']}~1", "parent_id": row["id"], "kind": TaskKind.AUDIT,
                 "attempt_number": 1, "labels": "", "name": "", "job_id": "", "job_index": 0,
                 "verification": "agreed", "keeps_package": False, "stored_bytes": 0,
-                "node_id": _node_id(number),
+                "node_id": node_id_of(number),
             }  # fmt: skip
             rows[tasks].append(check)
             self._attempt(rows, check, 1, AttemptState.FINISHED, check["node_id"], ended_at + rng.random())
@@ -231,7 +223,7 @@ class FinishedTasks:
         entries.append(NewEntry(*back, terms.amount - posted, task_id))
         for entry in entries:
             at = row["created_at"] if entry.kind is EntryKind.HOLD else ended_at
-            rows[ledger_entries].append(self._entry(entry, at))
+            rows[ledger_entries].append(self.entry(entry, at))
         rows[holds].append(
             {
                 "task_id": task_id, "account_id": payer, "amount": terms.amount,
@@ -241,7 +233,7 @@ class FinishedTasks:
             }
         )  # fmt: skip
 
-    def _entry(self, entry: NewEntry, at: float) -> Row:
+    def entry(self, entry: NewEntry, at: float) -> Row:
         for account, change in ((entry.debit, -entry.amount), (entry.credit, entry.amount)):
             self.balances[account] = self.balances.get(account, 0) + change
         seq = self.head[0] + 1
@@ -258,7 +250,7 @@ class FinishedTasks:
         rows[credit_changes].append(
             {
                 "id": f"{Cause.VERIFIED}:{row['id']}", "user_id": self.owners[-1], "kind": Cause.VERIFIED,
-                "delta": 1, "score_after": _SCORE, "task_id": row["id"], "node_id": node_id,
+                "delta": 1, "score_after": SCORE, "task_id": row["id"], "node_id": node_id,
                 "created_at": row["finished_at"], "reason": f"of {number}",
             }
         )  # fmt: skip
@@ -280,116 +272,8 @@ class FinishedTasks:
         )  # fmt: skip
 
 
-def fill(database: Database, count: int, owners: Sequence[int], *, now: float, seed: int = 1) -> None:
-    """So many ended tasks of users more; runs, probes and checks come on top. `owners` have accounts."""
-    database.write(lambda c: _nodes(c, owners[-1], now))
-    made = FinishedTasks(owners, now, seed)
-    database.write(lambda c: _begin(c, made))
-    left = count
-    while left:
-        batch = made.batch(min(left, _AT_ONCE))
-        left -= min(left, _AT_ONCE)
-        database.write(lambda c: _put(c, batch))  # noqa: B023
-    database.write(lambda c: _end(c, made))
-
-
-def _begin(connection: Connection, made: FinishedTasks) -> None:
-    """Everybody gets what their tasks will cost."""
-    rows = connection.execute(select(ledger_accounts.c.id, ledger_accounts.c.balance))
-    made.balances = {str(row[0]): int(row[1]) for row in rows}
-    head = connection.execute(select(ledger_head.c.seq, ledger_head.c.hash)).one()
-    made.head = int(head[0]), str(head[1])
-    grants = []
-    for owner in sorted(set(made.owners)):
-        account = ledger.user_account(owner)
-        if account not in made.balances:
-            connection.execute(
-                insert(ledger_accounts),
-                {"id": account, "kind": AccountKind.USER, "user_id": owner, "balance": 0},
-            )
-        entry = NewEntry(
-            ledger.mint_id(f"filled{made.head[0]}-{owner}"), EntryKind.GRANT, ledger.MINT, account, _GRANT
-        )
-        grants.append(made._entry(entry, made.now))
-    _put(connection, {ledger_entries: grants})
-
-
-def _end(connection: Connection, made: FinishedTasks) -> None:
-    for account, balance in made.balances.items():
-        connection.execute(
-            ledger_accounts.update().where(ledger_accounts.c.id == account).values(balance=balance)
-        )
-    connection.execute(ledger_head.update().values(seq=made.head[0], hash=made.head[1]))
-    for owner, size in made.stored.items():
-        there = connection.execute(
-            storage_accounts.update()
-            .where(storage_accounts.c.user_id == owner)
-            .values(bytes=storage_accounts.c.bytes + size)
-        )
-        if not there.rowcount:
-            connection.execute(insert(storage_accounts), {"user_id": owner, "bytes": size})
-    for seq in connection.execute(select(func.max(credit_changes.c.seq))).scalars():
-        if seq and connection.dialect.name == "postgresql":
-            connection.exec_driver_sql(
-                "SELECT setval(pg_get_serial_sequence('credit_changes', 'seq'), "
-                "(SELECT max(seq) FROM credit_changes))"
-            )
-
-
-def _put(connection: Connection, rows: dict[Any, list[Row]]) -> None:
-    for table, found in rows.items():
-        if not found:
-            continue
-        # Rows of one table may name different columns.
-        names = sorted({name for row in found for name in row})
-        defaults = {name: _default(table.c[name]) for name in names}
-        values = ([row.get(name, defaults[name]) for name in names] for row in found)
-        _copy(connection, table.name, names, values)
-
-
-def _default(column: Any) -> Any:
-    if column.server_default is None:
-        return None
-    text = str(column.server_default.arg)
-    kind = column.type.python_type
-    return text == "true" if kind is bool else kind(text)
-
-
-def _copy(connection: Connection, table: str, names: Sequence[str], rows: Iterable[list[Any]]) -> None:
-    driver: Any = connection.connection.driver_connection
-    if connection.dialect.name == "sqlite":
-        marks = ", ".join("?" for _ in names)
-        driver.executemany(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({marks})", _plain(rows))
-        return
-    quoted = ", ".join(f'"{name}"' for name in names)
-    with driver.cursor() as cursor, cursor.copy(f"COPY {table} ({quoted}) FROM STDIN") as copy:
-        for row in _plain(rows):
-            copy.write_row(row)
-
-
-def _plain(rows: Iterable[list[Any]]) -> Iterator[list[Any]]:
-    for row in rows:
-        yield [str(value) if isinstance(value, str) else value for value in row]
-
-
-def _nodes(connection: Connection, owner_id: int, now: float) -> None:
-    """Which have left since: nobody waits for them."""
-    there = set(connection.execute(select(nodes.c.id)).scalars())
-    new = [_node_id(number) for number in range(_NODES) if _node_id(number) not in there]
-    for node_id in new:
-        connection.execute(
-            insert(nodes),
-            {
-                "id": node_id, "owner_id": owner_id, "hostname": "left", "port": 0, "kind": "agent",
-                "cpu_cores": 4, "cpu_score": 4000, "memory_gb": 8, "gpu_score": 0, "gpu_memory_gb": 0,
-                "gpu_name": "", "location": "", "region": "asia", "docker_status": "running",
-                "max_tasks": 8, "active": False, "registered_at": now - SPREAD_SECONDS, "seen_at": now,
-            },
-        )  # fmt: skip
-
-
-def _node_id(number: int) -> str:
-    return f"left/n{number % _NODES}"
+def node_id_of(number: int) -> str:
+    return f"left/n{number % NODES}"
 
 
 def _task_row(task_id: str, owner: int, state: TaskState, ended_at: float, rng: random.Random) -> Row:
@@ -412,16 +296,3 @@ def _job_row(job_id: str, owner: int, kind: JobKind, size: int, at: float) -> Ro
         "digest": "0" * 64, "created_at": at - 50.0, "accepted_at": at - 50.0, "renewed_at": at - 50.0,
         "hinted_at": at, "ended_at": at + 1.0,
     }  # fmt: skip
-
-
-def people(connection: Connection, count: int, now: float) -> list[int]:
-    """So many users with nothing yet."""
-    found = []
-    for number in range(count):
-        name = f"filled{number}"
-        row = {
-            "username": name, "name_key": name, "password_hash": "", "credit_score": _SCORE,
-            "created_at": now,
-        }  # fmt: skip
-        found.append(int(connection.execute(insert(users).values(row).returning(users.c.id)).scalar_one()))
-    return found

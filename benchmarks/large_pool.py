@@ -1,7 +1,7 @@
 """`python -m benchmarks.large_pool`: what a pool costs in which a million tasks have ended, beside an empty
 one.
 
-One pool of `hivemind up` without agents: measured empty, filled (benchmarks/finished_tasks.py), measured
+One pool of `hivemind up` without agents: measured empty, filled (benchmarks/filled_pool.py), measured
 again. CPU is what the kernel counted for the processes; it moves less than the clock when the machine has
 other work.
 """
@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import select, text
 
-from benchmarks import finished_tasks
+from benchmarks import filled_pool
 from benchmarks.bare import SCRIPT
 from benchmarks.ledger import fresh_database
 from benchmarks.pool import Pool, stop_on_signals
@@ -87,8 +87,8 @@ def _fill(database: Database, count: int) -> None:
     owner = database.read(
         lambda c: c.execute(select(users.c.id).where(users.c.username == "bench")).scalar_one()
     )
-    others = database.write(lambda c: finished_tasks.people(c, _OWNERS, time.time()))
-    finished_tasks.fill(database, count, [owner, *others], now=time.time())
+    others = database.write(lambda c: filled_pool.people(c, _OWNERS, time.time()))
+    filled_pool.fill(database, count, [owner, *others], now=time.time())
     with database.engine.connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT")
         # As either server does it by itself after a while.

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, text
 
-from benchmarks import finished_tasks
+from benchmarks import filled_pool
 from dispatcher import context, metrics_sources
 from dispatcher.sweep.housekeeping import Housekeeping
 from gateway.usecases import tasks as task_calls
@@ -55,7 +55,7 @@ class Pool:
 
     def end_tasks(self, count: int, seed: int) -> None:
         now = self.fleet.now[0]
-        finished_tasks.fill(self.database, count, self.owners, now=now, seed=seed)
+        filled_pool.fill(self.database, count, self.owners, now=now, seed=seed)
         if not self.database.is_sqlite:
             with self.database.engine.connect() as connection:
                 connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -70,7 +70,7 @@ def pool(database_url: str, valkey: TestValkey, tmp_path: Path) -> Iterator[Pool
     try:
         account = gateway.someone()
         owner_id = gateway.user_id(account)
-        others = dispatcher.database.write(lambda c: finished_tasks.people(c, 3, now[0]))
+        others = dispatcher.database.write(lambda c: filled_pool.people(c, 3, now[0]))
         made = Pool(gateway, Fleet(dispatcher, now, owner_id), account, [owner_id, *others])
         made.end_tasks(FEW, seed=1)
         yield made

@@ -140,9 +140,7 @@ def place_all(
     NotEnoughCptError where its owner's money went elsewhere meanwhile, which cannot be with `lock_ledger`.
     """
     check_task_transition(TaskState.QUEUED, TaskState.PLACED)
-    if lock_ledger or _somebody_holds(connection, [it.task_id for it in placements]):
-        # Whoever moves CPT locks the head before rows of tasks.
-        ledger_store.lock(connection)
+    _lock_ledger(connection, placements, always=lock_ledger)
     apart = Apart.of(connection, [(it.task_id, it.node_id) for it in placements])
     found: dict[str, Row[Any]] = {}
     for ids in _slices([placement.task_id for placement in placements]):
@@ -182,6 +180,12 @@ def place_all(
     # The last: everybody who moves CPT waits for it.
     hold_store.hold_all(connection, paid, now)
     return Placed(frozenset(it.task_id for it in moving), frozenset(unpaid))
+
+
+def _lock_ledger(connection: Connection, placements: Sequence[Placement], *, always: bool) -> None:
+    """Whoever moves CPT locks the head before rows of tasks."""
+    if always or _somebody_holds(connection, [it.task_id for it in placements]):
+        ledger_store.lock(connection)
 
 
 def _somebody_holds(connection: Connection, task_ids: Sequence[str]) -> bool:

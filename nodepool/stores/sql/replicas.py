@@ -29,15 +29,7 @@ from nodepool.domain.tasks.states import (
 )
 from nodepool.stores.sql.owner_only_nodes import is_understood, takes_strangers
 from nodepool.stores.sql.reason_columns import reason_columns
-from nodepool.stores.sql.tables import (
-    UNDECIDED,
-    attempts,
-    node_records,
-    nodes,
-    owner_records,
-    tasks,
-    users,
-)
+from nodepool.stores.sql.tables import UNDECIDED, attempts, node_records, nodes, owner_records, tasks, users
 from nodepool.stores.sql.task_rows import AssignedTask
 from nodepool.stores.sql.verification_records import is_trusted
 
