@@ -1,5 +1,5 @@
-"""Puts tasks that have ended (benchmarks/finished_tasks.py) into the database of a pool: straight to the driver,
-many rows at once. Whoever calls it has the database to itself.
+"""Puts tasks that have ended (benchmarks/finished_tasks.py) into the database of a pool: straight to the
+driver, many rows at once. Whoever calls it has the database to itself.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Puts tasks that have ended into a pool's database, as a pool leaves them that has run them: their attempts,
-holds and payments, labels, jobs, probes, checks and credit changes, with a ledger that is right.
+"""Rows of tasks that have ended, as a pool leaves them that has run them: their attempts, holds and payments,
+labels, jobs, probes, checks and credit changes, with a ledger that is right.
 
-Rows only: no package and no result lies on the disk. Straight to the driver, many rows at once; whoever calls
-it has the database to itself. The same seed makes the same rows.
+Rows only: no package and no result lies on the disk. The same seed makes the same rows. Asks and writes nothing
+(benchmarks/filled_pool.py does).
 """
 
 from __future__ import annotations
