@@ -1,8 +1,8 @@
-"""Rows of tasks that have ended, as a pool leaves them that has run them: their attempts, holds and payments,
+"""Rows of tasks that have ended, as a pool leaves them that has run them: their attempts, holds, payments,
 labels, jobs, probes, checks and credit changes, with a ledger that is right.
 
-Rows only: no package and no result lies on the disk. The same seed makes the same rows. Asks and writes nothing
-(benchmarks/filled_pool.py does).
+Rows only: no package and no result lies on the disk. The same seed makes the same rows. It asks and writes
+nothing (benchmarks/filled_pool.py does).
 """
 
 from __future__ import annotations
