@@ -90,6 +90,10 @@ class NotificationSender:
             words = self._sent(taken, now)
         except NotSentError as error:
             self._failed(taken.notification, str(error)[:_MAX_WORDS])
+        except Exception:
+            # Else it would be tried for ever.
+            log.exception("notification %s failed", notification_id)
+            self._failed(taken.notification, "the pool could not send it")
         else:
             self._end(notification_id, DeliveryState.SENT, words[:_MAX_WORDS], taken.target.id)
 

@@ -7,7 +7,7 @@ one message, until it is sent or given up.
 from __future__ import annotations
 
 from dispatcher.context import Dispatcher
-from nodepool.domain.notifications.delivery import KEPT_SECONDS
+from nodepool.domain.notifications.delivery import DAY_SECONDS, KEPT_SECONDS
 from nodepool.messaging.names import NOTIFY_QUEUE
 from nodepool.stores.sql import ends_to_tell, notifications
 from nodepool.stores.sql.database import Connection
@@ -50,6 +50,9 @@ class NotificationTeller:
 
 
 def remove_old(dispatcher: Dispatcher) -> int:
-    """Some of those that nobody is shown any more."""
-    before = dispatcher.clock() - KEPT_SECONDS
+    """Some of those that nobody is shown any more: with the record of their task, or before."""
+    now = dispatcher.clock()
+    before = max(now - KEPT_SECONDS, dispatcher.settings.retention.tasks_before(now) or 0.0)
+    # Codes of a day are counted.
+    before = min(before, now - DAY_SECONDS)
     return dispatcher.database.write(lambda c: notifications.remove_old(c, before, _REMOVED_AT_ONCE))

@@ -14,10 +14,12 @@ from hivemind.cli.connect import connect, names_it
 from hivemind.cli.render.flows import QuotedStep, flow_json, flow_view
 from hivemind.cli.render.tasks import bytes_text, count_text, jsonable, show, transfer_bar
 from hivemind.cli.run_inputs import notify_option
-from hivemind.errors import ExitCode, RefusedError
+from hivemind.errors import ExitCode, MissingError, RefusedError
 from hivemind.flows import TaskFlow, read_flow
 from hivemind.sdk import NodePoolClient
 from hivemind.zip_pack import open_package
+from nodepool.domain.errors import InvalidInputError, NotFoundError
+from nodepool.domain.notifications.targets import check_are_set
 
 
 @click.command()
@@ -67,6 +69,7 @@ def run(
 
 def _dry_run(app: App, flow: TaskFlow) -> None:
     with connect(app) as pool:
+        _check_told(pool, flow)
         quoted = [_quoted(pool, flow, number) for number in range(len(flow.steps))]
     most = sum(step.most_cpt for step in quoted)
     if flow.max_cpt and most > flow.max_cpt:
@@ -79,6 +82,18 @@ def _dry_run(app: App, flow: TaskFlow) -> None:
         return
     show(flow_view(flow, in_order))
     app.notice("dry run: nothing was sent")
+
+
+def _check_told(pool: NodePoolClient, flow: TaskFlow) -> None:
+    """Raises MissingError and RefusedError, as the pool does for a flow that is sent."""
+    targets = pool.notify_targets() if flow.notify else ()
+    unconfirmed = [each.name for each in targets if not each.confirmed]
+    try:
+        check_are_set(flow.notify, [each.name for each in targets], unconfirmed)
+    except NotFoundError as error:
+        raise MissingError(str(error)) from error
+    except InvalidInputError as error:
+        raise RefusedError(str(error)) from error
 
 
 def _quoted(pool: NodePoolClient, flow: TaskFlow, number: int) -> QuotedStep:

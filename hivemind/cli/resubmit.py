@@ -10,7 +10,7 @@ import click
 from hivemind import sweeps
 from hivemind.array_upload import new_job_id
 from hivemind.cli.app import App, json_option, pass_app
-from hivemind.cli.completing import image_names, job_ids, region_words
+from hivemind.cli.completing import image_names, job_ids, region_words, target_names
 from hivemind.cli.connect import connect, names_it
 from hivemind.cli.naming import FINISHED, chosen, is_one, one_job, takes_names
 from hivemind.cli.render.plain_text import one_line
@@ -24,6 +24,12 @@ from nodepool.domain.tasks.states import MAX_PRIORITY, TaskState
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 # These concern the pool and not the one task.
 _OF_THE_POOL = (NotLoggedInError, UnreachableError, UnsupportedError)
+
+
+def _or_as_it_was(
+    _context: click.Context, _parameter: click.Parameter, names: tuple[str, ...]
+) -> tuple[str, ...] | None:
+    return names or None
 
 
 def _changes(command: _Command) -> _Command:
@@ -40,6 +46,14 @@ def _changes(command: _Command) -> _Command:
             click.option("--max-minutes", type=click.IntRange(min=1), help="Longest run."),
             click.option("--priority", type=click.IntRange(0, MAX_PRIORITY), help="9 first."),
             click.option("--name", help="What you call it."),
+            click.option(
+                "--notify",
+                multiple=True,
+                metavar="NAME",
+                shell_complete=target_names,
+                callback=_or_as_it_was,
+                help="Who is told of its end; may be given several times.",
+            ),
             retry_options,
         )
     ):

@@ -176,7 +176,10 @@ def test_wrong_names_are_refused_before_and_by_the_pool(shell: Shell, tmp_path: 
     assert done.code == ExitCode.NOT_FOUND
     flow = tmp_path / "flow.toml"
     flow.write_text('notify = ["nobody"]\n[steps.a]\npath = "work"\n')
-    assert "you have no target nobody" in shell("run", "flow.toml").err
+    for how in ((), ("--dry-run",)):
+        done = shell("run", "flow.toml", *how)
+        assert done.code == ExitCode.NOT_FOUND
+        assert "you have no target nobody" in done.err
     flow.write_text('[steps.a]\npath = "work"\narray = "0-2"\nnotify = ["nobody"]\n')
     done = shell("run", "flow.toml")
     assert "step 'a' is an array, whose tasks are not told of one by one" in done.err
@@ -196,6 +199,12 @@ def test_what_is_done_again_tells_who_is_still_there(
     shell("notify", "rm", "goes")
     again = _answer(shell("resubmit", task, "--json").out)["task_id"]
     assert list(user.detail(again).notify) == ["stays"]
+    shell("notify", "set", "other", receiver.url)
+    told = _answer(shell("resubmit", task, "--notify", "other", "--json").out)["task_id"]
+    assert list(user.detail(told).notify) == ["other"]
+    whole = _answer(shell("job", "resubmit", sent, "--failed", "--notify", "other", "--json").out)["job_id"]
+    assert _answer(shell("job", "status", whole, "--json").out)["notify"] == ["other"]
+    assert list(user.detail(f"{whole}.a").notify) == []
     job = _answer(shell("job", "resubmit", sent, "--failed", "--json").out)["job_id"]
     assert _answer(shell("job", "status", job, "--json").out)["notify"] == ["stays"]
 

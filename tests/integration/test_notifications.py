@@ -18,6 +18,7 @@ import grpc
 import pytest
 from sqlalchemy import update
 
+from dispatcher.notify import sender
 from dispatcher.notify.notifier import Notifier
 from dispatcher.sweep.notifications import remove_old
 from nodepool.domain.notifications.delivery import KEPT_SECONDS, DeliveryState
@@ -244,6 +245,24 @@ def test_what_fails_is_tried_again_with_the_same_id_and_another_signature_and_th
     assert (told.state, told.tries) == (DeliveryState.FAILED, 3)
     assert told.words == "answered 503 (tried 3 times)"
     assert pool.targets(user)[0].told_state == "failed"
+
+
+def test_what_the_pool_itself_cannot_send_is_given_up_too(
+    pool: Notified, user: Account, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key_of(pool, user, receiver)
+    task = user.submit(PACKAGE, notify=["hook"])
+    pool.end_task(task)
+
+    def breaks(_url: str) -> None:
+        raise RuntimeError("a mistake of the pool's")
+
+    monkeypatch.setattr(sender, "webhook_of", breaks)
+    for _ in range(3):
+        assert pool.send_all(user) == 1
+        pool.ahead += HOUR
+    assert pool.send_all(user) == 0
+    assert pool.of(user, task)[0].words == "the pool could not send it (tried 3 times)"
 
 
 def test_a_sender_that_is_killed_before_it_notes_the_answer_is_followed_by_one_with_the_same_id(
