@@ -20,7 +20,7 @@ from typing import Any
 from nodepool.domain.errors import InvalidPackageError
 from nodepool.domain.tasks.package_rules import PackageLimits
 from worker_agent.runners.launcher import serve
-from worker_agent.unpacking import unpack
+from worker_agent.unpack import unpack
 
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _MEMORY_BYTES = 1 << 29

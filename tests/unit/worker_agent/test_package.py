@@ -17,7 +17,7 @@ from nodepool.domain.errors import InvalidPackageError
 from nodepool.domain.tasks.package_rules import PackageLimits
 from worker_agent.package import PackageCache
 from worker_agent.trash import remove_tree
-from worker_agent.unpacking import unpack
+from worker_agent.unpack import unpack
 
 LIMITS = PackageLimits(max_unpacked_bytes=1 << 20, max_entries=20)
 
