@@ -2,8 +2,8 @@
 and dies with the attempt.
 
 It is forked by a process that is ready (`unpack_process.py`): an interpreter with what a ZIP needs takes
-longer to start than a small package to unpack. Whatever a package makes of itself there is the task's fault; a
-full disk is the node's.
+longer to start than a small package to unpack. Whatever a package makes of itself there is the task's fault;
+a full disk is the node's.
 """
 
 from __future__ import annotations
