@@ -17,10 +17,10 @@ from tests.support.valkey import TestValkey
 from tests.support.waiting import wait_until
 
 NODE_LATE_SECONDS = float(SETTINGS["NODE_LATE_SECONDS"])
-BROKER_BYTES = 16 << 20
+BROKER_BYTES = 8 << 20
 PRINTED_BYTES = 1_000_000
 # Together more than twice what the broker holds.
-PRINTS = 36
+PRINTS = 18
 LOUD = f"print('begun', flush=True)\nprint('x' * {PRINTED_BYTES}, flush=True)\nprint('the last line')\n"
 
 

@@ -16,7 +16,7 @@ from tests.support.money_machine import MAX_ATTEMPTS, Money, Stage, add_people
 from tests.support.stores import migrated
 
 # Some examples are shorter than they may be.
-EXAMPLES, STEPS = 1000 if LONG else 60, 50
+EXAMPLES, STEPS = 1000 if LONG else 35, 50
 LEAST_STEPS = EXAMPLES * STEPS * 0.85
 
 

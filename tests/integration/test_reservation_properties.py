@@ -229,7 +229,7 @@ def test_reservations_never_exceed_the_capacity(valkey: TestValkey) -> None:
         run_state_machine_as_test(  # type: ignore[no-untyped-call]
             machine,
             settings=settings(
-                max_examples=400 if LONG else 60,
+                max_examples=400 if LONG else 35,
                 stateful_step_count=40,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),

@@ -33,7 +33,7 @@ SETTINGS = {
     "REPORT_PERIOD_SECONDS": "1",
     "LEASE_SECONDS": "6",
     "NODE_LATE_SECONDS": "8",
-    "SWEEP_PERIOD_SECONDS": "0.5",
+    "SWEEP_PERIOD_SECONDS": "1",
     # Or a test's worker is given checks of what other tests' workers returned.
     "AUDIT_SHARE": "0",
     "LOG_LEVEL": "INFO",

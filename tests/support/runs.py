@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
-
 from tests.support.waiting import wait_until
 from worker_agent.runners.base import RunEnd, Runner, RunSpec, StartedRun
 from worker_agent.runners.sandbox import ATTEMPT_VARIABLE, attempt_slug
@@ -122,11 +120,11 @@ MakeRuns = Callable[..., RunFactory]
 
 def task_processes(attempts_begin_with: str) -> set[int]:
     """Living processes of the process runner's tasks, by the ids of their attempts."""
+    mark = f"\0{ATTEMPT_VARIABLE}={attempts_begin_with}".encode()
     found = set()
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(
-                ATTEMPT_VARIABLE, ""
-            ).startswith(attempts_begin_with):
-                found.add(process.pid)
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        # One that has ended has none.
+        with contextlib.suppress(OSError):
+            if mark in b"\0" + environment.read_bytes():
+                found.add(int(environment.parent.name))
     return found
