@@ -209,7 +209,7 @@ def _sweep(told: Mapping[str, Any], folder: Path) -> Sweep | None:
         return sweeps.of_lines(folder / _text(told["each_line"], "each_line"))
     matrix = told["matrix"]
     if isinstance(matrix, str):
-        return sweeps.of_matrix(matrix.split())
+        return sweeps.of_matrix(sweeps.parts(matrix))
     parts = _table(matrix, "matrix")
     return sweeps.combined(parts, [_matrix_values(values) for values in parts.values()])
 

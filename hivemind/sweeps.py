@@ -117,12 +117,20 @@ def of_lines(path: Path) -> Sweep:
         names = tuple(name.strip() for name in next(lines, ()))
         if not names:
             raise InvalidInputError(f"{path} is empty: its first line has the names of the columns")
+        _check_comma(path, names)
         rows = list(_rows(path, names, lines))
     except csv.Error as error:
         raise InvalidInputError(f"{path}, line {lines.line_num}: {error}") from error
     if not rows:
         raise InvalidInputError(f"{path} has a header and no lines after it: there is nothing to run")
     return Sweep(names, tuple(enumerate(rows)))
+
+
+def _check_comma(path: Path, names: Sequence[str]) -> None:
+    """Spreadsheets write another mark where the comma is that of numbers."""
+    for mark, word in ((";", "semicolons"), ("\t", "tabs")):
+        if len(names) == 1 and mark in names[0]:
+            raise InvalidInputError(f"{path} has {word} between its columns: save it with commas")
 
 
 def _rows(path: Path, names: Sequence[str], lines: Iterator[list[str]]) -> Iterator[tuple[str, ...]]:
@@ -143,6 +151,12 @@ def _rows(path: Path, names: Sequence[str], lines: Iterator[list[str]]) -> Itera
 def _line_of(lines: Iterator[list[str]]) -> int:
     number: int = lines.line_num  # type: ignore[attr-defined]
     return number
+
+
+def parts(text: str) -> list[str]:
+    """Of `lr=0.1 seed=1-10` in one word. A blank in a value is that value's."""
+    words = text.split()
+    return words if words and all("=" in word for word in words) else [text]
 
 
 def of_matrix(words: Iterable[str]) -> Sweep:

@@ -60,7 +60,9 @@ def run(
         return ExitCode.OK
     most = f", at most {sent.most_cpt:,} CPT" if sent.most_cpt else ""
     app.notice(
-        f"· sent {bytes_text(sent.package_bytes)} for {count_text(len(flow.steps), 'step')}, "
+        f"· {count_text(sent.tasks, 'task')}: accepted before; nothing was changed"
+        if sent.repeated
+        else f"· sent {bytes_text(sent.package_bytes)} for {count_text(len(flow.steps), 'step')}, "
         f"{count_text(sent.tasks, 'task')}{most}, of which each task holds its own when it is placed"
     )
     app.say(sent.job_id)

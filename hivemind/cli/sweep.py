@@ -103,7 +103,7 @@ def take_sweep(options: dict[str, Any]) -> SweepChoice:
     elif each_line is not None:
         sweep = sweeps.of_lines(each_line)
     elif matrix:
-        sweep = sweeps.of_matrix(part for word in matrix for part in word.split())
+        sweep = sweeps.of_matrix(part for word in matrix for part in sweeps.parts(word))
     elif job_id or max_cpt:
         raise click.UsageError("--job-id and --max-cpt go with --array, --each-line or --matrix")
     return SweepChoice(sweep, job_id or "", max_cpt or 0)
@@ -146,7 +146,9 @@ def submit_sweep(
         app.answer(jsonable(sent))
         return ExitCode.OK
     app.notice(
-        f"· sent {bytes_text(sent.package_bytes)} for {count_text(sent.tasks, 'task')}, at most "
+        f"· {count_text(sent.tasks, 'task')}: accepted before; nothing was changed"
+        if sent.repeated
+        else f"· sent {bytes_text(sent.package_bytes)} for {count_text(sent.tasks, 'task')}, at most "
         f"{sent.most_cpt:,} CPT, of which each holds its own when it is placed"
     )
     app.say(sent.job_id)

@@ -67,6 +67,7 @@ def test_the_example_is_sent_as_one_job_and_shown_step_by_step(shell: Shell) -> 
     assert (sent.code, sent.out) == (0, "numbers\n")
     assert "3 steps, 52 tasks, at most 3,120 CPT" in sent.err
     assert _answers(shell("run", FLOW, "--job-id", "numbers", "--json").out)[-1]["repeated"] is True
+    assert "52 tasks: accepted before; nothing was changed" in shell("run", FLOW, "--job-id", "numbers").err
     shown = shell("job", "status", "numbers").out
     for words in ("sum of numbers", "1 queued, 51 waiting", "STEP", "split", "add", "total"):
         assert words in shown
@@ -84,6 +85,24 @@ def test_the_example_is_sent_as_one_job_and_shown_step_by_step(shell: Shell) -> 
     assert "51 waiting" in shell("job", "ls").out
     assert _answers(shell("job", "stop", "numbers", "--json").out)[-1]["stopped"] == 52
     assert shell("job", "watch", "numbers").code == ExitCode.INTERRUPTED
+
+
+def test_an_array_that_is_sent_again_says_that_it_was_accepted_before(shell: Shell) -> None:
+    words = (
+        "submit",
+        FLOW.parent / "add.py",
+        "--matrix",
+        "p=hello world,x",
+        "--job-id",
+        "twice",
+        "--",
+        "{p}",
+    )
+    assert "for 2 tasks, at most" in shell(*words).err
+    again = shell(*words)
+    assert (again.out, "2 tasks: accepted before; nothing was changed" in again.err) == ("twice\n", True)
+    told = _answers(shell("status", "twice.0", "--json").out)[-1]
+    assert told["arguments"] == ["hello world"]
 
 
 def test_a_dry_run_shows_the_graph_and_the_price_and_sends_nothing(

@@ -8,7 +8,7 @@ import pytest
 
 from hivemind.cli.sweep import spread_matrix
 from hivemind.errors import RefusedError
-from hivemind.sweeps import Sweep, of_lines, of_matrix, of_range
+from hivemind.sweeps import Sweep, of_lines, of_matrix, of_range, parts
 from nodepool.domain.tasks.run_inputs import RunInputs
 
 
@@ -57,6 +57,8 @@ def test_lines_of_a_spreadsheet_are_read_with_mark_line_ends_and_quotes(tmp_path
         (b"lr,lr\n1,2\n", "two values are called 'lr'"),
         (b"lr,\n1,2\n", "is no name of a value"),
         (b"index\n1\n", "cannot be called 'index'"),
+        (b"lr;seed\n1;2\n", "semicolons between its columns"),
+        (b"lr\tseed\n1\t2\n", "tabs between its columns"),
         (b'lr\n"1\n', "line 2"),
         (b"lr\n\xff\n", "is not UTF-8"),
         ("lr\n1\n".encode("utf-16"), "is not UTF-8"),
@@ -81,6 +83,11 @@ def test_a_matrix_is_every_combination() -> None:
         ("0.1", "1"), ("0.1", "2"), ("0.1", "3"), ("0.01", "1"), ("0.01", "2"), ("0.01", "3"),
     ]  # fmt: skip
     assert [index for index, _ in sweep.rows] == list(range(6))
+
+
+def test_blanks_divide_a_word_only_into_parts_of_a_matrix() -> None:
+    assert parts("lr=0.1 seed=1-3") == ["lr=0.1", "seed=1-3"]
+    assert parts("prompt=hello world") == ["prompt=hello world"]
 
 
 def test_words_with_a_dash_are_no_span() -> None:
