@@ -19,6 +19,6 @@ class KeptPackage:
         """It is there, and stays: whoever calls holds it. Raises StateConflictError where it is removed."""
         if not files.has_package(self.sha256):
             raise StateConflictError(
-                "its package is not kept here any more (packages go with results, some days after the end): "
-                "submit it anew"
+                "its package is not kept here any more (packages go with results, some days after the end, "
+                "and at once where a single task was stopped before it ran): submit it anew"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,9 +13,11 @@ from sqlalchemy import select, update
 
 from nodepool.domain.tasks.states import TaskState
 from nodepool.protocol import nodepool_pb2 as pb
+from nodepool.stores.sql import storage_accounting
 from nodepool.stores.sql.database import Connection
 from nodepool.stores.sql.ledger import api as ledger_store
 from nodepool.stores.sql.tables import holds, jobs, tasks
+from nodepool.workflows import stored_files
 from tests.support.accounts import CALL_SECONDS, Account
 from tests.support.arrays import job_of, lines_of, new_job_id, submit_array
 from tests.support.hostile import refused
@@ -174,6 +177,40 @@ def test_without_its_package_it_cannot_be_done_again_and_nothing_is_kept(gateway
         gateway.gateway.database.read(lambda c: c.execute(select(holds).where(holds.c.task_id == new)).all())
         == []
     )
+
+
+@pytest.mark.parametrize("what", ["stopped for others", "a stopped array", "a stopped task"])
+def test_what_never_ran_keeps_its_package_where_it_is_likely_to_be_done_again(
+    gateway: InnerGateway, what: str
+) -> None:
+    ada, job_id = gateway.someone(), new_job_id()
+    data = package({"main.py": f"print({secrets.token_hex(8)!r})"})
+    database, files = gateway.gateway.database, gateway.gateway.files
+    if what == "a stopped array":
+        submit_array(ada, job_id, 2, zip_bytes=data)
+        stop = pb.StopJobRequest(job_id=job_id)
+        assert ada.stubs.tasks.StopJob(stop, metadata=ada.metadata, timeout=CALL_SECONDS).stopped == 2
+        ended = [f"{job_id}.0", f"{job_id}.1"]
+    else:
+        first = ada.submit(PACKAGE)
+        ended = [ada.submit(data, after=[first] if what == "stopped for others" else [])]
+        ada.stop(first if what == "stopped for others" else ended[0])
+    assert {ada.detail(task_id).state for task_id in ended} == {"STOPPED"}
+    stored_files.settle(database, files, ended)
+    if what == "a stopped array":
+        assert _job_again(ada, job_id, states=["STOPPED"]).tasks == 2
+    elif what == "stopped for others":
+        assert ada.detail(_again(ada, ended[0]).task_id).state == "QUEUED"
+    else:
+        code, words = refused(lambda: _again(ada, ended[0]))
+        assert (code, "was stopped before it ran" in words) == (NOT_ENDED, True)
+    # Deleted, it gives up what it kept.
+    for task_id in ended:
+        delete = pb.DeleteTaskRequest(task_id=task_id)
+        ada.stubs.tasks.DeleteTask(delete, metadata=ada.metadata, timeout=CALL_SECONDS)
+    assert database.read(lambda c: storage_accounting.is_kept(c, hashlib.sha256(data).hexdigest())) == (
+        what != "a stopped task"
+    ), "what is done again has it now"
 
 
 def test_it_is_paid_anew_and_refused_where_there_is_no_money(gateway: InnerGateway) -> None:

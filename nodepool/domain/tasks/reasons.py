@@ -98,6 +98,9 @@ class ReasonCode(StrEnum):
     REPLACED_STATE = "replaced_state"
 
 
+# It never ran, since something else did not end as it should: it may be done again when that has.
+STOPPED_FOR_OTHERS = frozenset({ReasonCode.NEEDED_FAILED, ReasonCode.INPUTS_TOO_LARGE})
+
 _RUNNING = "its owner has {running} tasks running, as many as a credit score"
 _LOOKED = "looked at {looked_at} nodes: {failed}"
 # What is in braces is a parameter of that name.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, select
 
 from nodepool.domain.errors import StateConflictError
-from nodepool.domain.tasks.reasons import ReasonCode
+from nodepool.domain.tasks.reasons import STOPPED_FOR_OTHERS
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
 from nodepool.stores.sql import job_copies
 from nodepool.stores.sql.job_copies import task_at
@@ -18,8 +18,6 @@ from nodepool.stores.sql.tables import tasks
 from nodepool.stores.sql.typed_rows import FromRow, columns
 
 __all__ = ["EndedFlowTask", "ended_tasks", "piece", "task_at"]
-
-_STOPPED_FOR_OTHERS = frozenset({ReasonCode.NEEDED_FAILED.value, ReasonCode.INPUTS_TOO_LARGE.value})
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +29,7 @@ class EndedFlowTask(FromRow):
 
     @property
     def was_stopped_for_others(self) -> bool:
-        return self.state is TaskState.STOPPED and self.reason_code in _STOPPED_FOR_OTHERS
+        return self.state is TaskState.STOPPED and self.reason_code in STOPPED_FOR_OTHERS
 
     @property
     def is_removed(self) -> bool:

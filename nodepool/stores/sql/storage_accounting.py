@@ -1,4 +1,4 @@
-"""What tasks keep in the file store, counted for each account, and given up where a task never ran.
+"""What tasks keep in the file store, counted for each account, and given up where nobody needs it.
 
 A package is counted once for each account that has a task which keeps it; a result for its task's owner.
 Whether a package is needed is read off the tasks, never remembered. Rows of storage accounts are locked
@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Row, bindparam, func, insert, or_, select, up
 from sqlalchemy.exc import IntegrityError
 
 from nodepool.domain.errors import StorageBoundError
+from nodepool.domain.tasks.reasons import STOPPED_FOR_OTHERS
 from nodepool.domain.tasks.states import TaskKind
 from nodepool.stores.sql.tables import KEEPS_PACKAGE, STORAGE_DUE, attempts, storage_accounts, tasks
 
@@ -182,8 +183,11 @@ def _stored(connection: Connection, row: Row[Any]) -> int:
 
 
 def _gives_up(row: Row[Any]) -> bool:
-    """A run of a task has its package from the task, which keeps it where one has run and its files stay."""
-    return row.kind != TaskKind.USER or not row.ran or row.files_removed_at > 0
+    """A run of a task has its package from the task. A task keeps it with its files where one has run, and
+    where it never ran and is likely to be done again: as a part of a job, or stopped for others."""
+    if row.kind != TaskKind.USER or row.files_removed_at > 0:
+        return True
+    return not (row.ran or row.job_id or row.reason_code in STOPPED_FOR_OTHERS)
 
 
 def _lock(connection: Connection, user_id: int) -> int:

@@ -152,7 +152,7 @@ tasks = Table(
     Column("updated_at", Float, nullable=False),
     Column("started_at", Float),
     Column("finished_at", Float),
-    # Whether its package must stay; not where it never ran.
+    # Whether its package must stay (stores/sql/storage_accounting.py).
     Column("keeps_package", Boolean, nullable=False, server_default=text("true")),
     # What of it is in its owner's storage account: its result's bytes, since it ended.
     Column("stored_bytes", BigInteger, nullable=False, server_default="0"),
