@@ -190,7 +190,9 @@ def of_values(values: Mapping[str, Iterable[object]]) -> Sweep:
     for name, each in values.items():
         if not isinstance(name, str) or isinstance(each, str | bytes) or not isinstance(each, Iterable):
             raise InvalidInputError(f"{name!r} takes a list of values, not {each!r:.60}")
-        listed.append([str(value) for value in each])
+        # Of one without an end, too, no more is asked than shows that it is too long.
+        listed.append([str(value) for value in itertools.islice(each, MAX_TASKS + 1)])
+        _check_size(len(listed[-1]))
     return combined(values, listed)
 
 

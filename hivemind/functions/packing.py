@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -64,16 +65,18 @@ class FunctionWork:
         """Raises InvalidInputError."""
         checked = check_function(function)
         try:
-            found = list(items)
+            each = iter(items)
         except TypeError:
             raise InvalidInputError(
                 f"items must be something to go through, such as a list, not {type(items).__name__}"
             ) from None
+        # Of one without an end, too, no more is asked than shows that it is too long.
+        found = list(islice(each, MAX_TASKS + 1))
         if not found:
             raise InvalidInputError("there are no items: a job has a task for each, and at least one")
         if len(found) > MAX_TASKS:
             raise InvalidInputError(
-                f"{len(found):,} items are more than the {MAX_TASKS:,} tasks of a job: make items of several"
+                f"these are more items than the {MAX_TASKS:,} tasks of a job: make items of several"
             )
         return cls("item", checked, found, name_of(checked), sources_of(checked))
 

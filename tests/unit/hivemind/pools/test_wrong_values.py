@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -72,6 +73,8 @@ CALLS: dict[str, Callable[[hivemind.Pool], Any]] = {
     "a coroutine function": lambda pool: pool.map(later, [1]),
     "a generator function": lambda pool: pool.submit(generated, 1),
     "a function with a lock": lambda pool: pool.submit(locked),
+    "items without an end": lambda pool: pool.map(double, itertools.count()),
+    "values without an end": lambda pool: pool.submit_array("main.py", {"a": itertools.count()}, "{a}"),
     "an item with a lock": lambda pool: pool.map(double, [1, LOCK]),
     "an argument with a lock": lambda pool: pool.submit(double, LOCK),
     "take_pending with a function": lambda pool: pool.submit(double, 1, take_pending=True),
