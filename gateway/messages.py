@@ -125,6 +125,7 @@ def _wishes(row: OwnedTask) -> dict[str, Any]:
         "location_mode": row.location_mode,
         "take_pending": row.take_pending,
         "exclusive": row.exclusive,
+        "fresh": row.fresh,
         "secrets_on_low_trust": row.secrets_on_low_trust,
     }
 

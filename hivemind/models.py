@@ -121,6 +121,7 @@ class TaskInfo:
     replica_records: tuple[ReplicaInfo, ...] = ()  # only in `NodePoolClient.status`
     take_pending: bool = False
     exclusive: bool = False
+    fresh: bool = False
     retries: int = 0
     retry_on: tuple[int, ...] = ()  # exit codes; none: all but that of the longest run
     backoff_seconds: int = 0  # the first wait; 0: the pool's default
@@ -323,6 +324,7 @@ def _money(detail: pb.TaskDetail) -> dict[str, Any]:
 
 def _tries(detail: pb.TaskDetail) -> dict[str, Any]:
     return {
+        "fresh": detail.fresh,
         "retries": detail.retries,
         "retry_on": tuple(detail.retry_on),
         "backoff_seconds": detail.backoff_seconds,

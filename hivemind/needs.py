@@ -44,7 +44,8 @@ class TaskNeeds:
     `compare_outputs` names the files that are compared (paths or patterns such as out/*.csv), none all of
     them. `take_pending`: a result that the pool checks is given at once, as pending, and not only when it
     stands. `exclusive`: it never runs twice at one moment. A node that is cut off ends it soon, also when the
-    pool is away, and does not keep it until somebody answers. `retries`: where its own program fails, it is
+    pool is away, and does not keep it until somebody answers. `fresh`: its sandbox runs nothing before it and
+    nothing after it. `retries`: where its own program fails, it is
     tried so many times more, and each try is paid; `retry_on` names the exit codes after which (128 + S for
     signal S; none: all but 124, the longest run), and `backoff_seconds` the first wait (0: 30), which doubles
     with each try up to an hour. `arguments` go to the entry script and `environment` into the run's
@@ -73,6 +74,7 @@ class TaskNeeds:
     compare_outputs: tuple[str, ...] = ()
     take_pending: bool = False
     exclusive: bool = False
+    fresh: bool = False
     retries: int = 0
     retry_on: tuple[int, ...] = ()
     backoff_seconds: int = 0
@@ -185,6 +187,7 @@ def needs_to_wire(needs: TaskNeeds) -> pb.UploadTaskRequest:
         compare_outputs=needs.compare_outputs,
         take_pending=needs.take_pending,
         exclusive=needs.exclusive,
+        fresh=needs.fresh,
         retries=needs.retries,
         retry_on=needs.retry_on,
         backoff_seconds=needs.backoff_seconds,

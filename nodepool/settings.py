@@ -125,6 +125,15 @@ class Settings(BrokerSettings, BalancerSettings, BoundsSettings, NotifySettings)
         2 << 30, ge=1 << 20, description="largest working directory of a task, bytes"
     )
     tmpfs_bytes: int = Field(64 << 20, ge=1 << 20, description="size of a task's /tmp, bytes")
+    warm_sandbox_tasks: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="tasks of one owner that one sandbox runs at most; 0: each has a sandbox of its own",
+    )
+    warm_sandbox_idle_minutes: float = Field(
+        10.0, gt=0, le=1440, description="so long a sandbox waits for its owner's next task"
+    )
     pids_limit: int = Field(256, ge=8, description="most processes and threads of a task")
     default_task_memory_mb: int = Field(512, ge=32, description="memory of a task that names none, MiB")
 

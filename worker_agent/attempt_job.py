@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from nodepool.domain.tasks.run_inputs import check_bounds
 from nodepool.protocol import nodepool_pb2 as pb
 from worker_agent.execution import Job, RunLimits, memory_bytes
 from worker_agent.inputs import RunInput
-from worker_agent.runners.base import RunRefusedError
+from worker_agent.runners.base import RunRefusedError, SandboxReuse
+
+_MOST_IDLE_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +64,16 @@ def job_of(
         environment=_environment(spec),
         secrets=_secrets(spec),
         inputs=inputs,
+        again=_reuse(spec),
     )
+
+
+def _reuse(spec: pb.AttemptSpec) -> SandboxReuse | None:
+    """An older pool says nothing, and means a sandbox for each."""
+    seconds = spec.sandbox_idle_seconds
+    if not spec.sandbox_owner or spec.sandbox_tasks < 2 or not math.isfinite(seconds):
+        return None
+    return SandboxReuse(spec.sandbox_owner, spec.sandbox_tasks, min(seconds, _MOST_IDLE_SECONDS))
 
 
 def _environment(spec: pb.AttemptSpec) -> dict[str, str]:

@@ -21,7 +21,7 @@ from worker_agent.inputs import RunInput
 from worker_agent.output_buffer import OutputBuffer
 from worker_agent.output_mask import OutputMask, masked_text
 from worker_agent.result_zip import BuiltResult, RunFacts, build_result
-from worker_agent.runners.base import RunEnd, Runner, RunSpec, StartedRun, Usage
+from worker_agent.runners.base import RunEnd, Runner, RunSpec, SandboxReuse, StartedRun, Usage
 from worker_agent.trash import remove_tree
 from worker_agent.unpacking import Unpacker, Unpacking, UnpackLimits
 
@@ -61,6 +61,7 @@ class Job:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)  # values by their variables
     inputs: Sequence[RunInput] = field(default=(), repr=False)  # what other steps made
+    again: SandboxReuse | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +257,7 @@ class Execution:
             max_workdir_bytes=limits.max_workdir_bytes,
             tmpfs_bytes=limits.tmpfs_bytes,
             pids_limit=limits.pids_limit,
+            again=job.again,
         )
 
 

@@ -15,6 +15,7 @@ from nodepool.domain.ids import check_node_id
 from nodepool.domain.nodes.node import MAX_TASKS_LIMIT
 from nodepool.domain.regions import node_region
 from nodepool.home import home
+from worker_agent.runners.warm_rules import MOST_SANDBOXES
 
 GATEWAY_VARIABLE = "HIVEMIND_GATEWAY"
 PASSWORD_VARIABLE = "HIVEMIND_PASSWORD"  # noqa: S105  a name
@@ -49,6 +50,7 @@ class AgentOptions:
     broker_ca_file: Path | None
     allow_insecure_plaintext: bool
     accepts_strangers: bool
+    warm_sandboxes: int
 
 
 def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> AgentOptions:
@@ -81,6 +83,7 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> A
         broker_ca_file=given.broker_ca_file,
         allow_insecure_plaintext=given.allow_insecure_plaintext,
         accepts_strangers=given.let_strangers_read_this_machine,
+        warm_sandboxes=given.warm_sandboxes,
     )
 
 
@@ -113,6 +116,13 @@ def _parser() -> argparse.ArgumentParser:
         help="the agent's own folder (default: ~/.hivemind/agent/NAME)",
     )
     add("--max-tasks", type=_number(0, MAX_TASKS_LIMIT), default=0, help="most tasks at once")
+    add(
+        "--warm-sandboxes",
+        type=_number(0, MOST_SANDBOXES),
+        default=0,
+        metavar="N",
+        help="keep so many containers ready for the next tasks (with Docker; default: none)",
+    )
     add("--memory-gb", type=_number(0, 1 << 20), default=0, help="offer no more memory than this, GiB")
     add("--cpu-score", type=_number(0, 10_000_000), default=0, help="offer no more CPU than this, points")
     add("--grace-seconds", type=float, default=20.0, help="time that running tasks get at a stop")

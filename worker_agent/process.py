@@ -32,6 +32,7 @@ from worker_agent.registration import NodeSetup, ReplacedError
 from worker_agent.runners.base import Runner, RunRefusedError
 from worker_agent.runners.docker import DockerRunner
 from worker_agent.runners.process import ProcessRunner
+from worker_agent.runners.warm_pool import WarmOptions
 from worker_agent.worker_service import LocalNode, WorkerService, read_or_make_secret, serve
 
 log = structlog.get_logger(__name__)
@@ -135,7 +136,9 @@ def _own_data_dir(data_dir: Path) -> int:
 def _choose_runner(options: AgentOptions) -> Runner:
     if options.runner is not RunnerChoice.PROCESS:
         try:
-            return DockerRunner(options.node_id)
+            return DockerRunner(
+                options.node_id, WarmOptions(options.data_dir / "warm", options.warm_sandboxes)
+            )
         except RunRefusedError as error:
             if options.runner is RunnerChoice.DOCKER:
                 raise

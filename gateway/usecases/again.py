@@ -36,6 +36,7 @@ READ_FROM_ROW: Mapping[str, Callable[[WholeTask], Any]] = {
     "compare_outputs": lambda row: row.compare_outputs.splitlines(),
     "take_pending": lambda row: row.take_pending,
     "exclusive": lambda row: row.exclusive,
+    "fresh": lambda row: row.fresh,
     "arguments": lambda row: arguments_from_json(row.arguments),
     "environment": lambda row: mapping_from_json(row.environment),
     "secrets": lambda row: words_of(mapping_from_json(row.secrets)),

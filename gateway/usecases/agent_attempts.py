@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from gateway.auth.tokens import CallerIdentity
 from gateway.context import Gateway
-from gateway.usecases import flow_inputs, user_secrets
+from gateway.usecases import flow_inputs, sandboxes, user_secrets
 from gateway.usecases.user_secrets import SecretsNotGivenError
 from nodepool import wire
 from nodepool.clock import steady_clock
@@ -64,13 +64,14 @@ def claim(gateway: Gateway, identity: CallerIdentity, request: pb.ClaimAttemptRe
     """Move the attempt to running on this node and say what to run."""
     now = gateway.clock()
 
-    def work(connection: Connection) -> tuple[AssignedTask, Mapping[str, StoredSecret]]:
+    def work(connection: Connection) -> tuple[AssignedTask, Mapping[str, StoredSecret], bool]:
         attempt_id, node_id, able = request.attempt_id, request.node_id, request.capabilities
         task = task_store.claim_attempt(connection, attempt_id, node_id, identity.user_id, now, able=able)
-        return task, user_secrets.read_wanted(connection, task.owner_id, task.secrets)
+        wanted = user_secrets.read_wanted(connection, task.owner_id, task.secrets)
+        return task, wanted, sandboxes.is_pools_own(gateway, connection, task)
 
     try:
-        row, sealed = gateway.database.write(work)
+        row, sealed, pools_own = gateway.database.write(work)
     except tuple(_NOT_THERE) as error:
         # Nobody's fault: it has become so since the task was placed.
         reason = because(_NOT_THERE[type(error)], node=request.node_id)
@@ -104,6 +105,7 @@ def claim(gateway: Gateway, identity: CallerIdentity, request: pb.ClaimAttemptRe
         environment=_environment(row),
         secrets=secrets,
         inputs=flow_inputs.told(gateway, row.job_id, row.flow_index),
+        **sandboxes.reuse_of(gateway, row, request.node_id, pools_own=pools_own),
     )
 
 

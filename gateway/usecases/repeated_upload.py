@@ -14,7 +14,7 @@ from nodepool.stores.sql.task_rows import WholeTask
 SAME_ON_REPEAT = (
     "package_sha256", "cpu_score", "memory_gb", "memory_mb", "gpu_score", "gpu_memory_gb", "gpu_name",
     "region", "image", "network", "max_minutes", "pinned_node", "priority", "min_trust", "location_mode",
-    "retries", "retry_on", "backoff_seconds", "resubmit_of",
+    "retries", "retry_on", "backoff_seconds", "resubmit_of", "fresh",
     "replicas", "compare_outputs", "take_pending", "exclusive", "arguments", "environment", "secrets",
     "secrets_on_low_trust", "name", "labels", "after", "after_any", "notify",
 )  # fmt: skip

@@ -128,6 +128,7 @@ def requested_task(gateway: Gateway, request: pb.UploadTaskRequest) -> Requested
         "min_trust": wire.min_trust_from_wire(request.min_trust),
         "location_mode": wire.location_mode_from_wire(request.location_mode),
         "exclusive": request.exclusive,
+        "fresh": request.fresh,
         "resubmit_of": "",
         "notify": to_lines(wanted_targets(request.notify)),
         **wire.retries_from_wire(request),

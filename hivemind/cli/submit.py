@@ -95,6 +95,11 @@ def ids_of(_context: click.Context, _parameter: click.Parameter, words: tuple[st
     is_flag=True,
     help="Never run twice at one moment: a node that is cut off ends it soon [default: it goes on].",
 )
+@click.option(
+    "--fresh",
+    is_flag=True,
+    help="In a sandbox of its own, which is not used again [default: your next task may run in it].",
+)
 @retry_options
 @click.option(
     "--after",

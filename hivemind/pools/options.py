@@ -39,6 +39,7 @@ class SubmitOptions(TypedDict, total=False):
     compare_outputs: Sequence[str]
     take_pending: bool
     exclusive: bool
+    fresh: bool
     secrets: Sequence[str]
     secrets_on_low_trust: bool
     retries: int

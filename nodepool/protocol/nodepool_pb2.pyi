@@ -1865,6 +1865,9 @@ class AttemptSpec(_message.Message):
     SECRETS_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
     MEMORY_MB_FIELD_NUMBER: _builtins.int
+    SANDBOX_OWNER_FIELD_NUMBER: _builtins.int
+    SANDBOX_TASKS_FIELD_NUMBER: _builtins.int
+    SANDBOX_IDLE_SECONDS_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     task_id: _builtins.str
     attempt_number: _builtins.int
@@ -1886,6 +1889,14 @@ class AttemptSpec(_message.Message):
     """Never run twice at one moment: ended after lease_seconds without being heard."""
     memory_mb: _builtins.int
     """what memory_gb is rounded up from; 0: memory_gb says it"""
+    sandbox_owner: _builtins.str
+    """Whose task it is, as a word that says nothing else, and nothing on another node: a sandbox that has run a
+    task of the same word may run this one, and the next. Empty: neither before nor after it runs another.
+    """
+    sandbox_tasks: _builtins.int
+    """that one sandbox runs, at most"""
+    sandbox_idle_seconds: _builtins.float
+    """that it waits for the next one, at most"""
     @_builtins.property
     def arguments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """For the entry script, as they are: no shell reads them."""
@@ -1924,10 +1935,13 @@ class AttemptSpec(_message.Message):
         secrets: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         inputs: _abc.Iterable[Global___AttemptInput] | None = ...,
         memory_mb: _builtins.int = ...,
+        sandbox_owner: _builtins.str = ...,
+        sandbox_tasks: _builtins.int = ...,
+        sandbox_idle_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "cpu_score", b"cpu_score", "environment", b"environment", "exclusive", b"exclusive", "gpu_memory_gb", b"gpu_memory_gb", "gpu_score", b"gpu_score", "image", b"image", "inputs", b"inputs", "max_run_seconds", b"max_run_seconds", "memory_gb", b"memory_gb", "memory_mb", b"memory_mb", "network", b"network", "of_node_owner", b"of_node_owner", "package_bytes", b"package_bytes", "package_follows", b"package_follows", "package_sha256", b"package_sha256", "secrets", b"secrets", "stop_requested", b"stop_requested", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "cpu_score", b"cpu_score", "environment", b"environment", "exclusive", b"exclusive", "gpu_memory_gb", b"gpu_memory_gb", "gpu_score", b"gpu_score", "image", b"image", "inputs", b"inputs", "max_run_seconds", b"max_run_seconds", "memory_gb", b"memory_gb", "memory_mb", b"memory_mb", "network", b"network", "of_node_owner", b"of_node_owner", "package_bytes", b"package_bytes", "package_follows", b"package_follows", "package_sha256", b"package_sha256", "sandbox_idle_seconds", b"sandbox_idle_seconds", "sandbox_owner", b"sandbox_owner", "sandbox_tasks", b"sandbox_tasks", "secrets", b"secrets", "stop_requested", b"stop_requested", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3445,6 +3459,7 @@ class UploadTaskRequest(_message.Message):
     PACKAGE_SHA256_FIELD_NUMBER: _builtins.int
     TAKE_PENDING_FIELD_NUMBER: _builtins.int
     EXCLUSIVE_FIELD_NUMBER: _builtins.int
+    FRESH_FIELD_NUMBER: _builtins.int
     ARGUMENTS_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
@@ -3492,6 +3507,8 @@ class UploadTaskRequest(_message.Message):
     """A result that the pool checks is given at once, as pending, and not only when the check has an answer."""
     exclusive: _builtins.bool
     """Never run twice at one moment: its node ends it soon when it is cut off, and does not wait for an outage's end."""
+    fresh: _builtins.bool
+    """In a sandbox that runs nothing before it and nothing after it."""
     name: _builtins.str
     """For people; several tasks may have the same."""
     secrets_on_low_trust: _builtins.bool
@@ -3556,6 +3573,7 @@ class UploadTaskRequest(_message.Message):
         package_sha256: _builtins.str = ...,
         take_pending: _builtins.bool = ...,
         exclusive: _builtins.bool = ...,
+        fresh: _builtins.bool = ...,
         arguments: _abc.Iterable[_builtins.str] | None = ...,
         environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         name: _builtins.str = ...,
@@ -3572,7 +3590,7 @@ class UploadTaskRequest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "priority", b"priority"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "after", b"after", "after_any", b"after_any", "arguments", b"arguments", "backoff_seconds", b"backoff_seconds", "compare_outputs", b"compare_outputs", "cpu_score", b"cpu_score", "environment", b"environment", "exclusive", b"exclusive", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "image", b"image", "labels", b"labels", "location", b"location", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "memory_gb", b"memory_gb", "memory_mb", b"memory_mb", "min_trust", b"min_trust", "name", b"name", "network", b"network", "notify", b"notify", "package_bytes", b"package_bytes", "package_sha256", b"package_sha256", "priority", b"priority", "replicas", b"replicas", "retries", b"retries", "retry_on", b"retry_on", "secrets", b"secrets", "secrets_on_low_trust", b"secrets_on_low_trust", "take_pending", b"take_pending", "task_id", b"task_id", "task_zip", b"task_zip", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "after", b"after", "after_any", b"after_any", "arguments", b"arguments", "backoff_seconds", b"backoff_seconds", "compare_outputs", b"compare_outputs", "cpu_score", b"cpu_score", "environment", b"environment", "exclusive", b"exclusive", "fresh", b"fresh", "gpu_memory_gb", b"gpu_memory_gb", "gpu_name", b"gpu_name", "gpu_score", b"gpu_score", "image", b"image", "labels", b"labels", "location", b"location", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "memory_gb", b"memory_gb", "memory_mb", b"memory_mb", "min_trust", b"min_trust", "name", b"name", "network", b"network", "notify", b"notify", "package_bytes", b"package_bytes", "package_sha256", b"package_sha256", "priority", b"priority", "replicas", b"replicas", "retries", b"retries", "retry_on", b"retry_on", "secrets", b"secrets", "secrets_on_low_trust", b"secrets_on_low_trust", "take_pending", b"take_pending", "task_id", b"task_id", "task_zip", b"task_zip", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
@@ -3798,6 +3816,7 @@ class TaskDetail(_message.Message):
     RESULT_REMOVED_AT_FIELD_NUMBER: _builtins.int
     OUTPUT_REMOVED_FIELD_NUMBER: _builtins.int
     EXCLUSIVE_FIELD_NUMBER: _builtins.int
+    FRESH_FIELD_NUMBER: _builtins.int
     ARGUMENTS_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
@@ -3866,6 +3885,8 @@ class TaskDetail(_message.Message):
     """0: it is there, or there was none"""
     output_removed: _builtins.bool
     exclusive: _builtins.bool
+    """as it was submitted"""
+    fresh: _builtins.bool
     """as it was submitted"""
     name: _builtins.str
     minutes_by_balance: _builtins.bool
@@ -3964,6 +3985,7 @@ class TaskDetail(_message.Message):
         result_removed_at: _builtins.float = ...,
         output_removed: _builtins.bool = ...,
         exclusive: _builtins.bool = ...,
+        fresh: _builtins.bool = ...,
         arguments: _abc.Iterable[_builtins.str] | None = ...,
         environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         name: _builtins.str = ...,
@@ -3990,7 +4012,7 @@ class TaskDetail(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["needs", b"needs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "after_any", b"after_any", "arguments", b"arguments", "assigned_node", b"assigned_node", "attempt_number", b"attempt_number", "attempts", b"attempts", "backoff_seconds", b"backoff_seconds", "created_at", b"created_at", "environment", b"environment", "exclusive", b"exclusive", "exit_code", b"exit_code", "finished_at", b"finished_at", "has_exit_code", b"has_exit_code", "has_result", b"has_result", "held_back_until", b"held_back_until", "held_cpt", b"held_cpt", "holds_when_placed", b"holds_when_placed", "job_id", b"job_id", "job_index", b"job_index", "labels", b"labels", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "memory_mb", b"memory_mb", "min_trust", b"min_trust", "minutes_by_balance", b"minutes_by_balance", "name", b"name", "needs", b"needs", "next_try_at", b"next_try_at", "notifications", b"notifications", "notify", b"notify", "output_removed", b"output_removed", "owner", b"owner", "paid_cpt", b"paid_cpt", "price_per_minute_cpt", b"price_per_minute_cpt", "priority", b"priority", "queue", b"queue", "reason", b"reason", "replica_records", b"replica_records", "replicas", b"replicas", "resubmit_of", b"resubmit_of", "result_bytes", b"result_bytes", "result_removed_at", b"result_removed_at", "result_until", b"result_until", "retries", b"retries", "retry_on", b"retry_on", "secrets", b"secrets", "secrets_on_low_trust", b"secrets_on_low_trust", "started_at", b"started_at", "state", b"state", "stop_requested", b"stop_requested", "take_pending", b"take_pending", "tries_failed", b"tries_failed", "updated_at", b"updated_at", "verification", b"verification", "waits_for_others", b"waits_for_others"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "after_any", b"after_any", "arguments", b"arguments", "assigned_node", b"assigned_node", "attempt_number", b"attempt_number", "attempts", b"attempts", "backoff_seconds", b"backoff_seconds", "created_at", b"created_at", "environment", b"environment", "exclusive", b"exclusive", "exit_code", b"exit_code", "finished_at", b"finished_at", "fresh", b"fresh", "has_exit_code", b"has_exit_code", "has_result", b"has_result", "held_back_until", b"held_back_until", "held_cpt", b"held_cpt", "holds_when_placed", b"holds_when_placed", "job_id", b"job_id", "job_index", b"job_index", "labels", b"labels", "location_mode", b"location_mode", "max_minutes", b"max_minutes", "memory_mb", b"memory_mb", "min_trust", b"min_trust", "minutes_by_balance", b"minutes_by_balance", "name", b"name", "needs", b"needs", "next_try_at", b"next_try_at", "notifications", b"notifications", "notify", b"notify", "output_removed", b"output_removed", "owner", b"owner", "paid_cpt", b"paid_cpt", "price_per_minute_cpt", b"price_per_minute_cpt", "priority", b"priority", "queue", b"queue", "reason", b"reason", "replica_records", b"replica_records", "replicas", b"replicas", "resubmit_of", b"resubmit_of", "result_bytes", b"result_bytes", "result_removed_at", b"result_removed_at", "result_until", b"result_until", "retries", b"retries", "retry_on", b"retry_on", "secrets", b"secrets", "secrets_on_low_trust", b"secrets_on_low_trust", "started_at", b"started_at", "state", b"state", "stop_requested", b"stop_requested", "take_pending", b"take_pending", "tries_failed", b"tries_failed", "updated_at", b"updated_at", "verification", b"verification", "waits_for_others", b"waits_for_others"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

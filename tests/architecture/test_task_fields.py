@@ -87,6 +87,7 @@ SAMPLES: dict[str, Any] = {
     "package_sha256": "ab" * 32,
     "take_pending": True,
     "exclusive": True,
+    "fresh": True,
     "arguments": ["--lr", "0.1"],
     "environment": {"LR": "0.1"},
     "labels": {"sweep": "first"},

@@ -97,3 +97,29 @@ def test_a_killed_agent_ends_the_containers_of_its_earlier_life(
     docker_stage.start()
     assert docker_stage.outcome(attempt) == "LOST"
     assert containers(docker_engine, docker_stage) == []
+
+
+def test_an_owners_next_task_runs_in_the_sandbox_of_the_last_one(
+    make_stage: StageMaker, docker_engine: docker.DockerClient, test_image: str
+) -> None:
+    stage = make_stage(node=f"n2-{run_name()}", default_image=test_image)
+    stage.start("--runner", "docker", "--warm-sandboxes", "1")
+    # When its first process began, and its namespace: numbers of namespaces alone come again.
+    code = "import os; print(open('/proc/1/stat').read().split()[21], os.readlink('/proc/self/ns/pid'))"
+    where = {"main.py": code}
+    seen: list[bytes] = []
+
+    def again() -> bool:
+        number = len(seen) + 1
+        attempt = stage.send(
+            f"t{number}:1", where, sandbox_owner="word", sandbox_tasks=50, sandbox_idle_seconds=600.0
+        )
+        assert stage.outcome(attempt) == "SUCCEEDED", bytes(attempt.output)
+        seen.append(bytes(attempt.output))
+        return seen[-1] in seen[:-1]
+
+    stage.wait(again, "two tasks ran in one sandbox")
+    (container,) = docker_engine.containers.list(
+        filters={"label": ["hivemind.warm", f"hivemind.node={stage.node_id}"]}
+    )
+    assert "word" not in json.dumps(container.attrs)

@@ -37,6 +37,15 @@ def code_of_os_error(error: OSError) -> ReasonCode:
     return ReasonCode.DISK_FULL if error.errno in _NO_SPACE else ReasonCode.NODE_FAILED
 
 
+@dataclass(frozen=True, slots=True)
+class SandboxReuse:
+    """When a sandbox that has run a task may run its owner's next one."""
+
+    owner: str = field(repr=False)  # whose task it is; says nothing but that
+    most_tasks: int  # that one sandbox runs
+    idle_seconds: float  # that it waits for the next one
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSpec:
     """One attempt, ready to run. `entry` is run.sh or a *.py at the root of `work_dir`."""
@@ -61,6 +70,7 @@ class RunSpec:
     max_workdir_bytes: int
     tmpfs_bytes: int
     pids_limit: int
+    again: SandboxReuse | None = None  # None: its sandbox has run nothing before, and runs nothing after it
 
 
 @dataclass(frozen=True, slots=True)

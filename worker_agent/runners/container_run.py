@@ -6,11 +6,11 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import docker
 from docker.errors import DockerException
@@ -39,7 +39,27 @@ _NANOSECONDS = 1e9
 ENGINE_ERRORS = (DockerException, RequestException, OSError)
 
 
-@dataclass(frozen=True, slots=True)
+class InContainer(Protocol):
+    """A task and the container that it is in."""
+
+    client: docker.APIClient
+    container: str
+    touched: bool  # it was ended, or its limits were changed
+
+    def outputs(self) -> Iterator[bytes]:
+        """Until the task has put out all. OSError: the engine went away, and `exit_code` tells."""
+        ...
+
+    def exit_code(self) -> int: ...
+    def out_of_memory(self) -> bool: ...
+    def send(self, number: signal.Signals) -> None: ...
+
+    def measured(self) -> tuple[float, int]:
+        """Seconds of CPU, and bytes of its largest process; 0 where nobody told."""
+        ...
+
+
+@dataclass(slots=True)
 class Attached:
     """A started container, and the stream of its output."""
 
@@ -47,13 +67,38 @@ class Attached:
     container: str
     stream: Any
     given: bytes = field(default=b"", repr=False)  # what its stdin is given: secrets
+    touched: bool = False
+
+    def outputs(self) -> Iterator[bytes]:
+        demultiplexer = Demultiplexer()
+        try:
+            if self.given:
+                give(self.stream, self.given)
+                self.given = b""
+            while data := receive(self.stream):
+                yield from demultiplexer.feed(data)
+        finally:
+            close_stream(self.stream)
+
+    def exit_code(self) -> int:
+        return int(self.client.wait(self.container, timeout=None)["StatusCode"])
+
+    def out_of_memory(self) -> bool:
+        state = self.client.inspect_container(self.container)["State"]
+        return bool(state.get("OOMKilled"))
+
+    def send(self, number: signal.Signals) -> None:
+        self.client.kill(self.container, int(number))
+
+    def measured(self) -> tuple[float, int]:
+        return 0.0, 0
 
 
 class ContainerRun:
     def __init__(
         self,
         spec: RunSpec,
-        attached: Attached,
+        task: InContainer,
         on_output: Callable[[bytes], None],
         watcher: Watcher,
         in_background: Callable[[Callable[[], None]], Future[None]],
@@ -61,10 +106,9 @@ class ContainerRun:
         clean: Callable[[], None],
     ) -> None:
         self._spec = spec
-        self._client = attached.client
-        self._container = attached.container
-        self._stream = attached.stream
-        self._given = attached.given
+        self._task = task
+        self._client = task.client
+        self._container = task.container
         self._on_output: Callable[[bytes], None] | None = on_output
         self._in_background = in_background
         self._bootstrap = bootstrap
@@ -93,12 +137,12 @@ class ContainerRun:
         try:
             # The engine ends the stream with the container: waiting there costs it nothing.
             self._reader.join()
-            code = int(self._client.wait(self._container, timeout=None)["StatusCode"])
+            code = self._task.exit_code()
             with self._lock:
                 self._over = True
                 if self._killer is not None:
                     self._killer.cancel()
-            out_of_memory = code != 0 and not self._problem and self._out_of_memory()
+            out_of_memory = code != 0 and not self._problem and self._task.out_of_memory()
         except ENGINE_ERRORS as error:
             raise RunRefusedError(
                 f"the container engine lost the task: {error}", ReasonCode.ENGINE_AWAY
@@ -106,6 +150,7 @@ class ContainerRun:
         finally:
             self._over = True
             lacking = self._limits.lacking_disk()
+            self._task.touched = self._task.touched or lacking is not None
             installed = install_problem(self._bootstrap, network=self._spec.network, exit_code=1)
             self._clean()
         if lacking is not None and not self._stopped and self._problem in {"", LOW_DISK}:
@@ -113,12 +158,13 @@ class ContainerRun:
         problem = self._problem
         if not problem and not self._stopped and code != 0:
             problem = self._memory_words() if out_of_memory else installed
+        cpu_seconds, largest_bytes = self._task.measured()
         return RunEnd(
             exit_code=exit_code_of_shell(code),
             stopped=self._stopped and not self._problem,
             problem=problem,
-            cpu_seconds=self._cpu_seconds,
-            peak_memory_bytes=self._peak_memory_bytes,
+            cpu_seconds=cpu_seconds or self._cpu_seconds,
+            peak_memory_bytes=max(self._peak_memory_bytes, largest_bytes),
         )
 
     def stop(self) -> None:
@@ -133,6 +179,10 @@ class ContainerRun:
 
     def resize(self, *, memory_bytes: int, cpus: float) -> None:
         options = resize_options(self._spec, memory_bytes=memory_bytes, cpus=cpus)
+        with self._lock:
+            if self._over:
+                return
+            self._task.touched = True
         with contextlib.suppress(RuntimeError):  # the runner is being closed
             self._in_background(lambda: self._update(options))
 
@@ -142,19 +192,12 @@ class ContainerRun:
             self._client.update_container(self._container, **options)
 
     def _read(self) -> None:
-        demultiplexer = Demultiplexer()
         try:
-            if self._given:
-                _give(self._stream, self._given)
-                self._given = b""
-            while data := _receive(self._stream):
-                for part in demultiplexer.feed(data):
-                    if self._on_output is not None:
-                        self._on_output(part)
+            for part in self._task.outputs():
+                if self._on_output is not None:
+                    self._on_output(part)
         except OSError:
             pass  # the engine went away: wait() tells
-        finally:
-            close_stream(self._stream)
 
     def _tick(self) -> float | None:
         if self._over:
@@ -211,6 +254,7 @@ class ContainerRun:
         with self._lock:
             if self._over or self._killer is not None:
                 return
+            self._task.touched = True
             self._killer = threading.Timer(grace_seconds, self._send, [signal.SIGKILL])
             self._killer.daemon = True
             self._killer.start()
@@ -219,11 +263,7 @@ class ContainerRun:
     def _send(self, number: signal.Signals) -> None:
         # One that has ended already is no error here, and a lost engine shows in wait().
         with contextlib.suppress(*ENGINE_ERRORS):
-            self._client.kill(self._container, int(number))
-
-    def _out_of_memory(self) -> bool:
-        state = self._client.inspect_container(self._container)["State"]
-        return bool(state.get("OOMKilled"))
+            self._task.send(number)
 
     def _memory_words(self) -> str:
         return f"the task used more memory than its {self._spec.memory_bytes >> 20} MiB"
@@ -255,13 +295,13 @@ def unlimited(stream: Any) -> Any:
     return stream
 
 
-def _give(stream: Any, data: bytes) -> None:
+def give(stream: Any, data: bytes) -> None:
     """A container that has ended takes nothing more: its exit code says why."""
     # What is made for reading has the socket below it.
     with contextlib.suppress(OSError):
         getattr(stream, "_sock", stream).sendall(data)
 
 
-def _receive(stream: Any) -> bytes:
+def receive(stream: Any) -> bytes:
     # A TLS socket, or a file over a socket.
     return bytes((stream.recv if hasattr(stream, "recv") else stream.read)(_READ_BYTES) or b"")

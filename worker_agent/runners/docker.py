@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import docker
+import structlog
 from docker.errors import APIError, ImageNotFound, NotFound
 
 from nodepool.domain.nodes.isolation import Isolation
+from nodepool.domain.tasks.package_rules import REQUIREMENTS
 from nodepool.domain.tasks.reason_classes import code_of_words
 from nodepool.domain.tasks.reasons import ReasonCode
+from worker_agent.runners import warm_line
 from worker_agent.runners.base import RunRefusedError, RunSpec, code_of_os_error
 from worker_agent.runners.container_run import ENGINE_ERRORS, Attached, ContainerRun, close_stream, unlimited
 from worker_agent.runners.cpu_shares import ContainerUsers
@@ -36,9 +39,18 @@ from worker_agent.runners.sandbox import (
     container_name,
     container_options,
     secrets_input,
+    warm_command,
+    warm_environment,
+    warm_limits,
 )
+from worker_agent.runners.warm_container import WarmContainer, WarmTask
+from worker_agent.runners.warm_maker import WarmMaker
+from worker_agent.runners.warm_pool import WarmOptions, WarmSandboxes
+from worker_agent.runners.warm_rules import SandboxLimits, SandboxUse, fits_warm
 from worker_agent.runners.watch import Watcher
 from worker_agent.trash import remove_tree
+
+log = structlog.get_logger(__name__)
 
 # Not nobody, who may own files on this machine; in the range that systemd leaves unused, below the process
 # runner's.
@@ -54,8 +66,10 @@ _ATTACH = {"stdout": 1, "stderr": 1, "stream": 1}
 class DockerRunner:
     name = "docker"
 
-    def __init__(self, node_id: str) -> None:
-        """Raises RunRefusedError when no engine answers, or when it cannot hold a task to its limits."""
+    def __init__(self, node_id: str, warm: WarmOptions | None = None) -> None:
+        """Raises RunRefusedError when no engine answers, or when it cannot hold a task to its limits.
+
+        `warm`: containers are kept for the tasks that come next."""
         self._node_id = node_id
         self._users = ContainerUsers(_FIRST_UID, _UIDS, begin_at=zlib.crc32(node_id.encode()))
         self._user_of: dict[str, int] = {}  # of containers that may still be there
@@ -75,16 +89,22 @@ class DockerRunner:
         )
         self._watcher = Watcher("docker-watcher")
         self._unremoved: set[str] = set()
+        self._warm_runs: dict[str, str] = {}  # which attempt a warm container runs now
         self._absent_images: set[str] = set()
         self._disks = _engines_disks(info)
         # For what no run waits for: measuring, and removing containers that have ended.
         self._helpers = ThreadPoolExecutor(_HELPERS, "docker-helper")
+        self._warm: WarmSandboxes | None = None
+        if warm is not None and warm.sandboxes:
+            self._keep_warm(warm, info)
 
     @property
     def isolation(self) -> Isolation:
         return Isolation.CONTAINER
 
-    def prepare(self, spec: RunSpec) -> PreparedContainer:
+    def prepare(self, spec: RunSpec) -> PreparedContainer | PreparedInWarm:
+        if (warm := self._taken(spec)) is not None:
+            return PreparedInWarm(self, spec, warm)
         if os.geteuid() != 0:
             return self._prepare(spec, f"{os.geteuid()}:{os.getegid()}")
         uid = self._users.acquire()
@@ -132,7 +152,8 @@ class DockerRunner:
             found = self._client.containers(all=True, filters={"label": f"{LABEL_NODE}={self._node_id}"})
             ended = 0
             for container in found:
-                if container["Labels"].get(LABEL_ATTEMPT) not in keep:
+                attempt = container["Labels"].get(LABEL_ATTEMPT) or self._warm_runs.get(container["Id"])
+                if attempt not in keep:
                     with contextlib.suppress(NotFound):
                         self._client.remove_container(container["Id"], force=True, v=True)
                         ended += 1
@@ -151,6 +172,8 @@ class DockerRunner:
                 self._pulse.inspect_image(image)  # type: ignore[no-untyped-call]
                 found.add(image)
         self._absent_images -= found
+        if found and self._warm is not None:
+            self._warm.try_again()
         return bool(found)
 
     def problem(self) -> str:
@@ -164,8 +187,15 @@ class DockerRunner:
             self._remove(container)
         return ""
 
+    @property
+    def waiting(self) -> list[SandboxUse]:
+        """The containers that are kept warm now, and run nothing."""
+        return [] if self._warm is None else self._warm.waiting
+
     def close(self) -> None:
         self._watcher.close()
+        if self._warm is not None:
+            self._warm.close()
         self._helpers.shutdown()
         self._pulse.close()
         self._client.close()
@@ -206,6 +236,60 @@ class DockerRunner:
             lambda: self._discard(prepared),
         )
 
+    # -- containers that are kept warm ---------------------------------------------------------------
+    def _keep_warm(self, options: WarmOptions, info: dict[str, Any]) -> None:
+        if not engine_host().startswith("unix:"):
+            log.warning("containers are kept warm only on this machine's own engine", action="warm.not_here")
+            return
+        # Keyrings outlive a process, and only the filter of system calls keeps a task from them.
+        filtered = any("name=seccomp" in option for option in info.get("SecurityOptions") or ())
+        maker = WarmMaker(
+            self._client, self._node_id, self._engine, self._users, self._user_of, self._volumes, self._create
+        )
+        self._warm = WarmSandboxes(options, maker.make, self._remove, use_again=filtered)
+        self._watcher.add(self._warm.tend, 0.0)
+
+    def _taken(self, spec: RunSpec) -> WarmContainer | None:
+        if self._warm is None:
+            return None
+        has_requirements = (spec.work_dir / REQUIREMENTS).is_file()
+        if not fits_warm(spec, has_requirements=has_requirements):
+            return None
+        warm = self._warm.take(spec)
+        if warm is None:
+            return None
+        try:
+            if warm.use.limits != SandboxLimits.of(spec):
+                self._client.update_container(warm.container, **warm_limits(spec, self._engine))
+                warm.use.limits = SandboxLimits.of(spec)
+            if warm.uid is not None:
+                give_tree(spec.work_dir, warm.uid, warm.uid)
+            problem = "" if warm.take_in(spec.work_dir) else "its files cannot be moved there"
+        except ENGINE_ERRORS as error:
+            problem = _words(error)
+        if problem:
+            self._warm.remove(warm, problem)
+            return None
+        self._warm_runs[warm.container] = spec.attempt_id
+        return warm
+
+    def _start_in_warm(self, prepared: PreparedInWarm, on_output: Callable[[bytes], None]) -> ContainerRun:
+        spec, warm = prepared.spec, prepared.warm
+        words, of_script = warm_command(spec)
+        task = WarmTask(warm, warm_line.job(words, warm_environment(spec), of_script))
+
+        def clean() -> None:
+            assert self._warm is not None  # noqa: S101
+            self._warm_runs.pop(warm.container, None)
+            self._warm.ended(warm, task, spec)
+
+        return ContainerRun(spec, task, on_output, self._watcher, self._in_background, None, clean)
+
+    def _discard_warm(self, prepared: PreparedInWarm) -> None:
+        assert self._warm is not None  # noqa: S101
+        self._warm_runs.pop(prepared.warm.container, None)
+        self._warm.remove(prepared.warm)
+
     def _in_background(self, call: Callable[[], None]) -> Future[None]:
         return self._helpers.submit(call)
 
@@ -239,6 +323,21 @@ class PreparedContainer:
 
     def discard(self) -> None:
         self._runner._discard(self)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedInWarm:
+    """Its files are where the container has its working directory."""
+
+    _runner: DockerRunner
+    spec: RunSpec
+    warm: WarmContainer
+
+    def start(self, on_output: Callable[[bytes], None]) -> ContainerRun:
+        return self._runner._start_in_warm(self, on_output)
+
+    def discard(self) -> None:
+        self._runner._discard_warm(self)
 
 
 def engine_problem(info: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import hashlib
 import posixpath
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ _TMP = "/tmp"  # noqa: S108
 LABEL_NODE = "hivemind.node"
 LABEL_ATTEMPT = "hivemind.attempt"
 LABEL_WORKDIR_BYTES = "hivemind.workdir_bytes"
+LABEL_WARM = "hivemind.warm"
 ATTEMPT_VARIABLE = "HIVEMIND_ATTEMPT"
 MAX_OPEN_FILES = 4096
 MIN_MEMORY_BYTES = 16 << 20
@@ -32,6 +33,10 @@ _CPU_SHARES_PER_CORE = 1024
 _MIN_CPU_SHARES, _MAX_CPU_SHARES = 2, 1 << 18
 # Among everything on the machine a task is the first to go when memory runs out.
 OOM_SCORE_ADJUSTMENT = 500
+# The first process of a sandbox that is kept warm: its tasks go before it, and its memory is not theirs.
+_WARM_OOM_SCORE_ADJUSTMENT = 400
+WARM_BYTES = 8 << 20
+_CPU_PERIOD_MICROSECONDS = 100_000
 _NAME_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
 # How a container's shell takes secrets from its stdin, of which the engine keeps nothing: NAME=VALUE on each
 # line, in `secrets_input`'s writing, and an empty line at the end. Without that the task does not begin.
@@ -46,6 +51,7 @@ exit 1"""
 _AS_IT_IS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:,@+=")
 # Some images have python, some only python3.
 _EITHER_PYTHON = 'command -v python >/dev/null 2>&1 && exec python "$@"; exec python3 "$@"'
+_PYTHON = ["sh", "-c", _EITHER_PYTHON, "sh"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +109,7 @@ def container_options(
     """The body of the engine's create call. `volumes` are the folders that the image declares as such."""
     interpreter, arguments = task_command(spec, bootstrap)
     # The image's own entrypoint is not ours to run.
-    entrypoint = ["sh", "-c", _EITHER_PYTHON, "sh"] if interpreter == "python" else ["sh"]
+    entrypoint = _PYTHON if interpreter == "python" else ["sh"]
     return {
         "Image": spec.image,
         "Entrypoint": ["sh", "-c", _TAKE_SECRETS, "sh", *entrypoint] if spec.secrets else entrypoint,
@@ -191,6 +197,61 @@ def _host_options(
     if spec.gpu:
         options["DeviceRequests"] = [{"Count": -1, "Capabilities": [["gpu"]]}]
     return options
+
+
+def warm_options(
+    spec: RunSpec, boot: str, *, user: str, engine: EngineFacts, volumes: Collection[str] = ()
+) -> dict[str, Any]:
+    """Of a container in which tasks of such limits are begun later, by a program that `boot` reads from its
+    stdin. Nothing of a task is in it."""
+    unnamed = replace(spec, arguments=(), environment={}, secrets={}, inputs_dir=None)
+    options = container_options(unnamed, user=user, engine=engine, volumes=volumes)
+    environment = {name: value for name, value in container_environment(unnamed).items() if name != "TASK_ID"}
+    options |= {
+        "Entrypoint": _PYTHON,
+        "Cmd": ["-c", boot],
+        "Env": [f"{name}={value}" for name, value in environment.items()],
+        "Labels": {
+            LABEL_NODE: spec.node_id,
+            LABEL_WARM: "1",
+            LABEL_WORKDIR_BYTES: str(spec.max_workdir_bytes),
+        },
+        "AttachStdin": True,
+        "OpenStdin": True,
+        "StdinOnce": True,  # it ends with whoever holds its line
+    }
+    host = options["HostConfig"]
+    memory = max(spec.memory_bytes, MIN_MEMORY_BYTES) + WARM_BYTES
+    host |= {"Init": False, "OomScoreAdj": _WARM_OOM_SCORE_ADJUSTMENT, "Memory": memory, "MemorySwap": memory}
+    if host.pop("NanoCpus", None) is not None:
+        # What can be changed later, by the same numbers.
+        host |= {"CpuPeriod": _CPU_PERIOD_MICROSECONDS, "CpuQuota": _cpu_quota(spec.cpus, engine)}
+    return options
+
+
+def warm_limits(spec: RunSpec, engine: EngineFacts) -> dict[str, Any]:
+    """For the engine's update call: the hard limits of `warm_options`."""
+    memory = max(spec.memory_bytes, MIN_MEMORY_BYTES) + WARM_BYTES
+    limits = {"mem_limit": memory, "memswap_limit": memory, "cpu_shares": _cpu_shares(spec.cpus)}
+    if engine.cpu_quota:
+        limits |= {"cpu_period": _CPU_PERIOD_MICROSECONDS, "cpu_quota": _cpu_quota(spec.cpus, engine)}
+    return limits
+
+
+def warm_command(spec: RunSpec) -> tuple[list[str], int]:
+    """The same words that a container of its own would begin with; how many of them are a Python script's."""
+    interpreter, arguments = task_command(spec, None)
+    if interpreter == "python":
+        return [*_PYTHON, *arguments], len(arguments)
+    return ["sh", *arguments], 0
+
+
+def warm_environment(spec: RunSpec) -> dict[str, str]:
+    return {**container_environment(spec), **spec.secrets}
+
+
+def _cpu_quota(cpus: float, engine: EngineFacts) -> int:
+    return round(min(max(cpus, MIN_CPUS), engine.cpus) * _CPU_PERIOD_MICROSECONDS)
 
 
 def resize_options(spec: RunSpec, *, memory_bytes: int, cpus: float) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def task_details(task: TaskInfo, now: float) -> Group:
         "held": f"{task.held_cpt:,} CPT" if task.held_cpt else "",
         "paid": f"{task.paid_cpt:,} CPT" if task.final and task.price_per_minute_cpt else "",
         "after": " ".join((*task.after, *(f"{one} (however it ends)" for one in task.after_any))),
-        "exclusive": "yes: never runs twice at one moment" if task.exclusive else "",
+        **_alone(task),
         "retries": _retries_text(task),
         "next try": duration_text(max(0.0, task.next_try_at - now)) if task.next_try_at is not None else "",
         "again": task.resubmit_of,
@@ -156,6 +156,13 @@ def task_details(task: TaskInfo, now: float) -> Group:
     if task.replica_records:
         parts += ["", replicas_table(task.replica_records)]
     return Group(*parts)
+
+
+def _alone(task: TaskInfo) -> dict[str, str]:
+    return {
+        "exclusive": "yes: never runs twice at one moment" if task.exclusive else "",
+        "fresh": "yes: in a sandbox of its own" if task.fresh else "",
+    }
 
 
 def needs_text(needs: RequirementsInfo) -> str:

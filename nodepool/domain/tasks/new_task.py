@@ -66,6 +66,7 @@ class RequestedTask(RequestedComparison, RequestedRetries, RequestedOrder, TaskI
     min_trust: str
     location_mode: LocationMode
     exclusive: bool
+    fresh: bool  # in a sandbox that runs nothing before and nothing after it
     resubmit_of: str  # the task or job that it does again; empty: none
     notify: str  # targets that are told of its end, one a line
 

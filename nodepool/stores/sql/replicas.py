@@ -54,7 +54,7 @@ _INSERT = insert(tasks)
 COPIED_TO_RUNS = (
     "owner_id", "cpu_score", "memory_gb", "gpu_score", "gpu_memory_gb", "gpu_name", "region", "tier",
     "priority", "min_trust", "location_mode", "compare_outputs", "price_per_minute", "image", "network",
-    "max_minutes", "package_sha256", "package_bytes", "created_at", "take_pending", "exclusive",
+    "max_minutes", "package_sha256", "package_bytes", "created_at", "take_pending", "exclusive", "fresh",
     "arguments", "environment", "secrets", "secrets_on_low_trust", "capabilities", "memory_mb",
     "retries", "retry_on", "backoff_seconds",
 )  # fmt: skip

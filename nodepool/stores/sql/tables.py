@@ -101,6 +101,7 @@ tasks = Table(
     Column("after", Text, nullable=False, server_default=""),  # ids, one a line; of a job's tasks not here
     Column("after_any", Text, nullable=False, server_default=""),
     Column("exclusive", Boolean, nullable=False, server_default=text("false")),  # never twice at one moment
+    Column("fresh", Boolean, nullable=False, server_default=text("false")),  # in a sandbox of its own
     # Names of secrets by the variables that they become (JSON; domain/tasks/run_secrets.py).
     Column("secrets", Text, nullable=False, server_default=""),
     Column("secrets_on_low_trust", Boolean, nullable=False, server_default=text("false")),

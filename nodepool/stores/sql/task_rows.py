@@ -51,6 +51,7 @@ class StoredTask(FromRow):
     after: str  # tasks and jobs that it comes after, one id a line
     after_any: str
     exclusive: bool
+    fresh: bool
     secrets: str  # JSON: their names, by the variables that they become
     secrets_on_low_trust: bool
     retries: int  # of tries that failed by its own program
@@ -206,6 +207,7 @@ class AssignedTask(FromRow):
     image: str
     network: bool
     exclusive: bool
+    fresh: bool
     arguments: str = field(repr=False)  # JSON
     environment: str = field(repr=False)  # JSON
     secrets: str  # JSON
