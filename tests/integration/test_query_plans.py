@@ -13,6 +13,8 @@ from nodepool.domain.tasks.reasons import Reason, ReasonCode
 from nodepool.stores.sql import (
     account_facts,
     ends_to_tell,
+    job_steps,
+    jobs,
     notifications,
     placements,
     storage_accounting,
@@ -74,6 +76,37 @@ def test_what_is_to_be_told_is_found_by_an_index_of_its_own(tmp_path: Path, what
     index, ask = ASKED_TO_TELL[what]
     for statement, plan in _plans(tmp_path, ask):
         assert index in plan, f"{statement}\n{plan}"
+
+
+OF_JOBS: dict[str, Callable[[Connection], Any]] = {
+    "counts of jobs": lambda c: jobs.counts(c, ["a", "b"]),
+    "counts of a flow's steps": lambda c: job_steps.counts(c, "a"),
+    "why tasks of a job wait": lambda c: jobs.reasons(c, "a", ["QUEUED", "FAILED"], 5),
+    "tasks of a job": lambda c: jobs.tasks_page(c, "a", 5, after=-1, states=["FAILED", "RUNNING"]),
+    "whether a job has ended": lambda c: jobs.is_unfinished(c, "a"),
+}
+
+
+@pytest.mark.parametrize("what", OF_JOBS)
+def test_of_jobs_only_results_that_are_held_back_are_looked_through(tmp_path: Path, what: str) -> None:
+    """These are few; their index has no job."""
+    database = Database(f"sqlite:///{sqlite_file(tmp_path / 'users.db')}")
+    seen: list[tuple[str, Any]] = []
+    try:
+        event.listen(
+            database.engine,
+            "before_cursor_execute",
+            lambda _c, _k, text, given, *_: seen.append((text, given)),
+        )
+        database.read(OF_JOBS[what])
+        with database.engine.connect() as connection:
+            for statement, parameters in [it for it in seen if "tasks" in it[0]]:
+                rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+                for row in rows:
+                    if str(row[-1]).startswith("SCAN tasks"):
+                        assert str(row[-1]).endswith("USING INDEX ix_tasks_held_back"), f"{statement}\n{rows}"
+    finally:
+        database.close()
 
 
 @pytest.mark.parametrize("what", ASKED)

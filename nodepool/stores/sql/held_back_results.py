@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
+    CTE,
     ColumnElement,
     Connection,
     Integer,
@@ -97,18 +98,24 @@ def _ids(job_id: str) -> Select[Any]:
     return select(tasks.c.id).where(of_jobs([job_id]))
 
 
-def counted(each: Select[Any], all_of_them: ColumnElement[bool], job_ids: Collection[str]) -> Select[Any]:
-    """`each`: something, a state and a number of tasks, grouped; the same by the states that owners see.
+def tasks_of(job_ids: Collection[str]) -> CTE:
+    """Of these jobs, those whose result is held back: found first, and joined with nothing before."""
+    found = select(tasks.c.job_id, tasks.c.job_index, tasks.c.state).where(of_jobs(job_ids))
+    return found.cte("held").prefix_with("MATERIALIZED")
+
+
+def counted(every: Select[Any], held: Select[Any]) -> Select[Any]:
+    """Each: something, a state and a number of tasks, grouped; of all tasks, and of those that are held back.
+    All of them by the states that owners see.
 
     One statement, since each sees another moment: the index of jobs counts all, and what is held back is
     counted once more, taken away where it is and added to what runs.
     """
-    held = each.where(of_jobs(job_ids)).subquery()
-    every = each.where(all_of_them).subquery()
+    each, less = every.subquery(), held.subquery()
     parts = union_all(
-        select(*every.c),
-        select(held.c[0], held.c[1], -held.c[2]),
-        select(held.c[0], literal(TaskState.RUNNING.value), held.c[2]),
+        select(*each.c),
+        select(less.c[0], less.c[1], -less.c[2]),
+        select(less.c[0], literal(TaskState.RUNNING.value), less.c[2]),
     ).subquery()
     total = func.sum(parts.c[2])
     return select(parts.c[0], parts.c[1], cast(total, Integer)).group_by(*parts.c[:2]).having(total > 0)

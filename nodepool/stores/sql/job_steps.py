@@ -27,13 +27,17 @@ def of_job(connection: Connection, job_id: str) -> Sequence[StoredStep]:
 
 def counts(connection: Connection, job_id: str) -> dict[int, dict[str, int]]:
     """How many tasks of each step are in each state, for its owner."""
-    per = job_steps.c.number, tasks.c.state
-    its_step = tasks.c.job_index.between(job_steps.c.first_index, job_steps.c.last_index)
-    each = select(*per, func.count()).join(tasks, its_step).where(job_steps.c.job_id == job_id).group_by(*per)
+    number, first, last = job_steps.c.number, job_steps.c.first_index, job_steps.c.last_index
+    of_job, held = job_steps.c.job_id == job_id, held_back.tasks_of([job_id])
+    every = select(number, tasks.c.state, func.count()).join(tasks, tasks.c.job_index.between(first, last))
+    every = every.where(of_job, tasks.c.job_id == job_id, tasks.c.job_id != "")
+    also = select(number, held.c.state, func.count()).join(held, held.c.job_index.between(first, last))
+    query = held_back.counted(
+        every.group_by(number, tasks.c.state), also.where(of_job).group_by(number, held.c.state)
+    )
     found: dict[int, dict[str, int]] = defaultdict(dict)
-    of_job = (tasks.c.job_id == job_id) & (tasks.c.job_id != "")
-    for number, state, count in connection.execute(held_back.counted(each, of_job, [job_id])):
-        found[number][state] = count
+    for step, state, count in connection.execute(query):
+        found[step][state] = count
     return found
 
 

@@ -69,9 +69,13 @@ def is_accepted(connection: Connection, job_id: str) -> bool:
 # -- what it has come to -------------------------------------------------------------------------------
 def counts(connection: Connection, job_ids: Collection[str]) -> dict[str, dict[str, int]]:
     """How many tasks of each job are in each state, for its owner."""
-    per = tasks.c.job_id, tasks.c.state
+    every = select(tasks.c.job_id, tasks.c.state, func.count()).where(_is_in(job_ids))
+    held = held_back.tasks_of(job_ids).c
+    query = held_back.counted(
+        every.group_by(tasks.c.job_id, tasks.c.state),
+        select(held.job_id, held.state, func.count()).group_by(held.job_id, held.state),
+    )
     found: dict[str, dict[str, int]] = defaultdict(dict)
-    query = held_back.counted(select(*per, func.count()).group_by(*per), _is_in(job_ids), job_ids)
     for job_id, state, count in connection.execute(query):
         found[job_id][state] = count
     return found
