@@ -94,8 +94,8 @@ def test_a_sweep_looks_at_what_is_unfinished(pool: Pool) -> None:
     housekeeping = Housekeeping(fleet.dispatcher)
     sources = metrics_sources.sampler(fleet.dispatcher, fleet.placement_loop, "host", 1)
     with noted(pool.database) as asked:
-        fleet.sweep(after=100, heard=("n1",))
-        fleet.sweep(after=70, heard=("n1",))
+        fleet.sweep(after=2, heard=("n1",))
+        fleet.sweep(after=5, heard=("n1",))
         housekeeping.step()
         for reading in sources._readings:
             reading.source.read()
@@ -103,7 +103,7 @@ def test_a_sweep_looks_at_what_is_unfinished(pool: Pool) -> None:
         _of_a_stranger(pool)
         # Its node falls silent.
         fleet.silence("n1")
-        fleet.sweep(after=40)
+        fleet.sweep(after=20)
     housekeeping.close()
     assert len(asked) > 40
     _looks_at_no_more(pool, asked)

@@ -323,11 +323,15 @@ class _GroupWriter:
         failed: list[tuple[Future[Any], Exception]] = []
         try:
             with self._engine.connect() as connection:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                _execute(connection, "BEGIN IMMEDIATE")
                 try:
-                    for work, future in group:
-                        self._run_one(connection, work, future, done, failed)
-                    connection.exec_driver_sql("COMMIT")
+                    if len(group) == 1:
+                        # Whatever is wrong with it undoes the transaction.
+                        done.append((group[0][1], group[0][0](connection)))
+                    else:
+                        for work, future in group:
+                            self._run_one(connection, work, future, done, failed)
+                    _execute(connection, "COMMIT")
                 except BaseException:
                     _rollback(connection)
                     raise
@@ -350,22 +354,31 @@ class _GroupWriter:
         done: list[tuple[Future[Any], Any]],
         failed: list[tuple[Future[Any], Exception]],
     ) -> None:
-        connection.exec_driver_sql("SAVEPOINT one")
+        _execute(connection, "SAVEPOINT one")
         try:
             value = work(connection)
         except OperationalError:
             raise
         except Exception as error:  # noqa: BLE001 - what is wrong with one write must not undo its neighbours
-            connection.exec_driver_sql("ROLLBACK TO one")
+            _execute(connection, "ROLLBACK TO one")
             failed.append((future, error))
         else:
             done.append((future, value))
-        connection.exec_driver_sql("RELEASE one")
+        _execute(connection, "RELEASE one")
+
+
+def _execute(connection: Connection, words: str) -> None:
+    """What has no values and no rows; what SQLAlchemy does for these would cost most of it."""
+    driver: Any = connection.connection.driver_connection
+    try:
+        driver.execute(words)
+    except sqlite3.Error as error:
+        raise DBAPIError.instance(words, None, error, sqlite3.Error) from error
 
 
 def _rollback(connection: Connection) -> None:
     try:
-        connection.exec_driver_sql("ROLLBACK")
+        _execute(connection, "ROLLBACK")
     except OperationalError:
         # SQLite has rolled back itself, as it does on a full disk.
         connection.invalidate()
