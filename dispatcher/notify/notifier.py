@@ -45,6 +45,12 @@ class Notifier:
             self._is_told = True
             self._changed.notify()
 
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is on its way, or waits for its turn."""
+        with self._changed:
+            return self._turns.is_idle and not self._is_told
+
     def close(self) -> None:
         """What is on its way is tried again by whoever is there, when its time is over."""
         with self._changed:
@@ -82,16 +88,18 @@ class Notifier:
                 self._threads.submit(self._send, due)
 
     def _send(self, due: Due) -> None:
+        is_done = False
         try:
             self._sender.send(due.id)
+            is_done = True
         except NodePoolError as error:
             log.warning("notification %s is tried again: %s", due.id, error)
         except Exception:
             log.exception("notification %s failed; it is tried again", due.id)
         with self._changed:
             self._turns.done(due)
-            if not self._turns.waiting:
-                # More of this user may be due than a look takes along.
+            # More of this user may be due than a look takes along. What failed waits for the next hint.
+            if is_done and not self._turns.waiting:
                 self._is_told = True
                 self._changed.notify()
         self._begin()

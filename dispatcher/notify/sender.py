@@ -35,7 +35,8 @@ log = logging.getLogger(__name__)
 # answers have one each.
 _DEADLINES = 6
 _MAX_WORDS = 300
-_NAME_THREADS = 8
+# A name server that hangs keeps a thread for longer than the try that asked it.
+_NAME_THREADS = 24
 
 
 class _DroppedError(Exception):

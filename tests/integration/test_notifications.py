@@ -365,6 +365,33 @@ def test_a_receiver_that_hangs_holds_up_nobody_else(
             notifier.close()
 
 
+def test_what_fails_in_the_pool_waits_for_the_next_hint(
+    pool: Notified, user: Account, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is not tried again and again meanwhile."""
+    key_of(pool, user, receiver)
+    pool.end_task(user.submit(PACKAGE, notify=["hook"]))
+    pool.teller.look()
+    (due,) = pool.due(user)
+    tried: list[str] = []
+
+    def breaks(notification_id: str) -> None:
+        tried.append(notification_id)
+        raise RuntimeError("a mistake of the pool's")
+
+    monkeypatch.setattr(pool.sender, "send", breaks)
+    notifier = Notifier(pool.dispatcher, pool.sender)
+    try:
+        for hints in (1, 2):
+            notifier.look()
+            wait_until(lambda: tried.count(due) >= hints and notifier.is_idle, "it was tried")  # noqa: B023
+        assert tried.count(due) == 2
+    finally:
+        notifier.close()
+    monkeypatch.undo()
+    assert pool.send_all(user) == 1
+
+
 # -- who is not told ---------------------------------------------------------------------------------------
 def test_a_target_that_is_removed_is_not_sent_anything(
     pool: Notified, user: Account, receiver: Receiver
