@@ -67,7 +67,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def user(pool: Notified) -> Account:
-    pool.ahead = 0.0
+    pool.begin()
     return pool.inner.someone()
 
 
@@ -226,6 +226,7 @@ def test_what_fails_is_tried_again_with_the_same_id_and_another_signature_and_th
 ) -> None:
     key, receiver.answer = key_of(pool, user, receiver), status(503)
     task = user.submit(PACKAGE, notify=["hook"])
+    pool.stand_still()
     pool.end_task(task)
     assert pool.send_all(user) == 1
     assert pool.send_all(user) == 0, "it waits before the next try"

@@ -79,7 +79,8 @@ def pool(
 
 @pytest.fixture
 def user(pool: Notified, mailbox: Mailbox) -> Account:
-    pool.ahead, mailbox.refuses = 0.0, ""
+    pool.begin()
+    mailbox.refuses = ""
     return pool.inner.someone()
 
 
