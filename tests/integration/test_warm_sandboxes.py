@@ -21,12 +21,14 @@ from tests.support.processes import run_name
 from tests.support.runs import MIB, LiveRun, RunFactory
 from tests.support.waiting import wait_until
 from tests.support.warm_tasks import DOUBTS, ENDINGS, FACTS, FOUND, LEAVINGS, SHELL_FACTS
-from worker_agent.runners.base import RunEnd, SandboxReuse
+from worker_agent.runners.base import RunEnd, SandboxReuse, exit_code_of_shell
 from worker_agent.runners.docker import DockerRunner
 from worker_agent.runners.warm_pool import WarmOptions
+from worker_agent.runners.warm_rules import SandboxLimits
 
 pytestmark = pytest.mark.docker
 ANN, BOB = SandboxReuse("ann", 1000, 600.0), SandboxReuse("bob", 1000, 600.0)
+LIMITS = SandboxLimits(128 * MIB, 1.0)
 OTHER = "other = 1\n"
 
 
@@ -41,7 +43,7 @@ class Warm:
         node = f"tester/{folder.name}"
         self.runner = DockerRunner(node, WarmOptions(folder / "warm", sandboxes))
         self.plain = DockerRunner(f"{node}-plain")
-        common = {"node_id": node, "image": image, "memory_bytes": 128 * MIB}
+        common = {"node_id": node, "image": image, "memory_bytes": LIMITS.memory_bytes}
         self.runs = RunFactory(self.runner, folder, **common)
         apart = folder / "plain"
         apart.mkdir()
@@ -63,8 +65,11 @@ class Warm:
 
     def run(self, files: dict[str, str] | str, **changes: object) -> tuple[RunEnd, LiveRun]:
         """In a warm sandbox for certain."""
-        if not self.runner.waiting:
-            self.ready()
+        again = changes.get("again", ANN)
+        owner = again.owner if isinstance(again, SandboxReuse) else ""
+        self.ready()
+        if not any(use.owner in {"", owner} and use.limits == LIMITS for use in self.runner.waiting):
+            self.unused()
         named = {"main.py": files} if isinstance(files, str) else files
         live = self.runs.start(named, **{"again": ANN, **changes})
         assert type(live.run._task).__name__ == "WarmTask"  # type: ignore[attr-defined]
@@ -145,18 +150,22 @@ def test_what_an_interpreter_reads_at_its_start_begins_another(warm: Warm, varia
 
 
 def test_every_end_is_told_and_shown_as_in_its_own(warm: Warm) -> None:
-    for name, code in ENDINGS.items():
-        files = {"main.py": code, "other.py": OTHER}
-        own_end, own = warm.others.run(files)
-        end, live = warm.run(files)
-        assert (end.exit_code, end.problem, end.stopped) == (own_end.exit_code, "", False), (
-            name,
-            live.output,
-        )
-        if name == "what is done at the end":
-            assert sorted(live.output) == sorted(own.output)
+    # All in one container, each by an interpreter that is started for it.
+    own = {f"{number}/main.py": code for number, code in enumerate(ENDINGS.values())}
+    each = "cp $n/main.py main.py; (exec python main.py >$n/shown 2>&1); echo $? >$n/code"
+    script = f"for n in $(seq 0 {len(own) - 1}); do {each}; done"
+    end, live = warm.others.run({"run.sh": script, "other.py": OTHER, **own})
+    assert end.exit_code == 0, live.output
+    for number, (name, code) in enumerate(ENDINGS.items()):
+        folder = live.spec.work_dir / str(number)
+        shown, told = (folder / "shown").read_text(), int((folder / "code").read_text())
+        end, warmed = warm.run({"main.py": code, "other.py": OTHER})
+        expected = (exit_code_of_shell(told), "", False)
+        assert (end.exit_code, end.problem, end.stopped) == expected, (name, warmed.output)
+        if name == "what is done at the end":  # two threads at once
+            assert sorted(warmed.output) == sorted(shown)
         else:
-            assert live.output == own.output, name
+            assert warmed.output == shown, name
 
 
 @pytest.mark.parametrize("name", LEAVINGS)
@@ -324,6 +333,7 @@ from pathlib import Path
 from tests.support.runs import RunFactory
 from worker_agent.runners.docker import DockerRunner
 from worker_agent.runners.warm_pool import WarmOptions
+from worker_agent.runners.warm_rules import SandboxLimits
 folder = Path({str(tmp_path)!r})
 runner = DockerRunner({node!r}, WarmOptions(folder / "warm", 1))
 RunFactory(runner, folder, node_id={node!r}, image={warm.runs._defaults["image"]!r}).script("pass")
