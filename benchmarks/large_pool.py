@@ -74,21 +74,28 @@ def _arguments() -> argparse.Namespace:
 
 def _measure(folder: Path, url: str, settings: dict[str, str], given: argparse.Namespace) -> dict[str, Found]:
     with Pool(folder, agents=0, runner="process", flower=False, settings=settings) as pool:
-        empty = _figures(pool, given)
-        began = time.monotonic()
         with contextlib.closing(Database(url)) as database:
-            _fill(database, given.tasks)
+            owners = _owner_ids(database)
+            # A page of the list, so that both show the same.
+            _fill(database, owners, 2 * _PAGE, seed=1)
+            empty = _figures(pool, given)
+            began = time.monotonic()
+            _fill(database, owners, given.tasks, seed=2)
         _say(f"{given.tasks} tasks after {time.monotonic() - began:.0f} s")
         full = _figures(pool, given)
     return {"empty": empty, "full": full}
 
 
-def _fill(database: Database, count: int) -> None:
+def _owner_ids(database: Database) -> list[int]:
+    """Whoever asks, and others."""
     owner = database.read(
         lambda c: c.execute(select(users.c.id).where(users.c.username == "bench")).scalar_one()
     )
-    others = database.write(lambda c: filled_pool.people(c, _OWNERS, time.time()))
-    filled_pool.fill(database, count, [owner, *others], now=time.time())
+    return [owner, *database.write(lambda c: filled_pool.people(c, _OWNERS, time.time()))]
+
+
+def _fill(database: Database, owners: list[int], count: int, *, seed: int) -> None:
+    filled_pool.fill(database, count, owners, now=time.time(), seed=seed)
     with database.engine.connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT")
         # As either server does it by itself after a while.
