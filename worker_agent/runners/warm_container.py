@@ -26,7 +26,7 @@ from worker_agent.runners.sandbox import WORK
 from worker_agent.runners.warm_line import Frames, LineError, TaskEnd
 from worker_agent.runners.warm_rules import SandboxUse
 
-_CLEAN_SECONDS = 10.0
+_CLEAN_SECONDS = 30.0
 _MODE = 0o700
 
 
