@@ -25,6 +25,7 @@ _RARE = {
     "hivemind_placement_misses_total", "celery_task_failed_total", "celery_task_rejected_total",
     "hivemind_ledger_verified_timestamp_seconds", "hivemind_ledger_right", "hivemind_ledger_verified_entries",
     "hivemind_sample_failures_total", "hivemind_limits_hit_total", "hivemind_gateway_proxy_refusals_total",
+    "hivemind_notifications_total",
 }  # fmt: skip
 
 

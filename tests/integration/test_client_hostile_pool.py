@@ -84,6 +84,13 @@ COMMANDS: dict[str, list[list[str]]] = {
     "resubmit": [["resubmit", "t1"]],
     "run": [["run", "FLOW"], ["run", "FLOW", "--dry-run"]],
     "secret": [["secret", "ls"], ["secret", "rm", "NAME"]],
+    "notify": [
+        ["notify", "set", "phone", "https://example.org"],
+        ["notify", "ls"],
+        ["notify", "test", "phone"],
+        ["notify", "confirm", "phone", "1"],
+        ["notify", "rm", "phone"],
+    ],
 }
 ALL = [words for lines in COMMANDS.values() for words in lines]
 TABLES = [["ls"], ["status", "t1"], ["explain", "t1"], ["nodes"], ["top", "--once"], ["ledger"], ["credit"]]

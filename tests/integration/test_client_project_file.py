@@ -88,8 +88,8 @@ def test_what_only_the_command_line_says_is_of_one_submit_or_of_who_submits() ->
     """An option that is new must be thought of: may a project that was fetched from somewhere say it?"""
     options = {max(each.opts, key=len).removeprefix("--") for each in _options()}
     assert options - COMMAND_LINE_ONLY == {
-        "compare", "cpu-score", "env", "exclusive", "gpu-memory-gb", "gpu-name", "gpu-score", "image",
-        "location", "location-mode", "max-minutes", "memory", "memory-gb", "min-trust", "name", "network",
+        "compare", "cpu-score", "env", "exclusive", "fresh", "gpu-memory-gb", "gpu-name", "gpu-score",
+        "image", "location", "location-mode", "max-minutes", "memory", "memory-gb", "min-trust", "name", "network",
         "notify", "priority", "replicas", "retries", "retry-on", "backoff", "take-pending",
     }  # fmt: skip
 

@@ -94,7 +94,7 @@ def pause_seconds(connection: Connection, row: PushedAttempt, now: float) -> flo
     refused or lost this task before is not asked again at once: all attempts would be gone in no time.
     """
     others = attempts.c.node_id == row.node_id, attempts.c.id != row.id
-    last = max(_last_end(connection, row.node_id, state) for state in _ENDED)
+    last = max(_last_end(connection, row, state) for state in _ENDED)
     before = connection.execute(
         select(func.count(), func.max(attempts.c.finished_at)).where(
             *others, attempts.c.task_id == row.task_id
@@ -106,9 +106,11 @@ def pause_seconds(connection: Connection, row: PushedAttempt, now: float) -> flo
     return max(0.0, min(_LONGEST_PAUSE_SECONDS, free_at - now))
 
 
-def _last_end(connection: Connection, node_id: str, state: str) -> float:
-    of_node = attempts.c.node_id == node_id, attempts.c.state == state
-    return connection.execute(select(func.max(attempts.c.finished_at)).where(*of_node)).scalar() or 0.0
+def _last_end(connection: Connection, row: PushedAttempt, state: str) -> float:
+    """Of another attempt of its node."""
+    others = attempts.c.node_id == row.node_id, attempts.c.state == state, attempts.c.id != row.id
+    newest = select(attempts.c.finished_at).where(*others, attempts.c.finished_at.is_not(None))
+    return connection.execute(newest.order_by(attempts.c.finished_at.desc()).limit(1)).scalar() or 0.0
 
 
 def mark_pushed(connection: Connection, attempt_id: str, now: float) -> bool:
