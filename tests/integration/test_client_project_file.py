@@ -89,8 +89,8 @@ def test_what_only_the_command_line_says_is_of_one_submit_or_of_who_submits() ->
     options = {max(each.opts, key=len).removeprefix("--") for each in _options()}
     assert options - COMMAND_LINE_ONLY == {
         "compare", "cpu-score", "env", "exclusive", "fresh", "gpu-memory-gb", "gpu-name", "gpu-score",
-        "image", "location", "location-mode", "max-minutes", "memory", "memory-gb", "min-trust", "name", "network",
-        "notify", "priority", "replicas", "retries", "retry-on", "backoff", "take-pending",
+        "image", "location", "location-mode", "max-minutes", "memory", "memory-gb", "min-trust", "name",
+        "network", "notify", "priority", "replicas", "retries", "retry-on", "backoff", "take-pending",
     }  # fmt: skip
 
 
