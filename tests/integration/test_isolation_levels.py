@@ -18,12 +18,14 @@ import docker
 import pytest
 
 from nodepool.domain.nodes.isolation import Isolation
+from tests.support.attack_driver import PATIENCE_SECONDS
 from tests.support.environment import ROOT, not_here
 from tests.support.isolation_table import LEVELS, read_table, write_table
 from tests.support.ordinary import python_of_anybody
 from tests.support.processes import run_name
 
-pytestmark = pytest.mark.docker
+# As long as an attack may last that nobody ends, and some more.
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(PATIENCE_SECONDS + 400)]
 AS_ROOT = os.geteuid() == 0
 ORDINARY_USER = 61_100  # in the range that systemd leaves unused, and not one of the runs'
 STRONG = {
