@@ -15,7 +15,8 @@ from random import SystemRandom
 from dispatcher.context import Dispatcher
 from dispatcher.notify import mail, webhook
 from dispatcher.notify.mail import MailServer
-from dispatcher.notify.webhook import NotSentError, Resolve, WebhookReach
+from dispatcher.notify.webhook import NotSentError, WebhookReach
+from dispatcher.stranger_names import Resolve, resolve
 from nodepool.domain.errors import CorruptFileError
 from nodepool.domain.notifications.delivery import DeliveryState, NotificationKind, pause_before_next
 from nodepool.domain.notifications.letters import letter_of
@@ -56,7 +57,7 @@ class NotificationSender:
         self,
         dispatcher: Dispatcher,
         box: SecretBox,
-        lookup: Resolve = webhook.resolve,
+        lookup: Resolve = resolve,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._dispatcher, self._box = dispatcher, box

@@ -13,25 +13,22 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from ipaddress import ip_address
 from time import monotonic
 from typing import Any
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
+from dispatcher.stranger_names import RESOLVING_ERRORS, Resolve, addresses_in, not_resolved
 from nodepool.domain.errors import NodePoolError
 from nodepool.domain.nodes.push_addresses import Address, Network, choose_reachable, literal
 from nodepool.domain.notifications.targets import Webhook
 from nodepool.domain.tasks.pool_result import printable
 
-# host -> every address that it has. May raise OSError.
-Resolve = Callable[[str], Sequence[str]]
-_MAX_ADDRESSES = 64
 # Of the answer: so that its sender sees it taken, and no more whatever it sends.
 _MAX_ANSWER_BYTES = 4 << 10
 _OK, _REDIRECT, _ERROR = 200, 300, 400
@@ -54,11 +51,6 @@ class WebhookReach:
     lookup: Resolve
     seconds: float
     tls: ssl.SSLContext
-
-
-def resolve(host: str) -> list[str]:
-    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))[:_MAX_ADDRESSES]
 
 
 def post(reach: WebhookReach, webhook: Webhook, headers: Mapping[str, str], body: bytes) -> int:
@@ -85,13 +77,10 @@ def _address_of(reach: WebhookReach, host: str) -> Address:
         address = literal(host)
         if address is not None:
             return choose_reachable([address], networks=reach.networks)
-        texts = _in_time(reach, host)
-        found = [ip_address(text.partition("%")[0]) for text in texts]
+        found = addresses_in(_in_time(reach, host))
         return choose_reachable(found, networks=reach.networks)
-    except (OSError, ValueError) as error:  # TimeoutError is an OSError
-        raise NotSentError(
-            f"the name {host} could not be resolved: {printable(str(error)) or 'in time'}"
-        ) from None
+    except RESOLVING_ERRORS as error:
+        raise NotSentError(str(not_resolved(host, error))) from None
     except NodePoolError as error:
         raise NotSentError(str(error)) from None
 

@@ -19,7 +19,8 @@ import grpc
 
 from dispatcher.push import worker_client
 from dispatcher.push.outcomes import PushOutcomes, WorkerReply, silence_seconds
-from dispatcher.push.worker_client import Resolve, WorkerError
+from dispatcher.push.worker_client import WorkerError
+from dispatcher.stranger_names import Resolve, resolve
 from nodepool.domain.errors import NodePoolError
 from nodepool.domain.ids import shown_task
 from nodepool.domain.nodes.push_addresses import Address
@@ -45,7 +46,7 @@ _STOP_CALL_SECONDS = 20.0
 class Pusher:
     """`push`, `stop` and `ask` return at once, from any thread."""
 
-    def __init__(self, effects: PushOutcomes, lookup: Resolve = worker_client.resolve) -> None:
+    def __init__(self, effects: PushOutcomes, lookup: Resolve = resolve) -> None:
         self._effects = effects
         self._lookup = lookup
         self._threads = ThreadPoolExecutor(_THREADS, "push-work")

@@ -5,17 +5,17 @@ that comes back is believed to be what it should be. Knows nothing of tasks' sta
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address
 from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from nodepool.domain.errors import NodePoolError, StateConflictError
+from dispatcher.stranger_names import RESOLVING_ERRORS, Resolve, addresses_in, not_resolved
+from nodepool.domain.errors import NodePoolError
 from nodepool.domain.nodes.push_addresses import Address, Network, choose, literal
 from nodepool.domain.resources import Claim
 from nodepool.domain.tasks.pool_result import printable
@@ -23,15 +23,12 @@ from nodepool.keepalive import grpc_ping_options
 from nodepool.protocol import nodepool_pb2 as pb
 
 M = TypeVar("M", bound=Message)
-# host -> every address that it has. May raise OSError.
-Resolve = Callable[[str], Sequence[str]]
 
 _SERVICE = "/nodepool.WorkerNodeService"
 _MIB = 1 << 20
 _MB_PER_GB = 1024
 # One core of the reference: a task that asks for nothing is to end all the same.
 _LEAST_CPU_SCORE = 1000
-_MAX_ADDRESSES = 64
 # Servers that nobody has told otherwise take more than one ping in five minutes for abuse. Sooner than that
 # the kernel notices what nobody confirms, and whoever asks the node for its runs notices the rest.
 _PING_SECONDS, _PONG_SECONDS = 330.0, 8.0
@@ -52,11 +49,6 @@ class WorkerError(NodePoolError):
         self.code = code
 
 
-def resolve(host: str) -> list[str]:
-    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))[:_MAX_ADDRESSES]
-
-
 async def address_of(
     host: str, *, peer: str, networks: Sequence[Network], names: Executor, lookup: Resolve, seconds: float
 ) -> Address:
@@ -71,11 +63,9 @@ async def address_of(
         texts = await asyncio.wait_for(
             asyncio.get_running_loop().run_in_executor(names, lookup, host), seconds
         )
-        found = [ip_address(text.partition("%")[0]) for text in texts]
-    except (OSError, ValueError) as error:  # TimeoutError is an OSError
-        raise StateConflictError(
-            f"the name {host} could not be resolved: {printable(str(error)) or 'in time'}"
-        ) from None
+        found = addresses_in(texts)
+    except RESOLVING_ERRORS as error:
+        raise not_resolved(host, error) from None
     return choose(found, peer=peer, networks=networks)
 
 
