@@ -10,7 +10,8 @@ from nodepool.clock import Clock, PoolClock, steady_clock
 from nodepool.domain.scheduling.fair_share import Decay
 from nodepool.messaging.publisher import Publisher, make_app
 from nodepool.settings import Settings
-from nodepool.stores.files.file_store import FileStore, load_or_make_key
+from nodepool.stores.files import opening
+from nodepool.stores.files.file_store import FileStore
 from nodepool.stores.files.secret_box import SecretBox
 from nodepool.stores.redis.client import Client, connect
 from nodepool.stores.redis.liveness import Liveness
@@ -53,15 +54,12 @@ class Dispatcher:
 
 def open_files(settings: Settings) -> FileStore:
     """The gateway's file store; the folder is shared, and so is the key."""
-    root = settings.task_storage_path
-    return FileStore(root, load_or_make_key(settings.storage_key, root / "storage.key"))
+    return opening.open_files(settings.task_storage_path, settings.storage_key)
 
 
 def open_secret_box(settings: Settings) -> SecretBox:
     """The gateway's, for what it has sealed."""
-    root = settings.task_storage_path
-    key = load_or_make_key(settings.storage_key, root / "storage.key")
-    return SecretBox(key, may_seal=bool(settings.storage_key))
+    return opening.open_secret_box(settings.task_storage_path, settings.storage_key)
 
 
 def build(settings: Settings, clock: Clock | None = None, steady: Clock = steady_clock) -> Dispatcher:

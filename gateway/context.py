@@ -36,7 +36,8 @@ from nodepool.heavy.lanes import ThreadLane
 from nodepool.heavy.processes import HeavyWork
 from nodepool.messaging.publisher import Publisher, make_app
 from nodepool.settings import Settings
-from nodepool.stores.files.file_store import FileStore, load_or_make_key
+from nodepool.stores.files.file_store import FileStore
+from nodepool.stores.files.opening import open_files, open_secret_box
 from nodepool.stores.files.secret_box import SecretBox
 from nodepool.stores.redis.client import Client, connect
 from nodepool.stores.redis.monitor_words import MonitorWords
@@ -186,11 +187,10 @@ def _cheap(settings: Settings) -> ThreadLane:
 
 
 def _sealed(settings: Settings) -> tuple[FileStore, SecretBox]:
-    """What is kept encrypted, all with one key."""
-    root = settings.task_storage_path
+    """What is kept encrypted."""
+    root, secret = settings.task_storage_path, settings.storage_key
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    key = load_or_make_key(settings.storage_key, root / "storage.key")
-    return FileStore(root, key), SecretBox(key, may_seal=bool(settings.storage_key))
+    return open_files(root, secret), open_secret_box(root, secret)
 
 
 def _own_outages(settings: Settings) -> OwnOutages:
