@@ -47,13 +47,12 @@ def send(server: MailServer, address: str, letter: Letter, event_id: str, at: fl
                 smtp.login(server.user, server.password)
             refused = smtp.send_message(message, server.sender, [address])
     except smtplib.SMTPResponseException as error:
-        said = error.smtp_error
-        words = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
-        raise NotSentError(f"the mail server answered {error.smtp_code}: {printable(words)}") from None
+        raise NotSentError(
+            f"the mail server answered {error.smtp_code}: {_words(error.smtp_error)}"
+        ) from None
     except smtplib.SMTPRecipientsRefused as error:
         code, said = next(iter(error.recipients.values()))
-        words = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
-        raise NotSentError(f"the mail server does not take the address: {code} {printable(words)}") from None
+        raise NotSentError(f"the mail server does not take the address: {code} {_words(said)}") from None
     except TimeoutError:
         raise NotSentError(f"the mail server did not answer within {server.seconds:g} s") from None
     except (OSError, smtplib.SMTPException) as error:
@@ -61,6 +60,10 @@ def send(server: MailServer, address: str, letter: Letter, event_id: str, at: fl
     if refused:
         raise NotSentError("the mail server does not take the address")
     return "taken by the mail server"
+
+
+def _words(said: bytes | str) -> str:
+    return printable(said.decode("utf-8", "replace") if isinstance(said, bytes) else said)
 
 
 def _connected(server: MailServer) -> smtplib.SMTP:

@@ -7,7 +7,8 @@ one message, until it is sent or given up.
 from __future__ import annotations
 
 from dispatcher.context import Dispatcher
-from nodepool.domain.notifications.delivery import DAY_SECONDS, KEPT_SECONDS
+from nodepool.domain.notifications.delivery import KEPT_SECONDS
+from nodepool.domain.tasks.retention import DAY_SECONDS
 from nodepool.messaging.names import NOTIFY_QUEUE
 from nodepool.stores.sql import ends_to_tell, notifications
 from nodepool.stores.sql.database import Connection

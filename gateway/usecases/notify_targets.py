@@ -7,7 +7,7 @@ Nothing is called from here: what is to be sent is written down, and the dispatc
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gateway.auth.tokens import CallerIdentity
@@ -24,7 +24,6 @@ from nodepool.domain.nodes.push_addresses import check_reachable
 from nodepool.domain.notifications import events
 from nodepool.domain.notifications.delivery import (
     BOTH_KEYS_SECONDS,
-    DAY_SECONDS,
     MAX_CODES_PER_ADDRESS,
     MAX_CODES_PER_USER,
     MAX_WRONG_CODES,
@@ -43,6 +42,7 @@ from nodepool.domain.notifications.targets import (
     webhook_of,
 )
 from nodepool.domain.tasks.dependencies import from_lines, to_lines
+from nodepool.domain.tasks.retention import DAY_SECONDS
 from nodepool.stores.sql import notifications, notify_targets as target_store
 from nodepool.stores.sql.database import Connection
 from nodepool.stores.sql.notifications import StoredNotification
@@ -176,7 +176,7 @@ def begin_test(gateway: Gateway, owner: CallerIdentity, name: str) -> StoredNoti
     now, per_minute = gateway.clock(), gateway.settings.notifications_per_minute
 
     def work(connection: Connection) -> StoredNotification:
-        target = _confirmed(connection, owner, name)
+        target = check_named(connection, owner.user_id, [name])[name]
         earlier = notifications.first_due_before(connection, owner.user_id, per_minute)
         wait = first_try_at(now, earlier) - now
         if wait > MINUTE_SECONDS:
@@ -203,14 +203,6 @@ def _own(connection: Connection, owner: CallerIdentity, event_id: str) -> Stored
     found = notifications.find(connection, event_id)
     if found is None or found.user_id != owner.user_id:
         raise NotFoundError("you have no such notification")
-    return found
-
-
-def _confirmed(connection: Connection, owner: CallerIdentity, name: str) -> StoredTarget:
-    check_named(connection, owner.user_id, [name])
-    found = target_store.find(connection, owner.user_id, name)
-    if found is None:
-        raise _no_target(name)
     return found
 
 
@@ -259,9 +251,11 @@ def check_wanted(connection: Connection, owner_id: int, notify: str) -> None:
         check_named(connection, owner_id, from_lines(notify))
 
 
-def check_named(connection: Connection, owner_id: int, names: Sequence[str]) -> None:
+def check_named(connection: Connection, owner_id: int, names: Sequence[str]) -> Mapping[str, StoredTarget]:
+    """All that the owner has. Raises NotFoundError and InvalidInputError."""
     known = {it.name: it for it in target_store.of_user(connection, owner_id)}
     check_are_set(names, known, [name for name, it in known.items() if it.confirmed_at is None])
+    return known
 
 
 def still_set(gateway: Gateway, owner: CallerIdentity, notify: str) -> str:

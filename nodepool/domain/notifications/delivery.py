@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from nodepool.domain.tasks.retention import DAY_SECONDS
+
 # Before the second try; twice as long before each that follows, up to the last of these two.
 _FIRST_SECONDS, _LONGEST_SECONDS = 10.0, 3600.0
 # So much of a wait is chance, so that what failed at one moment is not tried again at one moment.
 _JITTER = 0.5
 MINUTE_SECONDS = 60.0
-DAY_SECONDS = 86400.0
 # How long what was sent or given up is shown.
 KEPT_SECONDS = 30 * DAY_SECONDS
 # Codes by mail that one address, and one user, may cause in a day.
