@@ -10,7 +10,8 @@ from __future__ import annotations
 from nodepool.domain.tasks.states import TaskState
 from nodepool.stores.sql import pool_statistics
 from nodepool.stores.sql.database import Connection
-from nodepool.stores.sql.pool_statistics import FINAL, Place
+from nodepool.stores.sql.pool_statistics import FINAL
+from nodepool.stores.sql.task_lists import Place
 
 # Of one look: a few milliseconds.
 _AT_ONCE = 20_000

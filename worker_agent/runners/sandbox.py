@@ -221,7 +221,7 @@ def warm_options(
         "StdinOnce": True,  # it ends with whoever holds its line
     }
     host = options["HostConfig"]
-    memory = max(spec.memory_bytes, MIN_MEMORY_BYTES) + WARM_BYTES
+    memory = _warm_memory(spec)
     host |= {"Init": False, "OomScoreAdj": _WARM_OOM_SCORE_ADJUSTMENT, "Memory": memory, "MemorySwap": memory}
     if host.pop("NanoCpus", None) is not None:
         # What can be changed later, by the same numbers.
@@ -231,7 +231,7 @@ def warm_options(
 
 def warm_limits(spec: RunSpec, engine: EngineFacts) -> dict[str, Any]:
     """For the engine's update call: the hard limits of `warm_options`."""
-    memory = max(spec.memory_bytes, MIN_MEMORY_BYTES) + WARM_BYTES
+    memory = _warm_memory(spec)
     limits = {"mem_limit": memory, "memswap_limit": memory, "cpu_shares": _cpu_shares(spec.cpus)}
     if engine.cpu_quota:
         limits |= {"cpu_period": _CPU_PERIOD_MICROSECONDS, "cpu_quota": _cpu_quota(spec.cpus, engine)}
@@ -248,6 +248,10 @@ def warm_command(spec: RunSpec) -> tuple[list[str], int]:
 
 def warm_environment(spec: RunSpec) -> dict[str, str]:
     return {**container_environment(spec), **spec.secrets}
+
+
+def _warm_memory(spec: RunSpec) -> int:
+    return max(spec.memory_bytes, MIN_MEMORY_BYTES) + WARM_BYTES
 
 
 def _cpu_quota(cpus: float, engine: EngineFacts) -> int:

@@ -73,11 +73,8 @@ class WarmContainer:
         while True:
             while self._come:
                 yield self._come.pop(0)
-            data = receive(self.stream)
-            if not data:
+            if not self._receive():
                 return
-            for part in self._demultiplexer.feed(data):
-                self._come += self._frames.feed(part)
 
     def clean(self) -> str:
         """What of the last task is left in it, in a few words, or nothing. Its directory is in its place."""
@@ -125,12 +122,16 @@ class WarmContainer:
         while not self._come:
             if not line.poll(max(0.0, ends - time.monotonic()) * 1000):
                 return None
-            data = receive(self.stream)
-            if not data:
+            if not self._receive():
                 return None
-            for part in self._demultiplexer.feed(data):
-                self._come += self._frames.feed(part)
         return self._come.pop(0)
+
+    def _receive(self) -> bool:
+        """Waits for something to come; false: the line has ended."""
+        data = receive(self.stream)
+        for part in self._demultiplexer.feed(data) if data else ():
+            self._come += self._frames.feed(part)
+        return bool(data)
 
     def _clean_slot(self) -> str:
         if left := os.listdir(self.slot):  # noqa: PTH208

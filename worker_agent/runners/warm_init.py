@@ -29,7 +29,7 @@ _FIRST_TO_BE_ENDED = "500"
 # Of a shell on the way here; a shell that is started sets its own.
 _SHELLS = ("PWD", "OLDPWD", "SHLVL", "_")
 # Variables that an interpreter, its loader or its C library read when they begin.
-_READ_at_start = ("PYTHON", "LC_", "LD_", "MALLOC_", "GLIBC_", "LANG", "TZ")
+_READ_AT_START = ("PYTHON", "LC_", "LD_", "MALLOC_", "GLIBC_", "LANG", "TZ")
 _HARMLESS = {"PYTHONUNBUFFERED": "1"}
 _library = ctypes.CDLL(None, use_errno=True)
 
@@ -238,7 +238,7 @@ def fits_interpreter(environment: dict[str, str]) -> bool:
     if len(os.listdir("/proc/self/task")) > 1:  # of what the image begins by itself
         return False
     return not any(
-        name.startswith(_READ_at_start) and _HARMLESS.get(name, _base.get(name)) != value
+        name.startswith(_READ_AT_START) and _HARMLESS.get(name, _base.get(name)) != value
         for name, value in environment.items()
     )
 

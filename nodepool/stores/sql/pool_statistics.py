@@ -12,12 +12,11 @@ from sqlalchemy import Connection, case, func, select, text, tuple_
 
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
 from nodepool.stores.sql.tables import tasks
+from nodepool.stores.sql.task_lists import Place
 from nodepool.stores.sql.tasks import WAITS
 
 _LONGEST_MS = 20_000
 UNFINISHED = tuple(state for state in TaskState if state not in FINAL_TASK_STATES)
-# When a task was submitted, and its id.
-Place = tuple[float, str]
 FINAL = tuple(state for state in TaskState if state in FINAL_TASK_STATES)
 
 
