@@ -15,11 +15,11 @@ from nodepool.domain.not_visible import no_task_or_job
 from nodepool.domain.tasks.dependencies import TASK, WHOLE_JOB, Bad, Need, Standing, Unit
 from nodepool.domain.tasks.reasons import NO_REASON, Reason
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskKind, TaskState, check_task_transition
-from nodepool.stores.sql import job_steps, replicas as replica_store
+from nodepool.stores.sql import held_back_results, job_steps, replicas as replica_store
 from nodepool.stores.sql.job_tables import dependencies, job_steps as job_steps_table
 from nodepool.stores.sql.ledger import holds as hold_store
 from nodepool.stores.sql.reason_columns import reason_columns
-from nodepool.stores.sql.tables import HELD_BACK, jobs, tasks
+from nodepool.stores.sql.tables import jobs, tasks
 from nodepool.stores.sql.task_rows import DependentTask, TaskHint
 from nodepool.stores.sql.typed_rows import columns
 
@@ -144,7 +144,7 @@ def standing_of(connection: Connection, unit: Unit) -> Standing:
 
 
 def _seen_as(state: str) -> tuple[ColumnElement[bool], ...]:
-    return tasks.c.state == state, tasks.c.held_back_until == 0
+    return tasks.c.state == state, held_back_results.NOT_HELD
 
 
 def _has(connection: Connection, unit: Unit, *conditions: ColumnElement[bool]) -> bool:
@@ -153,8 +153,7 @@ def _has(connection: Connection, unit: Unit, *conditions: ColumnElement[bool]) -
 
 
 def _holds_back(connection: Connection, unit: Unit) -> bool:
-    """By the index of those that are held back, which are few: no column of the job's index is named."""
-    held = select(tasks.c.id).where(HELD_BACK, tasks.c.job_id.concat("") == unit.id)
+    held = select(tasks.c.id).where(held_back_results.of_jobs([unit.id]))
     if unit.step != WHOLE_JOB:
         held = held.where(job_steps.in_step(unit.id, unit.step))
     return connection.execute(held.limit(1)).first() is not None

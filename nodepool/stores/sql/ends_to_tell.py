@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, select, text, update
 
 from nodepool.domain.tasks.states import TaskState
+from nodepool.stores.sql.held_back_results import NOT_HELD
 from nodepool.stores.sql.job_rows import StoredJob
 from nodepool.stores.sql.tables import holds, jobs, tasks
 from nodepool.stores.sql.typed_rows import FromRow, columns
@@ -51,7 +52,7 @@ def tasks_to_tell(connection: Connection, limit: int) -> Sequence[TaskToTell]:
     query = (
         select(*columns(TaskToTell, tasks, paid_cpt=holds.c.posted))
         .outerjoin(holds, holds.c.task_id == tasks.c.id)
-        .where(_TASKS, tasks.c.held_back_until == 0)
+        .where(_TASKS, NOT_HELD)
         .order_by(tasks.c.finished_at)
     )
     return TaskToTell.from_rows(connection.execute(query.limit(limit)))

@@ -13,6 +13,7 @@ from nodepool.domain.errors import StateConflictError
 from nodepool.domain.tasks.reasons import STOPPED_FOR_OTHERS
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, TaskState
 from nodepool.stores.sql import job_copies
+from nodepool.stores.sql.held_back_results import NOT_HELD
 from nodepool.stores.sql.job_copies import task_at
 from nodepool.stores.sql.tables import tasks
 from nodepool.stores.sql.typed_rows import FromRow, columns
@@ -43,7 +44,7 @@ def ended_tasks(connection: Connection, job_id: str) -> Sequence[EndedFlowTask]:
         tasks.c.job_id != "",
         tasks.c.job_id == job_id,
         tasks.c.state.in_(final),
-        tasks.c.held_back_until == 0,
+        NOT_HELD,
         tasks.c.deleted_at == 0,
     )
     return EndedFlowTask.from_rows(connection.execute(query.order_by(tasks.c.job_index)))

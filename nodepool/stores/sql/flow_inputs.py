@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, Connection, select
 
 from nodepool.domain.tasks.dependencies import from_lines
+from nodepool.stores.sql.held_back_results import NOT_HELD
 from nodepool.stores.sql.job_rows import StoredStep
 from nodepool.stores.sql.job_tables import job_steps
 from nodepool.stores.sql.tables import jobs, tasks
@@ -82,7 +83,7 @@ def _results(connection: Connection, step: StoredStep, job_id: str) -> list[tupl
         tasks.c.job_id == job_id,
         tasks.c.job_index.between(step.first_index, step.last_index),
         tasks.c.result_attempt != "",
-        tasks.c.held_back_until == 0,
+        NOT_HELD,
         tasks.c.files_removed_at == 0,
     )
     return [

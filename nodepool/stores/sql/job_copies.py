@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from sqlalchemy import ColumnElement, Connection, select
 
 from nodepool.domain.tasks.states import TaskState
+from nodepool.stores.sql.held_back_results import NOT_HELD
 from nodepool.stores.sql.tables import tasks
 from nodepool.stores.sql.task_rows import WholeTask
 from nodepool.stores.sql.tasks import find_or_none
@@ -19,7 +20,7 @@ from nodepool.stores.sql.tasks import find_or_none
 def ended_indices(connection: Connection, job_id: str, states: Collection[TaskState]) -> list[int]:
     """Of its tasks in these states, in order; not of those whose owner has not been told how they ended."""
     query = select(tasks.c.job_index).where(
-        _of(job_id), tasks.c.state.in_(list(states)), tasks.c.held_back_until == 0, tasks.c.deleted_at == 0
+        _of(job_id), tasks.c.state.in_(list(states)), NOT_HELD, tasks.c.deleted_at == 0
     )
     return list(connection.execute(query.order_by(tasks.c.job_index)).scalars())
 

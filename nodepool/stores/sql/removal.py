@@ -19,6 +19,7 @@ from nodepool.domain.not_visible import no_task
 from nodepool.domain.tasks.states import FINAL_TASK_STATES, JobKind, TaskKind, TaskState, Verification
 from nodepool.events.catalogue import TaskDeleted
 from nodepool.stores.sql import jobs as job_store, task_labels
+from nodepool.stores.sql.held_back_results import NOT_HELD
 from nodepool.stores.sql.noted_events import note
 from nodepool.stores.sql.tables import (
     attempts,
@@ -65,7 +66,7 @@ _IN_OPEN_FLOW = _has_job(*_OPEN_FLOW) | ((tasks.c.job_id != "") & tasks.c.job_id
 _AT_REST = (
     tasks.c.state.not_in(_LIVE)
     & (tasks.c.verification != Verification.PENDING)
-    & (tasks.c.held_back_until == 0)
+    & NOT_HELD
     & ~_IS_CHECKED
     & ~_PROBE_IS_OPEN
     & ~_RUNS_GO_ON
